@@ -1,0 +1,1 @@
+"""Kernels and their definitions. Knows jax only: nothing here imports longctx."""

@@ -1,0 +1,74 @@
+"""Attention with a choice of implementation: `attention` for one device, `forward` and `backward` for those who cut it.
+
+To add an implementation: one file with `why_not`, `forward` and `backward` (signatures as in reference.py), one line in
+IMPLEMENTATIONS, its place in PREFERENCE.
+"""
+import functools
+import logging
+
+import jax
+
+from pallas_kernels.attention import chunked, reference
+from pallas_kernels.attention.spec import AttentionSpec
+from pallas_kernels.masks import Tokens
+
+IMPLEMENTATIONS = {"reference": reference, "chunked": chunked}
+PREFERENCE = {"cpu": ("chunked",), "gpu": ("chunked",), "tpu": ("chunked",)}       # what "auto" tries, in this order
+
+_log = logging.getLogger(__name__)
+
+
+def select(name: str, q, k, spec: AttentionSpec, platform: str | None = None):
+    """The implementation module called `name`, or the first one for `platform` that can do the job when name is "auto".
+
+    Raises:
+      ValueError: for an unknown name (the known ones are listed), or when shapes do not fit together.
+      NotImplementedError: when the named one cannot, or none can; with each one's reason.
+    """
+    if q.shape[2] % k.shape[2] or q.shape[-1] != k.shape[-1]:
+        raise ValueError(f"query heads {q.shape[2]} x {q.shape[-1]} do not go with "
+                         f"key heads {k.shape[2]} x {k.shape[-1]}: "
+                         "key heads must divide query heads, head sizes must be equal.")
+    platform = platform or jax.default_backend()
+    if name != "auto" and name not in IMPLEMENTATIONS:
+        raise ValueError(f"attention kernel {name!r} is not known. Known: auto, {', '.join(IMPLEMENTATIONS)}.")
+    reasons = []
+    for candidate in PREFERENCE[platform] if name == "auto" else (name,):
+        reason = IMPLEMENTATIONS[candidate].why_not(q, k, spec, platform)
+        if reason is None:
+            _log.debug("attention kernel: %s", candidate)
+            return IMPLEMENTATIONS[candidate]
+        reasons.append(f"{candidate}: {reason}")
+    raise NotImplementedError(f"no attention kernel for this call on {platform}. " + "; ".join(reasons))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def attention(q, k, v, tokens: tuple[Tokens, Tokens], spec: AttentionSpec, implementation: str = "auto"):
+    """Softmax attention as the mergeable pair (out, lse), differentiable in q, k, v through both.
+
+    Args:
+      q: [B, T, N, H].
+      k, v: [B, S, K, H]; K divides N (GQA, MQA).
+      tokens: (of the queries [B, T], of the keys [B, S]): positions and segment ids, all a mask may know.
+      spec: mask, scale, soft cap.
+      implementation: a name in IMPLEMENTATIONS, or "auto".
+
+    Returns:
+      out [B, T, N, H] in q's dtype (float32 when spec.partial), and lse float32 [B, T, N]: log-sum-exp of the scores in
+      nats. Rows that see no key have out = 0 and lse = -inf.
+    """
+    return select(implementation, q, k, spec).forward(q, k, v, tokens, spec)
+
+
+def _forward(q, k, v, tokens, spec, implementation):
+    result = attention(q, k, v, tokens, spec, implementation)
+    return result, (q, k, v, tokens, result)
+
+
+def _backward(spec, implementation, saved, cotangent):
+    q, k, v, tokens, result = saved
+    dq, dk, dv = select(implementation, q, k, spec).backward(q, k, v, tokens, spec, result, cotangent)
+    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
+
+
+attention.defvjp(_forward, _backward)

@@ -1,0 +1,57 @@
+"""The definition of attention: dense, in float32 (float64 for such inputs). T x S arrays: for tests and small sizes.
+
+    s = cap(scale * q k^T);  p = exp(s - lse) where visible, else 0;  lse = log sum exp(s);  out = p v
+
+A row that sees no key has out = 0, lse = -inf and no gradient. `backward` takes the *global* (out, lse), so that it is
+exact for any cut of the keys or queries, not only when `forward` of the same keys made them.
+"""
+import jax.numpy as jnp
+
+from pallas_kernels import masks
+from pallas_kernels.attention.spec import AttentionSpec, accumulator, cap, cap_slope, row_delta
+
+
+def why_not(q, k, spec: AttentionSpec, platform: str) -> str | None:
+    """None: the definition covers everything, anywhere."""
+    return None
+
+
+def forward(q, k, v, tokens, spec: AttentionSpec):
+    """(out [B,T,N,H], lse float32 [B,T,N]); q [B,T,N,H], k and v [B,S,K,H], tokens = (of queries, of keys)."""
+    s, see, _, _, vg = _scores(q, k, v, tokens, spec)
+    s = jnp.where(see, s, -jnp.inf)
+    top = jnp.where(see.any(-1, keepdims=True), s.max(-1, keepdims=True), 0.0)
+    p = jnp.exp(s - top)                                                      # exp(-inf) = 0 where unseen
+    total = p.sum(-1, keepdims=True)
+    out = jnp.einsum("BNTS,BSNH->BTNH", p / jnp.where(total > 0, total, 1.0), vg)
+    lse = jnp.where(total > 0, top + jnp.log(jnp.where(total > 0, total, 1.0)), -jnp.inf)[..., 0]
+    return out.astype(spec.result_dtype(q)), lse.transpose(0, 2, 1)           # lse BTN
+
+
+def backward(q, k, v, tokens, spec: AttentionSpec, result, cotangent):
+    """(dq, dk, dv) of these keys and queries, given the global result (out, lse) and cotangent (dout, dlse or None)."""
+    s, see, qg, kg, vg = _scores(q, k, v, tokens, spec)
+    lse = result[1].transpose(0, 2, 1)[..., None]                             # BNT1
+    p = jnp.where(see, jnp.exp(s - jnp.where(jnp.isfinite(lse), lse, 0.0)), 0.0)
+    dout = cotangent[0].astype(qg.dtype)
+    dp = jnp.einsum("BTNH,BSNH->BNTS", dout, vg)
+    ds = p * (dp - row_delta(result, cotangent).transpose(0, 2, 1)[..., None])
+    ds = ds * cap_slope(s, spec.soft_cap) * spec.score_scale(q.shape[-1])
+    dq = jnp.einsum("BNTS,BSNH->BTNH", ds, kg)
+    dk = _sum_groups(jnp.einsum("BNTS,BTNH->BSNH", ds, qg), k)
+    dv = _sum_groups(jnp.einsum("BNTS,BTNH->BSNH", p, dout), v)
+    return tuple(g.astype(spec.result_dtype(x)) for g, x in ((dq, q), (dk, k), (dv, v)))
+
+
+def _scores(q, k, v, tokens, spec):
+    """Capped scores and visibility, both BNTS, and q, k, v in the accumulator dtype with K/V repeated to N heads."""
+    groups = q.shape[2] // k.shape[2]
+    acc = accumulator(q)
+    qg, kg, vg = q.astype(acc), *(jnp.repeat(x.astype(acc), groups, axis=2) for x in (k, v))
+    s = jnp.einsum("BTNH,BSNH->BNTS", qg, kg) * spec.score_scale(q.shape[-1])
+    return cap(s, spec.soft_cap), masks.visible(spec.mask, *tokens)[:, None], qg, kg, vg
+
+
+def _sum_groups(grad, like):
+    B, S, N, H = grad.shape
+    return grad.reshape(B, S, like.shape[2], -1, H).sum(3)

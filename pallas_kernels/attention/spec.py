@@ -1,0 +1,53 @@
+"""What every implementation of attention is given besides its arrays, and small pieces that all of them share."""
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels import masks
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionSpec:
+    """Static description of one attention call; hashable.
+
+    Attributes:
+      mask: which query sees which key.
+      scale: multiplies q.k; None is 1/sqrt(head size).
+      soft_cap: scores become cap * tanh(scores / cap); 0 is none.
+      partial: out, dq, dk, dv come in float32 because they are summed with other parts; else in the inputs' dtypes.
+      block: tokens per block, for implementations that have one; 0 lets them choose.
+    """
+    mask: masks.Mask = masks.Causal()
+    scale: float | None = None
+    soft_cap: float = 0.0
+    partial: bool = False
+    block: int = 0
+
+    def score_scale(self, head_size: int) -> float:
+        return self.scale if self.scale is not None else head_size ** -0.5
+
+    def result_dtype(self, x: jax.Array) -> jnp.dtype:
+        return accumulator(x) if self.partial else x.dtype
+
+
+def accumulator(x: jax.Array) -> jnp.dtype:
+    """The dtype to accumulate in: float32, or float64 where the input is."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def cap(scores: jax.Array, soft_cap: float) -> jax.Array:
+    return soft_cap * jnp.tanh(scores / soft_cap) if soft_cap else scores
+
+
+def cap_slope(capped: jax.Array, soft_cap: float) -> jax.Array | float:
+    """d(capped score) / d(score), from the capped score."""
+    return 1.0 - jnp.square(capped / soft_cap) if soft_cap else 1.0
+
+
+def row_delta(result, cotangent) -> jax.Array:
+    """sum_h dout*out - dlse, float32[B, T, N]: what the softmax backward subtracts from dP in each row."""
+    (out, _), (dout, dlse) = result, cotangent
+    acc = accumulator(out)
+    delta = jnp.einsum("BTNH,BTNH->BTN", dout.astype(acc), out.astype(acc))
+    return delta if dlse is None else delta - dlse

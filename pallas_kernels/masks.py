@@ -1,0 +1,235 @@
+"""The mask algebra: which query may see which key, as a function of positions and segment ids, never of array indices.
+
+    Causal() & (Window(1024) | Sinks(4))        # a sliding window that also keeps the first four tokens
+    (Causal() | PrefixLM(64)) & Segments()      # a bidirectional prefix in every packed document
+
+Because a mask knows positions only, it means the same on every shard, under every layout and in every ring step. A mask
+answers two questions: for tokens, `visible` (elementwise); for a block of queries and a block of keys known by their
+`Ranges`, `relation`: is the block certainly EMPTY, certainly FULL, or PARTIAL. `relation` may say PARTIAL too often,
+never EMPTY or FULL wrongly.
+
+Segment id 0 marks "no token" (padding): it sees nothing and is seen by nothing, under every mask.
+"""
+import ast
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+EMPTY, PARTIAL, FULL = 0, 1, 2
+_FAR = 2**30 - 1                   # beyond any position; differences still fit int32
+
+
+class Tokens(NamedTuple):
+    """What a mask may know of tokens: int32 positions and segment ids of one shape, e.g. [B, T]."""
+    positions: jax.Array
+    segments: jax.Array
+
+
+class Ranges(NamedTuple):
+    """Bounds over the real tokens of a block; `real` is False where the block holds padding."""
+    pos_min: jax.Array
+    pos_max: jax.Array
+    seg_min: jax.Array
+    seg_max: jax.Array
+    real: jax.Array
+
+
+def block_ranges(tokens: Tokens, block: int) -> Ranges:
+    """Ranges of consecutive blocks along the last axis: [..., T] -> [..., T // block]."""
+    pos, seg = (x.reshape(*x.shape[:-1], -1, block) for x in tokens)
+    is_token = seg > 0
+    low = lambda x: jnp.where(is_token, x, _FAR).min(-1)
+    high = lambda x: jnp.where(is_token, x, -_FAR).max(-1)
+    return Ranges(low(pos), high(pos), low(seg), high(seg), is_token.all(-1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Mask:
+    """Base of the algebra. Subclasses are frozen and hashable, so that a mask can be a static argument of a jit."""
+
+    def visible(self, q: Tokens, k: Tokens) -> jax.Array:
+        """Elementwise bool for broadcastable q and k."""
+        raise NotImplementedError
+
+    def relation(self, q: Ranges, k: Ranges) -> tuple[jax.Array, jax.Array]:
+        """(certainly empty, certainly full), each bool, for broadcastable ranges."""
+        raise NotImplementedError
+
+    def __and__(self, other: "Mask") -> "Mask":
+        return And(self, other)
+
+    def __or__(self, other: "Mask") -> "Mask":
+        return Or(self, other)
+
+
+@dataclasses.dataclass(frozen=True)
+class Full(Mask):
+    """Every query sees every key."""
+
+    def visible(self, q, k):
+        return jnp.broadcast_to(True, jnp.broadcast_shapes(q.positions.shape, k.positions.shape))
+
+    def relation(self, q, k):
+        true = jnp.broadcast_to(True, jnp.broadcast_shapes(q.pos_min.shape, k.pos_min.shape))
+        return ~true, true
+
+
+@dataclasses.dataclass(frozen=True)
+class Causal(Mask):
+    """A query sees keys at its own position and before."""
+
+    def visible(self, q, k):
+        return q.positions >= k.positions
+
+    def relation(self, q, k):
+        return q.pos_max < k.pos_min, q.pos_min >= k.pos_max
+
+
+@dataclasses.dataclass(frozen=True)
+class Window(Mask):
+    """A query sees keys less than `size` before it, itself included (Hugging Face's convention). Not causal alone."""
+    size: int
+
+    def visible(self, q, k):
+        return q.positions - k.positions < self.size
+
+    def relation(self, q, k):
+        return q.pos_min - k.pos_max >= self.size, q.pos_max - k.pos_min < self.size
+
+
+@dataclasses.dataclass(frozen=True)
+class Sinks(Mask):
+    """Every query sees the first `count` positions (StreamingLLM)."""
+    count: int
+
+    def visible(self, q, k):
+        return (k.positions < self.count) & (q.positions == q.positions)
+
+    def relation(self, q, k):
+        here = q.pos_min == q.pos_min                                 # True, in the common shape
+        return (k.pos_min >= self.count) & here, (k.pos_max < self.count) & here
+
+
+@dataclasses.dataclass(frozen=True)
+class PrefixLM(Mask):
+    """Positions below `length` see one another in both directions. Meant for `Causal() | PrefixLM(n)`."""
+    length: int
+
+    def visible(self, q, k):
+        return (q.positions < self.length) & (k.positions < self.length)
+
+    def relation(self, q, k):
+        empty = (q.pos_min >= self.length) | (k.pos_min >= self.length)
+        return empty, (q.pos_max < self.length) & (k.pos_max < self.length)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunked(Mask):
+    """A query sees keys of its own chunk of `size` positions (Llama 4). Not causal by itself."""
+    size: int
+
+    def visible(self, q, k):
+        return _chunk(q.positions, self.size) == _chunk(k.positions, self.size)
+
+    def relation(self, q, k):
+        return _same(*(_chunk(x, self.size) for x in (q.pos_min, q.pos_max, k.pos_min, k.pos_max)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Segments(Mask):
+    """A query sees keys of its own segment: the document, in a packed row."""
+
+    def visible(self, q, k):
+        return q.segments == k.segments
+
+    def relation(self, q, k):
+        return _same(q.seg_min, q.seg_max, k.seg_min, k.seg_max)
+
+
+@dataclasses.dataclass(frozen=True)
+class And(Mask):
+    left: Mask
+    right: Mask
+
+    def visible(self, q, k):
+        return self.left.visible(q, k) & self.right.visible(q, k)
+
+    def relation(self, q, k):
+        (e1, f1), (e2, f2) = self.left.relation(q, k), self.right.relation(q, k)
+        return e1 | e2, f1 & f2
+
+
+@dataclasses.dataclass(frozen=True)
+class Or(Mask):
+    left: Mask
+    right: Mask
+
+    def visible(self, q, k):
+        return self.left.visible(q, k) | self.right.visible(q, k)
+
+    def relation(self, q, k):
+        (e1, f1), (e2, f2) = self.left.relation(q, k), self.right.relation(q, k)
+        return e1 & e2, f1 | f2
+
+
+def _chunk(positions, size):
+    return jax.lax.div(positions, jax.lax.full_like(positions, size))       # positions are >= 0, and kernels have no //
+
+
+def _same(q_min, q_max, k_min, k_max):
+    """(empty, full) of "equal ids", from the bounds of the ids on both sides."""
+    empty = (q_max < k_min) | (k_max < q_min)
+    return empty, (q_min == q_max) & (k_min == k_max) & (q_min == k_min)
+
+
+def visible(mask: Mask, q: Tokens, k: Tokens) -> jax.Array:
+    """`mask.visible` of every pair, padding excluded: q [..., T], k [..., S] -> bool [..., T, S]."""
+    q = Tokens(*(x[..., :, None] for x in q))
+    k = Tokens(*(x[..., None, :] for x in k))
+    return mask.visible(q, k) & (q.segments > 0) & (k.segments > 0)
+
+
+def relation(mask: Mask, q: Ranges, k: Ranges) -> jax.Array:
+    """EMPTY, PARTIAL or FULL of every pair of blocks: q [..., Tb], k [..., Sb] -> int32 [..., Tb, Sb]."""
+    q = Ranges(*(x[..., :, None] for x in q))
+    k = Ranges(*(x[..., None, :] for x in k))
+    empty, full = mask.relation(q, k)
+    empty = empty | (q.seg_max < 1) | (k.seg_max < 1)
+    return jnp.where(empty, EMPTY, jnp.where(full & q.real & k.real, FULL, PARTIAL))
+
+
+NAMES = {
+    "full": Full, "causal": Causal, "window": Window, "sinks": Sinks, "prefix_lm": PrefixLM, "chunked": Chunked,
+    "segments": Segments,
+}
+
+
+def parse(text: str) -> Mask:
+    """The mask that an expression such as "causal & (window(1024) | sinks(4))" names.
+
+    Raises:
+      ValueError: on anything but the names in NAMES, `&`, `|`, parentheses and one whole number per call.
+    """
+    try:
+        return _build(ast.parse(text, mode="eval").body, text)
+    except (SyntaxError, TypeError) as error:
+        raise ValueError(f"{text!r} is not a mask ({error}). {_help()}") from None
+
+
+def _build(node: ast.expr, text: str) -> Mask:
+    match node:
+        case ast.BinOp(left, ast.BitAnd(), right):
+            return _build(left, text) & _build(right, text)
+        case ast.BinOp(left, ast.BitOr(), right):
+            return _build(left, text) | _build(right, text)
+        case ast.Name(name) if name in NAMES:
+            return NAMES[name]()
+        case ast.Call(ast.Name(name), [ast.Constant(int(value))], []) if name in NAMES and value > 0:
+            return NAMES[name](value)
+    raise ValueError(f"{ast.unparse(node)!r} in {text!r} is not a mask. {_help()}")
+
+
+def _help() -> str:
+    return f"Known: {', '.join(NAMES)}; combine with & and |, e.g. 'causal & (window(1024) | sinks(4))'."

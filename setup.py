@@ -1,0 +1,25 @@
+"""Packaging of longctx. Floors are the oldest versions that are known to work; CI also tries the newest."""
+from setuptools import find_packages, setup
+
+EXTRAS = {
+    "tpu": ["jax[tpu]"],
+    "gpu": ["jax[cuda13]", "jax-triton>=0.3.1"],
+    "test": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.9"],
+    "bench": ["torch>=2.4", "transformers>=4.48"],
+}
+
+setup(
+    name="longctx",
+    version="0.1.0",
+    description="Train and study transformers at very long context, in JAX: "
+                "kernels, context parallelism, position methods",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["longctx*", "pallas_kernels*", "experiments*"]),
+    install_requires=[
+        "jax>=0.10.2", "flax>=0.12.8", "optax>=0.2.8", "orbax-checkpoint>=0.12.8", "grain>=0.2.18",
+        "ml-collections>=1.1.0", "absl-py>=2.1", "numpy>=2.0", "tokenizers>=0.21", "matplotlib>=3.9", "rich>=13.7",
+        "tqdm>=4.66", "tensorboardX>=2.6.2", "etils>=1.9",
+    ],
+    extras_require=EXTRAS,
+)

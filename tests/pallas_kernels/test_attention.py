@@ -1,0 +1,155 @@
+"""Every implementation x mask x dtype x head grouping against the float64 reference: values and all gradients."""
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pallas_kernels.attention import api, reference
+from pallas_kernels.attention.spec import AttentionSpec
+from pallas_kernels.masks import Causal, Chunked, Full, PrefixLM, Segments, Sinks, Tokens, Window
+from tests.helpers import assert_close, one_document, packed, problem, truth
+
+FAST = [name for name in api.IMPLEMENTATIONS if name != "reference"]
+MASKS = {
+    "causal": Causal(), "full": Full(), "window": Causal() & Window(9), "sinks": Causal() & (Window(7) | Sinks(3)),
+    "prefix": Causal() | PrefixLM(11), "chunked": Causal() & Chunked(13), "packed": Causal() & Segments(),
+    "packed_prefix_window": (Causal() & Window(6) | PrefixLM(4)) & Segments(),
+}
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def run(p, spec, implementation):
+    """(out, lse, dq, dk, dv) through autodiff of the public function; no gradient flows into lse = -inf."""
+    def f(q, k, v):
+        return api.attention(q, k, v, p.tokens, spec, implementation)
+    result, pull = jax.vjp(f, p.q, p.k, p.v)
+    return *result, *pull((p.dout.astype(result[0].dtype), jnp.where(jnp.isfinite(result[1]), p.dlse, 0.0)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("implementation", FAST)
+def test_masks(implementation, name, dtype):
+    tokens = packed(3, 2, 50) if "packed" in name else one_document(2, 50)
+    p, spec = problem(dtype=dtype, tokens=(tokens, tokens)), AttentionSpec(MASKS[name], block=16)
+    assert_close(run(p, spec, implementation), truth(p, spec), dtype, 50, name)
+
+
+@pytest.mark.parametrize("shape", [
+    dict(N=4, K=4), dict(N=4, K=1), dict(N=6, K=3, H=8), dict(T=1, S=1), dict(T=7, S=33), dict(T=33, S=7),
+    dict(T=64, H=128, B=1)])
+@pytest.mark.parametrize("implementation", FAST)
+def test_shapes(implementation, shape):
+    p, spec = problem(1, **shape), AttentionSpec(Causal(), block=16)
+    assert_close(run(p, spec, implementation), truth(p, spec), "float32", 64)
+
+
+@pytest.mark.parametrize("implementation", FAST)
+def test_bfloat16_in_a_single_block(implementation):
+    """Loops of one step are inlined; XLA's CPU compiler has no bfloat16 matmul for some operand orders this exposes."""
+    p, spec = problem(B=1, T=64, dtype=jnp.bfloat16), AttentionSpec(Causal())
+    assert_close(run(p, spec, implementation), truth(p, spec), "bfloat16", 64)
+
+
+@pytest.mark.canary
+@pytest.mark.parametrize("implementation", FAST)
+def test_scale_and_soft_cap(implementation):
+    p, spec = problem(2), AttentionSpec(Causal(), scale=0.7, soft_cap=2.0, block=16)
+    assert_close(run(p, spec, implementation), truth(p, spec), "float32", 50)
+
+
+@pytest.mark.canary
+@pytest.mark.parametrize("implementation", list(api.IMPLEMENTATIONS))
+def test_rows_that_see_nothing(implementation):
+    """Keys far ahead of every query, queries of a segment that no key has, padding, and whole rows of them."""
+    q_segments = jnp.array([[1] * 15 + [2] * 20 + [0] * 5, [0] * 40], jnp.int32)
+    q_tokens = Tokens(jnp.arange(40, dtype=jnp.int32)[None].repeat(2, 0), q_segments)
+    k_tokens = Tokens(q_tokens.positions + 5, jnp.ones((2, 40), jnp.int32))
+    p, spec = problem(T=40, tokens=(q_tokens, k_tokens)), AttentionSpec(Causal() & Segments(), block=16)
+    out, lse, dq, dk, dv = run(p, spec, implementation)
+    blind = np.ones((2, 40), bool)
+    blind[0, 5:15] = False
+    assert np.all(np.asarray(out)[blind] == 0) and np.all(np.asarray(dq)[blind] == 0)
+    assert np.array_equal(np.isneginf(lse).all(-1), blind)
+    assert np.all(np.asarray(dk)[1] == 0) and np.all(np.asarray(dv)[1] == 0) and np.all(np.asarray(dk)[0, 10:] == 0)
+    assert_close((out, lse, dq, dk, dv), truth(p, spec), "float32", 40)
+
+
+def test_reference_backward_is_its_autodiff():
+    for name, mask in MASKS.items():
+        tokens = packed(5, 2, 30)
+        p, spec = problem(4, T=30, tokens=(tokens, tokens)), AttentionSpec(mask, soft_cap=3.0)
+        f = lambda q, k, v, p=p, spec=spec: reference.forward(q, k, v, p.tokens, spec)
+        result, pull = jax.vjp(f, p.q, p.k, p.v)
+        dlse = jnp.where(jnp.isfinite(result[1]), p.dlse, 0.0)
+        want = pull((p.dout, dlse))
+        got = reference.backward(p.q, p.k, p.v, p.tokens, spec, result, (p.dout, dlse))
+        assert_close(got, want, "float32", 100, name)
+
+
+@pytest.mark.parametrize("cuts", [2, 5])
+@pytest.mark.parametrize("implementation", list(api.IMPLEMENTATIONS))
+def test_backward_of_a_cut_needs_only_the_global_result(implementation, cuts):
+    """Gradients of key pieces, each from the global (out, lse), are the pieces of the gradient; dq is their sum."""
+    tokens = packed(7, 2, 50)
+    p, spec = problem(6, tokens=(tokens, tokens)), AttentionSpec(Causal() & Segments(), partial=True, block=16)
+    module = api.IMPLEMENTATIONS[implementation]
+    result, cotangent = module.forward(p.q, p.k, p.v, p.tokens, spec), (p.dout, None)
+    dq, dks, dvs = 0.0, [], []
+    for piece in np.array_split(np.arange(50), cuts):
+        at = lambda x, piece=piece: x[:, piece[0]:piece[-1] + 1]
+        part = module.backward(p.q, at(p.k), at(p.v), (tokens, Tokens(*map(at, tokens))), spec, result, cotangent)
+        dq, dks, dvs = dq + part[0], [*dks, part[1]], [*dvs, part[2]]
+    want = truth(p._replace(dlse=jnp.zeros_like(p.dlse)), spec)[2:]
+    assert_close((dq, jnp.concatenate(dks, 1), jnp.concatenate(dvs, 1)), want, "float32", 50)
+
+
+def test_partial_results_are_float32_for_bfloat16_inputs():
+    p = problem(dtype=jnp.bfloat16)
+    spec = AttentionSpec(partial=True)
+    result = api.IMPLEMENTATIONS["chunked"].forward(p.q, p.k, p.v, p.tokens, spec)
+    grads = api.IMPLEMENTATIONS["chunked"].backward(p.q, p.k, p.v, p.tokens, spec, result, (p.dout, None))
+    assert [x.dtype for x in (*result, *grads)] == [jnp.float32] * 5
+
+
+def test_memory_is_linear_in_length():
+    def temporary(T):
+        p = jax.eval_shape(lambda: problem(T=2048, B=1, N=2, K=1))
+        p = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*x.shape[:1], T, *x.shape[2:]), x.dtype), p)
+        f = lambda p: run(p, AttentionSpec(Causal(), block=128), "chunked")
+        return jax.jit(f).lower(p).compile().memory_analysis().temp_size_in_bytes
+    assert temporary(8192) <= 4.5 * temporary(2048)
+
+
+def test_empty_blocks_are_not_visited():
+    """NaN in keys that no query may see must not reach anything: a block that is skipped is never multiplied."""
+    p, spec = problem(T=64, B=1), AttentionSpec(Causal() & Window(16), block=16)
+    q_tokens = one_document(1, 64, start=200)
+    k_positions = jnp.concatenate([jnp.arange(32), jnp.arange(190, 222)]).astype(jnp.int32)[None]
+    k_tokens = Tokens(k_positions, q_tokens.segments)
+    bad = p._replace(k=p.k.at[:, :32].set(jnp.nan), v=p.v.at[:, :32].set(jnp.nan), tokens=(q_tokens, k_tokens))
+    out, lse, dq, dk, dv = run(bad, spec, "chunked")
+    assert all(np.isfinite(x).all() for x in (out, dq, dk, dv)) and not np.isnan(lse).any()
+
+
+def test_an_explicit_choice_never_falls_back_and_errors_say_what_works():
+    p = problem()
+    with pytest.raises(ValueError, match="'chunkd' is not known. Known: auto, reference, chunked"):
+        api.attention(p.q, p.k, p.v, p.tokens, AttentionSpec(), "chunkd")
+    with pytest.raises(ValueError, match="key heads must divide query heads"):
+        api.attention(p.q[:, :, :3], p.k, p.v, p.tokens, AttentionSpec())
+
+
+def test_vmap_and_remat_and_scan():
+    p, spec = problem(B=2), AttentionSpec(Causal(), block=16)
+    want = api.attention(p.q, p.k, p.v, p.tokens, spec)[0]
+    add = lambda x: jax.tree.map(lambda a: a[:, None], x)
+    mapped = jax.vmap(lambda q, k, v, t: api.attention(q, k, v, t, spec)[0])(*map(add, (p.q, p.k, p.v, p.tokens)))
+    assert_close(mapped[:, 0], want, "float32", 50)
+    body = jax.checkpoint(lambda x, _: (api.attention(x, p.k, p.v, p.tokens, dataclasses.replace(spec))[0], None))
+    g = jax.grad(lambda q: jax.lax.scan(body, q, None, length=2)[0].sum())(p.q)
+    twice = lambda q: api.attention(api.attention(q, p.k, p.v, p.tokens, spec)[0], p.k, p.v, p.tokens, spec)[0].sum()
+    assert_close(g, jax.grad(twice)(p.q), "float32", 50)

@@ -1,0 +1,63 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pallas_kernels import masks
+from pallas_kernels.masks import Causal, Chunked, Full, PrefixLM, Segments, Sinks, Tokens, Window
+from tests.helpers import packed
+
+ATOMS = st.one_of(
+    st.sampled_from([Full(), Causal(), Segments()]),
+    st.builds(Window, st.integers(1, 20)), st.builds(Sinks, st.integers(1, 9)),
+    st.builds(PrefixLM, st.integers(1, 20)), st.builds(Chunked, st.integers(1, 20)))
+MASKS = st.recursive(ATOMS, lambda m: st.one_of(st.builds(masks.And, m, m), st.builds(masks.Or, m, m)), max_leaves=4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(MASKS, st.integers(0, 10**6), st.sampled_from([4, 8]), st.booleans())
+def test_relation_never_contradicts_visible(mask, seed, block, shuffled):
+    tokens = packed(seed, 1, 32, mean=20, padding=seed % 5)
+    if shuffled:                                   # what a layout does: a mask must not care which token sits where
+        order = np.random.default_rng(seed).permutation(32)
+        tokens = Tokens(*(x[:, order] for x in tokens))
+    see = np.asarray(masks.visible(mask, tokens, tokens))[0].reshape(32 // block, block, 32 // block, block)
+    ranges = masks.block_ranges(tokens, block)
+    relation = np.asarray(masks.relation(mask, ranges, ranges))[0]
+    assert not see.any((1, 3))[relation == masks.EMPTY].any()
+    assert see.all((1, 3))[relation == masks.FULL].all()
+
+
+@pytest.mark.parametrize("mask, empty, full", [
+    (Causal(), 28, 28), (Causal() & Window(8), 28 + 21, 0), (Causal() & Chunked(32), 28 + 16, 12), (Full(), 0, 64),
+    (Causal() & (Window(8) | Sinks(8)), 28 + 15, 7), (PrefixLM(24) | Causal(), 28 - 3, 28 + 3 + 3)])
+def test_relation_is_sharp_on_one_document(mask, empty, full):
+    tokens = Tokens(jnp.arange(64, dtype=jnp.int32)[None], jnp.ones((1, 64), jnp.int32))
+    ranges = masks.block_ranges(tokens, 8)
+    relation = np.asarray(masks.relation(mask, ranges, ranges))
+    assert ((relation == masks.EMPTY).sum(), (relation == masks.FULL).sum()) == (empty, full)
+
+
+def test_window_counts_the_token_itself():
+    tokens = Tokens(jnp.arange(6, dtype=jnp.int32), jnp.ones(6, jnp.int32))
+    assert np.asarray(masks.visible(Causal() & Window(3), tokens, tokens)).sum(-1).tolist() == [1, 2, 3, 3, 3, 3]
+
+
+def test_padding_sees_nothing_under_any_mask():
+    tokens = Tokens(jnp.zeros(4, jnp.int32), jnp.array([1, 0, 0, 1], jnp.int32))
+    see = np.asarray(masks.visible(Full() | Segments(), tokens, tokens))
+    assert see.tolist() == [[True, False, False, True], [False] * 4, [False] * 4, [True, False, False, True]]
+
+
+def test_parse_reads_what_it_says():
+    assert masks.parse("causal & (window(128) | sinks(4))") == Causal() & (Window(128) | Sinks(4))
+    assert masks.parse("prefix_lm(7) | causal & segments") == PrefixLM(7) | (Causal() & Segments())
+
+
+@pytest.mark.parametrize("text", [
+    "casual", "window", "window(0)", "window(-1)", "causal()", "causal + full", "window(1.5)", "causal &",
+    "__import__('os')", "sinks(4, 5)"])
+def test_parse_refuses_with_the_known_names(text):
+    with pytest.raises(ValueError, match="Known: full, causal, window"):
+        masks.parse(text)
