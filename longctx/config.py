@@ -1,0 +1,140 @@
+"""Every setting of a run, as frozen dataclasses with their defaults. Imports neither jax nor any other package.
+
+A config file (configs/*.py) fills a ConfigDict made from these; experiments/config.py turns it back into them at the
+boundary, and nothing below experiments/ ever sees a ConfigDict. A choice is a name that some dict knows (a strategy,
+a layout, a schedule); experiments/config.py checks each name against its dict before anything starts.
+"""
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeConfig:
+    """Rotary position embedding. Lengths are in tokens; `factor` is target length / original length."""
+    base: float = 10_000.0
+    scaling: str = "none"               # a name in longctx.positions.api.SCALINGS
+    factor: float = 1.0
+    original_length: int = 0            # the length the unscaled model was trained at (YaRN, llama3, NTK-aware)
+    beta_fast: float = 32.0             # YaRN: dimensions turning more often than this inside original_length are kept
+    beta_slow: float = 1.0              # YaRN: dimensions turning less often than this are interpolated
+    attention_factor: float = 0.0       # YaRN: multiplies cos and sin; 0 = the published 0.1 ln(factor) + 1
+    low_freq_factor: float = 1.0        # llama3
+    high_freq_factor: float = 4.0       # llama3
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A Llama-style decoder. Letters as in CONTRIBUTING.md: D embed, F mlp, N heads, K key_heads, H head_size."""
+    vocab_size: int = 264               # at least the tokenizer's; a multiple of mesh.tensor
+    layers: int = 4
+    embed: int = 256
+    mlp: int = 704
+    heads: int = 4
+    key_heads: int = 2                  # GQA: divides heads; 1 is MQA
+    head_size: int = 64
+    qk_norm: bool = False               # RMSNorm of q and k per head, before RoPE
+    qkv_bias: bool = False
+    tied_head: bool = False             # the output head is the transposed embedding
+    logit_soft_cap: float = 0.0         # cap * tanh(logits / cap); 0 = none
+    attention_soft_cap: float = 0.0     # the same on attention scores
+    norm_eps: float = 1e-6
+    mask: str = "causal"                # for pallas_kernels.masks.parse, e.g. "causal & (window(1024) | sinks(4))"
+    dtype: str = "bfloat16"             # matmul operands and activations; softmax, norms and loss are always f32
+    param_dtype: str = "float32"
+    remat: str = "attention"            # a name in longctx.model.remat.POLICIES
+    rope: RopeConfig = RopeConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the named mesh axes; their product is the number of devices used."""
+    data: int = 1
+    fsdp: int = 1
+    context: int = 1
+    tensor: int = 1
+    simulate: int = 0                   # run on this many simulated CPU devices; 0 = the real ones
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionConfig:
+    """How attention is computed and cut; none of these changes its value."""
+    kernel: str = "auto"                # a name in pallas_kernels.attention.api.IMPLEMENTATIONS, or auto
+    strategy: str = "ring"              # a name in longctx.context_parallel.api.STRATEGIES; one shard is always local
+    layout: str = "zigzag"              # a name in longctx.layouts.LAYOUTS: which tokens sit on which context shard
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the text comes from and how it becomes tokens."""
+    path: str = "stdlib"                # .txt .md .py .jsonl (also .gz) file or folder; "stdlib": Python's own library
+    tokenizer: str = "bytes"            # "bytes", or a local tokenizer.json
+    text_field: str = "text"            # .jsonl: the field that holds the document
+    holdout: float = 0.1                # share of documents kept for evaluation, chosen by a hash of their file name
+    passkey_share: float = 0.0          # share of the training tokens that are generated passkey tasks
+    copy_share: float = 0.0             # share that are short random pieces repeated: practice in looking back
+    prefetch: int = 8                   # batches read ahead
+
+
+@dataclasses.dataclass(frozen=True)
+class StageConfig:
+    """One stage of the curriculum. Give steps or tokens, not both."""
+    seq_len: int = 512
+    steps: int = 0
+    tokens: int = 0                     # rounded up to whole steps
+    batch_tokens: int = 0               # 0 = the run's batch_tokens
+    lr_scale: float = 1.0
+    lr: str = "continue"                # a name in longctx.optim.LR_TREATMENTS
+    rope: RopeConfig | None = None      # None = the model's
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with a learning-rate schedule, global-norm clipping and a guard against non-finite steps."""
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"            # a name in longctx.optim.SCHEDULES
+    warmup_steps: int = 20
+    final_fraction: float = 0.1         # learning rate at the end / peak
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0              # 0 = no clipping
+    max_bad_steps: int = 5              # stop after this many non-finite steps in a row
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    every_steps: int = 100
+    keep: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig:
+    every_steps: int = 10
+    tensorboard: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """What experiments.evaluate measures, also at the end of training."""
+    tasks: tuple[str, ...] = ("by_position", "context_gain", "passkey")   # names in longctx.evals.api.EVALS
+    lengths: tuple[int, ...] = ()       # context lengths; empty = the curriculum's, and twice the longest
+    documents: int = 8                  # held-out documents per length
+    depths: int = 5                     # passkey: needle depths, evenly spaced
+    samples: int = 4                    # passkey: prompts per length and depth
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run."""
+    name: str = "run"
+    seed: int = 0
+    batch_tokens: int = 8192            # tokens per step, held constant over the stages unless a stage says otherwise
+    stages: tuple[StageConfig, ...] = (StageConfig(steps=100),)
+    model: ModelConfig = ModelConfig()
+    mesh: MeshConfig = MeshConfig()
+    attention: AttentionConfig = AttentionConfig()
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()
+    eval: EvalConfig = EvalConfig()

@@ -1,0 +1,98 @@
+"""Tokenised documents in one flat array, and rows of a packing cut out of it when they are asked for."""
+import dataclasses
+import functools
+import zlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from longctx.data.packing import Packing, ragged_arange
+from longctx.data.sources import Document
+from longctx.data.tokenizers import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenTable:
+    """All documents one after another, each as BOS tokens EOS.
+
+    ids: the smallest unsigned type that holds the vocabulary; starts i64[documents + 1]: document d is
+    ids[starts[d]:starts[d + 1]].
+    """
+    ids: np.ndarray
+    starts: np.ndarray
+
+    @property
+    def inputs(self) -> np.ndarray:
+        """i64[documents]: tokens of each document that predict a next one: all but its EOS."""
+        return np.diff(self.starts) - 1
+
+    @functools.cached_property
+    def fingerprint(self) -> int:
+        """A checksum of the whole table."""
+        return zlib.crc32(self.ids, zlib.crc32(self.starts))
+
+
+def tokenize(documents: Sequence[Document], tokenizer: Tokenizer) -> TokenTable:
+    """The table of the documents, in order. Raises UserError for a document that the tokenizer cannot take."""
+    return table(tokenizer.encode_batch([d.text for d in documents], [d.name for d in documents]), tokenizer)
+
+
+def table(encoded: Iterable[np.ndarray], tokenizer: Tokenizer) -> TokenTable:
+    """The table of documents given as ids without BOS and EOS."""
+    dtype = np.min_scalar_type(tokenizer.vocab_size - 1)
+    bos, eos = np.array([tokenizer.bos], dtype), np.array([tokenizer.eos], dtype)
+    parts, lengths = [], []
+    for ids in encoded:
+        parts += [bos, ids.astype(dtype), eos]
+        lengths.append(len(ids) + 2)
+    return TokenTable(np.concatenate(parts or [bos[:0]]), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
+
+
+def joined(first: TokenTable, second: TokenTable) -> TokenTable:
+    """The documents of both tables."""
+    return TokenTable(np.concatenate([first.ids, second.ids]),
+                      np.concatenate([first.starts, first.starts[-1] + second.starts[1:]]))
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedRows:
+    """The rows of a packing of a table's inputs."""
+    table: TokenTable
+    packing: Packing
+    pad: int
+
+    def __len__(self) -> int:
+        return self.packing.rows
+
+    def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The given rows as a batch: arrays [B, T], int32 but for the weights, which are float32.
+
+        tokens     the inputs of every piece in a row, one piece after another, then padding
+        targets    the token after each of them in its document: EOS after the last. The shift is done here, once, so a
+                   later permutation of the columns may treat all arrays alike, and a cut document loses no target
+        weights    1, and 0 on padding
+        positions  0, 1, ... from the start of each piece; 0 on padding
+        segments   1, 2, ... for the pieces of a row; 0 on padding
+        """
+        packing, rows = self.packing, np.asarray(rows)
+        counts = packing.row_start[rows + 1] - packing.row_start[rows]
+        segment = ragged_arange(counts)
+        piece = np.repeat(packing.row_start[rows], counts) + segment
+        length = packing.length[piece]
+        position = ragged_arange(length)
+        first_place = np.repeat(np.arange(len(rows)) * packing.capacity, counts) + packing.column[piece]
+        place = np.repeat(first_place, length) + position           # in the flattened batch
+        source = np.repeat(self.table.starts[packing.document[piece]] + packing.start[piece], length) + position
+
+        def spread(values, fill, dtype):
+            out = np.full(len(rows) * packing.capacity, fill, dtype)
+            out[place] = values
+            return out.reshape(len(rows), packing.capacity)     # BT
+
+        return {
+            "tokens": spread(self.table.ids[source], self.pad, np.int32),
+            "targets": spread(self.table.ids[source + 1], self.pad, np.int32),
+            "weights": spread(1, 0, np.float32),
+            "positions": spread(position, 0, np.int32),
+            "segments": spread(np.repeat(segment + 1, length), 0, np.int32),
+        }

@@ -1,0 +1,134 @@
+"""From documents to batches of one shape per length, and back to one prediction per piece of text."""
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+BATCH_TOKENS = 16384        # a batch holds about this many tokens: long rows come alone, short ones together
+WINDOW_TOKENS = 8192        # short windows: as many per document as fill this, so that short lengths are not noisier
+SCAN_BYTES = 1 << 25        # tokenise at most this much text while looking for documents that are long enough
+NONE_LONG_ENOUGH = "no held-out document is that long"
+
+
+class Prediction(NamedTuple):
+    """What a model makes of each target, [B, T] of a batch or [n] of a piece: its negative log-likelihood in nats, and
+    whether it is the top choice, so that greedy decoding would write it, given everything before."""
+    nll: np.ndarray
+    top: np.ndarray
+
+
+Predictor = Callable[[dict[str, np.ndarray]], Prediction]
+
+
+class Piece(NamedTuple):
+    """Consecutive text read from an empty context: inputs and targets, int32[n] each."""
+    inputs: np.ndarray
+    targets: np.ndarray
+
+
+class LongDocument(NamedTuple):
+    """A tokenised document: ids int32[n + 1] with its start and end markers, hence n targets, and its size in bytes."""
+    ids: np.ndarray
+    size: int
+
+    @property
+    def targets(self) -> int:
+        return len(self.ids) - 1
+
+
+def rows_at(length: int) -> int:
+    """Rows of every evaluation batch at a length in tokens."""
+    return max(1, BATCH_TOKENS // length)
+
+
+def long_documents(documents: Sequence, tokenizer, lengths: Sequence[int], count: int, seed: int):
+    """For each length up to `count` documents with at least that many targets: dict length -> list[LongDocument].
+
+    The same documents serve several lengths wherever they can: curves at two lengths then differ by the length alone.
+    """
+    found: list[LongDocument] = []
+    scanned = 0
+    for index in np.random.default_rng(seed).permutation(len(documents)):
+        name, text = documents[int(index)].name, documents[int(index)].text
+        if len(text) + 1 < min(lengths):        # a token holds at least one byte
+            continue
+        ids = np.concatenate([[tokenizer.bos], tokenizer.encode(text, name), [tokenizer.eos]]).astype(np.int32)
+        found.append(LongDocument(ids, len(text)))
+        scanned += len(text)
+        if sum(document.targets >= max(lengths) for document in found) == count or scanned > SCAN_BYTES:
+            break
+    found.sort(key=lambda document: -sum(document.targets >= length for length in lengths))     # stable
+    return {length: [d for d in found if d.targets >= length][:count] for length in lengths}
+
+
+def windows(document: LongDocument, length: int, bos: int, rng: np.random.Generator) -> list[Piece]:
+    """Cuts of `length` tokens at random places, without overlap. Each starts with the start marker, as documents do.
+
+    Random places, because the head of a document differs from the rest of it: a loss that falls with the position then
+    falls because of the context.
+    """
+    count = min(max(1, WINDOW_TOKENS // length), document.targets // length)
+    slack = np.sort(rng.integers(0, document.targets - count * length + 1, size=count))
+    return [last_tokens(document.ids, int(start) + (i + 1) * length, length, bos) for i, start in enumerate(slack)]
+
+
+def last_tokens(ids: np.ndarray, end: int, context: int, bos: int) -> Piece:
+    """The piece of `context` tokens whose last input is ids[end - 1]; its first input becomes the start marker."""
+    inputs = ids[end - context:end].copy()
+    inputs[0] = bos
+    return Piece(inputs, ids[end - context + 1:end + 1])
+
+
+def score(predictor: Predictor, rows: Sequence[Sequence[Piece]], length: int, pad: int) -> list[list[Prediction]]:
+    """The prediction of every target: for each row, for each of its pieces, nll f64[n] and top bool[n].
+
+    The pieces of a row are separate documents to the model; together they must fit into `length`.
+    """
+    results = []
+    size = rows_at(length)
+    for start in range(0, len(rows), size):
+        group = rows[start:start + size]
+        prediction = predictor(_batch(group, size, length, pad))
+        nll, top = np.asarray(prediction.nll, np.float64), np.asarray(prediction.top, bool)
+        assert nll.shape == top.shape == (size, length), \
+            f"The predictor gave nll {nll.shape} and top {top.shape} for a batch of {(size, length)}."
+        for i, row in enumerate(group):
+            ends = np.cumsum([len(piece.inputs) for piece in row])
+            cuts = [(i, slice(end - len(piece.inputs), end)) for piece, end in zip(row, ends, strict=True)]
+            results.append([Prediction(nll[cut], top[cut]) for cut in cuts])
+    return results
+
+
+def _batch(rows: Sequence[Sequence[Piece]], size: int, length: int, pad: int) -> dict[str, np.ndarray]:
+    batch = {
+        "tokens": np.full((size, length), pad, np.int32), "targets": np.full((size, length), pad, np.int32),
+        "weights": np.zeros((size, length), np.float32), "positions": np.zeros((size, length), np.int32),
+        "segments": np.zeros((size, length), np.int32),
+    }
+    for i, row in enumerate(rows):
+        start = 0
+        for segment, piece in enumerate(row, start=1):
+            n = len(piece.inputs)
+            assert start + n <= length, f"{start + n} tokens do not fit a row of {length}."
+            cut = (i, slice(start, start + n))
+            batch["tokens"][cut], batch["targets"][cut], batch["weights"][cut] = piece.inputs, piece.targets, 1
+            batch["positions"][cut], batch["segments"][cut] = np.arange(n), segment
+            start += n
+    return batch
+
+
+def mean_and_error(values) -> tuple[float | None, float | None]:
+    """The mean of independent values and its standard error, rounded for a report; None where there is none."""
+    values = np.asarray(values, np.float64)
+    if not len(values):
+        return None, None
+    error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return number(values.mean()), number(error)
+
+
+def number(value: float) -> float | None:
+    """Five significant digits, or None for what JSON cannot hold (NaN, infinity)."""
+    return float(f"{value:.5g}") if math.isfinite(value) else None
+
+

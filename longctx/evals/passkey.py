@@ -1,0 +1,122 @@
+"""Passkey retrieval over length x depth: a number hidden in filler (Mohtashami & Jaggi 2023).
+
+Scored by teacher forcing, so that one forward pass per row is enough and no generation is needed. Every prompt makes
+two rows: its own, and a control in which another number of as many digits is hidden. The answer scored is the same.
+"""
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from longctx.data import passkey
+from longctx.evals import batches
+
+CELL = ("accuracy", "exact", "control", "loss", "gain", "gain_error")
+FIT_TRIES = 8
+
+
+class Prompt(NamedTuple):
+    """One task with its own number and with another one hidden, and which tokens are scored, counted from the end."""
+    own: batches.Piece
+    control: batches.Piece
+    scored: np.ndarray
+
+
+def run(predictor, documents, tokenizer, config, lengths, seed) -> dict:
+    """A grid over lengths (tokens) and depths (0 = start, 1 = end of the filler), `config.samples` prompts a cell.
+
+    Scored are the tokens of the answer that hold digits. For a byte tokenizer the answer is a space and the digits, a
+    token each: the space, which any model gets right, is left out.
+
+    accuracy   share of these tokens, over all prompts of a cell, that are the model's top choice
+    exact      share of prompts in which all of them are: after the space greedy decoding then writes the number
+    control    the accuracy with another number hidden: what a model gets without finding it; its mean over the grid is
+               `chance`
+    loss       nats per scored token
+    gain       loss with another number hidden - loss, in nats per scored token; 0 without finding the number
+    Rows of `grid` run over depths, columns over lengths. A length too short for the prompt has None, and so has all
+    of it if no token holds a digit. No document is read.
+    """
+    depths = [round(float(depth), 4) for depth in np.linspace(0, 1, config.depths)]
+    columns = [_column(predictor, tokenizer, length, depths, config.samples, seed) for length in lengths]
+    controls = [cell["control"] for column in columns for cell in column if cell["control"] is not None]
+    return {
+        "what": "passkey retrieval, teacher forced",
+        "units": {
+            "lengths": "tokens", "depths": "share of the filler before the number",
+            "accuracy": "share of the answer's digit tokens", "exact": "share of prompts",
+            "control": "share of the answer's digit tokens, another number hidden",
+            "chance": "mean of control", "loss": "nats per digit token", "gain": "nats per digit token",
+            "gain_error": "nats per digit token, standard error over prompts",
+        },
+        "lengths": list(lengths), "depths": depths, "samples": config.samples,
+        "chance": batches.mean_and_error(controls)[0],
+        "grid": {name: [[column[row][name] for column in columns] for row in range(len(depths))] for name in CELL},
+    }
+
+
+def _column(predictor, tokenizer, length, depths, samples, seed) -> list[dict]:
+    """The cells of one length, in the order of depths."""
+    rng = np.random.default_rng([seed, length])
+    prompts = [_prompt(rng, tokenizer, length, depth) for depth in depths for _ in range(samples)]
+    if None in prompts:
+        return [dict.fromkeys(CELL) for _ in depths]
+    rows = [[piece] for prompt in prompts for piece in (prompt.own, prompt.control)]
+    predictions = iter(batches.score(predictor, rows, length, tokenizer.pad))
+    answers = [[batches.Prediction(*(values[prompt.scored] for values in next(predictions)[0])) for _ in range(2)]
+               for prompt in prompts]
+    return [_cell(answers[i:i + samples]) for i in range(0, len(answers), samples)]
+
+
+def _cell(answers: list[list[batches.Prediction]]) -> dict:
+    """From the scored tokens of each prompt, with its own number and with another one hidden."""
+    accuracy, control = (np.concatenate([answer.top for answer in row]).mean() for row in zip(*answers, strict=True))
+    exact = np.mean([own.top.all() for own, _ in answers])
+    loss, other = np.array([[answer.nll.mean() for answer in pair] for pair in answers]).T
+    values = (accuracy, exact, control, loss.mean())
+    return dict(zip(CELL, (*map(batches.number, values), *batches.mean_and_error(other - loss)), strict=True))
+
+
+def _prompt(rng, tokenizer, length, depth) -> Prompt | None:
+    """None where `length` is too short, or the tokenizer has no digits."""
+    fitted = _fit(rng, tokenizer, length, depth)
+    if fitted is None:
+        return None
+    text, answer = fitted
+    number = answer.strip()
+    target = tokenizer.encode(answer.encode())
+    holds_digit = [any(map(str.isdigit, tokenizer.decode([token]))) for token in target]
+    if not any(holds_digit):
+        return None
+    pieces = []
+    for hidden in (number, _another(rng, number)):
+        ids = _ids(tokenizer, text.replace(number, hidden), target)[-length - 1:]   # the other may be a token longer
+        pieces.append(batches.Piece(ids[:-1], ids[1:]))
+    return Prompt(*pieces, scored=np.flatnonzero(holds_digit) - len(target))
+
+
+def _another(rng, number: str) -> str:
+    """Another number of as many digits, uniform like the hidden ones, so that a first digit agrees as often."""
+    smallest, end = 10 ** (len(number) - 1), min(10 ** len(number), passkey.LARGEST + 1)
+    drawn = int(rng.integers(smallest, end - 1))
+    return str(drawn + (drawn >= int(number)))
+
+
+def _fit(rng, tokenizer, length, depth) -> tuple[str, str] | None:
+    """The longest prompt found with at most `length` inputs: text before the answer, answer."""
+    state = rng.integers(1 << 62)
+    best, size = None, length
+    for _ in range(FIT_TRIES):
+        text, answer = passkey.prompt(np.random.default_rng(state), size, depth)
+        inputs = len(_ids(tokenizer, text, tokenizer.encode(answer.encode()))) - 1
+        if inputs <= length and (best is None or inputs > best[0]):
+            best = (inputs, text, answer)
+        if inputs == length:
+            break
+        step = (length - inputs) * max(1.0, len(text) / inputs)
+        size = max(1, size + math.floor(step) if step < 0 else size + math.ceil(step))
+    return best and best[1:]
+
+
+def _ids(tokenizer, text: str, answer: np.ndarray) -> np.ndarray:
+    return np.concatenate([[tokenizer.bos], tokenizer.encode(text.encode()), answer]).astype(np.int32)

@@ -1,0 +1,31 @@
+"""What the evaluation tasks ask of a model: the loss of every target of a batch, on any mesh."""
+import jax
+import numpy as np
+
+from longctx import layouts, meshes
+from longctx.config import Config, RopeConfig
+from longctx.evals.batches import Prediction
+from longctx.model import functional
+
+
+def predictor(config: Config, mesh, params, rope: RopeConfig):
+    """batch -> Prediction(nll float32[B, T], top bool[B, T]) (see longctx.evals.api); compiles once per shape.
+
+    Rows are added for the data axes and columns for the layout, as padding, and dropped from the result.
+    """
+    with jax.set_mesh(mesh):
+        graph = functional.graph(config.model, config.attention)
+    predictions = jax.jit(lambda params, batch: functional.predictions(graph, params, batch, rope))
+    shards, sharding = mesh.shape["context"], jax.sharding.NamedSharding(mesh, meshes.TOKENS)
+    row_unit = mesh.shape["data"] * mesh.shape["fsdp"]
+    column_unit = shards * layouts.PIECES[config.attention.layout]
+
+    def predict(batch):
+        rows, columns = batch["tokens"].shape
+        pad = (0, -rows % row_unit), (0, -columns % column_unit)
+        order = layouts.permutation(config.attention.layout, columns + pad[1][1], shards)
+        padded = layouts.apply({name: np.pad(x, pad) for name, x in batch.items()}, order)
+        with jax.set_mesh(mesh):
+            results = predictions(params, jax.device_put(padded, sharding))
+        return Prediction(*(np.asarray(x)[:rows, layouts.inverse(order)][:, :columns] for x in results))
+    return predict

@@ -1,0 +1,55 @@
+"""The next-token loss: chunked over the sequence, the vocabulary possibly cut over `tensor`, weighted per token."""
+import jax
+import jax.numpy as jnp
+
+from longctx import meshes
+from pallas_kernels.cross_entropy.api import head_scores
+from pallas_kernels.cross_entropy.spec import CrossEntropySpec, capped
+
+
+def token_loss(x, head, targets, soft_cap: float = 0.0):
+    """Negative log-likelihood in nats of each target, float32 [B, T].
+
+    x: hidden states BTD; head: [D, V] cut over `tensor` in V; targets: int32 [B, T]. Runs under jax.set_mesh.
+    """
+    def local(x, head, targets):
+        shape, offset = targets.shape, jax.lax.axis_index("tensor") * head.shape[1]
+        # the kernel wants its inputs typed alike; the transposes sum over these axes
+        x = jax.lax.pcast(x, "tensor", to="varying")
+        head = jax.lax.pcast(head, (*meshes.BATCH, "context"), to="varying")
+        score, lse = head_scores(x.reshape(-1, x.shape[-1]), head, (targets - offset).reshape(-1),
+                                 CrossEntropySpec(soft_cap))
+        top = jax.lax.pmax(jax.lax.stop_gradient(lse), "tensor")
+        lse = top + jnp.log(jax.lax.psum(jnp.exp(lse - top), "tensor"))          # parts of the vocabulary, merged
+        return (lse - jax.lax.psum(score, "tensor")).reshape(shape)
+
+    specs = (meshes.HIDDEN, meshes.HEAD, meshes.TOKENS)
+    return jax.shard_map(local, in_specs=specs, out_specs=meshes.TOKENS)(x, head, targets)
+
+
+def target_is_top(x, head, targets, chunk: int = 1024):
+    """bool [B, T]: no logit is above the target's, so that greedy decoding would write it. A soft cap changes nothing.
+
+    Same arguments as token_loss; at most `chunk` rows of logits exist.
+    """
+    def best_and_target(rows):
+        x, head, targets = rows
+        logits = capped(x, head, CrossEntropySpec())
+        inside = (targets >= 0) & (targets < head.shape[1])
+        score = jnp.take_along_axis(logits, jnp.where(inside, targets, 0)[:, None], axis=1)[:, 0]
+        return logits.max(-1), jnp.where(inside, score, -jnp.inf)
+
+    def local(x, head, targets):
+        flat = x.reshape(-1, x.shape[-1]), (targets - jax.lax.axis_index("tensor") * head.shape[1]).reshape(-1)
+        rows = jax.lax.map(lambda row: best_and_target((row[0][None], head, row[1][None])), flat, batch_size=chunk)
+        best, score = (jax.lax.pmax(part.reshape(targets.shape), "tensor") for part in rows)
+        return score >= best
+
+    specs = (meshes.HIDDEN, meshes.HEAD, meshes.TOKENS)
+    return jax.shard_map(local, in_specs=specs, out_specs=meshes.TOKENS)(x, head, targets)
+
+
+def weighted_mean(nll, weights):
+    """sum(nll * weights) / sum(weights) over all tokens of all shards; 0 where every weight is 0."""
+    total = weights.sum()
+    return jnp.where(total > 0, (nll * weights).sum() / jnp.where(total > 0, total, 1.0), 0.0)

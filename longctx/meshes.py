@@ -1,0 +1,96 @@
+"""The device mesh, its axis names, and every PartitionSpec of the project.
+
+Axes: `data` and `fsdp` cut the batch (and `fsdp` also stores a share of every weight), `context` cuts the sequence,
+`tensor` cuts heads, mlp and vocabulary. All are Explicit: a sharding is part of an array's type, and a gather is a
+`gather_weight` that someone wrote.
+"""
+import jax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from longctx.config import MeshConfig
+from longctx.errors import UserError
+
+AXES = ("data", "fsdp", "context", "tensor")
+BATCH = ("data", "fsdp")
+
+TOKENS = P(BATCH, "context")                          # [B, T]
+HIDDEN = P(BATCH, "context", None)                    # BTD
+HEADS = P(BATCH, "context", "tensor", None)           # BTNH
+LSE = P(BATCH, "context", "tensor")                   # BTN
+WHOLE_HEADS = P(BATCH, None, "tensor", None)          # the same two where T does not divide by the context shards
+WHOLE_LSE = P(BATCH, None, "tensor")
+MLP = P(BATCH, "context", "tensor")                   # BTF
+LOGITS = P(BATCH, "context", "tensor")                # BTV
+TABLE = P("tensor", None)                             # VD, its fsdp share gathered
+HEAD = P(None, "tensor")                              # DV, its fsdp share gathered
+REPLICATED = P()
+
+# by the last part of a parameter's path; stacked layers put None in front
+WEIGHTS = {
+    "table": P("tensor", "fsdp"),                     # VD
+    "head": P("fsdp", "tensor"),                      # DV
+    "wq": P("fsdp", "tensor", None), "wk": P("fsdp", "tensor", None), "wv": P("fsdp", "tensor", None),   # DNH, DKH
+    "wo": P("tensor", None, "fsdp"),                  # NHD
+    "bq": P("tensor", None), "bk": P("tensor", None), "bv": P("tensor", None),                           # NH, KH
+    "gate": P("fsdp", "tensor"), "up": P("fsdp", "tensor"), "down": P("tensor", "fsdp"),                 # DF, DF, FD
+    "scale": P(None),                                 # norms
+}
+
+
+def size(config: MeshConfig) -> int:
+    return config.data * config.fsdp * config.context * config.tensor
+
+
+def simulate(count: int) -> None:
+    """Make jax show `count` CPU devices. Call before jax is used; NPROC must be in the environment before it starts."""
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", count)
+
+
+def make(config: MeshConfig, devices=None) -> jax.sharding.Mesh:
+    """The mesh of `config` over the first devices.
+
+    Raises:
+      UserError: when the mesh needs more devices than there are.
+    """
+    devices = jax.devices() if devices is None else devices
+    need = size(config)
+    if need > len(devices):
+        axes = " x ".join(f"{axis} {getattr(config, axis)}" for axis in AXES)
+        raise UserError(f"mesh ({axes}) needs {need} devices, but there are {len(devices)} ({devices[0].platform}). "
+                        f"Make the axes smaller, or simulate them on the CPU with --config.mesh.simulate={need}.")
+    shape = tuple(getattr(config, axis) for axis in AXES)
+    return jax.make_mesh(shape, AXES, devices=devices[:need], axis_types=(jax.sharding.AxisType.Explicit,) * len(AXES))
+
+
+def weight_spec(name: str) -> P:
+    return WEIGHTS[name]
+
+
+def gather_weight(w: jax.Array, name: str) -> jax.Array:
+    """The weight with its `fsdp` share gathered: the all-gather of FSDP, whose transpose scatters the gradient back."""
+    return jax.sharding.reshard(w, P(*(None if axis == "fsdp" else axis for axis in WEIGHTS[name])))
+
+
+def data_shard(mesh: jax.sharding.Mesh) -> tuple[int, int]:
+    """(index, count): this process feeds the index-th of `count` equal parts of every batch's rows.
+
+    Processes along the context and tensor axes hold the same rows and share an index.
+    """
+    rows = mesh.shape["data"] * mesh.shape["fsdp"]
+    by_row = mesh.devices.reshape(rows, -1)
+    mine = [r for r in range(rows) if any(d.process_index == jax.process_index() for d in by_row[r])]
+    even = mine == list(range(mine[0], mine[-1] + 1)) and mine[0] % len(mine) == 0
+    assert even, f"rows {mine} of a process are no even part"
+    return mine[0] // len(mine), rows // len(mine)
+
+
+def put_batch(batch: dict, mesh: jax.sharding.Mesh) -> dict:
+    """The rows of this process's data_shard, as numpy arrays, made global arrays [B, T] cut by TOKENS."""
+    sharding = NamedSharding(mesh, TOKENS)
+    if jax.process_count() == 1:
+        return jax.device_put(batch, sharding)
+    count = data_shard(mesh)[1]
+    place = lambda x: jax.make_array_from_process_local_data(sharding, x, (x.shape[0] * count, *x.shape[1:]))
+    return {name: place(x) for name, x in batch.items()}

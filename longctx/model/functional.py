@@ -1,0 +1,51 @@
+"""The model as pure functions of a nested dict of arrays: the only place that calls nnx.split and nnx.merge.
+
+`graph` is the hashable, static rest of the module. Everything runs under `jax.set_mesh(meshes.make(...))`.
+"""
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from longctx import meshes
+from longctx.config import AttentionConfig, ModelConfig, RopeConfig
+from longctx.loss import target_is_top, token_loss
+from longctx.model.transformer import Transformer
+from pallas_kernels.masks import Tokens
+
+
+def graph(config: ModelConfig, attention: AttentionConfig):
+    """The static part of the model. Costs a trace, no arrays."""
+    return nnx.split(jax.eval_shape(lambda key: Transformer(key, config, attention), jax.random.key(0)), graph=False)[0]
+
+
+def init(config: ModelConfig, attention: AttentionConfig, key):
+    """Parameters as a nested dict of arrays, each born in its sharding."""
+    return nnx.to_pure_dict(nnx.split(Transformer(key, config, attention), graph=False)[1])
+
+
+def hidden(graph, params, batch: dict, rope: RopeConfig | None = None):
+    """The merged model, and its hidden states BTD on a batch (see data.pipeline for what a batch holds)."""
+    model = nnx.merge(graph, params)
+    return model, model(batch["tokens"], Tokens(batch["positions"], batch["segments"]), rope)
+
+
+def nll(graph, params, batch: dict, rope: RopeConfig | None = None):
+    """Negative log-likelihood of each target in nats, float32 [B, T]; no array of logits exists."""
+    model, x = hidden(graph, params, batch, rope)
+    return token_loss(x, model.head_weight(), batch["targets"], model.config.logit_soft_cap)
+
+
+def predictions(graph, params, batch: dict, rope: RopeConfig | None = None):
+    """(nll, top): nats per target, and whether it is what greedy decoding would write; float32 and bool [B, T]."""
+    model, x = hidden(graph, params, batch, rope)
+    head = model.head_weight()
+    return token_loss(x, head, batch["targets"], model.config.logit_soft_cap), target_is_top(x, head, batch["targets"])
+
+
+def logits(graph, params, batch: dict, rope: RopeConfig | None = None):
+    """All logits, float32 [B, T, V]: for short inputs."""
+    model, x = hidden(graph, params, batch, rope)
+    logits = jnp.einsum("BTD,DV->BTV", x, model.head_weight(), preferred_element_type=jnp.float32,
+                        out_sharding=meshes.LOGITS)
+    cap = model.config.logit_soft_cap
+    return cap * jnp.tanh(logits / cap) if cap else logits

@@ -1,0 +1,23 @@
+"""The weights of the model and the one matmul that all its layers use. Everything here runs under `jax.set_mesh`."""
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from longctx import meshes
+
+
+def weight(key, name: str, shape, fan_in: int, dtype: str) -> nnx.Param:
+    """A truncated-normal weight of standard deviation fan_in^-0.5, born in the sharding meshes.WEIGHTS gives `name`."""
+    draw = jax.random.truncated_normal(key, -3, 3, shape, jnp.dtype(dtype), out_sharding=meshes.weight_spec(name))
+    return nnx.Param(draw * jnp.asarray(fan_in ** -0.5, dtype))
+
+
+def constant(value: float, name: str, shape, dtype: str) -> nnx.Param:
+    """A weight that starts at `value` everywhere."""
+    return nnx.Param(jnp.full(shape, value, dtype, out_sharding=meshes.weight_spec(name)))
+
+
+def project(einsum: str, x, w, name: str, out_spec):
+    """einsum(x, w) in x's dtype, the weight's fsdp share gathered first, the result cut by `out_spec`."""
+    w = meshes.gather_weight(jnp.asarray(w).astype(x.dtype), name)
+    return jnp.einsum(einsum, x, w, out_sharding=out_spec)

@@ -1,0 +1,60 @@
+"""A Llama-style decoder: pre-norm blocks of attention and SwiGLU, stacked and scanned."""
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from longctx import meshes
+from longctx.config import AttentionConfig, ModelConfig, RopeConfig
+from longctx.model.attention import Attention
+from longctx.model.embedding import Embedding
+from longctx.model.linear import weight
+from longctx.model.mlp import MLP
+from longctx.model.norm import RMSNorm
+from longctx.model.remat import checkpointed
+from longctx.positions import rope as rotary
+from pallas_kernels.masks import Tokens
+
+
+class Block(nnx.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, key, config: ModelConfig, attention: AttentionConfig):
+        attention_key, mlp_key = jax.random.split(key)
+        self.attention_norm = RMSNorm(config.embed, config.norm_eps, config.param_dtype)
+        self.attention = Attention(attention_key, config, attention)
+        self.mlp_norm = RMSNorm(config.embed, config.norm_eps, config.param_dtype)
+        self.mlp = MLP(mlp_key, config)
+
+    def __call__(self, x, tokens: Tokens, rope_table):
+        x = x + self.attention(self.attention_norm(x), tokens, rope_table)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Transformer(nnx.Module):
+    """Token ids to hidden states, and the head that turns those into logits. Block weights are stacked [L, ...]."""
+
+    def __init__(self, key, config: ModelConfig, attention: AttentionConfig):
+        embedding_key, blocks_key, head_key = jax.random.split(key, 3)
+        self.config = config
+        self.embedding = Embedding(embedding_key, config)
+        self.blocks = jax.vmap(lambda k: Block(k, config, attention))(jax.random.split(blocks_key, config.layers))
+        self.norm = RMSNorm(config.embed, config.norm_eps, config.param_dtype)
+        if not config.tied_head:
+            self.head = weight(head_key, "head", (config.embed, config.vocab_size), config.embed, config.param_dtype)
+
+    def __call__(self, tokens, where: Tokens, rope: RopeConfig | None = None):
+        """Hidden states BTD after the last norm; tokens int32 [B, T], `where` their positions and segments.
+
+        `rope` replaces the config's own, as the stages of a curriculum do.
+        """
+        config = self.config
+        rope_table = rotary.tables(where.positions, rope or config.rope, config.head_size)
+        body = checkpointed(lambda x, block: (block(x, where, rope_table), None), config.remat)
+        x, _ = jax.lax.scan(body, self.embedding(tokens), self.blocks)
+        return self.norm(x)
+
+    def head_weight(self):
+        """The output head [D, V] in the compute dtype, its fsdp share gathered."""
+        if self.config.tied_head:
+            return self.embedding.as_head()
+        return meshes.gather_weight(jnp.asarray(self.head).astype(self.config.dtype), "head")

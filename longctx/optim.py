@@ -1,0 +1,84 @@
+"""AdamW with a schedule per run and a treatment per stage, and global-norm clipping."""
+import jax
+import jax.numpy as jnp
+import optax
+
+from longctx.config import OptimConfig
+
+
+def cosine(config: OptimConfig, steps: int):
+    """Linear warm-up, then half a cosine to final_fraction of the peak."""
+    warmup = min(config.warmup_steps, max(steps - 1, 1))
+    return optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, max(steps, warmup + 1),
+                                              config.learning_rate * config.final_fraction)
+
+
+def linear(config: OptimConfig, steps: int):
+    """Linear warm-up, then a line to final_fraction of the peak."""
+    peak, warmup = config.learning_rate, min(config.warmup_steps, max(steps - 1, 1))
+    down = optax.linear_schedule(peak, peak * config.final_fraction, max(steps - warmup, 1))
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), down], [warmup])
+
+
+def constant(config: OptimConfig, steps: int):
+    """Linear warm-up, then the peak."""
+    return optax.linear_schedule(0.0, config.learning_rate, max(config.warmup_steps, 1))
+
+
+def warmup_stable_decay(config: OptimConfig, steps: int):
+    """Linear warm-up, the peak, and a line to final_fraction of it over the last fifth (MiniCPM's WSD)."""
+    peak, warmup, decay = config.learning_rate, config.warmup_steps, max(steps // 5, 1)
+    down = optax.linear_schedule(peak, peak * config.final_fraction, decay)
+    return optax.join_schedules([constant(config, steps), down], [max(steps - decay, warmup)])
+
+
+SCHEDULES = {"cosine": cosine, "linear": linear, "constant": constant, "wsd": warmup_stable_decay}
+
+
+def continued(schedule, stage, config: OptimConfig):
+    """The run's schedule goes on across the stage boundary."""
+    return schedule
+
+
+def rewarmed(schedule, stage, config: OptimConfig):
+    """The same, rising from 0 over warmup_steps again, or over a quarter of the stage if that is shorter."""
+    steps = max(1, min(config.warmup_steps, stage.steps // 4))
+    return lambda step: schedule(step) * jnp.clip((step - stage.first_step) / steps, 0.0, 1.0)
+
+
+LR_TREATMENTS = {"continue": continued, "rewarm": rewarmed}
+
+
+def learning_rate(config: OptimConfig, stages):
+    """step -> learning rate over all stages (data.curriculum.Stage), each with its own treatment and scale.
+
+    Steps count from 0. A schedule's time counts from 1, so that the first step already learns.
+    """
+    schedule = SCHEDULES[config.schedule](config, stages[-1].first_step + stages[-1].steps)
+    parts = [LR_TREATMENTS[stage.lr](schedule, stage, config) for stage in stages]
+
+    def rate(step):
+        value = jnp.float32(0.0)
+        for stage, part in zip(stages, parts, strict=True):
+            value = jnp.where(step >= stage.first_step, part(step + 1) * stage.lr_scale, value)
+        return value
+    return rate
+
+
+def optimizer(config: OptimConfig):
+    """The optax transformation for clipped gradients; its updates still have to be multiplied by the learning rate."""
+    undecayed = ("scale", "bq", "bk", "bv")
+    decays = lambda params: jax.tree.map_with_path(lambda path, _: path[-1].key not in undecayed, params)
+    return optax.chain(
+        optax.scale_by_adam(config.b1, config.b2, config.eps),
+        optax.add_decayed_weights(config.weight_decay, mask=decays),
+        optax.scale(-1.0))
+
+
+def clipped(grads, max_norm: float):
+    """(gradients scaled to a global norm of at most max_norm, the norm before); max_norm 0 leaves them alone."""
+    norm = optax.tree.norm(grads)
+    if not max_norm:
+        return grads, norm
+    factor = jnp.minimum(1.0, max_norm / jnp.maximum(norm, 1e-30))
+    return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads), norm

@@ -1,0 +1,1 @@
+"""Position methods: one file per family, every name in api.py."""

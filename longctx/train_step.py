@@ -1,0 +1,74 @@
+"""The training state, a nested dict of arrays (donated, checkpointed, restored anywhere), and the one jitted step."""
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+
+from longctx import loss, meshes, optim
+from longctx.config import Config, OptimConfig, RopeConfig
+from longctx.model import functional
+
+
+def init_state(config: Config, mesh) -> dict:
+    """Fresh state: params and optimiser moments, born in their sharding, and counters. `step` counts batches seen."""
+    with jax.set_mesh(mesh):
+        return jax.jit(lambda: _state(config))()
+
+
+def _state(config: Config) -> dict:
+    params = functional.init(config.model, config.attention, jax.random.key(config.seed))
+    zero = jnp.zeros((), jnp.int32)
+    return {"params": params, "moments": optim.optimizer(config.optim).init(params), "step": zero,
+            "skipped": zero, "skipped_in_a_row": zero}
+
+
+def abstract_state(config: Config, mesh):
+    """Shapes, dtypes and shardings of the state on `mesh`, with no array made: what a restore needs."""
+    with jax.set_mesh(mesh):
+        shapes = jax.eval_shape(lambda: _state(config))
+    spec = lambda x: x.sharding.spec if x.sharding else meshes.REPLICATED
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec(x))), shapes)
+
+
+def train_step(graph, config: OptimConfig, rate, rope: RopeConfig | None, state: dict, batch: dict):
+    """One step of AdamW on the weighted mean loss of a batch; rate: step -> learning rate.
+
+    Where the loss or the gradient norm is not finite, parameters and moments stay as they are and the step is counted
+    in `skipped`; the batch is spent all the same.
+
+    Returns:
+      (state, metrics): metrics are float32 or int32 scalars: loss (nats per token), grad_norm, learning_rate, weight
+      (sum of token weights), skipped, skipped_in_a_row.
+    """
+    def mean_loss(params):
+        return loss.weighted_mean(functional.nll(graph, params, batch, rope), batch["weights"])
+
+    value, grads = jax.value_and_grad(mean_loss)(state["params"])
+    grads, norm = optim.clipped(grads, config.clip_norm)
+    updates, moments = optim.optimizer(config).update(grads, state["moments"], state["params"])
+    lr = rate(state["step"])
+    params = jax.tree.map(lambda p, u: p + (lr * u).astype(p.dtype), state["params"], updates)
+    good = jnp.isfinite(value) & jnp.isfinite(norm)
+    keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+    bad = 1 - good.astype(jnp.int32)
+    state = {
+        "params": keep(params, state["params"]), "moments": keep(moments, state["moments"]), "step": state["step"] + 1,
+        "skipped": state["skipped"] + bad, "skipped_in_a_row": (state["skipped_in_a_row"] + bad) * bad}
+    metrics = {"loss": value, "grad_norm": norm, "learning_rate": lr, "weight": batch["weights"].sum(),
+               "skipped": state["skipped"], "skipped_in_a_row": state["skipped_in_a_row"]}
+    return state, metrics
+
+
+def compile_step(config: Config, rate, stage, mesh):
+    """The step of a data.curriculum.Stage, compiled ahead for its shapes: (state, batch) -> (state, metrics)."""
+    with jax.set_mesh(mesh):
+        graph = functional.graph(config.model, config.attention)
+        step = jax.jit(lambda state, batch: train_step(graph, config.optim, rate, stage.rope, state, batch),
+                       donate_argnums=0)
+        return step.lower(abstract_state(config, mesh), abstract_batch(stage, mesh)).compile()
+
+
+def abstract_batch(stage, mesh) -> dict:
+    shape, sharding = (stage.batch_size, stage.seq_len), NamedSharding(mesh, meshes.TOKENS)
+    names = {"tokens": jnp.int32, "targets": jnp.int32, "weights": jnp.float32,
+             "positions": jnp.int32, "segments": jnp.int32}
+    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, dtype in names.items()}

@@ -1,0 +1,191 @@
+import json
+
+import numpy as np
+import pytest
+
+from longctx.config import Config, DataConfig, StageConfig
+from longctx.data import curriculum, pipeline, rows, tokenizers
+from longctx.data.sources import Document
+from longctx.errors import UserError
+
+TOKENIZER = tokenizers.ByteTokenizer()
+SEQ_LEN, BATCH = 32, 4
+
+
+def documents(seed=0, count=60) -> list[Document]:
+    rng = np.random.default_rng(seed)
+    return [Document(str(i), rng.integers(32, 127, rng.integers(1, 80), np.uint8).tobytes()) for i in range(count)]
+
+
+def stage(index=0, seq_len=SEQ_LEN, batch=BATCH) -> curriculum.Stage:
+    stages = tuple(StageConfig(seq_len=seq_len, steps=10) for _ in range(index + 1))
+    return curriculum.plan(Config(batch_tokens=seq_len * batch, stages=stages))[index]
+
+
+def packed(index=0, seed=0, text_seed=0, **kwargs) -> rows.PackedRows:
+    texts, to = documents(text_seed), stage(index, **kwargs)
+    return pipeline.stage_rows(rows.tokenize(texts, TOKENIZER), texts, TOKENIZER, to, DataConfig(), seed)
+
+
+class Streams:
+    """Opens streams and closes them after the test."""
+
+    def __init__(self):
+        self.open = []
+
+    def __call__(self, index=0, seed=0, batch=BATCH, prefetch=8, packing=None, **kwargs):
+        of = stage(index, batch=batch)
+        self.open.append(pipeline.BatchStream(packing or packed(), of, seed, prefetch=prefetch, **kwargs))
+        return self.open[-1]
+
+
+@pytest.fixture
+def streams():
+    made = Streams()
+    yield made
+    for stream in made.open:
+        stream.close()
+
+
+def take(stream, count) -> list[pipeline.Batch]:
+    return [next(stream) for _ in range(count)]
+
+
+def assert_same(got, expected):
+    assert len(got) == len(expected) > 0
+    for one, other in zip(got, expected, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def keys(batches) -> list[bytes]:
+    """Every row as bytes."""
+    return [row.tobytes() for batch in batches for row in batch["tokens"]]
+
+
+def test_batches_have_the_shapes_and_types_of_a_step(streams):
+    for batch in take(streams(), 3):
+        assert {name: (array.shape, str(array.dtype)) for name, array in batch.items()} == {
+            "tokens": ((BATCH, SEQ_LEN), "int32"), "targets": ((BATCH, SEQ_LEN), "int32"),
+            "positions": ((BATCH, SEQ_LEN), "int32"), "segments": ((BATCH, SEQ_LEN), "int32"),
+            "weights": ((BATCH, SEQ_LEN), "float32")}
+        inside = (batch["segments"][:, :-1] == batch["segments"][:, 1:]) & (batch["segments"][:, 1:] > 0)
+        assert inside.any()
+        np.testing.assert_array_equal(batch["targets"][:, :-1][inside], batch["tokens"][:, 1:][inside])
+
+
+def test_an_epoch_holds_every_row_once_and_the_next_in_another_order(streams):
+    packing = packed()
+    stream = streams(batch=1, packing=packing)
+    first, second = (keys(take(stream, len(packing))) for _ in range(2))
+    everything = sorted(row.tobytes() for row in packing.gather(np.arange(len(packing)))["tokens"])
+    assert sorted(first) == sorted(second) == everything
+    assert first != second and first != everything
+
+
+def test_more_rows_in_a_batch_than_in_the_text(streams):
+    text = [Document("a", b"short")]
+    packing = pipeline.stage_rows(rows.tokenize(text, TOKENIZER), text, TOKENIZER, stage(), DataConfig())
+    assert len(packing) == 1
+    assert len(set(keys(take(streams(packing=packing), 3)))) == 1
+
+
+@pytest.mark.parametrize("prefetch", [0, 1, 8])
+@pytest.mark.parametrize("cut", [0, 1, 5, 17, 40])
+def test_resume_is_exact_at_any_cut(streams, prefetch, cut):
+    whole = take(streams(prefetch=8), 45)
+    stream = streams(prefetch=prefetch)
+    for _ in range(cut):
+        next(stream)
+    state = json.loads(json.dumps(stream.get_state()))
+    resumed = streams(prefetch=prefetch)
+    take(resumed, 2)                # a stream in use continues there as well as a fresh one
+    resumed.set_state(state)
+    assert resumed.get_state() == state
+    assert_same(take(resumed, 45 - cut), whole[cut:])
+    assert_same(take(stream, 45 - cut), whole[cut:])
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_the_process_count_does_not_change_the_global_batches(streams, count):
+    whole = take(streams(), 30)
+    parts = [take(streams(process_index=p, process_count=count), 30) for p in range(count)]
+    together = [{name: np.concatenate([batch[name] for batch in step]) for name in step[0]}
+                for step in zip(*parts, strict=True)]
+    assert_same(together, whole)
+
+
+def test_resume_with_another_process_count(streams):
+    whole = take(streams(), 20)
+    before = streams(process_index=1, process_count=2)
+    take(before, 7)
+    after = streams(process_index=3, process_count=4)
+    after.set_state(before.get_state())
+    assert_same(take(after, 13), [{name: array[3:] for name, array in batch.items()} for batch in whole[7:]])
+
+
+def test_rows_that_processes_cannot_share():
+    with pytest.raises(ValueError, match="Process 0 of 3 has no even part of 4 rows"):
+        pipeline.BatchStream(packed(), stage(), process_count=3)
+    with pytest.raises(ValueError, match="Process 2 of 2"):
+        pipeline.BatchStream(packed(), stage(), process_index=2, process_count=2)
+
+
+def test_seed_and_stage_choose_the_order_and_nothing_else_does(streams):
+    packing = packed()
+    orders = [keys(take(streams(index, seed, packing=packing), 10))
+              for index, seed in ((0, 0), (0, 1), (1, 0), (0, -1))]
+    assert len({tuple(order) for order in orders}) == 4
+    assert keys(take(streams(0, 0, prefetch=0), 10)) == orders[0]
+
+
+def test_transform_sees_every_batch(streams):
+    order = np.random.default_rng(0).permutation(SEQ_LEN)
+    plain, permuted = streams(), streams(transform=lambda batch: {k: v[:, order] for k, v in batch.items()})
+    assert_same(take(permuted, 5), [{k: v[:, order] for k, v in batch.items()} for batch in take(plain, 5)])
+
+
+def test_a_state_of_another_stage_or_text_is_refused(streams):
+    state = streams().get_state()
+    with pytest.raises(ValueError, match="state of stage 0"):
+        streams(1).set_state(state)
+    with pytest.raises(UserError, match="data.path.*--workdir") as error:
+        streams(packing=packed(text_seed=1)).set_state(state)
+    assert "\n" not in str(error.value)
+
+
+def test_passkey_tasks_are_their_share_of_the_tokens():
+    texts = [Document(str(i), b"x = 1\n" * 2000) for i in range(40)]
+    table = rows.tokenize(texts, TOKENIZER)
+    long = stage(seq_len=1024)
+    config = DataConfig(passkey_share=0.25)
+    mixed, again, other = (pipeline.stage_rows(table, texts, TOKENIZER, long, config, seed) for seed in (3, 3, 4))
+    assert mixed.table.fingerprint == again.table.fingerprint != other.table.fingerprint
+    assert (mixed.table.inputs.sum() - table.inputs.sum()) / mixed.table.inputs.sum() == pytest.approx(0.25, abs=0.01)
+    assert (mixed.table.inputs[len(texts):] <= 1024).all()       # no task is cut
+    question = np.frombuffer(b"What is the pass key?", np.uint8)
+    ids = mixed.gather(np.arange(len(mixed)))["tokens"]
+    found = (np.lib.stride_tricks.sliding_window_view(ids, len(question), axis=1) == question).all(-1).sum()
+    assert found == len(mixed.table.inputs) - len(texts) > 50
+
+
+@pytest.mark.parametrize("fields, reason", [
+    ({"passkey_share": -0.1}, "data.passkey_share=-0.1"), ({"passkey_share": 1.0}, "data.passkey_share=1.0"),
+    ({"passkey_share": 0.1}, "stages[0].seq_len=32"), ({"copy_share": 1.5}, "data.copy_share=1.5"),
+    ({"passkey_share": 0.5, "copy_share": 0.5}, "must leave room"), ({"prefetch": -1}, "data.prefetch=-1")])
+def test_settings_that_cannot_work(fields, reason):
+    with pytest.raises(UserError) as error:
+        pipeline.check(DataConfig(**fields), [stage()], TOKENIZER)
+    assert reason in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_length_that_check_names_works():
+    with pytest.raises(UserError) as error:
+        pipeline.check(DataConfig(passkey_share=0.5), [stage()], TOKENIZER)
+    needed = int(str(error.value).split("at least ")[1].split()[0])
+    long = stage(seq_len=needed)
+    pipeline.check(DataConfig(passkey_share=0.5), [long], TOKENIZER)
+    texts = documents()
+    half = DataConfig(passkey_share=0.5)
+    assert len(pipeline.stage_rows(rows.tokenize(texts, TOKENIZER), texts, TOKENIZER, long, half)) > 0

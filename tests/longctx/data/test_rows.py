@@ -1,0 +1,81 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from longctx.data import rows, tokenizers
+from longctx.data.packing import pack
+from longctx.data.sources import Document
+
+TOKENIZER = tokenizers.ByteTokenizer()
+
+
+def packed(texts: list[bytes], capacity: int) -> rows.PackedRows:
+    table = rows.tokenize([Document(str(i), text) for i, text in enumerate(texts)], TOKENIZER)
+    return rows.PackedRows(table, pack(table.inputs, capacity), TOKENIZER.pad)
+
+
+def pieces(batch):
+    """(row, segment, tokens, targets, positions) of every piece in a batch."""
+    for row in range(len(batch["tokens"])):
+        for segment in range(1, batch["segments"][row].max() + 1):
+            at = batch["segments"][row] == segment
+            yield row, segment, *(batch[name][row][at] for name in ("tokens", "targets", "positions"))
+
+
+@given(st.lists(st.binary(max_size=40), min_size=1, max_size=12), st.integers(1, 24))
+def test_every_next_token_is_predicted_exactly_once(texts, capacity):
+    packing = packed(texts, capacity)
+    batch = packing.gather(np.arange(len(packing)))
+    found = sorted((tokens.tolist(), targets.tolist()) for *_, tokens, targets, _ in pieces(batch))
+    expected = []
+    for text in texts:
+        ids = [256, *text, 257]
+        for start in range(0, len(ids) - 1, capacity):
+            end = min(start + capacity, len(ids) - 1)
+            expected.append((ids[start:end], ids[start + 1:end + 1]))
+    assert found == sorted(expected)
+
+
+@given(st.lists(st.binary(max_size=40), min_size=1, max_size=12), st.integers(1, 24))
+def test_targets_positions_segments_and_padding(texts, capacity):
+    packing = packed(texts, capacity)
+    batch = packing.gather(np.arange(len(packing)))
+    for name, array in batch.items():
+        assert array.shape == (len(packing), capacity)
+        assert array.dtype == (np.float32 if name == "weights" else np.int32)
+    for *_, tokens, targets, positions in pieces(batch):
+        np.testing.assert_array_equal(tokens[1:], targets[:-1])
+        np.testing.assert_array_equal(positions, np.arange(len(tokens)))
+    steps = np.diff(batch["segments"], axis=1)
+    padding = batch["segments"] == 0
+    assert ((steps >= 0) & (steps <= 1) | padding[:, 1:]).all() and (batch["segments"][:, 0] == 1).all()
+    assert (padding[:, :-1] <= padding[:, 1:]).all()        # padding comes last
+    np.testing.assert_array_equal(batch["weights"], ~padding)
+    assert (batch["tokens"][padding] == 258).all() and (batch["targets"][padding] == 258).all()
+    assert (batch["positions"][padding] == 0).all()
+    assert batch["weights"].sum() == sum(len(text) + 1 for text in texts)
+
+
+def test_any_rows_in_any_order_are_those_of_the_whole():
+    packing = packed([bytes([i]) * n for i, n in enumerate((5, 30, 9, 14, 2, 21))], 16)
+    whole = packing.gather(np.arange(len(packing)))
+    chosen = np.array([3, 0, 3, 1])
+    for name, array in packing.gather(chosen).items():
+        np.testing.assert_array_equal(array, whole[name][chosen])
+
+
+def test_a_text_read_back():
+    batch = packed([b"hello"], 8).gather(np.array([0]))
+    assert batch["tokens"].tolist() == [[256, *b"hello", 258, 258]]
+    assert batch["targets"].tolist() == [[*b"hello", 257, 258, 258]]
+
+
+def test_tables_join_and_the_fingerprint_sees_every_change():
+    one, two = (rows.tokenize([Document("a", text)], TOKENIZER) for text in (b"one", b"two!"))
+    both = rows.joined(one, two)
+    same = rows.tokenize([Document("a", b"one"), Document("b", b"two!")], TOKENIZER)
+    np.testing.assert_array_equal(both.ids, same.ids)
+    np.testing.assert_array_equal(both.starts, same.starts)
+    assert both.ids.dtype == np.uint16
+    assert both.fingerprint == same.fingerprint
+    assert len({table.fingerprint for table in (one, two, both, rows.joined(two, one))}) == 4

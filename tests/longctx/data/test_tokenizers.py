@@ -1,0 +1,121 @@
+import json
+
+import numpy as np
+import pytest
+
+from longctx.data import tokenizers
+from longctx.data.rows import tokenize
+from longctx.data.sources import Document
+from longctx.errors import UserError
+
+TEXT = "def f(x):\n    return x + 1  # naïve 😀\n" * 50
+
+
+def train(path, special=("<s>", "</s>", "<pad>"), change=None):
+    """A small byte-level BPE, saved as tokenizer.json."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=list(special), show_progress=False,
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator([TEXT], trainer)
+    if change:
+        change(tokenizer)
+    tokenizer.save(str(path))
+    return str(path)
+
+
+def message(call, *args) -> str:
+    with pytest.raises(UserError) as error:
+        call(*args)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_bytes_take_any_bytes():
+    tokenizer = tokenizers.load("bytes")
+    every = bytes(range(256))
+    ids = tokenizer.encode(every)
+    assert ids.dtype == np.int32 and ids.tolist() == list(range(256))
+    assert (tokenizer.vocab_size, tokenizer.bos, tokenizer.eos, tokenizer.pad) == (259, 256, 257, 258)
+    assert tokenizer.decode([256, *tokenizer.encode(TEXT.encode()), 257, 258]) == TEXT
+    assert tokenizer.decode(ids[120:132]).endswith("\ufffd")
+
+
+def test_file_round_trip(tmp_path):
+    tokenizer = tokenizers.load(train(tmp_path / "tokenizer.json"))
+    ids = tokenizer.encode(TEXT.encode())
+    assert ids.dtype == np.int32 and len(ids) < len(TEXT.encode()) / 2
+    assert tokenizer.decode([tokenizer.bos, *ids, tokenizer.eos]) == TEXT
+    assert (tokenizer.bos, tokenizer.eos, tokenizer.pad) == (0, 1, 2)
+    assert tokenizers.load(str(tmp_path)).vocab_size == tokenizer.vocab_size == ids.max() + 1
+    texts = [TEXT.encode()[:n] for n in (3, 30, 0, 25)]
+    for batch, text in zip(tokenizer.encode_batch(texts, list("abcd")), texts, strict=True):
+        np.testing.assert_array_equal(batch, tokenizer.encode(text))
+
+
+def test_long_batches_come_in_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizers, "BATCH_BYTES", 10)
+    tokenizer = tokenizers.load(train(tmp_path / "tokenizer.json"))
+    texts = [str(i).encode() for i in range(100)]
+    assert [tokenizer.decode(ids) for ids in tokenizer.encode_batch(texts, texts)] == [str(i) for i in range(100)]
+
+
+def test_settings_of_the_file_do_not_reach_the_data(tmp_path):
+    """Truncation, padding and a template with special tokens would silently lose or add tokens."""
+    from tokenizers import processors
+
+    def change(tokenizer):
+        tokenizer.enable_truncation(4)
+        tokenizer.enable_padding(length=64, pad_id=2, pad_token="<pad>")
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
+
+    plain = tokenizers.load(train(tmp_path / "plain.json"))
+    changed = tokenizers.load(train(tmp_path / "changed.json", change=change))
+    for text in (b"", TEXT.encode()):
+        np.testing.assert_array_equal(changed.encode(text), plain.encode(text))
+
+
+def test_special_tokens_inside_a_document_are_text(tmp_path):
+    tokenizer = tokenizers.load(train(tmp_path / "tokenizer.json"))
+    ids = tokenizer.encode(b"a</s>b<s>")
+    assert not set(ids.tolist()) & {0, 1, 2}
+    assert tokenizer.decode(ids) == "a</s>b<s>"
+
+
+def test_missing_bos_and_pad_are_eos(tmp_path):
+    tokenizer = tokenizers.load(train(tmp_path / "tokenizer.json", special=["x", "<|endoftext|>"]))
+    assert tokenizer.bos == tokenizer.eos == tokenizer.pad == 1
+
+
+def test_no_eos(tmp_path):
+    text = message(tokenizers.load, train(tmp_path / "tokenizer.json", special=["<s>"]))
+    assert "data.tokenizer" in text and "</s>" in text
+
+
+def test_only_token_mode_names_a_file_that_is_not_utf8(tmp_path):
+    documents = [Document("good.txt", b"fine"), Document("dir/latin.txt", "caf\xe9".encode("latin-1"))]
+    byte_table = tokenize(documents, tokenizers.load("bytes"))
+    assert byte_table.ids.tolist()[-5:] == [*b"caf\xe9", 257]
+    text = message(tokenize, documents, tokenizers.load(train(tmp_path / "tokenizer.json")))
+    assert "'dir/latin.txt' is not UTF-8 at byte 3 (0xe9)" in text and "data.tokenizer='bytes'" in text
+
+
+def test_missing_and_broken_files(tmp_path):
+    assert str(tmp_path / "none.json") in message(tokenizers.load, str(tmp_path / "none.json"))
+    assert "neither 'bytes' nor a tokenizer.json" in message(tokenizers.load, "byte")
+    assert "data.tokenizer=''" in message(tokenizers.load, "")
+    for data in (b"", b"\xff\xfe", b"{", b"[]", b"{}", b"[" * 100_000, json.dumps({"model": {"type": "BPE"}}).encode()):
+        path = tmp_path / "tokenizer.json"
+        path.write_bytes(data)
+        text = message(tokenizers.load, str(path))
+        assert "is not a tokenizer.json" in text and str(path) in text and len(text) < 600
+
+
+def test_vocabulary_larger_than_the_model():
+    tokenizer = tokenizers.load("bytes")
+    tokenizers.check_vocabulary(tokenizer, 259)
+    text = message(tokenizers.check_vocabulary, tokenizer, 258)
+    assert "model.vocab_size=258" in text and "259" in text and "264 works" in text

@@ -1,0 +1,84 @@
+"""Batches of evaluation: fixed shapes, nothing lost or mixed up on the way there and back."""
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from longctx.evals import batches
+from longctx.evals.batches import LongDocument, Piece, Prediction
+
+BOS, EOS, PAD = 256, 257, 258
+
+
+def echo(batch):
+    """A predictor whose loss is 1000 * position + target, NaN on padding, and that gets even targets right."""
+    losses = batch["positions"] * 1000.0 + batch["targets"]
+    return Prediction(np.where(batch["segments"] > 0, losses, np.nan).astype(np.float32), batch["targets"] % 2 == 0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=3), min_size=1, max_size=40))
+def test_every_prediction_comes_back_to_its_piece(sizes):
+    rng = np.random.default_rng(0)
+    rows = [[Piece(*rng.integers(0, 256, (2, n)).astype(np.int32)) for n in row] for row in sizes]
+    shapes = set()
+
+    def predictor(batch):
+        shapes.add(batch["tokens"].shape)
+        assert all(batch[name].dtype == np.int32 for name in ("tokens", "targets", "positions", "segments"))
+        np.testing.assert_array_equal(batch["weights"] > 0, batch["segments"] > 0)
+        return echo(batch)
+
+    results = batches.score(predictor, rows, 1024, PAD)
+    assert shapes == {(batches.rows_at(1024), 1024)}
+    for row, predictions in zip(rows, results, strict=True):
+        for piece, (nll, top) in zip(row, predictions, strict=True):
+            np.testing.assert_array_equal(nll, np.arange(len(piece.inputs)) * 1000.0 + piece.targets)
+            np.testing.assert_array_equal(top, piece.targets % 2 == 0)
+
+
+def test_pieces_of_a_row_are_separate_segments():
+    seen = {}
+    pieces = [Piece(np.arange(3, dtype=np.int32), np.arange(1, 4, dtype=np.int32)) for _ in range(2)]
+    batches.score(lambda batch: seen.update(batch) or echo(batch), [pieces], 8, PAD)
+    np.testing.assert_array_equal(seen["segments"][0], [1, 1, 1, 2, 2, 2, 0, 0])
+    np.testing.assert_array_equal(seen["positions"][0], [0, 1, 2, 0, 1, 2, 0, 0])
+    np.testing.assert_array_equal(seen["tokens"][0, -2:], [PAD, PAD])
+
+
+@pytest.mark.parametrize("wrong", ["nll", "top"])
+def test_a_predictor_of_another_shape_is_refused(wrong):
+    piece = Piece(np.zeros(4, np.int32), np.zeros(4, np.int32))
+    with pytest.raises(AssertionError, match="predictor gave"):
+        batches.score(lambda batch: echo(batch)._replace(**{wrong: np.zeros((1, 8))}), [[piece]], 8, PAD)
+
+
+@settings(max_examples=60, deadline=None)
+@given(length=st.integers(2, 9000), targets=st.integers(2, 60_000), seed=st.integers(0, 99))
+def test_windows_do_not_overlap_and_targets_follow_inputs(length, targets, seed):
+    document = LongDocument(np.arange(targets + 1, dtype=np.int32), targets)
+    if targets < length:
+        return
+    windows = batches.windows(document, length, -1, np.random.default_rng(seed))
+    assert 1 <= len(windows) <= max(1, batches.WINDOW_TOKENS // length)
+    for inputs, follow in windows:
+        assert len(inputs) == len(follow) == length and inputs[0] == -1
+        np.testing.assert_array_equal(inputs[1:], follow[:-1])          # ids are their own positions here
+    starts = [follow[0] for _, follow in windows]
+    assert (np.diff(starts) >= length).all() and starts[0] >= 1 and windows[-1].targets[-1] <= targets
+
+
+def test_the_same_documents_serve_all_lengths(byte_tokenizer, document):
+    documents = [document(n) for n in (50, 3000, 70, 4000, 300, 2500, 90)]
+    chosen = batches.long_documents(documents, byte_tokenizer, (64, 1024, 9999), 2, seed=3)
+    assert [len(chosen[length]) for length in (64, 1024, 9999)] == [2, 2, 0]
+    assert [d.size for d in chosen[64]] == [d.size for d in chosen[1024]]
+    ids = chosen[64][0].ids
+    assert ids[0] == BOS and ids[-1] == EOS and len(ids) == chosen[64][0].size + 2
+
+
+def test_mean_and_error():
+    assert batches.mean_and_error([]) == (None, None)
+    assert batches.mean_and_error([2.0]) == (2.0, None)
+    assert batches.mean_and_error([1.0, 3.0]) == (2.0, 1.0)
+    assert batches.mean_and_error([1.0, np.nan]) == (None, None)

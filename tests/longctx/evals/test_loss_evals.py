@@ -1,0 +1,113 @@
+"""Loss by position and gain from context, on predictors whose answer is known in closed form."""
+import json
+import math
+
+import numpy as np
+import pytest
+
+from longctx.config import EvalConfig
+from longctx.data.sources import Document
+from longctx.evals import by_position, context_gain
+from longctx.evals.batches import Prediction
+
+LENGTHS = (256, 1024, 4096)
+CONFIG = EvalConfig(documents=3)
+
+
+def model(nll):
+    """A predictor from a function batch -> loss; these tasks do not ask what the top choice is."""
+    def predictor(batch):
+        losses = np.asarray(nll(batch), np.float32)
+        return Prediction(losses, np.zeros(losses.shape, bool))
+    return predictor
+
+
+@model
+def falling(batch):
+    """A model whose loss falls by 0.1 nat per doubling of the context."""
+    return 3 - 0.1 * np.log2(batch["positions"] + 1)
+
+
+@model
+def by_token(batch):
+    return batch["targets"]
+
+
+@pytest.fixture
+def documents(document):
+    return [document(n, seed) for seed, n in enumerate((9000, 5000, 100, 6000, 2000, 7000))]
+
+
+def strict(result):
+    return json.loads(json.dumps(result, allow_nan=False))
+
+
+def test_by_position_finds_the_slope(documents, byte_tokenizer):
+    result = strict(by_position.run(falling, documents, byte_tokenizer, CONFIG, LENGTHS, 0))
+    for record, length in zip(result["lengths"], LENGTHS, strict=True):
+        edges = record["edges"]
+        assert record["length"] == length == edges[-1] and record["documents"] == 3 and edges == sorted(set(edges))
+        assert len(record["loss"]) == len(record["error"]) == len(edges) - 1
+        for low, high, loss, error in zip(edges, edges[1:], record["loss"], record["error"], strict=False):
+            assert loss == pytest.approx(np.mean(3 - 0.1 * np.log2(np.arange(low, high) + 1)), abs=1e-4)
+            assert error == pytest.approx(0, abs=1e-4)
+    shortest = result["lengths"][0]
+    assert shortest["bits_per_byte"] == pytest.approx(shortest["mean"] / math.log(2), rel=1e-3)
+
+
+def test_errors_are_over_documents(documents, byte_tokenizer):
+    """A loss that differs by document and not inside it: the error is that of 3 documents, not of 24 windows."""
+    @model
+    def by_text(batch):
+        return np.broadcast_to(batch["targets"][:, 5:6] % 3, batch["tokens"].shape)
+
+    same = [Document(d.name, bytes([97 + i]) * len(d.text)) for i, d in enumerate(documents)]
+    record = by_position.run(by_text, same, byte_tokenizer, CONFIG, (1024,), 0)["lengths"][0]
+    assert record["windows"] > record["documents"] == 3
+    possible = [np.std(v, ddof=1) / math.sqrt(3) for v in ((0, 1, 2), (0, 0, 1), (0, 0, 2), (1, 1, 2), (0, 0, 0))]
+    assert min(abs(record["error"][0] - value) for value in possible) < 1e-4
+
+
+def test_gain_is_that_of_the_same_tokens(documents, byte_tokenizer):
+    result = strict(context_gain.run(falling, documents, byte_tokenizer, CONFIG, LENGTHS, 0))
+    for record, length in zip(result["lengths"], LENGTHS, strict=True):
+        assert record["contexts"][-1] == length and record["gain"][-1] == 0
+        k = record["scored"]
+        expected = [np.mean(3 - 0.1 * np.log2(np.arange(c - k, c) + 1)) for c in record["contexts"]]
+        assert record["loss"] == pytest.approx(expected, abs=1e-4)
+        assert record["gain"] == pytest.approx(np.array(expected) - expected[-1], abs=1e-4)
+
+
+def test_every_context_scores_the_same_targets(documents, byte_tokenizer):
+    """A predictor that looks at nothing but the target must gain exactly nothing."""
+    result = context_gain.run(by_token, documents, byte_tokenizer, CONFIG, LENGTHS, 0)
+    for record in result["lengths"]:
+        assert record["gain"] == [0.0] * len(record["contexts"]) and record["error"] == [0.0] * len(record["contexts"])
+
+
+@pytest.mark.parametrize("length", [2, 3, 100, 128, 255, 256, 257, 1000, 8192])
+def test_contexts_fit_in_one_row(length):
+    contexts = context_gain.contexts_at(length)
+    assert contexts == sorted(contexts) and contexts[-1] == length and len(contexts) >= 2
+    assert sum(contexts[:-1]) <= length
+    assert contexts[0] >= min(128, length // 2)
+
+
+@pytest.mark.parametrize("task", [by_position, context_gain])
+def test_a_length_without_documents_says_so(task, documents, byte_tokenizer):
+    result = strict(task.run(falling, documents, byte_tokenizer, CONFIG, (256, 1 << 20), 0))
+    assert result["lengths"][0]["documents"] == 3
+    assert result["lengths"][1] == {"length": 1 << 20, "documents": 0, "windows": 0,
+                                    "reason": "no held-out document is that long"}
+
+
+@pytest.mark.parametrize("task", [by_position, context_gain])
+def test_repeatable_and_seeded(task, documents, byte_tokenizer):
+    runs = [task.run(by_token, documents, byte_tokenizer, CONFIG, (256,), seed) for seed in (0, 0, 1)]
+    assert runs[0] == runs[1] != runs[2]
+
+
+@pytest.mark.parametrize("task", [by_position, context_gain])
+def test_a_broken_model_gives_valid_json(task, documents, byte_tokenizer):
+    result = strict(task.run(model(lambda b: b["targets"] * np.nan), documents, byte_tokenizer, CONFIG, (256,), 0))
+    assert set(result["lengths"][0]["loss"]) == {None}

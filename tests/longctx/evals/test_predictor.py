@@ -1,0 +1,39 @@
+import jax
+import numpy as np
+import pytest
+
+from longctx import meshes, train_step
+from longctx.config import AttentionConfig, Config, MeshConfig, ModelConfig, RopeConfig
+from longctx.evals.predictor import predictor
+from longctx.model import functional
+from tests.helpers import packed
+
+MODEL = ModelConfig(vocab_size=32, layers=1, embed=16, mlp=32, heads=2, key_heads=2, head_size=8, dtype="float32")
+
+
+@pytest.mark.parametrize("mesh_config, layout", [
+    (MeshConfig(), "zigzag"), (MeshConfig(data=2, context=2, tensor=2), "zigzag"), (MeshConfig(context=4), "striped")])
+def test_predictions_are_those_of_the_logits_on_any_mesh(mesh_config, layout):
+    """Five rows of 37 tokens divide by no mesh here: rows and columns are padded, laid out, and put back."""
+    where, rng = packed(1, 5, 37), np.random.default_rng(0)
+    ids = lambda: rng.integers(0, 32, (5, 37)).astype(np.int32)
+    batch = {"tokens": ids(), "targets": ids(), "positions": np.asarray(where.positions),
+             "segments": np.asarray(where.segments)}
+    config = Config(model=MODEL, mesh=mesh_config, attention=AttentionConfig(layout=layout))
+    rope, one = RopeConfig(base=500.0), meshes.make(MeshConfig())
+    logits = all_logits(Config(model=MODEL), one, batch, rope)
+    batch["targets"][0] = logits[0].argmax(-1)
+    mesh = meshes.make(mesh_config)
+    got = predictor(config, mesh, train_step.init_state(config, mesh)["params"], rope)(
+        {**batch, "weights": np.ones((5, 37), np.float32)})
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    np.testing.assert_allclose(got.nll, -np.take_along_axis(log_p, batch["targets"][..., None], -1)[..., 0], atol=1e-4)
+    np.testing.assert_array_equal(got.top, batch["targets"] == logits.argmax(-1))
+    assert got.top[0].all() and not got.top.all()
+
+
+def all_logits(config, mesh, batch, rope):
+    params = train_step.init_state(config, mesh)["params"]
+    with jax.set_mesh(mesh):
+        graph = functional.graph(config.model, config.attention)
+        return np.asarray(functional.logits(graph, params, meshes.put_batch(batch, mesh), rope), np.float64)

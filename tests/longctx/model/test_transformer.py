@@ -1,0 +1,151 @@
+"""The decoder against an independent dense one in numpy; the same numbers on every mesh, under every remat policy."""
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from longctx import layouts, loss, meshes
+from longctx.config import AttentionConfig, MeshConfig, ModelConfig, RopeConfig
+from longctx.model import functional
+from longctx.model.remat import POLICIES
+from longctx.positions import api as positions
+from pallas_kernels import masks
+from tests.helpers import assert_close, packed
+
+TINY = ModelConfig(vocab_size=32, layers=2, embed=32, mlp=48, heads=4, key_heads=2, head_size=8, dtype="float32")
+VARIANTS = {
+    "plain": TINY,
+    "everything": dataclasses.replace(TINY, qk_norm=True, qkv_bias=True, tied_head=True, logit_soft_cap=5.0,
+                                      attention_soft_cap=4.0, mask="causal & window(7)", rope=RopeConfig(base=500.0)),
+}
+
+
+def batch(B=4, T=32, V=32, seed=0):
+    rng = np.random.default_rng(seed)
+    where = packed(seed, B, T, mean=20)
+    return {"tokens": rng.integers(0, V, (B, T)).astype(np.int32),
+            "targets": rng.integers(0, V, (B, T)).astype(np.int32),
+            "weights": np.asarray(where.segments > 0, np.float32),
+            "positions": np.asarray(where.positions), "segments": np.asarray(where.segments)}
+
+
+@functools.cache
+def setup(config: ModelConfig, mesh_config: MeshConfig, layout="contiguous"):
+    mesh, attention = meshes.make(mesh_config), AttentionConfig(layout=layout)
+    with jax.set_mesh(mesh):
+        params = jax.jit(lambda: functional.init(config, attention, jax.random.key(0)))()
+        biased = jax.tree.map_with_path(lambda path, x: x + 0.1 if path[-1].key in ("bq", "bk", "bv") else x, params)
+        return mesh, functional.graph(config, attention), biased
+
+
+def nll_and_grads(config, mesh_config, data, layout="contiguous"):
+    mesh, graph, params = setup(config, mesh_config, layout)
+    order = layouts.permutation(layout, data["tokens"].shape[1], mesh_config.context)
+    placed = meshes.put_batch(layouts.apply(data, order), mesh)
+
+    def mean(params):
+        nll = functional.nll(graph, params, placed)
+        return loss.weighted_mean(nll, placed["weights"]), nll
+    with jax.set_mesh(mesh):
+        (_, nll), grads = jax.jit(jax.value_and_grad(mean, has_aux=True))(params)
+    return np.asarray(nll)[:, layouts.inverse(order)], jax.tree.map(np.asarray, grads)
+
+
+def dense(config: ModelConfig, params, data):
+    """Logits [B, T, V] in float64 numpy, written from the paper rather than from the modules."""
+    p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    norm = lambda x, scale: x / np.sqrt((x * x).mean(-1, keepdims=True) + config.norm_eps) * scale
+    cap = lambda x, c: c * np.tanh(x / c) if c else x
+    inv_freq, _ = positions.frequencies(config.rope, config.head_size)
+    turn = np.exp(1j * data["positions"][..., None, None] * inv_freq)
+
+    def rotate(x):
+        half = config.head_size // 2
+        z = (x[..., :half] + 1j * x[..., half:]) * turn
+        return np.concatenate([z.real, z.imag], -1)
+    where = masks.Tokens(*(jnp.asarray(data[n]) for n in ("positions", "segments")))
+    see = np.asarray(masks.visible(masks.parse(config.mask) & masks.Segments(), where, where))[:, None]
+    x = p["embedding"]["table"][data["tokens"]] * config.embed ** 0.5
+    for i in range(config.layers):
+        b = jax.tree.map(lambda w, i=i: w[i], p["blocks"])
+        a, h = b["attention"], norm(x, b["attention_norm"]["scale"])
+        q, k, v = (np.einsum("BTD,DNH->BTNH", h, a[w]) + (a["b" + w[1]] if config.qkv_bias else 0)
+                   for w in ("wq", "wk", "wv"))
+        if config.qk_norm:
+            q, k = norm(q, a["q_norm"]["scale"]), norm(k, a["k_norm"]["scale"])
+        k, v = (np.repeat(y, config.heads // config.key_heads, axis=2) for y in (rotate(k), v))
+        s = cap(np.einsum("BTNH,BSNH->BNTS", rotate(q), k) / config.head_size ** 0.5, config.attention_soft_cap)
+        w = np.where(see, np.exp(s), 0)
+        w = w / np.maximum(w.sum(-1, keepdims=True), 1e-300)
+        x = x + np.einsum("BNTS,BSNH,NHD->BTD", w, v, a["wo"], optimize=True)
+        h = norm(x, b["mlp_norm"]["scale"])
+        gate = h @ b["mlp"]["gate"]
+        x = x + (gate / (1 + np.exp(-gate)) * (h @ b["mlp"]["up"])) @ b["mlp"]["down"]
+    x = norm(x, p["norm"]["scale"])
+    return cap(x @ (p["embedding"]["table"].T if config.tied_head else p["head"]), config.logit_soft_cap)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_decoder_is_what_the_paper_says(variant):
+    config, data = VARIANTS[variant], batch()
+    mesh, graph, params = setup(config, MeshConfig())
+    want = dense(config, params, data)
+    with jax.set_mesh(mesh):
+        placed = meshes.put_batch(data, mesh)
+        logits = jax.jit(lambda p: functional.logits(graph, p, placed))(params)
+        nll = jax.jit(lambda p: functional.nll(graph, p, placed))(params)
+    assert_close(logits, want, "float32", 1000)
+    log_p = want - np.log(np.exp(want).sum(-1, keepdims=True))
+    assert_close(nll, -np.take_along_axis(log_p, data["targets"][..., None], -1)[..., 0], "float32", 1000)
+
+
+@pytest.mark.canary
+@pytest.mark.parametrize("mesh_config, layout", [
+    (MeshConfig(data=2, fsdp=2, tensor=2), "contiguous"), (MeshConfig(context=4, fsdp=2), "zigzag"),
+    (MeshConfig(fsdp=2, context=2, tensor=2), "striped")])
+def test_every_mesh_gives_the_same_losses_and_gradients(mesh_config, layout):
+    config, data = VARIANTS["everything"], batch()
+    got, want = nll_and_grads(config, mesh_config, data, layout), nll_and_grads(config, MeshConfig(), data)
+    assert_close(got, want, "float32", 1000)
+
+
+@pytest.mark.parametrize("policy", [name for name in POLICIES if name != "none"])
+def test_remat_changes_no_gradient(policy):
+    got = nll_and_grads(dataclasses.replace(TINY, remat=policy), MeshConfig(), batch())
+    assert_close(got, nll_and_grads(dataclasses.replace(TINY, remat="none"), MeshConfig(), batch()), "float32", 1000)
+
+
+def test_parameters_are_born_in_their_shardings():
+    _, _, params = setup(TINY, MeshConfig(fsdp=2, tensor=2))
+    for path, x in jax.tree_util.tree_leaves_with_path(params):
+        spec = tuple(meshes.weight_spec(path[-1].key))
+        spec = (None, *spec) if path[0].key == "blocks" else spec
+        assert tuple(x.sharding.spec) == spec, path
+
+
+def test_a_packed_batch_is_the_mean_over_its_documents_alone():
+    """Loss and gradients of packed rows = token-weighted mean over unpacked documents: no document sees another."""
+    data = batch(B=2, T=48)
+    nll, grads = nll_and_grads(TINY, MeshConfig(), data)
+    total, sums = 0.0, None
+    for row in range(2):
+        for segment in range(1, data["segments"][row].max() + 1):
+            at = data["segments"][row] == segment
+            n = int(at.sum())
+            alone = {name: np.pad(x[row, at], (0, 48 - n))[None].repeat(2, 0) for name, x in data.items()}
+            alone_nll, alone_grads = nll_and_grads(TINY, MeshConfig(), alone)
+            np.testing.assert_allclose(alone_nll[0, :n], nll[row, at], rtol=1e-4, atol=1e-5)
+            weighted = jax.tree.map(lambda g, n=n: g * n, alone_grads)
+            sums = weighted if sums is None else jax.tree.map(np.add, sums, weighted)
+            total += n
+    assert_close(grads, jax.tree.map(lambda g: g / total, sums), "float32", 1000)
+
+
+def test_bfloat16_compute_stays_near_float32():
+    data = batch()
+    exact, _ = nll_and_grads(TINY, MeshConfig(), data)
+    rounded, _ = nll_and_grads(dataclasses.replace(TINY, dtype="bfloat16"), MeshConfig(), data)
+    assert abs((exact - rounded)[data["weights"] > 0].mean()) < 0.01

@@ -1,0 +1,112 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from longctx import meshes, optim, train_step
+from longctx.config import Config, MeshConfig, ModelConfig, OptimConfig, StageConfig
+from longctx.data import curriculum
+
+CONFIG = Config(batch_tokens=64, stages=(StageConfig(seq_len=32, steps=10),), optim=OptimConfig(warmup_steps=2),
+                model=ModelConfig(vocab_size=32, layers=1, embed=16, mlp=32, heads=2, key_heads=2, head_size=8,
+                                  dtype="float32"))
+
+
+@functools.cache
+def compiled(config=CONFIG):
+    mesh, stages = meshes.make(config.mesh), curriculum.plan(config)
+    return mesh, train_step.compile_step(config, optim.learning_rate(config.optim, stages), stages[0], mesh)
+
+
+def batch(mesh, seed=0, weight=1.0):
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(0, 32, (2, 33)).astype(np.int32)
+    where = np.tile(np.arange(32, dtype=np.int32), (2, 1))
+    return meshes.put_batch({"tokens": tokens[:, :-1], "targets": tokens[:, 1:],
+                             "weights": np.full((2, 32), weight, np.float32),
+                             "positions": where, "segments": np.ones_like(where)}, mesh)
+
+
+def test_the_loss_falls_on_one_batch_and_metrics_are_what_they_say():
+    mesh, step = compiled()
+    state, losses = train_step.init_state(CONFIG, mesh), []
+    for _ in range(8):
+        state, metrics = step(state, batch(mesh))
+        losses.append(float(metrics["loss"]))
+    assert losses[0] == pytest.approx(np.log(32), rel=0.2) and losses[-1] < losses[1] < losses[0]
+    assert int(state["step"]) == 8 and float(metrics["weight"]) == 64 and int(metrics["skipped"]) == 0
+    assert float(metrics["learning_rate"]) == pytest.approx(float(optim.cosine(CONFIG.optim, 10)(8)))
+
+
+@pytest.mark.canary
+def test_a_step_that_is_not_finite_changes_nothing_but_the_counters():
+    mesh, step = compiled()
+    state = train_step.init_state(CONFIG, mesh)
+    state, _ = step(state, batch(mesh))
+    before = jax.tree.map(np.asarray, {name: state[name] for name in ("params", "moments")})
+    for k in (1, 2):
+        state, metrics = step(state, batch(mesh, weight=np.nan))
+        assert (int(metrics["skipped"]), int(metrics["skipped_in_a_row"])) == (k, k)
+    jax.tree.map(np.testing.assert_array_equal, {name: state[name] for name in before}, before)
+    state, metrics = step(state, batch(mesh))
+    assert np.isfinite(metrics["loss"]) and int(metrics["skipped"]) == 2 and int(metrics["skipped_in_a_row"]) == 0
+    assert int(state["step"]) == 4
+
+
+def test_all_weights_zero_is_a_step_of_zero_loss():
+    mesh, step = compiled()
+    _, metrics = step(train_step.init_state(CONFIG, mesh), batch(mesh, weight=0.0))
+    assert float(metrics["loss"]) == 0.0 and float(metrics["grad_norm"]) == 0.0
+
+
+@pytest.mark.parametrize("mesh_config", [MeshConfig(), MeshConfig(fsdp=2, tensor=2)])
+def test_abstract_state_is_the_state(mesh_config):
+    config = dataclasses.replace(CONFIG, mesh=mesh_config)
+    mesh = meshes.make(mesh_config)
+    state, abstract = train_step.init_state(config, mesh), train_step.abstract_state(config, mesh)
+    same = lambda x, a: x.shape == a.shape and x.dtype == a.dtype and x.sharding.is_equivalent_to(a.sharding, x.ndim)
+    assert all(jax.tree.leaves(jax.tree.map(same, state, abstract)))
+
+
+def test_every_mesh_starts_from_the_same_parameters():
+    one = train_step.init_state(CONFIG, meshes.make(MeshConfig()))["params"]
+    cut = dataclasses.replace(CONFIG, mesh=MeshConfig(fsdp=2, tensor=2))
+    jax.tree.map(np.testing.assert_array_equal, one, train_step.init_state(cut, meshes.make(cut.mesh))["params"])
+
+
+def test_clipping_scales_to_the_limit_and_reports_the_norm_before():
+    grads = {"a": jnp.array([3.0, 4.0])}
+    clipped, norm = optim.clipped(grads, 1.0)
+    assert float(norm) == 5.0 and np.allclose(clipped["a"], [0.6, 0.8])
+    assert np.array_equal(optim.clipped(grads, 10.0)[0]["a"], grads["a"]) and optim.clipped(grads, 0.0)[0] is grads
+
+
+@pytest.mark.parametrize("name", optim.SCHEDULES)
+def test_schedules_warm_up_reach_the_peak_and_end_where_they_say(name):
+    config = OptimConfig(learning_rate=2.0, warmup_steps=10, final_fraction=0.1, schedule=name)
+    rate = [float(optim.SCHEDULES[name](config, 100)(s)) for s in range(101)]
+    assert rate[0] == 0.0 and rate[10] == pytest.approx(2.0) and max(rate) == pytest.approx(2.0)
+    assert rate[100] == pytest.approx(2.0 if name == "constant" else 0.2)
+
+
+def test_learning_rate_over_stages():
+    config = dataclasses.replace(CONFIG, optim=OptimConfig(warmup_steps=20), stages=(
+        StageConfig(seq_len=32, steps=50), StageConfig(seq_len=64, steps=50, lr="rewarm", lr_scale=0.5)))
+    stages = curriculum.plan(config)
+    plain = optim.cosine(config.optim, 100)
+    rate = optim.learning_rate(config.optim, stages)
+    assert float(rate(30)) == pytest.approx(float(plain(31)))
+    assert float(rate(90)) == pytest.approx(0.5 * float(plain(91)))
+    assert float(rate(50)) == pytest.approx(0.5 * float(plain(51)) / 12)          # a quarter of 50 steps
+    assert float(rate(0)) > 0
+
+
+def test_norms_and_biases_are_not_decayed():
+    params = {"norm": {"scale": jnp.ones(3)}, "attention": {"wq": jnp.ones(3), "bq": jnp.ones(3)}}
+    tx = optim.optimizer(OptimConfig(weight_decay=0.5))
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    assert np.allclose(updates["attention"]["wq"], -0.5)
+    assert not np.any(updates["norm"]["scale"]) and not np.any(updates["attention"]["bq"])
