@@ -1,0 +1,174 @@
+"""What can be known to be wrong with a run before a device is touched: one UserError for the most basic problem.
+
+First what the settings alone say, then the names that jax modules know, then the data, then the workdir.
+"""
+import dataclasses
+import math
+import operator
+import os
+import pathlib
+from typing import NamedTuple
+
+from experiments import config as configs
+from longctx import layouts, run_identity
+from longctx.config import Config
+from longctx.data import curriculum, pipeline, sources, tokenizers
+from longctx.errors import UserError, unknown_name
+from longctx.positions import api as positions
+
+DTYPES = ("bfloat16", "float32")
+AXES = ("data", "fsdp", "context", "tensor")
+
+AT_LEAST = {
+    "seed": 0,
+    "model.vocab_size": 1, "model.layers": 1, "model.embed": 1, "model.mlp": 1, "model.heads": 1, "model.key_heads": 1,
+    "model.head_size": 4, "model.logit_soft_cap": 0, "model.attention_soft_cap": 0,
+    "mesh.data": 1, "mesh.fsdp": 1, "mesh.context": 1, "mesh.tensor": 1, "mesh.simulate": 0,
+    "optim.learning_rate": 0, "optim.warmup_steps": 0, "optim.final_fraction": 0, "optim.b1": 0, "optim.b2": 0,
+    "optim.weight_decay": 0, "optim.clip_norm": 0, "optim.max_bad_steps": 1,
+    "checkpoint.every_steps": 1, "checkpoint.keep": 1, "log.every_steps": 1,
+    "eval.documents": 1, "eval.depths": 1, "eval.samples": 1,
+}
+ABOVE = {"model.norm_eps": 0, "optim.eps": 0}
+BELOW = {"seed": 2**63, "optim.b1": 1, "optim.b2": 1}
+
+
+class Checked(NamedTuple):
+    """What a check loaded, so that nobody has to read it twice."""
+    corpus: sources.Corpus
+    tokenizer: tokenizers.Tokenizer
+    stages: tuple[curriculum.Stage, ...]
+
+
+def check(config: Config, workdir=None) -> Checked:
+    """Raises UserError for the first thing that cannot work; takes 1 to 2 s, most of it the import of jax.
+
+    workdir: where the run would put its checkpoints; any that are there must be those of the same run.
+    """
+    _check_numbers(config)
+    _check_model(config)
+    _check_positions(config)
+    stages = curriculum.plan(config)
+    _check_lengths(config)
+    _check_names(config)
+    corpus, tokenizer = _load_data(config, stages)
+    if workdir is not None:
+        _check_workdir(config, pathlib.Path(workdir))
+    return Checked(corpus, tokenizer, stages)
+
+
+def _check_numbers(config: Config) -> None:
+    for field, least in AT_LEAST.items():
+        _require(config, field, operator.ge, least, "at least")
+    for field, bound in ABOVE.items():
+        _require(config, field, operator.gt, bound, "above")
+    for field, bound in BELOW.items():
+        _require(config, field, operator.lt, bound, "below")
+    for i, stage in enumerate(config.stages):
+        if stage.lr_scale < 0:
+            raise UserError(f"stages[{i}].lr_scale={stage.lr_scale} must be at least 0; 1.0 changes nothing.")
+    if min(config.eval.lengths, default=1) < 1:
+        raise UserError(f"eval.lengths={config.eval.lengths} must all be at least 1.")
+    if config.name in ("", ".", "..") or "/" in config.name:
+        raise UserError(f"name={config.name!r} must be a folder name without '/', such as 'run'.")
+
+
+def _require(config: Config, field: str, holds, bound: float, words: str) -> None:
+    value = operator.attrgetter(field)(config)
+    if not holds(value, bound):
+        raise UserError(f"{field}={value} must be {words} {bound}.")
+
+
+def _check_model(config: Config) -> None:
+    """Sizes that have to divide each other, on the mesh too."""
+    model, mesh = config.model, config.mesh
+    if model.heads % model.key_heads:
+        divisors = ", ".join(str(n) for n in range(1, model.heads + 1) if model.heads % n == 0)
+        raise UserError(f"model.key_heads={model.key_heads} must divide model.heads={model.heads}; {divisors} would.")
+    if model.head_size % 2:
+        raise UserError(f"model.head_size={model.head_size} must be even; {model.head_size + 1} works.")
+    cuts = [(field, "tensor") for field in ("heads", "key_heads", "mlp", "vocab_size")] + [("embed", "fsdp")]
+    for field, axis in cuts:
+        size, parts = getattr(model, field), getattr(mesh, axis)
+        if size % parts:
+            works = -(-size // parts) * parts
+            raise UserError(f"model.{field}={size} must divide by mesh.{axis}={parts}; {works} works.")
+    need = math.prod(getattr(mesh, axis) for axis in AXES)
+    if 0 < mesh.simulate < need:
+        axes = " x ".join(f"{axis} {getattr(mesh, axis)}" for axis in AXES)
+        raise UserError(f"mesh.simulate={mesh.simulate} is too few for the mesh ({axes}); {need} works.")
+    for field in ("dtype", "param_dtype"):
+        if getattr(model, field) not in DTYPES:
+            raise unknown_name(f"model.{field}", getattr(model, field), DTYPES)
+
+
+def _check_positions(config: Config) -> None:
+    positions.check(config.model.rope)
+    for i, stage in enumerate(config.stages):
+        if stage.rope is not None:
+            positions.check(stage.rope, f"stages[{i}].rope")
+
+
+def _check_lengths(config: Config) -> None:
+    """Every stage's length must divide for the layout on the mesh. (The evaluation pads its own.)"""
+    layout, shards = config.attention.layout, config.mesh.context
+    if layout not in layouts.LAYOUTS:
+        raise unknown_name("attention.layout", layout, layouts.LAYOUTS)
+    for i, stage in enumerate(config.stages):
+        try:
+            layouts.check(layout, stage.seq_len, shards)
+        except UserError as error:
+            raise UserError(f"stages[{i}].{error}") from error
+
+
+def _check_names(config: Config) -> None:
+    """Names against the dicts that hold them. Imports jax, for most of these hold functions of it."""
+    from longctx import optim
+    from longctx.context_parallel.api import STRATEGIES
+    from longctx.evals.api import EVALS
+    from longctx.model.remat import POLICIES
+    from pallas_kernels import masks
+    from pallas_kernels.attention.api import IMPLEMENTATIONS
+    names = [
+        ("model.remat", config.model.remat, POLICIES),
+        ("attention.kernel", config.attention.kernel, {"auto", *IMPLEMENTATIONS}),
+        ("attention.strategy", config.attention.strategy, STRATEGIES),
+        ("optim.schedule", config.optim.schedule, optim.SCHEDULES),
+        *((f"stages[{i}].lr", stage.lr, optim.LR_TREATMENTS) for i, stage in enumerate(config.stages)),
+        *((f"eval.tasks[{i}]", task, EVALS) for i, task in enumerate(config.eval.tasks)),
+    ]
+    for field, name, known in names:
+        if name not in known:
+            raise unknown_name(field, name, known)
+    try:
+        masks.parse(config.model.mask)
+    except ValueError as error:
+        raise UserError(f"model.mask: {error}") from error
+
+
+def _load_data(config: Config, stages) -> tuple[sources.Corpus, tokenizers.Tokenizer]:
+    tokenizer = tokenizers.load(config.data.tokenizer)
+    tokenizers.check_vocabulary(tokenizer, config.model.vocab_size)
+    pipeline.check(config.data, stages, tokenizer)
+    corpus = sources.load(config.data)
+    if config.data.tokenizer != "bytes":
+        for document in corpus.train + corpus.held_out:
+            try:
+                document.text.decode()
+            except UnicodeDecodeError:
+                tokenizer.encode(document.text, document.name)      # raises: it knows what to say
+    return corpus, tokenizer
+
+
+def _check_workdir(config: Config, workdir: pathlib.Path) -> None:
+    there = next(folder for folder in (workdir, *workdir.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        problem = "cannot be written to" if there.is_dir() else "is not a folder"
+        raise UserError(f"--workdir={str(workdir)!r} cannot be used: {str(there)!r} {problem}.")
+    stored = configs.stored(workdir)
+    if stored is None:
+        return
+    try:
+        run_identity.check_same_run(stored, dataclasses.asdict(config))
+    except UserError as error:
+        raise UserError(f"--workdir={str(workdir)!r}: {error} Or delete it to start again.") from error

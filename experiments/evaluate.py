@@ -1,0 +1,55 @@
+"""Measure what the context is worth to a checkpoint: loss by position, gain from context, passkey retrieval.
+
+    python -m experiments.evaluate --workdir DIR [--config.eval.lengths="(512, 16384)"]
+                                   [--config.model.rope.scaling=yarn ...]
+
+Starts from the configuration of the run in the workdir, with the RoPE of its last stage as model.rope; `--config.x=y`
+changes it. Writes evals.json and draws the report again.
+"""
+import time
+
+from experiments import config as configs
+from longctx.config import Config, RopeConfig
+
+
+def lengths(config: Config) -> tuple[int, ...]:
+    """The context lengths to measure: eval.lengths, or those of the curriculum and twice the longest."""
+    trained = sorted({stage.seq_len for stage in config.stages})
+    return tuple(config.eval.lengths) or (*trained, 2 * trained[-1])
+
+
+def run(config: Config, mesh, params, rope: RopeConfig, documents, tokenizer, workdir) -> dict:
+    """Every task of config.eval on held-out documents, written to workdir/evals.json by process 0."""
+    import jax
+
+    from experiments.metrics import dump
+    from longctx.evals.api import EVALS
+    from longctx.evals.predictor import predictor
+    predict, results = predictor(config, mesh, params, rope), {}
+    for task in config.eval.tasks:
+        start = time.monotonic()
+        results[task] = EVALS[task](predict, documents, tokenizer, config.eval, lengths(config), config.seed)
+        print(f"evaluated {task} in {time.monotonic() - start:.1f} s", flush=True)
+    if jax.process_index() == 0:
+        (workdir / "evals.json").write_text(dump(results) + "\n")
+    return results
+
+
+def main(argv) -> None:
+    config, workdir = configs.from_workdir(argv)
+    corpus, tokenizer, _ = configs.check(config)
+
+    from experiments import report
+    from longctx import meshes, train_step
+    from longctx.checkpoint import load_latest
+    if config.mesh.simulate:
+        meshes.simulate(config.mesh.simulate)
+    mesh = meshes.make(config.mesh)
+    restored = load_latest(workdir / configs.CHECKPOINTS, {"params": train_step.abstract_state(config, mesh)["params"]})
+    print(f"{config.name}: step {restored.step}", flush=True)
+    run(config, mesh, restored.state["params"], config.model.rope, corpus.held_out, tokenizer, workdir)
+    print(f"report: {report.write(workdir)}", flush=True)
+
+
+if __name__ == "__main__":
+    configs.run(main)

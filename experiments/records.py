@@ -1,0 +1,42 @@
+"""What a run leaves about itself: config.json and versions.json, and the line that introduces it."""
+import dataclasses
+import importlib.metadata
+import json
+import platform
+
+import jax
+
+from longctx import meshes
+from longctx.config import Config
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def write_records(config: Config, workdir, mesh) -> None:
+    """workdir/config.json and workdir/versions.json, by process 0."""
+    if jax.process_index():
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    (workdir / "versions.json").write_text(json.dumps(versions(mesh), indent=2) + "\n")
+
+
+def versions(mesh) -> dict:
+    """Python, the packages that matter, and the devices, as a flat dict of strings."""
+    return {"devices": devices(mesh), "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in PACKAGES}}
+
+
+def devices(mesh) -> str:
+    """For example "4 x cpu"; simulated devices are as many as the mesh has."""
+    kind = mesh.devices.flat[0].device_kind
+    return f"{mesh.size} x {kind}" if mesh.size > 1 else kind
+
+
+def describe(config: Config, mesh, state, text, corpus) -> str:
+    """One line: the run, its model, its devices, its data."""
+    count = sum(x.size for x in jax.tree.leaves(state["params"]))
+    cut = ", ".join(f"{axis} {mesh.shape[axis]}" for axis in meshes.AXES if mesh.shape[axis] > 1)
+    return (f"{config.name}: {count / 1e6:.1f}M parameters on {devices(mesh)}{f' ({cut})' if cut else ''}; "
+            f"{len(corpus.train):,} documents with {text.inputs.sum() / 1e6:.1f}M tokens, "
+            f"{len(corpus.held_out):,} held out")

@@ -1,0 +1,94 @@
+"""Train a long-context language model.
+
+    python -m experiments.train --config FILE[:arg=value,...] [--config.x=y ...] [--workdir DIR]
+
+The same command continues a run that was stopped, however it was stopped. The workdir holds config.json, versions.json,
+metrics.jsonl, tensorboard/, checkpoints/, and at the end evals.json, figures/ and report.html.
+"""
+import time
+
+from experiments import config as configs
+
+
+def main(argv) -> None:
+    started = time.monotonic()
+    config, workdir = configs.from_command_line(argv)
+    checked = configs.check(config, workdir)
+
+    # ---- what takes seconds to import waits until the settings are known to be good ---------------------------------
+    import jax
+
+    from experiments import evaluate, report
+    from experiments.loop import Loop
+    from experiments.metrics import Metrics
+    from experiments.progress import progress
+    from experiments.records import describe, write_records
+    from experiments.signals import StopRequest
+    from longctx import layouts, meshes, optim, train_step
+    from longctx.checkpoint import Checkpointer
+    from longctx.data import pipeline, rows
+
+    # ---- devices ----------------------------------------------------------------------------------------------------
+    if config.mesh.simulate:
+        meshes.simulate(config.mesh.simulate)
+    mesh = meshes.make(config.mesh)
+    write_records(config, workdir, mesh)
+
+    # ---- data -------------------------------------------------------------------------------------------------------
+    corpus, tokenizer, stages = checked
+    text = rows.tokenize(corpus.train, tokenizer)
+    shard, shards = meshes.data_shard(mesh)
+
+    def batches(stage):
+        packed = pipeline.stage_rows(text, corpus.train, tokenizer, stage, config.data, config.seed)
+        order = layouts.permutation(config.attention.layout, stage.seq_len, config.mesh.context)
+        stream = pipeline.BatchStream(packed, stage, config.seed, prefetch=config.data.prefetch, process_index=shard,
+                                      process_count=shards, transform=lambda batch: layouts.apply(batch, order))
+        return stream, packed.packing.waste
+
+    # ---- state: fresh, or the newest sound checkpoint ---------------------------------------------------------------
+    with Checkpointer(workdir / configs.CHECKPOINTS, config.checkpoint.keep) as checkpoints, StopRequest() as stop:
+        restored = checkpoints.restore_latest(train_step.abstract_state(config, mesh))
+        state = restored.state if restored else train_step.init_state(config, mesh)
+        for line in (describe(config, mesh, state, text, corpus), *checkpoints.notes):
+            print(line, flush=True)
+
+        # ---- stages -------------------------------------------------------------------------------------------------
+        rate = optim.learning_rate(config.optim, stages)
+        with (progress(sum(stage.steps * stage.batch_tokens for stage in stages)) as bar,
+              Metrics(workdir, restored.step if restored else None, config.log.tensorboard) as metrics):
+            loop = Loop(config, mesh, checkpoints, metrics, bar, stop, started)
+            if restored:
+                bar.note(f"continuing at step {restored.step} of {stages[-1].end_step}")
+            tokens_before = 0
+            for stage in stages:
+                if int(state["step"]) < stage.end_step and not stop.asked:
+                    compiling = time.monotonic()
+                    step = train_step.compile_step(config, rate, stage, mesh)
+                    compile_s = round(time.monotonic() - compiling, 2)
+                    stream, waste = batches(stage)
+                    if restored and restored.step > stage.first_step:
+                        stream.set_state(restored.data)
+                    metrics.stage({"stage": stage.index, "seq_len": stage.seq_len, "batch_size": stage.batch_size,
+                                   "step": stage.first_step, "compile_s": compile_s, "waste": waste})
+                    bar.note(f"stage {stage.index + 1} of {len(stages)}: length {stage.seq_len:,}, "
+                             f"{stage.batch_size} rows a step, compiled in {compile_s:.1f} s, "
+                             f"packing waste {waste:.2%}")
+                    bar.stage(stage.index, len(stages), stage.seq_len)
+                    state = loop.run(stage, step, stream, state, tokens_before)
+                    stream.close()
+                tokens_before += stage.steps * stage.batch_tokens
+        checkpoints.wait()
+        if stop.asked:
+            print(f"stopped at step {int(state['step'])}, with all of it saved; the same command continues", flush=True)
+            return
+        stop.leave_at_once()
+
+        # ---- evaluation and report ----------------------------------------------------------------------------------
+        evaluate.run(config, mesh, state["params"], stages[-1].rope, corpus.held_out, tokenizer, workdir)
+    if jax.process_index() == 0:
+        print(f"report: {report.write(workdir)}", flush=True)
+
+
+if __name__ == "__main__":
+    configs.run(main)

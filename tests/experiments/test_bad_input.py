@@ -1,0 +1,271 @@
+"""Every mistake in a command, a config file, the data or the workdir: one line that names it and what would work."""
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from experiments import config as configs
+from longctx import manifest
+from longctx.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[2]
+QUICKSTART = str(ROOT / "configs" / "quickstart.py")
+PLAIN = str(ROOT / "tests" / "golden" / "three_stages.py")
+FILE = ["--config", PLAIN]
+HEAD = "from experiments import config as configs\ndef get_config():\n    config = configs.defaults()\n"
+
+
+def problem(call, *args, **kwargs) -> str:
+    """The message of the UserError that the call raises; checked to be one line."""
+    with pytest.raises(UserError) as caught:
+        call(*args, **kwargs)
+    message = str(caught.value)
+    assert "\n" not in message and 10 < len(message) < 600
+    return message
+
+
+def refused(*argv) -> str:
+    return problem(configs.from_command_line, ["command", *argv])
+
+
+def wrong(*overrides, workdir=None) -> str:
+    """What check says about the default settings with these --config. overrides."""
+    argv = ["command", *FILE, *(f"--config.{override}" for override in overrides)]
+    return problem(configs.check, configs.from_command_line(argv)[0], workdir)
+
+
+def has(message: str, *parts: str) -> None:
+    missing = [part for part in parts if part not in message]
+    assert not missing, f"{missing} not in: {message}"
+
+
+@pytest.mark.parametrize("argv, parts", [
+    (["--config.modle.layers=2"], ["modle.layers", "Did you mean model.layers?", "Fields: name, seed,"]),
+    (["--config.model.layer=2"], ["Did you mean model.layers?", "Fields of model: vocab_size, layers,"]),
+    (["--config.layers=2"], ["no field layers", "Did you mean model.layers?"]),
+    (["--config.stages[1].rope.bas=2"], ["Did you mean stages[1].rope.base?", "Fields of stages[1].rope: base,"]),
+    (["--config.stages[7].steps=2"], ["stages[7]", "stages[0] to stages[2]"]),
+    (["--config.model.layers.x=2"], ["no field model.layers.x", "model.layers?"]),
+    (["--config.model.layers[0]=2"], ["model.layers[0]", "has no entries"]),
+    (["--config.eval.tasks[0]=x"], ["eval.tasks[0]", "--config.eval.tasks=("]),
+    (["--config.model=2"], ["model is a group of fields", "layers"]),
+    (["--config.stages[0]=2"], ["stages[0] is a group of fields", "seq_len"]),
+    (["--config.stages=2"], ["stages[0]=2", "seq_len"]),
+    (["--config.=2"], ["--config. is not a field"]),
+    (["--config.model.layers=two"], ["model.layers='two'", "int", "such as 4"]),
+    (["--config.model.layers=2.5"], ["model.layers='2.5'", "int"]),
+    (["--config.optim.eps=small"], ["optim.eps='small'", "float", "1e-08"]),
+    (["--config.optim.eps=nan"], ["optim.eps=nan", "finite"]),
+    (["--config.log.tensorboard=maybe"], ["log.tensorboard='maybe'", "bool"]),
+    (["--config.stages[1].rope.factor=x"], ["stages[1].rope.factor='x'", "float"]),
+    (["--config.eval.lengths=(1,"], ["eval.lengths='(1,'", "tuple"]),
+    (["--config.eval.lengths=(1,'a')"], ["eval.lengths[1]='a'", "int"]),
+    (["--config.model.layers"], ["Missing value", "--config.model.layers"]),
+    (["--wrokdir=x"], ["--wrokdir", "Did you mean --workdir?"]),
+    (["--workdir"], ["Missing value", "--workdir"]),
+    (["stray"], ["'stray'", "belongs to no flag"]),
+])
+def test_command_line(argv, parts):
+    has(refused(*FILE, *argv), *parts)
+
+
+def test_config_file_is_missing():
+    has(refused(), "--config is missing", "configs/quickstart.py")
+    has(refused("configs/tiny.py"), "--config is missing", "--config configs/tiny.py")
+    has(refused("--configs=a.py"), "Did you mean --config?")
+
+
+@pytest.mark.parametrize("name", ["configs/quickstrat.py", "quickstart.py", "quickstart", "configs/quickstart"])
+def test_config_file_that_is_not_there(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    has(refused("--config", name), f"--config {name} does not exist", "Did you mean configs/quickstart.py?")
+
+
+@pytest.mark.parametrize("argument, parts", [
+    ("smok", ["'smok'", "Did you mean 'smoke'?", "Known: context, smoke"]),
+    ("context", ["context", "needs a value", "context=1"]),
+    ("context=four", ["context='four'", "int"]),
+    ("smoke=perhaps", ["smoke='perhaps'", "bool"]),
+])
+def test_config_argument(argument, parts):
+    has(refused("--config", f"{QUICKSTART}:{argument}"), *parts)
+
+
+@pytest.mark.parametrize("text, parts", [
+    ("x = 1\n", ["has no function get_config()"]),
+    ("def get_config():\n    return 1 / 0\n", ["line 2", "ZeroDivisionError", "division by zero"]),
+    ("def get_config(:\n", ["line 1", "SyntaxError"]),
+    ("import no_such_module\n", ["line 1", "ModuleNotFoundError", "no_such_module"]),
+    ("def get_config():\n    return {}\n", ["must return", "not dict"]),
+    (HEAD + "    config.modle.layers = 2\n    return config\n",
+     ["line 4", "no field modle.layers", "Did you mean model.layers?", "Fields: name, seed,"]),
+    (HEAD + "    config.model.layer = 2\n    return config\n",
+     ["line 4", "no field model.layer.", "Did you mean model.layers?", "Fields of model: vocab_size,"]),
+    (HEAD + "    config.stages[0].step = 2\n    return config\n",
+     ["line 4", "no field stages[0].step.", "Did you mean stages[0].steps?", "Fields of stages[0]: seq_len,"]),
+    (HEAD + "    m = config.model\n    m.layer = 2\n    return config\n",
+     ["line 5", "no field layer.", "Did you mean layers?", "Fields: vocab_size,"]),
+    (HEAD + "    config.model.layers = 'two'\n    return config\n", ["line 4", "TypeError", "layers"]),
+    (HEAD + "    config.stages = [dict(seq_len=8, step=2)]\n    return config\n",
+     ["no field stages[0].step.", "Did you mean stages[0].steps?"]),
+    (HEAD + "    config.stages = [configs.stage(step=2)]\n    return config\n",
+     ["stage field='step'", "Did you mean 'steps'?"]),
+    (HEAD + "    config.stages = [configs.stage(rope=configs.rope(bas=2))]\n    return config\n", ["'bas'", "'base'"]),
+    (HEAD + "    config.model.qk_norm = config.model.layers = True\n    return config\n", ["model.layers=True", "int"]),
+])
+def test_config_file_that_fails(text, parts, tmp_path):
+    (tmp_path / "mine.py").write_text(text)
+    has(refused("--config", str(tmp_path / "mine.py")), *parts)
+
+
+def test_arguments_for_a_file_that_takes_none(tmp_path):
+    (tmp_path / "mine.py").write_text(HEAD + "    return config\n")
+    has(refused("--config", f"{tmp_path}/mine.py:smoke"), "takes no arguments", "':smoke'")
+
+
+@pytest.mark.parametrize("overrides, parts", [
+    (["model.layers=0"], ["model.layers=0", "at least 1"]),
+    (["model.key_heads=3"], ["model.key_heads=3", "model.heads=4", "1, 2, 4"]),
+    (["model.head_size=63"], ["model.head_size=63", "even", "64"]),
+    (["mesh.tensor=4"], ["model.key_heads=2", "mesh.tensor=4", "4 works"]),
+    (["mesh.fsdp=3"], ["model.embed=256", "mesh.fsdp=3", "258 works"]),
+    (["mesh.context=4", "mesh.simulate=2"], ["mesh.simulate=2", "context 4", "4 works"]),
+    (["model.dtype=float61"], ["model.dtype='float61'", "bfloat16, float32"]),
+    (["model.mask=causal & windw(3)"], ["model.mask", "windw(3)", "window"]),
+    (["model.remat=layers"], ["model.remat='layers'", "'layer'"]),
+    (["model.rope.scaling=yarm"], ["model.rope.scaling='yarm'", "'yarn'"]),
+    (["stages[1].rope.scaling=yarn"], ["stages[1].rope.original_length=0"]),
+    (["stages[2].rope.base=0"], ["stages[2].rope.base=0.0", "above 1"]),
+    (["stages[1].seq_len=1000"], ["batch_tokens=8192", "stages[1].seq_len=1000", "8000 or 9000"]),
+    (["stages[1].seq_len=4", "mesh.context=4"], ["stages[1].seq_len=4", "zigzag", "mesh.context=4", "Nearest: 8"]),
+    (["eval.lengths=(512,0)"], ["eval.lengths=(512, 0)", "at least 1"]),
+    (["stages[0].steps=0"], ["stages[0]", "steps=0", "exactly one"]),
+    (["stages=()"], ["stages=()", "at least one"]),
+    (["stages[0].lr=rewarmed"], ["stages[0].lr='rewarmed'", "'rewarm'"]),
+    (["stages[0].lr_scale=-1"], ["stages[0].lr_scale=-1.0", "at least 0"]),
+    (["attention.layout=zig"], ["attention.layout='zig'", "'zigzag'"]),
+    (["attention.strategy=rign"], ["attention.strategy='rign'", "Did you mean 'ring'?", "all_gather"]),
+    (["attention.kernel=chunk"], ["attention.kernel='chunk'", "'chunked'", "auto"]),
+    (["optim.schedule=cosin"], ["optim.schedule='cosin'", "'cosine'"]),
+    (["optim.b2=1"], ["optim.b2=1.0", "below 1"]),
+    (["optim.eps=0"], ["optim.eps=0.0", "above 0"]),
+    (["eval.tasks=('passkey','poskey')"], ["eval.tasks[1]='poskey'", "'passkey'"]),
+    (["log.every_steps=0"], ["log.every_steps=0", "at least 1"]),
+    (["name=a/b"], ["name='a/b'", "folder name"]),
+    (["data.path=/no/such/folder"], ["data.path='/no/such/folder'", "does not exist"]),
+    (["data.holdout=2"], ["data.holdout=2.0", "between 0 and 1"]),
+    (["data.tokenizer=byte"], ["data.tokenizer='byte'", "'bytes'"]),
+    (["model.vocab_size=100"], ["model.vocab_size=100", "259", "264 works"]),
+    (["data.prefetch=-1"], ["data.prefetch=-1", "at least 0"]),
+])
+def test_settings_that_cannot_work(overrides, parts):
+    has(wrong(*overrides), *parts)
+
+
+def test_the_most_basic_problem_comes_first():
+    has(wrong("data.path=/no/such", "model.layers=0", "optim.schedule=x"), "model.layers=0")
+    has(wrong("data.path=/no/such", "optim.schedule=x"), "optim.schedule='x'")
+
+
+def test_text_that_a_tokenizer_cannot_take(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    vocabulary = {"a": 0, "<eos>": 1}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="a"))
+    tokenizer.add_special_tokens(["<eos>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "latin.txt").write_bytes("caf\u00e9 ".encode("latin-1") * 9)
+    path = f"data.path={tmp_path}/text"
+    has(wrong(path, f"data.tokenizer={tmp_path}"), "'latin.txt", "not UTF-8", "0xe9", "'bytes' takes any")
+    has(wrong(path, f"data.tokenizer={tmp_path}", "model.vocab_size=1"), "model.vocab_size=1", "2 tokens")
+    argv = ["command", *FILE, f"--config.{path}"]
+    assert configs.check(configs.from_command_line(argv)[0]).corpus.train       # bytes take it
+
+
+def checkpoint_of(config, workdir) -> None:
+    step = workdir / configs.CHECKPOINTS / "10"
+    (step / "state").mkdir(parents=True)
+    manifest.write(step, manifest.Manifest(10, {}, {}, None, {"config": dataclasses.asdict(config)}))
+
+
+def test_a_workdir_with_the_checkpoints_of_another_config(tmp_path):
+    config = configs.from_command_line(["command", *FILE])[0]
+    checkpoint_of(config, tmp_path)
+    assert configs.check(config, tmp_path).stages
+    has(wrong("model.layers=3", "seed=7", workdir=tmp_path), str(tmp_path), "model.layers: 4 (checkpoint) != 3 (now)",
+        "seed: 0 (checkpoint) != 7 (now)", "another --workdir", "delete it")
+
+
+def test_a_workdir_that_cannot_be_one(tmp_path):
+    (tmp_path / "file").write_text("")
+    for workdir in (tmp_path / "file", tmp_path / "file" / "below"):
+        has(wrong(workdir=workdir), f"--workdir={str(workdir)!r}", f"{str(tmp_path / 'file')!r} is not a folder")
+
+
+def test_an_existing_run_that_is_not_there(tmp_path):
+    has(problem(configs.from_workdir, ["command"]), "--workdir is missing")
+    has(problem(configs.from_workdir, ["command", "--workdir", str(tmp_path)]), repr(str(tmp_path)), "no checkpoints")
+    has(problem(configs.from_workdir, ["command", "--workdir", str(tmp_path), *FILE]), PLAIN, "field=value")
+
+
+SCRIPT = """
+from experiments import config as configs
+
+def main(argv):
+    config, workdir = configs.from_command_line(argv)
+    configs.check(config, workdir)
+    print("checked")
+
+configs.run(main)
+"""
+
+
+def run_command(tmp_path, *argv):
+    (tmp_path / "command.py").write_text(SCRIPT)
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, tmp_path / "command.py", *argv], cwd=tmp_path, env=env, timeout=60,
+                          capture_output=True, text=True)
+    return done, time.monotonic() - started
+
+
+@pytest.mark.parametrize("argv, part", [
+    (["--config.modle.layers=2"], "Did you mean model.layers?"),
+    (["--config.model.layers=two"], "model.layers='two'"),
+    (["--config.attention.strategy=rign"], "Did you mean 'ring'?"),
+    (["--config.data.path=nowhere"], "data.path='nowhere'"),
+    (["--workdir", "other"], "model.layers: 2 (checkpoint) != 4 (now)"),
+])
+def test_a_command_says_it_in_one_line_quickly_and_changes_nothing(argv, part, tmp_path):
+    config = configs.from_command_line(["command", *FILE, "--config.model.layers=2"])[0]
+    checkpoint_of(config, tmp_path / "other")
+    before = sorted(tmp_path.rglob("*"))
+    done, seconds = run_command(tmp_path, *FILE, *argv)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and part in done.stderr
+    assert seconds < 10                       # under 3 on an idle machine
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, tmp_path / "command.py"])
+
+
+def test_a_command_without_mistakes(tmp_path):
+    done, _ = run_command(tmp_path, *FILE)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "checked\n", "")
+
+
+def test_an_interrupt_ends_quietly_and_a_bug_keeps_its_traceback(capsys):
+    def interrupted(argv):
+        raise KeyboardInterrupt
+
+    def broken(argv):
+        return json.loads("{")
+
+    with pytest.raises(SystemExit) as stopped:
+        configs.run(interrupted)
+    assert stopped.value.code == 130 and capsys.readouterr().err == ""
+    with pytest.raises(json.JSONDecodeError):
+        configs.run(broken)

@@ -1,0 +1,26 @@
+import os
+import signal
+
+import pytest
+
+from experiments.signals import StopRequest
+
+
+def test_the_first_signal_asks_and_a_second_interrupt_interrupts():
+    signal.signal(signal.SIGINT, signal.default_int_handler)        # a shell ignores it in background jobs
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with StopRequest() as stop:
+        assert not stop.asked
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_with_nothing_left_to_save_a_signal_ends_the_process_well(capsys):
+    with StopRequest() as stop:
+        stop.leave_at_once()
+        with pytest.raises(SystemExit) as end:
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert end.value.code == 0 and "the same command goes on" in capsys.readouterr().out

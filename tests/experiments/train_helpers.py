@@ -1,0 +1,163 @@
+"""A tiny run of experiments.train in a process of its own: started, interrupted, and what it leaves behind."""
+import dataclasses
+import os
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import numpy as np
+
+from experiments import config as configs
+from experiments import metrics
+from longctx import checkpoint, manifest, meshes, train_step
+from longctx.config import MeshConfig
+
+ROOT = pathlib.Path(__file__).parents[2]
+LIMIT_S = 240
+BOUNDARY, STEPS, BATCH_TOKENS = 12, 20, 256             # of the run below: steps of its first stage, and of both
+CONFIG = f"""
+from experiments import config as configs
+
+def get_config():
+    config = configs.defaults()
+    config.name, config.batch_tokens = "tiny", {BATCH_TOKENS}
+    config.stages = (configs.stage(seq_len=64, steps={BOUNDARY}),
+                     configs.stage(seq_len=128, steps={STEPS - BOUNDARY}, lr="rewarm", rope=configs.rope(base=4e4)))
+    config.model.update(layers=1, embed=32, mlp=64, heads=4, key_heads=2, head_size=8, dtype="float32")
+    config.data.path = TEXT
+    config.optim.update(learning_rate=1e-2, warmup_steps=2)
+    config.checkpoint.update(every_steps=4, keep=100)
+    config.log.update(every_steps=1, tensorboard=False)
+    config.eval.tasks = ()
+    return config
+"""
+WORDS = "the quick brown fox jumps over a lazy dog while seven wizards quietly mix bold potions for kings".split()
+# What makes a process compile quickly. Neither is on in the thorough tests: there, every process compiles for itself.
+QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiny:
+    """Runs commands with a config file of two short stages; if not `quick`, exactly as a person would."""
+    folder: pathlib.Path
+    cache: pathlib.Path
+    quick: bool = True
+
+    @classmethod
+    def write(cls, folder: pathlib.Path, cache: pathlib.Path) -> "Tiny":
+        rng = random.Random(0)
+        (folder / "text").mkdir()
+        for i in range(24):
+            (folder / "text" / f"{i:02}.txt").write_text(" ".join(rng.choices(WORDS, k=rng.randint(40, 400))))
+        (folder / "tiny.py").write_text(CONFIG.replace("TEXT", repr(str(folder / "text"))))
+        return cls(folder, cache)
+
+    def command(self, workdir, *overrides: str) -> list[str]:
+        return ["-m", "experiments.train", "--config", str(self.folder / "tiny.py"), "--workdir", str(workdir),
+                *(f"--config.{override}" for override in overrides)]
+
+    def train(self, workdir, *overrides: str) -> subprocess.CompletedProcess:
+        """`experiments.train` to its end."""
+        return self.python(*self.command(workdir, *overrides))
+
+    def evaluate(self, workdir, *overrides: str) -> subprocess.CompletedProcess:
+        return self.python("-m", "experiments.evaluate", "--workdir", str(workdir),
+                           *(f"--config.{override}" for override in overrides))
+
+    def python(self, *argv: str) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, *argv], env=self._environment(), cwd=self.folder, timeout=LIMIT_S,
+                              capture_output=True, text=True)
+
+    def interrupted(self, workdir, number: int, line: str, count: int = 1, delay: float = 0.0) -> tuple[int, str]:
+        """`experiments.train`, sent the signal `delay` seconds after its count-th output line that starts with `line`.
+
+        Returns the exit code and the output, stderr too.
+        """
+        with subprocess.Popen([sys.executable, *self.command(workdir)], env=self._environment(), cwd=self.folder,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            watchdog = threading.Timer(LIMIT_S, process.kill)
+            watchdog.start()
+            lines = []
+            while count and (text := process.stdout.readline()):
+                lines.append(text)
+                count -= text.startswith(line)
+            time.sleep(delay)
+            process.send_signal(number)
+            lines += process.stdout.readlines()
+            code = process.wait()
+            watchdog.cancel()
+        assert not count, f"it ended before its time: {''.join(lines)}"
+        return code, "".join(lines)
+
+    def _environment(self) -> dict[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if name not in ("NPROC", "XLA_FLAGS")}
+        quick = QUICK | {"JAX_COMPILATION_CACHE_DIR": str(self.cache)} if self.quick else {}
+        return inherited | quick | {"PYTHONPATH": str(ROOT)}
+
+
+def steps(workdir) -> list[dict]:
+    """The logged steps of metrics.jsonl, as they stand there."""
+    return [record for record in metrics.read(workdir) if "event" not in record]
+
+
+def losses(workdir) -> list[tuple]:
+    """(step, loss, grad_norm) of each logged step, with every digit: equal means bit for bit."""
+    return [(record["step"], record["loss"], record["grad_norm"]) for record in steps(workdir)]
+
+
+def saved_steps(workdir) -> list[int]:
+    return manifest.steps(workdir / configs.CHECKPOINTS)
+
+
+def saved_state(workdir):
+    """The state in the newest sound checkpoint, as numpy arrays."""
+    config = configs.from_config_dict(configs.stored(workdir))
+    abstract = train_step.abstract_state(config, meshes.make(MeshConfig()))
+    return jax.device_get(checkpoint.load_latest(workdir / configs.CHECKPOINTS, abstract).state)
+
+
+def assert_same_run(workdir, finished) -> None:
+    """Every loss, every gradient norm and every bit of the last state are the same."""
+    assert losses(workdir) == losses(finished)
+    assert saved_steps(workdir)[0] == saved_steps(finished)[0]
+    assert_same_bits(saved_state(workdir), saved_state(finished))
+
+
+def assert_same_bits(got, want) -> None:
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
+def assert_same_losses(workdir, other) -> None:
+    """The losses of all STEPS steps agree to 1e-4: what another cut of the same float32 sums may change."""
+    got, want = losses(workdir), losses(other)
+    assert [step for step, *_ in got] == [step for step, *_ in want] == list(range(1, STEPS + 1))
+    np.testing.assert_allclose([loss for _, loss, _ in got], [loss for _, loss, _ in want], rtol=0, atol=1e-4)
+
+
+def rewound(finished: pathlib.Path, workdir: pathlib.Path, step: int) -> pathlib.Path:
+    """A copy of a finished run as it was just after the checkpoint of `step`, but for the lines logged since then."""
+    shutil.copytree(finished, workdir, ignore=shutil.ignore_patterns("evals.json", "figures", "report.html"))
+    for later in saved_steps(workdir):
+        if later > step:
+            shutil.rmtree(workdir / configs.CHECKPOINTS / str(later))
+    return workdir
+
+
+def ended_well(done: subprocess.CompletedProcess) -> str:
+    """The output of a command that ended without an error."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def refusal(done: subprocess.CompletedProcess) -> str:
+    """The message of a command that ended with exit code 2 and one line on stderr."""
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
