@@ -3,7 +3,6 @@
 First what the settings alone say, then the names that jax modules know, then the data, then the workdir.
 """
 import dataclasses
-import math
 import operator
 import os
 import pathlib
@@ -17,13 +16,12 @@ from longctx.errors import UserError, unknown_name
 from longctx.positions import api as positions
 
 DTYPES = ("bfloat16", "float32")
-AXES = ("data", "fsdp", "context", "tensor")
 
 AT_LEAST = {
     "seed": 0,
     "model.vocab_size": 1, "model.layers": 1, "model.embed": 1, "model.mlp": 1, "model.heads": 1, "model.key_heads": 1,
     "model.head_size": 4, "model.logit_soft_cap": 0, "model.attention_soft_cap": 0,
-    "mesh.data": 1, "mesh.fsdp": 1, "mesh.context": 1, "mesh.tensor": 1, "mesh.simulate": 0,
+    "mesh.data": 1, "mesh.fsdp": 1, "mesh.context_outer": 1, "mesh.context": 1, "mesh.tensor": 1, "mesh.simulate": 0,
     "optim.learning_rate": 0, "optim.warmup_steps": 0, "optim.final_fraction": 0, "optim.b1": 0, "optim.b2": 0,
     "optim.weight_decay": 0, "optim.clip_norm": 0, "optim.max_bad_steps": 1,
     "checkpoint.every_steps": 1, "checkpoint.keep": 1, "log.every_steps": 1,
@@ -93,13 +91,11 @@ def _check_model(config: Config) -> None:
         if size % parts:
             works = -(-size // parts) * parts
             raise UserError(f"model.{field}={size} must divide by mesh.{axis}={parts}; {works} works.")
-    need = math.prod(getattr(mesh, axis) for axis in AXES)
-    if 0 < mesh.simulate < need:
-        axes = " x ".join(f"{axis} {getattr(mesh, axis)}" for axis in AXES)
-        raise UserError(f"mesh.simulate={mesh.simulate} is too few for the mesh ({axes}); {need} works.")
-    for field in ("dtype", "param_dtype"):
-        if getattr(model, field) not in DTYPES:
-            raise unknown_name(f"model.{field}", getattr(model, field), DTYPES)
+    if 0 < mesh.simulate < mesh.devices:
+        raise UserError(f"mesh.simulate={mesh.simulate} is too few for the mesh ({mesh}); {mesh.devices} works.")
+    for field in ("model.dtype", "model.param_dtype", "attention.grads_dtype"):
+        if (name := operator.attrgetter(field)(config)) not in DTYPES:
+            raise unknown_name(field, name, DTYPES)
 
 
 def _check_positions(config: Config) -> None:
@@ -111,7 +107,7 @@ def _check_positions(config: Config) -> None:
 
 def _check_lengths(config: Config) -> None:
     """Every stage's length must divide for the layout on the mesh. (The evaluation pads its own.)"""
-    layout, shards = config.attention.layout, config.mesh.context
+    layout, shards = config.attention.layout, config.mesh.context_shards
     if layout not in layouts.LAYOUTS:
         raise unknown_name("attention.layout", layout, layouts.LAYOUTS)
     for i, stage in enumerate(config.stages):
@@ -124,7 +120,7 @@ def _check_lengths(config: Config) -> None:
 def _check_names(config: Config) -> None:
     """Names against the dicts that hold them. Imports jax, for most of these hold functions of it."""
     from longctx import optim
-    from longctx.context_parallel.api import STRATEGIES
+    from longctx.context_parallel import api as context_parallel
     from longctx.evals.api import EVALS
     from longctx.model.remat import POLICIES
     from pallas_kernels import masks
@@ -132,7 +128,7 @@ def _check_names(config: Config) -> None:
     names = [
         ("model.remat", config.model.remat, POLICIES),
         ("attention.kernel", config.attention.kernel, {"auto", *IMPLEMENTATIONS}),
-        ("attention.strategy", config.attention.strategy, STRATEGIES),
+        ("attention.strategy", config.attention.strategy, context_parallel.STRATEGIES),
         ("optim.schedule", config.optim.schedule, optim.SCHEDULES),
         *((f"stages[{i}].lr", stage.lr, optim.LR_TREATMENTS) for i, stage in enumerate(config.stages)),
         *((f"eval.tasks[{i}]", task, EVALS) for i, task in enumerate(config.eval.tasks)),
@@ -141,9 +137,10 @@ def _check_names(config: Config) -> None:
         if name not in known:
             raise unknown_name(field, name, known)
     try:
-        masks.parse(config.model.mask)
+        mask = masks.parse(config.model.mask)
     except ValueError as error:
         raise UserError(f"model.mask: {error}") from error
+    context_parallel.check(context_parallel.plan_of(config), mask)
 
 
 def _load_data(config: Config, stages) -> tuple[sources.Corpus, tokenizers.Tokenizer]:

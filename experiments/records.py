@@ -6,7 +6,6 @@ import platform
 
 import jax
 
-from longctx import meshes
 from longctx.config import Config
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -36,7 +35,7 @@ def devices(mesh) -> str:
 def describe(config: Config, mesh, state, text, corpus) -> str:
     """One line: the run, its model, its devices, its data."""
     count = sum(x.size for x in jax.tree.leaves(state["params"]))
-    cut = ", ".join(f"{axis} {mesh.shape[axis]}" for axis in meshes.AXES if mesh.shape[axis] > 1)
+    cut = ", ".join(f"{axis} {mesh.shape[axis]}" for axis in mesh.axis_names if mesh.shape[axis] > 1)
     return (f"{config.name}: {count / 1e6:.1f}M parameters on {devices(mesh)}{f' ({cut})' if cut else ''}; "
             f"{len(corpus.train):,} documents with {text.inputs.sum() / 1e6:.1f}M tokens, "
             f"{len(corpus.held_out):,} held out")

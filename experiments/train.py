@@ -41,7 +41,7 @@ def main(argv) -> None:
 
     def batches(stage):
         packed = pipeline.stage_rows(text, corpus.train, tokenizer, stage, config.data, config.seed)
-        order = layouts.permutation(config.attention.layout, stage.seq_len, config.mesh.context)
+        order = layouts.permutation(config.attention.layout, stage.seq_len, config.mesh.context_shards)
         stream = pipeline.BatchStream(packed, stage, config.seed, prefetch=config.data.prefetch, process_index=shard,
                                       process_count=shards, transform=lambda batch: layouts.apply(batch, order))
         return stream, packed.packing.waste

@@ -5,6 +5,7 @@ boundary, and nothing below experiments/ ever sees a ConfigDict. A choice is a n
 a layout, a schedule); experiments/config.py checks each name against its dict before anything starts.
 """
 import dataclasses
+import math
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +50,26 @@ class MeshConfig:
     """Sizes of the named mesh axes; their product is the number of devices used."""
     data: int = 1
     fsdp: int = 1
+    context_outer: int = 1              # the slow level of a two-level cut of the sequence: ring of usp and double_ring
     context: int = 1
     tensor: int = 1
     simulate: int = 0                   # run on this many simulated CPU devices; 0 = the real ones
+
+    @property
+    def axes(self) -> dict[str, int]:
+        """Name and size of every axis, slowest first."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "simulate"}
+
+    @property
+    def devices(self) -> int:
+        return math.prod(self.axes.values())
+
+    @property
+    def context_shards(self) -> int:
+        return self.context_outer * self.context
+
+    def __str__(self):
+        return " x ".join(f"{axis} {size}" for axis, size in self.axes.items())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +78,7 @@ class AttentionConfig:
     kernel: str = "auto"                # a name in pallas_kernels.attention.api.IMPLEMENTATIONS, or auto
     strategy: str = "ring"              # a name in longctx.context_parallel.api.STRATEGIES; one shard is always local
     layout: str = "zigzag"              # a name in longctx.layouts.LAYOUTS: which tokens sit on which context shard
+    grads_dtype: str = "float32"        # in which dK and dV travel; bfloat16 halves their bytes and rounds at each hop
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ def token_loss(x, head, targets, soft_cap: float = 0.0):
         shape, offset = targets.shape, jax.lax.axis_index("tensor") * head.shape[1]
         # the kernel wants its inputs typed alike; the transposes sum over these axes
         x = jax.lax.pcast(x, "tensor", to="varying")
-        head = jax.lax.pcast(head, (*meshes.BATCH, "context"), to="varying")
+        head = jax.lax.pcast(head, (*meshes.BATCH, *meshes.CONTEXT), to="varying")
         score, lse = head_scores(x.reshape(-1, x.shape[-1]), head, (targets - offset).reshape(-1),
                                  CrossEntropySpec(soft_cap))
         top = jax.lax.pmax(jax.lax.stop_gradient(lse), "tensor")

@@ -1,8 +1,8 @@
 """The device mesh, its axis names, and every PartitionSpec of the project.
 
-Axes: `data` and `fsdp` cut the batch (and `fsdp` also stores a share of every weight), `context` cuts the sequence,
-`tensor` cuts heads, mlp and vocabulary. All are Explicit: a sharding is part of an array's type, and a gather is a
-`gather_weight` that someone wrote.
+Axes: `data` and `fsdp` cut the batch (and `fsdp` also stores a share of every weight), `context_outer` and `context`
+cut the sequence (two levels: between pods or nodes, and within one), `tensor` cuts heads, mlp and vocabulary. All are
+Explicit: a sharding is part of an array's type, and a gather is a `gather_weight` that someone wrote.
 """
 import jax
 from jax.sharding import NamedSharding
@@ -11,17 +11,17 @@ from jax.sharding import PartitionSpec as P
 from longctx.config import MeshConfig
 from longctx.errors import UserError
 
-AXES = ("data", "fsdp", "context", "tensor")
 BATCH = ("data", "fsdp")
+CONTEXT = ("context_outer", "context")
 
-TOKENS = P(BATCH, "context")                          # [B, T]
-HIDDEN = P(BATCH, "context", None)                    # BTD
-HEADS = P(BATCH, "context", "tensor", None)           # BTNH
-LSE = P(BATCH, "context", "tensor")                   # BTN
+TOKENS = P(BATCH, CONTEXT)                            # [B, T]
+HIDDEN = P(BATCH, CONTEXT, None)                    # BTD
+HEADS = P(BATCH, CONTEXT, "tensor", None)           # BTNH
+LSE = P(BATCH, CONTEXT, "tensor")                   # BTN
 WHOLE_HEADS = P(BATCH, None, "tensor", None)          # the same two where T does not divide by the context shards
 WHOLE_LSE = P(BATCH, None, "tensor")
-MLP = P(BATCH, "context", "tensor")                   # BTF
-LOGITS = P(BATCH, "context", "tensor")                # BTV
+MLP = P(BATCH, CONTEXT, "tensor")                   # BTF
+LOGITS = P(BATCH, CONTEXT, "tensor")                # BTV
 TABLE = P("tensor", None)                             # VD, its fsdp share gathered
 HEAD = P(None, "tensor")                              # DV, its fsdp share gathered
 REPLICATED = P()
@@ -38,10 +38,6 @@ WEIGHTS = {
 }
 
 
-def size(config: MeshConfig) -> int:
-    return config.data * config.fsdp * config.context * config.tensor
-
-
 def simulate(count: int) -> None:
     """Make jax show `count` CPU devices. Call before jax is used; NPROC must be in the environment before it starts."""
     jax.config.update("jax_platforms", "cpu")
@@ -55,13 +51,13 @@ def make(config: MeshConfig, devices=None) -> jax.sharding.Mesh:
       UserError: when the mesh needs more devices than there are.
     """
     devices = jax.devices() if devices is None else devices
-    need = size(config)
+    need = config.devices
     if need > len(devices):
-        axes = " x ".join(f"{axis} {getattr(config, axis)}" for axis in AXES)
-        raise UserError(f"mesh ({axes}) needs {need} devices, but there are {len(devices)} ({devices[0].platform}). "
+        raise UserError(f"mesh ({config}) needs {need} devices, but there are {len(devices)} ({devices[0].platform}). "
                         f"Make the axes smaller, or simulate them on the CPU with --config.mesh.simulate={need}.")
-    shape = tuple(getattr(config, axis) for axis in AXES)
-    return jax.make_mesh(shape, AXES, devices=devices[:need], axis_types=(jax.sharding.AxisType.Explicit,) * len(AXES))
+    axes = config.axes
+    return jax.make_mesh(tuple(axes.values()), tuple(axes), devices=devices[:need],
+                         axis_types=(jax.sharding.AxisType.Explicit,) * len(axes))
 
 
 def weight_spec(name: str) -> P:

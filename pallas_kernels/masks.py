@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 EMPTY, PARTIAL, FULL = 0, 1, 2
 _FAR = 2**30 - 1                   # beyond any position; differences still fit int32
+_ANY = float("inf")
 
 
 class Tokens(NamedTuple):
@@ -57,6 +58,10 @@ class Mask:
         """(certainly empty, certainly full), each bool, for broadcastable ranges."""
         raise NotImplementedError
 
+    def reach(self) -> tuple[float, float]:
+        """(low, high): in no visible pair of one document is q's position - k's position outside of them."""
+        return -_ANY, _ANY
+
     def __and__(self, other: "Mask") -> "Mask":
         return And(self, other)
 
@@ -86,6 +91,9 @@ class Causal(Mask):
     def relation(self, q, k):
         return q.pos_max < k.pos_min, q.pos_min >= k.pos_max
 
+    def reach(self):
+        return 0, _ANY
+
 
 @dataclasses.dataclass(frozen=True)
 class Window(Mask):
@@ -97,6 +105,9 @@ class Window(Mask):
 
     def relation(self, q, k):
         return q.pos_min - k.pos_max >= self.size, q.pos_max - k.pos_min < self.size
+
+    def reach(self):
+        return -_ANY, self.size - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +122,9 @@ class Sinks(Mask):
         here = q.pos_min == q.pos_min                                 # True, in the common shape
         return (k.pos_min >= self.count) & here, (k.pos_max < self.count) & here
 
+    def reach(self):
+        return 1 - self.count, _ANY
+
 
 @dataclasses.dataclass(frozen=True)
 class PrefixLM(Mask):
@@ -124,6 +138,9 @@ class PrefixLM(Mask):
         empty = (q.pos_min >= self.length) | (k.pos_min >= self.length)
         return empty, (q.pos_max < self.length) & (k.pos_max < self.length)
 
+    def reach(self):
+        return 1 - self.length, self.length - 1
+
 
 @dataclasses.dataclass(frozen=True)
 class Chunked(Mask):
@@ -135,6 +152,9 @@ class Chunked(Mask):
 
     def relation(self, q, k):
         return _same(*(_chunk(x, self.size) for x in (q.pos_min, q.pos_max, k.pos_min, k.pos_max)))
+
+    def reach(self):
+        return 1 - self.size, self.size - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +180,10 @@ class And(Mask):
         (e1, f1), (e2, f2) = self.left.relation(q, k), self.right.relation(q, k)
         return e1 | e2, f1 & f2
 
+    def reach(self):
+        (low1, high1), (low2, high2) = self.left.reach(), self.right.reach()
+        return max(low1, low2), min(high1, high2)
+
 
 @dataclasses.dataclass(frozen=True)
 class Or(Mask):
@@ -172,6 +196,10 @@ class Or(Mask):
     def relation(self, q, k):
         (e1, f1), (e2, f2) = self.left.relation(q, k), self.right.relation(q, k)
         return e1 & e2, f1 | f2
+
+    def reach(self):
+        (low1, high1), (low2, high2) = self.left.reach(), self.right.reach()
+        return min(low1, low2), max(high1, high2)
 
 
 def _chunk(positions, size):

@@ -1,25 +1,33 @@
 """Every shard gathers all keys and values once; dK and dV go home by one reduce-scatter.
 
-Bytes leaving each device: (C-1) blocks of K and V forward; the same again backward, and as much for dK and dV.
+Bytes leaving each device: (C-1) blocks of K and V forward, and again backward where they were not kept; as much for
+dK and dV.
 """
 import dataclasses
 
 import jax
 
-
-def forward(q, k, v, tokens, spec, kernel, axis):
-    k, v, k_tokens = _gather((k, v, tokens), axis)
-    return kernel.forward(q, k, v, (tokens, k_tokens), spec)
+from longctx.context_parallel.collectives import gather
+from longctx.context_parallel.strategy import Strategy
 
 
-def backward(q, k, v, tokens, spec, kernel, axis, result, cotangent):
-    dtypes = [spec.result_dtype(x) for x in (q, k, v)]
-    k, v, k_tokens = _gather((k, v, tokens), axis)
-    partial = dataclasses.replace(spec, partial=True)                 # the sum over shards is taken in float32
-    dq, dk, dv = kernel.backward(q, k, v, (tokens, k_tokens), partial, result, cotangent)
-    dk, dv = (jax.lax.psum_scatter(x, axis, scatter_dimension=1, tiled=True) for x in (dk, dv))
-    return tuple(x.astype(dtype) for x, dtype in zip((dq, dk, dv), dtypes, strict=True))
+@dataclasses.dataclass(frozen=True)
+class AllGather(Strategy):
+    """All keys over `axis`, with `inside` for the queries of each shard. grads_dtype: in which dK and dV travel."""
+    inside: Strategy
+    axis: str | tuple[str, ...]
+    grads_dtype: str = "float32"
 
+    def exchange(self, q, k, v, tokens):
+        k, v, k_tokens = gather((k, v, tokens[1]), self.axis)
+        return q, k, v, (tokens[0], k_tokens)
 
-def _gather(tree, axis):
-    return jax.tree.map(lambda x: jax.lax.all_gather(x, axis, axis=1, tiled=True), tree)
+    def forward(self, q, k, v, tokens, spec):
+        return self.inside.forward(q, k, v, tokens, spec)
+
+    def backward(self, q, k, v, tokens, spec, rows):
+        partial = dataclasses.replace(spec, partial=True)                 # the sum over shards is taken in grads_dtype
+        dq, *grads = self.inside.backward(q, k, v, tokens, partial, rows)
+        dk, dv = (jax.lax.psum_scatter(x.astype(self.grads_dtype), self.axis, scatter_dimension=1, tiled=True)
+                  for x in grads)
+        return tuple(x.astype(spec.result_dtype(like)) for x, like in ((dq, q), (dk, k), (dv, v)))

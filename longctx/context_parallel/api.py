@@ -1,82 +1,137 @@
-"""`attend`: exact attention over a sequence cut across the `context` axis of the mesh, by any strategy.
+"""`attend`: exact attention over a sequence cut across the context axes of the mesh, by any strategy.
 
-A strategy is an implementation of the (out, lse) primitive whose arrays are one device's shards: `forward` and
-`backward` with the signatures of local.py. It may cut keys, queries or heads as it likes and calls `kernel` for each
-piece. To add one: a file with these two functions, and a line in STRATEGIES. This is the only place that enters
-jax.shard_map for it.
+To add a strategy: a file with a subclass of strategy.Strategy, and a line in STRATEGIES. Strategies nest: USP is
+Ulysses around a ring, a double ring is a ring of rings. This is the only place that enters jax.shard_map for them.
 """
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from longctx import meshes
-from longctx.context_parallel import all_gather, local, ring
-from longctx.errors import unknown_name
+from longctx import layouts, meshes
+from longctx.config import Config, MeshConfig
+from longctx.context_parallel.all_gather import AllGather
+from longctx.context_parallel.lightseq import LightSeq
+from longctx.context_parallel.ring import Ring
+from longctx.context_parallel.rsa import RingSelfAttention
+from longctx.context_parallel.strategy import Local, Plan
+from longctx.context_parallel.token_ring import TokenRing
+from longctx.context_parallel.ulysses import Ulysses
+from longctx.errors import UserError, unknown_name
 from pallas_kernels import masks
-from pallas_kernels.attention import api as kernels
-from pallas_kernels.attention.spec import AttentionSpec
+from pallas_kernels.attention.spec import AttentionSpec, rows
 from pallas_kernels.masks import Tokens
 
-STRATEGIES = {"local": local, "all_gather": all_gather, "ring": ring}
-AXIS = "context"
+OUTER, INNER = BOTH = meshes.CONTEXT
+
+STRATEGIES = {
+    "local": lambda kernel, plan: kernel,
+    "all_gather": lambda kernel, plan: AllGather(kernel, BOTH, plan.grads_dtype),
+    "ring": lambda kernel, plan: Ring(kernel, BOTH, plan.layout, plan.documents, False, plan.grads_dtype),
+    "bidirectional_ring": lambda kernel, plan: Ring(kernel, BOTH, plan.layout, plan.documents, True, plan.grads_dtype),
+    "double_ring": lambda kernel, plan: Ring(Ring(kernel, INNER, grads_dtype=plan.grads_dtype), OUTER,
+                                             grads_dtype=plan.grads_dtype),
+    "token_ring": lambda kernel, plan: TokenRing(kernel, BOTH, plan.layout),
+    "ulysses": lambda kernel, plan: Ulysses(kernel, BOTH, plan.key_heads),
+    "usp": lambda kernel, plan: Ulysses(Ring(kernel, OUTER, grads_dtype=plan.grads_dtype), INNER, plan.key_heads),
+    "lightseq": lambda kernel, plan: LightSeq(kernel, BOTH, plan.layout, plan.grads_dtype),
+    "rsa": lambda kernel, plan: RingSelfAttention(BOTH),
+}
 _CAUSAL = masks.Causal()
 
 
-class Plan(NamedTuple):
-    """How a call is cut and computed: names in STRATEGIES and in the kernels' IMPLEMENTATIONS (or auto)."""
-    strategy: str
-    kernel: str
+def attend(q, k, v, *, positions=None, segments=None, mask=_CAUSAL, strategy="ring", kernel="auto", layout=None,
+           scale=None, soft_cap=0.0, sinks=None, grads_dtype="float32", with_lse=False):
+    """Attention of a sequence whose T axis is cut over the mesh's context axes (and B, heads over the other axes).
 
-
-def attend(q, k, v, *, positions=None, segments=None, mask=_CAUSAL, strategy="ring", kernel="auto", scale=None,
-           soft_cap=0.0, with_lse=False):
-    """Attention of a sequence whose T axis is cut over the mesh's `context` axis (and B, heads over the other axes).
-
-    Call it inside jit under `jax.set_mesh(meshes.make(...))`, or without a mesh for a single device.
+    Call it under `jax.set_mesh(meshes.make(...))`, in jit or eagerly, or without a mesh for a single device.
+    `attention` is the same for arrays in their natural order, with no mesh to set up.
 
     Args:
       q: [B, T, N, H]; k, v: [B, T, K, H] with K dividing N.
-      positions: int32 [B, T], the place of each token in its document; default 0..T-1. Under a layout other than
-        contiguous the caller passes them permuted as the tokens are.
+      positions: int32 [B, T], the place of each token in its document; default: T tokens in `layout`.
       segments: int32 [B, T], documents of a packed row, numbered from 1; 0 is padding. Given segments, tokens see only
         their own. Default: one document.
       mask: of pallas_kernels.masks.
       strategy: a name in STRATEGIES; with one context shard every strategy is "local".
       kernel: a name in pallas_kernels.attention.api.IMPLEMENTATIONS, or "auto".
+      layout: a name in longctx.layouts.LAYOUTS, the order that the caller has put the tokens in; default "contiguous"
+        without `positions`, unknown with them. With a layout known, hops that a window makes needless are not sent.
       scale, soft_cap: see AttentionSpec.
+      sinks: [N], learned logits of a key without value that every token sees (gpt-oss); differentiable.
+      grads_dtype: in which dK and dV travel between devices.
 
     Returns:
       out [B, T, N, H] in q's dtype; with_lse: (out, lse float32 [B, T, N]).
 
     Raises:
-      UserError: unknown strategy. ValueError, NotImplementedError: see kernels.select.
+      UserError: unknown strategy or layout, or a call that cannot be cut like this.
+      ValueError, NotImplementedError: see kernels.select.
     """
     if strategy not in STRATEGIES:
         raise unknown_name("attention.strategy", strategy, STRATEGIES)
     B, T = q.shape[:2]
+    mesh = jax.sharding.get_abstract_mesh()
+    sizes = {"context_outer": 1, "context": 1, "tensor": 1} if mesh.empty else dict(mesh.shape)
+    shards = sizes[OUTER], sizes[INNER]
+    if positions is None:
+        layout = layout or "contiguous"
+        order = layouts.permutation(layout, T, shards[0] * shards[1])
+        positions = jnp.broadcast_to(jnp.asarray(order, jnp.int32), (B, T))
+    elif layout not in (None, "contiguous"):
+        layouts.check(layout, T, shards[0] * shards[1])
+    plan = Plan("local" if shards == (1, 1) else strategy, kernel, shards, q.shape[2] // sizes["tensor"],
+                k.shape[2] // sizes["tensor"], layout, segments is not None, grads_dtype)
+    check(plan, mask)
     if segments is None:
         segments = jnp.ones((B, T), jnp.int32)
     else:
         mask = mask & masks.Segments()
-    if positions is None:
-        positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
-    spec = AttentionSpec(mask, scale, soft_cap)
-    out, lse = _on_mesh(q, k, v, Tokens(positions, segments), spec, Plan(strategy, kernel))
+    call = _attend if mesh.empty else _on_mesh
+    out, lse = call(q, k, v, Tokens(positions, segments), AttentionSpec(mask, scale, soft_cap), plan)
+    if sinks is not None:
+        out, lse = _with_sinks(out, lse, sinks)
     return (out, lse) if with_lse else out
+
+
+def attention(q, k, v, *, segments=None, devices=None, layout="zigzag", **how):
+    """Attention over a sequence in its natural order, cut over `devices` (default: all of them), in one call.
+
+    q: [B, T, N, H]; k, v: [B, T, K, H]; segments and **how as for `attend`. Returns what `attend` does, in natural
+    order. For training, put the tokens into the layout once, in the data pipeline, and call `attend` in every layer.
+    """
+    devices = jax.devices() if devices is None else devices
+    mesh = meshes.make(MeshConfig(context=len(devices)), devices)
+    order = layouts.permutation(layout, q.shape[1], len(devices))
+    back = layouts.inverse(order)
+    with jax.set_mesh(mesh):
+        whole = lambda x: jax.sharding.reshard(x, meshes.REPLICATED)
+        laid = lambda x: None if x is None else whole(x)[:, order]
+        positions = None if segments is None else _positions(whole(segments))
+        result = attend(laid(q), laid(k), laid(v), positions=laid(positions), segments=laid(segments), layout=layout,
+                        **how)
+        return jax.tree.map(lambda x: whole(x)[:, back], result)
+
+
+def plan_of(config: Config) -> Plan:
+    """How the model of a run cuts its attention."""
+    model, how, mesh = config.model, config.attention, config.mesh
+    shards = mesh.context_outer, mesh.context
+    return Plan("local" if shards == (1, 1) else how.strategy, how.kernel, shards, model.heads // mesh.tensor,
+                model.key_heads // mesh.tensor, how.layout, True, how.grads_dtype)
+
+
+def check(plan: Plan, mask: masks.Mask) -> None:
+    """Raises UserError where the plan's strategy cannot cut such a call; says why and what would work."""
+    reason = STRATEGIES[plan.strategy](Local(plan.kernel), plan).why_not(plan, mask)
+    if reason:
+        raise UserError(f"attention.strategy={plan.strategy!r} does not work here: {reason}.")
 
 
 def _on_mesh(q, k, v, tokens, spec, plan):
     """Pad T to whole shards, cut, attend, and drop the padding again."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return _attend(q, k, v, tokens, spec, Plan("local", plan.kernel))
-    shards = mesh.shape[AXIS]
-    if shards == 1:
-        plan = plan._replace(strategy="local")
-    width = -q.shape[1] % shards
+    width = -q.shape[1] % (plan.shards[0] * plan.shards[1])
     # the padding is of segment 0, which sees nothing
     pad = lambda x: jnp.pad(x, [(0, 0), (0, width)] + [(0, 0)] * (x.ndim - 2)) if width else x
     specs = (meshes.HEADS,) * 3 + (Tokens(meshes.TOKENS, meshes.TOKENS),)
@@ -91,22 +146,35 @@ def _on_mesh(q, k, v, tokens, spec, plan):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _attend(q, k, v, tokens, spec: AttentionSpec, plan: Plan):
-    """(out, lse) of one device's shards; collectives over AXIS where the strategy is not local."""
-    kernel = kernels.select(plan.kernel, q, k, spec)
-    return STRATEGIES[plan.strategy].forward(q, k, v, tokens, spec, kernel, AXIS)
+    """(out, lse) of one device's shards; collectives over the context axes where the strategy is not local."""
+    return _forward(q, k, v, tokens, spec, plan)[0]
 
 
 def _forward(q, k, v, tokens, spec, plan):
-    out, lse = _attend(q, k, v, tokens, spec, plan)
+    strategy = STRATEGIES[plan.strategy](Local(plan.kernel), plan)
+    held = strategy.exchange(q, k, v, (tokens, tokens))
+    out, lse = strategy.forward(*held, spec)
     result = checkpoint_name(out, "attention_out"), checkpoint_name(lse, "attention_lse")
-    return result, (q, k, v, tokens, result)
+    return result, (held, result)
 
 
 def _backward(spec, plan, saved, cotangent):
-    q, k, v, tokens, result = saved
-    kernel = kernels.select(plan.kernel, q, k, spec)
-    grads = STRATEGIES[plan.strategy].backward(q, k, v, tokens, spec, kernel, AXIS, result, cotangent)
-    return *grads, None
+    held, result = saved
+    strategy = STRATEGIES[plan.strategy](Local(plan.kernel), plan)
+    return *strategy.backward(*held, spec, rows(result, cotangent)), None
 
 
 _attend.defvjp(_forward, _backward)
+
+
+def _positions(segments):
+    """The place of each token in its document, from the segments of whole rows in natural order."""
+    index = jnp.arange(segments.shape[1], dtype=jnp.int32)[None]
+    starts = segments != jnp.pad(segments, ((0, 0), (1, 0)))[:, :-1]
+    return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
+
+
+def _with_sinks(out, lse, sinks):
+    """(out, lse) with one more key in every softmax: of logit sinks[n], and of no value."""
+    total = jnp.logaddexp(lse, sinks.astype(lse.dtype)[None, None])
+    return (out * jnp.exp(lse - total)[..., None]).astype(out.dtype), total

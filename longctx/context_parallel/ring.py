@@ -1,62 +1,136 @@
 """Ring attention (arXiv 2310.01889): K/V blocks travel round the context axis while every shard keeps its queries.
 
-Forward: C-1 hops, each sent before the block that it overlaps is computed; partial results merge in float32.
-Backward: the same C-1 hops for K/V, and C-1 for the dK/dV that travel with them, a hop behind: a block's own shard
-adds its own share at home. Which token sits where is the layout's business; block pairs that the mask leaves EMPTY
-cost nothing in the kernel.
+Forward: every hop is sent before the block that it overlaps is computed, and partial results merge in float32.
+Backward: blocks leap to the farthest shard that needs them and come home hop by hop, the sum of their dK/dV with them;
+a block's own shard adds its own share at home. Which hops are needed at all, and in which directions, is in hops.py.
+Both ways at once (`both_ways`), the latency is ceil((C-1)/2) hops instead of C-1.
 """
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 
-from longctx.context_parallel.merge import cast, merge
+from longctx.context_parallel import hops
+from longctx.context_parallel.collectives import shift
+from longctx.context_parallel.hops import AHEAD, BACK
+from longctx.context_parallel.merge import cast, merge, neutral
+from longctx.context_parallel.strategy import Strategy
+from pallas_kernels.masks import Tokens
 
 
-def forward(q, k, v, tokens, spec, kernel, axis):
-    dtype, spec = spec.result_dtype(q), dataclasses.replace(spec, partial=True)
-    attend = lambda block: kernel.forward(q, block[0], block[1], (tokens, block[2]), spec)
-    block = (k, v, tokens)
+@dataclasses.dataclass(frozen=True)
+class Ring(Strategy):
+    """A ring over `axis`, with `inside` for each pair of shards.
 
-    def hop(carry, _):
-        block, result = carry
-        arriving = _send(block, axis)
-        return (arriving, merge(result, attend(block))), None
+    layout: how the sequence lies on the shards, None for unknown. documents: whether it is of packed documents, whose
+    ends make hops unnecessary that the mask alone would need. grads_dtype: in which dK and dV travel.
+    """
+    inside: Strategy
+    axis: str | tuple[str, ...]
+    layout: str | None = None
+    documents: bool = False
+    both_ways: bool = False
+    grads_dtype: str = "float32"
 
-    if (shards := jax.lax.axis_size(axis)) == 1:
-        return cast(attend(block), dtype)
-    arriving = _send(block, axis)
-    result = attend(block)
-    (block, result), _ = jax.lax.scan(hop, (arriving, result), None, length=shards - 2)
-    return cast(merge(result, attend(block)), dtype)
+    def forward(self, q, k, v, tokens, spec):
+        dtype, spec = spec.result_dtype(q), dataclasses.replace(spec, partial=True)
+        far = self._farthest(tokens, spec)
+        # blocks on their way, not attended yet; the own one, which both ways start with, counts as AHEAD's
+        blocks, result, at = dict.fromkeys(far, (k, v, tokens[1])), neutral(q), dict.fromkeys(far, 0)
+
+        def attend(blocks, at):
+            k, v, k_tokens = _joined(blocks, at)
+            return self.inside.forward(q, k, v, (tokens[0], k_tokens), spec)
+
+        for moving, steps in _phases(far):
+            def hop(i, carry, moving=moving, start=at[moving[0]]):
+                blocks, result = carry
+                here = {way: blocks[way] for way in moving}
+                arriving = {way: shift(block, self.axis, way) for way, block in here.items()}
+                return blocks | arriving, merge(result, attend(here, dict.fromkeys(moving, start + i)))
+            blocks, result = jax.lax.fori_loop(0, steps, hop, (blocks, result))
+            at = at | {way: at[way] + steps for way in moving}
+        return cast(merge(result, attend(blocks, at)), dtype)
+
+    def backward(self, q, k, v, tokens, spec, rows):
+        dtypes, spec = [spec.result_dtype(x) for x in (q, k, v)], dataclasses.replace(spec, partial=True)
+        far, own = self._farthest(tokens, spec), (k, v, tokens[1])
+        home = lambda tree, way: shift(tree, self.axis, -way)
+        send_sum = lambda pair, way: jax.tree.map(
+            lambda x: home(x.astype(self.grads_dtype), way).astype(x.dtype), pair)
+
+        def pull(blocks):
+            """dq, and {way: (dk, dv)} of its blocks."""
+            k, v, k_tokens = _joined(blocks)
+            dq, *grads = self.inside.backward(q, k, v, (tokens[0], k_tokens), spec, rows)
+            return dq, dict(zip(blocks, zip(*(jnp.split(g, len(blocks), axis=1) for g in grads), strict=True),
+                                strict=True))
+
+        def hop(carry, moving, last=False):
+            """Attends the blocks here, and sends them and the sums that came from further out one hop home.
+
+            A way that begins has no sum to send yet; on the last hop the next block would be the receiver's own.
+            """
+            blocks, sums, dq = carry
+            here = {way: blocks[way] for way in moving}
+            arriving = {} if last else {way: home(block, way) for way, block in here.items()}
+            arrived = {way: send_sum(sums[way], way) for way in moving if way in sums}
+            dq_here, grads = pull(here)
+            grads |= {way: jax.tree.map(jnp.add, arrived[way], grads[way]) for way in arrived}
+            return blocks | arriving, sums | grads, dq + dq_here
+
+        blocks = {way: hops.travel(own, self.axis, way * distance) for way, distance in far.items()}
+        dq, mine = pull({AHEAD: own})
+        dk, dv = mine[AHEAD]
+        _, sums, dq = _come_home(hop, blocks, far, dq, (dk, dv))
+        for way, pair in sums.items():
+            dk, dv = jax.tree.map(jnp.add, (dk, dv), send_sum(pair, way))
+        return tuple(x.astype(dtype) for x, dtype in zip((dq, dk, dv), dtypes, strict=True))
+
+    def _farthest(self, tokens, spec):
+        """{direction: hops}, known now or, where documents may end sooner than the mask, on the device."""
+        shards, n = jax.lax.axis_size(self.axis), tokens[0].positions.shape[1]
+        far = hops.farthest(spec.mask, self.layout, n, shards, self.both_ways)
+        # only where a document's end keeps keys near: every shard of other layouts has a part of every document
+        nearby = self.layout == "contiguous" or (self.layout == "zigzag" and self.both_ways)
+        return hops.farthest_seen(far, spec, tokens, self.axis) if self.documents and nearby and far[AHEAD] else far
 
 
-def backward(q, k, v, tokens, spec, kernel, axis, result, cotangent):
-    dtypes, spec = [spec.result_dtype(x) for x in (q, k, v)], dataclasses.replace(spec, partial=True)
-    pull = lambda block: kernel.backward(q, block[0], block[1], (tokens, block[2]), spec, result, cotangent)
-    block = (k, v, tokens)
-
-    def hop(carry, _):
-        """`grads` are the travelling (dk, dv) of `block`, which other shards have added to already."""
-        block, grads, dq = carry
-        arriving = _send(block, axis)
-        dq_here, *grads_here = pull(block)
-        return (arriving, _send(jax.tree.map(jnp.add, grads, grads_here), axis), dq + dq_here), None
-
-    if (shards := jax.lax.axis_size(axis)) == 1:
-        return tuple(x.astype(dtype) for x, dtype in zip(pull(block), dtypes, strict=True))
-    arriving = _send(block, axis)
-    dq, *home = pull(block)
-    grads = [jnp.zeros_like(x) for x in home]
-    (block, grads, dq), _ = jax.lax.scan(hop, (arriving, grads, dq), None, length=shards - 2)
-    dq_last, *grads_last = pull(block)
-    grads = _send(jax.tree.map(jnp.add, grads, grads_last), axis)
-    dk, dv = jax.tree.map(jnp.add, home, grads)
-    return tuple(x.astype(dtype) for x, dtype in zip((dq + dq_last, dk, dv), dtypes, strict=True))
+def _phases(far):
+    """[(directions that move, hops)]: both together as long as both have to, then the farther one alone."""
+    ahead, back = far[AHEAD], far.get(BACK, 0)
+    known = isinstance(ahead, int) and isinstance(back, int)
+    both = min(ahead, back) if known else jnp.minimum(ahead, back)
+    phases = [((AHEAD, BACK), both), ((AHEAD,), ahead - both), ((BACK,), back - both)]
+    return [(moving, steps) for moving, steps in phases if BACK in far or moving == (AHEAD,)
+            if not known or steps]
 
 
-def _send(tree, axis):
-    """Every leaf to the next shard of the ring."""
-    shards = jax.lax.axis_size(axis)
-    to_next = [(i, (i + 1) % shards) for i in range(shards)]
-    return jax.tree.map(lambda x: jax.lax.ppermute(x, axis, to_next), tree)
+def _come_home(hop, blocks, far, dq, zeros):
+    """The phases backwards. Where hops are known, the first and the last of a way are apart: they send less."""
+    phases = _phases(far)[::-1]
+    known = all(isinstance(distance, int) for distance in far.values())
+    sums = {} if known else {way: jax.tree.map(jnp.zeros_like, zeros) for way in far}
+    carry = blocks, sums, dq
+    for i, (moving, steps) in enumerate(phases):
+        if not known:
+            carry = jax.lax.fori_loop(0, steps, lambda _, c, moving=moving: hop(c, moving), carry)
+            continue
+        final = i == len(phases) - 1
+        carry = hop(carry, moving, last=final and steps == 1)
+        middle = steps - 2 if final else steps - 1
+        if middle > 0:
+            carry = jax.lax.fori_loop(0, middle, lambda _, c, moving=moving: hop(c, moving), carry)
+        if final and steps > 1:
+            carry = hop(carry, moving, last=True)
+    return carry
+
+
+def _joined(blocks, at=None):
+    """One block (k, v, tokens) out of one or two. A block that came BACK 0 hops is the own one again: of no tokens."""
+    if len(blocks) == 1 and AHEAD in blocks:
+        return blocks[AHEAD]
+    if at is not None:
+        k, v, tokens = blocks[BACK]
+        blocks = blocks | {BACK: (k, v, Tokens(tokens.positions, jnp.where(at[BACK] > 0, tokens.segments, 0)))}
+    return jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), *blocks.values())

@@ -16,7 +16,7 @@ def predictor(config: Config, mesh, params, rope: RopeConfig):
     with jax.set_mesh(mesh):
         graph = functional.graph(config.model, config.attention)
     predictions = jax.jit(lambda params, batch: functional.predictions(graph, params, batch, rope))
-    shards, sharding = mesh.shape["context"], jax.sharding.NamedSharding(mesh, meshes.TOKENS)
+    shards, sharding = config.mesh.context_shards, jax.sharding.NamedSharding(mesh, meshes.TOKENS)
     row_unit = mesh.shape["data"] * mesh.shape["fsdp"]
     column_unit = shards * layouts.PIECES[config.attention.layout]
 

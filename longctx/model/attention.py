@@ -1,4 +1,6 @@
 """Grouped-query attention: projections, optional norms and biases, RoPE, and the call that crosses devices."""
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -41,5 +43,5 @@ class Attention(nnx.Module):
         out = context_parallel.attend(
             rope.rotate(q, rope_table), rope.rotate(k, rope_table), v,
             positions=tokens.positions, segments=tokens.segments, mask=masks.parse(config.mask),
-            strategy=self.how.strategy, kernel=self.how.kernel, soft_cap=config.attention_soft_cap)
+            soft_cap=config.attention_soft_cap, **dataclasses.asdict(self.how))
         return project("BTNH,NHD->BTD", out, self.wo, "wo", meshes.HIDDEN)

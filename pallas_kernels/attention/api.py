@@ -9,7 +9,7 @@ import logging
 import jax
 
 from pallas_kernels.attention import chunked, reference
-from pallas_kernels.attention.spec import AttentionSpec
+from pallas_kernels.attention.spec import AttentionSpec, rows
 from pallas_kernels.masks import Tokens
 
 IMPLEMENTATIONS = {"reference": reference, "chunked": chunked}
@@ -67,7 +67,7 @@ def _forward(q, k, v, tokens, spec, implementation):
 
 def _backward(spec, implementation, saved, cotangent):
     q, k, v, tokens, result = saved
-    dq, dk, dv = select(implementation, q, k, spec).backward(q, k, v, tokens, spec, result, cotangent)
+    dq, dk, dv = select(implementation, q, k, spec).backward(q, k, v, tokens, spec, rows(result, cotangent))
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels import masks
-from pallas_kernels.attention.spec import AttentionSpec, accumulator, cap, cap_slope, row_delta
+from pallas_kernels.attention.spec import AttentionSpec, Rows, accumulator, cap, cap_slope
 from pallas_kernels.masks import Tokens
 
 BLOCKS = ((2048, 256), (float("inf"), 512))     # up to this length, this block: short rows gain more from skipping
@@ -90,17 +90,16 @@ def _forward_block(q, q_tok, plan, keys, spec):
     return acc / total[..., None], jnp.where(some, top + jnp.log(total), -jnp.inf)
 
 
-def backward(q, k, v, tokens, spec: AttentionSpec, result, cotangent):
-    """(dq, dk, dv) of these keys and queries, given the global result (out, lse) and cotangent (dout, dlse or None)."""
+def backward(q, k, v, tokens, spec: AttentionSpec, rows: Rows):
+    """(dq, dk, dv) of these keys and queries; see reference.backward."""
     (B, T, N), (S, K) = q.shape[:3], k.shape[1:3]
     q_block, k_block = _block(spec, T), _block(spec, S)
     q_tokens, k_tokens = _pad_tokens(tokens[0], q_block), _pad_tokens(tokens[1], k_block)
     plan = schedule(_relations(spec, q_tokens, k_tokens, q_block, k_block).swapaxes(-1, -2))
-    lse, delta = result[1], row_delta(result, cotangent)
     # a row that sees nothing has only masked pairs: any value does
-    lse = jnp.where(jnp.isfinite(lse), lse, 0.0)
-    dout = cotangent[0].astype(q.dtype)
-    columns = [_columns(x, K, q_block) for x in (q, dout, lse[..., None], delta[..., None])]       # each B n K . G*q
+    lse = jnp.where(jnp.isfinite(rows.lse), rows.lse, 0.0)
+    dout = rows.dout.astype(q.dtype)
+    columns = [_columns(x, K, q_block) for x in (q, dout, lse[..., None], rows.delta[..., None])]  # each B n K . G*q
     queries = columns, [_blocks(x, q_block) for x in (q, dout)], _token_blocks(q_tokens, q_block)
     keys = _blocks(k, k_block), _blocks(v, k_block), _token_blocks(k_tokens, k_block), plan        # each B m ...
 

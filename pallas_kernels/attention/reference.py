@@ -2,13 +2,13 @@
 
     s = cap(scale * q k^T);  p = exp(s - lse) where visible, else 0;  lse = log sum exp(s);  out = p v
 
-A row that sees no key has out = 0, lse = -inf and no gradient. `backward` takes the *global* (out, lse), so that it is
-exact for any cut of the keys or queries, not only when `forward` of the same keys made them.
+A row that sees no key has out = 0, lse = -inf and no gradient. `backward` takes Rows, which are *global*, so that it
+is exact for any cut of the keys or queries, not only when `forward` of the same keys made them.
 """
 import jax.numpy as jnp
 
 from pallas_kernels import masks
-from pallas_kernels.attention.spec import AttentionSpec, accumulator, cap, cap_slope, row_delta
+from pallas_kernels.attention.spec import AttentionSpec, Rows, accumulator, cap, cap_slope
 
 
 def why_not(q, k, spec: AttentionSpec, platform: str) -> str | None:
@@ -28,14 +28,14 @@ def forward(q, k, v, tokens, spec: AttentionSpec):
     return out.astype(spec.result_dtype(q)), lse.transpose(0, 2, 1)           # lse BTN
 
 
-def backward(q, k, v, tokens, spec: AttentionSpec, result, cotangent):
-    """(dq, dk, dv) of these keys and queries, given the global result (out, lse) and cotangent (dout, dlse or None)."""
+def backward(q, k, v, tokens, spec: AttentionSpec, rows: Rows):
+    """(dq, dk, dv) of these keys and queries."""
     s, see, qg, kg, vg = _scores(q, k, v, tokens, spec)
-    lse = result[1].transpose(0, 2, 1)[..., None]                             # BNT1
+    lse = rows.lse.transpose(0, 2, 1)[..., None]                               # BNT1
     p = jnp.where(see, jnp.exp(s - jnp.where(jnp.isfinite(lse), lse, 0.0)), 0.0)
-    dout = cotangent[0].astype(qg.dtype)
+    dout = rows.dout.astype(qg.dtype)
     dp = jnp.einsum("BTNH,BSNH->BNTS", dout, vg)
-    ds = p * (dp - row_delta(result, cotangent).transpose(0, 2, 1)[..., None])
+    ds = p * (dp - rows.delta.transpose(0, 2, 1)[..., None])
     ds = ds * cap_slope(s, spec.soft_cap) * spec.score_scale(q.shape[-1])
     dq = jnp.einsum("BNTS,BSNH->BTNH", ds, kg)
     dk = _sum_groups(jnp.einsum("BNTS,BTNH->BSNH", ds, qg), k)

@@ -1,5 +1,6 @@
 """What every implementation of attention is given besides its arrays, and small pieces that all of them share."""
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,9 +46,22 @@ def cap_slope(capped: jax.Array, soft_cap: float) -> jax.Array | float:
     return 1.0 - jnp.square(capped / soft_cap) if soft_cap else 1.0
 
 
-def row_delta(result, cotangent) -> jax.Array:
-    """sum_h dout*out - dlse, float32[B, T, N]: what the softmax backward subtracts from dP in each row."""
-    (out, _), (dout, dlse) = result, cotangent
+class Rows(NamedTuple):
+    """What a backward must know of its query rows besides q. All of it is global, so that any cut of the keys will do.
+
+    Attributes:
+      dout: [B, T, N, H], the cotangent of out.
+      lse: float32 [B, T, N] over all keys, -inf where a row sees none.
+      delta: float32 [B, T, N], sum_h dout * out - dlse: what the softmax backward subtracts from dP in each row.
+    """
+    dout: jax.Array
+    lse: jax.Array
+    delta: jax.Array
+
+
+def rows(result, cotangent) -> Rows:
+    """The Rows of a global result (out, lse) and its cotangent (dout, dlse); dlse may be None."""
+    (out, lse), (dout, dlse) = result, cotangent
     acc = accumulator(out)
     delta = jnp.einsum("BTNH,BTNH->BTN", dout.astype(acc), out.astype(acc))
-    return delta if dlse is None else delta - dlse
+    return Rows(dout, lse, delta if dlse is None else delta - dlse)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pallas_kernels.attention import api, reference
-from pallas_kernels.attention.spec import AttentionSpec
+from pallas_kernels.attention.spec import AttentionSpec, rows
 from pallas_kernels.masks import Causal, Chunked, Full, PrefixLM, Segments, Sinks, Tokens, Window
 from tests.helpers import assert_close, one_document, packed, problem, truth
 
@@ -86,22 +86,22 @@ def test_reference_backward_is_its_autodiff():
         result, pull = jax.vjp(f, p.q, p.k, p.v)
         dlse = jnp.where(jnp.isfinite(result[1]), p.dlse, 0.0)
         want = pull((p.dout, dlse))
-        got = reference.backward(p.q, p.k, p.v, p.tokens, spec, result, (p.dout, dlse))
+        got = reference.backward(p.q, p.k, p.v, p.tokens, spec, rows(result, (p.dout, dlse)))
         assert_close(got, want, "float32", 100, name)
 
 
 @pytest.mark.parametrize("cuts", [2, 5])
 @pytest.mark.parametrize("implementation", list(api.IMPLEMENTATIONS))
-def test_backward_of_a_cut_needs_only_the_global_result(implementation, cuts):
-    """Gradients of key pieces, each from the global (out, lse), are the pieces of the gradient; dq is their sum."""
+def test_backward_of_a_cut_needs_only_global_rows(implementation, cuts):
+    """Gradients of key pieces, each from the global Rows, are the pieces of the gradient; dq is their sum."""
     tokens = packed(7, 2, 50)
     p, spec = problem(6, tokens=(tokens, tokens)), AttentionSpec(Causal() & Segments(), partial=True, block=16)
     module = api.IMPLEMENTATIONS[implementation]
-    result, cotangent = module.forward(p.q, p.k, p.v, p.tokens, spec), (p.dout, None)
+    needed = rows(module.forward(p.q, p.k, p.v, p.tokens, spec), (p.dout, None))
     dq, dks, dvs = 0.0, [], []
     for piece in np.array_split(np.arange(50), cuts):
         at = lambda x, piece=piece: x[:, piece[0]:piece[-1] + 1]
-        part = module.backward(p.q, at(p.k), at(p.v), (tokens, Tokens(*map(at, tokens))), spec, result, cotangent)
+        part = module.backward(p.q, at(p.k), at(p.v), (tokens, Tokens(*map(at, tokens))), spec, needed)
         dq, dks, dvs = dq + part[0], [*dks, part[1]], [*dvs, part[2]]
     want = truth(p._replace(dlse=jnp.zeros_like(p.dlse)), spec)[2:]
     assert_close((dq, jnp.concatenate(dks, 1), jnp.concatenate(dvs, 1)), want, "float32", 50)
@@ -111,7 +111,7 @@ def test_partial_results_are_float32_for_bfloat16_inputs():
     p = problem(dtype=jnp.bfloat16)
     spec = AttentionSpec(partial=True)
     result = api.IMPLEMENTATIONS["chunked"].forward(p.q, p.k, p.v, p.tokens, spec)
-    grads = api.IMPLEMENTATIONS["chunked"].backward(p.q, p.k, p.v, p.tokens, spec, result, (p.dout, None))
+    grads = api.IMPLEMENTATIONS["chunked"].backward(p.q, p.k, p.v, p.tokens, spec, rows(result, (p.dout, None)))
     assert [x.dtype for x in (*result, *grads)] == [jnp.float32] * 5
 
 

@@ -22,10 +22,10 @@ MASKS = ["causal", "full", "causal & window(9)", "causal & (window(5) | sinks(2)
          "causal & chunked(16)"]
 
 
-@functools.partial(jax.jit, static_argnums=(5, 6, 7))
-def attend_and_pull(q, k, v, tokens, cotangent, mask, strategy, kernel):
+@functools.partial(jax.jit, static_argnums=(5, 6, 7, 8))
+def attend_and_pull(q, k, v, tokens, cotangent, mask, strategy, kernel, layout):
     f = lambda q, k, v: api.attend(q, k, v, positions=tokens.positions, segments=tokens.segments, mask=mask,
-                                   strategy=strategy, kernel=kernel, with_lse=True)
+                                   strategy=strategy, kernel=kernel, layout=layout, with_lse=True)
     result, pull = jax.vjp(f, q, k, v)
     dout, dlse = cotangent
     return *result, *pull((dout.astype(result[0].dtype), jnp.where(jnp.isfinite(result[1]), dlse, 0.0)))
@@ -35,14 +35,14 @@ def run(p, mask, strategy, config, layout="contiguous", kernel="chunked"):
     """(out, lse, dq, dk, dv) over the mesh, the sequence laid out and put back in order."""
     mesh = meshes.make(config)
     T = p.q.shape[1]
-    divides = T % config.context == 0
-    order = layouts.permutation(layout, T, config.context) if divides else np.arange(T)
+    divides = T % config.context_shards == 0
+    order = layouts.permutation(layout, T, config.context_shards) if divides else np.arange(T)
     put = lambda x, spec: jax.device_put(x[:, order], jax.sharding.NamedSharding(mesh, spec)) if divides else x
     tokens = jax.tree.map(lambda x: put(x, meshes.TOKENS), p.tokens[0])
     q, k, v, dout = (put(x, meshes.HEADS) for x in (p.q, p.k, p.v, p.dout))
     dlse = put(p.dlse, jax.sharding.PartitionSpec(*meshes.HEADS[:3]))
     with jax.set_mesh(mesh):
-        results = attend_and_pull(q, k, v, tokens, (dout, dlse), mask, strategy, kernel)
+        results = attend_and_pull(q, k, v, tokens, (dout, dlse), mask, strategy, kernel, layout)
     return [np.asarray(x)[:, layouts.inverse(order)] for x in results]
 
 

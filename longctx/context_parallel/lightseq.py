@@ -1,0 +1,106 @@
+"""LightSeq's causal schedule (DistFlashAttn, arXiv 2310.03294): shards that have no keys left help those that have.
+
+Over a contiguous layout shard i attends the keys of shards 0..i. In step t every shard i >= t attends the keys of shard
+i - t, and each shard i < t, which would be idle, attends its own keys for the queries of shard C - t + i and sends the
+result there. Distances t and C - t are thus done together: C/2 steps instead of C - 1, and only what is needed is sent.
+"""
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from longctx.context_parallel import hops
+from longctx.context_parallel.collectives import send
+from longctx.context_parallel.merge import cast, merge
+from longctx.context_parallel.strategy import Plan, Strategy
+
+
+@dataclasses.dataclass(frozen=True)
+class LightSeq(Strategy):
+    """The schedule over `axis`, with `inside` for each pair of shards. Unrolled: one kernel call for each step."""
+    inside: Strategy
+    axis: str | tuple[str, ...]
+    layout: str | None
+    grads_dtype: str = "float32"
+
+    def why_not(self, plan: Plan, mask):
+        if plan.layout != "contiguous":
+            return (f"its schedule balances attention.layout='contiguous' itself, and the layout is {plan.layout!r}; "
+                    "'ring' takes any layout")
+        if mask.reach()[0] < 0:
+            return "its schedule is for causal masks, and this one lets a query see later keys; 'ring' takes any mask"
+        return self.inside.why_not(plan, mask)
+
+    def forward(self, q, k, v, tokens, spec):
+        dtype, spec = spec.result_dtype(q), dataclasses.replace(spec, partial=True)
+        q_own, kv_own = (q, tokens[0]), (k, v, tokens[1])
+        result = self.inside.forward(q, k, v, tokens, spec)
+        for step in self._steps(q.shape[1], spec):
+            (q, q_tokens), (k, v, k_tokens) = step.deal(q_own, kv_own)
+            part = self.inside.forward(q, k, v, (q_tokens, k_tokens), spec)
+            out, lse = step.to_helped(part)
+            result = merge(result, (out, jnp.where(step.is_helped, lse, -jnp.inf)))
+            result = merge(result, (part[0], jnp.where(step.helps, -jnp.inf, part[1])))
+        return cast(result, dtype)
+
+    def backward(self, q, k, v, tokens, spec, rows):
+        dtypes, spec = [spec.result_dtype(x) for x in (q, k, v)], dataclasses.replace(spec, partial=True)
+        q_own, kv_own = (q, tokens[0], rows), (k, v, tokens[1])
+        dq, dk, dv = self.inside.backward(q, k, v, tokens, spec, rows)
+        for step in self._steps(q.shape[1], spec):
+            (q, q_tokens, rows), (k, v, k_tokens) = step.deal(q_own, kv_own)
+            dq_here, *grads = self.inside.backward(q, k, v, (q_tokens, k_tokens), spec, rows)
+            dq = dq + step.to_helped(dq_here) + jnp.where(step.helps, 0.0, dq_here)
+            sent = step.to_owner([x.astype(self.grads_dtype) for x in grads])
+            dk, dv = (x + y.astype(x.dtype) + jnp.where(step.helps, z, 0.0)
+                      for x, y, z in zip((dk, dv), sent, grads, strict=True))
+        return tuple(x.astype(dtype) for x, dtype in zip((dq, dk, dv), dtypes, strict=True))
+
+    def _steps(self, n, spec):
+        shards = jax.lax.axis_size(self.axis)
+        needed = {d for d in range(1, shards) if hops.may_see(spec.mask, self.layout, n, shards, d)}
+        steps = [(t, t in needed, shards - t in needed and t < shards - t) for t in range(1, shards // 2 + 1)]
+        return [_Step(self.axis, shards, *step) for step in steps if any(step[1:])]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """Step t of the schedule: who gets whose keys, and who helps whom; either may be needless under a window."""
+    axis: str | tuple[str, ...]
+    shards: int
+    t: int
+    keys_move: bool
+    help_needed: bool
+
+    @property
+    def helps(self):
+        """Whether this shard works for another one."""
+        return (jax.lax.axis_index(self.axis) < self.t) & self.help_needed
+
+    @property
+    def is_helped(self):
+        return (jax.lax.axis_index(self.axis) >= self.shards - self.t) & self.help_needed
+
+    def deal(self, queries, keys):
+        """The queries and the keys of which this shard does the attention. Where there are none, keys are of no tokens.
+        """
+        lent = send(queries, self.axis, [(target, source) for source, target in self._helpers()])
+        moved = send(keys, self.axis, self._movers())
+        choose = lambda yes, no: jax.tree.map(lambda a, b: jnp.where(self.helps, a, b), yes, no)
+        return choose(lent, queries), choose(keys, moved)
+
+    def to_helped(self, tree):
+        """What helpers computed, to the owners of the queries; zeros for all others."""
+        return send(tree, self.axis, self._helpers())
+
+    def to_owner(self, tree):
+        """What was computed with keys that moved, to the owners of the keys; zeros for all others."""
+        return send(tree, self.axis, [(target, source) for source, target in self._movers()])
+
+    def _movers(self):
+        """(owner of keys, shard that attends them)"""
+        return [(i - self.t, i) for i in range(self.t, self.shards)] if self.keys_move else []
+
+    def _helpers(self):
+        """(helper, owner of the queries)"""
+        return [(i, self.shards - self.t + i) for i in range(self.t)] if self.help_needed else []

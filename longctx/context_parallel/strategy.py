@@ -1,0 +1,63 @@
+"""What a context-parallel strategy is: attention that cuts its arrays and calls another attention for the pieces."""
+import dataclasses
+from typing import NamedTuple
+
+from pallas_kernels import masks
+from pallas_kernels.attention import api as kernels
+
+
+class Plan(NamedTuple):
+    """Everything static about how one call is cut.
+
+    Attributes:
+      strategy: a name in api.STRATEGIES. kernel: one in pallas_kernels.attention.api.IMPLEMENTATIONS, or auto.
+      shards: sizes of the mesh axes (context_outer, context).
+      heads, key_heads: of one tensor shard.
+      layout: how the sequence lies on the shards (longctx/layouts.py); None is unknown.
+      documents: whether rows are packed documents.
+      grads_dtype: in which dK and dV travel between devices.
+    """
+    strategy: str
+    kernel: str
+    shards: tuple[int, int]
+    heads: int
+    key_heads: int
+    layout: str | None = None
+    documents: bool = False
+    grads_dtype: str = "float32"
+
+
+class Strategy:
+    """An implementation of the (out, lse) primitive over one device's shards, inside jax.shard_map.
+
+    `forward` and `backward` are those of a kernel (pallas_kernels/attention/reference.py), with tokens = (of the
+    queries here, of the keys here), so that strategies nest: what a strategy calls for its pieces may be another one.
+    """
+
+    def why_not(self, plan: Plan, mask: masks.Mask) -> str | None:
+        """The reason why a call cannot be cut this way, and what would work; None when it can."""
+        return None
+
+    def exchange(self, q, k, v, tokens):
+        """The arrays that forward and backward work on. They are kept, or exchanged again, as the remat policy says."""
+        return q, k, v, tokens
+
+    def forward(self, q, k, v, tokens, spec):
+        """(out, lse) of the queries that this device holds."""
+        raise NotImplementedError
+
+    def backward(self, q, k, v, tokens, spec, rows):
+        """(dq, dk, dv) of the q, k, v that this device holds; q, k, v, tokens as `exchange` gave them."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Local(Strategy):
+    """No cut: the kernel itself. The innermost of every strategy."""
+    kernel: str
+
+    def forward(self, q, k, v, tokens, spec):
+        return kernels.select(self.kernel, q, k, spec).forward(q, k, v, tokens, spec)
+
+    def backward(self, q, k, v, tokens, spec, rows):
+        return kernels.select(self.kernel, q, k, spec).backward(q, k, v, tokens, spec, rows)

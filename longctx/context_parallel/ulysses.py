@@ -1,0 +1,68 @@
+"""Ulysses (arXiv 2309.14509): an all-to-all trades a share of the sequence for a share of the heads, and back.
+
+Between the two every shard holds some heads of the whole sequence and attends them with `inside`: the kernel itself,
+or a ring over a second mesh axis (USP, arXiv 2405.07719). Where the shards do not divide the key heads, each of these
+is sent to the shards whose query heads need it.
+"""
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from longctx.context_parallel.collectives import gather
+from longctx.context_parallel.strategy import Plan, Strategy
+from pallas_kernels.attention.spec import Rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Ulysses(Strategy):
+    """Heads for sequence over `axis`; `inside` attends the heads that a shard then holds. key_heads: before that."""
+    inside: Strategy
+    axis: str | tuple[str, ...]
+    key_heads: int
+
+    def why_not(self, plan: Plan, mask):
+        shards = plan.shards[-1] if self.axis == "context" else plan.shards[0] * plan.shards[1]
+        if plan.heads % shards:
+            return (f"it deals the {plan.heads} query heads of a tensor shard to {shards} context shards, which must "
+                    "divide them; 'ring' has no such limit, and 'usp' deals heads over mesh.context alone, with a "
+                    "ring over mesh.context_outer")
+        return self.inside.why_not(plan, mask)
+
+    def exchange(self, q, k, v, tokens):
+        table = self._table(q.shape[2])
+        if table is not None:
+            k, v = k[:, :, table], v[:, :, table]
+        return self.inside.exchange(*(self._to_heads(x) for x in (q, k, v)), gather(tokens, self.axis))
+
+    def forward(self, q, k, v, tokens, spec):
+        out, lse = self.inside.forward(q, k, v, tokens, spec)
+        return self._to_sequence(out), self._to_sequence(lse)
+
+    def backward(self, q, k, v, tokens, spec, rows):
+        table = self._table(rows.lse.shape[2])
+        rows = Rows(*(self._to_heads(x) for x in rows))
+        if table is None:
+            return tuple(self._to_sequence(x) for x in self.inside.backward(q, k, v, tokens, spec, rows))
+        partial = dataclasses.replace(spec, partial=True)               # copies of a key head are summed in float32
+        dq, *grads = self.inside.backward(q, k, v, tokens, partial, rows)
+        copies = (self._to_sequence(x) for x in grads)
+        dk, dv = (jnp.zeros_like(x[:, :, :self.key_heads]).at[:, :, table].add(x) for x in copies)
+        dq = self._to_sequence(dq.astype(spec.result_dtype(q)))
+        return dq, dk.astype(spec.result_dtype(k)), dv.astype(spec.result_dtype(v))
+
+    def _table(self, heads: int) -> np.ndarray | None:
+        """The key head in each place of the deal, as few as will do; None where dealing them once is right."""
+        shards, group = jax.lax.axis_size(self.axis), heads // self.key_heads
+        if self.key_heads % shards == 0:
+            return None
+        share = heads // shards                                         # query heads of a shard
+        return np.arange(shards) * share // group if group % share == 0 else np.arange(heads) // group
+
+    def _to_heads(self, x):
+        """[B, T/C, heads, ...] -> [B, T, heads/C, ...]"""
+        return jax.lax.all_to_all(x, self.axis, split_axis=2, concat_axis=1, tiled=True)
+
+    def _to_sequence(self, x):
+        return jax.lax.all_to_all(x, self.axis, split_axis=1, concat_axis=2, tiled=True)
