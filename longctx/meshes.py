@@ -60,6 +60,11 @@ def make(config: MeshConfig, devices=None) -> jax.sharding.Mesh:
                          axis_types=(jax.sharding.AxisType.Explicit,) * len(axes))
 
 
+def all_context() -> jax.sharding.Mesh:
+    """Every device there is, cutting the sequence."""
+    return make(MeshConfig(context=len(jax.devices())))
+
+
 def weight_spec(name: str) -> P:
     return WEIGHTS[name]
 

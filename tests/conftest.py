@@ -1,4 +1,4 @@
-"""Eight simulated devices for every test, and the strictest settings: rank promotion and warnings are errors."""
+"""Sixteen simulated devices for every test, and the strictest settings: rank promotion and warnings are errors."""
 import os
 
 # before jax starts: ppermute loops over simulated devices hang with fewer threads
@@ -7,5 +7,5 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax  # noqa: E402
 
-jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_num_cpu_devices", 16)
 jax.config.update("jax_numpy_rank_promotion", "raise")

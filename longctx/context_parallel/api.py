@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from longctx import layouts, meshes
-from longctx.config import Config, MeshConfig
+from longctx.config import Config
 from longctx.context_parallel.all_gather import AllGather
 from longctx.context_parallel.lightseq import LightSeq
 from longctx.context_parallel.ring import Ring
@@ -46,7 +46,7 @@ def attend(q, k, v, *, positions=None, segments=None, mask=_CAUSAL, strategy="ri
     """Attention of a sequence whose T axis is cut over the mesh's context axes (and B, heads over the other axes).
 
     Call it under `jax.set_mesh(meshes.make(...))`, in jit or eagerly, or without a mesh for a single device.
-    `attention` is the same for arrays in their natural order, with no mesh to set up.
+    `attention` is the same for arrays in their natural order.
 
     Args:
       q: [B, T, N, H]; k, v: [B, T, K, H] with K dividing N.
@@ -95,23 +95,22 @@ def attend(q, k, v, *, positions=None, segments=None, mask=_CAUSAL, strategy="ri
     return (out, lse) if with_lse else out
 
 
-def attention(q, k, v, *, segments=None, devices=None, layout="zigzag", **how):
-    """Attention over a sequence in its natural order, cut over `devices` (default: all of them), in one call.
+def attention(q, k, v, *, segments=None, layout="zigzag", **how):
+    """Attention over a sequence in its natural order, cut over the devices of the mesh: for its own sake.
+
+        with jax.set_mesh(meshes.all_context()):                # every device there is
+            out = attention(q, k, v, mask=Causal() & Window(4096))
 
     q: [B, T, N, H]; k, v: [B, T, K, H]; segments and **how as for `attend`. Returns what `attend` does, in natural
     order. For training, put the tokens into the layout once, in the data pipeline, and call `attend` in every layer.
     """
-    devices = jax.devices() if devices is None else devices
-    mesh = meshes.make(MeshConfig(context=len(devices)), devices)
-    order = layouts.permutation(layout, q.shape[1], len(devices))
-    back = layouts.inverse(order)
-    with jax.set_mesh(mesh):
-        whole = lambda x: jax.sharding.reshard(x, meshes.REPLICATED)
-        laid = lambda x: None if x is None else whole(x)[:, order]
-        positions = None if segments is None else _positions(whole(segments))
-        result = attend(laid(q), laid(k), laid(v), positions=laid(positions), segments=laid(segments), layout=layout,
-                        **how)
-        return jax.tree.map(lambda x: whole(x)[:, back], result)
+    mesh = jax.sharding.get_abstract_mesh()
+    order = layouts.permutation(layout, q.shape[1], 1 if mesh.empty else mesh.shape[OUTER] * mesh.shape[INNER])
+    whole = lambda x: x if mesh.empty else jax.sharding.reshard(x, meshes.REPLICATED)
+    laid = lambda x: None if x is None else whole(x)[:, order]
+    positions = None if segments is None else _positions(whole(segments))
+    result = attend(laid(q), laid(k), laid(v), positions=laid(positions), segments=laid(segments), layout=layout, **how)
+    return jax.tree.map(lambda x: whole(x)[:, layouts.inverse(order)], result)
 
 
 def plan_of(config: Config) -> Plan:
@@ -124,6 +123,9 @@ def plan_of(config: Config) -> Plan:
 
 def check(plan: Plan, mask: masks.Mask) -> None:
     """Raises UserError where the plan's strategy cannot cut such a call; says why and what would work."""
+    if plan.strategy == "local" and plan.shards != (1, 1):
+        raise UserError(f"attention.strategy='local' sees the keys of one shard, and there are {plan.shards[0]} x "
+                        f"{plan.shards[1]} context shards; 'ring' takes any number.")
     reason = STRATEGIES[plan.strategy](Local(plan.kernel), plan).why_not(plan, mask)
     if reason:
         raise UserError(f"attention.strategy={plan.strategy!r} does not work here: {reason}.")

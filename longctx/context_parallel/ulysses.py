@@ -34,7 +34,8 @@ class Ulysses(Strategy):
         table = self._table(q.shape[2])
         if table is not None:
             k, v = k[:, :, table], v[:, :, table]
-        return self.inside.exchange(*(self._to_heads(x) for x in (q, k, v)), gather(tokens, self.axis))
+        whole = gather(tokens[0], self.axis)                            # keys are the same tokens as queries here
+        return self.inside.exchange(*(self._to_heads(x) for x in (q, k, v)), (whole, whole))
 
     def forward(self, q, k, v, tokens, spec):
         out, lse = self.inside.forward(q, k, v, tokens, spec)

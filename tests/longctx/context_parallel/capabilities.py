@@ -1,0 +1,107 @@
+"""What each strategy can do, found out by running it: the capability table of README.md.
+
+    python -m tests.longctx.context_parallel.capabilities         # runs every case and rewrites the table
+
+A cell is "exact" if every case with that feature gave the float64 reference's out, lse, dq, dk and dv on four simulated
+devices, and "-" if the strategy refuses the feature with an error that says why. Anything else fails the tests.
+"""
+import os
+import pathlib
+from typing import NamedTuple
+
+if __name__ == "__main__":
+    os.environ["NPROC"] = "32"                  # before jax starts, see tests/conftest.py
+    import jax
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 8)
+
+from longctx.config import MeshConfig
+from longctx.context_parallel import api
+from longctx.errors import UserError
+from tests.helpers import one_document, packed, problem
+from tests.longctx.context_parallel.cut import check
+
+README = pathlib.Path(__file__).parents[3] / "README.md"
+BEGIN, END = "<!-- capabilities: begin -->", "<!-- capabilities: end -->"
+HEADS = {"MHA": dict(N=4, K=4), "GQA": dict(N=8, K=2), "MQA": dict(N=4, K=1)}
+TWO_LEVELS = ("double_ring", "usp")
+
+
+class Case(NamedTuple):
+    """Values of the features that one run has."""
+    mask: str
+    layout: str
+    heads: str
+    documents: str
+    dtype: str
+    soft_cap: float = 0.0
+
+    def features(self) -> list[str]:
+        return [*MASKS[self.mask], self.layout, self.heads, self.documents, self.dtype,
+                *(["soft cap"] if self.soft_cap else [])]
+
+
+# mask -> its features; together the cases hold every feature, and each in the company of others
+MASKS = {
+    "causal": ["causal"], "full": ["full"], "causal & window(9)": ["window"],
+    "causal & (window(5) | sinks(2))": ["window", "sinks"], "causal | prefix_lm(20)": ["prefix-LM"],
+    "causal & chunked(16)": ["chunked"],
+}
+CASES = [
+    Case("causal", "contiguous", "MHA", "one", "float32"),
+    Case("causal", "zigzag", "GQA", "packed", "bfloat16"),
+    Case("full", "striped", "MQA", "packed", "float32"),
+    Case("causal & window(9)", "zigzag", "MQA", "one", "float32", soft_cap=2.0),
+    Case("causal & (window(5) | sinks(2))", "contiguous", "GQA", "packed", "float32"),
+    Case("causal | prefix_lm(20)", "striped", "GQA", "packed", "float32"),
+    Case("causal & chunked(16)", "zigzag", "GQA", "packed", "float32"),
+]
+COLUMNS = ["causal", "full", "window", "sinks", "prefix-LM", "chunked", "soft cap", "contiguous", "zigzag", "striped",
+           "MHA", "GQA", "MQA", "packed", "float32", "bfloat16"]
+
+
+def row(strategy: str) -> dict[str, str]:
+    """Feature -> "exact" or "-". Raises AssertionError where a result is wrong."""
+    exact, refused = set(), set()
+    for case in CASES:
+        try:
+            _run(strategy, case)
+            exact.update(case.features())
+        except UserError:
+            refused.update(case.features())
+            if case.layout != "contiguous":                         # was it the layout?
+                case = case._replace(layout="contiguous")
+                try:
+                    _run(strategy, case)
+                    exact.update(case.features())
+                except UserError:
+                    pass
+    return {feature: "exact" if feature in exact else "-" for feature in COLUMNS}
+
+
+def _run(strategy: str, case: Case) -> None:
+    tokens = packed(5, 1, 64, mean=20) if case.documents == "packed" else one_document(1, 64)
+    p = problem(B=1, T=64, H=8, dtype=case.dtype, tokens=(tokens, tokens), **HEADS[case.heads])
+    config = MeshConfig(context_outer=2, context=2) if strategy in TWO_LEVELS else MeshConfig(context=4)
+    check(p, case.mask, config, case.layout, strategy=strategy, soft_cap=case.soft_cap)
+
+
+def line(strategy: str, cells: dict[str, str]) -> str:
+    return f"| `{strategy}` | " + " | ".join(cells[column] for column in COLUMNS) + " |"
+
+
+def table(rows: dict[str, dict[str, str]]) -> str:
+    head = "| strategy | " + " | ".join(COLUMNS) + " |"
+    rule = "|" + "---|" * (len(COLUMNS) + 1)
+    return "\n".join([head, rule, *(line(strategy, cells) for strategy, cells in rows.items())])
+
+
+def main() -> None:
+    before, rest = README.read_text().split(BEGIN)
+    after = rest.split(END)[1]
+    rows = {strategy: row(strategy) for strategy in api.STRATEGIES if strategy != "local"}
+    README.write_text(f"{before}{BEGIN}\n{table(rows)}\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main()
