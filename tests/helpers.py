@@ -73,15 +73,17 @@ def packed(seed, B, T, mean=12, padding=3) -> Tokens:
     return Tokens(jnp.asarray(positions), jnp.asarray(segments))
 
 
-def truth(p: Problem, spec):
-    """(out, lse, dq, dk, dv) of the reference in float64, on the same (rounded) inputs."""
+def truth(p: Problem, spec, table=None):
+    """(out, lse, dq, dk, dv) of the reference in float64, on the same (rounded) inputs; and dtable, given a table."""
     with jax.enable_x64(True):
-        arrays = [jnp.asarray(np.asarray(x, np.float64)) for x in (p.q, p.k, p.v, p.dout, p.dlse)]
+        arrays = [None if x is None else jnp.asarray(np.asarray(x, np.float64))
+                  for x in (p.q, p.k, p.v, p.dout, p.dlse, table)]
         return jax.tree.map(np.asarray, _truth(*arrays, p.tokens, dataclasses.replace(spec, partial=False)))
 
 
-@functools.partial(jax.jit, static_argnums=6)
-def _truth(q, k, v, dout, dlse, tokens, spec):
-    result = reference.forward(q, k, v, tokens, spec)
+@functools.partial(jax.jit, static_argnums=7)
+def _truth(q, k, v, dout, dlse, table, tokens, spec):
+    result = reference.forward(q, k, v, tokens, spec, table)
     dlse = jnp.where(jnp.isfinite(result[1]), dlse, 0.0)
-    return *result, *reference.backward(q, k, v, tokens, spec, rows(result, (dout, dlse)))
+    *grads, dtable = reference.backward(q, k, v, tokens, spec, rows(result, (dout, dlse)), table)
+    return *result, *grads, *([] if dtable is None else [dtable])

@@ -18,16 +18,16 @@ class AllGather(Strategy):
     axis: str | tuple[str, ...]
     grads_dtype: str = "float32"
 
-    def exchange(self, q, k, v, tokens):
+    def exchange(self, q, k, v, tokens, table):
         k, v, k_tokens = gather((k, v, tokens[1]), self.axis)
-        return q, k, v, (tokens[0], k_tokens)
+        return q, k, v, (tokens[0], k_tokens), table
 
-    def forward(self, q, k, v, tokens, spec):
-        return self.inside.forward(q, k, v, tokens, spec)
+    def forward(self, q, k, v, tokens, spec, table):
+        return self.inside.forward(q, k, v, tokens, spec, table)
 
-    def backward(self, q, k, v, tokens, spec, rows):
+    def backward(self, q, k, v, tokens, spec, rows, table):
         partial = dataclasses.replace(spec, partial=True)                 # the sum over shards is taken in grads_dtype
-        dq, *grads = self.inside.backward(q, k, v, tokens, partial, rows)
+        dq, dk, dv, dtable = self.inside.backward(q, k, v, tokens, partial, rows, table)
         dk, dv = (jax.lax.psum_scatter(x.astype(self.grads_dtype), self.axis, scatter_dimension=1, tiled=True)
-                  for x in grads)
-        return tuple(x.astype(spec.result_dtype(like)) for x, like in ((dq, q), (dk, k), (dv, v)))
+                  for x in (dk, dv))
+        return *spec.rounded((dq, dk, dv), (q, k, v)), dtable

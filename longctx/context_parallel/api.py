@@ -42,7 +42,7 @@ _CAUSAL = masks.Causal()
 
 
 def attend(q, k, v, *, positions=None, segments=None, mask=_CAUSAL, strategy="ring", kernel="auto", layout=None,
-           scale=None, soft_cap=0.0, sinks=None, grads_dtype="float32", with_lse=False):
+           scale=None, soft_cap=0.0, bias=None, table=None, sinks=None, grads_dtype="float32", with_lse=False):
     """Attention of a sequence whose T axis is cut over the mesh's context axes (and B, heads over the other axes).
 
     Call it under `jax.set_mesh(meshes.make(...))`, in jit or eagerly, or without a mesh for a single device.
@@ -59,6 +59,7 @@ def attend(q, k, v, *, positions=None, segments=None, mask=_CAUSAL, strategy="ri
       layout: a name in longctx.layouts.LAYOUTS, the order that the caller has put the tokens in; default "contiguous"
         without `positions`, unknown with them. With a layout known, hops that a window makes needless are not sent.
       scale, soft_cap: see AttentionSpec.
+      bias, table: of pallas_kernels.attention.bias, such as Alibi(), and its numbers [N, D]; differentiable.
       sinks: [N], learned logits of a key without value that every token sees (gpt-oss); differentiable.
       grads_dtype: in which dK and dV travel between devices.
 
@@ -89,7 +90,8 @@ def attend(q, k, v, *, positions=None, segments=None, mask=_CAUSAL, strategy="ri
     else:
         mask = mask & masks.Segments()
     call = _attend if mesh.empty else _on_mesh
-    out, lse = call(q, k, v, Tokens(positions, segments), AttentionSpec(mask, scale, soft_cap), plan)
+    table = None if table is None else jnp.asarray(table, jnp.float32)
+    out, lse = call(q, k, v, Tokens(positions, segments), table, AttentionSpec(mask, scale, bias, soft_cap), plan)
     if sinks is not None:
         out, lse = _with_sinks(out, lse, sinks)
     return (out, lse) if with_lse else out
@@ -131,31 +133,38 @@ def check(plan: Plan, mask: masks.Mask) -> None:
         raise UserError(f"attention.strategy={plan.strategy!r} does not work here: {reason}.")
 
 
-def _on_mesh(q, k, v, tokens, spec, plan):
+def _on_mesh(q, k, v, tokens, table, spec, plan):
     """Pad T to whole shards, cut, attend, and drop the padding again."""
     width = -q.shape[1] % (plan.shards[0] * plan.shards[1])
     # the padding is of segment 0, which sees nothing
     pad = lambda x: jnp.pad(x, [(0, 0), (0, width)] + [(0, 0)] * (x.ndim - 2)) if width else x
-    specs = (meshes.HEADS,) * 3 + (Tokens(meshes.TOKENS, meshes.TOKENS),)
-    args = jax.tree.map(lambda x, s: jax.sharding.reshard(pad(x), s), (q, k, v, tokens), specs)
-    cut = jax.shard_map(lambda *a: _attend(*a, spec, plan), in_specs=specs, out_specs=(meshes.HEADS, meshes.LSE))
-    out, lse = cut(*args)
+    sequences = (q, k, v, tokens), (meshes.HEADS,) * 3 + (Tokens(meshes.TOKENS, meshes.TOKENS),)
+    args = jax.tree.map(lambda x, s: jax.sharding.reshard(pad(x), s), *sequences)
+    if table is not None:
+        table = jax.sharding.reshard(table, meshes.HEAD_TABLE)
+
+    def cut(q, k, v, tokens, table):
+        if table is not None:               # its gradient is the sum over everything that shares it
+            table = jax.lax.pcast(table, (*meshes.BATCH, *meshes.CONTEXT), to="varying")
+        return _attend(q, k, v, tokens, table, spec, plan)
+    out, lse = jax.shard_map(cut, in_specs=(*sequences[1], None if table is None else meshes.HEAD_TABLE),
+                             out_specs=(meshes.HEADS, meshes.LSE))(*args, table)
     if not width:
         return out, lse
     whole = jax.sharding.reshard(out, meshes.WHOLE_HEADS), jax.sharding.reshard(lse, meshes.WHOLE_LSE)
     return tuple(x[:, :-width] for x in whole)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _attend(q, k, v, tokens, spec: AttentionSpec, plan: Plan):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _attend(q, k, v, tokens, table, spec: AttentionSpec, plan: Plan):
     """(out, lse) of one device's shards; collectives over the context axes where the strategy is not local."""
-    return _forward(q, k, v, tokens, spec, plan)[0]
+    return _forward(q, k, v, tokens, table, spec, plan)[0]
 
 
-def _forward(q, k, v, tokens, spec, plan):
+def _forward(q, k, v, tokens, table, spec, plan):
     strategy = STRATEGIES[plan.strategy](Local(plan.kernel), plan)
-    held = strategy.exchange(q, k, v, (tokens, tokens))
-    out, lse = strategy.forward(*held, spec)
+    held = strategy.exchange(q, k, v, (tokens, tokens), table)
+    out, lse = strategy.forward(*held[:-1], spec, held[-1])
     result = checkpoint_name(out, "attention_out"), checkpoint_name(lse, "attention_lse")
     return result, (held, result)
 
@@ -163,7 +172,8 @@ def _forward(q, k, v, tokens, spec, plan):
 def _backward(spec, plan, saved, cotangent):
     held, result = saved
     strategy = STRATEGIES[plan.strategy](Local(plan.kernel), plan)
-    return *strategy.backward(*held, spec, rows(result, cotangent)), None
+    dq, dk, dv, dtable = strategy.backward(*held[:-1], spec, rows(result, cotangent), held[-1])
+    return dq, dk, dv, None, dtable
 
 
 _attend.defvjp(_forward, _backward)

@@ -2,7 +2,8 @@
 
 Over a contiguous layout shard i attends the keys of shards 0..i. In step t every shard i >= t attends the keys of shard
 i - t, and each shard i < t, which would be idle, attends its own keys for the queries of shard C - t + i and sends the
-result there. Distances t and C - t are thus done together: C/2 steps instead of C - 1, and only what is needed is sent.
+result there. Distances t and C - t are thus done together: C/2 steps instead of C - 1, and half as many keys move.
+Queries and results move too, so that with few key heads a ring over a zigzag layout, as balanced, sends less.
 """
 import dataclasses
 
@@ -31,30 +32,32 @@ class LightSeq(Strategy):
             return "its schedule is for causal masks, and this one lets a query see later keys; 'ring' takes any mask"
         return self.inside.why_not(plan, mask)
 
-    def forward(self, q, k, v, tokens, spec):
+    def forward(self, q, k, v, tokens, spec, table):
         dtype, spec = spec.result_dtype(q), dataclasses.replace(spec, partial=True)
         q_own, kv_own = (q, tokens[0]), (k, v, tokens[1])
-        result = self.inside.forward(q, k, v, tokens, spec)
+        result = self.inside.forward(q, k, v, tokens, spec, table)
         for step in self._steps(q.shape[1], spec):
             (q, q_tokens), (k, v, k_tokens) = step.deal(q_own, kv_own)
-            part = self.inside.forward(q, k, v, (q_tokens, k_tokens), spec)
+            part = self.inside.forward(q, k, v, (q_tokens, k_tokens), spec, table)
             out, lse = step.to_helped(part)
             result = merge(result, (out, jnp.where(step.is_helped, lse, -jnp.inf)))
             result = merge(result, (part[0], jnp.where(step.helps, -jnp.inf, part[1])))
         return cast(result, dtype)
 
-    def backward(self, q, k, v, tokens, spec, rows):
-        dtypes, spec = [spec.result_dtype(x) for x in (q, k, v)], dataclasses.replace(spec, partial=True)
+    def backward(self, q, k, v, tokens, spec, rows, table):
+        partial = dataclasses.replace(spec, partial=True)
         q_own, kv_own = (q, tokens[0], rows), (k, v, tokens[1])
-        dq, dk, dv = self.inside.backward(q, k, v, tokens, spec, rows)
+        dq, dk, dv, dtable = self.inside.backward(q, k, v, tokens, partial, rows, table)
         for step in self._steps(q.shape[1], spec):
-            (q, q_tokens, rows), (k, v, k_tokens) = step.deal(q_own, kv_own)
-            dq_here, *grads = self.inside.backward(q, k, v, (q_tokens, k_tokens), spec, rows)
+            (q_here, q_tokens, rows_here), (k_here, v_here, k_tokens) = step.deal(q_own, kv_own)
+            dq_here, *grads, dtable_here = self.inside.backward(q_here, k_here, v_here, (q_tokens, k_tokens), partial,
+                                                                rows_here, table)
             dq = dq + step.to_helped(dq_here) + jnp.where(step.helps, 0.0, dq_here)
             sent = step.to_owner([x.astype(self.grads_dtype) for x in grads])
             dk, dv = (x + y.astype(x.dtype) + jnp.where(step.helps, z, 0.0)
                       for x, y, z in zip((dk, dv), sent, grads, strict=True))
-        return tuple(x.astype(dtype) for x, dtype in zip((dq, dk, dv), dtypes, strict=True))
+            dtable = jax.tree.map(jnp.add, dtable, dtable_here)
+        return *spec.rounded((dq, dk, dv), (q, k, v)), dtable
 
     def _steps(self, n, spec):
         shards = jax.lax.axis_size(self.axis)

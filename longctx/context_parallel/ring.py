@@ -32,7 +32,7 @@ class Ring(Strategy):
     both_ways: bool = False
     grads_dtype: str = "float32"
 
-    def forward(self, q, k, v, tokens, spec):
+    def forward(self, q, k, v, tokens, spec, table):
         dtype, spec = spec.result_dtype(q), dataclasses.replace(spec, partial=True)
         far = self._farthest(tokens, spec)
         # blocks on their way, not attended yet; the own one, which both ways start with, counts as AHEAD's
@@ -40,7 +40,7 @@ class Ring(Strategy):
 
         def attend(blocks, at):
             k, v, k_tokens = _joined(blocks, at)
-            return self.inside.forward(q, k, v, (tokens[0], k_tokens), spec)
+            return self.inside.forward(q, k, v, (tokens[0], k_tokens), spec, table)
 
         for moving, steps in _phases(far):
             def hop(i, carry, moving=moving, start=at[moving[0]]):
@@ -52,40 +52,40 @@ class Ring(Strategy):
             at = at | {way: at[way] + steps for way in moving}
         return cast(merge(result, attend(blocks, at)), dtype)
 
-    def backward(self, q, k, v, tokens, spec, rows):
-        dtypes, spec = [spec.result_dtype(x) for x in (q, k, v)], dataclasses.replace(spec, partial=True)
+    def backward(self, q, k, v, tokens, spec, rows, table):
+        partial = dataclasses.replace(spec, partial=True)
         far, own = self._farthest(tokens, spec), (k, v, tokens[1])
         home = lambda tree, way: shift(tree, self.axis, -way)
         send_sum = lambda pair, way: jax.tree.map(
             lambda x: home(x.astype(self.grads_dtype), way).astype(x.dtype), pair)
 
         def pull(blocks):
-            """dq, and {way: (dk, dv)} of its blocks."""
+            """(dq, dtable), and {way: (dk, dv)} of its blocks."""
             k, v, k_tokens = _joined(blocks)
-            dq, *grads = self.inside.backward(q, k, v, (tokens[0], k_tokens), spec, rows)
-            return dq, dict(zip(blocks, zip(*(jnp.split(g, len(blocks), axis=1) for g in grads), strict=True),
-                                strict=True))
+            dq, *grads, dtable = self.inside.backward(q, k, v, (tokens[0], k_tokens), partial, rows, table)
+            by_way = zip(*(jnp.split(g, len(blocks), axis=1) for g in grads), strict=True)
+            return (dq, dtable), dict(zip(blocks, by_way, strict=True))
 
         def hop(carry, moving, last=False):
             """Attends the blocks here, and sends them and the sums that came from further out one hop home.
 
             A way that begins has no sum to send yet; on the last hop the next block would be the receiver's own.
             """
-            blocks, sums, dq = carry
+            blocks, sums, stay = carry
             here = {way: blocks[way] for way in moving}
             arriving = {} if last else {way: home(block, way) for way, block in here.items()}
             arrived = {way: send_sum(sums[way], way) for way in moving if way in sums}
-            dq_here, grads = pull(here)
+            stay_here, grads = pull(here)
             grads |= {way: jax.tree.map(jnp.add, arrived[way], grads[way]) for way in arrived}
-            return blocks | arriving, sums | grads, dq + dq_here
+            return blocks | arriving, sums | grads, jax.tree.map(jnp.add, stay, stay_here)
 
         blocks = {way: hops.travel(own, self.axis, way * distance) for way, distance in far.items()}
-        dq, mine = pull({AHEAD: own})
+        stay, mine = pull({AHEAD: own})
         dk, dv = mine[AHEAD]
-        _, sums, dq = _come_home(hop, blocks, far, dq, (dk, dv))
+        _, sums, (dq, dtable) = _come_home(hop, blocks, far, stay, (dk, dv))
         for way, pair in sums.items():
             dk, dv = jax.tree.map(jnp.add, (dk, dv), send_sum(pair, way))
-        return tuple(x.astype(dtype) for x, dtype in zip((dq, dk, dv), dtypes, strict=True))
+        return *spec.rounded((dq, dk, dv), (q, k, v)), dtable
 
     def _farthest(self, tokens, spec):
         """{direction: hops}, known now or, where documents may end sooner than the mask, on the device."""
@@ -106,12 +106,12 @@ def _phases(far):
             if not known or steps]
 
 
-def _come_home(hop, blocks, far, dq, zeros):
+def _come_home(hop, blocks, far, stay, pair):
     """The phases backwards. Where hops are known, the first and the last of a way are apart: they send less."""
     phases = _phases(far)[::-1]
     known = all(isinstance(distance, int) for distance in far.values())
-    sums = {} if known else {way: jax.tree.map(jnp.zeros_like, zeros) for way in far}
-    carry = blocks, sums, dq
+    sums = {} if known else {way: jax.tree.map(jnp.zeros_like, pair) for way in far}
+    carry = blocks, sums, stay
     for i, (moving, steps) in enumerate(phases):
         if not known:
             carry = jax.lax.fori_loop(0, steps, lambda _, c, moving=moving: hop(c, moving), carry)

@@ -31,23 +31,24 @@ class Strategy:
     """An implementation of the (out, lse) primitive over one device's shards, inside jax.shard_map.
 
     `forward` and `backward` are those of a kernel (pallas_kernels/attention/reference.py), with tokens = (of the
-    queries here, of the keys here), so that strategies nest: what a strategy calls for its pieces may be another one.
+    queries here, of the keys here) and the table of a bias, one row for each query head here, or None. So strategies
+    nest: what a strategy calls for its pieces may be another one.
     """
 
     def why_not(self, plan: Plan, mask: masks.Mask) -> str | None:
         """The reason why a call cannot be cut this way, and what would work; None when it can."""
         return None
 
-    def exchange(self, q, k, v, tokens):
+    def exchange(self, q, k, v, tokens, table):
         """The arrays that forward and backward work on. They are kept, or exchanged again, as the remat policy says."""
-        return q, k, v, tokens
+        return q, k, v, tokens, table
 
-    def forward(self, q, k, v, tokens, spec):
-        """(out, lse) of the queries that this device holds."""
+    def forward(self, q, k, v, tokens, spec, table):
+        """(out, lse) of the queries that this device holds; the arrays as `exchange` gave them."""
         raise NotImplementedError
 
-    def backward(self, q, k, v, tokens, spec, rows):
-        """(dq, dk, dv) of the q, k, v that this device holds; q, k, v, tokens as `exchange` gave them."""
+    def backward(self, q, k, v, tokens, spec, rows, table):
+        """(dq, dk, dv, dtable) of what this device holds: dtable of its own queries and keys only."""
         raise NotImplementedError
 
 
@@ -56,8 +57,8 @@ class Local(Strategy):
     """No cut: the kernel itself. The innermost of every strategy."""
     kernel: str
 
-    def forward(self, q, k, v, tokens, spec):
-        return kernels.select(self.kernel, q, k, spec).forward(q, k, v, tokens, spec)
+    def forward(self, q, k, v, tokens, spec, table):
+        return kernels.select(self.kernel, q, k, spec).forward(q, k, v, tokens, spec, table)
 
-    def backward(self, q, k, v, tokens, spec, rows):
-        return kernels.select(self.kernel, q, k, spec).backward(q, k, v, tokens, spec, rows)
+    def backward(self, q, k, v, tokens, spec, rows, table):
+        return kernels.select(self.kernel, q, k, spec).backward(q, k, v, tokens, spec, rows, table)

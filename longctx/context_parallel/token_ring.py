@@ -21,22 +21,23 @@ class TokenRing(Strategy):
     axis: str | tuple[str, ...]
     layout: str | None = None
 
-    def forward(self, q, k, v, tokens, spec):
+    def forward(self, q, k, v, tokens, spec, table):
         dtype, spec = spec.result_dtype(q), dataclasses.replace(spec, partial=True)
-        result = self.inside.forward(q, k, v, tokens, spec)
+        result = self.inside.forward(q, k, v, tokens, spec, table)
         for distance, (q_here, q_tokens) in self._visitors((q, tokens[0]), spec):
-            part = self.inside.forward(q_here, k, v, (q_tokens, tokens[1]), spec)
+            part = self.inside.forward(q_here, k, v, (q_tokens, tokens[1]), spec, table)
             result = merge(result, shift(part, self.axis, -distance))
         return cast(result, dtype)
 
-    def backward(self, q, k, v, tokens, spec, rows):
-        dtypes, spec = [spec.result_dtype(x) for x in (q, k, v)], dataclasses.replace(spec, partial=True)
-        dq, dk, dv = self.inside.backward(q, k, v, tokens, spec, rows)
+    def backward(self, q, k, v, tokens, spec, rows, table):
+        partial = dataclasses.replace(spec, partial=True)
+        dq, *stay = self.inside.backward(q, k, v, tokens, partial, rows, table)
         for distance, (q_here, q_tokens, rows_here) in self._visitors((q, tokens[0], rows), spec):
-            part, *grads = self.inside.backward(q_here, k, v, (q_tokens, tokens[1]), spec, rows_here)
+            part, *grads = self.inside.backward(q_here, k, v, (q_tokens, tokens[1]), partial, rows_here, table)
             dq = dq + shift(part, self.axis, -distance)
-            dk, dv = jax.tree.map(jnp.add, [dk, dv], grads)
-        return tuple(x.astype(dtype) for x, dtype in zip((dq, dk, dv), dtypes, strict=True))
+            stay = jax.tree.map(jnp.add, stay, grads)
+        dk, dv, dtable = stay
+        return *spec.rounded((dq, dk, dv), (q, k, v)), dtable
 
     def _visitors(self, own, spec):
         """(distance they came, queries) of the shards that may see this one's keys."""

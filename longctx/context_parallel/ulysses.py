@@ -30,31 +30,37 @@ class Ulysses(Strategy):
                     "ring over mesh.context_outer")
         return self.inside.why_not(plan, mask)
 
-    def exchange(self, q, k, v, tokens):
-        table = self._table(q.shape[2])
+    def exchange(self, q, k, v, tokens, table):
+        deal = self._deal(q.shape[2])
+        if deal is not None:
+            k, v = k[:, :, deal], v[:, :, deal]
         if table is not None:
-            k, v = k[:, :, table], v[:, :, table]
+            share = table.shape[0] // jax.lax.axis_size(self.axis)
+            table = jax.lax.dynamic_slice_in_dim(table, jax.lax.axis_index(self.axis) * share, share)
         whole = gather(tokens[0], self.axis)                            # keys are the same tokens as queries here
-        return self.inside.exchange(*(self._to_heads(x) for x in (q, k, v)), (whole, whole))
+        return self.inside.exchange(*(self._to_heads(x) for x in (q, k, v)), (whole, whole), table)
 
-    def forward(self, q, k, v, tokens, spec):
-        out, lse = self.inside.forward(q, k, v, tokens, spec)
+    def forward(self, q, k, v, tokens, spec, table):
+        out, lse = self.inside.forward(q, k, v, tokens, spec, table)
         return self._to_sequence(out), self._to_sequence(lse)
 
-    def backward(self, q, k, v, tokens, spec, rows):
-        table = self._table(rows.lse.shape[2])
+    def backward(self, q, k, v, tokens, spec, rows, table):
+        deal = self._deal(rows.lse.shape[2])
         rows = Rows(*(self._to_heads(x) for x in rows))
-        if table is None:
-            return tuple(self._to_sequence(x) for x in self.inside.backward(q, k, v, tokens, spec, rows))
-        partial = dataclasses.replace(spec, partial=True)               # copies of a key head are summed in float32
-        dq, *grads = self.inside.backward(q, k, v, tokens, partial, rows)
-        copies = (self._to_sequence(x) for x in grads)
-        dk, dv = (jnp.zeros_like(x[:, :, :self.key_heads]).at[:, :, table].add(x) for x in copies)
-        dq = self._to_sequence(dq.astype(spec.result_dtype(q)))
-        return dq, dk.astype(spec.result_dtype(k)), dv.astype(spec.result_dtype(v))
+        # copies of a key head are summed in float32
+        partial = dataclasses.replace(spec, partial=spec.partial or deal is not None)
+        dq, dk, dv, dtable = self.inside.backward(q, k, v, tokens, partial, rows, table)
+        dq, dk, dv = (self._to_sequence(x) for x in (dq.astype(spec.result_dtype(q)), dk, dv))
+        if deal is not None:
+            dk, dv = (jnp.zeros_like(x[:, :, :self.key_heads]).at[:, :, deal].add(x) for x in (dk, dv))
+        if dtable is not None:
+            whole = jnp.zeros_like(dtable, shape=(len(dtable) * jax.lax.axis_size(self.axis), dtable.shape[1]))
+            start = jax.lax.axis_index(self.axis) * len(dtable)
+            dtable = jax.lax.dynamic_update_slice_in_dim(whole, dtable, start, 0)
+        return *spec.rounded((dq, dk, dv), (q, k, v)), dtable
 
-    def _table(self, heads: int) -> np.ndarray | None:
-        """The key head in each place of the deal, as few as will do; None where dealing them once is right."""
+    def _deal(self, heads: int) -> np.ndarray | None:
+        """The key head in each place of the deal, with as few copies as will do; None where each is dealt once."""
         shards, group = jax.lax.axis_size(self.axis), heads // self.key_heads
         if self.key_heads % shards == 0:
             return None

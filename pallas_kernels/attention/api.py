@@ -43,8 +43,8 @@ def select(name: str, q, k, spec: AttentionSpec, platform: str | None = None):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def attention(q, k, v, tokens: tuple[Tokens, Tokens], spec: AttentionSpec, implementation: str = "auto"):
-    """Softmax attention as the mergeable pair (out, lse), differentiable in q, k, v through both.
+def attention(q, k, v, tokens: tuple[Tokens, Tokens], spec: AttentionSpec, implementation: str = "auto", table=None):
+    """Softmax attention as the mergeable pair (out, lse), differentiable in q, k, v and table through both.
 
     Args:
       q: [B, T, N, H].
@@ -52,23 +52,25 @@ def attention(q, k, v, tokens: tuple[Tokens, Tokens], spec: AttentionSpec, imple
       tokens: (of the queries [B, T], of the keys [B, S]): positions and segment ids, all a mask may know.
       spec: mask, scale, soft cap.
       implementation: a name in IMPLEMENTATIONS, or "auto".
+      table: [N, D], what spec.bias reads.
 
     Returns:
       out [B, T, N, H] in q's dtype (float32 when spec.partial), and lse float32 [B, T, N]: log-sum-exp of the scores in
       nats. Rows that see no key have out = 0 and lse = -inf.
     """
-    return select(implementation, q, k, spec).forward(q, k, v, tokens, spec)
+    return select(implementation, q, k, spec).forward(q, k, v, tokens, spec, table)
 
 
-def _forward(q, k, v, tokens, spec, implementation):
-    result = attention(q, k, v, tokens, spec, implementation)
-    return result, (q, k, v, tokens, result)
+def _forward(q, k, v, tokens, spec, implementation, table=None):
+    result = attention(q, k, v, tokens, spec, implementation, table)
+    return result, (q, k, v, tokens, table, result)
 
 
 def _backward(spec, implementation, saved, cotangent):
-    q, k, v, tokens, result = saved
-    dq, dk, dv = select(implementation, q, k, spec).backward(q, k, v, tokens, spec, rows(result, cotangent))
-    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
+    q, k, v, tokens, table, result = saved
+    needed = rows(result, cotangent)
+    dq, dk, dv, dtable = select(implementation, q, k, spec).backward(q, k, v, tokens, spec, needed, table)
+    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None, dtable
 
 
 attention.defvjp(_forward, _backward)

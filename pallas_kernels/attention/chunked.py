@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels import masks
+from pallas_kernels.attention import bias
 from pallas_kernels.attention.spec import AttentionSpec, Rows, accumulator, cap, cap_slope
 from pallas_kernels.masks import Tokens
 
@@ -40,7 +41,7 @@ def schedule(relation: jax.Array) -> Schedule:
                     (relation != masks.EMPTY).sum(-1, dtype=jnp.int32))
 
 
-def forward(q, k, v, tokens, spec: AttentionSpec):
+def forward(q, k, v, tokens, spec: AttentionSpec, table=None):
     """(out [B,T,N,H], lse float32 [B,T,N]); see reference.forward for the definition."""
     (B, T, N), K = q.shape[:3], k.shape[2]
     q_block, k_block = _block(spec, T), _block(spec, k.shape[1])
@@ -52,7 +53,8 @@ def forward(q, k, v, tokens, spec: AttentionSpec):
     def task(at):
         b, i = at
         q, q_tok, here = jax.tree.map(lambda x: x[b, i], queries)
-        out, lse = _forward_block(_rows(q, K), q_tok, here, lambda j: jax.tree.map(lambda x: x[b, j], keys), spec)
+        key_block = lambda j: jax.tree.map(lambda x: x[b, j], keys)
+        out, lse = _forward_block(_rows(q, K), q_tok, here, key_block, spec, table)
         return _from_rows(out, N).astype(spec.result_dtype(q)), _from_rows(lse[..., None], N)[..., 0]
 
     n = queries[0].shape[1]
@@ -60,7 +62,7 @@ def forward(q, k, v, tokens, spec: AttentionSpec):
     return out.reshape(B, -1, *out.shape[2:])[:, :T], lse.reshape(B, -1, N)[:, :T]
 
 
-def _forward_block(q, q_tok, plan, keys, spec):
+def _forward_block(q, q_tok, plan, keys, spec, table):
     """out [K, G*q, H] and lse [K, G*q] of one block of queries q [K, G*q, H] over its active key blocks.
 
     keys: j -> (keys [K, H, k], values [k, K, H], tokens [k]) of key block j.
@@ -70,7 +72,10 @@ def _forward_block(q, q_tok, plan, keys, spec):
     def step(masked, i, carry):
         top, total, acc = carry
         k_cols, v, k_tok = keys(plan.order[i])
-        s = cap(scale * jnp.matmul(q, k_cols, preferred_element_type=acc_dtype), spec.soft_cap)
+        s = scale * jnp.matmul(q, k_cols, preferred_element_type=acc_dtype)
+        if spec.bias:
+            s = s + bias.scores(spec.bias, table, q_tok, k_tok).reshape(s.shape)
+        s = cap(s, spec.soft_cap)
         see = _see(spec, q_tok, k_tok, q.shape[1]) if masked else None
         s = jnp.where(see, s, _LOW) if masked else s
         new_top = jnp.maximum(top, s.max(-1))
@@ -90,8 +95,8 @@ def _forward_block(q, q_tok, plan, keys, spec):
     return acc / total[..., None], jnp.where(some, top + jnp.log(total), -jnp.inf)
 
 
-def backward(q, k, v, tokens, spec: AttentionSpec, rows: Rows):
-    """(dq, dk, dv) of these keys and queries; see reference.backward."""
+def backward(q, k, v, tokens, spec: AttentionSpec, rows: Rows, table=None):
+    """(dq, dk, dv, dtable) of these keys and queries; see reference.backward."""
     (B, T, N), (S, K) = q.shape[:3], k.shape[1:3]
     q_block, k_block = _block(spec, T), _block(spec, S)
     q_tokens, k_tokens = _pad_tokens(tokens[0], q_block), _pad_tokens(tokens[1], k_block)
@@ -105,17 +110,21 @@ def backward(q, k, v, tokens, spec: AttentionSpec, rows: Rows):
 
     def row(b):
         mine, tasks = jax.tree.map(lambda x: x[b], (queries, keys))
-        dq = jnp.zeros_like(mine[0][0], accumulator(q))                                            # n K H G*q
-        dq, (dk, dv) = jax.lax.scan(lambda dq, task: _backward_block(dq, *task, mine, spec), dq, tasks)
-        return jax.lax.map(lambda x: _from_rows(x.swapaxes(-1, -2), N).astype(spec.result_dtype(q)), dq), dk, dv
+        sums = jnp.zeros_like(mine[0][0], accumulator(q)), None if table is None else jnp.zeros_like(table)
+        sums, (dk, dv) = jax.lax.scan(lambda sums, task: _backward_block(sums, *task, mine, spec, table), sums, tasks)
+        dq, dtable = sums                                                                          # n K H G*q, N D
+        return jax.lax.map(lambda x: _from_rows(x.swapaxes(-1, -2), N).astype(spec.result_dtype(q)), dq), dk, dv, dtable
 
-    dq, dk, dv = jax.lax.map(row, jnp.arange(B))
+    dq, dk, dv, dtable = jax.lax.map(row, jnp.arange(B))
     join = lambda x, like: x.reshape(B, -1, *like.shape[2:])[:, :like.shape[1]]
-    return join(dq, q), join(dk, k), join(dv, v)
+    return join(dq, q), join(dk, k), join(dv, v), None if table is None else dtable.sum(0)
 
 
-def _backward_block(dq, k, v, k_tok, plan, queries, spec):
-    """dq [n, K, H, G*q] with this key block's share added, and its (dk, dv), each [k, K, H]; k, v: [k, K, H]."""
+def _backward_block(sums, k, v, k_tok, plan, queries, spec, table):
+    """`sums` with this key block's share added, and its (dk, dv), each [k, K, H]; k, v: [k, K, H].
+
+    sums: (dq [n, K, H, G*q], dtable [N, D] or None).
+    """
     acc_dtype = accumulator(k)
     scale = spec.score_scale(k.shape[-1])
     (q_cols, do_cols, lse, delta), (qs, dos), q_tok = queries
@@ -125,24 +134,31 @@ def _backward_block(dq, k, v, k_tok, plan, queries, spec):
     matmul = lambda a, b: jnp.matmul(a.astype(k.dtype), b, preferred_element_type=acc_dtype)
 
     def step(masked, i, carry):
-        dq, dk, dv = carry
+        dq, dtable, dk, dv = carry
         j = plan.order[i]
-        s = cap(scale * matmul(k, q_cols[j]), spec.soft_cap)                                     # K k G*q
+        here = Tokens(q_tok.positions[j], q_tok.segments[j])
+        s = scale * matmul(k, q_cols[j])                                                         # K k G*q
+        if spec.bias:
+            s = s + bias.scores(spec.bias, table, here, k_tok).reshape(K, s.shape[2], -1).swapaxes(-1, -2)
+        s = cap(s, spec.soft_cap)
         p = jnp.exp(s - lse[j])
         if masked:
-            see = _see(spec, Tokens(q_tok.positions[j], q_tok.segments[j]), k_tok, q_cols.shape[-1])
+            see = _see(spec, here, k_tok, q_cols.shape[-1])
             p = jnp.where(see.swapaxes(-1, -2), p, 0.0)
         dv = dv + matmul(p, _rows(dos[j], K))
         ds = p * (matmul(v, do_cols[j]) - delta[j]) * cap_slope(s, spec.soft_cap)
+        if spec.bias:
+            by_head = ds.swapaxes(-1, -2).reshape(table.shape[0], -1, ds.shape[1])               # N q k
+            dtable = dtable + bias.table_gradient(spec.bias, table, here, k_tok, by_head)
         ds = (ds * scale).astype(k.dtype)
         dk = dk + matmul(ds, _rows(qs[j], K))
-        return dq.at[j].add(matmul(k_cols, ds)), dk, dv
+        return dq.at[j].add(matmul(k_cols, ds)), dtable, dk, dv
 
-    carry = (dq, jnp.zeros_like(k, acc_dtype), jnp.zeros_like(v, acc_dtype))
+    carry = (*sums, jnp.zeros_like(k, acc_dtype), jnp.zeros_like(v, acc_dtype))
     carry = jax.lax.fori_loop(0, plan.full, lambda i, c: step(False, i, c), carry)
-    dq, dk, dv = jax.lax.fori_loop(plan.full, plan.active, lambda i, c: step(True, i, c), carry)
+    *sums, dk, dv = jax.lax.fori_loop(plan.full, plan.active, lambda i, c: step(True, i, c), carry)
     out = lambda x, like: _from_rows(x, K).astype(spec.result_dtype(like))
-    return dq, (out(dk, k), out(dv, v))
+    return tuple(sums), (out(dk, k), out(dv, v))
 
 
 def _block(spec: AttentionSpec, length: int) -> int:

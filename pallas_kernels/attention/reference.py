@@ -1,6 +1,6 @@
 """The definition of attention: dense, in float32 (float64 for such inputs). T x S arrays: for tests and small sizes.
 
-    s = cap(scale * q k^T);  p = exp(s - lse) where visible, else 0;  lse = log sum exp(s);  out = p v
+    s = cap(scale * q k^T + bias);  p = exp(s - lse) where visible, else 0;  lse = log sum exp(s);  out = p v
 
 A row that sees no key has out = 0, lse = -inf and no gradient. `backward` takes Rows, which are *global*, so that it
 is exact for any cut of the keys or queries, not only when `forward` of the same keys made them.
@@ -8,6 +8,7 @@ is exact for any cut of the keys or queries, not only when `forward` of the same
 import jax.numpy as jnp
 
 from pallas_kernels import masks
+from pallas_kernels.attention import bias
 from pallas_kernels.attention.spec import AttentionSpec, Rows, accumulator, cap, cap_slope
 
 
@@ -16,9 +17,12 @@ def why_not(q, k, spec: AttentionSpec, platform: str) -> str | None:
     return None
 
 
-def forward(q, k, v, tokens, spec: AttentionSpec):
-    """(out [B,T,N,H], lse float32 [B,T,N]); q [B,T,N,H], k and v [B,S,K,H], tokens = (of queries, of keys)."""
-    s, see, _, _, vg = _scores(q, k, v, tokens, spec)
+def forward(q, k, v, tokens, spec: AttentionSpec, table=None):
+    """(out [B,T,N,H], lse float32 [B,T,N]); q [B,T,N,H], k and v [B,S,K,H], tokens = (of queries, of keys).
+
+    table: [N, D], what spec.bias reads; None where there is no bias.
+    """
+    s, see, _, _, vg = _scores(q, k, v, tokens, spec, table)
     s = jnp.where(see, s, -jnp.inf)
     top = jnp.where(see.any(-1, keepdims=True), s.max(-1, keepdims=True), 0.0)
     p = jnp.exp(s - top)                                                      # exp(-inf) = 0 where unseen
@@ -28,27 +32,31 @@ def forward(q, k, v, tokens, spec: AttentionSpec):
     return out.astype(spec.result_dtype(q)), lse.transpose(0, 2, 1)           # lse BTN
 
 
-def backward(q, k, v, tokens, spec: AttentionSpec, rows: Rows):
-    """(dq, dk, dv) of these keys and queries."""
-    s, see, qg, kg, vg = _scores(q, k, v, tokens, spec)
+def backward(q, k, v, tokens, spec: AttentionSpec, rows: Rows, table=None):
+    """(dq, dk, dv, dtable) of these keys and queries; dtable is float32, or None where there is no bias."""
+    s, see, qg, kg, vg = _scores(q, k, v, tokens, spec, table)
     lse = rows.lse.transpose(0, 2, 1)[..., None]                               # BNT1
     p = jnp.where(see, jnp.exp(s - jnp.where(jnp.isfinite(lse), lse, 0.0)), 0.0)
     dout = rows.dout.astype(qg.dtype)
     dp = jnp.einsum("BTNH,BSNH->BNTS", dout, vg)
     ds = p * (dp - rows.delta.transpose(0, 2, 1)[..., None])
-    ds = ds * cap_slope(s, spec.soft_cap) * spec.score_scale(q.shape[-1])
+    ds = ds * cap_slope(s, spec.soft_cap)
+    dtable = bias.table_gradient(spec.bias, table, *tokens, jnp.moveaxis(ds, 1, 0)) if spec.bias else None
+    ds = ds * spec.score_scale(q.shape[-1])
     dq = jnp.einsum("BNTS,BSNH->BTNH", ds, kg)
     dk = _sum_groups(jnp.einsum("BNTS,BTNH->BSNH", ds, qg), k)
     dv = _sum_groups(jnp.einsum("BNTS,BTNH->BSNH", p, dout), v)
-    return tuple(g.astype(spec.result_dtype(x)) for g, x in ((dq, q), (dk, k), (dv, v)))
+    return *spec.rounded((dq, dk, dv), (q, k, v)), dtable
 
 
-def _scores(q, k, v, tokens, spec):
+def _scores(q, k, v, tokens, spec, table):
     """Capped scores and visibility, both BNTS, and q, k, v in the accumulator dtype with K/V repeated to N heads."""
     groups = q.shape[2] // k.shape[2]
     acc = accumulator(q)
     qg, kg, vg = q.astype(acc), *(jnp.repeat(x.astype(acc), groups, axis=2) for x in (k, v))
     s = jnp.einsum("BTNH,BSNH->BNTS", qg, kg) * spec.score_scale(q.shape[-1])
+    if spec.bias:
+        s = s + jnp.moveaxis(bias.scores(spec.bias, table, *tokens), 0, 1)
     return cap(s, spec.soft_cap), masks.visible(spec.mask, *tokens)[:, None], qg, kg, vg
 
 

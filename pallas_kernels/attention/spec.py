@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels import masks
+from pallas_kernels.attention.bias import Bias
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,12 +16,14 @@ class AttentionSpec:
     Attributes:
       mask: which query sees which key.
       scale: multiplies q.k; None is 1/sqrt(head size).
+      bias: added to the scaled scores, from the `table` that the call is given; None is none.
       soft_cap: scores become cap * tanh(scores / cap); 0 is none.
       partial: out, dq, dk, dv come in float32 because they are summed with other parts; else in the inputs' dtypes.
       block: tokens per block, for implementations that have one; 0 lets them choose.
     """
     mask: masks.Mask = masks.Causal()
     scale: float | None = None
+    bias: Bias | None = None
     soft_cap: float = 0.0
     partial: bool = False
     block: int = 0
@@ -30,6 +33,10 @@ class AttentionSpec:
 
     def result_dtype(self, x: jax.Array) -> jnp.dtype:
         return accumulator(x) if self.partial else x.dtype
+
+    def rounded(self, grads, arrays) -> tuple[jax.Array, ...]:
+        """Gradients in the dtypes that a caller wants for those of `arrays`."""
+        return tuple(g.astype(self.result_dtype(x)) for g, x in zip(grads, arrays, strict=True))
 
 
 def accumulator(x: jax.Array) -> jnp.dtype:

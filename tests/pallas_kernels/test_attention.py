@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pallas_kernels.attention import api, reference
+from pallas_kernels.attention.bias import Alibi, alibi_slopes
 from pallas_kernels.attention.spec import AttentionSpec, rows
 from pallas_kernels.masks import Causal, Chunked, Full, PrefixLM, Segments, Sinks, Tokens, Window
 from tests.helpers import assert_close, one_document, packed, problem, truth
@@ -21,11 +22,14 @@ MASKS = {
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def run(p, spec, implementation):
-    """(out, lse, dq, dk, dv) through autodiff of the public function; no gradient flows into lse = -inf."""
-    def f(q, k, v):
-        return api.attention(q, k, v, p.tokens, spec, implementation)
-    result, pull = jax.vjp(f, p.q, p.k, p.v)
+def run(p, spec, implementation, *table):
+    """(out, lse, dq, dk, dv) through autodiff of the public function, and dtable, given a table of the bias.
+
+    No gradient flows into lse = -inf.
+    """
+    def f(q, k, v, *table):
+        return api.attention(q, k, v, p.tokens, spec, implementation, *table)
+    result, pull = jax.vjp(f, p.q, p.k, p.v, *table)
     return *result, *pull((p.dout.astype(result[0].dtype), jnp.where(jnp.isfinite(result[1]), p.dlse, 0.0)))
 
 
@@ -61,6 +65,21 @@ def test_scale_and_soft_cap(implementation):
     assert_close(run(p, spec, implementation), truth(p, spec), "float32", 50)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("implementation", FAST)
+def test_alibi(implementation, dtype):
+    """Per head, over packed documents, with a soft cap; the slopes have a gradient."""
+    tokens = packed(4, 2, 50)
+    p, table = problem(3, N=6, K=3, dtype=dtype, tokens=(tokens, tokens)), jnp.asarray(alibi_slopes(6))
+    spec = AttentionSpec(Causal() & Segments(), bias=Alibi(), soft_cap=4.0, block=16)
+    assert_close(run(p, spec, implementation, table), truth(p, spec, table), dtype, 50)
+
+
+def test_alibi_slopes_are_the_published_ones():
+    assert np.allclose(alibi_slopes(8)[:, 0], [2.0 ** -i for i in range(1, 9)])
+    assert np.allclose(alibi_slopes(12)[:, 0], [2.0 ** -i for i in range(1, 9)] + [2.0 ** -(i + 0.5) for i in range(4)])
+
+
 @pytest.mark.canary
 @pytest.mark.parametrize("implementation", list(api.IMPLEMENTATIONS))
 def test_rows_that_see_nothing(implementation):
@@ -81,12 +100,13 @@ def test_rows_that_see_nothing(implementation):
 def test_reference_backward_is_its_autodiff():
     for name, mask in MASKS.items():
         tokens = packed(5, 2, 30)
-        p, spec = problem(4, T=30, tokens=(tokens, tokens)), AttentionSpec(mask, soft_cap=3.0)
-        f = lambda q, k, v, p=p, spec=spec: reference.forward(q, k, v, p.tokens, spec)
-        result, pull = jax.vjp(f, p.q, p.k, p.v)
+        p, spec = problem(4, T=30, tokens=(tokens, tokens)), AttentionSpec(mask, soft_cap=3.0, bias=Alibi())
+        table = jnp.asarray(alibi_slopes(4))
+        f = lambda q, k, v, table, p=p, spec=spec: reference.forward(q, k, v, p.tokens, spec, table)
+        result, pull = jax.vjp(f, p.q, p.k, p.v, table)
         dlse = jnp.where(jnp.isfinite(result[1]), p.dlse, 0.0)
         want = pull((p.dout, dlse))
-        got = reference.backward(p.q, p.k, p.v, p.tokens, spec, rows(result, (p.dout, dlse)))
+        got = reference.backward(p.q, p.k, p.v, p.tokens, spec, rows(result, (p.dout, dlse)), table)
         assert_close(got, want, "float32", 100, name)
 
 
@@ -111,7 +131,7 @@ def test_partial_results_are_float32_for_bfloat16_inputs():
     p = problem(dtype=jnp.bfloat16)
     spec = AttentionSpec(partial=True)
     result = api.IMPLEMENTATIONS["chunked"].forward(p.q, p.k, p.v, p.tokens, spec)
-    grads = api.IMPLEMENTATIONS["chunked"].backward(p.q, p.k, p.v, p.tokens, spec, rows(result, (p.dout, None)))
+    grads = api.IMPLEMENTATIONS["chunked"].backward(p.q, p.k, p.v, p.tokens, spec, rows(result, (p.dout, None)))[:3]
     assert [x.dtype for x in (*result, *grads)] == [jnp.float32] * 5
 
 

@@ -13,33 +13,38 @@ from pallas_kernels.attention.spec import AttentionSpec
 from tests.helpers import Problem, assert_close, truth
 
 
-@functools.partial(jax.jit, static_argnums=(5, 6))
-def attend_and_pull(q, k, v, tokens, cotangent, mask, how):
-    """(out, lse, dq, dk, dv) of `attend`; no gradient flows into lse = -inf. how: pairs of its other arguments."""
-    f = lambda q, k, v: api.attend(q, k, v, positions=tokens.positions, segments=tokens.segments, mask=mask,
-                                   with_lse=True, **dict(how))
-    result, pull = jax.vjp(f, q, k, v)
+@functools.partial(jax.jit, static_argnums=(4, 5))
+def attend_and_pull(arrays, tokens, table, cotangent, mask, how):
+    """(out, lse, dq, dk, dv, and dtable if there is a table) of `attend`. how: pairs of its other arguments.
+
+    No gradient flows into lse = -inf.
+    """
+    f = lambda q, k, v, *table: api.attend(q, k, v, positions=tokens.positions, segments=tokens.segments, mask=mask,
+                                           table=table[0] if table else None, with_lse=True, **dict(how))
+    result, pull = jax.vjp(f, *arrays, *table)
     dout, dlse = cotangent
     return *result, *pull((dout.astype(result[0].dtype), jnp.where(jnp.isfinite(result[1]), dlse, 0.0)))
 
 
-def run(p: Problem, mask: masks.Mask, config: MeshConfig, layout="contiguous", **how):
-    """(out, lse, dq, dk, dv) over the mesh, the sequence laid out and put back in order."""
+def run(p: Problem, mask: masks.Mask, config: MeshConfig, layout="contiguous", table=None, **how):
+    """(out, lse, dq, dk, dv, and dtable if there is one) over the mesh, the sequence laid out and put back in order."""
     mesh = meshes.make(config)
     T = p.q.shape[1]
     divides = T % config.context_shards == 0
     order = layouts.permutation(layout, T, config.context_shards) if divides else np.arange(T)
     put = lambda x, spec: jax.device_put(x[:, order], jax.sharding.NamedSharding(mesh, spec)) if divides else x
     tokens = jax.tree.map(lambda x: put(x, meshes.TOKENS), p.tokens[0])
-    q, k, v, dout = (put(x, meshes.HEADS) for x in (p.q, p.k, p.v, p.dout))
+    *arrays, dout = (put(x, meshes.HEADS) for x in (p.q, p.k, p.v, p.dout))
     with jax.set_mesh(mesh):
-        results = attend_and_pull(q, k, v, tokens, (dout, put(p.dlse, meshes.LSE)), mask,
-                                  tuple(sorted({"layout": layout, **how}.items())))
-    return [np.asarray(x)[:, layouts.inverse(order)] for x in results]
+        results = attend_and_pull(arrays, tokens, [] if table is None else [table], (dout, put(p.dlse, meshes.LSE)),
+                                  mask, tuple({"layout": layout, **how}.items()))
+    in_order = [np.asarray(x)[:, layouts.inverse(order)] for x in results[:5]]
+    return in_order + [np.asarray(x) for x in results[5:]]
 
 
-def check(p: Problem, mask: str, config: MeshConfig, layout="contiguous", terms=64, **how):
-    """Asserts that `run` gives the reference's five arrays, to the tolerance of the problem's dtype."""
-    got = run(p, masks.parse(mask), config, layout, **how)
-    spec = AttentionSpec(masks.parse(mask) & masks.Segments(), soft_cap=how.get("soft_cap", 0.0), block=16)
-    assert_close(got, truth(p, spec), p.q.dtype, terms, f"{how} {layout} {mask} {config}")
+def check(p: Problem, mask: str, config: MeshConfig, layout="contiguous", table=None, terms=64, **how):
+    """Asserts that `run` gives the reference's arrays, to the tolerance of the problem's dtype."""
+    got = run(p, masks.parse(mask), config, layout, table, **how)
+    scores = {name: how[name] for name in ("soft_cap", "bias") if name in how}
+    spec = AttentionSpec(masks.parse(mask) & masks.Segments(), block=16, **scores)
+    assert_close(got, truth(p, spec, table), p.q.dtype, terms, f"{how} {layout} {mask} {config}")

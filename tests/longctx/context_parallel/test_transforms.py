@@ -1,5 +1,4 @@
 """`attend` eagerly, in jit, grad, remat, scan and vmap; the one-call `attention`; learned sinks."""
-import functools
 
 import jax
 import jax.numpy as jnp
