@@ -36,14 +36,16 @@ def run(p, mask, strategy, config, layout="contiguous", kernel="chunked"):
     mesh = meshes.make(config)
     T = p.q.shape[1]
     divides = T % config.context == 0
-    order = layouts.permutation(layout, T, config.context) if divides else np.arange(T)
-    put = lambda x, spec: jax.device_put(x[:, order], jax.sharding.NamedSharding(mesh, spec)) if divides else x
+    segments = np.asarray(p.tokens[0].segments)
+    order = layouts.permutation(layout, segments, config.context) if divides else np.arange(T)[None]
+    laid_out = lambda x: layouts.permute(np.asarray(x), order)
+    put = lambda x, spec: jax.device_put(laid_out(x), jax.sharding.NamedSharding(mesh, spec)) if divides else x
     tokens = jax.tree.map(lambda x: put(x, meshes.TOKENS), p.tokens[0])
     q, k, v, dout = (put(x, meshes.HEADS) for x in (p.q, p.k, p.v, p.dout))
     dlse = put(p.dlse, jax.sharding.PartitionSpec(*meshes.HEADS[:3]))
     with jax.set_mesh(mesh):
         results = attend_and_pull(q, k, v, tokens, (dout, dlse), mask, strategy, kernel)
-    return [np.asarray(x)[:, layouts.inverse(order)] for x in results]
+    return [layouts.permute(np.asarray(x), layouts.inverse(order)) for x in results]
 
 
 def check(p, mask, strategy, config, layout="contiguous", dtype="float32", terms=64):
