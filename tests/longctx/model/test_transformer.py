@@ -47,7 +47,7 @@ def step(config: ModelConfig, mesh_config: MeshConfig):
 
     def mean(params, placed):
         nll = functional.nll(graph, params, placed)
-        return loss.weighted_mean(nll, placed["weights"]), nll
+        return loss.mean_over_tokens(nll, placed["weights"]), nll
     return jax.jit(jax.value_and_grad(mean, has_aux=True))
 
 
