@@ -107,12 +107,10 @@ def _check_positions(config: Config) -> None:
 
 def _check_lengths(config: Config) -> None:
     """Every stage's length must divide for the layout on the mesh. (The evaluation pads its own.)"""
-    layout, shards = config.attention.layout, config.mesh.context_shards
-    if layout not in layouts.LAYOUTS:
-        raise unknown_name("attention.layout", layout, layouts.LAYOUTS)
+    layouts.parse(config.attention.layout)
     for i, stage in enumerate(config.stages):
         try:
-            layouts.check(layout, stage.seq_len, shards)
+            layouts.check(config.attention.layout, stage.seq_len, config.mesh.context_shards)
         except UserError as error:
             raise UserError(f"stages[{i}].{error}") from error
 

@@ -41,9 +41,9 @@ def main(argv) -> None:
 
     def batches(stage):
         packed = pipeline.stage_rows(text, corpus.train, tokenizer, stage, config.data, config.seed)
-        order = layouts.permutation(config.attention.layout, stage.seq_len, config.mesh.context_shards)
+        lay_out = lambda batch: layouts.lay_out(batch, config.attention.layout, config.mesh.context_shards)
         stream = pipeline.BatchStream(packed, stage, config.seed, prefetch=config.data.prefetch, process_index=shard,
-                                      process_count=shards, transform=lambda batch: layouts.apply(batch, order))
+                                      process_count=shards, transform=lay_out)
         return stream, packed.packing.waste
 
     # ---- state: fresh, or the newest sound checkpoint ---------------------------------------------------------------

@@ -49,7 +49,10 @@ def target_is_top(x, head, targets, chunk: int = 1024):
     return jax.shard_map(local, in_specs=specs, out_specs=meshes.TOKENS)(x, head, targets)
 
 
-def weighted_mean(nll, weights):
-    """sum(nll * weights) / sum(weights) over all tokens of all shards; 0 where every weight is 0."""
+def mean_over_tokens(nll, weights):
+    """sum(nll * weights) / sum(weights) over all tokens of all shards, [B, T] each; 0 where every weight is 0.
+
+    Both sums are global: shards weigh by their tokens. A mean of the shards' means would favour those mostly padded.
+    """
     total = weights.sum()
     return jnp.where(total > 0, (nll * weights).sum() / jnp.where(total > 0, total, 1.0), 0.0)

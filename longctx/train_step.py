@@ -40,7 +40,7 @@ def train_step(graph, config: OptimConfig, rate, rope: RopeConfig | None, state:
       (sum of token weights), skipped, skipped_in_a_row.
     """
     def mean_loss(params):
-        return loss.weighted_mean(functional.nll(graph, params, batch, rope), batch["weights"])
+        return loss.mean_over_tokens(functional.nll(graph, params, batch, rope), batch["weights"])
 
     value, grads = jax.value_and_grad(mean_loss)(state["params"])
     grads, norm = optim.clipped(grads, config.clip_norm)

@@ -7,6 +7,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from longctx import layouts, meshes
@@ -56,8 +57,8 @@ def attend(q, k, v, *, positions=None, segments=None, mask=_CAUSAL, strategy="ri
       mask: of pallas_kernels.masks.
       strategy: a name in STRATEGIES; with one context shard every strategy is "local".
       kernel: a name in pallas_kernels.attention.api.IMPLEMENTATIONS, or "auto".
-      layout: a name in longctx.layouts.LAYOUTS, the order that the caller has put the tokens in; default "contiguous"
-        without `positions`, unknown with them. With a layout known, hops that a window makes needless are not sent.
+      layout: for longctx.layouts.parse, the order that the caller has put the tokens in; default "contiguous" without
+        `positions`, unknown with them. Over a known one, hops that a window makes needless are not sent.
       scale, soft_cap: see AttentionSpec.
       bias, table: of pallas_kernels.attention.bias, such as Alibi(), and its numbers [N, D]; differentiable.
       sinks: [N], learned logits of a key without value that every token sees (gpt-oss); differentiable.
@@ -78,8 +79,7 @@ def attend(q, k, v, *, positions=None, segments=None, mask=_CAUSAL, strategy="ri
     shards = sizes[OUTER], sizes[INNER]
     if positions is None:
         layout = layout or "contiguous"
-        order = layouts.permutation(layout, T, shards[0] * shards[1])
-        positions = jnp.broadcast_to(jnp.asarray(order, jnp.int32), (B, T))
+        positions = jnp.broadcast_to(_order(layout, T, shards[0] * shards[1], segments).astype(np.int32), (B, T))
     elif layout not in (None, "contiguous"):
         layouts.check(layout, T, shards[0] * shards[1])
     plan = Plan("local" if shards == (1, 1) else strategy, kernel, shards, q.shape[2] // sizes["tensor"],
@@ -107,12 +107,12 @@ def attention(q, k, v, *, segments=None, layout="zigzag", **how):
     order. For training, put the tokens into the layout once, in the data pipeline, and call `attend` in every layer.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    order = layouts.permutation(layout, q.shape[1], 1 if mesh.empty else mesh.shape[OUTER] * mesh.shape[INNER])
+    order = _order(layout, q.shape[1], 1 if mesh.empty else mesh.shape[OUTER] * mesh.shape[INNER], segments)
     whole = lambda x: x if mesh.empty else jax.sharding.reshard(x, meshes.REPLICATED)
-    laid = lambda x: None if x is None else whole(x)[:, order]
+    laid = lambda x: None if x is None else whole(x)[:, order[0]]
     positions = None if segments is None else _positions(whole(segments))
     result = attend(laid(q), laid(k), laid(v), positions=laid(positions), segments=laid(segments), layout=layout, **how)
-    return jax.tree.map(lambda x: whole(x)[:, layouts.inverse(order)], result)
+    return jax.tree.map(lambda x: whole(x)[:, layouts.inverse(order)[0]], result)
 
 
 def plan_of(config: Config) -> Plan:
@@ -177,6 +177,14 @@ def _backward(spec, plan, saved, cotangent):
 
 
 _attend.defvjp(_forward, _backward)
+
+
+def _order(layout, length, shards, segments):
+    """The permutation [1, length] of a layout that is the same for every row."""
+    if segments is not None and layouts.parse(layout).by_row:
+        raise UserError(f"attention.layout={layout!r} depends on the documents of each row: lay the rows out with "
+                        "layouts.lay_out, positions among them, and give attend those.")
+    return layouts.permutation(layout, np.ones((1, length), np.int32), shards)
 
 
 def _positions(segments):

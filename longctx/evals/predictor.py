@@ -18,14 +18,16 @@ def predictor(config: Config, mesh, params, rope: RopeConfig):
     predictions = jax.jit(lambda params, batch: functional.predictions(graph, params, batch, rope))
     shards, sharding = config.mesh.context_shards, jax.sharding.NamedSharding(mesh, meshes.TOKENS)
     row_unit = mesh.shape["data"] * mesh.shape["fsdp"]
-    column_unit = shards * layouts.PIECES[config.attention.layout]
+    column_unit = layouts.unit(config.attention.layout, shards)
 
     def predict(batch):
         rows, columns = batch["tokens"].shape
         pad = (0, -rows % row_unit), (0, -columns % column_unit)
-        order = layouts.permutation(config.attention.layout, columns + pad[1][1], shards)
-        padded = layouts.apply({name: np.pad(x, pad) for name, x in batch.items()}, order)
+        padded = {name: np.pad(x, pad) for name, x in batch.items()}
+        order = layouts.permutation(config.attention.layout, padded["segments"], shards)
+        laid_out = {name: layouts.permute(x, order) for name, x in padded.items()}
         with jax.set_mesh(mesh):
-            results = predictions(params, jax.device_put(padded, sharding))
-        return Prediction(*(np.asarray(x)[:rows, layouts.inverse(order)][:, :columns] for x in results))
+            results = predictions(params, jax.device_put(laid_out, sharding))
+        back = layouts.inverse(order)
+        return Prediction(*(layouts.permute(np.asarray(x), back)[:rows, :columns] for x in results))
     return predict

@@ -149,6 +149,7 @@ def test_arguments_for_a_file_that_takes_none(tmp_path):
     (["stages[0].lr=rewarmed"], ["stages[0].lr='rewarmed'", "'rewarm'"]),
     (["stages[0].lr_scale=-1"], ["stages[0].lr_scale=-1.0", "at least 0"]),
     (["attention.layout=zig"], ["attention.layout='zig'", "'zigzag'"]),
+    (["attention.layout=striped(128)", "mesh.context=8"], ["stages[0].seq_len=512", "striped(128)", "Nearest: 1024"]),
     (["attention.strategy=rign"], ["attention.strategy='rign'", "Did you mean 'ring'?", "all_gather"]),
     (["attention.kernel=chunk"], ["attention.kernel='chunk'", "'chunked'", "auto"]),
     (["optim.schedule=cosin"], ["optim.schedule='cosin'", "'cosine'"]),

@@ -102,6 +102,7 @@ def test_a_stage_has_its_own_rope(tiny, run, tmp_path):
                  marks=pytest.mark.slow),
     pytest.param(["mesh.data=2", "mesh.context=2", "attention.layout=contiguous"], "data 2, context 2",
                  marks=pytest.mark.slow),
+    pytest.param(["mesh.context=4", "attention.layout=per_document"], "context 4", marks=pytest.mark.slow),
 ])
 def test_four_devices_train_like_one(tiny, run, overrides, shape, tmp_path):
     output = ended_well(tiny.train(tmp_path, *overrides, "mesh.simulate=4"))

@@ -57,11 +57,11 @@ CASES = [
     Case("full", "striped", "MQA", "packed", "float32"),
     Case("causal & window(9)", "zigzag", "MQA", "one", "float32", "soft cap"),
     Case("causal & (window(5) | sinks(2))", "contiguous", "GQA", "packed", "float32"),
-    Case("causal | prefix_lm(20)", "striped", "GQA", "packed", "float32"),
+    Case("causal | prefix_lm(20)", "per_document", "GQA", "packed", "float32"),
     Case("causal & chunked(16)", "zigzag", "GQA", "packed", "float32", "ALiBi"),
 ]
 COLUMNS = ["causal", "full", "window", "sinks", "prefix-LM", "chunked", "soft cap", "ALiBi", "contiguous", "zigzag",
-           "striped", "MHA", "GQA", "MQA", "packed", "float32", "bfloat16"]
+           "striped", "per_document", "MHA", "GQA", "MQA", "packed", "float32", "bfloat16"]
 
 
 def row(strategy: str) -> dict[str, str]:

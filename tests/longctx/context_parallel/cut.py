@@ -31,14 +31,16 @@ def run(p: Problem, mask: masks.Mask, config: MeshConfig, layout="contiguous", t
     mesh = meshes.make(config)
     T = p.q.shape[1]
     divides = T % config.context_shards == 0
-    order = layouts.permutation(layout, T, config.context_shards) if divides else np.arange(T)
-    put = lambda x, spec: jax.device_put(x[:, order], jax.sharding.NamedSharding(mesh, spec)) if divides else x
+    segments = np.asarray(p.tokens[0].segments)
+    order = layouts.permutation(layout, segments, config.context_shards) if divides else np.arange(T)[None]
+    laid_out = lambda x: layouts.permute(np.asarray(x), order)
+    put = lambda x, spec: jax.device_put(laid_out(x), jax.sharding.NamedSharding(mesh, spec)) if divides else x
     tokens = jax.tree.map(lambda x: put(x, meshes.TOKENS), p.tokens[0])
     *arrays, dout = (put(x, meshes.HEADS) for x in (p.q, p.k, p.v, p.dout))
     with jax.set_mesh(mesh):
         results = attend_and_pull(arrays, tokens, [] if table is None else [table], (dout, put(p.dlse, meshes.LSE)),
                                   mask, tuple({"layout": layout, **how}.items()))
-    in_order = [np.asarray(x)[:, layouts.inverse(order)] for x in results[:5]]
+    in_order = [layouts.permute(np.asarray(x), layouts.inverse(order)) for x in results[:5]]
     return in_order + [np.asarray(x) for x in results[5:]]
 
 

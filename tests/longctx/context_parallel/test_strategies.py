@@ -36,9 +36,11 @@ def test_any_combination(data):
     draw = lambda *values: data.draw(st.sampled_from(values))
     strategy = draw(*STRATEGIES)
     outer, inner = draw((1, 2), (1, 3), (1, 5), (1, 6), (2, 2), (3, 2), (2, 3))
-    layout = "contiguous" if strategy == "lightseq" else draw("contiguous", "zigzag", "striped")
+    layout = draw("contiguous", "zigzag", "striped", "striped(2)", "per_document")
+    if strategy == "lightseq":
+        layout = "contiguous"
     mask = draw("causal", "causal & window(9)", "causal & (window(5) | sinks(2))", "causal & chunked(16)")
-    length = 2 * outer * inner * draw(1, 5, 8)
+    length = 2 * outer * inner * draw(1, 5, 8)          # of two pieces each at least
     share = {"ulysses": outer * inner, "usp": inner}.get(strategy, 1)           # divides the query heads
     heads = draw(dict(N=2 * share, K=1), dict(N=2 * share, K=2), dict(N=2 * share, K=2 * share))
     tokens = packed(data.draw(st.integers(0, 99)), 1, length, mean=draw(3, 30))

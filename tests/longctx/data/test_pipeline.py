@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from longctx import layouts
 from longctx.config import Config, DataConfig, StageConfig
 from longctx.data import curriculum, pipeline, rows, tokenizers
 from longctx.data.sources import Document
@@ -144,6 +145,15 @@ def test_transform_sees_every_batch(streams):
     order = np.random.default_rng(0).permutation(SEQ_LEN)
     plain, permuted = streams(), streams(transform=lambda batch: {k: v[:, order] for k, v in batch.items()})
     assert_same(take(permuted, 5), [{k: v[:, order] for k, v in batch.items()} for batch in take(plain, 5)])
+
+
+@pytest.mark.parametrize("layout", [*layouts.LAYOUTS, "striped(2)"])
+def test_a_layout_moves_tokens_within_their_rows_and_changes_none(streams, layout):
+    laid_out = take(streams(transform=lambda batch: layouts.lay_out(batch, layout, 4)), 5)
+    tokens = lambda row: sorted(zip(*row, strict=True))         # (token, target, weight, position, segment)
+    for moved, plain in zip(laid_out, take(streams(), 5), strict=True):
+        for row in range(BATCH):
+            assert tokens(x[row] for x in moved.values()) == tokens(x[row] for x in plain.values())
 
 
 def test_a_state_of_another_stage_or_text_is_refused(streams):

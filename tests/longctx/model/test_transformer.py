@@ -33,25 +33,31 @@ def batch(B=4, T=32, V=32, seed=0):
 
 
 @functools.cache
-def setup(config: ModelConfig, mesh_config: MeshConfig, layout="contiguous"):
-    mesh, attention = meshes.make(mesh_config), AttentionConfig(layout=layout)
+def setup(config: ModelConfig, mesh_config: MeshConfig):
+    mesh, attention = meshes.make(mesh_config), AttentionConfig()
     with jax.set_mesh(mesh):
         params = jax.jit(lambda: functional.init(config, attention, jax.random.key(0)))()
         biased = jax.tree.map_with_path(lambda path, x: x + 0.1 if path[-1].key in ("bq", "bk", "bv") else x, params)
         return mesh, functional.graph(config, attention), biased
 
 
-def nll_and_grads(config, mesh_config, data, layout="contiguous"):
-    mesh, graph, params = setup(config, mesh_config, layout)
-    order = layouts.permutation(layout, data["tokens"].shape[1], mesh_config.context)
-    placed = meshes.put_batch(layouts.apply(data, order), mesh)
+@functools.cache
+def step(config: ModelConfig, mesh_config: MeshConfig):
+    _, graph, _ = setup(config, mesh_config)
 
-    def mean(params):
+    def mean(params, placed):
         nll = functional.nll(graph, params, placed)
-        return loss.weighted_mean(nll, placed["weights"]), nll
+        return loss.mean_over_tokens(nll, placed["weights"]), nll
+    return jax.jit(jax.value_and_grad(mean, has_aux=True))
+
+
+def nll_and_grads(config, mesh_config, data, layout="contiguous"):
+    mesh, _, params = setup(config, mesh_config)
+    placed = meshes.put_batch(layouts.lay_out(data, layout, mesh_config.context), mesh)
+    back = layouts.inverse(layouts.permutation(layout, data["segments"], mesh_config.context))
     with jax.set_mesh(mesh):
-        (_, nll), grads = jax.jit(jax.value_and_grad(mean, has_aux=True))(params)
-    return np.asarray(nll)[:, layouts.inverse(order)], jax.tree.map(np.asarray, grads)
+        (_, nll), grads = step(config, mesh_config)(params, placed)
+    return layouts.permute(np.asarray(nll), back), jax.tree.map(np.asarray, grads)
 
 
 def dense(config: ModelConfig, params, data):
@@ -105,7 +111,7 @@ def test_the_decoder_is_what_the_paper_says(variant):
 @pytest.mark.canary
 @pytest.mark.parametrize("mesh_config, layout", [
     (MeshConfig(data=2, fsdp=2, tensor=2), "contiguous"), (MeshConfig(context=4, fsdp=2), "zigzag"),
-    (MeshConfig(fsdp=2, context=2, tensor=2), "striped")])
+    (MeshConfig(fsdp=2, context=2, tensor=2), "striped(4)"), (MeshConfig(data=2, context=4), "per_document")])
 def test_every_mesh_gives_the_same_losses_and_gradients(mesh_config, layout):
     config, data = VARIANTS["everything"], batch()
     got, want = nll_and_grads(config, mesh_config, data, layout), nll_and_grads(config, MeshConfig(), data)
@@ -126,10 +132,12 @@ def test_parameters_are_born_in_their_shardings():
         assert tuple(x.sharding.spec) == spec, path
 
 
-def test_a_packed_batch_is_the_mean_over_its_documents_alone():
+@pytest.mark.parametrize("mesh_config, layout", [
+    (MeshConfig(), "contiguous"), (MeshConfig(context=3), "per_document")])
+def test_a_packed_batch_is_the_mean_over_its_documents_alone(mesh_config, layout):
     """Loss and gradients of packed rows = token-weighted mean over unpacked documents: no document sees another."""
     data = batch(B=2, T=48)
-    nll, grads = nll_and_grads(TINY, MeshConfig(), data)
+    nll, grads = nll_and_grads(TINY, mesh_config, data, layout)
     total, sums = 0.0, None
     for row in range(2):
         for segment in range(1, data["segments"][row].max() + 1):
