@@ -16,7 +16,6 @@ from longctx.data.curriculum import plan
 from tests.experiments.train_helpers import (
     BOUNDARY,
     STEPS,
-    Tiny,
     assert_same_losses,
     assert_same_run,
     ended_well,
@@ -25,11 +24,6 @@ from tests.experiments.train_helpers import (
     saved_steps,
     steps,
 )
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return Tiny.write(tmp_path_factory.mktemp("tiny"), tmp_path_factory.getbasetemp() / "compiled")
 
 
 @pytest.fixture(scope="module")
