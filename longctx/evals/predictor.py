@@ -15,8 +15,9 @@ def predictor(config: Config, mesh, params, rope: RopeConfig):
     """
     with jax.set_mesh(mesh):
         graph = functional.graph(config.model, config.attention)
-    predictions = jax.jit(lambda params, batch: functional.predictions(graph, params, batch, rope))
-    shards, sharding = mesh.shape["context"], jax.sharding.NamedSharding(mesh, meshes.TOKENS)
+    whole = jax.sharding.NamedSharding(mesh, meshes.REPLICATED)         # so that every process can read the results
+    predictions = jax.jit(lambda params, batch: functional.predictions(graph, params, batch, rope), out_shardings=whole)
+    shards = mesh.shape["context"]
     row_unit = mesh.shape["data"] * mesh.shape["fsdp"]
     column_unit = shards * layouts.PIECES[config.attention.layout]
 
@@ -26,6 +27,6 @@ def predictor(config: Config, mesh, params, rope: RopeConfig):
         order = layouts.permutation(config.attention.layout, columns + pad[1][1], shards)
         padded = layouts.apply({name: np.pad(x, pad) for name, x in batch.items()}, order)
         with jax.set_mesh(mesh):
-            results = predictions(params, jax.device_put(padded, sharding))
+            results = predictions(params, meshes.put_whole(padded, mesh))
         return Prediction(*(np.asarray(x)[:rows, layouts.inverse(order)][:, :columns] for x in results))
     return predict

@@ -138,8 +138,7 @@ class AskedAtLook:
     def __init__(self, n: int):
         self._left = n
 
-    @property
-    def asked(self) -> bool:
+    def at(self, step: int) -> bool:
         self._left -= 1
         return self._left < 0
 
