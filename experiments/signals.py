@@ -13,6 +13,7 @@ class StopRequest:
 
     `at(step)`, called after every step, says whether to stop there, and so does `asked` from then on. Of several
     processes one needs to be asked: jax's preemption service, which then has the signal, finds a step for all of them.
+    (If that would be after the last, nothing stops.)
 
     Once there is nothing left to save, `leave_at_once()`: a signal then, or one before, ends the process with exit
     code 0.
