@@ -208,9 +208,7 @@ def picture(path: str, records: list[dict], environment: dict) -> None:
 
 
 def arguments(argv):
-    parser = benchmark.parser(__doc__.splitlines()[0])
-    parser.add_argument("--lengths", default="2048,8192,32768", help="tokens, with commas (default: %(default)s)")
-    parser.add_argument("--dtype", default="float32,bfloat16", help="(default: %(default)s)")
+    parser = benchmark.parser(__doc__.splitlines()[0], "2048,8192,32768", "float32,bfloat16")
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--key-heads", type=int, default=4)
     parser.add_argument("--head-size", type=int, default=64)

@@ -181,9 +181,7 @@ def show(records: list[dict]) -> str:
 
 
 def arguments(argv):
-    parser = benchmark.parser(__doc__.splitlines()[0])
-    parser.add_argument("--lengths", default="512,2048,8192", help="tokens, with commas (default: %(default)s)")
-    parser.add_argument("--dtype", default="bfloat16,float32", help="(default: %(default)s)")
+    parser = benchmark.parser(__doc__.splitlines()[0], "512,2048,8192", "bfloat16,float32")
     parser.add_argument("--batch-tokens", type=int, default=8192, help="tokens per step (default: %(default)s)")
     parser.add_argument("--agree", type=int, default=0, metavar="STEPS",
                         help="also train so many steps on real text in both dtypes, at the first length")

@@ -76,9 +76,11 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{message}\n")
 
 
-def parser(description: str) -> Parser:
-    """The options every benchmark has."""
+def parser(description: str, lengths: str, dtype: str) -> Parser:
+    """The options every benchmark has, with the defaults of those that differ."""
     result = Parser(description=description)
+    result.add_argument("--lengths", default=lengths, help="tokens, with commas (default: %(default)s)")
+    result.add_argument("--dtype", default=dtype, help="(default: %(default)s)")
     result.add_argument("--rounds", type=int, default=5, help="times that every side is asked in turn")
     result.add_argument("--out", metavar="FILE.json", help="write all numbers and the environment here")
     result.add_argument("--worker", help=argparse.SUPPRESS)

@@ -14,7 +14,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 from ml_collections.config_dict import ConfigDict
 
-from experiments import config_file
+from experiments import config_file, processes
 from longctx.errors import UserError
 
 USAGE = """python -m experiments.COMMAND --config FILE[:arg=value,...] [--config.field=value ...] [--workdir DIR]
@@ -40,9 +40,9 @@ def run(main: Callable[[list[str]], None]) -> None:
         main(sys.argv)
     except UserError as error:
         print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
-        sys.exit(2)
+        processes.end(2)
     except KeyboardInterrupt:
-        sys.exit(130)
+        processes.end(130)
 
 
 def _unraisable(problem) -> None:

@@ -9,6 +9,7 @@ changes it. Writes evals.json and draws the report again.
 import time
 
 from experiments import config as configs
+from experiments import processes
 from longctx.config import Config, RopeConfig
 
 
@@ -19,9 +20,10 @@ def lengths(config: Config) -> tuple[int, ...]:
 
 
 def run(config: Config, mesh, params, rope: RopeConfig, documents, tokenizer, workdir) -> dict:
-    """Every task of config.eval on held-out documents, written to workdir/evals.json by process 0."""
+    """Every task of config.eval on held-out documents; process 0 writes workdir/evals.json and draws the report."""
     import jax
 
+    from experiments import report
     from experiments.metrics import dump
     from longctx.evals.api import EVALS
     from longctx.evals.predictor import predictor
@@ -32,6 +34,7 @@ def run(config: Config, mesh, params, rope: RopeConfig, documents, tokenizer, wo
         print(f"evaluated {task} in {time.monotonic() - start:.1f} s", flush=True)
     if jax.process_index() == 0:
         (workdir / "evals.json").write_text(dump(results) + "\n")
+        print(f"report: {report.write(workdir)}", flush=True)
     return results
 
 
@@ -39,16 +42,12 @@ def main(argv) -> None:
     config, workdir = configs.from_workdir(argv)
     corpus, tokenizer, _ = configs.check(config)
 
-    from experiments import report
-    from longctx import meshes, train_step
+    from longctx import train_step
     from longctx.checkpoint import load_latest
-    if config.mesh.simulate:
-        meshes.simulate(config.mesh.simulate)
-    mesh = meshes.make(config.mesh)
+    mesh = processes.start(config.mesh)
     restored = load_latest(workdir / configs.CHECKPOINTS, {"params": train_step.abstract_state(config, mesh)["params"]})
     print(f"{config.name}: step {restored.step}", flush=True)
     run(config, mesh, restored.state["params"], config.model.rope, corpus.held_out, tokenizer, workdir)
-    print(f"report: {report.write(workdir)}", flush=True)
 
 
 if __name__ == "__main__":

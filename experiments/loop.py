@@ -38,7 +38,7 @@ class Loop:
             state, metrics = train_step(state, meshes.put_batch(next(stream), self.mesh))
             step += 1
             in_flight.append(metrics)
-            stopping = self.stop.asked                            # looked at once: a stop asked for later waits a step
+            stopping = self.stop.at(step)                         # looked at once: a stop asked for later waits a step
             saves, logs = stopping or self._saves_at(step, stage), self._logs_at(step, stage)
             if saves or logs or len(in_flight) == MOST_IN_FLIGHT:
                 values = self._wait(in_flight, step)

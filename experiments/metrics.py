@@ -74,6 +74,25 @@ class Metrics:
         self.close()
 
 
+class Unrecorded:
+    """In place of Metrics in every process but the first: records nothing."""
+
+    def __init__(self, workdir: str | Path, resume_step: int | None = None, tensorboard: bool = True):
+        pass
+
+    def step(self, record: dict) -> None:
+        pass
+
+    def stage(self, record: dict) -> None:
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
 def dump(value) -> str:
     """One line of strict JSON: NaN and infinities become null; numpy and jax scalars become numbers."""
     return json.dumps(_plain(value), allow_nan=False)

@@ -27,9 +27,10 @@ def versions(mesh) -> dict:
 
 
 def devices(mesh) -> str:
-    """For example "4 x cpu"; simulated devices are as many as the mesh has."""
-    kind = mesh.devices.flat[0].device_kind
-    return f"{mesh.size} x {kind}" if mesh.size > 1 else kind
+    """For example "4 x cpu in 2 processes"; simulated devices are as many as the mesh has."""
+    kind, processes = mesh.devices.flat[0].device_kind, jax.process_count()
+    several = f" in {processes} processes" if processes > 1 else ""
+    return (f"{mesh.size} x {kind}" if mesh.size > 1 else kind) + several
 
 
 def describe(config: Config, mesh, state, text, corpus) -> str:

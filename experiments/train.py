@@ -8,6 +8,7 @@ metrics.jsonl, tensorboard/, checkpoints/, and at the end evals.json, figures/ a
 import time
 
 from experiments import config as configs
+from experiments import processes
 
 
 def main(argv) -> None:
@@ -18,9 +19,9 @@ def main(argv) -> None:
     # ---- what takes seconds to import waits until the settings are known to be good ---------------------------------
     import jax
 
-    from experiments import evaluate, report
+    from experiments import evaluate
     from experiments.loop import Loop
-    from experiments.metrics import Metrics
+    from experiments.metrics import Metrics, Unrecorded
     from experiments.progress import progress
     from experiments.records import describe, write_records
     from experiments.signals import StopRequest
@@ -29,14 +30,13 @@ def main(argv) -> None:
     from longctx.data import pipeline, rows
 
     # ---- devices ----------------------------------------------------------------------------------------------------
-    if config.mesh.simulate:
-        meshes.simulate(config.mesh.simulate)
-    mesh = meshes.make(config.mesh)
+    mesh = processes.start(config.mesh)
     write_records(config, workdir, mesh)
 
     # ---- data -------------------------------------------------------------------------------------------------------
     corpus, tokenizer, stages = checked
     text = rows.tokenize(corpus.train, tokenizer)
+    processes.check_same(text.fingerprint, f"data.path={config.data.path!r} holds other text on another host.")
     shard, shards = meshes.data_shard(mesh)
 
     def batches(stage):
@@ -55,8 +55,9 @@ def main(argv) -> None:
 
         # ---- stages -------------------------------------------------------------------------------------------------
         rate = optim.learning_rate(config.optim, stages)
+        recorder = Unrecorded if jax.process_index() else Metrics
         with (progress(sum(stage.steps * stage.batch_tokens for stage in stages)) as bar,
-              Metrics(workdir, restored.step if restored else None, config.log.tensorboard) as metrics):
+              recorder(workdir, restored.step if restored else None, config.log.tensorboard) as metrics):
             loop = Loop(config, mesh, checkpoints, metrics, bar, stop, started)
             if restored:
                 bar.note(f"continuing at step {restored.step} of {stages[-1].end_step}")
@@ -79,15 +80,13 @@ def main(argv) -> None:
                     stream.close()
                 tokens_before += stage.steps * stage.batch_tokens
         checkpoints.wait()
-        if stop.asked:
+        if int(state["step"]) < stages[-1].end_step:
             print(f"stopped at step {int(state['step'])}, with all of it saved; the same command continues", flush=True)
             return
         stop.leave_at_once()
 
         # ---- evaluation and report ----------------------------------------------------------------------------------
         evaluate.run(config, mesh, state["params"], stages[-1].rope, corpus.held_out, tokenizer, workdir)
-    if jax.process_index() == 0:
-        print(f"report: {report.write(workdir)}", flush=True)
 
 
 if __name__ == "__main__":

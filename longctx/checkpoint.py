@@ -15,8 +15,8 @@ A directory holds
 
 A step gets its manifest before orbax renames it into place, so a kill at any moment leaves either a sealed step or a
 left-over. Older steps are deleted only after a newer one is sealed. SIGKILL, full disks and damaged files are tested on
-a local disk with one process. Not tested: power cuts, network file systems, and several processes (process 0 alone
-locks, verifies, seals and deletes; the directory must then be on a disk that all of them see).
+a local disk. Of several processes, which must all see the directory, process 0 alone locks, verifies, seals and
+deletes, and what is wrong with the directory is its error alone. Not tested: power cuts and network file systems.
 """
 import fcntl
 import json
@@ -39,7 +39,7 @@ _DAMAGED = "damaged-"
 # What tensorstore (ValueError), orbax and the file system (OSError) raise. Errors of the computation whose result is
 # being saved are jax.errors.JaxRuntimeError and pass through untouched.
 _STORAGE_ERRORS = (ValueError, OSError)
-_NONE, _ALL_DAMAGED = -1, -2            # sent between processes in place of a step
+_NONE = -1                              # sent between processes in place of a step
 
 
 class Restored(NamedTuple):
@@ -77,18 +77,14 @@ class Checkpointer:
         and dtypes must be exactly those saved. Returns None where there is no checkpoint. Raises UserError where all
         are damaged or the state differs.
         """
-        found, damaged = manifest.newest_sound(self.directory) if self._primary else (None, [])
-        lost = found is None and (damaged or any(self.directory.glob(f"{_DAMAGED}*")))
-        if found:
-            self._set_aside(damaged, found.step)
-        step = _from_process_0(_ALL_DAMAGED if lost else found.step if found else _NONE)
-        if step == _ALL_DAMAGED:
-            raise _no_sound_step(self.directory, damaged)
-        if step == _NONE:
+        found, damaged = _newest_sound(self.directory)
+        if found is None:
+            if damaged or any(self.directory.glob(f"{_DAMAGED}*")):
+                raise _no_sound_step(self.directory, damaged)
             return None
-        found = found or manifest.read(self.directory / str(step))
+        self._set_aside(damaged, found.step)
         state = _read_state(self.directory, found, abstract_state, whole=True)
-        return Restored(step, state, found.data, found.meta, tuple(self.notes))
+        return Restored(found.step, state, found.data, found.meta, tuple(self.notes))
 
     def save(self, step: int, state, data, meta) -> None:
         """Starts saving `state` (tree of arrays) with `data` and `meta` (JSON-able); returns once they are copied.
@@ -97,7 +93,7 @@ class Checkpointer:
         already is left as it is.
         """
         self.wait()
-        newest = max(manifest.steps(self.directory), default=-1)
+        newest = _from_process_0(max(manifest.steps(self.directory), default=_NONE))
         if step == newest:
             return
         assert step > newest, f"step {step} is older than the checkpoint of step {newest}"
@@ -209,12 +205,19 @@ def load_latest(directory, abstract_state) -> Restored:
     `abstract_state` may be a part of what was saved, such as {"params": ...}. Raises UserError where there is none.
     """
     directory = _local_path(directory)
-    found, damaged = manifest.newest_sound(directory)
+    found, damaged = _newest_sound(directory)
     if found is None:
         raise _no_sound_step(directory, damaged)
     notes = tuple(f"step {step} is damaged ({problem}); step {found.step} is used" for step, problem in damaged)
     state = _read_state(directory, found, abstract_state, whole=False)
     return Restored(found.step, state, found.data, found.meta, notes)
+
+
+def _newest_sound(directory: pathlib.Path) -> tuple[manifest.Manifest | None, list[tuple[int, str]]]:
+    """manifest.newest_sound by process 0; the others take the step that it found, and know of no damage."""
+    found, damaged = manifest.newest_sound(directory) if jax.process_index() == 0 else (None, [])
+    step = _from_process_0(found.step if found else _NONE)
+    return found or (None if step == _NONE else manifest.read(directory / str(step))), damaged
 
 
 def abstract(state):

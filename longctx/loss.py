@@ -4,6 +4,7 @@ import jax.numpy as jnp
 
 from longctx import meshes
 from pallas_kernels.cross_entropy.api import head_scores
+from pallas_kernels.cross_entropy.reference import target_logit
 from pallas_kernels.cross_entropy.spec import CrossEntropySpec, capped
 
 
@@ -32,18 +33,15 @@ def target_is_top(x, head, targets, chunk: int = 1024):
 
     Same arguments as token_loss; at most `chunk` rows of logits exist.
     """
-    def best_and_target(rows):
-        x, head, targets = rows
-        logits = capped(x, head, CrossEntropySpec())
-        inside = (targets >= 0) & (targets < head.shape[1])
-        score = jnp.take_along_axis(logits, jnp.where(inside, targets, 0)[:, None], axis=1)[:, 0]
-        return logits.max(-1), jnp.where(inside, score, -jnp.inf)
-
     def local(x, head, targets):
-        flat = x.reshape(-1, x.shape[-1]), (targets - jax.lax.axis_index("tensor") * head.shape[1]).reshape(-1)
-        rows = jax.lax.map(lambda row: best_and_target((row[0][None], head, row[1][None])), flat, batch_size=chunk)
-        best, score = (jax.lax.pmax(part.reshape(targets.shape), "tensor") for part in rows)
-        return score >= best
+        def best_and_target(token):
+            logits = capped(token[0], head, CrossEntropySpec())
+            return logits.max(), target_logit(logits, token[1])
+
+        tokens = x.reshape(-1, x.shape[-1]), (targets - jax.lax.axis_index("tensor") * head.shape[1]).reshape(-1)
+        best, score = jax.lax.map(best_and_target, tokens, batch_size=chunk)
+        top = jax.lax.psum(score, "tensor") >= jax.lax.pmax(best, "tensor")     # all shards but one score 0: exact
+        return top.reshape(targets.shape)
 
     specs = (meshes.HIDDEN, meshes.HEAD, meshes.TOKENS)
     return jax.shard_map(local, in_specs=specs, out_specs=meshes.TOKENS)(x, head, targets)

@@ -39,20 +39,28 @@ WEIGHTS = {
 }
 
 
-def simulate(count: int) -> None:
-    """Make jax show `count` CPU devices. Call before jax is used; NPROC must be in the environment before it starts."""
+def simulate(count: int, processes: int = 1) -> None:
+    """Make jax show `count` CPU devices, an equal part of them in each process.
+
+    Call before jax is used; NPROC must be in the environment before it starts.
+    """
+    if count % processes:
+        raise UserError(f"mesh.simulate={count} must divide by the {processes} processes.")
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", count)
+    jax.config.update("jax_num_cpu_devices", count // processes)
 
 
 def make(config: MeshConfig, devices=None) -> jax.sharding.Mesh:
     """The mesh of `config` over the first devices.
 
     Raises:
-      UserError: when the mesh needs more devices than there are.
+      UserError: when the mesh needs more devices than there are, or leaves out some of those of several processes.
     """
     devices = jax.devices() if devices is None else devices
     need = config.devices
+    if need < len(devices) and jax.process_count() > 1:
+        raise UserError(f"mesh ({config}) uses {need} of the {len(devices)} devices of {jax.process_count()} "
+                        "processes; make an axis larger: it must use all.")
     if need > len(devices):
         raise UserError(f"mesh ({config}) needs {need} devices, but there are {len(devices)} ({devices[0].platform}). "
                         f"Make the axes smaller, or simulate them on the CPU with --config.mesh.simulate={need}.")
@@ -84,15 +92,26 @@ def data_shard(mesh: jax.sharding.Mesh) -> tuple[int, int]:
     by_row = mesh.devices.reshape(rows, -1)
     mine = [r for r in range(rows) if any(d.process_index == jax.process_index() for d in by_row[r])]
     even = mine == list(range(mine[0], mine[-1] + 1)) and mine[0] % len(mine) == 0
-    assert even, f"rows {mine} of a process are no even part"
+    if not even:
+        raise UserError(f"mesh.data={mesh.shape['data']} x mesh.fsdp={mesh.shape['fsdp']} cannot be divided over "
+                        f"{jax.process_count()} processes: one would hold parts {mine} of the {rows} of a batch; "
+                        "powers of two work.")
     return mine[0] // len(mine), rows // len(mine)
 
 
 def put_batch(batch: dict, mesh: jax.sharding.Mesh) -> dict:
     """The rows of this process's data_shard, as numpy arrays, made global arrays [B, T] cut by TOKENS."""
+    return _global_arrays(batch, mesh, data_shard(mesh)[1])
+
+
+def put_whole(batch: dict, mesh: jax.sharding.Mesh) -> dict:
+    """The same for a batch that every process holds whole."""
+    return _global_arrays(batch, mesh, 1)
+
+
+def _global_arrays(batch: dict, mesh: jax.sharding.Mesh, parts: int) -> dict:
     sharding = NamedSharding(mesh, TOKENS)
     if jax.process_count() == 1:
         return jax.device_put(batch, sharding)
-    count = data_shard(mesh)[1]
-    place = lambda x: jax.make_array_from_process_local_data(sharding, x, (x.shape[0] * count, *x.shape[1:]))
+    place = lambda x: jax.make_array_from_process_local_data(sharding, x, (x.shape[0] * parts, *x.shape[1:]))
     return {name: place(x) for name, x in batch.items()}

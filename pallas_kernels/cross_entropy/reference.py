@@ -8,9 +8,14 @@ from pallas_kernels.cross_entropy.spec import CrossEntropySpec, capped
 def forward(x, head, targets, spec: CrossEntropySpec):
     """(score, lse), each float32 [M]: the target's logit (0 for one outside [0, V)) and log-sum-exp of all logits."""
     logits = capped(x, head, spec)
-    inside = (targets >= 0) & (targets < head.shape[1])
-    score = jnp.take_along_axis(logits, jnp.where(inside, targets, 0)[:, None], axis=1)[:, 0]
-    return jnp.where(inside, score, 0.0), jax.nn.logsumexp(logits, axis=-1)
+    return target_logit(logits, targets), jax.nn.logsumexp(logits, axis=-1)
+
+
+def target_logit(logits, targets):
+    """logits[..., target], 0 for a target outside [0, V)."""
+    inside = (targets >= 0) & (targets < logits.shape[-1])
+    score = jnp.take_along_axis(logits, jnp.where(inside, targets, 0)[..., None], axis=-1)[..., 0]
+    return jnp.where(inside, score, 0.0)
 
 
 def backward(x, head, targets, spec: CrossEntropySpec, lse, cotangent):

@@ -18,6 +18,15 @@ def test_the_first_signal_asks_and_a_second_interrupt_interrupts():
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
+def test_a_signal_before_there_was_nothing_left_to_save_ends_the_process_then(capsys):
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.at(1)
+        with pytest.raises(SystemExit) as end:
+            stop.leave_at_once()
+    assert end.value.code == 0 and "the same command goes on" in capsys.readouterr().out
+
+
 def test_with_nothing_left_to_save_a_signal_ends_the_process_well(capsys):
     with StopRequest() as stop:
         stop.leave_at_once()

@@ -13,7 +13,6 @@ from tests.experiments.train_helpers import (
     BOUNDARY,
     ROOT,
     STEPS,
-    Tiny,
     assert_same_bits,
     assert_same_losses,
     ended_well,
@@ -27,11 +26,6 @@ from tests.experiments.train_helpers import (
 
 EVALS = ["eval.tasks=('by_position','context_gain','passkey')", "eval.lengths=(64,256)", "eval.documents=2",
          "eval.depths=2"]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return Tiny.write(tmp_path_factory.mktemp("tiny"), tmp_path_factory.getbasetemp() / "compiled")
 
 
 @pytest.fixture(scope="module")

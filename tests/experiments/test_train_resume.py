@@ -16,7 +16,6 @@ from longctx.data.curriculum import plan
 from tests.experiments.train_helpers import (
     BOUNDARY,
     STEPS,
-    Tiny,
     assert_same_losses,
     assert_same_run,
     ended_well,
@@ -25,11 +24,6 @@ from tests.experiments.train_helpers import (
     saved_steps,
     steps,
 )
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return Tiny.write(tmp_path_factory.mktemp("tiny"), tmp_path_factory.getbasetemp() / "compiled")
 
 
 @pytest.fixture(scope="module")
@@ -144,8 +138,7 @@ class AskedAtLook:
     def __init__(self, n: int):
         self._left = n
 
-    @property
-    def asked(self) -> bool:
+    def at(self, step: int) -> bool:
         self._left -= 1
         return self._left < 0
 

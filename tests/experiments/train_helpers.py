@@ -4,10 +4,12 @@ import os
 import pathlib
 import random
 import shutil
+import socket
 import subprocess
 import sys
 import threading
 import time
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -42,6 +44,21 @@ QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PERSISTENT_CACH
          "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
 
 
+class Together(NamedTuple):
+    """What two processes of one run ended with: exit codes, and stdout with stderr."""
+    codes: list[int]
+    outputs: list[str]
+
+
+def two_processes() -> list[dict[str, str]]:
+    """The environment that makes two processes on this machine one run."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    shared = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    return [shared | {"JAX_PROCESS_ID": str(i)} for i in range(2)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Tiny:
     """Runs commands with a config file of two short stages; if not `quick`, exactly as a person would."""
@@ -67,12 +84,35 @@ class Tiny:
         return self.python(*self.command(workdir, *overrides))
 
     def evaluate(self, workdir, *overrides: str) -> subprocess.CompletedProcess:
-        return self.python("-m", "experiments.evaluate", "--workdir", str(workdir),
-                           *(f"--config.{override}" for override in overrides))
+        return self.python(*self.evaluate_command(workdir, *overrides))
+
+    def evaluate_command(self, workdir, *overrides: str) -> list[str]:
+        return ["-m", "experiments.evaluate", "--workdir", str(workdir),
+                *(f"--config.{override}" for override in overrides)]
 
     def python(self, *argv: str) -> subprocess.CompletedProcess:
         return subprocess.run([sys.executable, *argv], env=self._environment(), cwd=self.folder, timeout=LIMIT_S,
                               capture_output=True, text=True)
+
+    def together(self, *argv: str, send: int = 0, line: str = "") -> Together:
+        """A command as two processes, each started with these arguments of Python, to the end of both.
+
+        send: a signal for process 1 as soon as process 0 prints a line that starts with `line`.
+        """
+        processes = [subprocess.Popen([sys.executable, *argv], env=self._environment() | environment, cwd=self.folder,
+                                      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+                     for environment in two_processes()]
+        watchdog = threading.Timer(LIMIT_S, lambda: [process.kill() for process in processes])
+        watchdog.start()
+        lines = []
+        while send and (text := processes[0].stdout.readline()):
+            lines.append(text)
+            if text.startswith(line):
+                processes[1].send_signal(send)
+                send = 0
+        outputs = ["".join(lines) + processes[0].communicate()[0], processes[1].communicate()[0]]
+        watchdog.cancel()
+        return Together([process.returncode for process in processes], outputs)
 
     def interrupted(self, workdir, number: int, line: str, count: int = 1, delay: float = 0.0) -> tuple[int, str]:
         """`experiments.train`, sent the signal `delay` seconds after its count-th output line that starts with `line`.
@@ -96,7 +136,8 @@ class Tiny:
         return code, "".join(lines)
 
     def _environment(self) -> dict[str, str]:
-        inherited = {name: value for name, value in os.environ.items() if name not in ("NPROC", "XLA_FLAGS")}
+        ours = lambda name: name in ("NPROC", "XLA_FLAGS") or "_proxy" in name.lower()      # jax warns about proxies
+        inherited = {name: value for name, value in os.environ.items() if not ours(name)}
         quick = QUICK | {"JAX_COMPILATION_CACHE_DIR": str(self.cache)} if self.quick else {}
         return inherited | quick | {"PYTHONPATH": str(ROOT)}
 
