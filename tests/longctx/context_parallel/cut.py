@@ -26,8 +26,11 @@ def attend_and_pull(arrays, tokens, table, cotangent, mask, how):
     return *result, *pull((dout.astype(result[0].dtype), jnp.where(jnp.isfinite(result[1]), dlse, 0.0)))
 
 
-def run(p: Problem, mask: masks.Mask, config: MeshConfig, layout="contiguous", table=None, **how):
-    """(out, lse, dq, dk, dv, and dtable if there is one) over the mesh, the sequence laid out and put back in order."""
+def run(p: Problem, mask: masks.Mask, config: MeshConfig, layout="contiguous", table=None, kernel="reference", **how):
+    """(out, lse, dq, dk, dv, and dtable if there is one) over the mesh, the sequence laid out and put back in order.
+
+    The kernel only sees pieces: mostly the one that compiles fastest will do.
+    """
     mesh = meshes.make(config)
     T = p.q.shape[1]
     divides = T % config.context_shards == 0
@@ -39,7 +42,7 @@ def run(p: Problem, mask: masks.Mask, config: MeshConfig, layout="contiguous", t
     *arrays, dout = (put(x, meshes.HEADS) for x in (p.q, p.k, p.v, p.dout))
     with jax.set_mesh(mesh):
         results = attend_and_pull(arrays, tokens, [] if table is None else [table], (dout, put(p.dlse, meshes.LSE)),
-                                  mask, tuple({"layout": layout, **how}.items()))
+                                  mask, tuple({"layout": layout, "kernel": kernel, **how}.items()))
     in_order = [layouts.permute(np.asarray(x), layouts.inverse(order)) for x in results[:5]]
     return in_order + [np.asarray(x) for x in results[5:]]
 

@@ -28,11 +28,11 @@ def test_without_a_mesh_and_eagerly():
     assert_close((out, lse), truth(p, AttentionSpec(masks.Causal()))[:2], "float32", 40)
 
 
-@pytest.mark.parametrize("strategy", ["ring", "ulysses", "lightseq"])
+@pytest.mark.parametrize("strategy", ["ring", "ulysses"])
 def test_eagerly_as_under_jit(strategy):
-    p, mesh = problem(B=1, T=32, H=8), meshes.make(MESH)
+    p, mesh = problem(B=1, T=8, H=8), meshes.make(MeshConfig(context=2))
     with jax.set_mesh(mesh):
-        f = lambda q, k, v: api.attend(q, k, v, strategy=strategy)
+        f = lambda q, k, v: api.attend(q, k, v, strategy=strategy, kernel="reference")
         loss = lambda *x: (f(*x).astype(jnp.float32) ** 2).sum()
         eager, jitted = f(*placed(p, mesh)), jax.jit(f)(*placed(p, mesh))
         grads = jax.grad(loss, (0, 1, 2))(*placed(p, mesh))
@@ -82,7 +82,7 @@ def test_remat_attends_forward_once(strategy):
 def test_attention_in_one_call(how):
     p = problem(B=2, T=32)
     with jax.set_mesh(meshes.make(MESH)):
-        out, lse = api.attention(p.q, p.k, p.v, with_lse=True, **how)
+        out, lse = jax.jit(lambda q, k, v: api.attention(q, k, v, with_lse=True, **how))(p.q, p.k, p.v)
     assert_close((out, lse), truth(p, AttentionSpec(masks.Causal()))[:2], "float32", 32)
 
 
