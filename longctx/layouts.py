@@ -113,7 +113,7 @@ def check(name: str, length: int, shards: int) -> None:
         below, above = length // need * need, -(-length // need) * need
         near = f"{below} or {above}" if below else f"{above}"
         raise UserError(f"seq_len={length} must divide by {need} for attention.layout={name!r} "
-                        f"over mesh.context={shards}. Nearest: {near}.")
+                        f"over {shards} context shards. Nearest: {near}.")
 
 
 def permutation(name: str, segments: np.ndarray, shards: int) -> np.ndarray:

@@ -96,6 +96,8 @@ def test_a_stage_has_its_own_rope(tiny, run, tmp_path):
                  marks=pytest.mark.slow),
     pytest.param(["mesh.data=2", "mesh.context=2", "attention.layout=contiguous"], "data 2, context 2",
                  marks=pytest.mark.slow),
+    pytest.param(["mesh.context_outer=2", "mesh.context=2", "attention.strategy=usp"], "context_outer 2, context 2",
+                 marks=pytest.mark.slow),
     pytest.param(["mesh.context=4", "attention.layout=per_document"], "context 4", marks=pytest.mark.slow),
 ])
 def test_four_devices_train_like_one(tiny, run, overrides, shape, tmp_path):
