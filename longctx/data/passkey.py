@@ -41,7 +41,7 @@ def training_documents(rng: np.random.Generator, tokenizer: Tokenizer, tokens: i
 
     A prompt has five digits to learn from among thousands of other tokens: too few for a short run. Here the number is
     asked for again and again, half of the time at once and else after a log-uniform gap: most answers repeat one
-    nearby, which is learnt first, and some are far from it. Lengths are uniform up to `longest`; every second
+    nearby, which is learnt first, and some are far from it. Lengths are log-uniform up to `longest`; every second
     filler is real text, cut out of `documents`.
     """
     if longest < (low := shortest(tokenizer)):
@@ -50,7 +50,7 @@ def training_documents(rng: np.random.Generator, tokenizer: Tokenizer, tokens: i
     bytes_per_token = len(sample) / len(tokenizer.encode(sample))
     made, total = [], 0
     while total < tokens:
-        size = int(rng.uniform(len(NEEDLE + QUESTION), longest * bytes_per_token))
+        size = log_uniform(rng, len(NEEDLE + QUESTION), longest * bytes_per_token)
         filler = _excerpt(rng, documents, size) if len(made) % 2 else GRASS * (size // len(GRASS) + 1)
         ids = tokenizer.encode(_asked_often(rng, size, filler.encode()).encode())[:longest - 1]     # 1: start token
         made.append(ids)
