@@ -89,7 +89,7 @@ class DataConfig:
     text_field: str = "text"            # .jsonl: the field that holds the document
     holdout: float = 0.1                # share of documents kept for evaluation, chosen by a hash of their file name
     passkey_share: float = 0.0          # share of the training tokens that are generated passkey tasks
-    copy_share: float = 0.0             # share that are short random pieces repeated: practice in looking back
+    copy_share: float = 0.0             # share that are a few random digits repeated: practice in looking back
     prefetch: int = 8                   # batches read ahead
 
 

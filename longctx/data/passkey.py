@@ -10,6 +10,7 @@ TASK = "There is an important info hidden inside a lot of irrelevant text. Find 
 GRASS = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "
 NEEDLE = "\nThe pass key is {number}. Remember it. {number} is the pass key.\n"
 QUESTION = "\nWhat is the pass key? The pass key is"
+REMINDER = "\nThe pass key is"
 LARGEST = 50_000
 
 
@@ -36,33 +37,44 @@ def shortest(tokenizer: Tokenizer) -> int:
 
 def training_documents(rng: np.random.Generator, tokenizer: Tokenizer, tokens: int, longest: int,
                        documents: Sequence[Document]) -> list[np.ndarray]:
-    """Solved tasks as token ids, of at least `tokens` tokens in total; each fits a row of `longest` tokens.
+    """Passkey tasks that ask many times, as token ids, of at least `tokens` tokens in total; each fits `longest`.
 
-    Lengths are uniform up to `longest`, depths uniform; every second filler is real text, cut out of `documents`.
+    A prompt has five digits to learn from among thousands of other tokens: too few for a short run. Here the number is
+    asked for again and again, half of the time at once and else after a log-uniform gap: most answers repeat one
+    nearby, which is learnt first, and some are far from it. Lengths are log-uniform up to `longest`; every second
+    filler is real text, cut out of `documents`.
     """
-    low = shortest(tokenizer)
-    if longest < low:
+    if longest < (low := shortest(tokenizer)):
         raise ValueError(f"longest {longest} is less than the {low} tokens of the shortest task.")
     sample = GRASS.encode() * 40
     bytes_per_token = len(sample) / len(tokenizer.encode(sample))
     made, total = [], 0
     while total < tokens:
-        size = int(rng.integers(low, longest + 1) * bytes_per_token)
-        filler = _excerpt(rng, documents, size) if len(made) % 2 else GRASS
-        ids = _fitted(rng, tokenizer, size, filler, longest)
+        size = log_uniform(rng, len(NEEDLE + QUESTION), longest * bytes_per_token)
+        filler = _excerpt(rng, documents, size) if len(made) % 2 else GRASS * (size // len(GRASS) + 1)
+        ids = tokenizer.encode(_asked_often(rng, size, filler.encode()).encode())[:longest - 1]     # 1: start token
         made.append(ids)
         total += len(ids) + 2       # its start and its end
     return made
 
 
-def _fitted(rng: np.random.Generator, tokenizer: Tokenizer, size: int, filler: str, longest: int) -> np.ndarray:
-    """One solved task of about `size` bytes; shortened until its inputs, the start token among them, fit `longest`."""
-    depth = rng.random()
-    while True:
-        ids = tokenizer.encode("".join(prompt(rng, size, depth, filler)).encode())
-        if len(ids) + 1 <= longest:
-            return ids
-        size = int(0.98 * size * longest / (len(ids) + 1))
+def log_uniform(rng: np.random.Generator, low: float, high: float) -> int:
+    """An integer of at least `low` and below `high`, as often in one octave as in another."""
+    return int(low * (high / low) ** rng.random())
+
+
+def _asked_often(rng: np.random.Generator, size: int, filler: bytes) -> str:
+    """A needle, then the question or its last words with the answer, time and again; `size` bytes with the filler."""
+    number = int(rng.integers(1, LARGEST + 1))
+    text = TASK.encode() if size > 2 * len(TASK + NEEDLE) and rng.random() < 0.5 else b""
+    statement = NEEDLE.format(number=number).encode()
+    gap = int(rng.random() * (size - len(text + statement) - len(QUESTION) - 6))
+    while gap >= 0:
+        text += filler[len(text):len(text) + gap] + statement
+        statement = f"{QUESTION if rng.random() < 0.5 else REMINDER} {number}".encode()
+        gap = log_uniform(rng, 1, size) if rng.random() < 0.5 else 0
+        gap = min(gap, size - len(text + statement))            # the last answer ends the text
+    return _whole(text)
 
 
 def _excerpt(rng: np.random.Generator, documents: Sequence[Document], size: int) -> str:

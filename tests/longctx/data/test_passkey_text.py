@@ -37,19 +37,25 @@ def test_real_text_as_filler_keeps_characters_whole():
     assert "\ufffd" not in text and set("日本語のテキスト。") <= set(text)
 
 
-def test_training_documents_fill_their_share_and_fit_a_row():
+def test_training_documents_ask_often_fill_their_share_and_fit_a_row():
     tokenizer = tokenizers.ByteTokenizer()
     real = [Document("a", b"import os\n" * 300), Document("b", "größe = 5\n".encode() * 10)]
     made = passkey.training_documents(np.random.default_rng(0), tokenizer, 200_000, 2048, real)
     lengths = np.array([len(ids) + 1 for ids in made])
     assert 200_000 <= lengths.sum() + len(made) < 202_048 + len(made)
-    assert lengths.max() <= 2048 and lengths.max() > 1900 and lengths.min() < 600
+    assert 1900 < lengths.max() <= 2048 and lengths.min() < 120 and 300 < np.median(lengths) < 600
     texts = [tokenizer.decode(ids) for ids in made]
-    assert all("yellow" in text for text in texts[::2] if len(text) > 500)
-    assert not any("yellow" in text for text in texts[1::2])
+    assert any("yellow" in text for text in texts[::2]) and not any("yellow" in text for text in texts[1::2])
+    assert 0.1 < np.mean([text.startswith(passkey.TASK) for text in texts]) < 0.6
+    asked = []
     for text in texts:
         number = text.rsplit(" ", 1)[1]
-        assert f"The pass key is {number}. Remember it." in text
+        needle = f"The pass key is {number}. Remember it. {number} is the pass key."
+        before, after = text.split(needle)
+        assert number not in before
+        asked.append(after.count(f"The pass key is {number}"))
+        assert asked[-1] == after.count("The pass key is") >= 1
+    assert np.mean(asked) > 3
     with pytest.raises(ValueError, match="shortest task"):
         passkey.training_documents(np.random.default_rng(0), tokenizer, 1, 100, real)
 
@@ -62,8 +68,13 @@ class DoubledBytes(tokenizers.ByteTokenizer):
         return np.repeat(ids, np.where(ids == ord("~"), 2, 1))
 
 
-def test_tasks_that_come_out_too_long_are_shortened():
+def test_tasks_that_come_out_too_long_are_cut():
     real = [Document("a", b"~" * 5000)]
     made = passkey.training_documents(np.random.default_rng(0), DoubledBytes(), 50_000, 1024, real)
-    lengths = np.array([len(ids) + 1 for ids in made])
-    assert lengths.max() <= 1024 and lengths[1::2].max() > 900
+    assert max(len(ids) + 1 for ids in made[1::2]) == 1024
+
+
+def test_log_uniform_gives_every_octave_its_share():
+    rng = np.random.default_rng(0)
+    octaves = np.bincount([passkey.log_uniform(rng, 4, 64).bit_length() for _ in range(4000)])
+    assert octaves[:3].sum() == 0 and len(octaves) == 7 and (abs(octaves[3:] - 1000) < 150).all()

@@ -174,9 +174,9 @@ def test_passkey_tasks_are_their_share_of_the_tokens():
     assert mixed.table.fingerprint == again.table.fingerprint != other.table.fingerprint
     assert (mixed.table.inputs.sum() - table.inputs.sum()) / mixed.table.inputs.sum() == pytest.approx(0.25, abs=0.01)
     assert (mixed.table.inputs[len(texts):] <= 1024).all()       # no task is cut
-    question = np.frombuffer(b"What is the pass key?", np.uint8)
+    needle = np.frombuffer(b"Remember it.", np.uint8)
     ids = mixed.gather(np.arange(len(mixed)))["tokens"]
-    found = (np.lib.stride_tricks.sliding_window_view(ids, len(question), axis=1) == question).all(-1).sum()
+    found = (np.lib.stride_tricks.sliding_window_view(ids, len(needle), axis=1) == needle).all(-1).sum()
     assert found == len(mixed.table.inputs) - len(texts) > 50
 
 
