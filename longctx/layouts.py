@@ -103,7 +103,8 @@ def parse(text: str) -> Layout:
 
 def unit(name: str, shards: int) -> int:
     """What the length of a row must divide by."""
-    return shards * parse(name).pieces if shards > 1 else 1
+    pieces = parse(name).pieces
+    return shards * pieces if shards > 1 else 1
 
 
 def check(name: str, length: int, shards: int) -> None:
