@@ -1,9 +1,9 @@
 """A long-context language model on a laptop: three context lengths in one run, on real text, in about three minutes.
 
 Trains a small Llama-style decoder on the source code of Python's standard library, one byte per token, at 256, then
-1024, then 4096 tokens of context; the RoPE base grows with the length. Most of the tokens are practice in looking back:
-documents that hide a passkey and ask for it again and again, and repeated digits, from which so small a model learns
-retrieval in a minute or so at 256 tokens; the longer stages carry it further.
+1024, then 4096 tokens of context; YaRN stretches RoPE for each new length, so that what was learnt at 256 tokens works
+there almost at once. Most of the tokens are practice in looking back: documents that hide a passkey and ask for it
+again and again, and repeated digits, from which so small a model learns retrieval in a minute.
 
     python -m experiments.train --config configs/quickstart.py
     python -m experiments.train --config configs/quickstart.py:smoke          # the same in under a minute
@@ -20,19 +20,16 @@ def get_config(arg: str = ""):
     config = configs.defaults()
     config.name = "quickstart-smoke" if args.smoke else "quickstart"
 
-    config.batch_tokens = 2048
-    config.stages = (
-        configs.stage(seq_len=256, steps=700),
-        configs.stage(seq_len=1024, steps=350, rope=configs.rope(base=20_000.0)),
-        configs.stage(seq_len=4096, steps=130, rope=configs.rope(base=40_000.0), batch_tokens=4096),
-    )
+    lengths, steps = ((256, 512, 1024), (8, 6, 6)) if args.smoke else ((256, 1024, 4096), (700, 350, 130))
+    config.batch_tokens = 1024 if args.smoke else 2048
+    config.stages = tuple(_stage(config, *stage, original=lengths[0]) for stage in zip(lengths, steps, strict=True))
     config.model.update(layers=3, embed=64, mlp=176, heads=4, key_heads=4, head_size=16, qk_norm=True, dtype="float32",
                         remat="none")
     config.data.update(passkey_share=0.5, copy_share=0.2)
     config.optim.update(learning_rate=1e-2, warmup_steps=20, schedule="wsd")
     config.checkpoint.every_steps = 200
     config.log.every_steps = 20
-    config.eval.update(documents=8, samples=4, lengths=(256, 1024, 4096))
+    config.eval.update(documents=8, samples=4, lengths=(256, 1024, 4096, 8192))
 
     if args.smoke:
         _shrink(config)
@@ -44,12 +41,15 @@ def get_config(arg: str = ""):
     return config
 
 
+def _stage(config, length, steps, original):
+    """`steps` steps at a length, with RoPE stretched from the original one; at least one whole row a step."""
+    rope = configs.rope(scaling="yarn", factor=length / original, original_length=original)
+    return configs.stage(seq_len=length, steps=steps, rope=rope, batch_tokens=max(config.batch_tokens, length))
+
+
 def _shrink(config):
     """The same run in miniature: every part of it takes place, in under a minute."""
-    config.batch_tokens = 1024
-    for stage, seq_len, steps in zip(config.stages, (256, 512, 1024), (8, 6, 6), strict=True):
-        stage.seq_len, stage.steps, stage.batch_tokens = seq_len, steps, 0
-    config.model.update(layers=2, embed=64, mlp=176, heads=2, key_heads=1)
+    config.model.update(layers=2, heads=2, key_heads=1)
     config.optim.warmup_steps = 4
     config.checkpoint.every_steps = 5
     config.log.every_steps = 1
