@@ -51,7 +51,8 @@ def attend(q, k, v, *, positions=None, segments=None, mask=_CAUSAL, strategy="ri
 
     Args:
       q: [B, T, N, H]; k, v: [B, T, K, H] with K dividing N.
-      positions: int32 [B, T], the place of each token in its document; default: T tokens in `layout`.
+      positions: int32 [B, T], the place of each token in its document, increasing along it; default: T tokens in
+        `layout`.
       segments: int32 [B, T], documents of a packed row, numbered from 1; 0 is padding. Given segments, tokens see only
         their own. Default: one document.
       mask: of pallas_kernels.masks.

@@ -55,9 +55,6 @@ class Ring(Strategy):
     def backward(self, q, k, v, tokens, spec, rows, table):
         partial = dataclasses.replace(spec, partial=True)
         far, own = self._farthest(tokens, spec), (k, v, tokens[1])
-        home = lambda tree, way: shift(tree, self.axis, -way)
-        send_sum = lambda pair, way: jax.tree.map(
-            lambda x: home(x.astype(self.grads_dtype), way).astype(x.dtype), pair)
 
         def pull(blocks):
             """(dq, dtable), and {way: (dk, dv)} of its blocks."""
@@ -73,8 +70,8 @@ class Ring(Strategy):
             """
             blocks, sums, stay = carry
             here = {way: blocks[way] for way in moving}
-            arriving = {} if last else {way: home(block, way) for way, block in here.items()}
-            arrived = {way: send_sum(sums[way], way) for way in moving if way in sums}
+            arriving = {} if last else {way: shift(block, self.axis, -way) for way, block in here.items()}
+            arrived = {way: self._send_home(sums[way], way) for way in moving if way in sums}
             stay_here, grads = pull(here)
             grads |= {way: jax.tree.map(jnp.add, arrived[way], grads[way]) for way in arrived}
             return blocks | arriving, sums | grads, jax.tree.map(jnp.add, stay, stay_here)
@@ -84,8 +81,12 @@ class Ring(Strategy):
         dk, dv = mine[AHEAD]
         _, sums, (dq, dtable) = _come_home(hop, blocks, far, stay, (dk, dv))
         for way, pair in sums.items():
-            dk, dv = jax.tree.map(jnp.add, (dk, dv), send_sum(pair, way))
+            dk, dv = jax.tree.map(jnp.add, (dk, dv), self._send_home(pair, way))
         return *spec.rounded((dq, dk, dv), (q, k, v)), dtable
+
+    def _send_home(self, pair, way):
+        """The sums of dK and dV that belong to the block one hop homeward, in the dtype in which they travel."""
+        return jax.tree.map(lambda x: shift(x.astype(self.grads_dtype), self.axis, -way).astype(x.dtype), pair)
 
     def _farthest(self, tokens, spec):
         """{direction: hops}, known now or, where documents may end sooner than the mask, on the device."""
