@@ -4,7 +4,7 @@ from setuptools import find_packages, setup
 EXTRAS = {
     "tpu": ["jax[tpu]"],
     "gpu": ["jax[cuda13]", "jax-triton>=0.3.1"],
-    "test": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.9"],
+    "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.9"],
     "bench": ["torch>=2.4", "transformers>=4.48"],
 }
 
