@@ -1,7 +1,8 @@
 """Flash attention on TPU: Pallas Mosaic kernels with tables of active blocks, see tiles.py and tpu_kernels.py.
 
 On a CPU the same kernels run interpreted: slow, exact, for tests. Which of the two is decided when the call is lowered,
-so that a program can be compiled for a TPU from a machine that has none.
+so that a program can be compiled for a TPU from a machine that has none. Interpreted inside a shard_map they need
+check_vma=False: jax's interpreter does not type its loops as varying over the mesh.
 """
 import functools
 
