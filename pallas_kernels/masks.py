@@ -214,8 +214,11 @@ def _same(q_min, q_max, k_min, k_max):
 
 def visible(mask: Mask, q: Tokens, k: Tokens) -> jax.Array:
     """`mask.visible` of every pair, padding excluded: q [..., T], k [..., S] -> bool [..., T, S]."""
-    q = Tokens(*(x[..., :, None] for x in q))
-    k = Tokens(*(x[..., None, :] for x in k))
+    return sees(mask, Tokens(*(x[..., :, None] for x in q)), Tokens(*(x[..., None, :] for x in k)))
+
+
+def sees(mask: Mask, q: Tokens, k: Tokens) -> jax.Array:
+    """`mask.visible`, padding excluded, elementwise for broadcastable q and k."""
     return mask.visible(q, k) & (q.segments > 0) & (k.segments > 0)
 
 

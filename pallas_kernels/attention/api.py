@@ -8,12 +8,12 @@ import logging
 
 import jax
 
-from pallas_kernels.attention import chunked, reference
+from pallas_kernels.attention import chunked, reference, tpu
 from pallas_kernels.attention.spec import AttentionSpec, rows
 from pallas_kernels.masks import Tokens
 
-IMPLEMENTATIONS = {"reference": reference, "chunked": chunked}
-PREFERENCE = {"cpu": ("chunked",), "gpu": ("chunked",), "tpu": ("chunked",)}       # what "auto" tries, in this order
+IMPLEMENTATIONS = {"reference": reference, "chunked": chunked, "tpu": tpu}
+PREFERENCE = {"cpu": ("chunked",), "gpu": ("chunked",), "tpu": ("tpu", "chunked")}   # what "auto" tries, in this order
 
 _log = logging.getLogger(__name__)
 

@@ -8,13 +8,11 @@ layout, packed row and ring step skips what its own mask leaves empty, with one 
 Every matmul is laid out as [M, K] x [K, N] with K last on the left and first on the right: XLA's CPU matmuls run 1.3
 to 3 times faster in this form than with a transposed operand, which is what decides the transposes below.
 """
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 
 from pallas_kernels import masks
-from pallas_kernels.attention import bias
+from pallas_kernels.attention import bias, tiles
 from pallas_kernels.attention.spec import AttentionSpec, Rows, accumulator, cap, cap_slope
 from pallas_kernels.masks import Tokens
 
@@ -27,26 +25,12 @@ def why_not(q, k, spec: AttentionSpec, platform: str) -> str | None:
     return None
 
 
-class Schedule(NamedTuple):
-    """For each outer block, the inner blocks to visit: FULL ones first, then PARTIAL ones."""
-    order: jax.Array         # int32[..., outer, inner]
-    full: jax.Array          # int32[..., outer]
-    active: jax.Array        # int32[..., outer]: full and partial
-
-
-def schedule(relation: jax.Array) -> Schedule:
-    """The visiting order that a table of block relations [..., outer, inner] asks for."""
-    order = jnp.argsort(-relation, axis=-1, stable=True).astype(jnp.int32)
-    return Schedule(order, (relation == masks.FULL).sum(-1, dtype=jnp.int32),
-                    (relation != masks.EMPTY).sum(-1, dtype=jnp.int32))
-
-
 def forward(q, k, v, tokens, spec: AttentionSpec, table=None):
     """(out [B,T,N,H], lse float32 [B,T,N]); see reference.forward for the definition."""
     (B, T, N), K = q.shape[:3], k.shape[2]
     q_block, k_block = _block(spec, T), _block(spec, k.shape[1])
-    q_tokens, k_tokens = _pad_tokens(tokens[0], q_block), _pad_tokens(tokens[1], k_block)
-    plan = schedule(_relations(spec, q_tokens, k_tokens, q_block, k_block))
+    q_tokens, k_tokens = tiles.pad_tokens(tokens[0], q_block), tiles.pad_tokens(tokens[1], k_block)
+    plan = tiles.schedule(tiles.relations(spec.mask, q_tokens, k_tokens, q_block, k_block))
     queries = _blocks(q, q_block), _token_blocks(q_tokens, q_block), plan                          # each B n ...
     keys = _columns(k, K, k_block), _blocks(v, k_block), _token_blocks(k_tokens, k_block)          # each B m ...
 
@@ -99,8 +83,8 @@ def backward(q, k, v, tokens, spec: AttentionSpec, rows: Rows, table=None):
     """(dq, dk, dv, dtable) of these keys and queries; see reference.backward."""
     (B, T, N), (S, K) = q.shape[:3], k.shape[1:3]
     q_block, k_block = _block(spec, T), _block(spec, S)
-    q_tokens, k_tokens = _pad_tokens(tokens[0], q_block), _pad_tokens(tokens[1], k_block)
-    plan = schedule(_relations(spec, q_tokens, k_tokens, q_block, k_block).swapaxes(-1, -2))
+    q_tokens, k_tokens = tiles.pad_tokens(tokens[0], q_block), tiles.pad_tokens(tokens[1], k_block)
+    plan = tiles.schedule(tiles.relations(spec.mask, q_tokens, k_tokens, q_block, k_block).swapaxes(-1, -2))
     # a row that sees nothing has only masked pairs: any value does
     lse = jnp.where(jnp.isfinite(rows.lse), rows.lse, 0.0)
     dout = rows.dout.astype(q.dtype)
@@ -182,27 +166,13 @@ def _see(spec, q_tok, k_tok, rows):
     return jnp.tile(see, (rows // see.shape[0], 1))[None]
 
 
-def _relations(spec, q_tokens, k_tokens, q_block, k_block):
-    return masks.relation(spec.mask, masks.block_ranges(q_tokens, q_block), masks.block_ranges(k_tokens, k_block))
-
-
-def _pad_tokens(tokens, block):
-    """Padded to whole blocks with segment 0, which no mask lets anyone see."""
-    return Tokens(*(_pad(x, 1, block) for x in tokens))
-
-
-def _pad(x, axis, block):
-    width = -x.shape[axis] % block
-    return jnp.pad(x, [(0, width if a == axis else 0) for a in range(x.ndim)]) if width else x
-
-
 def _token_blocks(tokens, block):
     return Tokens(*(x.reshape(x.shape[0], -1, block) for x in tokens))
 
 
 def _blocks(x, block):
     """BTNH -> B n q N H, padded to whole blocks."""
-    x = _pad(x, 1, block)
+    x = tiles.pad(x, 1, block)
     return x.reshape(x.shape[0], -1, block, *x.shape[2:])
 
 

@@ -1,0 +1,90 @@
+"""What only the TPU kernels have to show: Mosaic's memory rules, their refusals, the real compiler, and several blocks.
+
+The masks, and rows that see nothing, are in test_attention.py, which runs every implementation.
+"""
+import functools
+import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from longctx.config import MeshConfig
+from pallas_kernels.attention import tpu
+from pallas_kernels.attention.bias import Alibi
+from pallas_kernels.attention.spec import AttentionSpec, rows
+from pallas_kernels.masks import Causal, Segments
+from tests.helpers import assert_close, packed, problem, truth
+from tests.longctx.context_parallel import cut
+from tests.pallas_kernels.test_attention import run
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("shape, dtype", [
+    (dict(T=129, S=300, N=4, K=1, H=80), "float32"), (dict(T=300, S=129, N=2, K=2, H=128), "bfloat16"),
+    (dict(T=257, S=257, N=6, K=2, H=64), "bfloat16"), (dict(T=100, S=260, N=1, K=1, H=256), "float32")])
+def test_several_blocks_on_either_side(shape, dtype):
+    p, spec = problem(1, B=1, dtype=dtype, **shape), AttentionSpec(Causal(), scale=0.2, soft_cap=5.0, block=128)
+    assert_close(run(p, spec, "tpu"), truth(p, spec), dtype, 300)
+
+
+@pytest.mark.parametrize("strategy, layout", [("ring", "zigzag"), ("ulysses", "contiguous")])
+def test_pieces_of_a_cut_sequence(strategy, layout, monkeypatch):
+    # jax's interpreter does not type its loops as varying over the mesh
+    monkeypatch.setattr(jax, "shard_map", functools.partial(jax.shard_map, check_vma=False))
+    tokens = packed(2, 1, 512, mean=200)
+    p = problem(B=1, T=512, N=4, K=2, tokens=(tokens, tokens))
+    cut.check(p, "causal", MeshConfig(context=2), layout, strategy=strategy, kernel="tpu", terms=512)
+
+
+def test_partial_results_are_float32_for_bfloat16_inputs():
+    p, spec = problem(T=20, dtype=jnp.bfloat16), AttentionSpec(partial=True)
+    result = tpu.forward(p.q, p.k, p.v, p.tokens, spec)
+    grads = tpu.backward(p.q, p.k, p.v, p.tokens, spec, rows(result, (p.dout, None)))[:3]
+    assert [x.dtype for x in (*result, *grads)] == [jnp.float32] * 5
+
+
+def test_mosaic_memory_rules(monkeypatch):
+    """As the machine does it: memory starts as NaN, and a copy lands no earlier than somebody waits for it."""
+    memory = pltpu.InterpretParams(uninitialized_memory="nan", dma_execution_mode="on_wait", detect_races=True)
+    call = pl.pallas_call
+    monkeypatch.setattr(pl, "pallas_call", lambda *args, **how: call(*args, **{**how, "interpret": memory}))
+    tokens = packed(5, 1, 260, mean=90)
+    p, spec = problem(B=1, T=260, N=2, K=1, tokens=(tokens, tokens)), AttentionSpec(Causal() & Segments(), block=128)
+    assert_close(run(p, spec, "tpu"), truth(p, spec), "float32", 260)
+
+
+@pytest.mark.parametrize("dtype, spec, T, platform, words", [
+    (jnp.bfloat16, AttentionSpec(), 64, "gpu", "runs on TPU"),
+    (jnp.bfloat16, AttentionSpec(bias=Alibi()), 64, "tpu", "no bias"),
+    (jnp.float16, AttentionSpec(), 64, "tpu", "float16"),
+    (jnp.bfloat16, AttentionSpec(block=128), 2**17, "tpu", "4194304 bytes of scalar memory"),
+    (jnp.bfloat16, AttentionSpec(), 2**17, "tpu", None)])
+def test_why_not_says_why(dtype, spec, T, platform, words):
+    q = jax.ShapeDtypeStruct((1, T, 2, 64), dtype)
+    reason = tpu.why_not(q, q, spec, platform)
+    assert reason is None if words is None else words in reason
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="libtpu, the TPU compiler, is not installed")
+@pytest.mark.parametrize("topology, mask, dtype, head_size", [
+    ("v5e:2x2", "causal & segments", "bfloat16", 128),
+    ("v6e:2x2", "causal & (window(700) | sinks(4))", "float32", 256),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in [
+        ("v4:2x2x1", "full", "bfloat16", 80),
+        ("v5e:2x2", "(causal | prefix_lm(300)) & chunked(1000) & segments", "bfloat16", 64),
+        ("v5p:2x2x1", "causal", "float32", 128),
+        ("v6e:2x2", "causal", "bfloat16", 128),
+        ("tpu7x:2x2x1", "causal & window(512)", "bfloat16", 128)])])
+def test_the_tpu_compiler_takes_it(topology, mask, dtype, head_size):
+    worker = subprocess.run(
+        [sys.executable, "-m", "tests.pallas_kernels.compile_for_tpu", topology, mask, dtype, str(head_size)],
+        cwd=ROOT, env=os.environ, text=True, capture_output=True, timeout=250)
+    assert worker.stdout.split() == ["forward", "1", "backward", "1"], worker.stderr[-2000:]
