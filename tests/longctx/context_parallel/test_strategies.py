@@ -48,6 +48,7 @@ def test_any_combination(data):
     check(p, mask, MeshConfig(context_outer=outer, context=inner), layout, strategy=strategy)
 
 
+@pytest.mark.canary
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_lengths_that_do_not_divide_are_padded_inside(strategy):
     shards, length = {"ulysses": (4, 61), "usp": (4, 61)}.get(strategy, (3, 50))
