@@ -29,7 +29,7 @@ def get_config(arg: str = ""):
     config.optim.update(learning_rate=1e-2, warmup_steps=20, schedule="wsd")
     config.checkpoint.every_steps = 200
     config.log.every_steps = 20
-    config.eval.update(documents=8, samples=4, lengths=(256, 1024, 4096, 8192))
+    config.eval.update(documents=8, samples=4, lengths=(256, 1024, 4096))
 
     if args.smoke:
         _shrink(config)
