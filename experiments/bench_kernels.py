@@ -25,6 +25,7 @@ from pallas_kernels.tpu_chips import CHIPS
 LIMIT = 900                      # seconds for one compilation
 _DEVICES = "/dev/accel*", "/dev/vfio/[0-9]*"         # what a machine with TPUs has
 MASKS = "causal", "full"
+WHOLE = 2048                     # tokens that lengths are multiples of: peers take whole blocks alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,6 +231,10 @@ def options(argv):
             masks.parse(text)
         except ValueError as error:
             raise UserError(str(error)) from None
+    chosen.lengths = benchmark.whole_numbers("--lengths", chosen.lengths)
+    if any(length % WHOLE for length in chosen.lengths):
+        raise UserError(f"--lengths={','.join(map(str, chosen.lengths))} must be multiples of {WHOLE}, "
+                        "the largest block of the kernels compared.")
     benchmark.check_writable("--out", chosen.out)
     benchmark.check_writable("--picture", chosen.picture)
     return chosen
@@ -246,7 +251,7 @@ def cases(chosen) -> list[Case]:
 def main(argv=None) -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"                 # this process only counts; workers compile and run
     chosen = options(argv)
-    lengths, results, environment = benchmark.whole_numbers("--lengths", chosen.lengths), [], benchmark.environment()
+    lengths, results, environment = chosen.lengths, [], benchmark.environment()
     for chip in chosen.chip.split(","):
         for case in cases(chosen):
             print(f"{chip} {case.kernel} {case.op} {case.mask} ...", file=sys.stderr)
