@@ -99,10 +99,10 @@ def _check_model(config: Config) -> None:
 
 
 def _check_positions(config: Config) -> None:
-    positions.check(config.model.rope)
+    positions.check(config.model.rope, config.model.head_size)
     for i, stage in enumerate(config.stages):
         if stage.rope is not None:
-            positions.check(stage.rope, f"stages[{i}].rope")
+            positions.check(stage.rope, config.model.head_size, f"stages[{i}].rope")
 
 
 def _check_lengths(config: Config) -> None:

@@ -130,7 +130,7 @@ def _difference(one: RopeConfig | None, model: RopeConfig) -> ConfigDict:
     """The fields in which a rope differs from the model's; None, but of the right type, in the others."""
     section = ConfigDict(sort_keys=False)
     for field in dataclasses.fields(RopeConfig):
-        section[field.name] = config_dict.placeholder(field.type)
+        section[field.name] = config_dict.placeholder(typing.get_origin(field.type) or field.type)
         if one is not None and getattr(one, field.name) != getattr(model, field.name):
             section[field.name] = getattr(one, field.name)
     return section.lock()

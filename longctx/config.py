@@ -13,13 +13,21 @@ class RopeConfig:
     """Rotary position embedding. Lengths are in tokens; `factor` is target length / original length."""
     base: float = 10_000.0
     scaling: str = "none"               # a name in longctx.positions.api.SCALINGS
+    pairing: str = "half"               # "half" pairs dimensions i, i + d/2 (Llama); "interleaved" 2i, 2i + 1 (GPT-J)
+    rotary_share: float = 1.0           # of each head, from its first dimension on: the rest passes; 0 is NoPE
     factor: float = 1.0
-    original_length: int = 0            # the length the unscaled model was trained at (YaRN, llama3, NTK-aware)
+    original_length: int = 0            # the length that the unscaled model was trained at
     beta_fast: float = 32.0             # YaRN: dimensions turning more often than this inside original_length are kept
     beta_slow: float = 1.0              # YaRN: dimensions turning less often than this are interpolated
-    attention_factor: float = 0.0       # YaRN: multiplies cos and sin; 0 = the published 0.1 ln(factor) + 1
+    truncate: bool = True               # YaRN: to whole dimensions between the two
+    mscale: float = 1.0                 # YaRN: cos and sin times (0.1 mscale ln(factor) + 1) / (the same of
+    mscale_all_dim: float = 0.0         #       mscale_all_dim)
+    attention_factor: float = 0.0       # YaRN, LongRoPE: multiplies cos and sin; 0 = as published
     low_freq_factor: float = 1.0        # llama3
     high_freq_factor: float = 4.0       # llama3
+    short_factors: tuple[float, ...] = ()   # LongRoPE: what divides each frequency in rows up to original_length
+    long_factors: tuple[float, ...] = ()    #           and in longer ones
+    power: float = 0.0                  # Giraffe's power basis
 
 
 @dataclasses.dataclass(frozen=True)

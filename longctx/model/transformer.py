@@ -48,7 +48,7 @@ class Transformer(nnx.Module):
         `rope` replaces the config's own, as the stages of a curriculum do.
         """
         config = self.config
-        rope_table = rotary.tables(where.positions, rope or config.rope, config.head_size)
+        rope_table = rotary.tables(where.positions, rope or config.rope, config.head_size, tokens.shape[1])
         body = checkpointed(lambda x, block: (block(x, where, rope_table), None), config.remat)
         x, _ = jax.lax.scan(body, self.embedding(tokens), self.blocks)
         return self.norm(x)

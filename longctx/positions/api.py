@@ -1,39 +1,80 @@
-"""The known RoPE scalings. To add one: a function (config, d) -> (inverse frequencies, factor), a line in SCALINGS."""
-import functools
+"""The known RoPE scalings and pairings. To add a scaling: a function in scaling.py, a line in SCALINGS.
 
-import numpy as np
+Free of jax: settings are checked here before it starts.
+"""
+import functools
 
 from longctx.config import RopeConfig
 from longctx.errors import UserError, unknown_name
 from longctx.positions import scaling
+from longctx.positions.scaling import Frequencies
 
-SCALINGS = {"none": scaling.none, "linear": scaling.linear, "ntk": scaling.ntk, "yarn": scaling.yarn,
-            "llama3": scaling.llama3}
-NEED_ORIGINAL_LENGTH = ("yarn", "llama3")
+SCALINGS = {"none": scaling.none, "linear": scaling.linear, "ntk": scaling.ntk, "dynamic": scaling.dynamic,
+            "yarn": scaling.yarn, "longrope": scaling.longrope, "llama3": scaling.llama3,
+            "proportional": scaling.proportional, "power": scaling.power, "truncated": scaling.truncated}
+# the axis of the two members of a pair, once the rotating dimensions are cut into pairs
+PAIRINGS = {"half": -2, "interleaved": -1}
+NEED_ORIGINAL_LENGTH = {"dynamic": 1, "yarn": 1, "longrope": 2, "llama3": 1, "truncated": 1}      # and at least this
+NEED_FOUR_DIMENSIONS = ("ntk", "dynamic")
 
 
 @functools.cache
-def frequencies(config: RopeConfig, d: int) -> tuple[np.ndarray, float]:
-    """Inverse frequencies float64 [d/2] in radians per token, and the factor on cos and sin.
+def frequencies(config: RopeConfig, head_size: int, length: int) -> Frequencies:
+    """Inverse frequencies float64 [pairs] in radians per token, and the factor on cos and sin, for rows of `length`.
+
+    The pairs are those that rotate, head_size / 2 or fewer.
 
     Raises:
       UserError: for an unknown scaling, or one that misses a setting.
     """
-    check(config)
-    return SCALINGS[config.scaling](config, d)
+    check(config, head_size)
+    return SCALINGS[config.scaling](config, head_size, length)
 
 
-def check(config: RopeConfig, field: str = "model.rope") -> None:
-    """Raise UserError where `config` cannot work; `field` names it in the message."""
+def check(config: RopeConfig, head_size: int, field: str = "model.rope") -> None:
+    """Raise UserError where `config` cannot work in heads of that size; `field` names it in the message."""
     if config.scaling not in SCALINGS:
         raise unknown_name(f"{field}.scaling", config.scaling, SCALINGS)
+    if config.pairing not in PAIRINGS:
+        raise unknown_name(f"{field}.pairing", config.pairing, PAIRINGS)
     if config.base <= 1:
         raise UserError(f"{field}.base={config.base} must be above 1, e.g. 10000.")
     if config.factor <= 0:
         raise UserError(f"{field}.factor={config.factor} must be positive: target length / original length.")
-    if config.scaling in NEED_ORIGINAL_LENGTH and config.original_length <= 0:
+    if not 0 <= config.rotary_share <= 1:
+        raise UserError(f"{field}.rotary_share={config.rotary_share} must be between 0 (NoPE) and 1 (whole heads).")
+    needed = NEED_ORIGINAL_LENGTH.get(config.scaling, 0)
+    if config.original_length < needed:
         raise UserError(f"{field}.original_length={config.original_length} must be the trained length "
-                        f"for {field}.scaling={config.scaling!r}.")
+                        f"for {field}.scaling={config.scaling!r}, at least {needed}.")
+    _check_size(config, head_size, field)
+    _check_knobs(config, field)
+
+
+def _check_size(config: RopeConfig, head_size: int, field: str) -> None:
+    d = scaling.rotary_size(config, head_size)
+    if d % 2 and config.scaling != "proportional":
+        raise UserError(f"{field}.rotary_share={config.rotary_share} makes {d} of {head_size} dimensions rotate, and "
+                        f"they go in pairs; {(d + 1) / head_size} works.")
+    if config.scaling in NEED_FOUR_DIMENSIONS and d == 2:
+        raise UserError(f"{field}.scaling={config.scaling!r} needs 4 dimensions that rotate, and {field}.rotary_share="
+                        f"{config.rotary_share} leaves {d} of {head_size}.")
+    if config.scaling == "longrope":
+        for name in ("short_factors", "long_factors"):
+            factors = getattr(config, name)
+            if len(factors) != d // 2 or min(factors, default=1) <= 0:
+                raise UserError(f"{field}.{name} holds {len(factors)} numbers, and must hold a positive one for each "
+                                f"of the {d // 2} pairs of dimensions that rotate.")
+
+
+def _check_knobs(config: RopeConfig, field: str) -> None:
+    if config.scaling == "yarn" and not config.beta_fast > config.beta_slow > 0:
+        raise UserError(f"{field}.beta_fast={config.beta_fast} must exceed beta_slow={config.beta_slow}, above 0.")
+    for name in ("attention_factor", "mscale", "mscale_all_dim"):
+        if getattr(config, name) < 0:
+            raise UserError(f"{field}.{name}={getattr(config, name)} must not be negative.")
     if config.scaling == "llama3" and config.high_freq_factor <= config.low_freq_factor:
         raise UserError(f"{field}.high_freq_factor={config.high_freq_factor} must exceed "
                         f"low_freq_factor={config.low_freq_factor}.")
+    if config.scaling == "power" and config.power <= 0:
+        raise UserError(f"{field}.power={config.power} must be positive for {field}.scaling='power', e.g. 0.1.")

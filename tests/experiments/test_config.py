@@ -32,7 +32,8 @@ def test_defaults_are_those_of_the_dataclasses_and_locked():
 
 
 ropes = st.builds(RopeConfig, base=st.floats(2, 1e8), scaling=st.sampled_from(["none", "yarn"]),
-                  factor=st.floats(1, 64), original_length=st.integers(0, 9999))
+                  factor=st.floats(1, 64), original_length=st.integers(0, 9999),
+                  truncate=st.booleans(), long_factors=st.sampled_from([(), (1.0, 2.5)]))
 stages = st.builds(StageConfig, seq_len=st.integers(1, 9999), steps=st.integers(0, 9), rope=st.none() | ropes)
 
 

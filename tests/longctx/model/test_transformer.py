@@ -65,7 +65,7 @@ def dense(config: ModelConfig, params, data):
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     norm = lambda x, scale: x / np.sqrt((x * x).mean(-1, keepdims=True) + config.norm_eps) * scale
     cap = lambda x, c: c * np.tanh(x / c) if c else x
-    inv_freq, _ = positions.frequencies(config.rope, config.head_size)
+    inv_freq, _ = positions.frequencies(config.rope, config.head_size, 32)
     turn = np.exp(1j * data["positions"][..., None, None] * inv_freq)
 
     def rotate(x):

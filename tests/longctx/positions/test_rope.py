@@ -1,61 +1,75 @@
-import json
+"""The rotation itself: pairings and partial heads against transformers and complex numbers."""
 import pathlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from longctx.config import RopeConfig
-from longctx.errors import UserError
 from longctx.positions import api, rope
+from tests.helpers import assert_close, relative_error, tolerance
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[2] / "golden" / "rope_frequencies.json").read_text())["cases"]
-
-
-@pytest.mark.parametrize("name", GOLDEN)
-def test_frequencies_are_those_of_transformers(name):
-    case = GOLDEN[name]
-    inv_freq, factor = api.frequencies(RopeConfig(**case["config"]), case["head_size"])
-    np.testing.assert_allclose(inv_freq, case["inv_freq"], rtol=2e-6)
-    assert factor == pytest.approx(case["factor"], rel=1e-12)
+GOLDEN = np.load(pathlib.Path(__file__).parents[2] / "golden" / "positions.npz")
 
 
-def test_ntk_interpolates_the_slowest_dimension_and_keeps_the_fastest():
-    plain, scaled = (api.frequencies(RopeConfig(scaling=s, factor=8.0), 64)[0] for s in ("none", "ntk"))
-    assert scaled[0] == plain[0] and scaled[-1] == pytest.approx(plain[-1] / 8)
+def rotated(x, positions, config):
+    table = rope.tables(jnp.asarray(positions, jnp.int32), config, x.shape[-1], x.shape[1])
+    return rope.rotate(jnp.asarray(x, jnp.float32), table)
 
 
-def test_yarn_without_extension_is_plain():
-    plain, same = (api.frequencies(RopeConfig(scaling=s, factor=1.0, original_length=256), 64)
-                   for s in ("none", "yarn"))
-    np.testing.assert_allclose(same[0], plain[0], rtol=1e-12)
-    assert same[1] == 1.0
+def draw(seed, *shape):
+    return np.random.default_rng(seed).standard_normal(shape)
 
 
-def test_scores_depend_on_distance_alone():
-    rng = np.random.default_rng(0)
-    q, k = (jnp.asarray(rng.standard_normal((1, 1, 1, 32)), jnp.float32) for _ in range(2))
-    score = lambda m, n: float(jnp.sum(rope.rotate(q, table(m)) * rope.rotate(k, table(n))))
-    table = lambda m: rope.tables(jnp.array([[m]], jnp.int32), RopeConfig(), 32)
-    assert score(7, 3) == pytest.approx(score(107, 103), abs=1e-4)
-    assert abs(score(7, 3) - score(7, 4)) > 1e-3
+@pytest.mark.parametrize("pairing", api.PAIRINGS)
+def test_rotated_q_and_k_are_those_of_transformers(pairing):
+    for name in ("q", "k"):
+        x = GOLDEN[f"apply/{name}"].swapaxes(1, 2)                                         # BTNH
+        got = rotated(x, GOLDEN["apply/positions"][None], RopeConfig(pairing=pairing))
+        assert_close(got, GOLDEN[f"apply/{pairing}/{name}"].swapaxes(1, 2), "float32", len(GOLDEN["apply/positions"]))
 
 
-def test_rotation_is_the_complex_product():
-    rng = np.random.default_rng(1)
-    x, positions = rng.standard_normal((2, 5, 3, 8)), np.array([[0, 1, 2, 50, 1000], [3, 3, 3, 3, 3]])
-    inv_freq, _ = api.frequencies(RopeConfig(), 8)
-    want = (x[..., :4] + 1j * x[..., 4:]) * np.exp(1j * positions[..., None, None] * inv_freq)
-    got = rope.rotate(jnp.asarray(x, jnp.float32), rope.tables(jnp.asarray(positions, jnp.int32), RopeConfig(), 8))
-    np.testing.assert_allclose(got, np.concatenate([want.real, want.imag], -1), atol=2e-4)
+@pytest.mark.parametrize("config", [
+    RopeConfig(), RopeConfig(rotary_share=0.5), RopeConfig(rotary_share=0.25, pairing="interleaved"),
+    RopeConfig(scaling="proportional", rotary_share=0.5), RopeConfig(scaling="yarn", factor=4.0, original_length=64)])
+def test_rotation_is_the_complex_product(config):
+    x, positions = draw(1, 2, 5, 3, 16), np.array([[0, 1, 2, 50, 10**7], [3, 3, 3, 3, 2**30]])
+    inv_freq, factor = api.frequencies(config, 16, 5)
+    d = 2 * len(inv_freq)
+    first, second = {"half": (slice(d // 2), slice(d // 2, d)),
+                     "interleaved": (slice(0, d, 2), slice(1, d, 2))}[config.pairing]
+    turned = (x[..., first] + 1j * x[..., second]) * factor * np.exp(1j * positions[..., None, None] * inv_freq)
+    want = x.copy()
+    want[..., first], want[..., second] = turned.real, turned.imag
+    assert_close(rotated(x, positions, config), want, "float32", 4)
 
 
-@pytest.mark.parametrize("config, message", [
-    (dict(scaling="yran"), "model.rope.scaling='yran' is not known. Did you mean 'yarn'"),
-    (dict(scaling="yarn", factor=4.0), "model.rope.original_length=0 must be the trained length"),
-    (dict(base=0.5), "model.rope.base=0.5 must be above 1"),
-    (dict(factor=0.0), "model.rope.factor=0.0 must be positive"),
-    (dict(scaling="llama3", original_length=8, low_freq_factor=4.0), "high_freq_factor=4.0 must exceed")])
-def test_settings_that_cannot_work_are_named(config, message):
-    with pytest.raises(UserError, match=message):
-        api.frequencies(RopeConfig(**config), 64)
+def test_interleaved_is_half_with_the_dimensions_in_another_order():
+    x, positions, order = draw(2, 1, 7, 2, 8), np.arange(7)[None] * 1000, [0, 2, 4, 6, 1, 3, 5, 7]
+    interleaved = rotated(x, positions, RopeConfig(pairing="interleaved"))
+    np.testing.assert_array_equal(interleaved[..., order], rotated(x[..., order], positions, RopeConfig()))
+
+
+def test_nope_and_dtypes():
+    x = jnp.asarray(draw(3, 1, 4, 2, 8), jnp.bfloat16)
+    positions = jnp.arange(4, dtype=jnp.int32)[None]
+    rotate = lambda config: rope.rotate(x, rope.tables(positions, config, 8, 4))
+    assert rotate(RopeConfig()).dtype == jnp.bfloat16
+    np.testing.assert_array_equal(rotate(RopeConfig(rotary_share=0.0)), x)
+
+
+@pytest.mark.parametrize("start", [100, 10**7, 2**30])
+def test_scores_depend_on_distance_alone(start):
+    q, k = (draw(seed, 1, 1, 1, 32) for seed in (4, 5))
+    at = lambda x, position: np.asarray(rotated(x, [[position]], RopeConfig()), np.float64)
+    score = lambda m, n: np.sum(at(q, m) * at(k, n))
+    assert abs(score(start + 7, start + 3) - score(7, 3)) <= tolerance("float32", 32) * np.abs(q * k).sum()
+    assert abs(score(7, 3) - score(7, 4)) > 1000 * tolerance("float32", 32)
+
+
+def test_a_table_crosses_jit_and_knows_its_pairing():
+    positions = jnp.arange(6, dtype=jnp.int32)[None]
+    table = jax.jit(lambda p: rope.tables(p, RopeConfig(pairing="interleaved"), 8, 6))(positions)
+    x = jnp.asarray(draw(6, 1, 6, 1, 8), jnp.float32)
+    assert relative_error(jax.jit(rope.rotate)(x, table), rotated(x, positions, RopeConfig())) > 0.1

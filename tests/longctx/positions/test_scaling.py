@@ -1,0 +1,100 @@
+"""RoPE's frequencies: every setting against transformers (golden/make_positions.py), the rest against formulas."""
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from longctx.config import RopeConfig
+from longctx.errors import UserError
+from longctx.positions import api
+
+GOLDEN = np.load(pathlib.Path(__file__).parents[2] / "golden" / "positions.npz")
+SETTINGS = json.loads(str(GOLDEN["settings"]))
+SAME = 1e-12            # relative; both are float64
+
+
+def frequencies(head_size=64, length=1, **config):
+    config = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
+    return api.frequencies(RopeConfig(**config), head_size, length)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_setting_is_that_of_transformers(name):
+    setting = dict(SETTINGS[name])
+    for length in setting.pop("lengths"):
+        inv_freq, factor = frequencies(**setting, length=length)
+        np.testing.assert_allclose(inv_freq, GOLDEN[f"rope/{name}/{length}"], rtol=SAME)
+        assert factor == pytest.approx(float(GOLDEN[f"rope/{name}/factor"]), rel=SAME)
+
+
+def test_ntk_interpolates_the_slowest_dimension_and_keeps_the_fastest():
+    plain, scaled = frequencies()[0], frequencies(scaling="ntk", factor=8.0)[0]
+    assert scaled[0] == plain[0] and scaled[-1] == pytest.approx(plain[-1] / 8)
+
+
+def test_dynamic_ntk_is_ntk_at_the_ratio_of_lengths():
+    got = frequencies(scaling="dynamic", factor=2.0, original_length=100, length=250)
+    np.testing.assert_allclose(got[0], frequencies(scaling="ntk", factor=2.0 * 250 / 100 - 1)[0], rtol=SAME)
+
+
+def test_yarn_without_extension_is_plain():
+    same = frequencies(scaling="yarn", factor=1.0, original_length=256)
+    np.testing.assert_allclose(same[0], frequencies()[0], rtol=SAME)
+    assert same[1] == 1.0
+
+
+def test_yarn_beyond_the_slowest_dimension_keeps_all():
+    """Where every dimension turns more than beta_fast times in the trained length there is nothing to stretch."""
+    got = frequencies(scaling="yarn", factor=4.0, original_length=10**8)[0]
+    np.testing.assert_allclose(got, frequencies()[0], rtol=SAME)
+
+
+def test_giraffe_power():
+    theta = 10000.0 ** (-np.arange(32) / 32)
+    got, factor = frequencies(scaling="power", power=0.5)
+    np.testing.assert_allclose(got, theta * np.sqrt(1 - np.arange(32) / 32), rtol=SAME)
+    assert factor == 1.0
+
+
+def test_giraffe_truncation():
+    """Kept while the wavelength fits into L, one slow frequency while it fits into 8 L, none beyond."""
+    theta = 10000.0 ** (-np.arange(32) / 32)
+    got = frequencies(scaling="truncated", original_length=512)[0]
+    wavelength = 2 * np.pi / theta
+    kept, slow = wavelength <= 512, (wavelength > 512) & (wavelength <= 8 * 512)
+    assert kept.sum() == 16 and 0 < slow.sum() < 16 - slow.sum()
+    np.testing.assert_array_equal(got[kept], theta[kept])
+    np.testing.assert_allclose(got[slow], 2 * np.pi / (16 * 512), rtol=SAME)
+    np.testing.assert_array_equal(got[~kept & ~slow], 0)
+
+
+def test_nope_rotates_nothing():
+    assert all(len(frequencies(scaling=scaling, rotary_share=0.0, factor=2.0, original_length=64, power=1.0)[0]) == 0
+               for scaling in api.SCALINGS if scaling != "proportional")
+
+
+@pytest.mark.parametrize("config, message", [
+    (dict(scaling="yran"), "model.rope.scaling='yran' is not known. Did you mean 'yarn'"),
+    (dict(pairing="interlaced"), "model.rope.pairing='interlaced' is not known. Did you mean 'interleaved'"),
+    (dict(scaling="yarn", factor=4.0), "model.rope.original_length=0 must be the trained length"),
+    (dict(scaling="dynamic", factor=4.0), "model.rope.original_length=0 must be the trained length"),
+    (dict(scaling="longrope", original_length=1), "model.rope.original_length=1 must .* at least 2"),
+    (dict(scaling="truncated"), "model.rope.original_length=0 must be the trained length"),
+    (dict(base=0.5), "model.rope.base=0.5 must be above 1"),
+    (dict(factor=0.0), "model.rope.factor=0.0 must be positive"),
+    (dict(rotary_share=1.5), "model.rope.rotary_share=1.5 must be between 0"),
+    (dict(rotary_share=0.35), "rotary_share=0.35 makes 5 of 16 dimensions .* 0.375 works"),
+    (dict(scaling="ntk", rotary_share=0.125), "scaling='ntk' needs 4 dimensions .* leaves 2 of 16"),
+    (dict(scaling="longrope", original_length=8, short_factors=(1.0,)), "short_factors holds 1 numbers, .* 8 pairs"),
+    (dict(scaling="longrope", original_length=8, short_factors=(1.0,) * 8, long_factors=(1.0,) * 7 + (0.0,)),
+     "long_factors holds 8 numbers, .* positive"),
+    (dict(scaling="yarn", original_length=8, beta_slow=40.0), "beta_fast=32.0 must exceed beta_slow=40.0"),
+    (dict(mscale=-1.0), "mscale=-1.0 must not be negative"),
+    (dict(attention_factor=-1.0), "attention_factor=-1.0 must not be negative"),
+    (dict(scaling="power"), "power=0.0 must be positive"),
+    (dict(scaling="llama3", original_length=8, low_freq_factor=4.0), "high_freq_factor=4.0 must exceed")])
+def test_settings_that_cannot_work_are_named(config, message):
+    with pytest.raises(UserError, match=message) as caught:
+        api.frequencies(RopeConfig(**config), 16, 1)
+    assert "\n" not in str(caught.value)
