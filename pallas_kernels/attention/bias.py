@@ -1,9 +1,10 @@
-"""Biases on attention scores that depend on the distance between query and key, and on the head: ALiBi.
+"""Biases on attention scores that depend on the distance between query and key, and on the head: ALiBi, T5's.
 
 A bias is a static description that turns a distance, and the numbers which a table holds for each head, into a score.
 The table is an array: it is cut with the heads, and may be learned. To add a bias: a class here.
 """
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,37 @@ class Alibi(Bias):
 
     def score(self, table, distance):
         return -table.reshape(-1, *(1,) * distance.ndim) * jnp.abs(distance)[None].astype(table.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class T5(Bias):
+    """A learned number for each head and bucket of distances (arXiv 1910.10683). Table [N, buckets].
+
+    Half the buckets hold one distance each, the others grow as powers up to `max_distance` tokens; the last holds all
+    beyond. Unless `bidirectional`, where half of the buckets are for later keys, those share the bucket of distance 0.
+    """
+    buckets: int = 32
+    max_distance: int = 128
+    bidirectional: bool = False
+
+    def score(self, table, distance):
+        near = jnp.clip(distance, -self.max_distance, self.max_distance) + self.max_distance
+        return table[:, jnp.asarray(self._buckets())[near]]
+
+    def _buckets(self) -> np.ndarray:
+        """int32 bucket of each distance from -max_distance to max_distance.
+
+        A table, because at a bucket's edge the last bit of the logarithm decides: of the published float32 expression,
+        in its order, whatever the logarithm of the device gives.
+        """
+        distance = np.arange(-self.max_distance, self.max_distance + 1)
+        count = self.buckets // 2 if self.bidirectional else self.buckets
+        size = np.abs(distance) if self.bidirectional else np.maximum(distance, 0)
+        exact = count // 2
+        ratio = np.log(np.maximum(size, 1).astype(np.float32) / np.float32(exact))
+        grown = ratio / np.float32(math.log(self.max_distance / exact)) * np.float32(count - exact)
+        bucket = np.where(size < exact, size, np.minimum(exact + grown.astype(np.int32), count - 1))
+        return (bucket + np.where(self.bidirectional & (distance < 0), count, 0)).astype(np.int32)
 
 
 def alibi_slopes(heads: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Every implementation x mask x dtype x head grouping against the float64 reference: values and all gradients."""
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from pallas_kernels.attention import api, reference
-from pallas_kernels.attention.bias import Alibi, alibi_slopes
+from pallas_kernels.attention.bias import T5, Alibi, alibi_slopes
 from pallas_kernels.attention.spec import AttentionSpec, rows
 from pallas_kernels.masks import Causal, Chunked, Full, PrefixLM, Segments, Sinks, Tokens, Window
 from tests.helpers import assert_close, one_document, packed, problem, truth
@@ -19,6 +20,10 @@ MASKS = {
     "prefix": Causal() | PrefixLM(11), "chunked": Causal() & Chunked(13), "packed": Causal() & Segments(),
     "packed_prefix_window": (Causal() & Window(6) | PrefixLM(4)) & Segments(),
 }
+_T5_TABLE = np.random.default_rng(8).standard_normal((6, 8)).astype(np.float32)
+BIASES = {                                                    # name -> bias, table of 6 heads, mask
+    "alibi": (Alibi(), alibi_slopes(6), Causal() & Segments()), "t5": (T5(8, 20), _T5_TABLE, Causal() & Segments()),
+    "t5_bidirectional": (T5(8, 9, bidirectional=True), _T5_TABLE, Segments())}
 SMALLEST = {"tpu": 128}                                       # block sizes; 16 where nothing else is said
 
 
@@ -74,18 +79,13 @@ def test_scale_and_soft_cap(implementation):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", BIASES)
 @pytest.mark.parametrize("implementation", ["chunked"])
-def test_alibi(implementation, dtype):
-    """Per head, over packed documents, with a soft cap; the slopes have a gradient."""
-    tokens = packed(4, 2, 50)
-    p, table = problem(3, N=6, K=3, dtype=dtype, tokens=(tokens, tokens)), jnp.asarray(alibi_slopes(6))
-    spec = AttentionSpec(Causal() & Segments(), bias=Alibi(), soft_cap=4.0, block=16)
-    assert_close(run(p, spec, implementation, table), truth(p, spec, table), dtype, 50)
-
-
-def test_alibi_slopes_are_the_published_ones():
-    assert np.allclose(alibi_slopes(8)[:, 0], [2.0 ** -i for i in range(1, 9)])
-    assert np.allclose(alibi_slopes(12)[:, 0], [2.0 ** -i for i in range(1, 9)] + [2.0 ** -(i + 0.5) for i in range(4)])
+def test_biases(implementation, name, dtype):
+    """Per head, over packed documents, with a soft cap; the table has a gradient."""
+    tokens, (bias, table, mask) = packed(4, 2, 50), BIASES[name]
+    p, spec = problem(3, N=6, K=3, dtype=dtype, tokens=(tokens, tokens)), AttentionSpec(mask, None, bias, 4.0, block=16)
+    assert_close(run(p, spec, implementation, jnp.asarray(table)), truth(p, spec, table), dtype, 50)
 
 
 @pytest.mark.canary
@@ -106,10 +106,9 @@ def test_rows_that_see_nothing(implementation):
 
 
 def test_reference_backward_is_its_autodiff():
-    for name, mask in MASKS.items():
+    for (name, mask), (bias, table, _) in zip(MASKS.items(), itertools.cycle(BIASES.values()), strict=False):
         tokens = packed(5, 2, 30)
-        p, spec = problem(4, T=30, tokens=(tokens, tokens)), AttentionSpec(mask, soft_cap=3.0, bias=Alibi())
-        table = jnp.asarray(alibi_slopes(4))
+        p, spec = problem(4, T=30, N=6, tokens=(tokens, tokens)), AttentionSpec(mask, soft_cap=3.0, bias=bias)
         f = lambda q, k, v, table, p=p, spec=spec: reference.forward(q, k, v, p.tokens, spec, table)
         result, pull = jax.vjp(f, p.q, p.k, p.v, table)
         dlse = jnp.where(jnp.isfinite(result[1]), p.dlse, 0.0)

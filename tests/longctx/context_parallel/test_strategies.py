@@ -11,6 +11,7 @@ from longctx.context_parallel import api, hops
 from longctx.context_parallel.merge import merge, neutral
 from longctx.errors import UserError
 from pallas_kernels import masks
+from pallas_kernels.attention.bias import T5
 from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.masks import Tokens
 from tests.helpers import assert_close, one_document, packed, problem, relative_error, tolerance, truth
@@ -65,6 +66,14 @@ def test_all_mesh_axes_at_once(strategy):
     tokens = packed(1, 4, 32)
     check(problem(B=4, T=32, N=4, K=2, tokens=(tokens, tokens)), "causal", MeshConfig(data=2, context=2, tensor=2),
           "zigzag", strategy=strategy)
+
+
+@pytest.mark.parametrize("strategy", ["ring", "ulysses"])
+def test_a_learned_bias_gets_its_gradient_from_every_shard(strategy):
+    """T5's table, cut over the heads of two axes, over packed documents."""
+    tokens, table = packed(3, 1, 64), np.random.default_rng(0).standard_normal((4, 8)).astype(np.float32)
+    check(problem(B=1, T=64, H=8, tokens=(tokens, tokens)), "causal", MeshConfig(context=2, tensor=2), "zigzag", table,
+          strategy=strategy, bias=T5(8, 20))
 
 
 @pytest.mark.parametrize("heads", [dict(N=4, K=1), dict(N=6, K=3), dict(N=12, K=4), dict(N=4, K=4)])
