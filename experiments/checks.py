@@ -101,8 +101,20 @@ def _check_model(config: Config) -> None:
 def _check_positions(config: Config) -> None:
     positions.check(config.model.rope, config.model.head_size)
     for i, stage in enumerate(config.stages):
+        rope = stage.rope or config.model.rope
+        if stage.augment != "none" and stage.augment_length < stage.seq_len:
+            raise UserError(f"stages[{i}].augment_length={stage.augment_length} must be the length to train for, "
+                            f"at least stages[{i}].seq_len={stage.seq_len}, for augment={stage.augment!r}.")
+        if stage.augment == "clex" and (rope.scaling, rope.original_length) != ("clex", stage.seq_len):
+            raise UserError(f"stages[{i}].augment='clex' needs rope.scaling='clex' and rope.original_length="
+                            f"stages[{i}].seq_len={stage.seq_len}, and they are {rope.scaling!r} and "
+                            f"{rope.original_length}.")
         if stage.rope is not None:
             positions.check(stage.rope, config.model.head_size, f"stages[{i}].rope")
+            learned = lambda rope: rope.scaling == "clex" and (rope.rotary_share, rope.clex_width)
+            if learned(stage.rope) != learned(config.model.rope):
+                raise UserError(f"stages[{i}].rope.scaling={stage.rope.scaling!r} needs other weights than model.rope: "
+                                "'clex' in both, with one rotary_share and one clex_width, or in neither.")
 
 
 def _check_lengths(config: Config) -> None:
@@ -121,6 +133,7 @@ def _check_names(config: Config) -> None:
     from longctx.context_parallel import api as context_parallel
     from longctx.evals.api import EVALS
     from longctx.model.remat import POLICIES
+    from longctx.positions.augment import AUGMENTATIONS
     from pallas_kernels import masks
     from pallas_kernels.attention.api import IMPLEMENTATIONS
     names = [
@@ -129,6 +142,7 @@ def _check_names(config: Config) -> None:
         ("attention.strategy", config.attention.strategy, context_parallel.STRATEGIES),
         ("optim.schedule", config.optim.schedule, optim.SCHEDULES),
         *((f"stages[{i}].lr", stage.lr, optim.LR_TREATMENTS) for i, stage in enumerate(config.stages)),
+        *((f"stages[{i}].augment", stage.augment, AUGMENTATIONS) for i, stage in enumerate(config.stages)),
         *((f"eval.tasks[{i}]", task, EVALS) for i, task in enumerate(config.eval.tasks)),
     ]
     for field, name, known in names:

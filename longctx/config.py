@@ -28,6 +28,7 @@ class RopeConfig:
     short_factors: tuple[float, ...] = ()   # LongRoPE: what divides each frequency in rows up to original_length
     long_factors: tuple[float, ...] = ()    #           and in longer ones
     power: float = 0.0                  # Giraffe's power basis
+    clex_width: int = 1                 # CLEX: hidden size of its network / dimensions that rotate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +112,8 @@ class StageConfig:
     lr_scale: float = 1.0
     lr: str = "continue"                # a name in longctx.optim.LR_TREATMENTS
     rope: RopeConfig | None = None      # None = the model's
+    augment: str = "none"               # a name in longctx.positions.augment.AUGMENTATIONS
+    augment_length: int = 0             # what it trains for, in tokens
 
 
 @dataclasses.dataclass(frozen=True)

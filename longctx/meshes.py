@@ -36,6 +36,7 @@ WEIGHTS = {
     "bq": P("tensor", None), "bk": P("tensor", None), "bv": P("tensor", None),                           # NH, KH
     "gate": P("fsdp", "tensor"), "up": P("fsdp", "tensor"), "down": P("tensor", "fsdp"),                 # DF, DF, FD
     "scale": P(None),                                 # norms
+    "clex_up": P(None, None), "clex_down": P(None, None),
 }
 
 

@@ -6,6 +6,7 @@ from jax.sharding import NamedSharding
 from longctx import loss, meshes, optim
 from longctx.config import Config, OptimConfig, RopeConfig
 from longctx.model import functional
+from longctx.positions import augment
 
 
 def init_state(config: Config, mesh) -> dict:
@@ -62,9 +63,14 @@ def compile_step(config: Config, rate, stage, mesh):
     """The step of a data.curriculum.Stage, compiled ahead for its shapes: (state, batch) -> (state, metrics)."""
     with jax.set_mesh(mesh):
         graph = functional.graph(config.model, config.attention)
-        step = jax.jit(lambda state, batch: train_step(graph, config.optim, rate, stage.rope, state, batch),
-                       donate_argnums=0)
-        return step.lower(abstract_state(config, mesh), abstract_batch(stage, mesh)).compile()
+
+        def step(state, batch):
+            key = jax.random.fold_in(jax.random.key(config.seed), state["step"])
+            batch = augment.augmented(batch, key, stage.augment, stage.augment_length)
+            return train_step(graph, config.optim, rate, stage.rope, state, batch)
+
+        args = abstract_state(config, mesh), abstract_batch(stage, mesh)
+        return jax.jit(step, donate_argnums=0).lower(*args).compile()
 
 
 def abstract_batch(stage, mesh) -> dict:

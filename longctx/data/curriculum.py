@@ -17,6 +17,8 @@ class Stage:
     rope: RopeConfig
     lr: str
     lr_scale: float
+    augment: str = "none"
+    augment_length: int = 0
 
     @property
     def batch_tokens(self) -> int:
@@ -37,7 +39,8 @@ def plan(config: Config) -> tuple[Stage, ...]:
         batch_size = _batch_size(config, index, stage)
         steps = _steps(index, stage, batch_size * stage.seq_len)
         rope = config.model.rope if stage.rope is None else stage.rope
-        stages.append(Stage(index, first, steps, stage.seq_len, batch_size, rope, stage.lr, stage.lr_scale))
+        stages.append(Stage(index, first, steps, stage.seq_len, batch_size, rope, stage.lr, stage.lr_scale,
+                            stage.augment, stage.augment_length))
         first += steps
     return tuple(stages)
 

@@ -24,9 +24,9 @@ def init(config: ModelConfig, attention: AttentionConfig, key):
 
 
 def hidden(graph, params, batch: dict, rope: RopeConfig | None = None):
-    """The merged model, and its hidden states BTD on a batch (see data.pipeline for what a batch holds)."""
+    """The merged model, and its hidden states BTD on a batch (data.rows and positions.augment say what one holds)."""
     model = nnx.merge(graph, params)
-    return model, model(batch["tokens"], Tokens(batch["positions"], batch["segments"]), rope)
+    return model, model(batch["tokens"], Tokens(batch["positions"], batch["segments"]), rope, batch.get("stretch"))
 
 
 def nll(graph, params, batch: dict, rope: RopeConfig | None = None):

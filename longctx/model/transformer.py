@@ -12,6 +12,7 @@ from longctx.model.mlp import MLP
 from longctx.model.norm import RMSNorm
 from longctx.model.remat import checkpointed
 from longctx.positions import rope as rotary
+from longctx.positions.clex import Clex
 from pallas_kernels.masks import Tokens
 
 
@@ -39,16 +40,19 @@ class Transformer(nnx.Module):
         self.embedding = Embedding(embedding_key, config)
         self.blocks = jax.vmap(lambda k: Block(k, config, attention))(jax.random.split(blocks_key, config.layers))
         self.norm = RMSNorm(config.embed, config.norm_eps, config.param_dtype)
+        if config.rope.scaling == "clex":
+            self.clex = Clex(jax.random.fold_in(key, 0), config.rope, config.head_size, config.param_dtype)
         if not config.tied_head:
             self.head = weight(head_key, "head", (config.embed, config.vocab_size), config.embed, config.param_dtype)
 
-    def __call__(self, tokens, where: Tokens, rope: RopeConfig | None = None):
+    def __call__(self, tokens, where: Tokens, rope: RopeConfig | None = None, stretch=None):
         """Hidden states BTD after the last norm; tokens int32 [B, T], `where` their positions and segments.
 
-        `rope` replaces the config's own, as the stages of a curriculum do.
+        `rope` replaces the config's own, as the stages of a curriculum do. stretch: of each row, see rope.tables.
         """
-        config = self.config
-        rope_table = rotary.tables(where.positions, rope or config.rope, config.head_size, tokens.shape[1])
+        config, rope = self.config, rope or self.config.rope
+        tables = self.clex.tables if rope.scaling == "clex" else rotary.tables
+        rope_table = tables(where.positions, rope, config.head_size, tokens.shape[1], stretch)
         body = checkpointed(lambda x, block: (block(x, where, rope_table), None), config.remat)
         x, _ = jax.lax.scan(body, self.embedding(tokens), self.blocks)
         return self.norm(x)

@@ -11,11 +11,12 @@ from longctx.positions.scaling import Frequencies
 
 SCALINGS = {"none": scaling.none, "linear": scaling.linear, "ntk": scaling.ntk, "dynamic": scaling.dynamic,
             "yarn": scaling.yarn, "longrope": scaling.longrope, "llama3": scaling.llama3,
-            "proportional": scaling.proportional, "power": scaling.power, "truncated": scaling.truncated}
+            "proportional": scaling.proportional, "power": scaling.power, "truncated": scaling.truncated,
+            "clex": scaling.clex}
 # the axis of the two members of a pair, once the rotating dimensions are cut into pairs
 PAIRINGS = {"half": -2, "interleaved": -1}
-NEED_ORIGINAL_LENGTH = {"dynamic": 1, "yarn": 1, "longrope": 2, "llama3": 1, "truncated": 1}      # and at least this
-NEED_FOUR_DIMENSIONS = ("ntk", "dynamic")
+NEED_ORIGINAL_LENGTH = {"dynamic": 1, "yarn": 1, "longrope": 2, "llama3": 1, "truncated": 1, "clex": 1}   # at least
+NEED_FOUR_DIMENSIONS = ("ntk", "dynamic", "clex")
 
 
 @functools.cache
@@ -76,5 +77,8 @@ def _check_knobs(config: RopeConfig, field: str) -> None:
     if config.scaling == "llama3" and config.high_freq_factor <= config.low_freq_factor:
         raise UserError(f"{field}.high_freq_factor={config.high_freq_factor} must exceed "
                         f"low_freq_factor={config.low_freq_factor}.")
+    if config.scaling == "clex" and (config.factor != int(config.factor) or config.clex_width < 1):
+        raise UserError(f"{field}.factor={config.factor} and {field}.clex_width={config.clex_width} must be whole "
+                        f"numbers from 1 on for {field}.scaling='clex': the largest t, and the width of its network.")
     if config.scaling == "power" and config.power <= 0:
         raise UserError(f"{field}.power={config.power} must be positive for {field}.scaling='power', e.g. 0.1.")

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from longctx.config import RopeConfig
 from longctx.positions import api
-from longctx.positions.angles import Turns, angles, constant_turns
+from longctx.positions.angles import angles, constant_turns, learned_turns
 
 
 @jax.tree_util.register_dataclass
@@ -18,15 +18,28 @@ class Table:
     pairing: str = dataclasses.field(metadata=dict(static=True))
 
 
-def tables(positions: jax.Array, config: RopeConfig, head_size: int, length: int) -> Table:
-    """The table of int32 positions [B, T] in rows of `length` tokens; made once per step and shared by all layers."""
+def tables(positions: jax.Array, config: RopeConfig, head_size: int, length: int, stretch=None) -> Table:
+    """The table of int32 positions [B, T] in rows of `length` tokens; made once per step and shared by all layers.
+
+    stretch: float32 [B], divides the frequencies of each row.
+    """
     inv_freq, factor = api.frequencies(config, head_size, length)
-    return table(positions, constant_turns(inv_freq[None, None]), factor, config.pairing)
+    if stretch is not None:
+        rows = jnp.asarray(inv_freq, jnp.float32)[None] / stretch[:, None]
+        return learned_table(positions, rows, config.pairing, factor)
+    return _table(angles(positions[..., None], constant_turns(inv_freq[None, None])), config.pairing, factor)
 
 
-def table(positions: jax.Array, turns: Turns, factor: float, pairing: str) -> Table:
-    """The table of int32 positions [B, T] for frequencies that broadcast with [B, T, pairs]."""
-    angle = angles(positions[..., None], turns)
+def learned_table(positions: jax.Array, frequencies: jax.Array, pairing: str, factor: float = 1.0) -> Table:
+    """The same for frequencies that are arrays, [B, pairs] or [1, pairs]; differentiable in them."""
+    fixed = jax.lax.stop_gradient(frequencies)
+    # integers have no gradient: it comes from a term that is zero
+    zero = positions[..., None].astype(jnp.float32) * (frequencies - fixed)[:, None]
+    exact = angles(positions[..., None], jax.tree.map(lambda words: words[:, None], learned_turns(fixed)))
+    return _table(exact + zero, pairing, factor)
+
+
+def _table(angle, pairing: str, factor: float) -> Table:
     return Table(jnp.cos(angle) * factor, jnp.sin(angle) * factor, pairing)
 
 
@@ -34,6 +47,8 @@ def rotate(x: jax.Array, table: Table) -> jax.Array:
     """x BTNH, its first 2 * pairs dimensions rotated by its tokens' angles; in float32, returned in x's dtype."""
     cos, sin = table.cos[:, :, None], table.sin[:, :, None]                       # BT1p
     pairs, axis = cos.shape[-1], api.PAIRINGS[table.pairing]
+    if pairs == 0:                                                                # NoPE
+        return x
     turning, passing = x[..., :2 * pairs].astype(jnp.float32), x[..., 2 * pairs:]
     shape = (pairs, 2) if axis == -1 else (2, pairs)
     first, second = (jnp.squeeze(part, axis) for part in jnp.split(turning.reshape(*x.shape[:-1], *shape), 2, axis))

@@ -99,6 +99,21 @@ def truncated(config: RopeConfig, head_size: int, length: int) -> Frequencies:
     return np.where(theta >= once, theta, np.where(theta >= once / 8, once / 16, 0.0)), 1.0
 
 
+def clex(config: RopeConfig, head_size: int, length: int) -> Frequencies:
+    """CLEX (arXiv 2310.16450) before any training: NTK-aware at 2 t - 1. clex.py has what is learned on top of it."""
+    return clex_base(config, head_size, clex_stretch(config, length)), 1.0
+
+
+def clex_stretch(config: RopeConfig, length: int) -> int:
+    """t: how many times the trained length a row of `length` is, in whole numbers from 1 to `factor`."""
+    return min(max(math.ceil(length / config.original_length), 1), int(config.factor))
+
+
+def clex_base(config: RopeConfig, head_size: int, t: int) -> np.ndarray:
+    """What CLEX learns to change, at t times the trained length."""
+    return _stretched(config, head_size, 2 * t - 1)
+
+
 def _theta(config: RopeConfig, head_size: int) -> np.ndarray:
     return _powers(config.base, rotary_size(config, head_size))
 

@@ -56,6 +56,21 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters():
     assert int(state["step"]) == 4
 
 
+@pytest.mark.parametrize("name", ["pose", "e2llm"])
+def test_an_augmentation_draws_anew_at_every_step_and_alike_in_every_run(name):
+    """One batch, and a learning rate of 0: only the positions differ."""
+    stage = StageConfig(seq_len=32, steps=10, augment=name, augment_length=256)
+    config = dataclasses.replace(CONFIG, stages=(stage,), optim=OptimConfig(learning_rate=0.0))
+    (mesh, plain), (_, step) = compiled(dataclasses.replace(config, stages=CONFIG.stages)), compiled(config)
+    state, losses = train_step.init_state(config, mesh), []
+    for start in (0, 1, 2, 2):
+        fresh = jax.tree.map(jnp.copy, state)
+        fresh["step"] = fresh["step"] + start
+        losses.append(float(step(fresh, batch(mesh))[1]["loss"]))
+    losses.append(float(plain(state, batch(mesh))[1]["loss"]))
+    assert len(set(losses)) == 4 and losses[2] == losses[3]
+
+
 def test_all_weights_zero_is_a_step_of_zero_loss():
     mesh, step = compiled()
     _, metrics = step(train_step.init_state(CONFIG, mesh), batch(mesh, weight=0.0))

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from longctx.config import RopeConfig
+from longctx import meshes
+from longctx.config import MeshConfig, RopeConfig
 from longctx.positions import api, rope
 from tests.helpers import assert_close, relative_error, tolerance
 
@@ -57,6 +58,19 @@ def test_nope_and_dtypes():
     rotate = lambda config: rope.rotate(x, rope.tables(positions, config, 8, 4))
     assert rotate(RopeConfig()).dtype == jnp.bfloat16
     np.testing.assert_array_equal(rotate(RopeConfig(rotary_share=0.0)), x)
+
+
+@pytest.mark.parametrize("config", [
+    RopeConfig(), RopeConfig(rotary_share=0.0), RopeConfig(rotary_share=0.5, pairing="interleaved")])
+def test_cut_over_every_axis(config):
+    x, positions = draw(7, 4, 8, 2, 16).astype(np.float32), np.arange(32, dtype=np.int32).reshape(4, 8) * 10**6
+    mesh = meshes.make(MeshConfig(data=2, context=2, tensor=2))
+    turn = jax.jit(lambda x, p: rope.rotate(x, rope.tables(p, config, 16, 8)))
+    with jax.set_mesh(mesh):
+        got = turn(jax.device_put(x, jax.sharding.NamedSharding(mesh, meshes.HEADS)),
+                   meshes.put_batch({"p": positions}, mesh)["p"])
+    assert_close(got, rotated(x, positions, config), "float32", 1)
+    assert got.sharding.spec == meshes.HEADS
 
 
 @pytest.mark.parametrize("start", [100, 10**7, 2**30])

@@ -1,0 +1,66 @@
+"""CLEX (arXiv 2310.16450): the scaling of RoPE's frequencies as a neural ODE that is trained with the model.
+
+With t = how many times its trained length a row is long, the logarithms z of the frequencies follow
+
+    dz/dt = silu((z + n(t)) up) down + dn/dt,        z(1) = n(1),
+
+where n(t) are those of the NTK-aware frequencies at a factor of 2 t - 1. Only what is learned is integrated here,
+y = z - n: it starts at 0, and stays there while `down` is 0, as it is at first.
+"""
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from longctx.config import RopeConfig
+from longctx.model.linear import constant, weight
+from longctx.positions import rope, scaling
+
+STEPS = 16                  # of the Runge-Kutta method for each unit of t
+
+
+class Clex(nnx.Module):
+    """The learned part: clex_up [pairs, F] and clex_down [F, pairs], F = clex_width * the dimensions that rotate."""
+
+    def __init__(self, key, config: RopeConfig, head_size: int, dtype: str):
+        d = scaling.rotary_size(config, head_size)
+        self.clex_up = weight(key, "clex_up", (d // 2, config.clex_width * d), d // 2, dtype)
+        self.clex_down = constant(0.0, "clex_down", (config.clex_width * d, d // 2), dtype)
+
+    def tables(self, positions, config: RopeConfig, head_size: int, length: int, stretch=None) -> rope.Table:
+        """As rope.tables; stretch: whole numbers t float32 [B]; None is what the row's length asks for."""
+        up, down = (jnp.asarray(w).astype(jnp.float32) for w in (self.clex_up, self.clex_down))
+        by_t = frequencies(up, down, config, head_size)
+        if stretch is None:
+            mine = by_t[None, scaling.clex_stretch(config, length) - 1]
+        else:
+            # a gather, in a form that leaves the rows cut as they are
+            chosen = jnp.minimum(stretch, len(by_t))[:, None] == jnp.arange(1.0, len(by_t) + 1)[None]
+            mine = jnp.where(chosen[..., None], by_t[None], 0.0).sum(1)
+        return rope.learned_table(positions, mine, config.pairing)
+
+
+def frequencies(up: jax.Array, down: jax.Array, config: RopeConfig, head_size: int) -> jax.Array:
+    """exp z(t) in radians per token, [t, pairs], at t = 1, 2, .. up to config.factor; in the dtype of `up`."""
+    grid = np.arange(1, int(config.factor) + 1)
+    base = np.stack([scaling.clex_base(config, head_size, t) for t in grid])
+    pairs = base.shape[1]
+    n = lambda t: jnp.log(base[0]).astype(up.dtype) - np.arange(pairs) / (pairs - 1) * jnp.log(2 * t - 1)
+
+    def slope(t, y):
+        return jax.nn.silu((y + 2 * n(t)) @ up) @ down
+
+    def step(y, t):
+        h = 1 / STEPS
+        a = slope(t, y)
+        b = slope(t + h / 2, y + h / 2 * a)
+        c = slope(t + h / 2, y + h / 2 * b)
+        return y + h / 6 * (a + 2 * b + 2 * c + slope(t + h, y + h * c)), None
+
+    def unit(y, t):
+        y, _ = jax.lax.scan(step, y, t + jnp.arange(STEPS, dtype=up.dtype) / STEPS)
+        return y, y
+
+    start = jnp.zeros(pairs, up.dtype)
+    learned = jax.lax.scan(unit, start, jnp.asarray(grid[:-1], up.dtype))[1]
+    return base.astype(up.dtype) * jnp.exp(jnp.concatenate([start[None], learned]))

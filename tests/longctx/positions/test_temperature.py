@@ -1,0 +1,20 @@
+"""Factors on queries, by hand."""
+import jax.numpy as jnp
+import numpy as np
+
+from longctx.positions import temperature
+from tests.helpers import assert_close
+
+POSITIONS = jnp.asarray([[0, 6, 7, 14, 15, 8191, 10**6]], jnp.int32)
+
+
+def test_llama4_steps_where_whole_multiples_of_floor_scale_are_seen():
+    want = 1 + 0.5 * np.log(np.array([[1, 1, 2, 2, 3, 1025, 1 + 1_000_001 // 8]]))
+    assert_close(temperature.llama4(POSITIONS, floor_scale=8, attn_scale=0.5), want, "float32", 1)
+    published = np.array([[1, 1, 1, 1, 1, 1 + 0.1 * np.log(2), 1 + 0.1 * np.log(1 + 1_000_001 // 8192)]])
+    assert_close(temperature.llama4(POSITIONS), published, "float32", 1)
+
+
+def test_log_length_is_one_within_the_length_and_log_n_beyond():
+    want = np.array([[1, 1, 1, np.log(15) / np.log(8), np.log(16) / np.log(8), 13 / 3, np.log(1_000_001) / np.log(8)]])
+    assert_close(temperature.log_length(POSITIONS, 8), want, "float32", 1)
