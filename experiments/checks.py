@@ -49,6 +49,7 @@ def check(config: Config, workdir=None) -> Checked:
     stages = curriculum.plan(config)
     _check_lengths(config)
     _check_names(config)
+    _check_augmentations(config)
     corpus, tokenizer = _load_data(config, stages)
     if workdir is not None:
         _check_workdir(config, pathlib.Path(workdir))
@@ -101,6 +102,16 @@ def _check_model(config: Config) -> None:
 def _check_positions(config: Config) -> None:
     positions.check(config.model.rope, config.model.head_size)
     for i, stage in enumerate(config.stages):
+        if stage.rope is not None:
+            positions.check(stage.rope, config.model.head_size, f"stages[{i}].rope")
+            learned = lambda rope: rope.scaling == "clex" and (rope.rotary_share, rope.clex_width)
+            if learned(stage.rope) != learned(config.model.rope):
+                raise UserError(f"stages[{i}].rope.scaling={stage.rope.scaling!r} needs other weights than model.rope: "
+                                "'clex' in both, with one rotary_share and one clex_width, or in neither.")
+
+
+def _check_augmentations(config: Config) -> None:
+    for i, stage in enumerate(config.stages):
         rope = stage.rope or config.model.rope
         if stage.augment != "none" and stage.augment_length < stage.seq_len:
             raise UserError(f"stages[{i}].augment_length={stage.augment_length} must be the length to train for, "
@@ -109,12 +120,6 @@ def _check_positions(config: Config) -> None:
             raise UserError(f"stages[{i}].augment='clex' needs rope.scaling='clex' and rope.original_length="
                             f"stages[{i}].seq_len={stage.seq_len}, and they are {rope.scaling!r} and "
                             f"{rope.original_length}.")
-        if stage.rope is not None:
-            positions.check(stage.rope, config.model.head_size, f"stages[{i}].rope")
-            learned = lambda rope: rope.scaling == "clex" and (rope.rotary_share, rope.clex_width)
-            if learned(stage.rope) != learned(config.model.rope):
-                raise UserError(f"stages[{i}].rope.scaling={stage.rope.scaling!r} needs other weights than model.rope: "
-                                "'clex' in both, with one rotary_share and one clex_width, or in neither.")
 
 
 def _check_lengths(config: Config) -> None:

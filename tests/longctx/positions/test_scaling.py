@@ -1,9 +1,12 @@
 """RoPE's frequencies: every setting against transformers (golden/make_positions.py), the rest against formulas."""
 import json
+import math
 import pathlib
 
 import numpy as np
 import pytest
+from hypothesis import given, reject
+from hypothesis import strategies as st
 
 from longctx.config import RopeConfig
 from longctx.errors import UserError
@@ -72,6 +75,22 @@ def test_giraffe_truncation():
 def test_nope_rotates_nothing():
     assert all(len(frequencies(scaling=scaling, rotary_share=0.0, factor=2.0, original_length=64, power=1.0)[0]) == 0
                for scaling in api.SCALINGS if scaling != "proportional")
+
+
+@given(st.builds(
+    RopeConfig, base=st.floats(1.01, 1e9), scaling=st.sampled_from(list(api.SCALINGS)), factor=st.floats(1, 1e4),
+    original_length=st.integers(0, 2**24), rotary_share=st.sampled_from([0.0, 0.125, 0.5, 1.0]), truncate=st.booleans(),
+    mscale=st.floats(0, 2), mscale_all_dim=st.floats(0, 2), power=st.floats(0, 2), beta_slow=st.floats(0, 40),
+    long_factors=st.just((2.0,) * 8), short_factors=st.just((1.0,) * 8)), st.integers(1, 2**30))
+def test_whatever_is_accepted_gives_finite_frequencies(config, length):
+    """Not negative, none above 1 but by rounding: no scaling here turns a dimension faster than plain RoPE does."""
+    try:
+        inv_freq, factor = api.frequencies(config, 16, length)
+    except UserError:
+        reject()
+    assert inv_freq.dtype == np.float64 and inv_freq.ndim == 1
+    assert np.isfinite(inv_freq).all() and (inv_freq >= 0).all() and (inv_freq <= 1 + SAME).all()
+    assert math.isfinite(factor) and factor > 0
 
 
 @pytest.mark.parametrize("config, message", [
