@@ -16,7 +16,8 @@ def predictor(config: Config, mesh, params, rope: RopeConfig):
     with jax.set_mesh(mesh):
         graph = functional.graph(config.model, config.attention)
     whole = jax.sharding.NamedSharding(mesh, meshes.REPLICATED)         # so that every process can read the results
-    predictions = jax.jit(lambda params, batch: functional.predictions(graph, params, batch, rope), out_shardings=whole)
+    predictions = jax.jit(lambda params, batch, length: functional.predictions(graph, params, batch, rope, length),
+                          static_argnums=2, out_shardings=whole)
     shards = config.mesh.context_shards
     row_unit = mesh.shape["data"] * mesh.shape["fsdp"]
     column_unit = layouts.unit(config.attention.layout, shards)
@@ -28,7 +29,7 @@ def predictor(config: Config, mesh, params, rope: RopeConfig):
         order = layouts.permutation(config.attention.layout, padded["segments"], shards)
         laid_out = {name: layouts.permute(x, order) for name, x in padded.items()}
         with jax.set_mesh(mesh):
-            results = predictions(params, meshes.put_whole(laid_out, mesh))
+            results = predictions(params, meshes.put_whole(laid_out, mesh), columns)
         back = layouts.inverse(order)
         return Prediction(*(layouts.permute(np.asarray(x), back)[:rows, :columns] for x in results))
     return predict

@@ -23,10 +23,11 @@ def init(config: ModelConfig, attention: AttentionConfig, key):
     return nnx.to_pure_dict(nnx.split(Transformer(key, config, attention), graph=False)[1])
 
 
-def hidden(graph, params, batch: dict, rope: RopeConfig | None = None):
+def hidden(graph, params, batch: dict, rope: RopeConfig | None = None, length: int | None = None):
     """The merged model, and its hidden states BTD on a batch (data.rows and positions.augment say what one holds)."""
     model = nnx.merge(graph, params)
-    return model, model(batch["tokens"], Tokens(batch["positions"], batch["segments"]), rope, batch.get("stretch"))
+    where = Tokens(batch["positions"], batch["segments"])
+    return model, model(batch["tokens"], where, rope, batch.get("stretch"), length)
 
 
 def nll(graph, params, batch: dict, rope: RopeConfig | None = None):
@@ -35,9 +36,12 @@ def nll(graph, params, batch: dict, rope: RopeConfig | None = None):
     return token_loss(x, model.head_weight(), batch["targets"], model.config.logit_soft_cap)
 
 
-def predictions(graph, params, batch: dict, rope: RopeConfig | None = None):
-    """(nll, top): nats per target, and whether it is what greedy decoding would write; float32 and bool [B, T]."""
-    model, x = hidden(graph, params, batch, rope)
+def predictions(graph, params, batch: dict, rope: RopeConfig | None = None, length: int | None = None):
+    """(nll, top): nats per target, and whether it is what greedy decoding would write; float32 and bool [B, T].
+
+    length: of the rows without the padding that a mesh asks for.
+    """
+    model, x = hidden(graph, params, batch, rope, length)
     head = model.head_weight()
     return token_loss(x, head, batch["targets"], model.config.logit_soft_cap), target_is_top(x, head, batch["targets"])
 

@@ -45,14 +45,15 @@ class Transformer(nnx.Module):
         if not config.tied_head:
             self.head = weight(head_key, "head", (config.embed, config.vocab_size), config.embed, config.param_dtype)
 
-    def __call__(self, tokens, where: Tokens, rope: RopeConfig | None = None, stretch=None):
+    def __call__(self, tokens, where: Tokens, rope: RopeConfig | None = None, stretch=None, length=None):
         """Hidden states BTD after the last norm; tokens int32 [B, T], `where` their positions and segments.
 
         `rope` replaces the config's own, as the stages of a curriculum do. stretch: of each row, see rope.tables.
+        length: what a RoPE scaling takes the rows' to be; default T.
         """
         config, rope = self.config, rope or self.config.rope
         tables = self.clex.tables if rope.scaling == "clex" else rotary.tables
-        rope_table = tables(where.positions, rope, config.head_size, tokens.shape[1], stretch)
+        rope_table = tables(where.positions, rope, config.head_size, length or tokens.shape[1], stretch)
         body = checkpointed(lambda x, block: (block(x, where, rope_table), None), config.remat)
         x, _ = jax.lax.scan(body, self.embedding(tokens), self.blocks)
         return self.norm(x)

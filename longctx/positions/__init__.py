@@ -1,1 +1,1 @@
-"""Position methods: one file per family, every name in api.py."""
+"""Position methods: one file per family. RoPE's names are in api.py, those of augmentations in augment.py."""

@@ -21,7 +21,9 @@ def test_predictions_are_those_of_the_logits_on_any_mesh(mesh_config, layout):
     batch = {"tokens": ids(), "targets": ids(), "positions": np.asarray(where.positions),
              "segments": np.asarray(where.segments)}
     config = Config(model=MODEL, mesh=mesh_config, attention=AttentionConfig(layout=layout))
-    rope, one = RopeConfig(base=500.0), meshes.make(MeshConfig())
+    # of a row that is longer by one token the frequencies would be others
+    rope = RopeConfig(500.0, "longrope", original_length=37, short_factors=(1.0,) * 4, long_factors=(8.0,) * 4)
+    one = meshes.make(MeshConfig())
     logits = all_logits(Config(model=MODEL), one, batch, rope)
     batch["targets"][0] = logits[0].argmax(-1)
     mesh = meshes.make(mesh_config)
