@@ -31,7 +31,8 @@ def pose(key, positions, segments, target: int) -> dict:
 
 def e2llm(key, positions, segments, target: int) -> dict:
     """E^2-LLM (arXiv 2401.06951): a whole stretch g up to target / T divides the frequencies of the row, and each
-    document is moved by up to (g - 1) T, all but its first SINKS tokens: no angle exceeds those that T tokens have."""
+    document is moved by up to (g - 1) T, all but its first SINKS tokens, so that no angle exceeds those of T tokens.
+    Trained like this, a model reads g T tokens with the linear scaling of factor g."""
     which, how_far = jax.random.split(key)
     T = len(positions)
     g = jax.random.randint(which, (), 1, max(target // T, 1) + 1)
