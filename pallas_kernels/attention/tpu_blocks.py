@@ -1,4 +1,5 @@
 """Sizes of the TPU kernels' blocks, by generation and head size."""
+import math
 from typing import NamedTuple
 
 from jax.experimental import pallas as pl
@@ -34,7 +35,7 @@ def choose(table, head_size: int, lengths: tuple[int, int], block: int = 0) -> B
     best = sizes.get(native_head_size(head_size)) or sizes[ELSEWHERE[1]]
     q, k = (min(_whole(block or best_size), _whole(length))
             for best_size, length in zip((best.q, best.k), lengths, strict=True))
-    return Blocks(q, k, min(best.chunk, k))
+    return Blocks(q, k, math.gcd(best.chunk, q, k))
 
 
 def native_head_size(size: int) -> int:
