@@ -21,11 +21,12 @@ from pallas_kernels.attention.tpu_parts import (
     matmul,
     on_kind,
     stacked,
-    token_columns,
     token_rows,
 )
+from pallas_kernels.attention.tpu_blocks import LANES
 from pallas_kernels.masks import Tokens
 
+STRIP = 512
 _NONE = -1                       # no block of dq
 
 
@@ -104,8 +105,15 @@ def backward(table, q_tokens, k_tokens, q, k, v, dout, numbers, dq_zeros, dq, dk
         pltpu.make_async_copy(dq_blocks.at[buffer], mine, moved.at[1]).start()
         flight[0], flight[1] = number, buffer
 
-    on_kind(pairs.kind(entry), lambda form: add_to_dq(lambda: _pair(
-        form, q_tokens, k_tokens, q, k, k_turned, v, dout, numbers, share, dk_sum, dv_sum, spec, scale, chunk)))
+    def compute(form):
+        strip = q.shape[1] if form == pairs.LOWER else min(STRIP, q.shape[1])
+        @pl.loop(0, q.shape[1] // strip)
+        def _(i):
+            at = lambda ref: ref.at[:, pl.ds(pl.multiple_of(i * strip, strip), strip)]
+            _strip(form, at(q_tokens), k_tokens, at(q), k, k_turned, v, at(dout), at(numbers), at(share), dk_sum, dv_sum,
+                   spec, scale, chunk)
+
+    on_kind(pairs.kind(entry), lambda form: add_to_dq(lambda: compute(form)))
 
     @pl.when(pairs.last(entry) & (group == pl.num_programs(3) - 1))
     def _():
@@ -122,7 +130,13 @@ def _landed(dq_blocks, moved):
     pltpu.make_async_copy(dq_blocks.at[0], dq_blocks.at[1], moved.at[1]).wait()
 
 
-def _pair(form, q_tokens, k_tokens, q, k, k_turned, v, dout, numbers, share, dk_sum, dv_sum, spec, scale, chunk):
+def _columns(tokens, width):
+    """Tokens [n, width], alike along each row, from positions and segments [2, n]."""
+    wide = [jnp.broadcast_to(x, (LANES, x.shape[1])).T for x in token_rows(tokens)]
+    return Tokens(*(jnp.concatenate([x] * (width // LANES), 1) for x in wide))
+
+
+def _strip(form, q_tokens, k_tokens, q, k, k_turned, v, dout, numbers, share, dk_sum, dv_sum, spec, scale, chunk):
     """Adds to dk_sum and dv_sum, and leaves in `share`, what one pair of blocks gives.
 
     A software pipeline over tiles of chunk x chunk scores, straight-line: while the scores of a tile are computed, the
@@ -131,7 +145,7 @@ def _pair(form, q_tokens, k_tokens, q, k, k_turned, v, dout, numbers, share, dk_
     """
     cut = lambda n: [slice(i, i + chunk) for i in range(0, n, chunk)]
     todo = [(ks, qs) for qs in cut(q.shape[1]) for ks in cut(k.shape[0]) if form != pairs.LOWER or ks.start <= qs.start]
-    of_keys = None if form == masks.FULL else token_columns(k_tokens)
+    of_keys = None if form == masks.FULL else _columns(k_tokens, chunk)
     to_base2 = scale * math.log2(math.e)
 
     def weights(ks, qs, s, dp):
@@ -139,8 +153,8 @@ def _pair(form, q_tokens, k_tokens, q, k, k_turned, v, dout, numbers, share, dk_
             s = cap(scale * s, spec.soft_cap)
         p = jnp.exp2((math.log2(math.e) if spec.soft_cap else to_base2) * s - numbers[:1, qs])
         if form != masks.FULL:
-            seen = masks.sees(spec.mask, token_rows(q_tokens[:, qs]), Tokens(*(x[ks] for x in of_keys)))
-            p = jnp.where(seen, p, 0.0)
+            sees = spec.mask.visible if form == pairs.LOWER else functools.partial(masks.sees, spec.mask)
+            p = jnp.where(sees(token_rows(q_tokens[:, qs]), Tokens(*(x[ks] for x in of_keys))), p, 0.0)
         ds = p * (dp - numbers[1:, qs]) * cap_slope(s, spec.soft_cap)
         return p.astype(dout.dtype), ds.astype(q.dtype)
 
