@@ -85,14 +85,17 @@ class Longctx:
     def work(self, case, length):
         blocks = self.blocks(case, length)
         tokens = documents(case, length)
-        kinds = np.asarray(pairs.kinds(masks.parse(case.mask), tokens, tokens, *blocks))
-        runs = tuple(case.heads * int((kinds == kind).sum()) for kind in (masks.FULL, pairs.LOWER, masks.PARTIAL))
+        kinds = np.asarray(pairs.kinds(masks.parse(case.mask), tokens, tokens, *blocks[:3]))
+        strips = blocks.q // blocks.rows if case.op == "backward" else 1
+        loops = {masks.FULL: strips, pairs.LOWER: 1, masks.PARTIAL: strips}
+        runs = {kind: case.heads * int((kinds == kind).sum()) for kind in loops}
         if case.op == "forward":
             outer = case.heads * kinds.shape[1]
         else:
             kinds, outer = kinds.swapaxes(1, 2), case.key_heads * kinds.shape[2]
-        steps = sum(runs) + case.heads * int((kinds == masks.EMPTY).all(-1).sum())
-        return Work(f"attention_{case.op}", case.flops(length), runs, steps, outer)
+        steps = sum(runs.values()) + case.heads * int((kinds == masks.EMPTY).all(-1).sum())
+        passes = tuple(n * loops[kind] for kind, n in runs.items())
+        return Work(f"attention_{case.op}", case.flops(length), passes, steps, outer)
 
 
 def documents(case: Case, length: int) -> Tokens:

@@ -49,7 +49,8 @@ def backward(q, k, v, tokens, spec: AttentionSpec, rows: Rows, table=None):
     Keys whose list of pairs is too long for scalar memory are taken in parts.
     """
     (B, T, _, H), S = q.shape, k.shape[1]
-    blocks = tpu_blocks.choose(tpu_blocks.BACKWARD, H, (T, S), spec.block)
+    sizes = tpu_blocks.BACKWARD_FLOAT32 if q.dtype == jnp.float32 else tpu_blocks.BACKWARD
+    blocks = tpu_blocks.choose(sizes, H, (T, S), spec.block)
     size = _part(B, S, blocks.k, pl.cdiv(T, blocks.q))
     if size >= S:
         return *tpu_backward.grads(q, k, v, tokens, spec, rows, blocks), None

@@ -5,7 +5,9 @@ Scores are computed transposed, [k, q], so that what belongs to a query is a row
 """
 import functools
 import math
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
@@ -21,12 +23,10 @@ from pallas_kernels.attention.tpu_parts import (
     matmul,
     on_kind,
     stacked,
+    token_columns,
     token_rows,
 )
-from pallas_kernels.attention.tpu_blocks import LANES
-from pallas_kernels.masks import Tokens
 
-STRIP = 512
 _NONE = -1                       # no block of dq
 
 
@@ -35,7 +35,7 @@ def grads(q, k, v, tokens, spec, rows: Rows, blocks):
     (B, T, N, H), (S, K) = q.shape, k.shape[1:3]
     G = N // K
     tokens = tiles.pad_tokens(tokens[0], blocks.q), tiles.pad_tokens(tokens[1], blocks.k)
-    table, steps = pairs.pairs(pairs.kinds(spec.mask, *tokens, *blocks).swapaxes(1, 2))
+    table, steps = pairs.pairs(pairs.kinds(spec.mask, *tokens, blocks.q, blocks.k, blocks.chunk).swapaxes(1, 2))
     q, dout = (heads_first(x, blocks.q).swapaxes(2, 3) for x in (q, rows.dout.astype(q.dtype)))        # BNHT
     k, v = heads_first(k, blocks.k), heads_first(v, blocks.k)                                           # BKSH
     # a row that sees nothing has only masked pairs: any lse does
@@ -58,7 +58,7 @@ def grads(q, k, v, tokens, spec, rows: Rows, blocks):
                         *(pltpu.VMEM((head, n), jnp.float32) for n in (blocks.k, blocks.k, blocks.q)),
                         pltpu.VMEM((2, head, blocks.q), jnp.float32), pltpu.SMEM((2,), jnp.int32),
                         pltpu.SemaphoreType.DMA((2,))])
-    kernel = functools.partial(backward, spec=spec, scale=spec.score_scale(H), chunk=blocks.chunk)
+    kernel = functools.partial(backward, spec=spec, scale=spec.score_scale(H), blocks=blocks)
     operands = [table, *map(stacked, tokens), q, k, v, dout, numbers, jnp.zeros_like(q, jnp.float32)]
     dk_like, dv_like = (like(x, (B, K, head, x.shape[2]), spec.result_dtype(x)) for x in (k, v))
     dq, dk, dv = call(kernel, grid, "parallel parallel arbitrary arbitrary",
@@ -67,19 +67,25 @@ def grads(q, k, v, tokens, spec, rows: Rows, blocks):
     return *(heads_last(x.swapaxes(2, 3), length, H) for x, length in ((dq, T), (dk, S), (dv, S))),
 
 
-def backward(table, q_tokens, k_tokens, q, k, v, dout, numbers, dq_zeros, dq, dk, dv, k_turned, dk_sum, dv_sum,
-             share, dq_blocks, flight, moved, *, spec, scale, chunk):
+def backward(table, q_tokens, k_tokens, q, k, v, dout, numbers, dq_zeros, dq, dk, dv, k_across, dk_sum, dv_sum,
+             share, dq_blocks, flight, moved, *, spec, scale, blocks):
     """Grid (batch, key head, pair of blocks, query head of the group). table int32 [B, pairs], by key block, in SMEM.
 
     Tokens: positions and segments [2, tokens]. q, dout: [H, q]; k, v: [k, H]; numbers: log2(e) lse and delta, [2, q];
-    dk, dv: [H, k]. Scratch: k_turned [H, k]; float32 dk_sum and dv_sum [H, k], share [H, q].
+    dk, dv: [H, k]. Scratch: k_across [H, k], the transpose of k; float32 dk_sum and dv_sum [H, k], share [H, q].
 
     dq [B, N, H, T] stays in HBM, without the factor `scale`, where each step adds its share to a block through one of
     dq_blocks [2, H, q]; it starts as the zeros that it aliases. The block is fetched while the share is computed, and
-    is on its way back during the next step: flight is which block that is, and in which of the two buffers.
+    is on its way back during the next step that computes: `flight` is which block that is, and in which buffer.
     """
     b, head, t, group = (pl.program_id(axis) for axis in range(4))
-    entry = table[b, t]
+    groups, entry = pl.num_programs(3), table[b, t]
+    column = pl.multiple_of(pairs.inner(entry) * blocks.q, blocks.q)
+    mine = dq.at[b, head * groups + group, :, pl.ds(column, blocks.q)]
+
+    def landed():
+        """Waits for the block in flight; copies of one size are all waited for alike."""
+        pltpu.make_async_copy(dq_blocks.at[0], mine, moved.at[1]).wait()
 
     @pl.when((t == 0) & (group == 0))
     def _():
@@ -87,90 +93,98 @@ def backward(table, q_tokens, k_tokens, q, k, v, dout, numbers, dq_zeros, dq, dk
 
     @pl.when(pairs.first(entry) & (group == 0))
     def _():
-        k_turned[...] = k[...].T
+        k_across[...] = k[...].T
         dk_sum[...] = jnp.zeros_like(dk_sum)
         dv_sum[...] = jnp.zeros_like(dv_sum)
 
-    def add_to_dq(compute):
-        column = pl.multiple_of(pairs.inner(entry) * q.shape[1], q.shape[1])
-        mine = dq.at[b, head * pl.num_programs(3) + group, :, pl.ds(column, q.shape[1])]
-        number, before, buffer = pairs.inner(entry) * pl.num_programs(3) + group, flight[0], 1 - flight[1]
-        fetch = pltpu.make_async_copy(mine, dq_blocks.at[buffer], moved.at[0])
-        pl.when(before == number)(lambda: _landed(dq_blocks, moved))
-        fetch.start()
-        compute()
-        pl.when((before != number) & (before != _NONE))(lambda: _landed(dq_blocks, moved))
+    number, before, buffer = pairs.inner(entry) * groups + group, flight[0], 1 - flight[1]
+    some = pairs.kind(entry) != masks.EMPTY
+    fetch = pltpu.make_async_copy(mine, dq_blocks.at[buffer], moved.at[0])
+    pl.when(some & (before == number))(landed)
+    pl.when(some)(fetch.start)
+
+    queries = _Queries(q_tokens, q, dout, numbers, share)
+    keys = _Keys(k_tokens, k, k_across, v, dk_sum, dv_sum)
+
+    def compute(form):
+        rows = blocks.q if form == pairs.LOWER else blocks.rows
+
+        @pl.loop(0, blocks.q // rows)
+        def _(i):
+            here = pl.ds(pl.multiple_of(i * rows, rows), rows)
+            _strip(form, _Queries(*(ref.at[:, here] for ref in queries)), keys, spec, scale, blocks.chunk)
+
+    on_kind(pairs.kind(entry), compute)
+
+    @pl.when(some)
+    def _():
+        pl.when((before != number) & (before != _NONE))(landed)
         fetch.wait()
         dq_blocks[buffer] += share[...]
         pltpu.make_async_copy(dq_blocks.at[buffer], mine, moved.at[1]).start()
         flight[0], flight[1] = number, buffer
 
-    def compute(form):
-        strip = q.shape[1] if form == pairs.LOWER else min(STRIP, q.shape[1])
-        @pl.loop(0, q.shape[1] // strip)
-        def _(i):
-            at = lambda ref: ref.at[:, pl.ds(pl.multiple_of(i * strip, strip), strip)]
-            _strip(form, at(q_tokens), k_tokens, at(q), k, k_turned, v, at(dout), at(numbers), at(share), dk_sum, dv_sum,
-                   spec, scale, chunk)
-
-    on_kind(pairs.kind(entry), lambda form: add_to_dq(lambda: compute(form)))
-
-    @pl.when(pairs.last(entry) & (group == pl.num_programs(3) - 1))
+    @pl.when(pairs.last(entry) & (group == groups - 1))
     def _():
         dk[...] = (scale * dk_sum[...]).astype(dk.dtype)
         dv[...] = dv_sum[...].astype(dv.dtype)
 
-    @pl.when((t == pl.num_programs(2) - 1) & (group == pl.num_programs(3) - 1) & (flight[0] != _NONE))
-    def _():
-        _landed(dq_blocks, moved)
+    pl.when((t == pl.num_programs(2) - 1) & (group == groups - 1) & (flight[0] != _NONE))(landed)
 
 
-def _landed(dq_blocks, moved):
-    """Waits until the block of dq that is on its way to HBM is there; copies of one size are all waited for alike."""
-    pltpu.make_async_copy(dq_blocks.at[0], dq_blocks.at[1], moved.at[1]).wait()
+class _Queries(NamedTuple):
+    """References to what belongs to queries, in columns."""
+    tokens: jax.Ref
+    q: jax.Ref
+    dout: jax.Ref
+    numbers: jax.Ref
+    share: jax.Ref
 
 
-def _columns(tokens, width):
-    """Tokens [n, width], alike along each row, from positions and segments [2, n]."""
-    wide = [jnp.broadcast_to(x, (LANES, x.shape[1])).T for x in token_rows(tokens)]
-    return Tokens(*(jnp.concatenate([x] * (width // LANES), 1) for x in wide))
+class _Keys(NamedTuple):
+    """References to what belongs to keys: k and v in rows, the others in columns."""
+    tokens: jax.Ref
+    k: jax.Ref
+    k_across: jax.Ref
+    v: jax.Ref
+    dk: jax.Ref
+    dv: jax.Ref
 
 
-def _strip(form, q_tokens, k_tokens, q, k, k_turned, v, dout, numbers, share, dk_sum, dv_sum, spec, scale, chunk):
-    """Adds to dk_sum and dv_sum, and leaves in `share`, what one pair of blocks gives.
+def _strip(form, queries, keys, spec, scale, chunk):
+    """Adds to keys.dk and keys.dv, and leaves in queries.share, what these queries and keys give.
 
     A software pipeline over tiles of chunk x chunk scores, straight-line: while the scores of a tile are computed, the
-    weights of the one before become ds, and those of the one before that give the three gradients. Their order within a
-    stage is the one that keeps the matrix units busiest: the next stationary operand is loaded while the last streams.
+    weights of the one before become ds, and those of the one before that give the three gradients. Within a stage, the
+    matmuls that load scores into the matrix unit transposed, which is slow, alternate with those that stream longest.
     """
-    cut = lambda n: [slice(i, i + chunk) for i in range(0, n, chunk)]
-    todo = [(ks, qs) for qs in cut(q.shape[1]) for ks in cut(k.shape[0]) if form != pairs.LOWER or ks.start <= qs.start]
-    of_keys = None if form == masks.FULL else _columns(k_tokens, chunk)
-    to_base2 = scale * math.log2(math.e)
+    cut = lambda ref: [slice(at, at + chunk) for at in range(0, ref.shape[1], chunk)]
+    tiles = [(ks, qs) for qs in cut(queries.q) for ks in cut(keys.dk) if form != pairs.LOWER or ks.start <= qs.start]
+    factor = math.log2(math.e) * (1.0 if spec.soft_cap else scale)
 
     def weights(ks, qs, s, dp):
         if spec.soft_cap:
             s = cap(scale * s, spec.soft_cap)
-        p = jnp.exp2((math.log2(math.e) if spec.soft_cap else to_base2) * s - numbers[:1, qs])
-        if form != masks.FULL:
-            sees = spec.mask.visible if form == pairs.LOWER else functools.partial(masks.sees, spec.mask)
-            p = jnp.where(sees(token_rows(q_tokens[:, qs]), Tokens(*(x[ks] for x in of_keys))), p, 0.0)
-        ds = p * (dp - numbers[1:, qs]) * cap_slope(s, spec.soft_cap)
-        return p.astype(dout.dtype), ds.astype(q.dtype)
+        p = jnp.exp2(factor * s - queries.numbers[:1, qs])
+        if form == masks.PARTIAL or form == pairs.LOWER and ks == qs:
+            q_tokens, k_tokens = token_rows(queries.tokens[:, qs]), token_columns(keys.tokens[:, ks], chunk)
+            p = jnp.where(masks.sees(spec.mask, q_tokens, k_tokens), p, 0.0)
+        ds = p * (dp - queries.numbers[1:, qs]) * cap_slope(s, spec.soft_cap)
+        return p.astype(queries.dout.dtype), ds.astype(queries.q.dtype)
 
     now = old = None
-    for new in [*todo, None, None]:
+    for new in [*tiles, None, None]:
         if old:
             ks, qs, p, ds = old
-            dv_sum[:, ks] += matmul(dout[:, qs], p, (1, 1))
+            keys.dv[:, ks] += matmul(queries.dout[:, qs], p, (1, 1))
         if new:
-            s = matmul(k[new[0]], q[:, new[1]], (1, 0))
+            s = matmul(keys.k[new[0]], queries.q[:, new[1]], (1, 0))
         if old:
-            dk_sum[:, ks] += matmul(q[:, qs], ds, (1, 1))
+            keys.dk[:, ks] += matmul(queries.q[:, qs], ds, (1, 1))
         if new:
-            dp = matmul(v[new[0]], dout[:, new[1]], (1, 0))
+            dp = matmul(keys.v[new[0]], queries.dout[:, new[1]], (1, 0))
         if old:
-            part = matmul(k_turned[:, ks], ds, (1, 0))
-            share[:, qs] = part if ks.start == 0 else share[:, qs] + part
+            part = matmul(keys.k_across[:, ks], ds, (1, 0))
+            queries.share[:, qs] = part if ks.start == 0 else queries.share[:, qs] + part
         old = now and (*now[:2], *weights(*now))
         now = new and (*new, s, dp)

@@ -14,15 +14,18 @@ class Blocks(NamedTuple):
 
     Attributes:
       q, k: tokens of a pair's block of queries and of keys.
-      chunk: keys that are computed at a time.
+      chunk: keys that are computed at a time. Divides k.
+      rows: queries that are computed at a time. Divides q; 0 is all.
     """
     q: int
     k: int
     chunk: int
+    rows: int = 0
 
 
 FORWARD = {"v5e": {128: Blocks(512, 512, 256)}}
-BACKWARD = {"v5e": {128: Blocks(512, 512, 256)}}
+BACKWARD = {"v5e": {128: Blocks(2048, 2048, 256, 1024)}}
+BACKWARD_FLOAT32 = {"v5e": {128: Blocks(512, 512, 256, 256)}}         # six passes a matmul: a program as much longer
 ELSEWHERE = "v5e", 128           # where the tables above say nothing
 
 
@@ -33,9 +36,9 @@ def choose(table, head_size: int, lengths: tuple[int, int], block: int = 0) -> B
     """
     sizes = table.get(tpu_chips.current()) or table[ELSEWHERE[0]]
     best = sizes.get(native_head_size(head_size)) or sizes[ELSEWHERE[1]]
-    q, k = (min(_whole(block or best_size), _whole(length))
+    q, k = (min(_whole(block or best_size), _whole(length, best.chunk if length > best.chunk else LANES))
             for best_size, length in zip((best.q, best.k), lengths, strict=True))
-    return Blocks(q, k, math.gcd(best.chunk, q, k))
+    return Blocks(q, k, math.gcd(best.chunk, k), math.gcd(best.rows, q))
 
 
 def native_head_size(size: int) -> int:
@@ -43,5 +46,5 @@ def native_head_size(size: int) -> int:
     return 64 if size <= 64 else _whole(size)
 
 
-def _whole(size):
-    return pl.cdiv(size, LANES) * LANES
+def _whole(size, unit=LANES):
+    return pl.cdiv(size, unit) * unit

@@ -29,7 +29,7 @@ def attend(q, k, v, tokens, spec, blocks):
     """(out [B,T,N,H], lse float32 [B,T,N]); see reference.forward for the definition."""
     (B, T, N, H), G = q.shape, q.shape[2] // k.shape[2]
     tokens = tiles.pad_tokens(tokens[0], blocks.q), tiles.pad_tokens(tokens[1], blocks.k)
-    table, steps = pairs.pairs(pairs.kinds(spec.mask, *tokens, *blocks))
+    table, steps = pairs.pairs(pairs.kinds(spec.mask, *tokens, *blocks[:3]))
     q, k, v = heads_first(q, blocks.q), heads_first(k, blocks.k), heads_first(v, blocks.k)
     outer, inner = (lambda b, t, table, read=read: read(table[b, t]) for read in (pairs.outer, pairs.inner))
     queries = pl.BlockSpec((None, None, blocks.q, q.shape[3]), lambda b, h, t, table: (b, h, outer(b, t, table), 0))

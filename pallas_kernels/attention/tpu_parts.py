@@ -65,9 +65,9 @@ def token_rows(tokens):
     return Tokens(tokens[0:1], tokens[1:2])
 
 
-def token_columns(tokens):
-    """Tokens [n, 1] from positions and segments [2, n]."""
-    return Tokens(*(_wide(x).T[:, :1] for x in token_rows(tokens)))
+def token_columns(tokens, width=1):
+    """Tokens [n, width] of equal columns from positions and segments [2, n]."""
+    return Tokens(*(jnp.tile(_wide(x).T, (1, pl.cdiv(width, LANES)))[:, :width] for x in token_rows(tokens)))
 
 
 def as_row(column):
