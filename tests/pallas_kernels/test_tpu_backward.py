@@ -21,7 +21,7 @@ def check(p, spec, blocks, terms):
 
 @pytest.fixture
 def as_the_machine_does_it(monkeypatch):
-    """Memory starts as NaN, a copy lands no earlier than somebody waits for it, and races are errors."""
+    """Memory starts as NaN, and a copy lands no earlier than somebody waits for it."""
     memory = pltpu.InterpretParams(uninitialized_memory="nan", dma_execution_mode="on_wait", detect_races=True)
     call = pl.pallas_call
     monkeypatch.setattr(pl, "pallas_call", lambda *args, **how: call(*args, **{**how, "interpret": memory}))
