@@ -35,7 +35,8 @@ def forward(q, k, v, tokens, spec: AttentionSpec, table=None):
     Queries whose list of pairs is too long for scalar memory are taken in parts.
     """
     (B, T, _, H), S = q.shape, k.shape[1]
-    blocks = tpu_blocks.choose(tpu_blocks.FORWARD, H, (T, S), spec.block)
+    block = spec.block or (tpu_blocks.FLOAT32 if q.dtype == jnp.float32 else 0)
+    blocks = tpu_blocks.choose(tpu_blocks.FORWARD, H, (T, S), block)
     size = _part(B, T, blocks.q, pl.cdiv(S, blocks.k))
     if size >= T:
         return tpu_forward.attend(q, k, v, tokens, spec, blocks)
