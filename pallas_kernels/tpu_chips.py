@@ -46,6 +46,12 @@ CHIPS = {
 }
 
 
+def target(name: str):
+    """A context in which programs are traced for the chip called `name`, whatever the machine has."""
+    device = jax.sharding.AbstractDevice(CHIPS[name].kind, CHIPS[name].cores, "tpu")
+    return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device))
+
+
 def current() -> str | None:
     """The name in CHIPS of what the program is traced for: the ambient mesh's devices, else the default device."""
     target = jax.sharding.get_abstract_mesh().abstract_device

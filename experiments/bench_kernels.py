@@ -1,0 +1,274 @@
+"""Static schedules of our TPU attention kernels beside the public ones, with no TPU: cycles, use of the units, TFLOP/s.
+
+    python -m experiments.bench_kernels --chip v5e,v6e --out kernels.json --picture kernels.png
+
+Every kernel is compiled by the real TPU compiler in a process of its own; tpu_schedule.py says what its schedule means.
+TFLOP/s are predicted, not measured. Where this machine has a TPU of the generation asked for, our kernels and the peers
+are also run on it, and the measured TFLOP/s stand beside.
+"""
+import dataclasses
+import glob
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+from experiments import benchmark, figures, tpu_schedule
+from experiments.benchmark_worker import ROOT
+from experiments.kernel_cases import KERNELS, MATMULS, Case, missing
+from longctx.errors import UserError, unknown_name
+from pallas_kernels import masks, tpu_chips
+from pallas_kernels.tpu_chips import CHIPS
+
+LIMIT = 900                      # seconds for one compilation
+_DEVICES = "/dev/accel*", "/dev/vfio/[0-9]*"         # what a machine with TPUs has
+MASKS = "causal", "full"
+WHOLE = 2048                     # tokens that lengths are multiples of: peers take whole blocks alone
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One kernel on one chip at one length.
+
+    Attributes:
+      tflops: predicted, of useful work; None where the compiler or the peer is missing.
+      regions: of the compute regions: cycles, runs, mxu (share of the cycles that a matrix unit is busy), ideal (share
+        that useful matmuls at full rate would take, were nothing masked), spills, floors.
+      step, outer: cycles of a grid step, and of starting and ending an outer block.
+      measured: TFLOP/s on this machine's TPU.
+      note: why there are no numbers.
+    """
+    chip: str
+    case: Case
+    length: int
+    blocks: tuple = ()
+    tflops: float | None = None
+    regions: tuple = ()
+    step: int = 0
+    outer: int = 0
+    vmem_mb: float = 0.0
+    compile_s: float = 0.0
+    measured: float | None = None
+    note: str = ""
+
+
+# chip, op, mask, head size, length, the best public kernel's TFLOP/s, and what ours should reach
+TARGETS = [
+    ("v5e", "forward", "causal", 128, 8192, 144, 170), ("v5e", "forward", "causal", 128, 32768, 174, 182),
+    ("v6e", "forward", "full", 128, 8192, 356, 410), ("v6e", "forward", "full", 128, 32768, 365, 440),
+    ("v6e", "forward", "causal", 128, 8192, 274, 350), ("v6e", "forward", "causal", 128, 32768, 337, 400),
+    ("v6e", "backward", "causal", 128, 8192, 360, 420), ("v6e", "backward", "causal", 128, 32768, 400, 460),
+    ("v6e", "forward", "full", 64, 8192, 159, 210),
+    ("v5e", "backward", "causal", 128, 8192, 167, 172), ("v5e", "backward", "causal", 128, 32768, 185, 187),
+]
+FULL_USE = [("v5e", "forward", "full", 128, 32768, 0.96), ("v5p", "forward", "full", 128, 32768, 0.96)]
+EMPTY_SHARE = 0.30               # a partial with 3/4 of its blocks EMPTY, over the whole one
+
+
+def measure(chip: str, case: Case, lengths: list[int]) -> list[Result]:
+    """A result for each length; lengths whose blocks are the same share one compilation."""
+    reason = missing(case.kernel) or missing_compiler()
+    if reason:
+        return [Result(chip, case, length, note=reason) for length in lengths]
+    compiled, results = {}, []
+    for length in lengths:
+        with tpu_chips.target(chip):
+            blocks, work = case.blocks(length), case.work(length)
+        try:
+            if blocks not in compiled:
+                compiled[blocks] = _schedule(chip, case, length, work.name)
+        except RuntimeError as error:
+            results.append(Result(chip, case, length, blocks, note=str(error)))
+            continue
+        results.append(_priced(chip, case, length, blocks, work, *compiled[blocks]))
+    return results
+
+
+def missing_compiler() -> str | None:
+    """Why nothing can be compiled for a TPU here, or None."""
+    try:
+        import libtpu  # noqa: F401
+    except ImportError:
+        return "libtpu is not installed: pip install -e '.[aot]'"
+    return None
+
+
+def _priced(chip, case, length, blocks, work, kernel, compile_s):
+    facts = CHIPS[chip]
+    seconds = tpu_schedule.cycles(kernel, work, facts) / facts.clock
+    tile = 2 * MATMULS[case.op] * blocks[0] * blocks[1] * case.head_size / facts.flops_per_cycle
+    regions = tuple({
+        "cycles": region.cycles, "runs": runs, "mxu": tpu_schedule.matmul_cycles(region, facts) / region.cycles,
+        "ideal": tile / region.cycles, "spills": region.used["SPILL"],
+        "floors": {unit: round(x) for unit, x in tpu_schedule.floors(region, kernel, facts).items()},
+    } for region, runs in zip(kernel.compute, work.runs, strict=False))
+    return Result(chip, case, length, blocks, work.flops / seconds / 1e12, regions, kernel.step, kernel.outer,
+                  kernel.vmem / 2**20, compile_s, _measured(chip, case, length))
+
+
+def _schedule(chip, case, length, name):
+    """(the scheduled kernel whose name holds `name`, seconds of compilation)."""
+    with tempfile.TemporaryDirectory() as folder:
+        said = _worker(chip, length, case, {"LIBTPU_INIT_ARGS": tpu_schedule.compiler_flags(folder),
+                                            **tpu_schedule.ENVIRONMENT})
+        kernels = [kernel for kernel in tpu_schedule.read(folder) if name in kernel.name]
+    if len(kernels) != 1:
+        raise RuntimeError(f"the program holds {len(kernels)} kernels called *{name}*, and should hold one")
+    return kernels[0], said["compile_s"]
+
+
+def _measured(chip, case, length):
+    """TFLOP/s on this machine's own TPU; None where it has none of this generation."""
+    if not any(glob.glob(device) for device in _DEVICES):
+        return None
+    said = _worker("here", length, case, {"JAX_PLATFORMS": "tpu"})
+    return case.flops(length) / said["seconds"] / 1e12 if said["chip"] == chip else None
+
+
+def _worker(where, length, case, environment):
+    command = [sys.executable, "-m", "experiments.kernel_worker", where, str(length), json.dumps(vars(case))]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True,
+                          timeout=LIMIT)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise RuntimeError(f"{case.kernel} {case.op} on {where}: " + (lines[-1][:300] if lines else "no message"))
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def rows(results: list[Result]):
+    """A table's rows: one for each compute region of each kernel."""
+    for r in results:
+        head = [r.chip, r.case.op, r.case.mask, r.case.head_size, r.length, r.case.kernel]
+        if r.note:
+            yield [*head, "-", "-", "-", "-", "-", "-", "-", r.note]
+        for i, region in enumerate(r.regions):
+            tflops = [benchmark.number(r.tflops), benchmark.number(r.measured)] if i == 0 else ["-", "-"]
+            yield [*head, *tflops, region["cycles"], region["runs"], f"{100 * region['mxu']:.1f}", region["spills"],
+                   f"{r.step}+{r.outer}", "/".join(map(str, r.blocks))]
+
+
+HEADER = ("chip", "op", "mask", "H", "length", "kernel", "TFLOP/s predicted", "measured", "cycles", "runs",
+          "MXU busy %", "spills", "step+outer", "blocks")
+
+
+def check(results: list[Result]) -> list[dict]:
+    """TARGETS beside what was found; those on chips that were not asked for are left out."""
+    found = {(r.chip, r.case.op, r.case.mask, r.case.head_size, r.length): r
+             for r in results if r.case.kernel == "longctx"}
+    chips, said = {r.chip for r in results}, []
+    for *key, public, wanted in TARGETS:
+        if key[0] in chips:
+            result = found.get(tuple(key))
+            what = "{} {} {}, head size {}, {} tokens: TFLOP/s (best public {})".format(*key, public)
+            said.append(benchmark.target(what, result and result.tflops, at_least=wanted))
+    for *key, wanted in FULL_USE:
+        if key[0] in chips:
+            result = found.get(tuple(key))
+            said.append(benchmark.target("{} {} {}, head size {}, {} tokens: MXU busy in region".format(*key),
+                                         result and result.regions and result.regions[0]["mxu"], at_least=wanted))
+    return said
+
+
+def share_of_empty(chip: str, length: int) -> float | None:
+    """Predicted time of four documents in a row, so that 3/4 of the pairs are EMPTY, over that of one."""
+    time = []
+    for count in (4, 1):
+        case = Case("longctx", "forward", "segments", documents=count)
+        result, = measure(chip, case, [length])
+        if result.tflops is None:
+            return None
+        time.append(case.flops(length) / result.tflops)
+    return time[0] / time[1]
+
+
+@figures.style
+def picture(results: list[Result]):
+    """Predicted TFLOP/s of every kernel: a panel for each chip, a group of bars for each problem."""
+    from matplotlib.figure import Figure
+    results = [r for r in results if r.tflops]
+    chips, kernels = list(dict.fromkeys(r.chip for r in results)), list(dict.fromkeys(r.case.kernel for r in results))
+    figure = Figure(figsize=(figures.SIZE[0] * 1.6, 2.6 * max(len(chips), 1)), layout="constrained")
+    for axes, chip in zip(figure.subplots(max(len(chips), 1), squeeze=False)[:, 0], chips, strict=False):
+        mine = [r for r in results if r.chip == chip]
+        problems = list(dict.fromkeys(_problem(r) for r in mine))
+        width = 0.8 / len(kernels)
+        for i, kernel in enumerate(kernels):
+            found = {_problem(r): r.tflops for r in mine if r.case.kernel == kernel}
+            at = [problems.index(problem) + width * (i - (len(kernels) - 1) / 2) for problem in found]
+            bars = axes.bar(at, list(found.values()), width, label=kernel, color=figures.PALETTE[i])
+            axes.bar_label(bars, fmt="%.0f", fontsize=6, padding=1)
+        axes.axhline(CHIPS[chip].tflops, color=figures.MUTED, linestyle=(0, (3, 2)), linewidth=1)
+        axes.set_xticks(range(len(problems)), problems)
+        axes.grid(False, axis="x")
+        axes.set(title=f"{chip}: predicted TFLOP/s (line: peak)", ylabel="TFLOP/s")
+    if chips:
+        figure.axes[0].legend(ncols=len(kernels), loc="lower right", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def _problem(result: Result) -> str:
+    case = result.case
+    return f"{case.op} {case.mask}\n{result.length // 1024}k, H {case.head_size}"
+
+
+def options(argv):
+    parser = benchmark.parser(__doc__.splitlines()[0], lengths="8192,32768", dtype="bfloat16")
+    parser.add_argument("--chip", default="v5e,v5p,v6e,tpu7x", help="generations, with commas (default: %(default)s)")
+    parser.add_argument("--op", default="forward,backward", help="(default: %(default)s)")
+    parser.add_argument("--mask", default=",".join(MASKS), help="for kernels other than ours causal and full alone")
+    parser.add_argument("--head-size", default="128", help="(default: %(default)s)")
+    parser.add_argument("--kernel", default=",".join(KERNELS), help="(default: %(default)s)")
+    parser.add_argument("--picture", metavar="FILE.png")
+    chosen = parser.parse_args(argv)
+    for option, known in (("chip", CHIPS), ("op", MATMULS), ("kernel", KERNELS)):
+        for name in getattr(chosen, option).split(","):
+            if name not in known:
+                raise unknown_name(f"--{option}", name, tuple(known))
+    for text in chosen.mask.split(","):
+        try:
+            masks.parse(text)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+    chosen.lengths = benchmark.whole_numbers("--lengths", chosen.lengths)
+    if any(length % WHOLE for length in chosen.lengths):
+        raise UserError(f"--lengths={','.join(map(str, chosen.lengths))} must be multiples of {WHOLE}, "
+                        "the largest block of the kernels compared.")
+    benchmark.check_writable("--out", chosen.out)
+    benchmark.check_writable("--picture", chosen.picture)
+    return chosen
+
+
+def cases(chosen) -> list[Case]:
+    sizes = benchmark.whole_numbers("--head-size", chosen.head_size)
+    every = itertools.product(benchmark.dtypes(chosen.dtype), sizes, *(
+        getattr(chosen, option).split(",") for option in ("op", "mask", "kernel")))
+    return [Case(kernel, op, mask, head_size, dtype=dtype) for dtype, head_size, op, mask, kernel in every
+            if kernel == "longctx" or mask in MASKS and op in KERNELS[kernel].names]
+
+
+def main(argv=None) -> int:
+    os.environ["JAX_PLATFORMS"] = "cpu"                 # this process only counts; workers compile and run
+    chosen = options(argv)
+    lengths, results, environment = chosen.lengths, [], benchmark.environment()
+    for chip in chosen.chip.split(","):
+        for case in cases(chosen):
+            print(f"{chip} {case.kernel} {case.op} {case.mask} ...", file=sys.stderr)
+            results += measure(chip, case, lengths)
+    targets = check(results)
+    if "longctx" in chosen.kernel and "forward" in chosen.op:
+        chip = chosen.chip.split(",")[0]
+        targets.append(benchmark.target(f"{chip} forward, 3/4 of the blocks EMPTY: time over all blocks",
+                                        share_of_empty(chip, lengths[0]), at_most=EMPTY_SHARE))
+    print(benchmark.table(HEADER, rows(results)))
+    print("\n" + benchmark.target_table(targets))
+    benchmark.write(chosen.out, {"environment": environment, "targets": targets,
+                                 "results": [dataclasses.asdict(r) for r in results]})
+    if chosen.picture:
+        picture(results).savefig(chosen.picture, dpi=150)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(benchmark.command(main))
