@@ -85,7 +85,7 @@ class Longctx:
     def work(self, case, length):
         blocks = self.blocks(case, length)
         tokens = documents(case, length)
-        kinds = np.asarray(pairs.kinds(masks.parse(case.mask), tokens, tokens, *blocks))
+        kinds = np.asarray(pairs.kinds(masks.parse(case.mask), tokens, tokens, *blocks[:3]))
         runs = tuple(case.heads * int((kinds == kind).sum()) for kind in (masks.FULL, pairs.LOWER, masks.PARTIAL))
         if case.op == "forward":
             outer = case.heads * kinds.shape[1]

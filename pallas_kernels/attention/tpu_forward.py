@@ -145,9 +145,12 @@ def forward(table, q_ranges, k_ranges, q_tokens, k_tokens, q, k, v, out, lse, to
         for ref, value in ((top, _LOW), (total, 0.0), (acc, 0.0)):
             ref[here] = jnp.full_like(ref[here], value)
 
+    pieces = blocks.q // LANES
+    piece = lambda i: pl.ds(pl.multiple_of(i * LANES, LANES), LANES)
+
     @pl.when(pl.program_id(2) == 0)
     def _():
-        clear(...)
+        pl.loop(0, pieces)(lambda i: clear(form.at(0, piece(i))))
 
     def scores(queries, keys, masked):
         here, there = form.at(0, queries), k[form.at(1, keys)]
@@ -201,17 +204,14 @@ def forward(table, q_ranges, k_ranges, q_tokens, k_tokens, q, k, v, out, lse, to
 
     @pl.when(pairs.last(entry))
     def _():
-        def finish(i, _):
-            part = pl.ds(pl.multiple_of(i * LANES, LANES), LANES)
-            here = form.at(0, part)
+        for i in range(pieces):
+            here = form.at(0, piece(i))
             # what sees anything has a total of 1 or more: the highest score's own weight is 1
             share = pl.reciprocal(jnp.maximum(total[here], 1.0))
             out[here] = (acc[here] * form.spread(share, acc.shape[1])).astype(out.dtype)
             highest, weight = (top[here], total[here]) if form.turned else as_rows(top[here], total[here])
-            lse[:, part] = jnp.where(weight > 0, (highest + jnp.log2(weight)) / _LOG2_E, -jnp.inf)
+            lse[:, piece(i)] = jnp.where(weight > 0, (highest + jnp.log2(weight)) / _LOG2_E, -jnp.inf)
             clear(here)                                        # for the next block of queries
-
-        jax.lax.fori_loop(0, blocks.q // LANES, finish, None, unroll=form.turned or math.gcd(8, blocks.q // LANES))
 
 
 def _tiles(blocks, kind):
