@@ -12,16 +12,22 @@ from pallas_kernels.masks import Tokens
 _VMEM = 64 * 2**20
 
 
-def call(kernel, grid_spec, semantics, out_shape, operands, aliases=None):
+def call(kernel, grid_spec, semantics, out_shape, operands, aliases=None, whole_region=False):
     """The kernel on these operands: compiled where the call is lowered for a TPU, interpreted elsewhere.
 
     kernel: a functools.partial of the body; semantics: of the grid's axes, in words.
+    whole_region: scheduled by the compiler's linear program, that looks at a region as a whole.
     """
+    flags = {"XLA_TPU_FORCE_LP_LLO_SCHEDULER": True} if whole_region else None
     def run(interpret):
-        parameters = pltpu.CompilerParams(dimension_semantics=tuple(semantics.split()), vmem_limit_bytes=_VMEM)
+        parameters = pltpu.CompilerParams(dimension_semantics=tuple(semantics.split()), vmem_limit_bytes=_VMEM,
+                                          flags=flags, disable_bounds_checks=True)
         return pl.pallas_call(kernel, out_shape, grid_spec=grid_spec, input_output_aliases=aliases or {},
                               compiler_params=parameters, interpret=interpret, name=f"attention_{kernel.func.__name__}")
-    return jax.lax.platform_dependent(*operands, tpu=run(False), default=run(True))
+    # XLA would keep small operands in VMEM, where the kernel's own pipeline has to copy them without a DMA
+    in_hbm = lambda x: pltpu.with_memory_space_constraint(x, pltpu.HBM)
+    return jax.lax.platform_dependent(*operands, tpu=lambda *operands: run(False)(*map(in_hbm, operands)),
+                                      default=run(True))
 
 
 def heads_first(x, block):
@@ -54,8 +60,8 @@ def on_kind(kind, step):
 
 
 def matmul(a, b, contract):
-    """float32 a b over the axes `contract`, of a and of b. float32 operands in full precision."""
-    precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    """float32 a b over the axes `contract`, of a and of b. In full precision where both are float32."""
+    precision = jax.lax.Precision.HIGHEST if a.dtype == b.dtype == jnp.float32 else None
     return jax.lax.dot_general(a, b, (((contract[0],), (contract[1],)), ((), ())), precision=precision,
                                preferred_element_type=jnp.float32)
 
@@ -67,13 +73,16 @@ def token_rows(tokens):
 
 def token_columns(tokens, width=1):
     """Tokens [n, width] of equal columns from positions and segments [2, n]."""
-    return Tokens(*(jnp.tile(_wide(x).T, (1, pl.cdiv(width, LANES)))[:, :width] for x in token_rows(tokens)))
+    return Tokens(*(jnp.tile(as_columns(x), (1, pl.cdiv(width, LANES)))[:, :width] for x in token_rows(tokens)))
 
 
-def as_row(column):
-    """[n, 1] -> [1, n]."""
-    return jnp.broadcast_to(column, (column.shape[0], LANES)).T[:1]
+def as_rows(x, y):
+    """Two arrays [128, 128] of equal columns -> a column of each as a row [1, 128], by one transpose."""
+    first = jax.lax.broadcasted_iota(jnp.int32, x.shape, 1) == 0
+    both = jnp.where(first, x, y).T
+    return both[:1], both[1:2]
 
 
-def _wide(row):
-    return jnp.broadcast_to(row, (LANES, row.shape[1]))              # Mosaic transposes whole tiles
+def as_columns(row):
+    """[1, n] -> [n, 128] of equal columns."""
+    return jnp.broadcast_to(row, (LANES, row.shape[1])).T
