@@ -3,6 +3,7 @@
 Peers are compiled with the block sizes that their authors tuned on hardware, where those are published, else with one
 reasonable choice.
 """
+import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -30,6 +31,7 @@ class Case:
       mask: an expression of the mask algebra; peers know causal and full.
       head_size, heads, key_heads, dtype: of the arrays; batch 1.
       documents: equally long ones in the row, for masks with segments.
+      sizes: (q, k, chunk, rows) of our kernel's blocks, in place of the tuned ones.
     """
     kernel: str
     op: str
@@ -39,6 +41,7 @@ class Case:
     key_heads: int = 8
     dtype: str = "bfloat16"
     documents: int = 1
+    sizes: tuple[int, ...] = ()
 
     def call(self, length: int):
         """(function, its arguments' types) that hold the kernel at this length."""
@@ -67,7 +70,8 @@ class Longctx:
     module = "pallas_kernels"
 
     def blocks(self, case, length):
-        return tpu_blocks.choose(case.op, case.dtype, case.head_size, (length, length))
+        with _sized(case):
+            return tpu_blocks.choose(case.op, case.dtype, case.head_size, (length, length))
 
     def call(self, case, length):
         spec = AttentionSpec(masks.parse(case.mask))
@@ -76,10 +80,11 @@ class Longctx:
         number = jax.ShapeDtypeStruct((1, length), jnp.int32)
         row = jax.ShapeDtypeStruct((1, length, case.heads), jnp.float32)
         tokens = Tokens(number, number)
-        if case.op == "forward":
-            return lambda q, k, v, tokens: tpu.forward(q, k, v, (tokens, tokens), spec), (q, k, k, tokens)
-        return (lambda q, k, v, tokens, rows: tpu.backward(q, k, v, (tokens, tokens), spec, rows),
-                (q, k, k, tokens, Rows(q, row, row)))
+
+        def call(q, k, v, tokens, *rows):
+            with _sized(case):
+                return getattr(tpu, case.op)(q, k, v, (tokens, tokens), spec, *rows)
+        return call, (q, k, k, tokens) + (() if case.op == "forward" else (Rows(q, row, row),))
 
     def work(self, case, length):
         blocks = self.blocks(case, length)
@@ -96,6 +101,16 @@ class Longctx:
             kinds, outer = kinds.swapaxes(1, 2), case.key_heads * kinds.shape[2]
         steps = sum(count.values()) + case.heads * int((kinds == masks.EMPTY).all(-1).sum())
         return Work(f"attention_{case.op}", case.flops(length), tuple(runs.values()), steps, outer)
+
+
+@contextlib.contextmanager
+def _sized(case):
+    """The tuned sizes replaced by the case's own, if it has some."""
+    tuned, chip = tpu_blocks.SIZES[case.op], tpu_chips.current()
+    if case.sizes:
+        tpu_blocks.SIZES[case.op] = {chip: dict.fromkeys((64, 128, 256), tpu_blocks.Blocks(*case.sizes))}
+    yield
+    tpu_blocks.SIZES[case.op] = tuned
 
 
 def _tiles(case, blocks, tokens, chosen) -> int:

@@ -117,16 +117,14 @@ def test_a_missing_peer_is_a_row_with_its_reason(monkeypatch, capsys, tmp_path):
 
 
 @COMPILER
-def test_a_kernel_is_compiled_priced_and_drawn(tmp_path, capsys):
-    picture = tmp_path / "kernels.png"
-    arguments = ["--chip=v5e", "--op=backward", "--mask=causal", "--kernel=longctx", "--lengths=4096,8192",
-                 f"--picture={picture}", f"--out={tmp_path / 'x.json'}"]
-    assert benchmark.command(bench_kernels.main, arguments) == 0
-    short, long = json.loads((tmp_path / "x.json").read_text())["results"]
-    assert short["tflops"] < long["tflops"] < CHIPS["v5e"].tflops
-    for region in long["regions"]:
+def test_a_kernel_is_compiled_priced_and_drawn(tmp_path):
+    case = Case("longctx", "backward", sizes=(512, 512, 256, 512))
+    results = short, long = bench_kernels.measure("v5e", case, [4096, 8192])
+    assert not short.note and short.tflops < long.tflops < CHIPS["v5e"].tflops
+    for region in long.regions:
         assert max(region["floors"].values()) <= region["cycles"] and 0 < region["mxu"] <= 1
-    assert picture.stat().st_size > 10_000
+    bench_kernels.picture(results).savefig(tmp_path / "kernels.png")
+    assert (tmp_path / "kernels.png").stat().st_size > 10_000
 
 
 def test_kernels_of_several_regions_are_priced_in_order():

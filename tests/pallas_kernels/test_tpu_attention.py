@@ -111,17 +111,19 @@ def test_why_not_says_why(dtype, spec, T, platform, words):
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="libtpu, the TPU compiler, is not installed")
-@pytest.mark.parametrize("topology, mask, dtype, head_size", [
-    ("v5e:2x2", "causal & segments", "bfloat16", 128),
-    ("v6e:2x2", "causal & (window(700) | sinks(4))", "float32", 256),
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("topology, mask, dtype, head_size, block", [
+    ("v5e:2x2", "causal & segments", "bfloat16", 128, 512),
+    ("v6e:2x2", "causal & (window(700) | sinks(4))", "float32", 256, 256),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in [
-        ("v4:2x2x1", "full", "bfloat16", 80),
-        ("v5e:2x2", "(causal | prefix_lm(300)) & chunked(1000) & segments", "bfloat16", 64),
-        ("v5p:2x2x1", "causal", "float32", 128),
-        ("v6e:2x2", "causal", "bfloat16", 128),
-        ("tpu7x:2x2x1", "causal & window(512)", "bfloat16", 128)])])
-def test_the_tpu_compiler_takes_it(topology, mask, dtype, head_size):
+        ("v4:2x2x1", "full", "bfloat16", 80, 1024),
+        ("v5e:2x2", "(causal | prefix_lm(300)) & chunked(1000) & segments", "bfloat16", 64, 0),
+        ("v5p:2x2x1", "causal", "float32", 128, 512),
+        ("v6e:2x2", "causal", "bfloat16", 128, 0),
+        ("tpu7x:2x2x1", "causal & window(512)", "bfloat16", 128, 1024)])])
+def test_the_tpu_compiler_takes_it(topology, mask, dtype, head_size, block):
+    arguments = topology, mask, dtype, str(head_size), str(block)
     worker = subprocess.run(
-        [sys.executable, "-m", "tests.pallas_kernels.compile_for_tpu", topology, mask, dtype, str(head_size)],
-        cwd=ROOT, env=os.environ, text=True, capture_output=True, timeout=250)
+        [sys.executable, "-m", "tests.pallas_kernels.compile_for_tpu", *arguments],
+        cwd=ROOT, env=os.environ, text=True, capture_output=True, timeout=800)
     assert worker.stdout.split() == ["forward", "1", "backward", "1"], worker.stderr[-2000:]
