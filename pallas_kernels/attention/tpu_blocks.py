@@ -4,8 +4,7 @@ from typing import NamedTuple
 from jax.experimental import pallas as pl
 
 from pallas_kernels import tpu_chips
-
-LANES = 128                      # blocks are multiples of this
+from pallas_kernels.mosaic import LANES
 
 
 class Blocks(NamedTuple):

@@ -11,16 +11,14 @@ from pallas_kernels.attention import pairs, tiles
 from pallas_kernels.attention.spec import cap
 from pallas_kernels.attention.tpu_parts import (
     as_row,
-    call,
     heads_first,
     heads_last,
-    like,
-    matmul,
     on_kind,
     stacked,
     token_columns,
     token_rows,
 )
+from pallas_kernels.mosaic import call, like, matmul
 
 _LOW = -1e30                 # the maximum of no scores: finite, so that exp(-inf - _LOW) is 0 and not NaN
 

@@ -1,27 +1,12 @@
-"""Pieces that the forward and the backward kernel share: layouts outside, small operations inside, the call itself."""
-import jax
+"""Pieces that the forward and the backward kernel share: layouts outside, small operations inside."""
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 
 from pallas_kernels import masks
 from pallas_kernels.attention import pairs, tiles
-from pallas_kernels.attention.tpu_blocks import LANES, native_head_size
+from pallas_kernels.attention.tpu_blocks import native_head_size
 from pallas_kernels.masks import Tokens
-
-_VMEM = 64 * 2**20
-
-
-def call(kernel, grid_spec, semantics, out_shape, operands, aliases=None):
-    """The kernel on these operands: compiled where the call is lowered for a TPU, interpreted elsewhere.
-
-    kernel: a functools.partial of the body; semantics: of the grid's axes, in words.
-    """
-    def run(interpret):
-        parameters = pltpu.CompilerParams(dimension_semantics=tuple(semantics.split()), vmem_limit_bytes=_VMEM)
-        return pl.pallas_call(kernel, out_shape, grid_spec=grid_spec, input_output_aliases=aliases or {},
-                              compiler_params=parameters, interpret=interpret, name=f"attention_{kernel.func.__name__}")
-    return jax.lax.platform_dependent(*operands, tpu=run(False), default=run(True))
+from pallas_kernels.mosaic import LANES
 
 
 def heads_first(x, block):
@@ -42,22 +27,10 @@ def stacked(tokens):
     return jnp.stack(tokens, 1)
 
 
-def like(x, shape, dtype):
-    """The type of a result that varies over the mesh axes that x varies over."""
-    return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=jax.typeof(x).manual_axis_type)
-
-
 def on_kind(kind, step):
     """step(form) in the compiled form that a pair of this kind asks for; nothing for EMPTY."""
     for form in (masks.FULL, pairs.LOWER, masks.PARTIAL):
         pl.when(kind == form)(lambda form=form: step(form))
-
-
-def matmul(a, b, contract):
-    """float32 a b over the axes `contract`, of a and of b. float32 operands in full precision."""
-    precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
-    return jax.lax.dot_general(a, b, (((contract[0],), (contract[1],)), ((), ())), precision=precision,
-                               preferred_element_type=jnp.float32)
 
 
 def token_rows(tokens):
