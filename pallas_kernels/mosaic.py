@@ -5,7 +5,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 LANES = 128                      # of a vector register; blocks are multiples of this
-VMEM = 64 * 2**20                # bytes that a kernel may take at most; chips may have less, see tpu_chips
+_VMEM = 96 * 2**20               # bytes that a kernel may take; a chip that has less refuses by itself
 
 
 def call(kernel, grid_spec, semantics, out_shape, operands, aliases=None):
@@ -16,7 +16,7 @@ def call(kernel, grid_spec, semantics, out_shape, operands, aliases=None):
     name = f"{kernel.func.__module__.split('.')[-2]}_{kernel.func.__name__}"
 
     def run(interpret):
-        parameters = pltpu.CompilerParams(dimension_semantics=tuple(semantics.split()), vmem_limit_bytes=VMEM)
+        parameters = pltpu.CompilerParams(dimension_semantics=tuple(semantics.split()), vmem_limit_bytes=_VMEM)
         return pl.pallas_call(kernel, out_shape, grid_spec=grid_spec, input_output_aliases=aliases or {},
                               compiler_params=parameters, interpret=interpret, name=name)
     return jax.lax.platform_dependent(*operands, tpu=run(False), default=run(True))

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from pallas_kernels import tpu_chips
-from pallas_kernels.mosaic import LANES, VMEM
+from pallas_kernels.mosaic import LANES
 
 RING = 4                         # slabs of dx on their way between HBM and VMEM
-_SHARE = 7 / 8                   # of vector memory; the compiler wants the rest for spills
+VMEM = 60 * 2**20                # bytes of blocks and scratch, at most; up to 10 MiB of spills come on top
+_SHARE = 3 / 4                   # of a chip's vector memory, at most
 _PROGRAM = 2**32                 # multiply-adds that are unrolled into one step: about 65000 cycles of a 128-wide chip
 _PASSES = {2: 1, 4: 6}           # of bfloat16 that a matmul takes, by bytes of its operands' numbers
 
@@ -60,7 +61,7 @@ def _largest(candidates, memory, shape, width, most_tokens):
     """The one with the most logits, of equal ones the first, among those not much larger than the problem."""
     M, _, V = shape
     chip = tpu_chips.CHIPS.get(tpu_chips.current())
-    most = _SHARE * (min(VMEM, chip.vmem * 2**20) if chip else VMEM)
+    most = min(VMEM, _SHARE * chip.vmem * 2**20) if chip else VMEM
     tokens, columns = _whole(min(M, most_tokens), LANES), _whole(V, 2 * LANES)
     fitting = [b for b in candidates if b.tokens <= tokens and b.columns <= columns and memory(b) <= most
                and _PASSES[width] * b.tokens * b.columns * _D(shape) <= _PROGRAM]

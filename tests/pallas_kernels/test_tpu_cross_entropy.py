@@ -1,8 +1,7 @@
-"""What only the TPU kernels have to show: several blocks, Mosaic's memory rules, refusals, the real compiler, the loss.
+"""What only the TPU kernels have to show: several blocks, Mosaic's memory rules, refusals, the real compiler.
 
 That they compute what they should is in test_cross_entropy.py, which runs every implementation.
 """
-import functools
 import importlib.util
 import os
 import pathlib
@@ -11,13 +10,10 @@ import sys
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from longctx import loss, meshes
-from longctx.config import MeshConfig
 from pallas_kernels import tpu_chips
 from pallas_kernels.cross_entropy import api, tpu, tpu_blocks
 from pallas_kernels.cross_entropy.spec import CrossEntropySpec
@@ -37,13 +33,13 @@ def check(dtype, spec, M, D, V):
     ("float32", 2.0, (300, 200, 700)), ("bfloat16", 0.0, (129, 640, 513)),
     ("float32", 0.0, (128, 1152, 256))])
 def test_several_blocks_on_either_side(dtype, soft_cap, shape, monkeypatch):
-    monkeypatch.setattr(tpu_blocks, "VMEM", 4 * 2**20)
+    monkeypatch.setattr(tpu_blocks, "VMEM", 7 * 2**19)
     check(dtype, CrossEntropySpec(soft_cap, chunk=128), *shape)
 
 
 @pytest.mark.parametrize("V", [100, 600])
 def test_two_cores_share_the_vocabulary(V, monkeypatch):
-    monkeypatch.setattr(tpu_blocks, "VMEM", 3 * 2**20)
+    monkeypatch.setattr(tpu_blocks, "VMEM", 5 * 2**19)
     monkeypatch.setattr(tpu_chips, "current", lambda: "v4")
     assert tpu_blocks.backward((200, 256, 600), jnp.float32, 128).columns == 256       # three blocks: 2 and 1
     check("float32", CrossEntropySpec(chunk=128), 200, 256, V)
@@ -79,31 +75,13 @@ def test_auto_is_the_fastest_that_can():
         api.select("cutlass", x, head, CrossEntropySpec())
 
 
-def test_loss_of_a_vocabulary_cut_over_devices(monkeypatch):
-    # jax's interpreter does not type its loops as varying over the mesh
-    monkeypatch.setattr(jax, "shard_map", functools.partial(jax.shard_map, check_vma=False))
-    x, head, targets, cotangent = inputs(M=24, D=16, V=100)
-    p, weights = (x.reshape(2, 12, 16), head, targets.reshape(2, 12)), cotangent[0].reshape(2, 12)
-
-    def value_and_grads(kernel):
-        monkeypatch.setitem(api.PREFERENCE, "cpu", (kernel,))
-        mean = lambda x, head, targets: (loss.token_loss(x, head, targets, 5.0) * weights).sum()
-        mesh = meshes.make(MeshConfig(data=2, tensor=2))
-        with jax.set_mesh(mesh):
-            put = lambda a, spec: jax.device_put(a, jax.sharding.NamedSharding(mesh, spec))
-            return jax.jit(jax.value_and_grad(mean, (0, 1)))(
-                *map(put, p, (meshes.HIDDEN, meshes.HEAD, meshes.TOKENS)))
-
-    assert_close(jax.tree.map(np.asarray, value_and_grads("tpu")), value_and_grads("chunked"), "float32", 100)
-
-
 @pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="libtpu, the TPU compiler, is not installed")
 @pytest.mark.parametrize("chip, shape, dtype", [
-    ("v5e", (2000, 256, 9001), "bfloat16"),
+    ("v5e", (4000, 256, 9001), "bfloat16"),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in [
-        ("v4", (1024, 4096, 9001), "bfloat16"), ("v5p", (1000, 8192, 9001), "bfloat16"),
-        ("v5e", (1000, 2000, 50257), "float32"), ("v6e", (1000, 8192, 50257), "bfloat16"),
-        ("v6e", (100, 200, 50), "float32"), ("tpu7x", (1024, 4096, 32000), "bfloat16")])])
+        ("v4", (8192, 4096, 128256), "bfloat16"), ("v5p", (10000, 8192, 128256), "bfloat16"),
+        ("v5e", (20000, 2000, 50257), "float32"), ("v6e", (10000, 8192, 128256), "bfloat16"),
+        ("v6e", (20000, 200, 5001), "float32"), ("tpu7x", (8192, 4096, 32000), "bfloat16")])])
 def test_the_tpu_compiler_takes_it(chip, shape, dtype):
     worker = subprocess.run(
         [sys.executable, "-m", "tests.pallas_kernels.compile_cross_entropy_for_tpu", chip, *map(str, shape), dtype],
@@ -111,6 +89,5 @@ def test_the_tpu_compiler_takes_it(chip, shape, dtype):
     assert worker.returncode == 0, worker.stderr[-2000:]
     forward, backward = (line.split() for line in worker.stdout.splitlines())
     assert (forward[:2], backward[:2]) == (["forward", "1"], ["backward", "1"])
-    M, D, V = shape
-    padded = 4 * tpu_chips.CHIPS[chip].cores * (M + 512) * (D + 128) + 4 * (D + 128) * V * (D % 128 > 0)
-    assert int(forward[2]) <= padded and int(backward[2]) <= 2 * padded
+    a_quarter_of_the_logits = shape[0] * shape[2]                    # bytes, of float32
+    assert max(int(forward[2]), int(backward[2])) < a_quarter_of_the_logits
