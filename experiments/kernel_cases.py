@@ -67,8 +67,7 @@ class Longctx:
     module = "pallas_kernels"
 
     def blocks(self, case, length):
-        table = {"forward": tpu_blocks.FORWARD, "backward": tpu_blocks.BACKWARD}[case.op]
-        return tpu_blocks.choose(table, case.head_size, (length, length))
+        return tpu_blocks.choose(case.op, case.dtype, case.head_size, (length, length))
 
     def call(self, case, length):
         spec = AttentionSpec(masks.parse(case.mask))
@@ -85,14 +84,27 @@ class Longctx:
     def work(self, case, length):
         blocks = self.blocks(case, length)
         tokens = documents(case, length)
-        kinds = np.asarray(pairs.kinds(masks.parse(case.mask), tokens, tokens, *blocks))
-        runs = tuple(case.heads * int((kinds == kind).sum()) for kind in (masks.FULL, pairs.LOWER, masks.PARTIAL))
+        kinds = np.asarray(pairs.kinds(masks.parse(case.mask), tokens, tokens, *blocks[:3]))
+        count = {kind: case.heads * int((kinds == kind).sum()) for kind in (masks.FULL, pairs.LOWER, masks.PARTIAL)}
+        runs = dict(count)
         if case.op == "forward":
             outer = case.heads * kinds.shape[1]
+            runs[masks.PARTIAL] = case.heads * _tiles(case, blocks, tokens, kinds == masks.PARTIAL)
         else:
+            for kind in (masks.FULL, masks.PARTIAL):                             # strip by strip
+                runs[kind] *= blocks.q // blocks.rows
             kinds, outer = kinds.swapaxes(1, 2), case.key_heads * kinds.shape[2]
-        steps = sum(runs) + case.heads * int((kinds == masks.EMPTY).all(-1).sum())
-        return Work(f"attention_{case.op}", case.flops(length), runs, steps, outer)
+        steps = sum(count.values()) + case.heads * int((kinds == masks.EMPTY).all(-1).sum())
+        return Work(f"attention_{case.op}", case.flops(length), tuple(runs.values()), steps, outer)
+
+
+def _tiles(case, blocks, tokens, chosen) -> int:
+    """Tiles with work in them of the `chosen` pairs [1, n, m], as the forward kernel finds them."""
+    q = masks.Ranges(*(x[..., :, None] for x in masks.block_ranges(tokens, blocks.rows)))
+    k = masks.Ranges(*(x[..., None, :] for x in masks.block_ranges(tokens, blocks.chunk)))
+    some = ~np.asarray(masks.nothing(masks.parse(case.mask), q, k))
+    n, m = chosen.shape[1:]
+    return int(some.reshape(1, n, blocks.q // blocks.rows, m, blocks.k // blocks.chunk).sum((2, 4))[chosen].sum())
 
 
 def documents(case: Case, length: int) -> Tokens:

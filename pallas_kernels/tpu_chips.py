@@ -59,3 +59,9 @@ def current() -> str | None:
     target = jax.sharding.get_abstract_mesh().abstract_device
     kind = target.device_kind if target else jax.devices()[0].device_kind
     return next((name for name, chip in CHIPS.items() if chip.kind == kind), None)
+
+
+def matrix_width() -> int:
+    """Rows and columns of a matrix unit of the chip that a program is traced for; 128 where there is none."""
+    chip = CHIPS.get(current())
+    return chip.mxu_size if chip else 128

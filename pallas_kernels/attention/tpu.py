@@ -35,7 +35,7 @@ def forward(q, k, v, tokens, spec: AttentionSpec, table=None):
     Queries whose list of pairs is too long for scalar memory are taken in parts.
     """
     (B, T, _, H), S = q.shape, k.shape[1]
-    blocks = tpu_blocks.choose(tpu_blocks.FORWARD, H, (T, S), spec.block)
+    blocks = tpu_blocks.choose("forward", q.dtype, H, (T, S), spec.block)
     size = _part(B, T, blocks.q, pl.cdiv(S, blocks.k))
     if size >= T:
         return tpu_forward.attend(q, k, v, tokens, spec, blocks)
@@ -49,7 +49,7 @@ def backward(q, k, v, tokens, spec: AttentionSpec, rows: Rows, table=None):
     Keys whose list of pairs is too long for scalar memory are taken in parts.
     """
     (B, T, _, H), S = q.shape, k.shape[1]
-    blocks = tpu_blocks.choose(tpu_blocks.BACKWARD, H, (T, S), spec.block)
+    blocks = tpu_blocks.choose("backward", q.dtype, H, (T, S), spec.block)
     size = _part(B, S, blocks.k, pl.cdiv(T, blocks.q))
     if size >= S:
         return *tpu_backward.grads(q, k, v, tokens, spec, rows, blocks), None

@@ -1,4 +1,5 @@
 """Pieces that the forward and the backward kernel share: layouts outside, small operations inside."""
+import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
@@ -6,7 +7,7 @@ from pallas_kernels import masks
 from pallas_kernels.attention import pairs, tiles
 from pallas_kernels.attention.tpu_blocks import native_head_size
 from pallas_kernels.masks import Tokens
-from pallas_kernels.mosaic import LANES
+from pallas_kernels.mosaic import LANES, as_columns
 
 
 def heads_first(x, block):
@@ -38,15 +39,13 @@ def token_rows(tokens):
     return Tokens(tokens[0:1], tokens[1:2])
 
 
-def token_columns(tokens):
-    """Tokens [n, 1] from positions and segments [2, n]."""
-    return Tokens(*(_wide(x).T[:, :1] for x in token_rows(tokens)))
+def token_columns(tokens, width=1):
+    """Tokens [n, width] of equal columns from positions and segments [2, n]."""
+    return Tokens(*(jnp.tile(as_columns(x), (1, pl.cdiv(width, LANES)))[:, :width] for x in token_rows(tokens)))
 
 
-def as_row(column):
-    """[n, 1] -> [1, n]."""
-    return jnp.broadcast_to(column, (column.shape[0], LANES)).T[:1]
-
-
-def _wide(row):
-    return jnp.broadcast_to(row, (LANES, row.shape[1]))              # Mosaic transposes whole tiles
+def as_rows(x, y):
+    """Two arrays [128, 128] of equal columns -> a column of each as a row [1, 128], by one transpose."""
+    first = jax.lax.broadcasted_iota(jnp.int32, x.shape, 1) == 0
+    both = jnp.where(first, x, y).T
+    return both[:1], both[1:2]

@@ -49,7 +49,7 @@ def forward(x, head, targets, spec: CrossEntropySpec):
         scratch_shapes=[*[pltpu.VMEM(a_chunk, jnp.float32)] * 2, pltpu.VMEM(per_lane, jnp.int32),
                         *[pltpu.VMEM(per_lane, jnp.float32)] * 3])
     pair = call(functools.partial(tpu_kernels.forward, V=V, spec=spec), grid, "parallel arbitrary",
-                [like(x, targets.shape, jnp.float32)] * 2, [x, head, targets])
+                [like(x, targets.shape, jnp.float32)] * 2, [x, head, targets], vmem=tpu_blocks.WITH_SPILLS)
     return tuple(row[0, :M] for row in pair)
 
 
@@ -81,7 +81,8 @@ def backward(x, head, targets, spec: CrossEntropySpec, lse, cotangent):
     operands = [x, head, *(_row(a, blocks) for a in (targets, lse, *cotangent)), zeros]
     dx, dhead = call(functools.partial(tpu_kernels.backward, V=V, spec=spec, blocks=blocks), grid,
                      "parallel arbitrary arbitrary",
-                     [like(x, zeros.shape, jnp.float32), like(head, head.shape, dtype)], operands, {6: 0})
+                     [like(x, zeros.shape, jnp.float32), like(head, head.shape, dtype)], operands, {6: 0},
+                     vmem=tpu_blocks.WITH_SPILLS)
     return dx.sum(0).astype(dtype)[:M, :D], dhead[:D]
 
 

@@ -13,8 +13,9 @@ from pallas_kernels import tpu_chips
 from pallas_kernels.mosaic import LANES
 
 RING = 4                         # slabs of dx on their way between HBM and VMEM
-VMEM = 60 * 2**20                # bytes of blocks and scratch, at most; up to 10 MiB of spills come on top
-_SHARE = 3 / 4                   # of a chip's vector memory, at most
+VMEM = 60 * 2**20                # bytes of blocks and scratch, at most
+_SHARE = 3 / 4                   # of a chip's vector memory that these take, at most
+WITH_SPILLS = 80                 # 2^20 bytes that a kernel may take; spills of 9 were seen
 _PROGRAM = 2**32                 # multiply-adds that are unrolled into one step: about 65000 cycles of a 128-wide chip
 _PASSES = {2: 1, 4: 6}           # of bfloat16 that a matmul takes, by bytes of its operands' numbers
 

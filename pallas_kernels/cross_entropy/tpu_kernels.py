@@ -11,7 +11,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from pallas_kernels.cross_entropy.tpu_blocks import RING
-from pallas_kernels.mosaic import LANES, matmul
+from pallas_kernels.mosaic import LANES, as_columns, matmul
 
 _LOW = -1e30                 # the maximum of no logits: finite, so that exp(-inf - _LOW) is 0 and not NaN
 _NOWHERE = -2**30            # the column of a target outside the vocabulary
@@ -106,7 +106,7 @@ def backward(x, head, targets, lse, dscore, dlse, zeros, dx, dhead, even, odd, d
             pl.when(at + blocks.columns > V)(lambda: _clear(head, V - at))
         hit[...] = _less_lane(targets, V)
         for i, row in enumerate((lse, dscore, dlse)):
-            rows[i] = _column(row)
+            rows[i] = as_columns(row[...])
         for c in range(chunks):
             columns = slice(c * blocks.chunk, (c + 1) * blocks.chunk)
             (even, odd)[c % 2][...] = spec.cap(matmul(x[...], head[:, columns], (1, 0)))
@@ -141,16 +141,11 @@ def _clear(head, inside):
     jax.lax.fori_loop(0, head.shape[0] // LANES, some, None)
 
 
-def _column(row):
-    """[1, n] -> [n, lanes]."""
-    return jnp.broadcast_to(row[...], (LANES, row.shape[1])).T
-
-
 def _lane(ref):
     return jax.lax.broadcasted_iota(jnp.int32, ref.shape, 1)
 
 
 def _less_lane(targets, V):
     """[1, n] -> [n, lanes]: target - lane, which in the target's own lane is where its 128 columns start."""
-    target = _column(targets)
+    target = as_columns(targets[...])
     return jnp.where((target >= 0) & (target < V), target, _NOWHERE) - _lane(target)

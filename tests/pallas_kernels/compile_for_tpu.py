@@ -16,7 +16,7 @@ import numpy as np  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
 
-from pallas_kernels import masks  # noqa: E402
+from pallas_kernels import masks, tpu_chips  # noqa: E402
 from pallas_kernels.attention import tpu  # noqa: E402
 from pallas_kernels.attention.spec import AttentionSpec, Rows  # noqa: E402
 from pallas_kernels.masks import Tokens  # noqa: E402
@@ -29,13 +29,16 @@ def main(topology, mask, dtype, head_size, T=2048, N=4, K=2):
     q, k, row = array(dtype, 1, T, N, head_size), array(dtype, 1, T, K, head_size), array(jnp.float32, 1, T, N)
     tokens = Tokens(array(jnp.int32, 1, T), array(jnp.int32, 1, T))
     spec = AttentionSpec(masks.parse(mask), soft_cap=30.0)
+    chip = next(name for name, chip in tpu_chips.CHIPS.items() if chip.topology == topology)
     calls = {
         "forward": (lambda q, k, v, tokens: tpu.forward(q, k, v, (tokens, tokens), spec), (q, k, k, tokens)),
         "backward": (lambda q, k, v, tokens, rows: tpu.backward(q, k, v, (tokens, tokens), spec, rows),
                      (q, k, k, tokens, Rows(q, row, row))),
     }
     for name, (call, arguments) in calls.items():
-        program = jax.jit(call).trace(*arguments).lower(lowering_platforms=("tpu",)).compile()
+        with tpu_chips.target(chip):
+            traced = jax.jit(call).trace(*arguments)
+        program = traced.lower(lowering_platforms=("tpu",)).compile()
         print(name, program.as_text().count('custom_call_target="tpu_custom_call"'))
 
 

@@ -16,11 +16,13 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from longctx.config import MeshConfig
-from pallas_kernels.attention import tpu
+from pallas_kernels import masks, tpu_chips
+from pallas_kernels.attention import tpu, tpu_blocks, tpu_forward
 from pallas_kernels.attention.bias import Alibi
 from pallas_kernels.attention.spec import AttentionSpec, rows
+from pallas_kernels.attention.tpu_blocks import Blocks
 from pallas_kernels.masks import Causal, Segments
-from tests.helpers import assert_close, packed, problem, truth
+from tests.helpers import assert_close, packed, problem, relative_error, truth
 from tests.longctx.context_parallel import cut
 from tests.pallas_kernels.test_attention import run
 
@@ -33,6 +35,35 @@ ROOT = pathlib.Path(__file__).parents[2]
 def test_several_blocks_on_either_side(shape, dtype):
     p, spec = problem(1, B=1, dtype=dtype, **shape), AttentionSpec(Causal(), scale=0.2, soft_cap=5.0, block=128)
     assert_close(run(p, spec, "tpu"), truth(p, spec), dtype, 300)
+
+
+@pytest.mark.parametrize("chip", ["v5e", "v6e"])
+@pytest.mark.parametrize("mask, dtype, H", [
+    ("causal", "bfloat16", 128), ("causal & segments & window(150)", "float32", 64), ("full", "bfloat16", 256)])
+def test_tiles_of_either_orientation(chip, mask, dtype, H, monkeypatch):
+    """Full blocks, diagonal ones, and some whose tiles are partly empty."""
+    monkeypatch.setattr(tpu_chips, "current", lambda: chip)
+    monkeypatch.setitem(tpu_blocks.SIZES["forward"], chip, dict.fromkeys((64, 128, 256), Blocks(384, 384, 128, 128)))
+    monkeypatch.setitem(tpu_blocks.FLOAT32, "forward", Blocks(384, 384, 128, 128))
+    tokens = packed(3, 1, 800, mean=500)
+    p = problem(1, B=1, T=800, N=2, K=1, H=H, dtype=dtype, tokens=(tokens, tokens) if "segments" in mask else None)
+    spec = AttentionSpec(masks.parse(mask), soft_cap=5.0 if H == 256 else 0.0)
+    got = jax.jit(lambda q, k, v: tpu.forward(q, k, v, p.tokens, spec))(p.q, p.k, p.v)
+    assert_close(got, truth(p, spec)[:2], dtype, 800)
+
+
+def test_halves_of_scaled_queries_keep_sixteen_bits():
+    q = problem(dtype="bfloat16").q
+    halves = jax.jit(lambda q: tpu_forward._scaled(q, 0.3))(q).astype(jnp.float32)
+    high, low = jnp.split(halves, 2, -1)
+    assert relative_error(high + low, 0.3 * q.astype(jnp.float32)) < 2.0**-16
+
+
+@pytest.mark.parametrize("lengths, block, want", [
+    ((9000, 9000), 0, Blocks(2048, 2048, 256, 512)), ((300, 100), 0, Blocks(512, 128, 128, 512)),
+    ((9000, 9000), 384, Blocks(384, 384, 128, 128))])
+def test_blocks_are_whole_tiles(lengths, block, want):
+    assert tpu_blocks.choose("forward", "bfloat16", 80, lengths, block) == want
 
 
 @pytest.mark.parametrize("strategy, layout", [("ring", "zigzag"), ("ulysses", "contiguous")])
