@@ -16,16 +16,14 @@ from pallas_kernels import masks
 from pallas_kernels.attention import pairs, tiles
 from pallas_kernels.attention.spec import Rows, cap, cap_slope
 from pallas_kernels.attention.tpu_parts import (
-    call,
     heads_first,
     heads_last,
-    like,
-    matmul,
     on_kind,
     stacked,
     token_columns,
     token_rows,
 )
+from pallas_kernels.mosaic import call, like, matmul
 
 _NONE = -1                       # no block of dq
 

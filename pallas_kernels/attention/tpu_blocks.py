@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from pallas_kernels import tpu_chips
-
-LANES = 128                      # blocks are multiples of this
+from pallas_kernels.mosaic import LANES
 
 
 class Blocks(NamedTuple):

@@ -14,20 +14,17 @@ from jax.experimental.pallas import tpu as pltpu
 
 from pallas_kernels import masks, tpu_chips
 from pallas_kernels.attention import pairs, tiles
-from pallas_kernels.attention.tpu_blocks import LANES
 from pallas_kernels.attention.tpu_parts import (
     as_rows,
-    call,
     heads_first,
     heads_last,
-    like,
-    matmul,
     on_kind,
     stacked,
     token_columns,
     token_rows,
 )
 from pallas_kernels.masks import Ranges
+from pallas_kernels.mosaic import LANES, call, like, matmul
 
 _LOW = -1e30                 # the maximum of no scores: finite, so that exp2(-inf - _LOW) is 0 and not NaN
 _LOG2_E = math.log2(math.e)

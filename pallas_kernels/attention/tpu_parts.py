@@ -1,33 +1,13 @@
-"""Pieces that the forward and the backward kernel share: layouts outside, small operations inside, the call itself."""
+"""Pieces that the forward and the backward kernel share: layouts outside, small operations inside."""
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 
 from pallas_kernels import masks
 from pallas_kernels.attention import pairs, tiles
-from pallas_kernels.attention.tpu_blocks import LANES, native_head_size
+from pallas_kernels.attention.tpu_blocks import native_head_size
 from pallas_kernels.masks import Tokens
-
-_VMEM = 64 * 2**20
-
-
-def call(kernel, grid_spec, semantics, out_shape, operands, aliases=None, whole_region=False):
-    """The kernel on these operands: compiled where the call is lowered for a TPU, interpreted elsewhere.
-
-    kernel: a functools.partial of the body; semantics: of the grid's axes, in words.
-    whole_region: scheduled by the compiler's linear program, that looks at a region as a whole.
-    """
-    flags = {"XLA_TPU_FORCE_LP_LLO_SCHEDULER": True} if whole_region else None
-    def run(interpret):
-        parameters = pltpu.CompilerParams(dimension_semantics=tuple(semantics.split()), vmem_limit_bytes=_VMEM,
-                                          flags=flags, disable_bounds_checks=True)
-        return pl.pallas_call(kernel, out_shape, grid_spec=grid_spec, input_output_aliases=aliases or {},
-                              compiler_params=parameters, interpret=interpret, name=f"attention_{kernel.func.__name__}")
-    # XLA would keep small operands in VMEM, where the kernel's own pipeline has to copy them without a DMA
-    in_hbm = lambda x: pltpu.with_memory_space_constraint(x, pltpu.HBM)
-    return jax.lax.platform_dependent(*operands, tpu=lambda *operands: run(False)(*map(in_hbm, operands)),
-                                      default=run(True))
+from pallas_kernels.mosaic import LANES, as_columns
 
 
 def heads_first(x, block):
@@ -48,22 +28,10 @@ def stacked(tokens):
     return jnp.stack(tokens, 1)
 
 
-def like(x, shape, dtype):
-    """The type of a result that varies over the mesh axes that x varies over."""
-    return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=jax.typeof(x).manual_axis_type)
-
-
 def on_kind(kind, step):
     """step(form) in the compiled form that a pair of this kind asks for; nothing for EMPTY."""
     for form in (masks.FULL, pairs.LOWER, masks.PARTIAL):
         pl.when(kind == form)(lambda form=form: step(form))
-
-
-def matmul(a, b, contract):
-    """float32 a b over the axes `contract`, of a and of b. In full precision where both are float32."""
-    precision = jax.lax.Precision.HIGHEST if a.dtype == b.dtype == jnp.float32 else None
-    return jax.lax.dot_general(a, b, (((contract[0],), (contract[1],)), ((), ())), precision=precision,
-                               preferred_element_type=jnp.float32)
 
 
 def token_rows(tokens):
@@ -81,8 +49,3 @@ def as_rows(x, y):
     first = jax.lax.broadcasted_iota(jnp.int32, x.shape, 1) == 0
     both = jnp.where(first, x, y).T
     return both[:1], both[1:2]
-
-
-def as_columns(row):
-    """[1, n] -> [n, 128] of equal columns."""
-    return jnp.broadcast_to(row, (LANES, row.shape[1])).T
