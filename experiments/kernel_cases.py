@@ -106,11 +106,12 @@ class Longctx:
 @contextlib.contextmanager
 def _sized(case):
     """The tuned sizes replaced by the case's own, if it has some."""
-    tuned, chip = tpu_blocks.SIZES[case.op], tpu_chips.current()
+    tuned, at = dict(tpu_blocks.SIZES), (case.op, tpu_chips.current(), tpu_blocks.native_head_size(case.head_size))
     if case.sizes:
-        tpu_blocks.SIZES[case.op] = {chip: dict.fromkeys((64, 128, 256), tpu_blocks.Blocks(*case.sizes))}
+        tpu_blocks.SIZES[at] = tpu_blocks.Blocks(*case.sizes)
     yield
-    tpu_blocks.SIZES[case.op] = tuned
+    tpu_blocks.SIZES.clear()
+    tpu_blocks.SIZES.update(tuned)
 
 
 def _tiles(case, blocks, tokens, chosen) -> int:

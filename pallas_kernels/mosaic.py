@@ -4,7 +4,18 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from pallas_kernels import tpu_chips
+
 LANES = 128                      # of a vector register; blocks are multiples of this
+
+
+def why_not(x, platform: str) -> str | None:
+    """What stands in the way of every kernel called with x on this platform, or None."""
+    if platform not in ("tpu", "cpu"):
+        return "runs on TPU, and interpreted on CPU for tests"
+    if platform == "cpu" and tpu_chips.current() is None and jax.typeof(x).manual_axis_type.varying:
+        return "jax cannot interpret it inside a shard_map that checks what varies; shard_map's check_vma=False lets it"
+    return None
 
 
 def call(kernel, grid_spec, semantics, out_shape, operands, aliases=None, whole_region=False, vmem=64):

@@ -26,21 +26,25 @@ class Blocks(NamedTuple):
     rows: int
 
 
-_NARROW = Blocks(2048, 2048, 256, 512)
-_WIDE = Blocks(2048, 2048, 512, 512)
-_BACK = Blocks(2048, 2048, 256, 1024)
-_SMALL = Blocks(1024, 1024, 256, 1024)          # for 16 MiB of vector memory
-# by op, generation and native head size, for bfloat16
+# by op, generation and native head size, for bfloat16; behind each the TFLOP/s that its schedule predicts under a
+# causal mask, 8 heads, at 8192 and 32768 tokens (`python -m experiments.tune_kernels`)
 SIZES = {
-    "forward": {
-        "v4": {64: _NARROW, 128: _NARROW, 256: _NARROW}, "v5e": {64: _NARROW, 128: _NARROW, 256: _NARROW},
-        "v5p": {64: _NARROW, 128: _NARROW, 256: _NARROW}, "v6e": {64: _WIDE, 128: _WIDE, 256: _WIDE},
-        "tpu7x": {64: _WIDE, 128: _WIDE, 256: _WIDE}},
-    "backward": {name: dict.fromkeys((64, 128, 256), _SMALL if name == "v4" else _BACK) for name in tpu_chips.CHIPS},
+    ("forward", "v5e", 128): Blocks(2048, 2048, 256, 512),          # 169, 183
+    ("forward", "v5p", 128): Blocks(2048, 2048, 256, 512),          # 392, 424
+    ("forward", "v6e", 64): Blocks(2048, 2048, 512, 512),           # 192, 224
+    ("forward", "v6e", 128): Blocks(2048, 2048, 512, 512),          # 365, 421
+    ("forward", "tpu7x", 128): Blocks(2048, 2048, 512, 512),        # not priced
+    ("backward", "v4", 128): Blocks(1024, 1024, 256, 1024),         # 231, 246; larger ones do not fit 16 MiB
+    ("backward", "v5e", 128): Blocks(2048, 2048, 256, 1024),        # 182, 190
+    ("backward", "v5p", 256): Blocks(2048, 2048, 256, 1024),        # 427, 445
+    ("backward", "v6e", 64): Blocks(2048, 2048, 256, 1024),         # 282, 297
+    ("backward", "v6e", 128): Blocks(2048, 2048, 256, 1024),        # 513, 539
+    ("backward", "v6e", 256): Blocks(2048, 2048, 256, 1024),        # 763, 820
+    ("backward", "tpu7x", 128): Blocks(2048, 2048, 256, 1024),      # 586, 623
 }
 # float32 products take six passes of the matrix unit, and a program as much longer
 FLOAT32 = {"forward": Blocks(512, 512, 256, 512), "backward": Blocks(512, 512, 256, 256)}
-ELSEWHERE = "v5e"                # stands in for chips that SIZES does not know, and for none
+ELSEWHERE = "v5e", 128           # generation and head size that stand in for what SIZES does not know
 
 
 def choose(op: str, dtype, head_size: int, lengths: tuple[int, int], block: int = 0) -> Blocks:
@@ -48,8 +52,9 @@ def choose(op: str, dtype, head_size: int, lengths: tuple[int, int], block: int 
 
     op: forward or backward. block: tokens, in place of q and k; 0 is the table's own.
     """
-    sizes = SIZES[op].get(tpu_chips.current()) or SIZES[op][ELSEWHERE]
-    best = FLOAT32[op] if jnp.dtype(dtype) == jnp.float32 else sizes[min(native_head_size(head_size), 256)]
+    chip = tpu_chips.current()
+    tuned = ((op, *at) for at in ((chip, native_head_size(head_size)), (chip, 128), ELSEWHERE))
+    best = FLOAT32[op] if jnp.dtype(dtype) == jnp.float32 else next(SIZES[at] for at in tuned if at in SIZES)
     q, k = (min(_whole(block or best_size), _whole(length, best.chunk if length > best.chunk else LANES))
             for best_size, length in zip((best.q, best.k), lengths, strict=True))
     return Blocks(q, k, math.gcd(best.chunk, k), math.gcd(best.rows, q))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from pallas_kernels import tpu_chips
+from pallas_kernels import mosaic, tpu_chips
 from pallas_kernels.cross_entropy import tpu_blocks, tpu_kernels
 from pallas_kernels.cross_entropy.spec import CrossEntropySpec
 from pallas_kernels.mosaic import LANES, call, like
@@ -23,8 +23,8 @@ _ONCE = pl.Buffered(1)           # blocks that stay for long are worth no second
 
 def why_not(x, head, spec: CrossEntropySpec, platform: str) -> str | None:
     """What stands in the way of this call, or None."""
-    if platform not in ("tpu", "cpu"):
-        return "runs on TPU, and interpreted on CPU for tests"
+    if reason := mosaic.why_not(x, platform):
+        return reason
     if x.dtype not in (jnp.bfloat16, jnp.float32) or head.dtype != x.dtype:
         return f"takes bfloat16 or float32 alone, not {x.dtype} hidden states with a {head.dtype} head"
     if not all(choose((*x.shape, head.shape[1]), x.dtype, spec.chunk)

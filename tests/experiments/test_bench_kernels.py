@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import bench_kernels, benchmark, tpu_schedule
+from experiments import bench_kernels, benchmark, tpu_schedule, tune_kernels
 from experiments.kernel_cases import Case
 from experiments.tpu_schedule import Kernel, Region, Work
 from pallas_kernels import tpu_chips
@@ -104,6 +104,19 @@ def test_bad_options_are_one_line(option, words, capsys):
     assert benchmark.command(bench_kernels.main, [option]) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
+
+
+def test_tuning_prints_the_best_candidate(monkeypatch, capsys):
+    def priced(chip, case, lengths):
+        if case.sizes[0] == 2048:
+            return [bench_kernels.Result(chip, case, length, note="does not fit") for length in lengths]
+        return [bench_kernels.Result(chip, case, length, tflops=case.sizes[2] + length / 1024) for length in lengths]
+    monkeypatch.setattr(bench_kernels, "measure", priced)
+    assert benchmark.command(tune_kernels.main, ["--chip=v6e", "--op=forward", "--head-size=128"]) == 0
+    out = capsys.readouterr().out
+    assert "2048/2048/512/512: does not fit" in out
+    assert out.endswith('("forward", "v6e", 128): Blocks(q=1024, k=1024, chunk=512, rows=512),    '
+                        "# 520 at 8192, 544 at 32768\n}\n")
 
 
 def test_a_missing_peer_is_a_row_with_its_reason(monkeypatch, capsys, tmp_path):

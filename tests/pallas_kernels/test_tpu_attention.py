@@ -43,7 +43,7 @@ def test_several_blocks_on_either_side(shape, dtype):
 def test_tiles_of_either_orientation(chip, mask, dtype, H, monkeypatch):
     """Full blocks, diagonal ones, and some whose tiles are partly empty."""
     monkeypatch.setattr(tpu_chips, "current", lambda: chip)
-    monkeypatch.setitem(tpu_blocks.SIZES["forward"], chip, dict.fromkeys((64, 128, 256), Blocks(384, 384, 128, 128)))
+    monkeypatch.setitem(tpu_blocks.SIZES, ("forward", chip, H), Blocks(384, 384, 128, 128))
     monkeypatch.setitem(tpu_blocks.FLOAT32, "forward", Blocks(384, 384, 128, 128))
     tokens = packed(3, 1, 800, mean=500)
     p = problem(1, B=1, T=800, N=2, K=1, H=H, dtype=dtype, tokens=(tokens, tokens) if "segments" in mask else None)
@@ -103,11 +103,19 @@ def test_mosaic_memory_rules(monkeypatch):
     (jnp.bfloat16, AttentionSpec(), 64, "gpu", "runs on TPU"),
     (jnp.bfloat16, AttentionSpec(bias=Alibi()), 64, "tpu", "no bias"),
     (jnp.float16, AttentionSpec(), 64, "tpu", "float16"),
-    (jnp.bfloat16, AttentionSpec(), 2**17, "tpu", None)])
+    (jnp.bfloat16, AttentionSpec(), 2**23, "tpu", "524288 bytes of scalar memory"),
+    (jnp.bfloat16, AttentionSpec(), 2**22, "tpu", None)])
 def test_why_not_says_why(dtype, spec, T, platform, words):
     q = jax.ShapeDtypeStruct((1, T, 2, 64), dtype)
     reason = tpu.why_not(q, q, spec, platform)
     assert reason is None if words is None else words in reason
+
+
+def test_a_shard_map_that_checks_is_refused_on_cpu():
+    tokens = packed(2, 1, 256, mean=200)
+    p = problem(B=1, T=256, tokens=(tokens, tokens))
+    with pytest.raises(NotImplementedError, match="check_vma=False"):
+        cut.check(p, "causal", MeshConfig(context=2), "contiguous", strategy="ring", kernel="tpu", terms=512)
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="libtpu, the TPU compiler, is not installed")
