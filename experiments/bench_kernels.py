@@ -15,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 
+import jax
+
 from experiments import benchmark, figures, tpu_schedule
 from experiments.benchmark_worker import ROOT
 from experiments.kernel_cases import KERNELS, MATMULS, Case, missing
@@ -249,7 +251,7 @@ def cases(chosen) -> list[Case]:
 
 
 def main(argv=None) -> int:
-    os.environ["JAX_PLATFORMS"] = "cpu"                 # this process only counts; workers compile and run
+    jax.config.update("jax_platforms", "cpu")           # this process only counts; workers compile and run
     chosen = options(argv)
     lengths, results, environment = chosen.lengths, [], benchmark.environment()
     for chip in chosen.chip.split(","):

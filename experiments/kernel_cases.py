@@ -3,6 +3,7 @@
 Peers are compiled with the block sizes that their authors tuned on hardware, where those are published, else with one
 reasonable choice.
 """
+import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -30,6 +31,7 @@ class Case:
       mask: an expression of the mask algebra; peers know causal and full.
       head_size, heads, key_heads, dtype: of the arrays; batch 1.
       documents: equally long ones in the row, for masks with segments.
+      sizes: (q, k, chunk, rows) of our kernel's blocks, in place of the tuned ones.
     """
     kernel: str
     op: str
@@ -39,6 +41,7 @@ class Case:
     key_heads: int = 8
     dtype: str = "bfloat16"
     documents: int = 1
+    sizes: tuple[int, ...] = ()
 
     def call(self, length: int):
         """(function, its arguments' types) that hold the kernel at this length."""
@@ -67,8 +70,8 @@ class Longctx:
     module = "pallas_kernels"
 
     def blocks(self, case, length):
-        table = {"forward": tpu_blocks.FORWARD, "backward": tpu_blocks.BACKWARD}[case.op]
-        return tpu_blocks.choose(table, case.head_size, (length, length))
+        with _sized(case):
+            return tpu_blocks.choose(case.op, case.dtype, case.head_size, (length, length))
 
     def call(self, case, length):
         spec = AttentionSpec(masks.parse(case.mask))
@@ -77,22 +80,47 @@ class Longctx:
         number = jax.ShapeDtypeStruct((1, length), jnp.int32)
         row = jax.ShapeDtypeStruct((1, length, case.heads), jnp.float32)
         tokens = Tokens(number, number)
-        if case.op == "forward":
-            return lambda q, k, v, tokens: tpu.forward(q, k, v, (tokens, tokens), spec), (q, k, k, tokens)
-        return (lambda q, k, v, tokens, rows: tpu.backward(q, k, v, (tokens, tokens), spec, rows),
-                (q, k, k, tokens, Rows(q, row, row)))
+
+        def call(q, k, v, tokens, *rows):
+            with _sized(case):
+                return getattr(tpu, case.op)(q, k, v, (tokens, tokens), spec, *rows)
+        return call, (q, k, k, tokens) + (() if case.op == "forward" else (Rows(q, row, row),))
 
     def work(self, case, length):
         blocks = self.blocks(case, length)
         tokens = documents(case, length)
-        kinds = np.asarray(pairs.kinds(masks.parse(case.mask), tokens, tokens, *blocks))
-        runs = tuple(case.heads * int((kinds == kind).sum()) for kind in (masks.FULL, pairs.LOWER, masks.PARTIAL))
+        kinds = np.asarray(pairs.kinds(masks.parse(case.mask), tokens, tokens, *blocks[:3]))
+        count = {kind: case.heads * int((kinds == kind).sum()) for kind in (masks.FULL, pairs.LOWER, masks.PARTIAL)}
+        runs = dict(count)
         if case.op == "forward":
             outer = case.heads * kinds.shape[1]
+            runs[masks.PARTIAL] = case.heads * _tiles(case, blocks, tokens, kinds == masks.PARTIAL)
         else:
+            for kind in (masks.FULL, masks.PARTIAL):                             # strip by strip
+                runs[kind] *= blocks.q // blocks.rows
             kinds, outer = kinds.swapaxes(1, 2), case.key_heads * kinds.shape[2]
-        steps = sum(runs) + case.heads * int((kinds == masks.EMPTY).all(-1).sum())
-        return Work(f"attention_{case.op}", case.flops(length), runs, steps, outer)
+        steps = sum(count.values()) + case.heads * int((kinds == masks.EMPTY).all(-1).sum())
+        return Work(f"attention_{case.op}", case.flops(length), tuple(runs.values()), steps, outer)
+
+
+@contextlib.contextmanager
+def _sized(case):
+    """The tuned sizes replaced by the case's own, if it has some."""
+    tuned, at = dict(tpu_blocks.SIZES), (case.op, tpu_chips.current(), tpu_blocks.native_head_size(case.head_size))
+    if case.sizes:
+        tpu_blocks.SIZES[at] = tpu_blocks.Blocks(*case.sizes)
+    yield
+    tpu_blocks.SIZES.clear()
+    tpu_blocks.SIZES.update(tuned)
+
+
+def _tiles(case, blocks, tokens, chosen) -> int:
+    """Tiles with work in them of the `chosen` pairs [1, n, m], as the forward kernel finds them."""
+    q = masks.Ranges(*(x[..., :, None] for x in masks.block_ranges(tokens, blocks.rows)))
+    k = masks.Ranges(*(x[..., None, :] for x in masks.block_ranges(tokens, blocks.chunk)))
+    some = ~np.asarray(masks.nothing(masks.parse(case.mask), q, k))
+    n, m = chosen.shape[1:]
+    return int(some.reshape(1, n, blocks.q // blocks.rows, m, blocks.k // blocks.chunk).sum((2, 4))[chosen].sum())
 
 
 def documents(case: Case, length: int) -> Tokens:

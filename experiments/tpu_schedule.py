@@ -39,6 +39,7 @@ class Region:
       start, end: bundle numbers; end is exclusive.
       loop: whether the branch goes back.
       inside: of the grid's loop.
+      waits: for a copy, as no region that starts or ends an outer block does.
       cycles: bundles.
       matmul_rows: rows that are streamed through the matrix units.
       used: instructions per unit, by name in UNITS.
@@ -47,6 +48,7 @@ class Region:
     end: int
     loop: bool
     inside: bool = False
+    waits: bool = False
     cycles: int = 0
     matmul_rows: int = 0
     used: collections.Counter = dataclasses.field(default_factory=collections.Counter)
@@ -138,7 +140,7 @@ def _kernel(name, path, folder, stamp):
     _fill([whole, *regions], bundles, rows)
     compute = [r for r in regions if r.matmul_rows]
     other = [r for r in regions if not r.matmul_rows]
-    outer = [r for r in other if not r.loop and r.used["VSTORE"] >= _MANY_STORES]
+    outer = [r for r in other if not r.loop and not r.waits and r.used["VSTORE"] >= _MANY_STORES]
     step = [r for r in other if r not in outer and (r.loop or r.inside)]
     once = [whole, *(r for r in other if r not in outer and r not in step)]
     original = _only(folder, f"{stamp}-{name}-*-original.txt")
@@ -186,5 +188,6 @@ def _fill(regions, bundles, rows):
         owner[region.start:region.end] = [region] * (min(region.end, len(bundles)) - region.start)
     for region, bundle, row in zip(owner, bundles, rows, strict=True):
         region.cycles += 1
+        region.waits |= "dma.done.wait" in bundle
         region.matmul_rows += sum(_ROWS[dtype] for dtype in _MATMUL.findall(bundle))
         region.used.update(dict(zip(UNITS, row, strict=True)))

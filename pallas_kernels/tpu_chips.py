@@ -16,6 +16,7 @@ class Chip:
       mxus: matrix units of a core, each mxu_size x mxu_size.
       matmul_cycles: cycles that 16 rows of bfloat16 occupy one matrix unit.
       hbm: bandwidth, 10^9 bytes per second.
+      vmem: of a core, 2^20 bytes.
     """
     kind: str
     topology: str
@@ -25,6 +26,7 @@ class Chip:
     mxu_size: int
     matmul_cycles: int
     hbm: float
+    vmem: int
 
     @property
     def flops_per_cycle(self) -> float:
@@ -38,11 +40,11 @@ class Chip:
 
 
 CHIPS = {
-    "v4": Chip("TPU v4", "v4:2x2x1", 275.0, 2, 4, 128, 16, 1228.0),
-    "v5e": Chip("TPU v5 lite", "v5e:2x2", 197.0, 1, 4, 128, 16, 819.0),
-    "v5p": Chip("TPU v5", "v5p:2x2x1", 459.0, 2, 4, 128, 16, 2765.0),
-    "v6e": Chip("TPU v6 lite", "v6e:2x2", 918.0, 1, 2, 256, 8, 1640.0),
-    "tpu7x": Chip("TPU7x", "tpu7x:2x2x1", 1153.5, 1, 2, 256, 8, 3690.0),
+    "v4": Chip("TPU v4", "v4:2x2x1", 275.0, 2, 4, 128, 16, 1228.0, 16),
+    "v5e": Chip("TPU v5 lite", "v5e:2x2", 197.0, 1, 4, 128, 16, 819.0, 128),
+    "v5p": Chip("TPU v5", "v5p:2x2x1", 459.0, 2, 4, 128, 16, 2765.0, 64),
+    "v6e": Chip("TPU v6 lite", "v6e:2x2", 918.0, 1, 2, 256, 8, 1640.0, 128),
+    "tpu7x": Chip("TPU7x", "tpu7x:2x2x1", 1153.5, 1, 2, 256, 8, 3690.0, 64),
 }
 
 
@@ -57,3 +59,9 @@ def current() -> str | None:
     target = jax.sharding.get_abstract_mesh().abstract_device
     kind = target.device_kind if target else jax.devices()[0].device_kind
     return next((name for name, chip in CHIPS.items() if chip.kind == kind), None)
+
+
+def matrix_width() -> int:
+    """Rows and columns of a matrix unit of the chip that a program is traced for; 128 where there is none."""
+    chip = CHIPS.get(current())
+    return chip.mxu_size if chip else 128

@@ -4,18 +4,16 @@ To add an implementation: one file with `why_not`, `forward` and `backward` (sig
 IMPLEMENTATIONS, its place in PREFERENCE.
 """
 import functools
-import logging
 
 import jax
 
+from pallas_kernels import dispatch
 from pallas_kernels.attention import chunked, reference, tpu
 from pallas_kernels.attention.spec import AttentionSpec, rows
 from pallas_kernels.masks import Tokens
 
 IMPLEMENTATIONS = {"reference": reference, "chunked": chunked, "tpu": tpu}
 PREFERENCE = {"cpu": ("chunked",), "gpu": ("chunked",), "tpu": ("tpu", "chunked")}   # what "auto" tries, in this order
-
-_log = logging.getLogger(__name__)
 
 
 def select(name: str, q, k, spec: AttentionSpec, platform: str | None = None):
@@ -29,17 +27,7 @@ def select(name: str, q, k, spec: AttentionSpec, platform: str | None = None):
         raise ValueError(f"query heads {q.shape[2]} x {q.shape[-1]} do not go with "
                          f"key heads {k.shape[2]} x {k.shape[-1]}: "
                          "key heads must divide query heads, head sizes must be equal.")
-    platform = platform or jax.default_backend()
-    if name != "auto" and name not in IMPLEMENTATIONS:
-        raise ValueError(f"attention kernel {name!r} is not known. Known: auto, {', '.join(IMPLEMENTATIONS)}.")
-    reasons = []
-    for candidate in PREFERENCE[platform] if name == "auto" else (name,):
-        reason = IMPLEMENTATIONS[candidate].why_not(q, k, spec, platform)
-        if reason is None:
-            _log.debug("attention kernel: %s", candidate)
-            return IMPLEMENTATIONS[candidate]
-        reasons.append(f"{candidate}: {reason}")
-    raise NotImplementedError(f"no attention kernel for this call on {platform}. " + "; ".join(reasons))
+    return dispatch.choose("attention", IMPLEMENTATIONS, PREFERENCE, name, platform, q, k, spec)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 from pallas_kernels import masks
 from pallas_kernels.attention import tiles
-from pallas_kernels.masks import EMPTY, PARTIAL, Mask, Ranges, Tokens
+from pallas_kernels.masks import EMPTY, FULL, PARTIAL, Mask, Ranges, Tokens
 
-LOWER = 3                        # PARTIAL, and EMPTY in every sub-block above the pair's own diagonal
+LOWER = 3                        # EMPTY in every sub-block above the pair's own diagonal, FULL in every one below
 _BITS = 13                       # of a block's number: 8192 blocks on either side
 _ABSENT = 2**31 - 1              # sorts after every entry
 
@@ -79,9 +79,11 @@ def kinds(mask: Mask, q_tokens: Tokens, k_tokens: Tokens, q_block: int, k_block:
     cut = lambda x, size: x.reshape(*x.shape[:-1], -1, size // chunk)
     lower = relation == PARTIAL
     for c in range(q_block // chunk - 1):
-        above = Ranges(*(reduce(cut(x, k_block)[..., c + 1:], -1) for reduce, x in zip(_UNION, of_keys, strict=True)))
-        queries = Ranges(*(cut(x, q_block)[..., c] for x in of_queries))
-        lower &= masks.relation(mask, queries, above) == EMPTY
+        part = lambda ranges, size, at: Ranges(
+            *(reduce(cut(x, size)[..., at], -1) for reduce, x in zip(_UNION, ranges, strict=True)))
+        before, after = slice(c, c + 1), slice(c + 1, None)
+        lower &= masks.relation(mask, part(of_queries, q_block, before), part(of_keys, k_block, after)) == EMPTY
+        lower &= masks.relation(mask, part(of_queries, q_block, after), part(of_keys, k_block, before)) == FULL
     return jnp.where(lower, LOWER, relation)
 
 

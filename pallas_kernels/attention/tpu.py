@@ -3,8 +3,9 @@
 tpu_forward.py and tpu_backward.py hold the kernels, pairs.py the list, tpu_blocks.py the sizes.
 
 On a CPU the same kernels run interpreted: slow, exact, for tests. Which of the two is decided when the call is lowered,
-so that a program can be compiled for a TPU from a machine that has none. Interpreted inside a shard_map they need
-check_vma=False: jax's interpreter does not type its loops as varying over the mesh.
+so that a program can be compiled for a TPU from a machine that has none.
+
+On v6e and later bfloat16 weights are summed as rounded, by the matrix unit: lse is good to about 2e-4 of its size.
 """
 import dataclasses
 
@@ -12,20 +13,25 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
+from pallas_kernels import mosaic
 from pallas_kernels.attention import tiles, tpu_backward, tpu_blocks, tpu_forward
 from pallas_kernels.attention.spec import AttentionSpec, Rows
 
-_TABLE = 2**19                   # bytes of SMEM, half of what there is, that a list of pairs may take
+# bytes of SMEM, which has 2**20: for a list of pairs, and for the position and segment ranges of chunks of keys
+_TABLE, _RANGES = 2**19, 2**18
 
 
 def why_not(q, k, spec: AttentionSpec, platform: str) -> str | None:
     """What stands in the way of this call, or None."""
-    if platform not in ("tpu", "cpu"):
-        return "runs on TPU, and interpreted on CPU for tests"
+    if reason := mosaic.why_not(q, platform):
+        return reason
     if spec.bias:
         return "has no bias on scores"
     if q.dtype not in (jnp.bfloat16, jnp.float32) or k.dtype != q.dtype:
         return f"takes bfloat16 or float32 alone, not {q.dtype} queries with {k.dtype} keys"
+    S, chunk = k.shape[1], tpu_blocks.choose("forward", q.dtype, q.shape[3], (q.shape[1], k.shape[1]), spec.block).chunk
+    if (size := 16 * k.shape[0] * pl.cdiv(S, chunk)) > _RANGES:
+        return f"what it must know of chunks of {S} keys takes {size} bytes of scalar memory, and may take {_RANGES}"
     return None
 
 
@@ -35,7 +41,7 @@ def forward(q, k, v, tokens, spec: AttentionSpec, table=None):
     Queries whose list of pairs is too long for scalar memory are taken in parts.
     """
     (B, T, _, H), S = q.shape, k.shape[1]
-    blocks = tpu_blocks.choose(tpu_blocks.FORWARD, H, (T, S), spec.block)
+    blocks = tpu_blocks.choose("forward", q.dtype, H, (T, S), spec.block)
     size = _part(B, T, blocks.q, pl.cdiv(S, blocks.k))
     if size >= T:
         return tpu_forward.attend(q, k, v, tokens, spec, blocks)
@@ -49,7 +55,7 @@ def backward(q, k, v, tokens, spec: AttentionSpec, rows: Rows, table=None):
     Keys whose list of pairs is too long for scalar memory are taken in parts.
     """
     (B, T, _, H), S = q.shape, k.shape[1]
-    blocks = tpu_blocks.choose(tpu_blocks.BACKWARD, H, (T, S), spec.block)
+    blocks = tpu_blocks.choose("backward", q.dtype, H, (T, S), spec.block)
     size = _part(B, S, blocks.k, pl.cdiv(T, blocks.q))
     if size >= S:
         return *tpu_backward.grads(q, k, v, tokens, spec, rows, blocks), None

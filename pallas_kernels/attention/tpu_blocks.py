@@ -1,11 +1,15 @@
-"""Sizes of the TPU kernels' blocks, by generation and head size."""
+"""Sizes of the TPU kernels' blocks, by generation and head size.
+
+To choose them again: `python -m experiments.tune_kernels`, which prints SIZES as it should be.
+"""
+import math
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from pallas_kernels import tpu_chips
-
-LANES = 128                      # blocks are multiples of this
+from pallas_kernels.mosaic import LANES
 
 
 class Blocks(NamedTuple):
@@ -13,28 +17,47 @@ class Blocks(NamedTuple):
 
     Attributes:
       q, k: tokens of a pair's block of queries and of keys.
-      chunk: keys that are computed at a time.
+      chunk: keys that are computed at a time. Divides k.
+      rows: queries that are computed at a time. Divides q.
     """
     q: int
     k: int
     chunk: int
+    rows: int
 
 
-FORWARD = {"v5e": {128: Blocks(512, 512, 256)}}
-BACKWARD = {"v5e": {128: Blocks(512, 512, 256)}}
-ELSEWHERE = "v5e", 128           # where the tables above say nothing
+# by op, generation and native head size, for bfloat16; behind each the TFLOP/s that its schedule predicts under a
+# causal mask, 8 heads, at 8192 and 32768 tokens (`python -m experiments.tune_kernels`)
+SIZES = {
+    ("forward", "v5e", 128): Blocks(2048, 2048, 256, 512),          # 169, 183
+    ("forward", "v5p", 128): Blocks(2048, 2048, 256, 512),          # 392, 424
+    ("forward", "v6e", 64): Blocks(2048, 2048, 512, 512),           # 192, 224
+    ("forward", "v6e", 128): Blocks(2048, 2048, 512, 512),          # 365, 421
+    ("forward", "tpu7x", 128): Blocks(2048, 2048, 512, 512),        # not priced
+    ("backward", "v4", 128): Blocks(1024, 1024, 256, 1024),         # 231, 246; larger ones do not fit 16 MiB
+    ("backward", "v5e", 128): Blocks(2048, 2048, 256, 1024),        # 182, 190
+    ("backward", "v5p", 256): Blocks(2048, 2048, 256, 1024),        # 427, 445
+    ("backward", "v6e", 64): Blocks(2048, 2048, 256, 1024),         # 282, 297
+    ("backward", "v6e", 128): Blocks(2048, 2048, 256, 1024),        # 513, 539
+    ("backward", "v6e", 256): Blocks(2048, 2048, 256, 1024),        # 763, 820
+    ("backward", "tpu7x", 128): Blocks(2048, 2048, 256, 1024),      # 586, 623
+}
+# float32 products take six passes of the matrix unit, and a program as much longer
+FLOAT32 = {"forward": Blocks(512, 512, 256, 512), "backward": Blocks(512, 512, 256, 256)}
+ELSEWHERE = "v5e", 128           # generation and head size that stand in for what SIZES does not know
 
 
-def choose(table, head_size: int, lengths: tuple[int, int], block: int = 0) -> Blocks:
-    """The entry of FORWARD or BACKWARD for the chip a program is traced for, never much longer than (T, S).
+def choose(op: str, dtype, head_size: int, lengths: tuple[int, int], block: int = 0) -> Blocks:
+    """Sizes for the chip a program is traced for, never much longer than (T, S).
 
-    block: tokens, in place of q and k; 0 is the table's own.
+    op: forward or backward. block: tokens, in place of q and k; 0 is the table's own.
     """
-    sizes = table.get(tpu_chips.current()) or table[ELSEWHERE[0]]
-    best = sizes.get(native_head_size(head_size)) or sizes[ELSEWHERE[1]]
-    q, k = (min(_whole(block or best_size), _whole(length))
+    chip = tpu_chips.current()
+    tuned = ((op, *at) for at in ((chip, native_head_size(head_size)), (chip, 128), ELSEWHERE))
+    best = FLOAT32[op] if jnp.dtype(dtype) == jnp.float32 else next(SIZES[at] for at in tuned if at in SIZES)
+    q, k = (min(_whole(block or best_size), _whole(length, best.chunk if length > best.chunk else LANES))
             for best_size, length in zip((best.q, best.k), lengths, strict=True))
-    return Blocks(q, k, min(best.chunk, k))
+    return Blocks(q, k, math.gcd(best.chunk, k), math.gcd(best.rows, q))
 
 
 def native_head_size(size: int) -> int:
@@ -42,5 +65,5 @@ def native_head_size(size: int) -> int:
     return 64 if size <= 64 else _whole(size)
 
 
-def _whole(size):
-    return pl.cdiv(size, LANES) * LANES
+def _whole(size, unit=LANES):
+    return pl.cdiv(size, unit) * unit

@@ -6,12 +6,24 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True)
 class CrossEntropySpec:
-    """soft_cap: logits become cap * tanh(logits / cap), 0 is none. chunk: tokens whose logits exist at one time."""
+    """How logits are made, and how many at a time.
+
+    Attributes:
+      soft_cap: logits become cap * tanh(logits / cap); 0 is none.
+      chunk: tokens whose logits exist at one time, at most.
+    """
     soft_cap: float = 0.0
     chunk: int = 1024
+
+    def cap(self, logits):
+        """The soft-capped logits."""
+        return self.soft_cap * jnp.tanh(logits / self.soft_cap) if self.soft_cap else logits
+
+    def slope(self, capped):
+        """d(capped logit) / d(logit), from the capped logit."""
+        return 1.0 - jnp.square(capped / self.soft_cap) if self.soft_cap else 1.0
 
 
 def capped(x, head, spec: CrossEntropySpec):
     """Logits x @ head in the accumulator dtype, soft-capped."""
-    logits = jnp.matmul(x, head, preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
-    return spec.soft_cap * jnp.tanh(logits / spec.soft_cap) if spec.soft_cap else logits
+    return spec.cap(jnp.matmul(x, head, preferred_element_type=jnp.promote_types(x.dtype, jnp.float32)))

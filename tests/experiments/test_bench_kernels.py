@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import bench_kernels, benchmark, tpu_schedule
+from experiments import bench_kernels, benchmark, tpu_schedule, tune_kernels
 from experiments.kernel_cases import Case
 from experiments.tpu_schedule import Kernel, Region, Work
 from pallas_kernels import tpu_chips
@@ -75,7 +75,7 @@ def test_a_dump_whose_tables_do_not_line_up_is_refused(dump):
 def test_what_a_forward_is_said_to_run_covers_its_work(kernel, mask):
     case = Case(kernel, "forward", mask)
     with tpu_chips.target("v6e"):
-        q, k, _ = case.blocks(8192)
+        q, k, *_ = case.blocks(8192)
         work = case.work(8192)
     computed = sum(work.runs) * q * k / (8 * 8192**2)                   # share of the square, LOWER pairs counted whole
     wanted = 1 if mask == "full" else 0.5
@@ -106,6 +106,19 @@ def test_bad_options_are_one_line(option, words, capsys):
     assert words in error and error.count("\n") == 1
 
 
+def test_tuning_prints_the_best_candidate(monkeypatch, capsys):
+    def priced(chip, case, lengths):
+        if case.sizes[0] == 2048:
+            return [bench_kernels.Result(chip, case, length, note="does not fit") for length in lengths]
+        return [bench_kernels.Result(chip, case, length, tflops=case.sizes[2] + length / 1024) for length in lengths]
+    monkeypatch.setattr(bench_kernels, "measure", priced)
+    assert benchmark.command(tune_kernels.main, ["--chip=v6e", "--op=forward", "--head-size=128"]) == 0
+    out = capsys.readouterr().out
+    assert "2048/2048/512/512: does not fit" in out
+    assert out.endswith('("forward", "v6e", 128): Blocks(q=1024, k=1024, chunk=512, rows=512),    '
+                        "# 520 at 8192, 544 at 32768\n}\n")
+
+
 def test_a_missing_peer_is_a_row_with_its_reason(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(bench_kernels, "missing", lambda kernel: f"{kernel} is not installed")
     arguments = ["--chip=v6e", "--op=forward", "--mask=causal", "--kernel=tokamax", "--lengths=8192",
@@ -117,16 +130,14 @@ def test_a_missing_peer_is_a_row_with_its_reason(monkeypatch, capsys, tmp_path):
 
 
 @COMPILER
-def test_a_kernel_is_compiled_priced_and_drawn(tmp_path, capsys):
-    picture = tmp_path / "kernels.png"
-    arguments = ["--chip=v5e", "--op=backward", "--mask=causal", "--kernel=longctx", "--lengths=4096,8192",
-                 f"--picture={picture}", f"--out={tmp_path / 'x.json'}"]
-    assert benchmark.command(bench_kernels.main, arguments) == 0
-    short, long = json.loads((tmp_path / "x.json").read_text())["results"]
-    assert short["tflops"] < long["tflops"] < CHIPS["v5e"].tflops
-    for region in long["regions"]:
+def test_a_kernel_is_compiled_priced_and_drawn(tmp_path):
+    case = Case("longctx", "backward", sizes=(512, 512, 256, 512))
+    results = short, long = bench_kernels.measure("v5e", case, [4096, 8192])
+    assert not short.note and short.tflops < long.tflops < CHIPS["v5e"].tflops
+    for region in long.regions:
         assert max(region["floors"].values()) <= region["cycles"] and 0 < region["mxu"] <= 1
-    assert picture.stat().st_size > 10_000
+    bench_kernels.picture(results).savefig(tmp_path / "kernels.png")
+    assert (tmp_path / "kernels.png").stat().st_size > 10_000
 
 
 def test_kernels_of_several_regions_are_priced_in_order():

@@ -28,19 +28,21 @@ def truth(x, head, targets, cotangent, spec):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("soft_cap", [0.0, 3.0])
-@pytest.mark.parametrize("chunk", [8, 64])
-def test_chunked_is_the_definition(dtype, soft_cap, chunk):
+@pytest.mark.parametrize("implementation, chunk", [("chunked", 8), ("chunked", 64), ("tpu", 64)])
+def test_every_implementation_is_the_definition(dtype, soft_cap, implementation, chunk):
     x, head, targets, cotangent = inputs(dtype=dtype)
+    p = x, head, targets.at[:4].set(jnp.asarray([-1, 50, 2**31 - 1, -2**31])), cotangent     # these have score 0
     spec = CrossEntropySpec(soft_cap, chunk)
-    assert_close(run(x, head, targets, cotangent, spec, "chunked"), truth(x, head, targets, cotangent, spec), dtype, 50)
+    assert_close(run(*p, spec, implementation), truth(*p, spec), dtype, 50)
 
 
-def test_parts_of_the_vocabulary_merge_exactly():
+@pytest.mark.parametrize("implementation", ["chunked", "tpu"])
+def test_parts_of_the_vocabulary_merge_exactly(implementation):
     x, head, targets, cotangent = inputs()
     spec = CrossEntropySpec(chunk=8)
 
     def loss(x, head, cuts):
-        parts = [api.head_scores(x, h, targets - at, spec) for at, h in
+        parts = [api.head_scores(x, h, targets - at, spec, implementation) for at, h in
                  zip(np.cumsum([0, *cuts]), jnp.split(head, np.cumsum(cuts), axis=1), strict=True)]
         lse = jax.nn.logsumexp(jnp.stack([lse for _, lse in parts]), axis=0)
         return ((lse - sum(score for score, _ in parts)) * cotangent[0]).sum()

@@ -45,3 +45,4 @@ def test_kinds_are_never_wrong(mask):
     assert not see[kinds == EMPTY].any()
     assert see[kinds == FULL].all()
     assert not (see & above)[kinds == LOWER].any()
+    assert (see | ~above.T)[kinds == LOWER].all()

@@ -16,11 +16,13 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from longctx.config import MeshConfig
-from pallas_kernels.attention import tpu
+from pallas_kernels import masks, tpu_chips
+from pallas_kernels.attention import tpu, tpu_blocks, tpu_forward
 from pallas_kernels.attention.bias import Alibi
 from pallas_kernels.attention.spec import AttentionSpec, rows
+from pallas_kernels.attention.tpu_blocks import Blocks
 from pallas_kernels.masks import Causal, Segments
-from tests.helpers import assert_close, packed, problem, truth
+from tests.helpers import assert_close, packed, problem, relative_error, truth
 from tests.longctx.context_parallel import cut
 from tests.pallas_kernels.test_attention import run
 
@@ -33,6 +35,35 @@ ROOT = pathlib.Path(__file__).parents[2]
 def test_several_blocks_on_either_side(shape, dtype):
     p, spec = problem(1, B=1, dtype=dtype, **shape), AttentionSpec(Causal(), scale=0.2, soft_cap=5.0, block=128)
     assert_close(run(p, spec, "tpu"), truth(p, spec), dtype, 300)
+
+
+@pytest.mark.parametrize("chip", ["v5e", "v6e"])
+@pytest.mark.parametrize("mask, dtype, H", [
+    ("causal", "bfloat16", 128), ("causal & segments & window(150)", "float32", 64), ("full", "bfloat16", 256)])
+def test_tiles_of_either_orientation(chip, mask, dtype, H, monkeypatch):
+    """Full blocks, diagonal ones, and some whose tiles are partly empty."""
+    monkeypatch.setattr(tpu_chips, "current", lambda: chip)
+    monkeypatch.setitem(tpu_blocks.SIZES, ("forward", chip, H), Blocks(384, 384, 128, 128))
+    monkeypatch.setitem(tpu_blocks.FLOAT32, "forward", Blocks(384, 384, 128, 128))
+    tokens = packed(3, 1, 800, mean=500)
+    p = problem(1, B=1, T=800, N=2, K=1, H=H, dtype=dtype, tokens=(tokens, tokens) if "segments" in mask else None)
+    spec = AttentionSpec(masks.parse(mask), soft_cap=5.0 if H == 256 else 0.0)
+    got = jax.jit(lambda q, k, v: tpu.forward(q, k, v, p.tokens, spec))(p.q, p.k, p.v)
+    assert_close(got, truth(p, spec)[:2], dtype, 800)
+
+
+def test_halves_of_scaled_queries_keep_sixteen_bits():
+    q = problem(dtype="bfloat16").q
+    halves = jax.jit(lambda q: tpu_forward._scaled(q, 0.3))(q).astype(jnp.float32)
+    high, low = jnp.split(halves, 2, -1)
+    assert relative_error(high + low, 0.3 * q.astype(jnp.float32)) < 2.0**-16
+
+
+@pytest.mark.parametrize("lengths, block, want", [
+    ((9000, 9000), 0, Blocks(2048, 2048, 256, 512)), ((300, 100), 0, Blocks(512, 128, 128, 512)),
+    ((9000, 9000), 384, Blocks(384, 384, 128, 128))])
+def test_blocks_are_whole_tiles(lengths, block, want):
+    assert tpu_blocks.choose("forward", "bfloat16", 80, lengths, block) == want
 
 
 @pytest.mark.parametrize("strategy, layout", [("ring", "zigzag"), ("ulysses", "contiguous")])
@@ -72,25 +103,35 @@ def test_mosaic_memory_rules(monkeypatch):
     (jnp.bfloat16, AttentionSpec(), 64, "gpu", "runs on TPU"),
     (jnp.bfloat16, AttentionSpec(bias=Alibi()), 64, "tpu", "no bias"),
     (jnp.float16, AttentionSpec(), 64, "tpu", "float16"),
-    (jnp.bfloat16, AttentionSpec(), 2**17, "tpu", None)])
+    (jnp.bfloat16, AttentionSpec(), 2**23, "tpu", "524288 bytes of scalar memory"),
+    (jnp.bfloat16, AttentionSpec(), 2**22, "tpu", None)])
 def test_why_not_says_why(dtype, spec, T, platform, words):
     q = jax.ShapeDtypeStruct((1, T, 2, 64), dtype)
     reason = tpu.why_not(q, q, spec, platform)
     assert reason is None if words is None else words in reason
 
 
+def test_a_shard_map_that_checks_is_refused_on_cpu():
+    tokens = packed(2, 1, 256, mean=200)
+    p = problem(B=1, T=256, tokens=(tokens, tokens))
+    with pytest.raises(NotImplementedError, match="check_vma=False"):
+        cut.check(p, "causal", MeshConfig(context=2), "contiguous", strategy="ring", kernel="tpu", terms=512)
+
+
 @pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="libtpu, the TPU compiler, is not installed")
-@pytest.mark.parametrize("topology, mask, dtype, head_size", [
-    ("v5e:2x2", "causal & segments", "bfloat16", 128),
-    ("v6e:2x2", "causal & (window(700) | sinks(4))", "float32", 256),
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("topology, mask, dtype, head_size, block", [
+    ("v5e:2x2", "causal & segments", "bfloat16", 128, 512),
+    ("v6e:2x2", "causal & (window(700) | sinks(4))", "float32", 256, 256),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in [
-        ("v4:2x2x1", "full", "bfloat16", 80),
-        ("v5e:2x2", "(causal | prefix_lm(300)) & chunked(1000) & segments", "bfloat16", 64),
-        ("v5p:2x2x1", "causal", "float32", 128),
-        ("v6e:2x2", "causal", "bfloat16", 128),
-        ("tpu7x:2x2x1", "causal & window(512)", "bfloat16", 128)])])
-def test_the_tpu_compiler_takes_it(topology, mask, dtype, head_size):
+        ("v4:2x2x1", "full", "bfloat16", 80, 1024),
+        ("v5e:2x2", "(causal | prefix_lm(300)) & chunked(1000) & segments", "bfloat16", 64, 0),
+        ("v5p:2x2x1", "causal", "float32", 128, 512),
+        ("v6e:2x2", "causal", "bfloat16", 128, 0),
+        ("tpu7x:2x2x1", "causal & window(512)", "bfloat16", 128, 1024)])])
+def test_the_tpu_compiler_takes_it(topology, mask, dtype, head_size, block):
+    arguments = topology, mask, dtype, str(head_size), str(block)
     worker = subprocess.run(
-        [sys.executable, "-m", "tests.pallas_kernels.compile_for_tpu", topology, mask, dtype, str(head_size)],
-        cwd=ROOT, env=os.environ, text=True, capture_output=True, timeout=250)
+        [sys.executable, "-m", "tests.pallas_kernels.compile_for_tpu", *arguments],
+        cwd=ROOT, env=os.environ, text=True, capture_output=True, timeout=800)
     assert worker.stdout.split() == ["forward", "1", "backward", "1"], worker.stderr[-2000:]

@@ -1,0 +1,32 @@
+"""The choice among implementations of one computation, the same for attention and cross-entropy."""
+import logging
+
+import jax
+
+_log = logging.getLogger(__name__)
+
+
+def choose(what: str, implementations: dict, preference: dict, name: str, platform: str | None, *call):
+    """The implementation called `name`, or the first one on `platform` that can do `call` when name is "auto".
+
+    Args:
+      what: is computed, in words, for messages.
+      implementations: modules by name; each has why_not(*call, platform), the reason why it cannot, or None.
+      preference: the names that "auto" tries in order, by platform.
+      platform: the default backend's when None.
+
+    Raises:
+      ValueError: for an unknown name (the known ones are listed).
+      NotImplementedError: when the named one cannot, or none can; with each one's reason.
+    """
+    platform = platform or jax.default_backend()
+    if name != "auto" and name not in implementations:
+        raise ValueError(f"{what} kernel {name!r} is not known. Known: auto, {', '.join(implementations)}.")
+    reasons = []
+    for candidate in preference[platform] if name == "auto" else (name,):
+        reason = implementations[candidate].why_not(*call, platform)
+        if reason is None:
+            _log.debug("%s kernel: %s", what, candidate)
+            return implementations[candidate]
+        reasons.append(f"{candidate}: {reason}")
+    raise NotImplementedError(f"no {what} kernel for this call on {platform}. " + "; ".join(reasons))
