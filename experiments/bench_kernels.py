@@ -202,11 +202,13 @@ def picture(results: list[Result]):
             bars = axes.bar(at, list(found.values()), width, label=kernel, color=figures.PALETTE[i])
             axes.bar_label(bars, fmt="%.0f", fontsize=6, padding=1)
         axes.axhline(CHIPS[chip].tflops, color=figures.MUTED, linestyle=(0, (3, 2)), linewidth=1)
-        axes.set_xticks(range(len(problems)), problems)
+        axes.set_xticks(range(len(problems)), problems, fontsize=7)
+        axes.set_xlim(-0.5, len(problems) - 0.5)
+        axes.margins(y=0.1)
         axes.grid(False, axis="x")
         axes.set(title=f"{chip}: predicted TFLOP/s (line: peak)", ylabel="TFLOP/s")
     if chips:
-        figure.axes[0].legend(ncols=len(kernels), loc="lower right", bbox_to_anchor=(1, 1))
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), ncols=len(kernels), loc="outside upper right")
     return figure
 
 

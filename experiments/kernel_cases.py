@@ -138,7 +138,7 @@ class Peer:
       module: where it is imported from.
       build: (case, length, blocks) -> (function of q, k, v, types).
       names: of its kernel in the dump, by op.
-      sizes: queries, keys and keys computed at a time, by (op, chip, head size) or op.
+      sizes: queries, keys and keys computed at a time, by (op, chip, head size, mask), the first three of these or op.
       dense: whether its grid holds blocks that are EMPTY.
       split: whether full and masked blocks are regions of their own.
     """
@@ -168,7 +168,8 @@ class Peer:
                     case.heads * steps, case.heads * outer)
 
     def blocks(self, case, length):
-        return self.sizes.get((case.op, tpu_chips.current(), case.head_size)) or self.sizes[case.op]
+        at = case.op, tpu_chips.current(), case.head_size, case.mask
+        return self.sizes.get(at) or self.sizes.get(at[:3]) or self.sizes[case.op]
 
 
 def _splash(case, length, blocks):
@@ -209,7 +210,8 @@ KERNELS = {
     "longctx": Longctx(),
     "tokamax": Peer("tokamax._src", _tokamax, {"forward": "fwd", "backward": "dkv"}, {
         "forward": (2048, 2048, 512),
-        ("forward", "v5e", 128): (2048, 2048, 256), ("forward", "v5p", 128): (2048, 2048, 256),
+        ("forward", "v5e", 128): (2048, 2048, 256), ("forward", "v5e", 128, "full"): (1024, 1024, 256),
+        ("forward", "v5p", 128): (2048, 2048, 256),
         ("forward", "v5e", 64): (1024, 1024, 256), ("forward", "v6e", 64): (1024, 1024, 512),
         "backward": (1024, 1024, 512)}, split=True),
     "splash": Peer("jax.experimental.pallas", _splash, {"forward": "fwd", "backward": "dkv"},

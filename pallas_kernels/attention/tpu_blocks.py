@@ -29,16 +29,16 @@ class Blocks(NamedTuple):
 # by op, generation and native head size, for bfloat16; behind each the TFLOP/s that its schedule predicts under a
 # causal mask, 8 heads, at 8192 and 32768 tokens (`python -m experiments.tune_kernels`)
 SIZES = {
-    ("forward", "v5e", 128): Blocks(2048, 2048, 256, 512),          # 169, 183
+    ("forward", "v5e", 128): Blocks(2048, 2048, 256, 512),          # 169, 182
     ("forward", "v5p", 128): Blocks(2048, 2048, 256, 512),          # 392, 424
-    ("forward", "v6e", 64): Blocks(2048, 2048, 512, 512),           # 192, 224
-    ("forward", "v6e", 128): Blocks(2048, 2048, 512, 512),          # 365, 421
+    ("forward", "v6e", 64): Blocks(2048, 2048, 512, 512),           # 191, 222
+    ("forward", "v6e", 128): Blocks(2048, 2048, 512, 512),          # 362, 418
     ("forward", "tpu7x", 128): Blocks(2048, 2048, 512, 512),        # not priced
     ("backward", "v4", 128): Blocks(1024, 1024, 256, 1024),         # 231, 246; larger ones do not fit 16 MiB
-    ("backward", "v5e", 128): Blocks(2048, 2048, 256, 1024),        # 182, 190
+    ("backward", "v5e", 128): Blocks(2048, 2048, 256, 1024),        # 182, 189
     ("backward", "v5p", 256): Blocks(2048, 2048, 256, 1024),        # 427, 445
     ("backward", "v6e", 64): Blocks(2048, 2048, 256, 1024),         # 282, 297
-    ("backward", "v6e", 128): Blocks(2048, 2048, 256, 1024),        # 513, 539
+    ("backward", "v6e", 128): Blocks(2048, 2048, 256, 1024),        # 514, 543
     ("backward", "v6e", 256): Blocks(2048, 2048, 256, 1024),        # 763, 820
     ("backward", "tpu7x", 128): Blocks(2048, 2048, 256, 1024),      # 586, 623
 }
