@@ -101,6 +101,13 @@ def _check_model(config: Config) -> None:
 
 def _check_positions(config: Config) -> None:
     positions.check(config.model.rope, config.model.head_size)
+    if not config.model.pattern:
+        raise UserError("model.pattern=() must hold a kind of layer; (layer(),) is the model's own.")
+    for i, kind in enumerate(config.model.pattern):
+        if kind.rope is not None:
+            positions.check(kind.rope, config.model.head_size, f"model.pattern[{i}].rope")
+            if kind.rope.scaling == "clex":
+                raise UserError(f"model.pattern[{i}].rope.scaling='clex': its weights go with model.rope alone.")
     for i, stage in enumerate(config.stages):
         if stage.rope is not None:
             positions.check(stage.rope, config.model.head_size, f"stages[{i}].rope")
@@ -138,8 +145,8 @@ def _check_names(config: Config) -> None:
     from longctx.context_parallel import api as context_parallel
     from longctx.evals.api import EVALS
     from longctx.model.remat import POLICIES
+    from longctx.positions import view
     from longctx.positions.augment import AUGMENTATIONS
-    from pallas_kernels import masks
     from pallas_kernels.attention.api import IMPLEMENTATIONS
     names = [
         ("model.remat", config.model.remat, POLICIES),
@@ -153,11 +160,12 @@ def _check_names(config: Config) -> None:
     for field, name, known in names:
         if name not in known:
             raise unknown_name(field, name, known)
-    try:
-        mask = masks.parse(config.model.mask)
-    except ValueError as error:
-        raise UserError(f"model.mask: {error}") from error
-    context_parallel.check(context_parallel.plan_of(config), mask)
+    kinds = {"model": config.model, **{f"model.pattern[{i}]": kind for i, kind in enumerate(config.model.kinds)}}
+    for field, kind in kinds.items():
+        method, mask, _ = view.resolve(kind, field)
+        for part in method.parts():
+            context_parallel.check(context_parallel.plan_of(config), mask & part.mask)
+    view.learned_numbers(config.model.kinds)
 
 
 def _load_data(config: Config, stages) -> tuple[sources.Corpus, tokenizers.Tokenizer]:
@@ -183,6 +191,7 @@ def _check_workdir(config: Config, workdir: pathlib.Path) -> None:
     if stored is None:
         return
     try:
-        run_identity.check_same_run(stored, dataclasses.asdict(config))
+        before = configs.from_config_dict(stored)               # fields that are newer than it have their defaults
+        run_identity.check_same_run(dataclasses.asdict(before), dataclasses.asdict(config))
     except UserError as error:
         raise UserError(f"--workdir={str(workdir)!r}: {error} Or delete it to start again.") from error

@@ -18,7 +18,7 @@ from experiments import cli, config_file
 from experiments.cli import run as run
 from experiments.config_file import arguments as arguments
 from longctx import run_identity
-from longctx.config import Config, RopeConfig, StageConfig
+from longctx.config import Config, LayerConfig, RopeConfig, StageConfig
 from longctx.errors import UserError, unknown_name
 
 CHECKPOINTS = "checkpoints"             # their folder in a workdir; meta["config"] there is dataclasses.asdict(config)
@@ -77,6 +77,17 @@ def rope(**fields) -> ConfigDict:
     return _filled(_difference(None, RopeConfig()), "rope", fields)
 
 
+def layer(**fields) -> ConfigDict:
+    """A kind of layer for model.pattern: the fields of LayerConfig, e.g. layer(position="nope").
+
+    A rope(...) given here is whole: the fields that it leaves open have their defaults, whatever the model's are.
+    """
+    if fields.get("rope") is not None:
+        own = {name: value for name, value in fields["rope"].items() if value is not None}
+        fields["rope"] = _filled(_section(RopeConfig()), "rope", own)
+    return _filled(_section(LayerConfig()), "layer", fields)
+
+
 def to_config_dict(config: Config) -> ConfigDict:
     """A locked ConfigDict of all fields. In the rope of a stage, those that are the model's are None."""
     return _section(config, stages=tuple(_stage(one, config.model.rope) for one in config.stages))
@@ -118,8 +129,14 @@ def _section(instance, **given) -> ConfigDict:
     section = ConfigDict(sort_keys=False)
     for field in dataclasses.fields(instance):
         value = given.get(field.name, getattr(instance, field.name))
-        section[field.name] = _section(value) if dataclasses.is_dataclass(value) else value
+        section[field.name] = _tree(value)
     return section.lock()
+
+
+def _tree(value):
+    if isinstance(value, tuple):
+        return tuple(_tree(item) for item in value)
+    return _section(value) if dataclasses.is_dataclass(value) else value
 
 
 def _stage(one: StageConfig, model_rope: RopeConfig) -> ConfigDict:

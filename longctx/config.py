@@ -32,6 +32,15 @@ class RopeConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LayerConfig:
+    """One kind of layer. What is left open, "" or None, is the model's."""
+    position: str = ""
+    mask: str = ""
+    temperature: str = ""
+    rope: RopeConfig | None = None      # given, it is whole, and stages do not change it
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """A Llama-style decoder. Letters as in CONTRIBUTING.md: D embed, F mlp, N heads, K key_heads, H head_size."""
     vocab_size: int = 264               # at least the tokenizer's; a multiple of mesh.tensor
@@ -48,10 +57,20 @@ class ModelConfig:
     attention_soft_cap: float = 0.0     # the same on attention scores
     norm_eps: float = 1e-6
     mask: str = "causal"                # for pallas_kernels.masks.parse, e.g. "causal & (window(1024) | sinks(4))"
+    position: str = "rope"              # for longctx.positions.methods.parse, e.g. "nope", "self_extend(8, 512)"
+    temperature: str = "none"           # for longctx.positions.temperature.parse, e.g. "llama4(8192, 0.1)"
+    pattern: tuple[LayerConfig, ...] = (LayerConfig(),)     # kinds of layers: layer i is pattern[i % len(pattern)]
     dtype: str = "bfloat16"             # matmul operands and activations; softmax, norms and loss are always f32
     param_dtype: str = "float32"
     remat: str = "attention"            # a name in longctx.model.remat.POLICIES
     rope: RopeConfig = RopeConfig()
+
+    @property
+    def kinds(self) -> tuple[LayerConfig, ...]:
+        """The pattern, what it leaves open filled in; but for rope, which a stage may change."""
+        filled = lambda kind: {name: getattr(kind, name) or getattr(self, name)
+                               for name in ("position", "mask", "temperature")}
+        return tuple(dataclasses.replace(kind, **filled(kind)) for kind in self.pattern)
 
 
 @dataclasses.dataclass(frozen=True)

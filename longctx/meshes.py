@@ -35,6 +35,7 @@ WEIGHTS = {
     "wo": P("tensor", None, "fsdp"),                  # NHD
     "bq": P("tensor", None), "bk": P("tensor", None), "bv": P("tensor", None),                           # NH, KH
     "gate": P("fsdp", "tensor"), "up": P("fsdp", "tensor"), "down": P("tensor", "fsdp"),                 # DF, DF, FD
+    "bias_table": P("tensor", None),                  # ND
     "scale": P(None),                                 # norms
     "clex_up": P(None, None), "clex_down": P(None, None),
 }

@@ -63,7 +63,7 @@ class Mask:
         return -_ANY, _ANY
 
     def __and__(self, other: "Mask") -> "Mask":
-        return And(self, other)
+        return self if other == Full() else other if self == Full() else And(self, other)
 
     def __or__(self, other: "Mask") -> "Mask":
         return Or(self, other)
@@ -111,6 +111,21 @@ class Window(Mask):
 
 
 @dataclasses.dataclass(frozen=True)
+class Beyond(Mask):
+    """A query sees keys at least `size` before it: those that Window(size) leaves out."""
+    size: int
+
+    def visible(self, q, k):
+        return q.positions - k.positions >= self.size
+
+    def relation(self, q, k):
+        return q.pos_max - k.pos_min < self.size, q.pos_min - k.pos_max >= self.size
+
+    def reach(self):
+        return self.size, _ANY
+
+
+@dataclasses.dataclass(frozen=True)
 class Sinks(Mask):
     """Every query sees the first `count` positions (StreamingLLM)."""
     count: int
@@ -155,6 +170,26 @@ class Chunked(Mask):
 
     def reach(self):
         return 1 - self.size, self.size - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ChunksBefore(Mask):
+    """A query sees keys that lie `low` to `high` chunks of `size` positions before its own chunk."""
+    size: int
+    low: int
+    high: int = _FAR
+
+    def visible(self, q, k):
+        apart = _chunk(q.positions, self.size) - _chunk(k.positions, self.size)
+        return (apart >= self.low) & (apart <= self.high)
+
+    def relation(self, q, k):
+        least = _chunk(q.pos_min, self.size) - _chunk(k.pos_max, self.size)
+        most = _chunk(q.pos_max, self.size) - _chunk(k.pos_min, self.size)
+        return (most < self.low) | (least > self.high), (least >= self.low) & (most <= self.high)
+
+    def reach(self):
+        return (self.low - 1) * self.size + 1, (self.high + 1) * self.size - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,8 +271,8 @@ def nothing(mask: Mask, q: Ranges, k: Ranges) -> jax.Array:
 
 
 NAMES = {
-    "full": Full, "causal": Causal, "window": Window, "sinks": Sinks, "prefix_lm": PrefixLM, "chunked": Chunked,
-    "segments": Segments,
+    "full": Full, "causal": Causal, "window": Window, "beyond": Beyond, "sinks": Sinks, "prefix_lm": PrefixLM,
+    "chunked": Chunked, "segments": Segments,
 }
 
 

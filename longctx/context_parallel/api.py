@@ -14,6 +14,7 @@ from longctx import layouts, meshes
 from longctx.config import Config
 from longctx.context_parallel.all_gather import AllGather
 from longctx.context_parallel.lightseq import LightSeq
+from longctx.context_parallel.merge import cast, merge
 from longctx.context_parallel.ring import Ring
 from longctx.context_parallel.rsa import RingSelfAttention
 from longctx.context_parallel.strategy import Local, Plan
@@ -50,12 +51,13 @@ def attend(q, k, v, *, positions=None, segments=None, mask=_CAUSAL, strategy="ri
     `attention` is the same for arrays in their natural order.
 
     Args:
-      q: [B, T, N, H]; k, v: [B, T, K, H] with K dividing N.
+      q: [B, T, N, H]; k, v: [B, T, K, H] with K dividing N. Where the pairs of tokens fall into parts that are rotated
+        differently, q and k are tuples, of one array for each part.
       positions: int32 [B, T], the place of each token in its document, increasing along it; default: T tokens in
         `layout`.
       segments: int32 [B, T], documents of a packed row, numbered from 1; 0 is padding. Given segments, tokens see only
         their own. Default: one document.
-      mask: of pallas_kernels.masks.
+      mask: of pallas_kernels.masks; a tuple of disjoint ones where q and k are tuples.
       strategy: a name in STRATEGIES; with one context shard every strategy is "local".
       kernel: a name in pallas_kernels.attention.api.IMPLEMENTATIONS, or "auto".
       layout: for longctx.layouts.parse, the order that the caller has put the tokens in; default "contiguous" without
@@ -74,7 +76,8 @@ def attend(q, k, v, *, positions=None, segments=None, mask=_CAUSAL, strategy="ri
     """
     if strategy not in STRATEGIES:
         raise unknown_name("attention.strategy", strategy, STRATEGIES)
-    B, T = q.shape[:2]
+    queries, keys, parts = (x if isinstance(x, tuple) else (x,) for x in (q, k, mask))
+    B, T, N = queries[0].shape[:3]
     mesh = jax.sharding.get_abstract_mesh()
     sizes = {"context_outer": 1, "context": 1, "tensor": 1} if mesh.empty else dict(mesh.shape)
     shards = sizes[OUTER], sizes[INNER]
@@ -83,16 +86,18 @@ def attend(q, k, v, *, positions=None, segments=None, mask=_CAUSAL, strategy="ri
         positions = jnp.broadcast_to(_order(layout, T, shards[0] * shards[1], segments).astype(np.int32), (B, T))
     elif layout not in (None, "contiguous"):
         layouts.check(layout, T, shards[0] * shards[1])
-    plan = Plan("local" if shards == (1, 1) else strategy, kernel, shards, q.shape[2] // sizes["tensor"],
-                k.shape[2] // sizes["tensor"], layout, segments is not None, grads_dtype)
-    check(plan, mask)
+    plan = Plan("local" if shards == (1, 1) else strategy, kernel, shards, N // sizes["tensor"],
+                v.shape[2] // sizes["tensor"], layout, segments is not None, grads_dtype)
+    for part in parts:
+        check(plan, part)
     if segments is None:
         segments = jnp.ones((B, T), jnp.int32)
     else:
-        mask = mask & masks.Segments()
+        parts = [part & masks.Segments() for part in parts]
     call = _attend if mesh.empty else _on_mesh
     table = None if table is None else jnp.asarray(table, jnp.float32)
-    out, lse = call(q, k, v, Tokens(positions, segments), table, AttentionSpec(mask, scale, bias, soft_cap), plan)
+    specs = tuple(AttentionSpec(part, scale, bias, soft_cap, partial=len(parts) > 1) for part in parts)
+    out, lse = call(queries, keys, v, Tokens(positions, segments), table, specs, plan)
     if sinks is not None:
         out, lse = _with_sinks(out, lse, sinks)
     return (out, lse) if with_lse else out
@@ -108,9 +113,9 @@ def attention(q, k, v, *, segments=None, layout="zigzag", **how):
     order. For training, put the tokens into the layout once, in the data pipeline, and call `attend` in every layer.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    order = _order(layout, q.shape[1], 1 if mesh.empty else mesh.shape[OUTER] * mesh.shape[INNER], segments)
+    order = _order(layout, v.shape[1], 1 if mesh.empty else mesh.shape[OUTER] * mesh.shape[INNER], segments)
     whole = lambda x: x if mesh.empty else jax.sharding.reshard(x, meshes.REPLICATED)
-    laid = lambda x: None if x is None else whole(x)[:, order[0]]
+    laid = lambda tree: jax.tree.map(lambda x: whole(x)[:, order[0]], tree)
     positions = None if segments is None else _positions(whole(segments))
     result = attend(laid(q), laid(k), laid(v), positions=laid(positions), segments=laid(segments), layout=layout, **how)
     return jax.tree.map(lambda x: whole(x)[:, layouts.inverse(order)[0]], result)
@@ -134,21 +139,22 @@ def check(plan: Plan, mask: masks.Mask) -> None:
         raise UserError(f"attention.strategy={plan.strategy!r} does not work here: {reason}.")
 
 
-def _on_mesh(q, k, v, tokens, table, spec, plan):
+def _on_mesh(queries, keys, v, tokens, table, specs, plan):
     """Pad T to whole shards, cut, attend, and drop the padding again."""
-    width = -q.shape[1] % (plan.shards[0] * plan.shards[1])
+    width = -v.shape[1] % (plan.shards[0] * plan.shards[1])
     # the padding is of segment 0, which sees nothing
     pad = lambda x: jnp.pad(x, [(0, 0), (0, width)] + [(0, 0)] * (x.ndim - 2)) if width else x
-    sequences = (q, k, v, tokens), (meshes.HEADS,) * 3 + (Tokens(meshes.TOKENS, meshes.TOKENS),)
-    args = jax.tree.map(lambda x, s: jax.sharding.reshard(pad(x), s), *sequences)
+    sequences = queries, keys, v, tokens
+    cuts = jax.tree.map(lambda x: meshes.TOKENS if x.ndim == 2 else meshes.HEADS, sequences)
+    args = jax.tree.map(lambda x, s: jax.sharding.reshard(pad(x), s), sequences, cuts)
     if table is not None:
         table = jax.sharding.reshard(table, meshes.HEAD_TABLE)
 
-    def cut(q, k, v, tokens, table):
+    def cut(queries, keys, v, tokens, table):
         if table is not None:               # its gradient is the sum over everything that shares it
             table = jax.lax.pcast(table, (*meshes.BATCH, *meshes.CONTEXT), to="varying")
-        return _attend(q, k, v, tokens, table, spec, plan)
-    out, lse = jax.shard_map(cut, in_specs=(*sequences[1], None if table is None else meshes.HEAD_TABLE),
+        return _attend(queries, keys, v, tokens, table, specs, plan)
+    out, lse = jax.shard_map(cut, in_specs=(*cuts, None if table is None else meshes.HEAD_TABLE),
                              out_specs=(meshes.HEADS, meshes.LSE))(*args, table)
     if not width:
         return out, lse
@@ -157,24 +163,32 @@ def _on_mesh(q, k, v, tokens, table, spec, plan):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def _attend(q, k, v, tokens, table, spec: AttentionSpec, plan: Plan):
-    """(out, lse) of one device's shards; collectives over the context axes where the strategy is not local."""
-    return _forward(q, k, v, tokens, table, spec, plan)[0]
+def _attend(queries, keys, v, tokens, table, specs: tuple[AttentionSpec, ...], plan: Plan):
+    """(out, lse) of one device's shards; collectives over the context axes where the strategy is not local.
+
+    queries, keys, specs: one for each part of the pairs.
+    """
+    return _forward(queries, keys, v, tokens, table, specs, plan)[0]
 
 
-def _forward(q, k, v, tokens, table, spec, plan):
+def _forward(queries, keys, v, tokens, table, specs, plan):
     strategy = STRATEGIES[plan.strategy](Local(plan.kernel), plan)
-    held = strategy.exchange(q, k, v, (tokens, tokens), table)
-    out, lse = strategy.forward(*held[:-1], spec, held[-1])
+    held = [strategy.exchange(q, k, v, (tokens, tokens), table) for q, k in zip(queries, keys, strict=True)]
+    parts = [strategy.forward(*part[:-1], spec, part[-1]) for part, spec in zip(held, specs, strict=True)]
+    out, lse = cast(functools.reduce(merge, parts), queries[0].dtype)
     result = checkpoint_name(out, "attention_out"), checkpoint_name(lse, "attention_lse")
     return result, (held, result)
 
 
-def _backward(spec, plan, saved, cotangent):
+def _backward(specs, plan, saved, cotangent):
     held, result = saved
-    strategy = STRATEGIES[plan.strategy](Local(plan.kernel), plan)
-    dq, dk, dv, dtable = strategy.backward(*held[:-1], spec, rows(result, cotangent), held[-1])
-    return dq, dk, dv, None, dtable
+    strategy, needed = STRATEGIES[plan.strategy](Local(plan.kernel), plan), rows(result, cotangent)
+    parts = [strategy.backward(*part[:-1], spec, needed, part[-1]) for part, spec in zip(held, specs, strict=True)]
+    dqs, dks, *shared = zip(*parts, strict=True)
+    dv, dtable = (functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), grads) for grads in shared)
+    q, k, v, *_ = zip(*held, strict=True)
+    rounded = lambda grads, like: jax.tree.map(lambda g, x: g.astype(x.dtype), grads, like)
+    return rounded(dqs, q), rounded(dks, k), rounded(dv, v[0]), None, dtable
 
 
 _attend.defvjp(_forward, _backward)

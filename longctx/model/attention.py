@@ -1,4 +1,4 @@
-"""Grouped-query attention: projections, optional norms and biases, RoPE, and the call that crosses devices."""
+"""Grouped-query attention: projections, optional norms and biases, positions, and the call that crosses devices."""
 import dataclasses
 
 import jax
@@ -10,12 +10,15 @@ from longctx.config import AttentionConfig, ModelConfig
 from longctx.context_parallel import api as context_parallel
 from longctx.model.linear import constant, project, weight
 from longctx.model.norm import RMSNorm
-from longctx.positions import rope
-from pallas_kernels import masks
+from longctx.positions.view import View
+from pallas_kernels.masks import Tokens
 
 
 class Attention(nnx.Module):
-    """wo(attend(rope(norm(wq x + bq)), rope(norm(wk x + bk)), wv x + bv)); norms and biases if the config has them."""
+    """wo(attend(turn(norm(wq x + bq)), turn(norm(wk x + bk)), wv x + bv)); norms and biases if the config has them.
+
+    turn: RoPE, or what else the View of a layer says of positions.
+    """
 
     def __init__(self, key, config: ModelConfig, attention: AttentionConfig):
         D, N, K, H, dtype = config.embed, config.heads, config.key_heads, config.head_size, config.param_dtype
@@ -30,7 +33,7 @@ class Attention(nnx.Module):
         if config.qk_norm:
             self.q_norm, self.k_norm = (RMSNorm(H, config.norm_eps, dtype) for _ in range(2))
 
-    def __call__(self, x, tokens: masks.Tokens, rope_table):
+    def __call__(self, x, tokens: Tokens, view: View):
         config = self.config
         q = project("BTD,DNH->BTNH", x, self.wq, "wq", meshes.HEADS)
         k = project("BTD,DKH->BTKH", x, self.wk, "wk", meshes.HEADS)
@@ -41,7 +44,6 @@ class Attention(nnx.Module):
         if config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         out = context_parallel.attend(
-            rope.rotate(q, rope_table), rope.rotate(k, rope_table), v,
-            positions=tokens.positions, segments=tokens.segments, mask=masks.parse(config.mask),
-            soft_cap=config.attention_soft_cap, **dataclasses.asdict(self.how))
+            *view.turned(q, k), v, positions=tokens.positions, segments=tokens.segments, mask=view.masks,
+            bias=view.bias, table=view.bias_table, soft_cap=config.attention_soft_cap, **dataclasses.asdict(self.how))
         return project("BTNH,NHD->BTD", out, self.wo, "wo", meshes.HIDDEN)

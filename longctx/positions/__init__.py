@@ -1,1 +1,2 @@
-"""Position methods: one file per family. RoPE's names are in api.py, those of augmentations in augment.py."""
+"""Position methods: one file per family. methods.py has those of a layer, temperature.py the factors on its queries,
+api.py RoPE's scalings, augment.py what changes positions in training."""

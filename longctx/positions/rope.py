@@ -18,12 +18,13 @@ class Table:
     pairing: str = dataclasses.field(metadata=dict(static=True))
 
 
-def tables(positions: jax.Array, config: RopeConfig, head_size: int, length: int, stretch=None) -> Table:
+def tables(positions: jax.Array, config: RopeConfig, head_size: int, length: int, stretch=None, divisor=1) -> Table:
     """The table of int32 positions [B, T] in rows of `length` tokens; made once per step and shared by all layers.
 
-    stretch: float32 [B], divides the frequencies of each row.
+    stretch: float32 [B], divides the frequencies of each row. divisor: a whole number that divides all of them.
     """
     inv_freq, factor = api.frequencies(config, head_size, length)
+    inv_freq = inv_freq / divisor
     if stretch is not None:
         rows = jnp.asarray(inv_freq, jnp.float32)[None] / stretch[:, None]
         return learned_table(positions, rows, config.pairing, factor)

@@ -1,11 +1,20 @@
 """Factors on queries that grow with their position, so that attention over more keys stays as sharp.
 
-Each gives float32 factors, of the shape of the positions, for queries BTNH as q * factor[:, :, None, None].
+Each gives float32 factors, of the shape of the positions, for queries BTNH as q * factor[:, :, None, None]. To add one:
+a function, and a line in TEMPERATURES.
 """
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+
+from longctx.parsing import parse_call
+
+
+def none(positions: jax.Array) -> None:
+    """No factor."""
+    return None
 
 
 def llama4(positions: jax.Array, floor_scale: int = 8192, attn_scale: float = 0.1) -> jax.Array:
@@ -16,3 +25,12 @@ def llama4(positions: jax.Array, floor_scale: int = 8192, attn_scale: float = 0.
 def log_length(positions: jax.Array, length: int) -> jax.Array:
     """ln(position + 1) / ln(length), at least 1: "log n" beyond a trained length, an option of Self-Extend."""
     return jnp.maximum(jnp.log1p(positions.astype(jnp.float32)) / math.log(length), 1.0)
+
+
+TEMPERATURES = {"none": none, "llama4": llama4, "log_length": log_length}
+
+
+def parse(text: str, field: str = "model.temperature") -> Callable[[jax.Array], jax.Array | None]:
+    """positions -> factors, or None for no factor, of a setting such as "llama4(8192, 0.1)". Raises UserError."""
+    factor, numbers = parse_call(field, text, TEMPERATURES, skip=1)
+    return lambda positions: factor(positions, *numbers)

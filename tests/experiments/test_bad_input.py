@@ -137,6 +137,12 @@ def test_arguments_for_a_file_that_takes_none(tmp_path):
     (["mesh.context=4", "mesh.simulate=2"], ["mesh.simulate=2", "context 4", "4 works"]),
     (["model.dtype=float61"], ["model.dtype='float61'", "bfloat16, float32"]),
     (["model.mask=causal & windw(3)"], ["model.mask", "windw(3)", "window"]),
+    (["model.position=dca(4)"], ["model.position='dca(4)'", "dca(chunk: int, local: int), all positive"]),
+    (["model.position=dca(64,8)", "model.mask=full"], ["model.position='dca(64,8)'", "model.mask='full'", "causal"]),
+    (["model.temperature=lama4"], ["model.temperature='lama4'", "'llama4'"]),
+    (["model.pattern=()"], ["model.pattern=()", "a kind of layer"]),
+    (["model.pattern[0].position=nop"], ["model.pattern[0].position='nop'", "'nope'"]),
+    (["model.pattern[0].mask=casual"], ["model.pattern[0].mask: 'casual'"]),
     (["model.remat=layers"], ["model.remat='layers'", "'layer'"]),
     (["model.rope.scaling=yarm"], ["model.rope.scaling='yarm'", "'yarn'"]),
     (["stages[1].rope.scaling=yarn"], ["stages[1].rope.original_length=0"]),
@@ -197,18 +203,39 @@ def test_text_that_a_tokenizer_cannot_take(tmp_path):
     assert configs.check(configs.from_command_line(argv)[0]).corpus.train       # bytes take it
 
 
-def checkpoint_of(config, workdir) -> None:
+def checkpoint_of(stored: dict, workdir) -> None:
     step = workdir / configs.CHECKPOINTS / "10"
     (step / "state").mkdir(parents=True)
-    manifest.write(step, manifest.Manifest(10, {}, {}, None, {"config": dataclasses.asdict(config)}))
+    manifest.write(step, manifest.Manifest(10, {}, {}, None, {"config": stored}))
 
 
 def test_a_workdir_with_the_checkpoints_of_another_config(tmp_path):
     config = configs.from_command_line(["command", *FILE])[0]
-    checkpoint_of(config, tmp_path)
+    checkpoint_of(dataclasses.asdict(config), tmp_path)
     assert configs.check(config, tmp_path).stages
     has(wrong("model.layers=3", "seed=7", workdir=tmp_path), str(tmp_path), "model.layers: 4 (checkpoint) != 3 (now)",
         "seed: 0 (checkpoint) != 7 (now)", "another --workdir", "delete it")
+
+
+def test_checkpoints_that_are_older_than_a_setting_are_of_the_same_run(tmp_path):
+    config = configs.from_command_line(["command", *FILE])[0]
+    stored = dataclasses.asdict(config)
+    for newer in ("pattern", "position", "temperature"):
+        del stored["model"][newer]
+    checkpoint_of(stored, tmp_path)
+    assert configs.check(config, tmp_path).stages
+    has(wrong("model.position=nope", workdir=tmp_path), "model.position: \"rope\" (checkpoint) != \"nope\" (now)")
+
+
+def test_layers_that_do_not_go_together():
+    for pattern, *parts in (
+            ([configs.layer(position="t5"), configs.layer(position="t5(8)")], "t5 and t5(8)", "one learned bias"),
+            ([configs.layer(rope=configs.rope(base=0.5))], "model.pattern[0].rope.base=0.5", "above 1"),
+            ([configs.layer(rope=configs.rope(scaling="clex", original_length=64))], "model.rope alone")):
+        tree = configs.defaults()
+        tree.model.pattern = tuple(pattern)
+        has(problem(configs.check, configs.from_config_dict(tree)), *parts)
+    has(problem(configs.layer, positon="nope"), "layer field", "'position'")
 
 
 def test_a_workdir_that_cannot_be_one(tmp_path):
@@ -253,7 +280,7 @@ def run_command(tmp_path, *argv):
 ])
 def test_a_command_says_it_in_one_line_quickly_and_changes_nothing(argv, part, tmp_path):
     config = configs.from_command_line(["command", *FILE, "--config.model.layers=2"])[0]
-    checkpoint_of(config, tmp_path / "other")
+    checkpoint_of(dataclasses.asdict(config), tmp_path / "other")
     before = sorted(tmp_path.rglob("*"))
     done, seconds = run_command(tmp_path, *FILE, *argv)
     assert done.returncode == 2 and done.stdout == ""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from experiments import config as configs
 from longctx import manifest
-from longctx.config import Config, ModelConfig, RopeConfig, StageConfig
+from longctx.config import Config, LayerConfig, ModelConfig, RopeConfig, StageConfig
 
 ROOT = pathlib.Path(__file__).parents[2]
 QUICKSTART = str(ROOT / "configs" / "quickstart.py")
@@ -54,6 +54,21 @@ def test_a_stage_takes_the_fields_that_its_rope_leaves_open_from_the_model():
     first, second = configs.from_config_dict(tree).stages
     assert first.rope is None
     assert second.rope == RopeConfig(base=1e6, scaling="linear", factor=2.0)
+
+
+def test_kinds_of_layers_there_and_back():
+    """What a kind leaves open is the model's, but its rope is whole; each field can be changed alone."""
+    tree = configs.defaults()
+    tree.model.update(mask="causal & window(9)", rope=dict(scaling="linear", factor=8.0))
+    tree.model.pattern = [configs.layer(mask="causal", rope=configs.rope(base=3e4)), configs.layer(position="nope")]
+    config = configs.from_config_dict(tree)
+    assert config.model.pattern == (LayerConfig(mask="causal", rope=RopeConfig(base=3e4)), LayerConfig(position="nope"))
+    assert [(kind.position, kind.mask) for kind in config.model.kinds] == [
+        ("rope", "causal"), ("nope", "causal & window(9)")]
+    assert configs.from_config_dict(configs.to_config_dict(config)) == config
+    assert configs.from_config_dict(json.loads(json.dumps(dataclasses.asdict(config)))) == config
+    changed = parsed("--config.model.pattern[0].position=rerope(64)", "--config.model.temperature=log_length(64)")
+    assert [(kind.position, kind.temperature) for kind in changed.model.kinds] == [("rerope(64)", "log_length(64)")]
 
 
 def test_integers_become_floats_where_the_field_is_one():

@@ -11,13 +11,14 @@ import pytest
 from pallas_kernels.attention import api, reference
 from pallas_kernels.attention.bias import T5, Alibi, alibi_slopes
 from pallas_kernels.attention.spec import AttentionSpec, rows
-from pallas_kernels.masks import Causal, Chunked, Full, PrefixLM, Segments, Sinks, Tokens, Window
+from pallas_kernels.masks import Beyond, Causal, Chunked, ChunksBefore, Full, PrefixLM, Segments, Sinks, Tokens, Window
 from tests.helpers import assert_close, one_document, packed, problem, truth
 
 FAST = [name for name in api.IMPLEMENTATIONS if name != "reference"]
 MASKS = {
     "causal": Causal(), "full": Full(), "window": Causal() & Window(9), "sinks": Causal() & (Window(7) | Sinks(3)),
     "prefix": Causal() | PrefixLM(11), "chunked": Causal() & Chunked(13), "packed": Causal() & Segments(),
+    "beyond": Causal() & Beyond(9) & Sinks(20), "chunks_before": Causal() & ChunksBefore(13, 1, 2),
     "packed_prefix_window": (Causal() & Window(6) | PrefixLM(4)) & Segments(),
 }
 _T5_TABLE = np.random.default_rng(8).standard_normal((6, 8)).astype(np.float32)

@@ -5,13 +5,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pallas_kernels import masks
-from pallas_kernels.masks import Causal, Chunked, Full, PrefixLM, Segments, Sinks, Tokens, Window
+from pallas_kernels.masks import Beyond, Causal, Chunked, ChunksBefore, Full, PrefixLM, Segments, Sinks, Tokens, Window
 from tests.helpers import packed
 
 ATOMS = st.one_of(
     st.sampled_from([Full(), Causal(), Segments()]),
     st.builds(Window, st.integers(1, 20)), st.builds(Sinks, st.integers(1, 9)),
-    st.builds(PrefixLM, st.integers(1, 20)), st.builds(Chunked, st.integers(1, 20)))
+    st.builds(PrefixLM, st.integers(1, 20)), st.builds(Chunked, st.integers(1, 20)),
+    st.builds(Beyond, st.integers(1, 20)),
+    st.builds(lambda size, low, more: ChunksBefore(size, low, low + more), st.integers(1, 9), st.integers(0, 3),
+              st.sampled_from([0, 1, 2**20])))
 MASKS = st.recursive(ATOMS, lambda m: st.one_of(st.builds(masks.And, m, m), st.builds(masks.Or, m, m)), max_leaves=4)
 
 
@@ -29,9 +32,32 @@ def test_relation_never_contradicts_visible(mask, seed, block, shuffled):
     assert see.all((1, 3))[relation == masks.FULL].all()
 
 
+@settings(max_examples=60, deadline=None)
+@given(MASKS)
+def test_no_visible_pair_is_out_of_reach(mask):
+    tokens = Tokens(jnp.arange(40, dtype=jnp.int32), jnp.ones(40, jnp.int32))
+    distance = np.arange(40)[:, None] - np.arange(40)[None]
+    low, high = mask.reach()
+    seen = distance[np.asarray(masks.visible(mask, tokens, tokens))]
+    assert np.all((low <= seen) & (seen <= high))
+
+
+def test_complements_share_no_pair_and_leave_none_out():
+    tokens = Tokens(jnp.arange(40, dtype=jnp.int32), jnp.ones(40, jnp.int32))
+    for cut in ((Window(9), Beyond(9)), (Chunked(7), ChunksBefore(7, 1, 1), ChunksBefore(7, 2))):
+        seen = sum(np.asarray(masks.visible(Causal() & mask, tokens, tokens)).astype(int) for mask in cut)
+        np.testing.assert_array_equal(seen, np.tri(40))
+
+
+def test_full_is_neutral():
+    assert Full() & Window(3) == Window(3) & Full() == Window(3) and Full() & Full() == Full()
+
+
 @pytest.mark.parametrize("mask, empty, full", [
     (Causal(), 28, 28), (Causal() & Window(8), 28 + 21, 0), (Causal() & Chunked(32), 28 + 16, 12), (Full(), 0, 64),
-    (Causal() & (Window(8) | Sinks(8)), 28 + 15, 7), (PrefixLM(24) | Causal(), 28 - 3, 28 + 3 + 3)])
+    (Causal() & (Window(8) | Sinks(8)), 28 + 15, 7), (Causal() & Beyond(8), 28 + 8, 21),
+    (ChunksBefore(16, 1, 1), 64 - 12, 12), (ChunksBefore(16, 2), 64 - 12, 12),
+    (PrefixLM(24) | Causal(), 28 - 3, 28 + 3 + 3)])
 def test_relation_is_sharp_on_one_document(mask, empty, full):
     tokens = Tokens(jnp.arange(64, dtype=jnp.int32)[None], jnp.ones((1, 64), jnp.int32))
     ranges = masks.block_ranges(tokens, 8)

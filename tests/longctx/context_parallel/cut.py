@@ -17,10 +17,12 @@ from tests.helpers import Problem, assert_close, truth
 def attend_and_pull(arrays, tokens, table, cotangent, mask, how):
     """(out, lse, dq, dk, dv, and dtable if there is a table) of `attend`. how: pairs of its other arguments.
 
-    No gradient flows into lse = -inf.
+    `attend` in how replaces api.attend. No gradient flows into lse = -inf.
     """
-    f = lambda q, k, v, *table: api.attend(q, k, v, positions=tokens.positions, segments=tokens.segments, mask=mask,
-                                           table=table[0] if table else None, with_lse=True, **dict(how))
+    how = dict(how)
+    attend = how.pop("attend", api.attend)
+    f = lambda q, k, v, *table: attend(q, k, v, positions=tokens.positions, segments=tokens.segments, mask=mask,
+                                       table=table[0] if table else None, with_lse=True, **how)
     result, pull = jax.vjp(f, *arrays, *table)
     dout, dlse = cotangent
     return *result, *pull((dout.astype(result[0].dtype), jnp.where(jnp.isfinite(result[1]), dlse, 0.0)))

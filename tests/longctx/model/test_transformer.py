@@ -1,6 +1,7 @@
 """The decoder against an independent dense one in numpy; the same numbers on every mesh, under every remat policy."""
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -65,25 +66,39 @@ def dense(config: ModelConfig, params, data):
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     norm = lambda x, scale: x / np.sqrt((x * x).mean(-1, keepdims=True) + config.norm_eps) * scale
     cap = lambda x, c: c * np.tanh(x / c) if c else x
-    inv_freq, _ = positions.frequencies(config.rope, config.head_size, 32)
-    turn = np.exp(1j * data["positions"][..., None, None] * inv_freq)
-
-    def rotate(x):
-        half = config.head_size // 2
-        z = (x[..., :half] + 1j * x[..., half:]) * turn
-        return np.concatenate([z.real, z.imag], -1)
     where = masks.Tokens(*(jnp.asarray(data[n]) for n in ("positions", "segments")))
-    see = np.asarray(masks.visible(masks.parse(config.mask) & masks.Segments(), where, where))[:, None]
+
+    def rotate(x, kind):
+        if kind.position == "nope":
+            return x
+        rope = kind.rope or config.rope
+        inv_freq, _ = positions.frequencies(rope, config.head_size, x.shape[1])
+        cut = np.s_[0::2], np.s_[1::2]
+        if rope.pairing == "half":
+            cut = np.s_[:len(inv_freq)], np.s_[len(inv_freq):]
+        z = (x[..., cut[0]] + 1j * x[..., cut[1]]) * np.exp(1j * data["positions"][..., None, None] * inv_freq)
+        turned = np.empty_like(x)
+        turned[..., cut[0]], turned[..., cut[1]] = z.real, z.imag
+        return turned
+
+    def sharper(q, kind):
+        if kind.temperature == "none":
+            return q
+        scale, share = (float(number) for number in re.findall(r"[\d.]+", kind.temperature)[1:])       # of llama4
+        return q * (1 + share * np.log1p((data["positions"] + 1) // scale))[..., None, None]
+
     x = p["embedding"]["table"][data["tokens"]] * config.embed ** 0.5
     for i in range(config.layers):
-        b = jax.tree.map(lambda w, i=i: w[i], p["blocks"])
+        kind, b = config.kinds[i % len(config.kinds)], jax.tree.map(lambda w, i=i: w[i], p["blocks"])
+        see = np.asarray(masks.visible(masks.parse(kind.mask) & masks.Segments(), where, where))[:, None]
         a, h = b["attention"], norm(x, b["attention_norm"]["scale"])
         q, k, v = (np.einsum("BTD,DNH->BTNH", h, a[w]) + (a["b" + w[1]] if config.qkv_bias else 0)
                    for w in ("wq", "wk", "wv"))
         if config.qk_norm:
             q, k = norm(q, a["q_norm"]["scale"]), norm(k, a["k_norm"]["scale"])
-        k, v = (np.repeat(y, config.heads // config.key_heads, axis=2) for y in (rotate(k), v))
-        s = cap(np.einsum("BTNH,BSNH->BNTS", rotate(q), k) / config.head_size ** 0.5, config.attention_soft_cap)
+        k, v = (np.repeat(y, config.heads // config.key_heads, axis=2) for y in (rotate(k, kind), v))
+        q = rotate(sharper(q, kind), kind)
+        s = cap(np.einsum("BTNH,BSNH->BNTS", q, k) / config.head_size ** 0.5, config.attention_soft_cap)
         w = np.where(see, np.exp(s), 0)
         w = w / np.maximum(w.sum(-1, keepdims=True), 1e-300)
         x = x + np.einsum("BNTS,BSNH,NHD->BTD", w, v, a["wo"], optimize=True)
