@@ -66,13 +66,15 @@ def test_blocks_are_whole_tiles(lengths, block, want):
     assert tpu_blocks.choose("forward", "bfloat16", 80, lengths, block) == want
 
 
-@pytest.mark.parametrize("strategy, layout", [("ring", "zigzag"), ("ulysses", "contiguous")])
-def test_pieces_of_a_cut_sequence(strategy, layout, monkeypatch):
+@pytest.mark.parametrize("strategy, layout, shards", [
+    ("ring", "zigzag", 2), ("ulysses", "contiguous", 2),
+    *(pytest.param("ring", "zigzag", shards, marks=pytest.mark.slow) for shards in (4, 8))])
+def test_pieces_of_a_cut_sequence(strategy, layout, shards, monkeypatch):
     # jax's interpreter does not type its loops as varying over the mesh
     monkeypatch.setattr(jax, "shard_map", functools.partial(jax.shard_map, check_vma=False))
     tokens = packed(2, 1, 512, mean=200)
     p = problem(B=1, T=512, N=4, K=2, tokens=(tokens, tokens))
-    cut.check(p, "causal", MeshConfig(context=2), layout, strategy=strategy, kernel="tpu", terms=512)
+    cut.check(p, "causal", MeshConfig(context=shards), layout, strategy=strategy, kernel="tpu", terms=512)
 
 
 def test_partial_results_are_float32_for_bfloat16_inputs():
