@@ -48,7 +48,8 @@ def yarn(config: RopeConfig, head_size: int, length: int) -> Frequencies:
     """
     theta = _theta(config, head_size)
     d = 2 * len(theta)
-    turns_at = lambda turns: d * math.log(config.original_length / (2 * math.pi * turns)) / (2 * math.log(config.base))
+    once = math.log(config.original_length / (2 * math.pi))
+    turns_at = lambda turns: d * (once - math.log(turns)) / (2 * math.log(config.base))
     low, high = turns_at(config.beta_fast), turns_at(config.beta_slow)
     if config.truncate:
         low, high = math.floor(low), math.ceil(high)

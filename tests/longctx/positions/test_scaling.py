@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 import pytest
-from hypothesis import given, reject
+from hypothesis import example, given, reject
 from hypothesis import strategies as st
 
 from longctx.config import RopeConfig
@@ -77,6 +77,7 @@ def test_nope_rotates_nothing():
                for scaling in api.SCALINGS if scaling != "proportional")
 
 
+@example(RopeConfig(base=2.0, scaling="yarn", original_length=1, beta_slow=5e-324), 1)
 @given(st.builds(
     RopeConfig, base=st.floats(1.01, 1e9), scaling=st.sampled_from(list(api.SCALINGS)), factor=st.floats(1, 1e4),
     original_length=st.integers(0, 2**24), rotary_share=st.sampled_from([0.0, 0.125, 0.5, 1.0]), truncate=st.booleans(),
