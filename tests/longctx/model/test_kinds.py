@@ -40,6 +40,7 @@ def test_published_patterns(preset):
     assert_close(logits, dense(config, params, data), "float32", 1000)
 
 
+@pytest.mark.slow
 def test_kinds_are_the_same_on_every_mesh():
     """A method of two parts, a factor on queries, and a learned bias that layers share; a layer is left over."""
     data = batch(B=2)
