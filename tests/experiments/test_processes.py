@@ -43,8 +43,9 @@ def cut(**mesh) -> list[str]:
 def assert_all_ended_well(done) -> None:
     """Both ended well, and only the first printed. (What jax's collectives say on a CPU does not count.)"""
     assert done.codes == [0, 0], done
-    assert [line for line in done.outputs[1].splitlines() if line and "[Gloo]" not in line
-            and "SIGTERM caught" not in line] == []
+    collectives = "[Gloo]", "connected peer ranks", "SIGTERM caught"          # threads may cut one another's lines
+    lines = [line for line in done.outputs[1].splitlines() if not any(word in line for word in collectives)]
+    assert not any(lines), lines
 
 
 def test_a_signal_to_one_stops_both_at_one_step_and_one_process_goes_on(tiny, finished, tmp_path):
