@@ -204,7 +204,7 @@ def forward(table, q_ranges, k_ranges, q_tokens, k_tokens, q, k, v, out, lse, to
         for i in range(pieces):
             here = form.at(0, piece(i))
             # what sees anything has a total of 1 or more: the highest score's own weight is 1
-            share = pl.reciprocal(jnp.maximum(total[here], 1.0))
+            share = 1.0 / jnp.maximum(total[here], 1.0)
             out[here] = (acc[here] * form.spread(share, acc.shape[1])).astype(out.dtype)
             highest, weight = (top[here], total[here]) if form.turned else as_rows(top[here], total[here])
             lse[:, piece(i)] = jnp.where(weight > 0, (highest + jnp.log2(weight)) / _LOG2_E, -jnp.inf)
