@@ -62,14 +62,15 @@ POSITIONS = {"rope": 1, "nope": 1, "alibi": 1, "t5": 1, "rerope(5)": 1, "leaky_r
              "dca(12, 4)": 8, "lm_infinite(2, 6)": None, "streaming(2, 6)": None}
 MASKS = {"causal": 1, "causal & window(9)": 1, "causal & chunked(10)": 10, "causal & (window(5) | sinks(2))": None}
 TEMPERATURES = {"none": 1, "llama4(8, 0.1)": None, "log_length(16)": None}
-layers = st.builds(LayerConfig, position=st.sampled_from(list(POSITIONS)), mask=st.sampled_from(list(MASKS)),
-                   temperature=st.sampled_from([*["none"] * 3, "llama4(8, 0.1)", "log_length(16)"]))
+kind = lambda *names: st.builds(LayerConfig, *(st.sampled_from(list(known)) for known in names))
+relative = kind(*([name for name, period in table.items() if period] for table in (POSITIONS, MASKS, TEMPERATURES)))
+any_kind = kind(POSITIONS, MASKS, TEMPERATURES)
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
-@given(st.lists(layers, min_size=1, max_size=2), st.integers(0, 99))
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@given(st.tuples(relative, relative) | st.tuples(any_kind, any_kind), st.integers(0, 99))
 def test_any_kinds(kinds, seed):
-    config = dataclasses.replace(TINY, layers=2, pattern=tuple(kinds), remat="none")
+    config = dataclasses.replace(TINY, layers=2, pattern=kinds, remat="none")
     attention, mesh = AttentionConfig(kernel="reference"), meshes.make(MeshConfig())
     periods = [table[name] for kind in kinds for table, name in (
         (POSITIONS, kind.position), (MASKS, kind.mask), (TEMPERATURES, kind.temperature))]

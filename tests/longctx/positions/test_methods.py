@@ -18,6 +18,7 @@ from longctx.positions.view import View, learned_numbers, resolve, view
 from pallas_kernels import masks
 from pallas_kernels.attention.spec import AttentionSpec
 from tests.helpers import Problem, assert_close, packed, problem, relative_error, tolerance, truth
+from tests.longctx.context_parallel.capabilities import TWO_LEVELS
 from tests.longctx.context_parallel.cut import run
 
 ROPE, H, T = RopeConfig(base=100.0), 8, 48
@@ -174,6 +175,14 @@ def test_values_and_gradients_are_those_of_the_dense_definition(text, config, la
     got = run(example(), masks.Causal(), config, layout, attend=by_method, kind=kind, strategy="ring")
     assert_close(got, dense(text), "float32", 200, text)
     assert relative_error(got[0], dense("rope")[0]) > tolerance("float32", 200)
+
+
+@pytest.mark.parametrize("strategy", [name for name in context_parallel.STRATEGIES if name not in ("local", "ring")])
+def test_three_parts_under_every_strategy(strategy):
+    config = MeshConfig(context_outer=2, context=2) if strategy in TWO_LEVELS else MeshConfig(context=2)
+    got = run(example(), masks.Causal(), config, attend=by_method, strategy=strategy, kernel="chunked",
+              kind=dataclasses.replace(CAUSAL, position="dca(12, 4)"))
+    assert_close(got, dense("dca(12, 4)"), "float32", 200, strategy)
 
 
 @pytest.mark.parametrize("text", ["rope", "nope", "alibi", "t5"])
