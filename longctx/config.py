@@ -53,6 +53,8 @@ class ModelConfig:
     qk_norm: bool = False               # RMSNorm of q and k per head, before RoPE
     qkv_bias: bool = False
     tied_head: bool = False             # the output head is the transposed embedding
+    embedding_std: float = 0.0          # of the embedding's weights at the start; 0 = embed^-0.5. Embeddings have unit
+                                        #   variance all the same: a large one keeps Adam from turning them over soon
     logit_soft_cap: float = 0.0         # cap * tanh(logits / cap); 0 = none
     attention_soft_cap: float = 0.0     # the same on attention scores
     norm_eps: float = 1e-6
