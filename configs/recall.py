@@ -1,8 +1,8 @@
 """Context extension as an experiment: a tiny model that recalls, trained at 256 tokens and read at up to 4096.
 
 Eight needles, each a key and its value, lie among filler; then every key is asked for. Two layers (78,000 parameters)
-learn it in about a minute on two CPU cores, at 32 tokens first, where half of the tokens are questions and answers. Then
-the same parameters read longer rows by every position method, as they are and after a short tuning:
+learn it on two CPU cores, at 32 tokens first, where half of the tokens are questions and answers. Then the same
+parameters read longer rows by every position method, as they are and after a short tuning:
 
     python -m experiments.extend --config configs/recall.py
     python -m experiments.extend --config configs/recall.py:seed=1 --workdir DIR
