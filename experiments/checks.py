@@ -11,9 +11,10 @@ from typing import NamedTuple
 from experiments import config as configs
 from longctx import layouts, run_identity
 from longctx.config import Config
-from longctx.data import curriculum, pipeline, sources, tokenizers
+from longctx.data import curriculum, pipeline, recall, sources, tokenizers
 from longctx.errors import UserError, unknown_name
 from longctx.positions import api as positions
+from longctx.positions import extension
 
 DTYPES = ("bfloat16", "float32")
 
@@ -26,6 +27,8 @@ AT_LEAST = {
     "optim.weight_decay": 0, "optim.clip_norm": 0, "optim.max_bad_steps": 1,
     "checkpoint.every_steps": 1, "checkpoint.keep": 1, "log.every_steps": 1,
     "eval.documents": 1, "eval.depths": 1, "eval.samples": 1,
+    "model.embedding_std": 0, "extend.rows": 1, "extend.depths": 1, "extend.tune_length": 0, "extend.tune_steps": 1,
+    "extend.tune_learning_rate": 0,
 }
 ABOVE = {"model.norm_eps": 0, "optim.eps": 0}
 BELOW = {"seed": 2**63, "optim.b1": 1, "optim.b2": 1}
@@ -43,6 +46,15 @@ def check(config: Config, workdir=None) -> Checked:
 
     workdir: where the run would put its checkpoints; any that are there must be those of the same run.
     """
+    stages = check_settings(config)
+    corpus, tokenizer = _load_data(config, stages)
+    if workdir is not None:
+        _check_workdir(config, pathlib.Path(workdir))
+    return Checked(corpus, tokenizer, stages)
+
+
+def check_settings(config: Config) -> tuple[curriculum.Stage, ...]:
+    """The same for the settings alone, whatever the data; returns the stages."""
     _check_numbers(config)
     _check_model(config)
     _check_positions(config)
@@ -50,10 +62,28 @@ def check(config: Config, workdir=None) -> Checked:
     _check_lengths(config)
     _check_names(config)
     _check_augmentations(config)
-    corpus, tokenizer = _load_data(config, stages)
-    if workdir is not None:
-        _check_workdir(config, pathlib.Path(workdir))
-    return Checked(corpus, tokenizer, stages)
+    return stages
+
+
+def check_extend(config: Config) -> tuple[curriculum.Stage, ...]:
+    """The same for experiments.extend: the settings of the model, of the task, and of what is compared."""
+    stages = check_settings(config)
+    task, extend, trained = config.recall, config.extend, stages[-1].seq_len
+    for i, stage in enumerate(stages):
+        recall.check(task, stage.seq_len, f"stages[{i}].seq_len")
+    if config.model.vocab_size < recall.vocab_size(task):
+        raise UserError(f"model.vocab_size={config.model.vocab_size} must be at least {recall.vocab_size(task)}, the "
+                        "sum of recall.keys, values and fillers.")
+    for field, shortest in (("lengths", min(extend.lengths, default=trained)),
+                            ("tune_length", extend.tune_length or trained)):
+        if shortest < trained:
+            raise UserError(f"extend.{field}={getattr(extend, field)}: {shortest} is below the trained length; "
+                            f"stages[-1].seq_len={trained} or more works.")
+    for field, known in (("methods", extension.METHODS), ("tunings", extension.TUNINGS)):
+        for i, name in enumerate(getattr(extend, field)):
+            if name not in known:
+                raise unknown_name(f"extend.{field}[{i}]", name, known)
+    return stages
 
 
 def _check_numbers(config: Config) -> None:

@@ -53,6 +53,8 @@ class ModelConfig:
     qk_norm: bool = False               # RMSNorm of q and k per head, before RoPE
     qkv_bias: bool = False
     tied_head: bool = False             # the output head is the transposed embedding
+    embedding_std: float = 0.0          # of the embedding's weights at the start; 0 = embed^-0.5. Embeddings have unit
+                                        #   variance all the same: a large one keeps Adam from turning them over soon
     logit_soft_cap: float = 0.0         # cap * tanh(logits / cap); 0 = none
     attention_soft_cap: float = 0.0     # the same on attention scores
     norm_eps: float = 1e-6
@@ -173,6 +175,29 @@ class EvalConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class RecallConfig:
+    """The task of experiments.extend, see longctx/data/recall.py; all but needles are sizes of its vocabulary."""
+    needles: int = 8
+    keys: int = 64
+    values: int = 32
+    fillers: int = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtendConfig:
+    """What experiments.extend compares. The trained length is that of the last stage."""
+    methods: tuple[str, ...] = ("none", "linear", "ntk", "dynamic", "yarn", "self_extend", "rerope", "leaky_rerope",
+                                "dca", "lm_infinite", "streaming")   # names in longctx.positions.extension.METHODS
+    lengths: tuple[int, ...] = ()       # tokens; empty = 1, 2, 4, 8 and 16 times the trained one
+    rows: int = 32                      # per method and length; each asks for every needle
+    depths: int = 8                     # how many parts of the haystack are told apart
+    tunings: tuple[str, ...] = ()       # names in longctx.positions.extension.TUNINGS
+    tune_length: int = 0                # tokens that these are for; 0 = 8 times the trained length
+    tune_steps: int = 100
+    tune_learning_rate: float = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A whole run."""
     name: str = "run"
@@ -187,3 +212,5 @@ class Config:
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
     eval: EvalConfig = EvalConfig()
+    recall: RecallConfig = RecallConfig()
+    extend: ExtendConfig = ExtendConfig()

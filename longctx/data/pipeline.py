@@ -78,7 +78,7 @@ class BatchStream:
             batch = rows.gather(numbers[mine])
             return transform(batch) if transform else batch
 
-        self._stage, self._text = stage, rows.table.fingerprint
+        self._stage, self._text = stage, rows.fingerprint
         shuffle_seed = int(_seed_sequence(seed, stage, "shuffle").generate_state(1)[0])
         numbers = grain.MapDataset.range(len(rows)).shuffle(seed=shuffle_seed).repeat()     # reshuffled every epoch
         batches = numbers.batch(stage.batch_size, drop_remainder=True)      # else len() overflows at B = 1

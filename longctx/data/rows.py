@@ -64,6 +64,11 @@ class PackedRows:
     def __len__(self) -> int:
         return self.packing.rows
 
+    @property
+    def fingerprint(self) -> int:
+        """That of the table."""
+        return self.table.fingerprint
+
     def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The given rows as a batch: arrays [B, T], int32 but for the weights, which are float32.
 

@@ -13,12 +13,14 @@ class Embedding(nnx.Module):
 
     def __init__(self, key, config: ModelConfig):
         self.dtype = config.dtype
-        self.table = weight(key, "table", (config.vocab_size, config.embed), config.embed, config.param_dtype)
+        std = config.embedding_std or config.embed ** -0.5
+        self.scale = 1 / std
+        self.table = weight(key, "table", (config.vocab_size, config.embed), std ** -2, config.param_dtype)
 
     def __call__(self, tokens):
         """Embeddings BTD of tokens BT, scaled to unit variance."""
         return jax.shard_map(_lookup, in_specs=(meshes.TABLE, meshes.TOKENS), out_specs=meshes.HIDDEN)(
-            self._gathered(), tokens) * jnp.asarray(self.table.shape[1] ** 0.5, self.dtype)
+            self._gathered(), tokens) * jnp.asarray(self.scale, self.dtype)
 
     def as_head(self):
         """The table as an output head [D, V]."""

@@ -1,0 +1,35 @@
+"""Context extension as an experiment: a tiny model that recalls, trained at 256 tokens and read at up to 4096.
+
+Eight needles, each a key and its value, lie among filler; then every key is asked for. Two layers (78,000 parameters)
+learn it on two CPU cores, at 32 tokens first, where half of the tokens are questions and answers. Then the same
+parameters read longer rows by every position method, as they are and after a short tuning:
+
+    python -m experiments.extend --config configs/recall.py
+    python -m experiments.extend --config configs/recall.py:seed=1 --workdir DIR
+    python -m experiments.extend --config configs/recall.py:smoke           # all of it in seconds; learns nothing
+    python -m experiments.extend --config configs/recall.py --config.extend.methods="('none', 'yarn', 'dca')"
+
+Arguments: seed=N, smoke.
+"""
+from experiments import config as configs
+
+
+def get_config(arg: str = ""):
+    args = configs.arguments(arg, seed=0, smoke=False)
+    config = configs.defaults()
+    config.name, config.seed = "recall", args.seed
+    config.stages = (configs.stage(seq_len=32, steps=300, batch_tokens=2048),
+                     configs.stage(seq_len=256, steps=300, batch_tokens=4096))
+    # embedding_std: with the usual one the model does not get beyond guessing among the values that it has seen
+    config.model.update(vocab_size=64, layers=2, embed=64, mlp=96, heads=4, key_heads=4, head_size=16, qk_norm=True,
+                        qkv_bias=True, embedding_std=1.0, dtype="float32", remat="none")
+    config.recall.update(needles=8, keys=32, values=16, fillers=16)
+    config.optim.update(learning_rate=5e-3, warmup_steps=20, schedule="wsd")
+    config.extend.update(tunings=("linear", "ntk", "yarn", "pose", "e2llm"), tune_steps=50, tune_learning_rate=1e-3)
+    if args.smoke:
+        config.name = "recall-smoke"
+        config.stages = (configs.stage(seq_len=32, steps=2, batch_tokens=256),)
+        config.recall.needles = 4
+        config.extend.update(lengths=(32, 64), rows=2, depths=2, tune_steps=2, tune_length=64,
+                             methods=("none", "yarn", "self_extend"), tunings=("ntk", "pose"))
+    return config

@@ -1,0 +1,137 @@
+"""Make a model's context longer and see what works: train a tiny model that recalls, then read far longer rows.
+
+    python -m experiments.extend --config configs/recall.py[:seed=N] [--config.extend.x=y ...] [--workdir DIR]
+
+Prints the share of values recalled by position method and length, of the parameters as they are and after a short
+tuning, and writes extend.json (the same by depth, every number) and extend.png into the workdir.
+"""
+import dataclasses
+import time
+
+from experiments import config as configs
+from experiments import processes
+from longctx.config import Config, ModelConfig, StageConfig
+
+STEPS_IN_FLIGHT = 16
+
+
+def main(argv) -> None:
+    config, workdir = configs.from_command_line(argv)
+    from experiments import checks
+    stages = checks.check_extend(config)
+
+    import jax
+
+    from experiments import benchmark, figures
+    from experiments.metrics import dump
+    mesh = processes.start(config.mesh)
+    trained = stages[-1].seq_len
+    config = _with_lengths(config, trained)
+    params, training = train(config, mesh)
+    records = [_record(config, mesh, params, "as trained", name, trained) for name in config.extend.methods]
+    records += [_tuned(config, mesh, params, name, trained) for name in config.extend.tunings]
+    result = {
+        "what": "associative recall beyond the trained length", "units": {
+            "lengths": "tokens", "accuracy": "share of the values asked for, over all depths",
+            "cells": "by length, then by depth from the start of the haystack: values asked for, and right"},
+        "environment": benchmark.environment(), "seed": config.seed, "trained_length": trained,
+        "lengths": list(config.extend.lengths), "chance": 1 / config.recall.values, "training": training,
+        "records": records, "config": dataclasses.asdict(config)}
+    if jax.process_index():
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "extend.json").write_text(dump(result) + "\n")
+    figures.extension(result).savefig(workdir / "extend.png", dpi=200)
+    print(f"\n{table(result)}\n\n{workdir / 'extend.json'}, {workdir / 'extend.png'}", flush=True)
+
+
+def train(config: Config, mesh, params=None) -> tuple[dict, dict]:
+    """The parameters after all stages of the config on the recall task, from fresh ones or `params`; and how it went:
+    steps, seconds of compiling and of running, loss of the last batch in nats per value."""
+    import jax
+    import jax.numpy as jnp
+
+    from longctx import layouts, meshes, optim, train_step
+    from longctx.data import curriculum, pipeline, recall
+    stages = curriculum.plan(config)
+    rate = optim.learning_rate(config.optim, stages)
+    state = train_step.init_state(config, mesh)
+    if params is not None:
+        state["params"] = jax.tree.map(jnp.copy, params)                # a step takes its state's memory
+    lay_out = lambda batch: layouts.lay_out(batch, config.attention.layout, config.mesh.context_shards)
+    shard, shards = meshes.data_shard(mesh)
+    compile_s = run_s = 0.0
+    for stage in stages:
+        start = time.monotonic()
+        step = train_step.compile_step(config, rate, stage, mesh)
+        compiled = time.monotonic()
+        rows = recall.RecallRows(config.recall, stage.seq_len, config.seed)
+        stream = pipeline.BatchStream(rows, stage, config.seed, prefetch=config.data.prefetch, process_index=shard,
+                                      process_count=shards, transform=lay_out)
+        for i in range(stage.steps):
+            state, metrics = step(state, meshes.put_batch(next(stream), mesh))
+            if i % STEPS_IN_FLIGHT == 0 or i + 1 == stage.steps:
+                loss = metrics["loss"].item()                           # waits
+        stream.close()
+        compile_s, run_s = compile_s + compiled - start, run_s + time.monotonic() - compiled
+        print(f"{stage.steps} steps of {stage.batch_tokens:,} tokens at length {stage.seq_len:,}: loss {loss:.3f}, "
+              f"compiled in {compiled - start:.1f} s, ran {time.monotonic() - compiled:.1f} s", flush=True)
+    return state["params"], {"steps": stages[-1].end_step, "compile_s": round(compile_s, 2), "run_s": round(run_s, 2),
+                             "loss": loss}
+
+
+def table(result: dict) -> str:
+    """Share of the values recalled, by method and length."""
+    from experiments import benchmark
+    times = [f"x{length / result['trained_length']:g}" for length in result["lengths"]]
+    rows = [(record["name"], record["how"], *(f"{share:.3f}" for share in record["accuracy"]))
+            for record in result["records"]]
+    return benchmark.table(("method", "parameters", *times), rows)
+
+
+def _with_lengths(config: Config, trained: int) -> Config:
+    """The config with the lengths that it leaves open."""
+    lengths = config.extend.lengths or tuple(trained * times for times in (1, 2, 4, 8, 16))
+    tune_length = config.extend.tune_length or 8 * trained
+    return dataclasses.replace(config, extend=dataclasses.replace(
+        config.extend, lengths=lengths, tune_length=tune_length))
+
+
+def _tuned(config: Config, mesh, params, name: str, trained: int) -> dict:
+    """The record of a short tuning for extend.tune_length: the settings are those for it, at every length."""
+    from longctx.positions.extension import METHODS, TUNINGS
+    tuning, extend = TUNINGS[name], config.extend
+    seq_len = extend.tune_length if tuning.augment == "none" else trained
+    stage = StageConfig(seq_len=seq_len, steps=extend.tune_steps, augment=tuning.augment,
+                        batch_tokens=max(seq_len, config.stages[-1].batch_tokens), augment_length=extend.tune_length)
+    model = METHODS[tuning.trained](config.model, trained, extend.tune_length)
+    optim = dataclasses.replace(config.optim, learning_rate=extend.tune_learning_rate)
+    print(f"tuning {name}: ", end="")
+    tuned, training = train(dataclasses.replace(config, stages=(stage,), optim=optim, model=model), mesh, params)
+    at_target = lambda model, L, T: METHODS[tuning.read](model, L, extend.tune_length)
+    return _read(config, mesh, tuned, at_target, trained) | {
+        "name": name, "how": f"tuned for {extend.tune_length:,}", "training": training}
+
+
+def _record(config: Config, mesh, params, how: str, name: str, trained: int) -> dict:
+    from longctx.positions.extension import METHODS
+    return _read(config, mesh, params, METHODS[name], trained) | {"name": name, "how": how}
+
+
+def _read(config: Config, mesh, params, change, trained: int) -> dict:
+    """What the parameters recall at every length, their settings changed by a function of positions.extension."""
+    from longctx.evals import recall
+    from longctx.evals.predictor import predictor
+    start, extend, cells, predictors = time.monotonic(), config.extend, [], {}
+    for length in extend.lengths:
+        model: ModelConfig = change(config.model, trained, length)
+        if model not in predictors:
+            predictors[model] = predictor(dataclasses.replace(config, model=model), mesh, params, model.rope)
+        cells.append(recall.by_depth(predictors[model], config.recall, length, extend.rows, extend.depths, config.seed))
+    total = lambda parts, what: sum(part[what] for part in parts)
+    return {"accuracy": [total(parts, "right") / total(parts, "asked") for parts in cells], "cells": cells,
+            "seconds": round(time.monotonic() - start, 2)}
+
+
+if __name__ == "__main__":
+    configs.run(main)

@@ -1,0 +1,81 @@
+"""Associative recall: keys and their values planted among filler, then every key again, whose value is to be answered.
+
+A row of T inputs is T + 1 - 2n tokens of haystack, in which n needles (a key and the value after it) lie at random
+places, then the n keys in random order, each followed by its value; after the last one the row ends. Only the answers
+count. It is MQAR (Arora et al. 2023) with the questions at the end, so that the length is the distance to look back.
+Tokens are numbered: keys, then values, then filler.
+"""
+import dataclasses
+
+import numpy as np
+
+from longctx.config import RecallConfig
+from longctx.errors import UserError
+
+
+def check(task: RecallConfig, length: int, field: str) -> None:
+    """Raises UserError where no rows of that length can be made; `field` names the setting of the length."""
+    if min(dataclasses.astuple(task)) < 1:
+        raise UserError(f"recall: needles, keys, values and fillers must all be at least 1, and they are "
+                        f"{', '.join(map(str, dataclasses.astuple(task)))}.")
+    if task.keys < task.needles:
+        raise UserError(f"recall.keys={task.keys} must be at least recall.needles={task.needles}: no key comes twice.")
+    if length < 4 * task.needles:
+        raise UserError(f"{field}={length} must be at least {4 * task.needles}, for recall.needles={task.needles} and "
+                        "their questions.")
+
+
+def vocab_size(task: RecallConfig) -> int:
+    return task.keys + task.values + task.fillers
+
+
+def questions(task: RecallConfig, length: int) -> np.ndarray:
+    """The columns of a row in which a key is asked for, and its value the target."""
+    return length + 1 - 2 * task.needles + 2 * np.arange(task.needles)
+
+
+def row(rng: np.random.Generator, task: RecallConfig, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """(ids int32 [length + 1], place int64 [needles]) of one row.
+
+    place: the column of the key of each needle, in the order of the questions. No key comes twice; values are drawn
+    each by itself, so that the answers before tell nothing.
+    """
+    n, haystack = task.needles, length + 1 - 2 * task.needles
+    keys = rng.permutation(task.keys)[:n]
+    values = task.keys + rng.integers(task.values, size=n)
+    place = np.sort(rng.permutation(haystack - n)[:n]) + np.arange(n)      # pairs that do not overlap, all alike likely
+    order = rng.permutation(n)
+    ids = np.empty(length + 1, np.int32)
+    ids[:haystack] = task.keys + task.values + rng.integers(task.fillers, size=haystack)
+    ids[place], ids[place + 1] = keys, values
+    ids[haystack::2], ids[haystack + 1::2] = keys[order], values[order]
+    return ids, place[order]
+
+
+@dataclasses.dataclass(frozen=True)
+class RecallRows:
+    """Rows by number, made when they are asked for: `count` of them, a function of the seed and the length."""
+    task: RecallConfig
+    length: int
+    seed: int
+    count: int = 1 << 24
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def fingerprint(self) -> int:
+        return hash(self)
+
+    def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The given rows as a batch, as PackedRows.gather makes them: one document each, weights 1 on the answers."""
+        ids = np.stack([self.row(number)[0] for number in rows])
+        weights = np.zeros((len(ids), self.length), np.float32)
+        weights[:, questions(self.task, self.length)] = 1
+        ones = np.ones((len(ids), self.length), np.int32)
+        return {"tokens": ids[:, :-1], "targets": ids[:, 1:], "weights": weights,
+                "positions": ones * np.arange(self.length, dtype=np.int32), "segments": ones}
+
+    def row(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """As `row`."""
+        return row(np.random.default_rng([self.seed, self.length, int(number)]), self.task, self.length)
