@@ -261,13 +261,18 @@ def relation(mask: Mask, q: Ranges, k: Ranges) -> jax.Array:
     """EMPTY, PARTIAL or FULL of every pair of blocks: q [..., Tb], k [..., Sb] -> int32 [..., Tb, Sb]."""
     q = Ranges(*(x[..., :, None] for x in q))
     k = Ranges(*(x[..., None, :] for x in k))
-    full = mask.relation(q, k)[1]
-    return jnp.where(nothing(mask, q, k), EMPTY, jnp.where(full & q.real & k.real, FULL, PARTIAL))
+    empty, full = mask.relation(q, k)
+    return jnp.where(empty | _no_token(q, k), EMPTY, jnp.where(full & q.real & k.real, FULL, PARTIAL))
 
 
 def nothing(mask: Mask, q: Ranges, k: Ranges) -> jax.Array:
     """Whether certainly no query sees a key: bool, for broadcastable ranges, whose `real` it does not read."""
-    return mask.relation(q, k)[0] | (q.seg_max < 1) | (k.seg_max < 1)
+    return mask.relation(q, k)[0] | _no_token(q, k)
+
+
+def _no_token(q: Ranges, k: Ranges) -> jax.Array:
+    """Whether either block is all padding."""
+    return (q.seg_max < 1) | (k.seg_max < 1)
 
 
 NAMES = {
