@@ -20,7 +20,7 @@ import jax
 from experiments import benchmark, figures, tpu_schedule
 from experiments.benchmark_worker import ROOT
 from experiments.kernel_cases import KERNELS, MATMULS, Case, missing
-from longctx.errors import UserError, unknown_name
+from longctx.errors import UserError
 from pallas_kernels import masks, tpu_chips
 from pallas_kernels.tpu_chips import CHIPS
 
@@ -36,8 +36,7 @@ class Result:
 
     Attributes:
       tflops: predicted, of useful work; None where the compiler or the peer is missing.
-      regions: of the compute regions: cycles, runs, mxu (share of the cycles that a matrix unit is busy), ideal (share
-        that useful matmuls at full rate would take, were nothing masked), spills, floors.
+      regions: of the compute regions: cycles, runs, mxu (share of the cycles that matrix units work), spills, floors.
       step, outer: cycles of a grid step, and of starting and ending an outer block.
       measured: TFLOP/s on this machine's TPU.
       note: why there are no numbers.
@@ -100,10 +99,9 @@ def missing_compiler() -> str | None:
 def _priced(chip, case, length, blocks, work, kernel, compile_s):
     facts = CHIPS[chip]
     seconds = tpu_schedule.cycles(kernel, work, facts) / facts.clock
-    tile = 2 * MATMULS[case.op] * blocks[0] * blocks[1] * case.head_size / facts.flops_per_cycle
     regions = tuple({
         "cycles": region.cycles, "runs": runs, "mxu": tpu_schedule.matmul_cycles(region, facts) / region.cycles,
-        "ideal": tile / region.cycles, "spills": region.used["SPILL"],
+        "spills": region.used["SPILL"],
         "floors": {unit: round(x) for unit, x in tpu_schedule.floors(region, kernel, facts).items()},
     } for region, runs in zip(kernel.compute, work.runs, strict=False))
     return Result(chip, case, length, blocks, work.flops / seconds / 1e12, regions, kernel.step, kernel.outer,
@@ -226,11 +224,11 @@ def options(argv):
     parser.add_argument("--kernel", default=",".join(KERNELS), help="(default: %(default)s)")
     parser.add_argument("--picture", metavar="FILE.png")
     chosen = parser.parse_args(argv)
-    for option, known in (("chip", CHIPS), ("op", MATMULS), ("kernel", KERNELS)):
-        for name in getattr(chosen, option).split(","):
-            if name not in known:
-                raise unknown_name(f"--{option}", name, tuple(known))
-    for text in chosen.mask.split(","):
+    chosen.chip = benchmark.names("--chip", chosen.chip, CHIPS)
+    chosen.op = benchmark.names("--op", chosen.op, MATMULS)
+    chosen.kernel = benchmark.names("--kernel", chosen.kernel, KERNELS)
+    chosen.mask = chosen.mask.split(",")
+    for text in chosen.mask:
         try:
             masks.parse(text)
         except ValueError as error:
@@ -246,8 +244,7 @@ def options(argv):
 
 def cases(chosen) -> list[Case]:
     sizes = benchmark.whole_numbers("--head-size", chosen.head_size)
-    every = itertools.product(benchmark.dtypes(chosen.dtype), sizes, *(
-        getattr(chosen, option).split(",") for option in ("op", "mask", "kernel")))
+    every = itertools.product(benchmark.dtypes(chosen.dtype), sizes, chosen.op, chosen.mask, chosen.kernel)
     return [Case(kernel, op, mask, head_size, dtype=dtype) for dtype, head_size, op, mask, kernel in every
             if kernel == "longctx" or mask in MASKS and op in KERNELS[kernel].names]
 
@@ -256,13 +253,13 @@ def main(argv=None) -> int:
     jax.config.update("jax_platforms", "cpu")           # this process only counts; workers compile and run
     chosen = options(argv)
     lengths, results, environment = chosen.lengths, [], benchmark.environment()
-    for chip in chosen.chip.split(","):
+    for chip in chosen.chip:
         for case in cases(chosen):
             print(f"{chip} {case.kernel} {case.op} {case.mask} ...", file=sys.stderr)
             results += measure(chip, case, lengths)
     targets = check(results)
     if "longctx" in chosen.kernel and "forward" in chosen.op:
-        chip = chosen.chip.split(",")[0]
+        chip = chosen.chip[0]
         targets.append(benchmark.target(f"{chip} forward, 3/4 of the blocks EMPTY: time over all blocks",
                                         share_of_empty(chip, lengths[0]), at_most=EMPTY_SHARE))
     print(benchmark.table(HEADER, rows(results)))

@@ -95,11 +95,16 @@ def whole_numbers(option: str, text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def dtypes(text: str) -> list[str]:
+def names(option: str, text: str, known) -> list[str]:
+    """"v5e,v6e" -> ["v5e", "v6e"], each of them in `known`."""
     for name in text.split(","):
-        if name not in DTYPES:
-            raise unknown_name("--dtype", name, DTYPES)
+        if name not in known:
+            raise unknown_name(option, name, known)
     return text.split(",")
+
+
+def dtypes(text: str) -> list[str]:
+    return names("--dtype", text, DTYPES)
 
 
 def check_writable(option: str, path: str | None) -> None:

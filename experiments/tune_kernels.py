@@ -12,7 +12,6 @@ import jax
 
 from experiments import bench_kernels, benchmark
 from experiments.kernel_cases import MATMULS, Case
-from longctx.errors import unknown_name
 from pallas_kernels.attention.tpu_blocks import Blocks
 from pallas_kernels.tpu_chips import CHIPS
 
@@ -44,10 +43,8 @@ def options(argv):
     parser.add_argument("--op", default=",".join(MATMULS), help="(default: %(default)s)")
     parser.add_argument("--head-size", default="64,128,256", help="(default: %(default)s)")
     chosen = parser.parse_args(argv)
-    for option, known in (("chip", CHIPS), ("op", MATMULS)):
-        for name in getattr(chosen, option).split(","):
-            if name not in known:
-                raise unknown_name(f"--{option}", name, tuple(known))
+    chosen.chip = benchmark.names("--chip", chosen.chip, CHIPS)
+    chosen.op = benchmark.names("--op", chosen.op, MATMULS)
     chosen.head_size = benchmark.whole_numbers("--head-size", chosen.head_size)
     chosen.lengths = benchmark.whole_numbers("--lengths", chosen.lengths)
     return chosen
@@ -57,7 +54,7 @@ def main(argv=None) -> int:
     jax.config.update("jax_platforms", "cpu")           # this process only counts; workers compile
     chosen = options(argv)
     lines = []
-    for op, chip, head_size in itertools.product(chosen.op.split(","), chosen.chip.split(","), chosen.head_size):
+    for op, chip, head_size in itertools.product(chosen.op, chosen.chip, chosen.head_size):
         best = next(iter(tried(chip, op, head_size, chosen.lengths)), None)
         if best:
             figures = ", ".join(f"{benchmark.number(x)} at {n}" for x, n in zip(best[2], chosen.lengths, strict=True))
