@@ -216,7 +216,7 @@ def _problem(result: Result) -> str:
 
 
 def options(argv):
-    parser = benchmark.parser(__doc__.splitlines()[0], lengths="8192,32768", dtype="bfloat16")
+    parser = benchmark.parser(__doc__.splitlines()[0], lengths="8192,32768", dtype="bfloat16", out=None)
     parser.add_argument("--chip", default="v5e,v5p,v6e,tpu7x", help="generations, with commas (default: %(default)s)")
     parser.add_argument("--op", default="forward,backward", help="(default: %(default)s)")
     parser.add_argument("--mask", default=",".join(MASKS), help="for kernels other than ours causal and full alone")

@@ -38,7 +38,7 @@ def tried(chip: str, op: str, head_size: int, lengths: list[int]) -> list[tuple]
 
 
 def options(argv):
-    parser = benchmark.parser(__doc__.splitlines()[0], lengths="8192,32768", dtype="bfloat16")
+    parser = benchmark.parser(__doc__.splitlines()[0], lengths="8192,32768")
     parser.add_argument("--chip", default=",".join(CHIPS), help="generations, with commas (default: %(default)s)")
     parser.add_argument("--op", default=",".join(MATMULS), help="(default: %(default)s)")
     parser.add_argument("--head-size", default="64,128,256", help="(default: %(default)s)")
