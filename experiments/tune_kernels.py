@@ -16,8 +16,8 @@ from pallas_kernels.attention.tpu_blocks import Blocks
 from pallas_kernels.tpu_chips import CHIPS
 
 CANDIDATES = {
-    "forward": [Blocks(2048, 2048, 512, 512), Blocks(2048, 2048, 256, 512), Blocks(1024, 1024, 512, 512),
-                Blocks(1024, 1024, 256, 512)],
+    "forward": [Blocks(2048, 2048, 256, 512, 512), Blocks(2048, 2048, 512, 512, 512), Blocks(2048, 2048, 256, 512, 256),
+                Blocks(1024, 1024, 256, 512, 512), Blocks(1024, 1024, 512, 512, 512)],
     "backward": [Blocks(2048, 2048, 256, 1024), Blocks(1024, 1024, 256, 1024), Blocks(2048, 2048, 512, 1024),
                  Blocks(1024, 1024, 512, 512)],
 }

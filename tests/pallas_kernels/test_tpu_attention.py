@@ -44,8 +44,8 @@ def test_several_blocks_on_either_side(shape, dtype):
 def test_tiles_of_either_orientation(chip, mask, dtype, H, monkeypatch):
     """Full blocks, diagonal ones, and some whose tiles are partly empty."""
     monkeypatch.setattr(tpu_chips, "current", lambda: chip)
-    monkeypatch.setitem(tpu_blocks.SIZES, ("forward", chip, H), Blocks(384, 384, 128, 128))
-    monkeypatch.setitem(tpu_blocks.FLOAT32, "forward", Blocks(384, 384, 128, 128))
+    monkeypatch.setitem(tpu_blocks.SIZES, ("forward", chip, H), Blocks(384, 384, 128, 128, 384))
+    monkeypatch.setitem(tpu_blocks.FLOAT32, "forward", Blocks(384, 384, 128, 128, 384))
     tokens = packed(3, 1, 800, mean=500)
     p = problem(1, B=1, T=800, N=2, K=1, H=H, dtype=dtype, tokens=(tokens, tokens) if "segments" in mask else None)
     spec = AttentionSpec(masks.parse(mask), soft_cap=5.0 if H == 256 else 0.0)
@@ -61,8 +61,8 @@ def test_halves_of_scaled_queries_keep_sixteen_bits():
 
 
 @pytest.mark.parametrize("lengths, block, want", [
-    ((9000, 9000), 0, Blocks(2048, 2048, 256, 512)), ((300, 100), 0, Blocks(512, 128, 128, 512)),
-    ((9000, 9000), 384, Blocks(384, 384, 128, 128))])
+    ((9000, 9000), 0, Blocks(2048, 2048, 256, 512, 512)), ((300, 100), 0, Blocks(512, 128, 128, 512, 128)),
+    ((9000, 9000), 384, Blocks(384, 384, 128, 128, 128))])
 def test_blocks_are_whole_tiles(lengths, block, want):
     assert tpu_blocks.choose("forward", "bfloat16", 80, lengths, block) == want
 
