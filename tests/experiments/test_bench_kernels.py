@@ -112,7 +112,7 @@ def test_tuning_prints_the_best_candidate(monkeypatch, capsys):
     monkeypatch.setattr(bench_kernels, "measure", priced)
     assert benchmark.command(tune_kernels.main, ["--chip=v6e", "--op=forward", "--head-size=128"]) == 0
     out = capsys.readouterr().out
-    assert "2048/2048/512/512: does not fit" in out
+    assert "2048/2048/256/512/512: does not fit" in out
     assert out.endswith('("forward", "v6e", 128): Blocks(q=1024, k=1024, chunk=512, rows=512, wide=512),    '
                         "# 520 at 8192, 544 at 32768\n}\n")
 
