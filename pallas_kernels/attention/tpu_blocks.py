@@ -35,6 +35,7 @@ SIZES = {
     ("forward", "v5p", 128): Blocks(2048, 2048, 256, 512, 512),     # 396, 426
     ("forward", "v6e", 64): Blocks(2048, 2048, 256, 512, 512),      # 207, 228
     ("forward", "v6e", 128): Blocks(2048, 2048, 256, 512, 512),     # 387, 427
+    ("forward", "v6e", 256): Blocks(2048, 2048, 256, 512, 512),     # 600, 661; no other was tried
     ("forward", "tpu7x", 128): Blocks(2048, 2048, 256, 512, 512),   # 462, 500; no other was tried
     ("backward", "v4", 128): Blocks(1024, 1024, 256, 1024),         # 231, 246; larger ones do not fit 16 MiB
     ("backward", "v5e", 128): Blocks(2048, 2048, 256, 1024),        # 182, 189
