@@ -31,6 +31,7 @@ class Blocks(NamedTuple):
 # by op, generation and native head size, for bfloat16; behind each the TFLOP/s that its schedule predicts under a
 # causal mask, 8 heads, at 8192 and 32768 tokens (`python -m experiments.tune_kernels`)
 SIZES = {
+    ("forward", "v5e", 64): Blocks(2048, 2048, 256, 512, 512),      # 85, 92; no other was tried
     ("forward", "v5e", 128): Blocks(2048, 2048, 256, 512, 512),     # 171, 184
     ("forward", "v5p", 128): Blocks(2048, 2048, 256, 512, 512),     # 396, 426
     ("forward", "v6e", 64): Blocks(2048, 2048, 256, 512, 512),      # 207, 228
@@ -39,6 +40,7 @@ SIZES = {
     ("forward", "tpu7x", 128): Blocks(2048, 2048, 256, 512, 512),   # 462, 500; no other was tried
     ("backward", "v4", 128): Blocks(1024, 1024, 256, 1024),         # 231, 246; larger ones do not fit 16 MiB
     ("backward", "v5e", 128): Blocks(2048, 2048, 256, 1024),        # 182, 189
+    ("backward", "v5p", 128): Blocks(2048, 2048, 256, 1024),        # 425, 441; no other was tried
     ("backward", "v5p", 256): Blocks(2048, 2048, 256, 1024),        # 427, 445
     ("backward", "v6e", 64): Blocks(2048, 2048, 256, 1024),         # 282, 297
     ("backward", "v6e", 128): Blocks(2048, 2048, 256, 1024),        # 514, 543
