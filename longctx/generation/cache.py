@@ -66,11 +66,12 @@ def extend(model, tokens, where: Tokens, cache: list[Cache], rope: RopeConfig | 
     scaling takes the rows' to be.
     """
     kinds, see = model.config.kinds, model.views(rope, length)
-    steps = [Step(see(kind, where.positions), see(kind, old.tokens.positions), where, old.tokens, memory(kind)[0],
-                  model.attention.kernel) for kind, old in zip(kinds, cache, strict=True)]
-    x, kept = model.through(tokens, [step.attend for step in steps], [(old.k, old.v) for old in cache])
-    return x, [Cache(*kept, Tokens(*_written(step.old, where, where, step.first)))
-               for kept, step in zip(kept, steps, strict=True)]
+    steps = [Step(see(kind, where.positions), see(kind, old.tokens.positions), where, old, model.attention.kernel)
+             for kind, old in zip(kinds, cache, strict=True)]
+    x, kept = model.through(tokens, [step.attend for step in steps])
+    # all layers at once: a write inside their scan would copy the whole cache
+    return x, [_written(old, Cache(*new, where), memory(kind)[0])
+               for kind, old, new in zip(kinds, cache, kept, strict=True)]
 
 
 class Step(NamedTuple):
@@ -78,27 +79,26 @@ class Step(NamedTuple):
 
     Attributes:
       view, old_view: what they see of the positions of the new tokens, and of those in the cache.
-      new, old: these tokens.
-      first: how many of a row's first tokens have slots of their own.
+      new: the new tokens.
+      cache: as it was before them.
       kernel: a name in pallas_kernels.attention.api.IMPLEMENTATIONS, or auto.
     """
     view: View
     old_view: View
     new: Tokens
-    old: Tokens
-    first: int
+    cache: Cache
     kernel: str
 
-    def attend(self, kept, at, q, k, v, *, scale, soft_cap, sinks):
-        """(out BTNH, kept): what Attention asks for. kept: the stacked (k, v) of the cache; at: the layer's index."""
+    def attend(self, at, q, k, v, *, scale, soft_cap, sinks):
+        """What Attention asks for in the kind's layer `at`: (out BTNH, (k, v) for the cache)."""
         k = self.view.to_cache(k)
-        old_k, old_v = (jax.lax.dynamic_index_in_dim(x, at, keepdims=False) for x in kept)
-        keys = (self.view.from_cache(k), v, self.new), (self.old_view.from_cache(old_k), old_v, self.old)
+        old_k, old_v = (jax.lax.dynamic_index_in_dim(x, at, keepdims=False) for x in (self.cache.k, self.cache.v))
+        keys = ((self.view.from_cache(k), v, self.new), (self.old_view.from_cache(old_k), old_v, self.cache.tokens))
         specs = [AttentionSpec(mask, scale, self.view.bias, soft_cap, partial=True) for mask in self.view.masks]
         out, lse = _attended(self.view.turned_queries(q), self.new, keys, self.view.bias_table, specs, self.kernel)
         if sinks is not None:
-            out, lse = with_sinks(out, lse, sinks)
-        return out.astype(q.dtype), _written(kept, (k, v), self.new, self.first, at)
+            out, _ = with_sinks(out, lse, sinks)
+        return out.astype(q.dtype), (k, v)
 
 
 def _attended(queries, where, keys, table, specs, kernel):
@@ -117,31 +117,30 @@ def _attended(queries, where, keys, table, specs, kernel):
                          out_specs=(meshes.HEADS, meshes.LSE))(queries, where, keys, table)
 
 
-def _written(stores, new, where: Tokens, first: int, *at):
-    """`stores` [*layers, B, S, ...] with what is `new` [B, T, ...] in the slots of its tokens, at layer `at`."""
-    size = stores[0].shape[len(at) + 1]
-    cuts = [jax.tree.map(lambda x, spec=spec: meshes.TOKENS if x.ndim == 2 else spec, tree)
-            for tree, spec in ((stores, meshes.CACHE), (new, meshes.HEADS), (where, None))]
+def _written(cache: Cache, new: Cache, first: int) -> Cache:
+    """The cache with T new tokens, in the form of a Cache whose slots they are, in the slots where they belong."""
+    size = cache.k.shape[2]
+    cuts = Cache(meshes.CACHE, meshes.CACHE, Tokens(meshes.TOKENS, meshes.TOKENS))
+    axis = lambda x: 2 if x.ndim == 5 else 1                # of the slots: k and v are of all layers
 
-    def local(stores, new, where, *at):
-        new, where = gather((new, where), meshes.CONTEXT)
-        shards = jax.lax.axis_size(meshes.CONTEXT)
-        slot = _slot(where, first, size)
+    def local(cache, new):
+        new = jax.tree.map(lambda x: jax.lax.all_gather(x, meshes.CONTEXT, axis=axis(x), tiled=True), new)
+        shards, slot = jax.lax.axis_size(meshes.CONTEXT), _slot(new.tokens, first, size)
         mine = jnp.where(slot % shards == jax.lax.axis_index(meshes.CONTEXT), slot // shards, size)
         row = jax.lax.broadcasted_iota(jnp.int32, mine.shape, 0)
-        return jax.tree.map(lambda store, x: store.at[*at, row, mine].set(x, mode="drop"), stores, new)
+        put = lambda x, y: x.at[(slice(None),) * (axis(x) - 1) + (row, mine)].set(y, mode="drop")
+        return jax.tree.map(put, cache, new)
 
-    return jax.shard_map(local, in_specs=(*cuts, *(meshes.REPLICATED for _ in at)), out_specs=cuts[0])(
-        stores, new, where, *at)
+    return jax.shard_map(local, in_specs=(cuts, cuts), out_specs=cuts)(cache, new)
 
 
-def _slot(where: Tokens, first: int, size: int):
+def _slot(tokens: Tokens, first: int, size: int):
     """The slot of each of the tokens int32 [B, T], of `size`; `size` itself for padding and for what is not kept.
 
     Of more tokens than a ring has slots, the last stay: each slot is written once.
     """
     first = min(first, size - 1)
-    ring, position = size - first, where.positions
-    last = jnp.where(where.segments > 0, position, -1).max(1, keepdims=True)
-    kept = (where.segments > 0) & ((position < first) | (position > last - ring))
+    ring, position = size - first, tokens.positions
+    last = jnp.where(tokens.segments > 0, position, -1).max(1, keepdims=True)
+    kept = (tokens.segments > 0) & ((position < first) | (position > last - ring))
     return jnp.where(kept, jnp.where(position < first, position, first + (position - first) % ring), size)

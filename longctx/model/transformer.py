@@ -50,7 +50,7 @@ class Transformer(nnx.Module):
         kinds, see = self.config.kinds, self.views(rope, length or tokens.shape[1], stretch)
         views = {kind: see(kind, where.positions) for kind in kinds}
         attends = [functools.partial(self._attend, views[kind], where) for kind in kinds]
-        return self.through(tokens, attends, [None] * len(kinds))[0]
+        return self.through(tokens, attends)[0]
 
     def views(self, rope: RopeConfig | None, length: int, stretch=None):
         """(kind, positions int32 [B, T]) -> View: what the layers of a kind see of positions; for once per step."""
@@ -64,42 +64,44 @@ class Transformer(nnx.Module):
         return lambda kind, positions: view(
             kind, positions, config.heads, functools.partial(tables, kind.rope or rope or config.rope), learned)
 
-    def through(self, tokens, attends, kept: list):
-        """(hidden states BTD, what the layers keep) of tokens [B, T].
+    def through(self, tokens, attends):
+        """(hidden states BTD, what the layers of each kind keep) of tokens [B, T].
 
-        attends: for each kind of layer (kept of the kind, layer's index in it, q, k, v, scale, soft_cap, sinks) ->
-        (out BTNH, kept). kept: of each kind, any tree of arrays: it goes from layer to layer.
+        attends: for each kind of layer (number of the layer in its kind, q, k, v, scale, soft_cap, sinks) ->
+        (out BTNH, any tree of arrays to keep, which is stacked over the layers).
         """
-        x, kept = self._through_blocks(self.embedding(tokens), attends, kept)
+        x, kept = self._through_blocks(self.embedding(tokens), attends)
         x, scale = self.norm(x), self.config.logit_scale
         return x if scale == 1 else x * jnp.asarray(scale, x.dtype), kept
 
-    def _through_blocks(self, x, attends, kept):
+    def _through_blocks(self, x, attends):
         """A scan over groups of one layer of each kind, then the layers that are left over."""
         def layer(attend):
-            run = lambda x, block, kept, at: block(x, functools.partial(attend, kept, at))
+            run = lambda x, block, at: block(x, functools.partial(attend, at))
             return checkpointed(run, self.config.remat)
 
         layers, groups = [layer(attend) for attend in attends], self.config.layers // len(attends)
 
-        def group(carry, blocks_at):
-            x, kept = carry[0], list(carry[1])
-            for i, (layer, block) in enumerate(zip(layers, blocks_at[0], strict=True)):
-                x, kept[i] = layer(x, block, kept[i], blocks_at[1])
-            return (x, kept), None
+        def group(x, blocks_at):
+            kept, at = [], blocks_at[1]
+            for layer, block in zip(layers, blocks_at[0], strict=True):
+                x, of_layer = layer(x, block, at)
+                kept.append(of_layer)
+            return x, kept
 
         # [:groups] of the kinds that have no layer left over copies nothing
         blocks = [jax.tree.map(lambda w: w[:groups], stack) for stack in self.blocks]
-        (x, kept), _ = jax.lax.scan(group, (x, kept), (blocks, jnp.arange(groups)))
+        x, kept = jax.lax.scan(group, x, (blocks, jnp.arange(groups)))
         for i in range(self.config.layers % len(attends)):
-            x, kept[i] = layers[i](x, jax.tree.map(lambda w: w[groups], self.blocks[i]), kept[i], groups)
+            x, of_layer = layers[i](x, jax.tree.map(lambda w: w[groups], self.blocks[i]), groups)
+            kept[i] = jax.tree.map(lambda stack, last: jnp.concatenate([stack, last[None]]), kept[i], of_layer)
         return x, kept
 
-    def _attend(self, view: View, where: Tokens, kept, at, q, k, v, **how):
+    def _attend(self, view: View, where: Tokens, at, q, k, v, **how):
         """What Attention asks for, by the run's strategy; there is nothing to keep."""
         return context_parallel.attend(
             *view.turned(q, k), v, positions=where.positions, segments=where.segments, mask=view.masks,
-            bias=view.bias, table=view.bias_table, **how, **dataclasses.asdict(self.attention)), kept
+            bias=view.bias, table=view.bias_table, **how, **dataclasses.asdict(self.attention)), None
 
     def logits(self, x, out_spec=meshes.LOGITS):
         """All logits in float32, [..., V] of hidden states [..., D], cut by `out_spec`."""
