@@ -14,11 +14,12 @@ from pallas_kernels.masks import Tokens
 TINY = ModelConfig(vocab_size=32, layers=2, embed=16, mlp=24, heads=4, key_heads=2, head_size=8, dtype="float32",
                    remat="none")
 REFERENCE = AttentionConfig(kernel="reference")
+ONE = MeshConfig()
 LENGTH = 48                     # of the uncached rows
 
 
 @functools.cache
-def setup(config: ModelConfig, mesh_config: MeshConfig = MeshConfig()):
+def setup(config: ModelConfig, mesh_config: MeshConfig = ONE):
     """(mesh, graph, params); no weight is 0, and no program is compiled to draw them."""
     mesh = meshes.make(mesh_config)
     rng = np.random.default_rng(0)
@@ -46,7 +47,7 @@ def _uncached(config, mesh_config, length):
     return jax.jit(lambda params, batch: functional.logits(graph, params, batch, length=length))
 
 
-def uncached(config, tokens, lengths, mesh_config=MeshConfig(), length=None):
+def uncached(config, tokens, lengths, mesh_config=ONE, length=None):
     """Logits [B, T, V] of the model without a cache, on rows of that many tokens int32 [B, T]."""
     mesh, _, params = setup(config, mesh_config)
     batch = rows(tokens, np.arange(tokens.shape[1])[None] < np.asarray(lengths)[:, None])
@@ -66,7 +67,7 @@ def _step(config, mesh_config, length):
     return jax.jit(step)
 
 
-def cached(config, tokens, counts, width, mesh_config=MeshConfig(), length=LENGTH):
+def cached(config, tokens, counts, width, mesh_config=ONE, length=LENGTH):
     """The same logits through a cache: row b is read counts[i, b] tokens at a time, at most `width`."""
     mesh, _, params = setup(config, mesh_config)
     result, done = np.zeros((*tokens.shape, config.vocab_size), np.float32), np.zeros(len(tokens), int)

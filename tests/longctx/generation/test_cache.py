@@ -1,7 +1,6 @@
 """The cache: any way to read a row through it gives the logits of the uncached model, and it holds what it must."""
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,7 +11,7 @@ from longctx.errors import UserError
 from longctx.generation import cache as caching
 from pallas_kernels import masks
 from tests.helpers import assert_close
-from tests.longctx.generation.helpers import LENGTH, TINY, cached, uncached
+from tests.longctx.generation.helpers import LENGTH, ONE, TINY, cached, uncached
 
 WIDTH = 8                       # the most tokens read at once; also more than some windows hold
 layer = LayerConfig
@@ -52,11 +51,11 @@ def readings(draw):
     return rng.integers(0, TINY.vocab_size, (2, LENGTH)).astype(np.int32), lengths, np.array(counts)
 
 
-def check(config, reading, mesh_config=MeshConfig(), length=None):
+def check(config, reading, mesh_config=ONE, length=None):
     tokens, lengths, counts = reading
     got, done, cache = cached(config, tokens, counts, WIDTH, mesh_config, length or LENGTH)
     np.testing.assert_array_equal(done, lengths)
-    want = uncached(config, tokens, lengths, mesh_config=MeshConfig(), length=length)
+    want = uncached(config, tokens, lengths, length=length)
     inside = np.arange(LENGTH)[None] < lengths[:, None]
     assert_close(got[inside], want[inside], "float32", 1000)
     return cache

@@ -8,7 +8,7 @@ import pytest
 from longctx.config import LayerConfig, MeshConfig, RopeConfig
 from longctx.errors import UserError
 from longctx.generation import api, decode
-from tests.longctx.generation.helpers import LENGTH, TINY, setup, uncached
+from tests.longctx.generation.helpers import LENGTH, ONE, TINY, setup, uncached
 
 # a full layer, and one whose ring is shorter than a chunk
 MODEL = dataclasses.replace(TINY, pattern=(LayerConfig(), LayerConfig(mask="causal & (window(5) | sinks(2))")))
@@ -17,7 +17,7 @@ PROMPTS = [np.random.default_rng(n).integers(0, TINY.vocab_size, n) for n in (21
 NEW = 12
 
 
-def generate(config=MODEL, mesh_config=MeshConfig(), prompts=PROMPTS, count=NEW, **how):
+def generate(config=MODEL, mesh_config=ONE, prompts=PROMPTS, count=NEW, **how):
     mesh, graph, params = setup(config, mesh_config)
     with jax.set_mesh(mesh):
         return api.generate(graph, params, prompts, count, **{"chunk": 8, **how})
@@ -42,7 +42,7 @@ def same(got, want):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("mesh_config", [MeshConfig(), MeshConfig(context=4), MeshConfig(data=2, context=2)])
+@pytest.mark.parametrize("mesh_config", [ONE, MeshConfig(context=4), MeshConfig(data=2, context=2)])
 def test_greedy_tokens_are_those_of_the_uncached_model_on_any_mesh(mesh_config):
     """Three rows on two data shards: one is added, and dropped again."""
     got = generate(mesh_config=mesh_config)
