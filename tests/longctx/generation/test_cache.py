@@ -10,7 +10,7 @@ from longctx.config import LayerConfig, MeshConfig, RopeConfig
 from longctx.errors import UserError
 from longctx.generation import cache as caching
 from pallas_kernels import masks
-from tests.helpers import assert_close
+from tests.helpers import assert_close, slow
 from tests.longctx.generation.helpers import LENGTH, ONE, TINY, cached, uncached
 
 WIDTH = 8                       # the most tokens read at once; also more than some windows hold
@@ -80,9 +80,8 @@ def whole(seed=0, chunk=WIDTH, B=2):
 @pytest.mark.parametrize("name, mesh_config", [
     ("plain, window, window with sinks", MeshConfig(context=4)),
     ("biases", MeshConfig(data=2, context=2, tensor=2)),
-    pytest.param("rotations by region", MeshConfig(context_outer=2, context=2), marks=pytest.mark.slow),
-    pytest.param("bounded memory", MeshConfig(context=4), marks=pytest.mark.slow),
-    pytest.param("Llama 4", MeshConfig(fsdp=2, context=2), marks=pytest.mark.slow)])
+    *slow(("rotations by region", MeshConfig(context_outer=2, context=2)), ("bounded memory", MeshConfig(context=4)),
+          ("Llama 4", MeshConfig(fsdp=2, context=2)))])
 def test_a_cache_cut_over_a_mesh(name, mesh_config):
     cache = check(MODELS[name], whole(), mesh_config)
     shards = mesh_config.context_shards
