@@ -3,10 +3,8 @@
 `graph` is the hashable, static rest of the module. Everything runs under `jax.set_mesh(meshes.make(...))`.
 """
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from longctx import meshes
 from longctx.config import AttentionConfig, ModelConfig, RopeConfig
 from longctx.loss import target_is_top, token_loss
 from longctx.model.transformer import Transformer
@@ -23,9 +21,14 @@ def init(config: ModelConfig, attention: AttentionConfig, key):
     return nnx.to_pure_dict(nnx.split(Transformer(key, config, attention), graph=False)[1])
 
 
+def merged(graph, params) -> Transformer:
+    """The module."""
+    return nnx.merge(graph, params)
+
+
 def hidden(graph, params, batch: dict, rope: RopeConfig | None = None, length: int | None = None):
     """The merged model, and its hidden states BTD on a batch (data.rows and positions.augment say what one holds)."""
-    model = nnx.merge(graph, params)
+    model = merged(graph, params)
     where = Tokens(batch["positions"], batch["segments"])
     return model, model(batch["tokens"], where, rope, batch.get("stretch"), length)
 
@@ -46,10 +49,7 @@ def predictions(graph, params, batch: dict, rope: RopeConfig | None = None, leng
     return token_loss(x, head, batch["targets"], model.config.logit_soft_cap), target_is_top(x, head, batch["targets"])
 
 
-def logits(graph, params, batch: dict, rope: RopeConfig | None = None):
+def logits(graph, params, batch: dict, rope: RopeConfig | None = None, length: int | None = None):
     """All logits, float32 [B, T, V]: for short inputs."""
-    model, x = hidden(graph, params, batch, rope)
-    logits = jnp.einsum("BTD,DV->BTV", x, model.head_weight(), preferred_element_type=jnp.float32,
-                        out_sharding=meshes.LOGITS)
-    cap = model.config.logit_soft_cap
-    return cap * jnp.tanh(logits / cap) if cap else logits
+    model, x = hidden(graph, params, batch, rope, length)
+    return model.logits(x)
