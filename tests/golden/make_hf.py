@@ -3,7 +3,7 @@
     python tests/golden/make_hf.py         # needs transformers 5.23 and torch: pip install -e '.[bench]'
 
 hf/NAME/config.json           as transformers 5 writes it; config_legacy.json: as version 4 did
-hf/NAME/golden.npz            `shapes` (JSON) of the file's tensors, whose values tests/longctx/hf/tiny_weights.py gives;
+hf/NAME/golden.npz            `shapes` (JSON) of the tensors, whose values tests/longctx/hf/tiny_weights.py gives;
     ids [2, 200]; logits_T: of the last positions of the first T tokens; loss and gradients at 64 tokens, mean over the
     targets: gradnorm (JSON) by tensor, gradient/TENSOR of some; greedy [2, 24]: what follows ids[:, :40]
 """
