@@ -23,7 +23,7 @@ def get_config(arg: str = ""):
     lengths, steps = ((256, 512, 1024), (8, 6, 6)) if args.smoke else ((256, 1024, 4096), (700, 350, 130))
     config.batch_tokens = 1024 if args.smoke else 2048
     config.stages = tuple(_stage(config, *stage, original=lengths[0]) for stage in zip(lengths, steps, strict=True))
-    config.model.update(layers=3, embed=64, mlp=176, heads=4, key_heads=4, head_size=16, qk_norm=True, dtype="float32",
+    config.model.update(layers=3, embed=64, mlp=176, heads=4, key_heads=4, head_size=16, qk_norm="rms", dtype="float32",
                         remat="none")
     config.data.update(passkey_share=0.5, copy_share=0.2)
     config.optim.update(learning_rate=1e-2, warmup_steps=20, schedule="wsd")

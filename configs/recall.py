@@ -21,7 +21,7 @@ def get_config(arg: str = ""):
     config.stages = (configs.stage(seq_len=32, steps=300, batch_tokens=2048),
                      configs.stage(seq_len=256, steps=300, batch_tokens=4096))
     # without qkv_bias or qk_norm 500 steps at 32 tokens did not get far beyond guessing among the values that were seen
-    config.model.update(vocab_size=64, layers=2, embed=64, mlp=96, heads=4, key_heads=4, head_size=16, qk_norm=True,
+    config.model.update(vocab_size=64, layers=2, embed=64, mlp=96, heads=4, key_heads=4, head_size=16, qk_norm="rms",
                         qkv_bias=True, embedding_std=1.0, dtype="float32", remat="none")
     config.recall.update(needles=8, keys=32, values=16, fillers=16)
     config.optim.update(learning_rate=5e-3, warmup_steps=20, schedule="wsd")

@@ -17,11 +17,13 @@ from longctx.positions import api as positions
 from longctx.positions import extension
 
 DTYPES = ("bfloat16", "float32")
+MIXTURES = ("gpt_oss", "llama4")        # those of longctx.model.block.FEED_FORWARDS that have experts
 
 AT_LEAST = {
     "seed": 0,
     "model.vocab_size": 1, "model.layers": 1, "model.embed": 1, "model.mlp": 1, "model.heads": 1, "model.key_heads": 1,
-    "model.head_size": 4, "model.logit_soft_cap": 0, "model.attention_soft_cap": 0,
+    "model.head_size": 4, "model.logit_soft_cap": 0, "model.attention_soft_cap": 0, "model.attention_scale": 0,
+    "model.embedding_scale": 0, "model.experts": 0, "model.experts_per_token": 0, "model.expert_mlp": 0,
     "mesh.data": 1, "mesh.fsdp": 1, "mesh.context_outer": 1, "mesh.context": 1, "mesh.tensor": 1, "mesh.simulate": 0,
     "optim.learning_rate": 0, "optim.warmup_steps": 0, "optim.final_fraction": 0, "optim.b1": 0, "optim.b2": 0,
     "optim.weight_decay": 0, "optim.clip_norm": 0, "optim.max_bad_steps": 1,
@@ -122,11 +124,26 @@ def _check_model(config: Config) -> None:
         if size % parts:
             works = -(-size // parts) * parts
             raise UserError(f"model.{field}={size} must divide by mesh.{axis}={parts}; {works} works.")
+    _check_feed_forward(config)
     if 0 < mesh.simulate < mesh.devices:
         raise UserError(f"mesh.simulate={mesh.simulate} is too few for the mesh ({mesh}); {mesh.devices} works.")
     for field in ("model.dtype", "model.param_dtype", "attention.grads_dtype"):
         if (name := operator.attrgetter(field)(config)) not in DTYPES:
             raise unknown_name(field, name, DTYPES)
+
+
+def _check_feed_forward(config: Config) -> None:
+    model, parts = config.model, config.mesh.tensor
+    sizes = {f"model.pattern[{i}].mlp": kind.mlp for i, kind in enumerate(model.kinds)}
+    if any(kind.feed_forward in MIXTURES for kind in model.kinds):
+        sizes["model.expert_mlp"] = model.expert_mlp
+        if not 1 <= model.experts_per_token <= model.experts:
+            raise UserError(f"model.experts_per_token={model.experts_per_token} must be from 1 to model.experts="
+                            f"{model.experts} for model.feed_forward={' or '.join(map(repr, MIXTURES))}.")
+    for field, size in sizes.items():
+        if size < 1 or size % parts:
+            raise UserError(f"{field}={size} must be above 0 and divide by mesh.tensor={parts}; "
+                            f"{max(-(-size // parts), 1) * parts} works.")
 
 
 def _check_positions(config: Config) -> None:
@@ -174,11 +191,19 @@ def _check_names(config: Config) -> None:
     from longctx import optim
     from longctx.context_parallel import api as context_parallel
     from longctx.evals.api import EVALS
+    from longctx.model.attention import QK_NORMS
+    from longctx.model.block import BLOCKS, FEED_FORWARDS
+    from longctx.model.mlp import ACTIVATIONS
+    from longctx.model.norm import NORMS
     from longctx.model.remat import POLICIES
     from longctx.positions import view
     from longctx.positions.augment import AUGMENTATIONS
     from pallas_kernels.attention.api import IMPLEMENTATIONS
     names = [
+        ("model.block", config.model.block, BLOCKS),
+        ("model.norm", config.model.norm, NORMS),
+        ("model.qk_norm", config.model.qk_norm, QK_NORMS),
+        ("model.activation", config.model.activation, ACTIVATIONS),
         ("model.remat", config.model.remat, POLICIES),
         ("attention.kernel", config.attention.kernel, {"auto", *IMPLEMENTATIONS}),
         ("attention.strategy", config.attention.strategy, context_parallel.STRATEGIES),
@@ -192,6 +217,8 @@ def _check_names(config: Config) -> None:
             raise unknown_name(field, name, known)
     kinds = {"model": config.model, **{f"model.pattern[{i}]": kind for i, kind in enumerate(config.model.kinds)}}
     for field, kind in kinds.items():
+        if kind.feed_forward not in FEED_FORWARDS:
+            raise unknown_name(f"{field}.feed_forward", kind.feed_forward, FEED_FORWARDS)
         method, mask, _ = view.resolve(kind, field)
         for part in method.parts():
             context_parallel.check(context_parallel.plan_of(config), mask & part.mask)

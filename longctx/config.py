@@ -33,16 +33,19 @@ class RopeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LayerConfig:
-    """One kind of layer. What is left open, "" or None, is the model's."""
+    """One kind of layer. What is left open, "", 0 or None, is the model's."""
     position: str = ""
     mask: str = ""
     temperature: str = ""
+    feed_forward: str = ""
+    mlp: int = 0
     rope: RopeConfig | None = None      # given, it is whole, and stages do not change it
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """A Llama-style decoder. Letters as in CONTRIBUTING.md: D embed, F mlp, N heads, K key_heads, H head_size."""
+    """A decoder, Llama's unless told otherwise. Letters as in CONTRIBUTING.md: D embed, F mlp, N heads, K key_heads,
+    H head_size."""
     vocab_size: int = 264               # at least the tokenizer's; a multiple of mesh.tensor
     layers: int = 4
     embed: int = 256
@@ -50,14 +53,28 @@ class ModelConfig:
     heads: int = 4
     key_heads: int = 2                  # GQA: divides heads; 1 is MQA
     head_size: int = 64
-    qk_norm: bool = False               # RMSNorm of q and k per head, before RoPE
-    qkv_bias: bool = False
-    tied_head: bool = False             # the output head is the transposed embedding
-    embedding_std: float = 0.0          # of the embedding's weights at the start; 0 = embed^-0.5. Embeddings have unit
-                                        #   variance all the same: a large one keeps Adam from turning them over soon
-    logit_soft_cap: float = 0.0         # cap * tanh(logits / cap); 0 = none
-    attention_soft_cap: float = 0.0     # the same on attention scores
+    block: str = "sequential"           # a name in longctx.model.block.BLOCKS
+    norm: str = "rms"                   # a name in longctx.model.norm.NORMS
     norm_eps: float = 1e-6
+    norm_offset: float = 0.0            # norms multiply by offset + weight; 1 for Gemma
+    qk_norm: str = "none"               # a name in longctx.model.attention.QK_NORMS
+    qkv_bias: bool = False
+    out_bias: bool = False              # of attention's last projection
+    attention_scale: float = 0.0        # multiplies q.k; 0 = head_size^-0.5
+    attention_soft_cap: float = 0.0     # scores become cap * tanh(scores / cap); 0 = none
+    learned_sinks: bool = False         # for each query head the logit of a key without value (gpt-oss)
+    feed_forward: str = "gated"         # a name in longctx.model.block.FEED_FORWARDS
+    activation: str = "silu"            # a name in longctx.model.mlp.ACTIVATIONS
+    mlp_bias: bool = False
+    experts: int = 0                    # of a mixture; how many each token goes to, and their F
+    experts_per_token: int = 0
+    expert_mlp: int = 0
+    tied_head: bool = False             # the output head is the transposed embedding
+    embedding_std: float = 0.0          # of the embedding's weights at the start; 0 = embed^-0.5
+    embedding_scale: float = 0.0        # multiplies embeddings; 0 = what gives them unit variance at the start: a large
+                                        #   embedding_std then keeps Adam from turning them over soon
+    logit_scale: float = 1.0
+    logit_soft_cap: float = 0.0
     mask: str = "causal"                # for pallas_kernels.masks.parse, e.g. "causal & (window(1024) | sinks(4))"
     position: str = "rope"              # for longctx.positions.methods.parse, e.g. "nope", "self_extend(8, 512)"
     temperature: str = "none"           # for longctx.positions.temperature.parse, e.g. "llama4(8192, 0.1)"
@@ -71,8 +88,8 @@ class ModelConfig:
     def kinds(self) -> tuple[LayerConfig, ...]:
         """The pattern, what it leaves open filled in; but for rope, which a stage may change."""
         filled = lambda kind: {name: getattr(kind, name) or getattr(self, name)
-                               for name in ("position", "mask", "temperature")}
-        return tuple(dataclasses.replace(kind, **filled(kind)) for kind in self.pattern)
+                               for name in ("position", "mask", "temperature", "feed_forward", "mlp")}
+        return tuple(dataclasses.replace(kind, **filled(kind)) for kind in self.pattern[:self.layers])
 
 
 @dataclasses.dataclass(frozen=True)

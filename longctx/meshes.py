@@ -33,10 +33,16 @@ WEIGHTS = {
     "head": P("fsdp", "tensor"),                      # DV
     "wq": P("fsdp", "tensor", None), "wk": P("fsdp", "tensor", None), "wv": P("fsdp", "tensor", None),   # DNH, DKH
     "wo": P("tensor", None, "fsdp"),                  # NHD
-    "bq": P("tensor", None), "bk": P("tensor", None), "bv": P("tensor", None),                           # NH, KH
+    "bq": P("tensor", None), "bk": P("tensor", None), "bv": P("tensor", None), "bo": P(None),            # NH, KH, KH, D
+    "sinks": P("tensor"),                             # N
     "gate": P("fsdp", "tensor"), "up": P("fsdp", "tensor"), "down": P("tensor", "fsdp"),                 # DF, DF, FD
+    "gate_bias": P("tensor"), "up_bias": P("tensor"), "down_bias": P(None),                              # F, F, D
+    "router": P("fsdp", None), "router_bias": P(None),                                                   # DE, E
+    "expert_gate": P(None, "fsdp", "tensor"), "expert_up": P(None, "fsdp", "tensor"),                    # EDF
+    "expert_down": P(None, "tensor", "fsdp"),                                                            # EFD
+    "expert_gate_bias": P(None, "tensor"), "expert_up_bias": P(None, "tensor"), "expert_down_bias": P(None, None),
     "bias_table": P("tensor", None),                  # ND
-    "scale": P(None),                                 # norms
+    "scale": P(None), "bias": P(None),                # norms
     "clex_up": P(None, None), "clex_down": P(None, None),
 }
 

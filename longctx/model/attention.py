@@ -1,49 +1,48 @@
-"""Grouped-query attention: projections, optional norms and biases, positions, and the call that crosses devices."""
-import dataclasses
-
+"""Grouped-query attention: projections, norms, biases and sinks; how tokens see one another is the caller's."""
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from longctx import meshes
-from longctx.config import AttentionConfig, ModelConfig
-from longctx.context_parallel import api as context_parallel
+from longctx.config import LayerConfig, ModelConfig
 from longctx.model.linear import constant, project, weight
-from longctx.model.norm import RMSNorm
-from longctx.positions.view import View
-from pallas_kernels.masks import Tokens
+from longctx.model.norm import NORMS, normalized
+from longctx.positions import methods
+
+# of q and k, per head, before they are turned (which changes no length)
+QK_NORMS = ("none", "rms", "l2")        # l2: without weights, and only in layers that turn them (Llama 4)
 
 
 class Attention(nnx.Module):
-    """wo(attend(turn(norm(wq x + bq)), turn(norm(wk x + bk)), wv x + bv)); norms and biases if the config has them.
+    """wo(attend(norm(wq x + bq), norm(wk x + bk), wv x + bv)) + bo; norms and biases if the config has them."""
 
-    turn: RoPE, or what else the View of a layer says of positions.
-    """
-
-    def __init__(self, key, config: ModelConfig, attention: AttentionConfig):
+    def __init__(self, key, config: ModelConfig, kind: LayerConfig):
         D, N, K, H, dtype = config.embed, config.heads, config.key_heads, config.head_size, config.param_dtype
-        self.config, self.how = config, attention
+        self.config = config
+        self.l2 = config.qk_norm == "l2" and methods.parse(kind.position).rotates
         q, k, v, o = jax.random.split(key, 4)
         self.wq = weight(q, "wq", (D, N, H), D, dtype)
         self.wk = weight(k, "wk", (D, K, H), D, dtype)
         self.wv = weight(v, "wv", (D, K, H), D, dtype)
         self.wo = weight(o, "wo", (N, H, D), N * H * 2 * config.layers, dtype)       # residual sums stay of order one
-        if config.qkv_bias:
-            self.bq, self.bk, self.bv = (constant(0.0, "bq", (heads, H), dtype) for heads in (N, K, K))
-        if config.qk_norm:
-            self.q_norm, self.k_norm = (RMSNorm(H, config.norm_eps, dtype) for _ in range(2))
+        bias = lambda name, shape, wanted: constant(0.0, name, shape, dtype) if wanted else None
+        self.bq = bias("bq", (N, H), config.qkv_bias)
+        self.bk, self.bv = (bias(name, (K, H), config.qkv_bias) for name in ("bk", "bv"))
+        self.bo = bias("bo", (D,), config.out_bias)
+        self.sinks = bias("sinks", (N,), config.learned_sinks)
+        if config.qk_norm == "rms":
+            self.q_norm, self.k_norm = (NORMS["rms"](H, config) for _ in range(2))
 
-    def __call__(self, x, tokens: Tokens, view: View):
-        config = self.config
-        q = project("BTD,DNH->BTNH", x, self.wq, "wq", meshes.HEADS)
-        k = project("BTD,DKH->BTKH", x, self.wk, "wk", meshes.HEADS)
-        v = project("BTD,DKH->BTKH", x, self.wv, "wv", meshes.HEADS)
-        if config.qkv_bias:
-            pairs = (q, self.bq), (k, self.bk), (v, self.bv)
-            q, k, v = (h + jnp.asarray(b).astype(h.dtype)[None, None] for h, b in pairs)
-        if config.qk_norm:
+    def __call__(self, x, attend):
+        """x BTD -> (BTD, kept). attend: (q, k, v, scale, soft_cap, sinks) -> (out BTNH, what the caller keeps)."""
+        q = project("BTD,DNH->BTNH", x, self.wq, "wq", meshes.HEADS, self.bq)
+        k = project("BTD,DKH->BTKH", x, self.wk, "wk", meshes.HEADS, self.bk)
+        v = project("BTD,DKH->BTKH", x, self.wv, "wv", meshes.HEADS, self.bv)
+        if self.l2:
+            q, k = (normalized(h.astype(jnp.float32), self.config.norm_eps).astype(h.dtype) for h in (q, k))
+        if self.config.qk_norm == "rms":
             q, k = self.q_norm(q), self.k_norm(k)
-        out = context_parallel.attend(
-            *view.turned(q, k), v, positions=tokens.positions, segments=tokens.segments, mask=view.masks,
-            bias=view.bias, table=view.bias_table, soft_cap=config.attention_soft_cap, **dataclasses.asdict(self.how))
-        return project("BTNH,NHD->BTD", out, self.wo, "wo", meshes.HIDDEN)
+        sinks = None if self.sinks is None else jnp.asarray(self.sinks)
+        out, kept = attend(q, k, v, scale=self.config.attention_scale or None,
+                           soft_cap=self.config.attention_soft_cap, sinks=sinks)
+        return project("BTNH,NHD->BTD", out, self.wo, "wo", meshes.HIDDEN, self.bo), kept

@@ -14,11 +14,11 @@ class Embedding(nnx.Module):
     def __init__(self, key, config: ModelConfig):
         self.dtype = config.dtype
         std = config.embedding_std or config.embed ** -0.5
-        self.scale = 1 / std
+        self.scale = config.embedding_scale or 1 / std
         self.table = weight(key, "table", (config.vocab_size, config.embed), std ** -2, config.param_dtype)
 
     def __call__(self, tokens):
-        """Embeddings BTD of tokens BT, scaled to unit variance."""
+        """Embeddings BTD of tokens BT, scaled."""
         return jax.shard_map(_lookup, in_specs=(meshes.TABLE, meshes.TOKENS), out_specs=meshes.HIDDEN)(
             self._gathered(), tokens) * jnp.asarray(self.scale, self.dtype)
 

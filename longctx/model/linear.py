@@ -17,7 +17,8 @@ def constant(value: float, name: str, shape, dtype: str) -> nnx.Param:
     return nnx.Param(jnp.full(shape, value, dtype, out_sharding=meshes.weight_spec(name)))
 
 
-def project(einsum: str, x, w, name: str, out_spec):
-    """einsum(x, w) in x's dtype, the weight's fsdp share gathered first, the result cut by `out_spec`."""
+def project(einsum: str, x, w, name: str, out_spec, bias=None):
+    """einsum(x, w) + bias in x's dtype, the weight's fsdp share gathered first, the result cut by `out_spec`."""
     w = meshes.gather_weight(jnp.asarray(w).astype(x.dtype), name)
-    return jnp.einsum(einsum, x, w, out_sharding=out_spec)
+    y = jnp.einsum(einsum, x, w, out_sharding=out_spec)
+    return y if bias is None else y + jnp.asarray(bias).astype(y.dtype)[None, None]

@@ -22,7 +22,7 @@ PRESETS = {
             3 * (LayerConfig(mask="causal & chunked(8)"),)
             + (LayerConfig(position="nope", temperature="llama4(8, 0.1)"),))),
     "Gemma 3": dataclasses.replace(
-        TINY, layers=8, rope=RopeConfig(base=1e6, scaling="linear", factor=8.0), qk_norm=True,
+        TINY, layers=8, rope=RopeConfig(base=1e6, scaling="linear", factor=8.0), qk_norm="rms",
         pattern=5 * (LayerConfig(mask="causal & window(6)", rope=RopeConfig(base=1e4)),) + (LayerConfig(),)),
 }
 MIXED = dataclasses.replace(TINY, layers=3, pattern=(

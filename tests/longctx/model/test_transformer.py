@@ -19,7 +19,7 @@ from tests.helpers import assert_close, packed
 TINY = ModelConfig(vocab_size=32, layers=2, embed=32, mlp=48, heads=4, key_heads=2, head_size=8, dtype="float32")
 VARIANTS = {
     "plain": TINY,
-    "everything": dataclasses.replace(TINY, qk_norm=True, qkv_bias=True, tied_head=True, logit_soft_cap=5.0,
+    "everything": dataclasses.replace(TINY, qk_norm="rms", qkv_bias=True, tied_head=True, logit_soft_cap=5.0,
                                       attention_soft_cap=4.0, mask="causal & window(7)", rope=RopeConfig(base=500.0)),
 }
 
@@ -88,13 +88,14 @@ def dense(config: ModelConfig, params, data):
         return q * (1 + share * np.log1p((data["positions"] + 1) // scale))[..., None, None]
 
     x = p["embedding"]["table"][data["tokens"]] * config.embed ** 0.5
+    n = len(config.kinds)
     for i in range(config.layers):
-        kind, b = config.kinds[i % len(config.kinds)], jax.tree.map(lambda w, i=i: w[i], p["blocks"])
+        kind, b = config.kinds[i % n], jax.tree.map(lambda w, i=i: w[i // n], p["blocks"][i % n])
         see = np.asarray(masks.visible(masks.parse(kind.mask) & masks.Segments(), where, where))[:, None]
         a, h = b["attention"], norm(x, b["attention_norm"]["scale"])
         q, k, v = (np.einsum("BTD,DNH->BTNH", h, a[w]) + (a["b" + w[1]] if config.qkv_bias else 0)
                    for w in ("wq", "wk", "wv"))
-        if config.qk_norm:
+        if config.qk_norm == "rms":
             q, k = norm(q, a["q_norm"]["scale"]), norm(k, a["k_norm"]["scale"])
         k, v = (np.repeat(y, config.heads // config.key_heads, axis=2) for y in (rotate(k, kind), v))
         q = rotate(sharper(q, kind), kind)

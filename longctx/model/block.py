@@ -1,0 +1,68 @@
+"""The ways to arrange norms, attention and feed-forward in a layer. To add one: a class, a line in BLOCKS."""
+import jax
+from flax import nnx
+
+from longctx.config import LayerConfig, ModelConfig
+from longctx.model import norm
+from longctx.model.attention import Attention
+from longctx.model.mlp import MLP, Gated
+from longctx.model.moe import GptOss, Llama4
+
+FEED_FORWARDS = {"gated": Gated, "plain": MLP, "gpt_oss": GptOss, "llama4": Llama4}
+
+
+class Sequential(nnx.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)): Llama and most others.
+
+    All blocks: x BTD, attend as for Attention -> (BTD, what attend keeps).
+    """
+
+    def __init__(self, key, config: ModelConfig, kind: LayerConfig):
+        attention_key, mlp_key = jax.random.split(key)
+        self.attention_norm = norm.make(config)
+        self.attention = Attention(attention_key, config, kind)
+        self.mlp_norm = norm.make(config)
+        self.mlp = FEED_FORWARDS[kind.feed_forward](mlp_key, config, kind.mlp)
+
+    def __call__(self, x, attend):
+        seen, kept = self.attention(self.attention_norm(x), attend)
+        x = x + seen
+        return x + self.mlp(self.mlp_norm(x)), kept
+
+
+class Sandwich(Sequential):
+    """Norms after attention and feed-forward too, before they are added: Gemma 2 and 3."""
+
+    def __init__(self, key, config: ModelConfig, kind: LayerConfig):
+        super().__init__(key, config, kind)
+        self.attention_post_norm = norm.make(config)
+        self.mlp_post_norm = norm.make(config)
+
+    def __call__(self, x, attend):
+        seen, kept = self.attention(self.attention_norm(x), attend)
+        x = x + self.attention_post_norm(seen)
+        return x + self.mlp_post_norm(self.mlp(self.mlp_norm(x))), kept
+
+
+class Parallel(Sequential):
+    """x + attention(norm(x)) + mlp(another norm(x)): GPT-NeoX."""
+
+    def __call__(self, x, attend):
+        seen, kept = self.attention(self.attention_norm(x), attend)
+        return x + seen + self.mlp(self.mlp_norm(x)), kept
+
+
+class ParallelShared(Sequential):
+    """x + attention(norm(x)) + mlp(the same): Cohere2."""
+
+    def __init__(self, key, config: ModelConfig, kind: LayerConfig):
+        super().__init__(key, config, kind)
+        del self.mlp_norm
+
+    def __call__(self, x, attend):
+        x_normed = self.attention_norm(x)
+        seen, kept = self.attention(x_normed, attend)
+        return x + seen + self.mlp(x_normed), kept
+
+
+BLOCKS = {"sequential": Sequential, "sandwich": Sandwich, "parallel": Parallel, "parallel_shared": ParallelShared}
