@@ -24,12 +24,12 @@ _AT = "mlp.experts"
 BLOCK: Names = tensors.NORMS | tensors.attention("self_attn") | {
     "mlp.router": Piece("mlp.router.weight", "E D -> D E"), "mlp.router_bias": Piece("mlp.router.bias", "E -> E"),
     # the columns of gate and up take turns
-    "mlp.gate": Piece(f"{_AT}.gate_up_proj", "E D (F P) -> E D F", 2, 0),
-    "mlp.up": Piece(f"{_AT}.gate_up_proj", "E D (F P) -> E D F", 2, 1),
-    "mlp.gate_bias": Piece(f"{_AT}.gate_up_proj_bias", "E (F P) -> E F", 2, 0),
-    "mlp.up_bias": Piece(f"{_AT}.gate_up_proj_bias", "E (F P) -> E F", 2, 1),
-    "mlp.down": Piece(f"{_AT}.down_proj", "E F D -> E F D"),
-    "mlp.down_bias": Piece(f"{_AT}.down_proj_bias", "E D -> E D")}
+    "mlp.expert_gate": Piece(f"{_AT}.gate_up_proj", "E D (F P) -> E D F", 2, 0),
+    "mlp.expert_up": Piece(f"{_AT}.gate_up_proj", "E D (F P) -> E D F", 2, 1),
+    "mlp.expert_gate_bias": Piece(f"{_AT}.gate_up_proj_bias", "E (F P) -> E F", 2, 0),
+    "mlp.expert_up_bias": Piece(f"{_AT}.gate_up_proj_bias", "E (F P) -> E F", 2, 1),
+    "mlp.expert_down": Piece(f"{_AT}.down_proj", "E F D -> E F D"),
+    "mlp.expert_down_bias": Piece(f"{_AT}.down_proj_bias", "E D -> E D")}
 
 
 def read(settings: Settings) -> ModelConfig:
@@ -38,7 +38,7 @@ def read(settings: Settings) -> ModelConfig:
         settings = Settings(settings, rope_scaling=PUBLISHED)
     types = layer_types(settings, every(2))
     kinds = [windowed(settings["sliding_window"] if kind == SLIDING else None) for kind in types]
-    return model(settings, ROPE, kinds, feed_forward="gpt_oss", learned_sinks=True,
+    return model(settings, ROPE, kinds, feed_forward="gpt_oss", learned_sinks=True, mlp_bias=True,
                  experts=settings["num_local_experts"], experts_per_token=settings["num_experts_per_tok"],
                  expert_mlp=settings["intermediate_size"], **biases(settings))
 

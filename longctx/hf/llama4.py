@@ -16,9 +16,9 @@ _ATTENTION = tensors.NORMS | tensors.attention("self_attn")
 DENSE: Names = _ATTENTION | tensors.gated("mlp", _AT)
 EXPERTS: Names = _ATTENTION | tensors.gated("mlp.shared", f"{_AT}.shared_expert") | {
     "mlp.router": Piece(f"{_AT}.router.weight", "E D -> D E"),
-    "mlp.gate": Piece(f"{_AT}.experts.gate_up_proj", "E D (P F) -> E D F", 2, 0),
-    "mlp.up": Piece(f"{_AT}.experts.gate_up_proj", "E D (P F) -> E D F", 2, 1),
-    "mlp.down": Piece(f"{_AT}.experts.down_proj", "E F D -> E F D")}
+    "mlp.expert_gate": Piece(f"{_AT}.experts.gate_up_proj", "E D (P F) -> E D F", 2, 0),
+    "mlp.expert_up": Piece(f"{_AT}.experts.gate_up_proj", "E D (P F) -> E D F", 2, 1),
+    "mlp.expert_down": Piece(f"{_AT}.experts.down_proj", "E F D -> E F D")}
 
 
 def read(settings: Settings) -> ModelConfig:
