@@ -18,8 +18,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "longctx/hf"))
-from tiny_weights import weights  # noqa: E402
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
+from tests.longctx.hf.tiny_weights import weights  # noqa: E402
 
 HERE = pathlib.Path(__file__).with_name("hf")
 LENGTHS, LAST, PROMPT, NEW = (16, 64, 200), 6, 40, 24
@@ -53,7 +53,7 @@ MODELS = {                                  # name -> (config class, settings be
     "mistral_full": ("Mistral", dict(sliding_window=None, **rope(theta=1e6))),
     "smollm3": ("SmolLM3", dict(num_hidden_layers=5, no_rope_layers=[1, 0, 1, 1, 0], **rope(theta=2e6))),
     "gemma2": ("Gemma2", dict(num_hidden_layers=3, head_dim=12, query_pre_attn_scalar=20, sliding_window=20,
-                              attn_logit_softcapping=8.0, final_logit_softcapping=6.0)),
+                              attn_logit_softcapping=8.0, final_logit_softcapping=12.0)),
     "gemma3": ("Gemma3Text", dict(num_hidden_layers=4, head_dim=12, query_pre_attn_scalar=20, sliding_window=16,
                                   layer_types=["sliding_attention"] * 2 + ["full_attention", "sliding_attention"],
                                   rope_parameters={
