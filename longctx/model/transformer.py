@@ -61,6 +61,8 @@ class Transformer(nnx.Module):
         learned = jnp.asarray(self.bias_table) if learned_numbers(config.kinds) else None
 
         def tables(rope, positions, divisor):
+            if config.qk_norm == "l2":      # taken of what is turned: no factor on cos and sin is left
+                rope = dataclasses.replace(rope, attention_factor=1.0)
             make = self.clex.tables if rope.scaling == "clex" else rotary.tables
             return make(positions, rope, config.head_size, length, stretch, divisor)
 

@@ -74,8 +74,8 @@ def _check_knobs(config: RopeConfig, field: str) -> None:
     for name in ("attention_factor", "mscale", "mscale_all_dim"):
         if getattr(config, name) < 0:
             raise UserError(f"{field}.{name}={getattr(config, name)} must not be negative.")
-    if config.scaling == "llama3" and config.high_freq_factor <= config.low_freq_factor:
-        raise UserError(f"{field}.high_freq_factor={config.high_freq_factor} must exceed "
+    if config.scaling == "llama3" and config.high_freq_factor < config.low_freq_factor:
+        raise UserError(f"{field}.high_freq_factor={config.high_freq_factor} must not be below "
                         f"low_freq_factor={config.low_freq_factor}.")
     if config.scaling == "clex" and (config.factor != int(config.factor) or config.clex_width < 1):
         raise UserError(f"{field}.factor={config.factor} and {field}.clex_width={config.clex_width} must be whole "

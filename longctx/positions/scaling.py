@@ -75,7 +75,9 @@ def llama3(config: RopeConfig, head_size: int, length: int) -> Frequencies:
     kept, a smooth blend in between."""
     theta = _theta(config, head_size)
     turns = config.original_length * theta / (2 * math.pi)
-    blend = np.clip((turns - config.low_freq_factor) / (config.high_freq_factor - config.low_freq_factor), 0, 1)
+    low, high = config.low_freq_factor, config.high_freq_factor
+    # Llama 4 has low = high: there is nothing in between
+    blend = np.clip((turns - low) / (high - low), 0, 1) if high > low else np.where(turns > high, 1.0, 0.0)
     return (1 - blend) * theta / config.factor + blend * theta, 1.0
 
 
