@@ -1,16 +1,15 @@
 """Llama 4's text model: chunked attention with interleaved RoPE, layers without RoPE and with a temperature, l2 norm of
 q and k, and a mixture of experts with a shared one in some layers."""
-import dataclasses
 import re
 
 from longctx.config import LayerConfig, ModelConfig
-from longctx.hf import rope as ropes
 from longctx.hf import tensors
 from longctx.hf.llama import rotating, written_rotating
+from longctx.hf.rope import Dialect
 from longctx.hf.settings import CHUNKED, FULL, Settings, biases, chunked, layer_types, layers, model, number_in, written
 from longctx.hf.tensors import Names, Piece
 
-ROPE = ropes.Dialect(base=500_000.0, pairing="interleaved")
+ROPE = Dialect(base=500_000.0, pairing="interleaved")
 
 _AT = "feed_forward"
 _ATTENTION = tensors.NORMS | tensors.attention("self_attn")
@@ -37,10 +36,7 @@ def read(settings: Settings) -> ModelConfig:
     size = settings["intermediate_size"]
     experts = {"experts": settings["num_local_experts"], "experts_per_token": settings["num_experts_per_tok"],
                "expert_mlp": size} if mixed else {}
-    rope = ropes.read(settings, ROPE)
-    if settings["use_qk_norm"] and rope.scaling in ("yarn", "longrope"):
-        rope = dataclasses.replace(rope, attention_factor=1.0)      # transformers' norm comes after it and undoes it
-    return model(settings, ROPE, kinds, rope=rope, qk_norm="l2" if settings["use_qk_norm"] else "none", **experts,
+    return model(settings, ROPE, kinds, qk_norm="l2" if settings["use_qk_norm"] else "none", **experts,
                  **biases(settings))
 
 

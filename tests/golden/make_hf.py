@@ -116,14 +116,14 @@ def load(checkpoint):
 def measured(model) -> dict:
     ids = torch.randint(0, SIZES["vocab_size"], (2, LENGTHS[-1]), generator=torch.Generator().manual_seed(0))
     arrays = {"ids": ids.numpy().astype(np.int16)}
-    with torch.no_grad():
-        for length in LENGTHS:
-            arrays[f"logits_{length}"] = model(ids[:, :length], use_cache=False).logits[:, -LAST:].numpy()
     loss = model(ids[:, :64], labels=ids[:, :64], use_cache=False).loss
     loss.backward()
     gradients = {tensor.replace("lm_head", "embed_out") if model.config.model_type == "gpt_neox" else tensor: p.grad
                  for tensor, p in model.named_parameters()}
     arrays["loss"] = loss.item()
+    with torch.no_grad():                               # from short to long: dynamic RoPE does not forget a longer one
+        for length in LENGTHS:
+            arrays[f"logits_{length}"] = model(ids[:, :length], use_cache=False).logits[:, -LAST:].numpy()
     arrays["gradnorm"] = json.dumps({tensor: gradient.norm().item() for tensor, gradient in gradients.items()})
     arrays |= {f"gradient/{tensor}": gradient.numpy() for tensor, gradient in gradients.items()
                if tensor.endswith(WHOLE)}

@@ -16,11 +16,18 @@ from tests.longctx.hf import tiny
 TERMS = 2000                            # a logit's: over the layers, of the widths and of 200 positions
 LAST = 6                                # positions whose logits are kept
 BY_LENGTH = ("dynamic", "longrope")     # scalings by which all logits depend on the length
-GRADIENTS = ("llama_tied", "qwen3_yarn", "gemma3", "phi3_longrope", "cohere2", "gpt_neox", "gpt_oss",
-             "llama4_interleaved")      # in the quick tier
+# in the quick tier
+LOGITS = ("llama_bias", "llama_dynamic", "llama_yarn", "qwen2_window", "qwen3", "mistral", "smollm3", "gemma2",
+          "gemma3", "phi3_longrope", "cohere2", "gpt_neox", "gpt_oss", "llama4_interleaved")
+GRADIENTS = ("gemma3", "phi3", "gpt_neox", "gpt_oss", "llama4_interleaved")
+FAST_COMPILE = {"xla_backend_optimization_level": 0}
 
 
-@pytest.mark.parametrize("name", tiny.NAMES)
+def cases(quick):
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in tiny.NAMES]
+
+
+@pytest.mark.parametrize("name", cases(LOGITS))
 def test_logits_and_greedy_tokens(tmp_path, name):
     golden, model = tiny.golden(name), hf.load(tiny.write(tmp_path, name))
     ids = golden["ids"]
@@ -39,8 +46,7 @@ def test_logits_and_greedy_tokens(tmp_path, name):
     np.testing.assert_array_equal(got.argmax(-1), new)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in GRADIENTS else pytest.mark.slow)
-                                  for name in tiny.NAMES])
+@pytest.mark.parametrize("name", cases(GRADIENTS))
 def test_loss_and_gradients(tmp_path, name):
     golden, model = tiny.golden(name), hf.load(tiny.write(tmp_path, name))
     loss, gradients = _loss_and_gradients(model, golden["ids"][:, :64].astype(np.int32))
@@ -63,7 +69,8 @@ def _loss_and_gradients(model, ids):
     graph = model.graph
     mean = lambda params, batch: mean_over_tokens(functional.nll(graph, params, batch), batch["weights"])
     with jax.set_mesh(model.mesh):
-        loss, gradients = jax.jit(jax.value_and_grad(mean))(model.params, meshes.put_whole(batch, model.mesh))
+        step = jax.jit(jax.value_and_grad(mean), compiler_options=FAST_COMPILE)
+        loss, gradients = step(model.params, meshes.put_whole(batch, model.mesh))
         located = parameters.locate(folder.architecture_of(model.settings), model.config, model.params)
         made = parameters.Tensors(located, gradients)
         return loss, {name: made(name) for name in made.planned}
