@@ -6,10 +6,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from pallas_kernels.attention import reference
 from pallas_kernels.attention.spec import rows
 from pallas_kernels.masks import Tokens
+
+
+def slow(*cases) -> list:
+    """Cases of a parametrize, tuples of its arguments or single ones, that only the slow tier runs."""
+    return [pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow) for case in cases]
 
 
 def tolerance(dtype, terms: int) -> float:
