@@ -19,7 +19,7 @@ BY_LENGTH = ("dynamic", "longrope")     # scalings by which all logits depend on
 # in the quick tier
 LOGITS = ("llama_bias", "llama_dynamic", "llama_yarn", "qwen2_window", "qwen3", "mistral", "smollm3", "gemma2",
           "gemma3", "phi3_longrope", "cohere2", "gpt_neox", "gpt_oss", "llama4_interleaved")
-GRADIENTS = ("gemma3", "phi3", "gpt_neox", "gpt_oss", "llama4_interleaved")
+GRADIENTS = ("qwen3_yarn", "gpt_neox", "gpt_oss")
 FAST_COMPILE = {"xla_backend_optimization_level": 0}
 
 
@@ -32,7 +32,7 @@ def test_logits_and_greedy_tokens(tmp_path, name):
     golden, model = tiny.golden(name), hf.load(tiny.write(tmp_path, name))
     ids = golden["ids"]
     if model.config.rope.scaling in BY_LENGTH:
-        for length in (16, 64, 200):
+        for length in (16, 200):                            # 64: the loss, below
             got = model(ids[:, :length])
             assert_close(got[:, -LAST:], golden[f"logits_{length}"], jnp.float32, TERMS, f"{length} tokens")
         return
