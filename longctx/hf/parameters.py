@@ -15,7 +15,7 @@ from longctx.hf.architectures import Architecture
 from longctx.hf.files import Planned, Stored, some
 from longctx.hf.tensors import Piece, blocks
 
-_AT_ONCE = 1 << 24                      # bytes of a tensor in memory beside the array that they are copied to
+_AT_ONCE = 1 << 20                      # bytes of a file that are copied at once; what is transposed stays in caches
 # buffers that old files hold and that say nothing
 _DERIVED = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
 
