@@ -72,7 +72,7 @@ def load(path, rope_scaling: dict | RopeConfig | None = None, mesh: jax.sharding
          dtype: str | None = None) -> Model:
     """The model in a folder of Hugging Face: config.json and safetensors, in one file or several.
 
-    Each device gets its own share of each tensor; beside the result, host memory holds one tensor and its shares.
+    Each device reads its own share of each tensor; beside the result, host memory holds that of one layer's tensor.
 
     Args:
       rope_scaling: instead of the folder's: what config.json would call rope_scaling or rope_parameters, in which what
@@ -108,7 +108,7 @@ def load(path, rope_scaling: dict | RopeConfig | None = None, mesh: jax.sharding
 
 
 def _require_tied(head: files.Stored, table: files.Stored, name: str) -> None:
-    if head.shape != table.shape or not np.array_equal(head.read(), table.read()):
+    if head.shape != table.shape or not np.array_equal(head.view(), table.view()):
         raise UserError(f"config.json ties the output head to the embedding, and {name} is another.")
 
 

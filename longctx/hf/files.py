@@ -3,6 +3,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import re
 
 import ml_dtypes
 import numpy as np
@@ -21,6 +22,7 @@ class Stored:
     """A tensor on the disk."""
     path: pathlib.Path
     name: str
+    offset: int                         # of its first byte in the file
     code: str                           # of its dtype
     shape: tuple[int, ...]
 
@@ -31,9 +33,16 @@ class Stored:
             raise UserError(f"{self.path}: {self.name} has dtype {self.code}; known: {', '.join(DTYPES)}.")
         return DTYPES[self.code]
 
-    def read(self) -> np.ndarray:
-        with safe_open(self.path, "np") as file:
-            return file.get_tensor(self.name)
+    @property
+    def bytes(self) -> int:
+        bits = re.search(r"\d+", self.code)                 # "BF16"; BOOL takes a byte
+        return math.prod(self.shape) * int(bits[0] if bits else 8) // 8
+
+    def view(self) -> np.ndarray:
+        """The tensor as a memory map: only what is copied from it is read, and memory is free once it is dropped."""
+        if not self.bytes:
+            return np.zeros(self.shape, self.dtype)
+        return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
 
 
 def tensors(folder: pathlib.Path) -> dict[str, Stored]:
@@ -77,13 +86,18 @@ def _paths(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _header(path: pathlib.Path) -> dict[str, Stored]:
+    with path.open("rb") as file:
+        at = 8 + int.from_bytes(file.read(8), "little")     # the header's length, the header, the values
+    found = {}
     try:
-        with safe_open(path, "np") as file:
-            parts = {name: file.get_slice(name) for name in file.keys()}
-            return {name: Stored(path, name, part.get_dtype(), tuple(part.get_shape()))
-                    for name, part in parts.items()}
+        with safe_open(path, "np") as file:                 # it has checked that they lie one behind the other
+            for name in file.offset_keys():
+                part = file.get_slice(name)
+                found[name] = Stored(path, name, at, part.get_dtype(), tuple(part.get_shape()))
+                at += found[name].bytes
     except SafetensorError as error:
         raise UserError(f"{path} is truncated or damaged ({error}).") from error
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

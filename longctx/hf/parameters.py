@@ -1,6 +1,7 @@
 """Parameters of ours and tensors of a checkpoint, one at a time: what is where, and how it gets there."""
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from longctx.hf.architectures import Architecture
 from longctx.hf.files import Planned, Stored, some
 from longctx.hf.tensors import Piece, blocks
 
+_AT_ONCE = 1 << 20                      # bytes of a file that are copied at once; what is transposed stays in caches
 # buffers that old files hold and that say nothing
 _DERIVED = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
 
@@ -65,8 +67,10 @@ def check(located, stored: dict[str, Stored], tied: str | None, where: str) -> N
 
 
 def load(parameter: Parameter, stored: dict[str, Stored], sharding: NamedSharding, dtype) -> jax.Array:
-    """The array, of which every device gets its share. Host memory beside the result: one tensor of the file and its
-    shares. dtype: None is the file's."""
+    """The array, each device's share read from the disk.
+
+    Host memory beside the result: the local shares of one layer. dtype: None is the file's.
+    """
     dtype = dtype or functools.reduce(jnp.promote_types, (stored[name].dtype for name, _ in parameter.pieces))
     if not parameter.stacked:
         return _read(parameter, 0, stored, sharding, dtype)
@@ -80,14 +84,25 @@ def load(parameter: Parameter, stored: dict[str, Stored], sharding: NamedShardin
 
 def _read(parameter: Parameter, i: int, stored: dict[str, Stored], sharding: NamedSharding, dtype) -> jax.Array:
     name, piece = parameter.pieces[i]
-    tensor = piece.ours(stored[name].read(), parameter.shape)
-    return jax.make_array_from_callback(parameter.shape, sharding, lambda index: _copied(tensor[index], dtype),
-                                        dtype=dtype)
+
+    def share(index):
+        view = lambda: piece.ours(stored[name].view(), parameter.shape)[index]
+        return _copied(view, dtype)
+
+    return jax.make_array_from_callback(parameter.shape, sharding, share, dtype=dtype)
 
 
-def _copied(part: np.ndarray, dtype) -> np.ndarray:
-    copy = _aligned(part.shape, np.dtype(dtype))
-    copy[...] = part
+def _copied(view: Callable[[], np.ndarray], dtype) -> np.ndarray:
+    """A copy of view(), which maps a file anew each time: of that, little is in memory at once."""
+    shape, strides, itemsize = view().shape, view().strides, view().itemsize
+    copy = _aligned(shape, np.dtype(dtype))
+    if not copy.size:
+        return copy
+    slowest = int(np.argmax(strides))
+    step = max(1, _AT_ONCE // max(strides[slowest], itemsize))
+    for start in range(0, shape[slowest], step):
+        part = (slice(None),) * slowest + (slice(start, start + step),)
+        copy[part] = view()[part]
     return copy
 
 

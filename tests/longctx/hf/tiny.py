@@ -37,7 +37,7 @@ def write(folder: pathlib.Path, name: str, values: dict | None = None, max_shard
 
 def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
     """Every tensor in a folder."""
-    return {name: stored.read() for name, stored in files.tensors(folder).items()}
+    return {name: np.array(stored.view()) for name, stored in files.tensors(folder).items()}
 
 
 def assert_same(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> None:
