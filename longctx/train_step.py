@@ -9,23 +9,34 @@ from longctx.model import functional
 from longctx.positions import augment
 
 
-def init_state(config: Config, mesh) -> dict:
-    """Fresh state: params and optimiser moments, born in their sharding, and counters. `step` counts batches seen."""
+def init_state(config: Config, mesh, params: dict | None = None) -> dict:
+    """Fresh state: params and optimiser moments, born in their sharding, and counters. `step` counts batches seen.
+
+    params: those to start from; what a model has beside them (such as CLEX) is fresh.
+    """
     with jax.set_mesh(mesh):
-        return jax.jit(lambda: _state(config))()
+        given = params or {}
+        missing = jax.jit(lambda: {name: x for name, x in _fresh(config).items() if name not in given})()
+        params = given | missing
+        return jax.jit(lambda params: _beside(config, params))(params) | {"params": params}
 
 
-def _state(config: Config) -> dict:
-    params = functional.init(config.model, config.attention, jax.random.key(config.seed))
+def _fresh(config: Config) -> dict:
+    return functional.init(config.model, config.attention, jax.random.key(config.seed))
+
+
+def _beside(config: Config, params: dict) -> dict:
+    """All of the state but the parameters."""
     zero = jnp.zeros((), jnp.int32)
-    return {"params": params, "moments": optim.optimizer(config.optim).init(params), "step": zero,
+    return {"moments": optim.optimizer(config.optim).init(params), "step": zero,
             "skipped": zero, "skipped_in_a_row": zero}
 
 
 def abstract_state(config: Config, mesh):
     """Shapes, dtypes and shardings of the state on `mesh`, with no array made: what a restore needs."""
     with jax.set_mesh(mesh):
-        shapes = jax.eval_shape(lambda: _state(config))
+        params = jax.eval_shape(lambda: _fresh(config))
+        shapes = jax.eval_shape(lambda params: _beside(config, params), params) | {"params": params}
     spec = lambda x: x.sharding.spec if x.sharding else meshes.REPLICATED
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec(x))), shapes)
 

@@ -243,6 +243,8 @@ def test_parts_in_natural_order():
     (dict(position="t5(32, 16)"), "max_distance above buckets / 2 = 16"),
     (dict(mask="casual"), "model.mask: 'casual'"),
     (dict(temperature="llama4(8.5, 0.1)"), r"model.temperature='llama4\(8.5, 0.1\)' must be llama4"),
+    (dict(temperature="llama4(0)"), r"must be llama4.*, all positive"),
+    (dict(temperature="log_length(1)"), r"model.temperature='log_length\(1\)' .* length must be 2 or more"),
     (dict(temperature="log_length"), r"must be log_length\(length: int\)")])
 def test_settings_that_cannot_work_are_named(setting, words):
     with pytest.raises(UserError, match=words):
