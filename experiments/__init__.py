@@ -1,1 +1,1 @@
-"""Commands: train, evaluate, report and the benchmarks. Each runs as `python -m experiments.NAME`."""
+"""Commands: train, evaluate, generate, report and the benchmarks. Each runs as `python -m experiments.NAME`."""

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from longctx import meshes
-from longctx.config import RopeConfig
+from longctx.config import ModelConfig, RopeConfig
 from longctx.errors import UserError
 from longctx.generation import cache as caching
 from longctx.generation import decode
@@ -53,10 +53,7 @@ def stream(graph, params, prompts: Sequence, max_new_tokens: int, *, rope: RopeC
     scalings = {(kind.rope or rope or model.config.rope).scaling for kind in model.config.kinds}
     # what differs from request to request would compile the steps again
     reading = graph, rope, (length or longest) if scalings & BY_LENGTH else 0, params
-    cache = _empty(model.config, len(prompts), -(-longest // request.chunk) * request.chunk)
-    last = jnp.zeros((len(prompts), model.config.embed), model.config.dtype, out_sharding=meshes.ROWS)
-    for batch in _chunks(prompts, -(-request.chunk // meshes.context_shards()) * meshes.context_shards()):
-        cache, last = decode.read(*reading, cache, last, meshes.put_whole(batch, mesh))
+    cache, last = _read(reading, model.config, prompts, _whole(longest, request.chunk), request.chunk)
     key, done = jax.random.key(0) if key is None else key, np.zeros(rows, bool)
     for step in range(max_new_tokens):
         tokens = decode.choose(graph, params, last, request.temperature, request.top_p, key, step)
@@ -69,7 +66,21 @@ def stream(graph, params, prompts: Sequence, max_new_tokens: int, *, rope: RopeC
             return
 
 
+def _read(reading, config: ModelConfig, prompts: list[np.ndarray], longest: int, chunk: int):
+    """(cache, last) of decode.read after all of the prompts; the cache has room for `longest` tokens."""
+    cache = _empty(config, len(prompts), longest)
+    last = jnp.zeros((len(prompts), config.embed), config.dtype, out_sharding=meshes.ROWS)
+    for batch in _chunks(prompts, _whole(chunk, meshes.context_shards())):
+        cache, last = decode.read(*reading, cache, last, meshes.put_whole(batch, jax.sharding.get_mesh()))
+    return cache, last
+
+
 _empty = jax.jit(caching.empty, static_argnums=(0, 1, 2))
+
+
+def _whole(count: int, unit: int) -> int:
+    """The next multiple of `unit`."""
+    return -(-count // unit) * unit
 
 
 def _checked(prompts: Sequence, vocab_size: int) -> list[np.ndarray]:

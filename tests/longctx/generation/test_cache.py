@@ -61,7 +61,7 @@ def check(config, reading, mesh_config=ONE, length=None):
     return cache
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*(name for name in MODELS if name != "clex"), *slow("clex")])
 def test_any_reading_gives_the_logits_of_the_uncached_model(name):
     @settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
     @given(readings())
@@ -95,8 +95,7 @@ def test_a_scaling_by_length_keeps_the_length_it_is_given():
     config = MODELS["dynamic, longrope"]
     check(config, whole(), length=96)
     tokens, lengths, _ = whole()
-    far = uncached(config, tokens, lengths, length=96), uncached(config, tokens, lengths, length=LENGTH)
-    assert np.abs(far[0] - far[1]).max() > 0.01
+    assert np.abs(uncached(config, tokens, lengths, length=96) - uncached(config, tokens, lengths)).max() > 0.01
 
 
 @pytest.mark.parametrize("kind, slots", [

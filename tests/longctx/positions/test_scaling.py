@@ -53,6 +53,14 @@ def test_yarn_beyond_the_slowest_dimension_keeps_all():
     np.testing.assert_allclose(got, frequencies()[0], rtol=SAME)
 
 
+@pytest.mark.parametrize("scaling", api.SCALINGS)
+def test_the_scalings_that_ask_for_the_length_are_known(scaling):
+    how = dict(scaling=scaling, factor=2.0, original_length=64, power=0.5, short_factors=(1.0,) * 32,
+               long_factors=(2.0,) * 32)
+    short, long = (frequencies(**how, length=length) for length in (64, 512))
+    assert (short[0] != long[0]).any() == (scaling in api.BY_LENGTH) and short[1] == long[1]
+
+
 def test_giraffe_power():
     theta = 10000.0 ** (-np.arange(32) / 32)
     got, factor = frequencies(scaling="power", power=0.5)
