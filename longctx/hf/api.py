@@ -2,6 +2,7 @@
 
     model = hf.load("folder", rope_scaling={"rope_type": "yarn", "factor": 4.0})
     logits = model(ids)
+    tokens = model.generate(ids, max_new_tokens=100)
     hf.save(model, "another")
 """
 import dataclasses
@@ -18,6 +19,7 @@ from jax.sharding import NamedSharding
 from longctx import layouts, meshes
 from longctx.config import AttentionConfig, MeshConfig, ModelConfig, RopeConfig
 from longctx.errors import UserError, unknown_name
+from longctx.generation import api as generation
 from longctx.hf import files, folder, parameters
 from longctx.hf.architectures import ARCHITECTURES, differences, explicit, express
 from longctx.hf.settings import DTYPES
@@ -61,6 +63,27 @@ class Model:
             logits = _logits(self.graph, self.params, meshes.put_whole(batch, self.mesh), T)
             logits = np.asarray(jax.device_put(logits, NamedSharding(self.mesh, meshes.REPLICATED)))
         return layouts.permute(logits, layouts.inverse(order))[:B, :T]
+
+    def generate(self, ids, max_new_tokens: int, stop: tuple[int, ...] | None = None, **how):
+        """The prompts and what follows them: int32 [B, T + max_new_tokens] of ids int [B, T], or of a list of rows of
+        any lengths a list of rows.
+
+        A row that ends early is filled up with the token that ended it (in a list it is not).
+
+        Args:
+          stop: tokens that end a row; default config.json's eos_token_id.
+          how: chunk, temperature, top_p, key, length, rope: as for generation.api.stream. Default: greedy.
+        """
+        if stop is None:
+            ends = (self.settings or {}).get("eos_token_id")
+            stop = () if ends is None else tuple(np.atleast_1d(ends).tolist())
+        prompts = [np.asarray(row, np.int32) for row in ids]
+        with jax.set_mesh(self.mesh):
+            new = generation.generate(self.graph, self.params, prompts, max_new_tokens, stop=stop, **how)
+        if isinstance(ids, list | tuple):
+            return [np.concatenate(both) for both in zip(prompts, new, strict=True)]
+        return np.stack([np.pad(np.concatenate(both), (0, max_new_tokens - len(both[1])), "edge")
+                         for both in zip(prompts, new, strict=True)])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

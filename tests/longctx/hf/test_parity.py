@@ -15,11 +15,13 @@ from tests.longctx.hf import tiny
 
 TERMS = 2000                            # a logit's: over the layers, of the widths and of 200 positions
 LAST = 6                                # positions whose logits are kept
+START = 40                              # tokens of a prompt
 BY_LENGTH = ("dynamic", "longrope")     # scalings by which all logits depend on the length
 # in the quick tier
 LOGITS = ("llama_bias", "llama_dynamic", "llama_yarn", "qwen2_window", "qwen3", "mistral", "smollm3", "gemma2",
           "gemma3", "phi3_longrope", "cohere2", "gpt_neox", "gpt_oss", "llama4_interleaved")
 GRADIENTS = ("qwen3_yarn", "gpt_neox", "gpt_oss")
+GENERATED = ("gemma2", "cohere2", "gpt_oss")
 FAST_COMPILE = {"xla_backend_optimization_level": 0}
 
 
@@ -39,11 +41,29 @@ def test_logits_and_greedy_tokens(tmp_path, name):
     got = model(ids)
     for length in (16, 64, 200):                            # causal: a prefix is computed as if it were alone
         assert_close(got[:, length - LAST:length], golden[f"logits_{length}"], jnp.float32, TERMS, f"{length} tokens")
-    start, new = 40, golden["greedy"]
+    new = golden["greedy"]
     continued = np.array(ids)
-    continued[:, start:start + new.shape[1]] = new
-    got = model(continued)[:, start - 1:start - 1 + new.shape[1]]
+    continued[:, START:START + new.shape[1]] = new
+    got = model(continued)[:, START - 1:START - 1 + new.shape[1]]
     np.testing.assert_array_equal(got.argmax(-1), new)
+
+
+@pytest.mark.parametrize("name", cases(GENERATED))
+def test_generated_tokens(tmp_path, name):
+    """Token by token those of transformers, the prompt read in chunks that do not divide it."""
+    golden, model = tiny.golden(name), hf.load(tiny.write(tmp_path, name))
+    prompts = golden["ids"][:, :START]
+    new = golden.get("greedy")
+    if new is None:                                         # transformers' angles change with every token there
+        assert model.config.rope.scaling in BY_LENGTH
+        uncached = model(prompts)[:, -1].argmax(-1)         # of the first token alone
+        got = model.generate(prompts, 1, stop=(), chunk=16, length=START)
+        np.testing.assert_array_equal(got[:, START], uncached)
+        return
+    got = model.generate(prompts, new.shape[1], stop=(), chunk=16)
+    np.testing.assert_array_equal(got, np.concatenate([prompts, new], 1))
+    ended = model.generate(list(prompts), new.shape[1], stop=(int(new[0, 1]),), chunk=16)
+    assert len(ended[0]) <= START + 2 and ended[0][-1] == new[0, 1]
 
 
 @pytest.mark.parametrize("name", cases(GRADIENTS))
