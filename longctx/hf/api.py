@@ -2,6 +2,7 @@
 
     model = hf.load("folder", rope_scaling={"rope_type": "yarn", "factor": 4.0})
     logits = model(ids)
+    tokens = model.generate(ids, max_new_tokens=100)
     hf.save(model, "another")
 """
 import dataclasses
@@ -18,6 +19,7 @@ from jax.sharding import NamedSharding
 from longctx import layouts, meshes
 from longctx.config import AttentionConfig, MeshConfig, ModelConfig, RopeConfig
 from longctx.errors import UserError, unknown_name
+from longctx.generation import api as generation
 from longctx.hf import files, folder, parameters
 from longctx.hf.architectures import ARCHITECTURES, differences, explicit, express
 from longctx.hf.settings import DTYPES
@@ -61,6 +63,14 @@ class Model:
             logits = _logits(self.graph, self.params, meshes.put_whole(batch, self.mesh), T)
             logits = np.asarray(jax.device_put(logits, NamedSharding(self.mesh, meshes.REPLICATED)))
         return layouts.permute(logits, layouts.inverse(order))[:B, :T]
+
+    def generate(self, ids, max_new_tokens: int, **how) -> list[np.ndarray]:
+        """The int32 tokens that follow each row of ids, int [B, T] or a list of rows of any lengths.
+
+        Greedy, through a KV cache; how: temperature, top_p, key, stop, chunk, length of longctx.generation.api.stream.
+        """
+        with jax.set_mesh(self.mesh):
+            return generation.generate(self.graph, self.params, ids, max_new_tokens, **how)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

@@ -19,6 +19,7 @@ BY_LENGTH = ("dynamic", "longrope")     # scalings by which all logits depend on
 # in the quick tier
 LOGITS = ("llama_bias", "llama_dynamic", "llama_yarn", "qwen2_window", "qwen3", "mistral", "smollm3", "gemma2",
           "gemma3", "phi3_longrope", "cohere2", "gpt_neox", "gpt_oss", "llama4_interleaved")
+GENERATES = ("gpt_oss",)
 GRADIENTS = ("qwen3_yarn", "gpt_neox", "gpt_oss")
 FAST_COMPILE = {"xla_backend_optimization_level": 0}
 
@@ -44,6 +45,13 @@ def test_logits_and_greedy_tokens(tmp_path, name):
     continued[:, start:start + new.shape[1]] = new
     got = model(continued)[:, start - 1:start - 1 + new.shape[1]]
     np.testing.assert_array_equal(got.argmax(-1), new)
+
+
+@pytest.mark.parametrize("name", [case for case in cases(GENERATES) if "greedy" in tiny.golden(case.values[0])])
+def test_tokens_through_a_cache(tmp_path, name):
+    golden, model = tiny.golden(name), hf.load(tiny.write(tmp_path, name))
+    got = model.generate(golden["ids"][:, :40], golden["greedy"].shape[1], chunk=16)
+    np.testing.assert_array_equal(got, golden["greedy"])
 
 
 @pytest.mark.parametrize("name", cases(GRADIENTS))
