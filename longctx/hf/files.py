@@ -1,41 +1,46 @@
-"""Safetensors files: tensors as views of the disk, written in shards. Knows numpy and the format, and no model.
-
-A file is 8 bytes that give the length of a JSON header, the header (name -> dtype, shape, offsets), and the raw little
-endian values. A model in several files has an index (tensor -> file) beside them.
-"""
+"""Safetensors files, one or several with an index (tensor -> file) beside them. Knows no model."""
 import dataclasses
 import json
 import math
 import pathlib
-import struct
+import re
 
 import ml_dtypes
 import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from longctx.errors import UserError
 
 DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16),
           "F64": np.dtype(np.float64)}
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-_CODES = {dtype: code for code, dtype in DTYPES.items()}
-_LONGEST_HEADER = 10**8                 # bytes; what other readers of the format accept
 
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
     """A tensor on the disk."""
     path: pathlib.Path
+    name: str
     offset: int                         # of its first byte in the file
     code: str                           # of its dtype
     shape: tuple[int, ...]
 
     @property
     def dtype(self) -> np.dtype:
+        """Raises UserError for one that no parameter has."""
+        if self.code not in DTYPES:
+            raise UserError(f"{self.path}: {self.name} has dtype {self.code}; known: {', '.join(DTYPES)}.")
         return DTYPES[self.code]
+
+    @property
+    def bytes(self) -> int:
+        bits = re.search(r"\d+", self.code)                 # "BF16"; BOOL takes a byte
+        return math.prod(self.shape) * int(bits[0] if bits else 8) // 8
 
     def view(self) -> np.ndarray:
         """The tensor as a memory map: only what is copied from it is read, and memory is free once it is dropped."""
-        if math.prod(self.shape) == 0:
+        if not self.bytes:
             return np.zeros(self.shape, self.dtype)
         return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
 
@@ -44,7 +49,7 @@ def tensors(folder: pathlib.Path) -> dict[str, Stored]:
     """Every tensor of the model in a folder.
 
     Raises:
-      UserError: where there is none, a file is missing, truncated or damaged, or a dtype cannot be read.
+      UserError: where there is none, a file is missing, truncated or damaged.
     """
     found = {}
     for path in _paths(folder):
@@ -81,27 +86,17 @@ def _paths(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _header(path: pathlib.Path) -> dict[str, Stored]:
-    size = path.stat().st_size
     with path.open("rb") as file:
-        length = struct.unpack("<Q", file.read(8))[0] if size >= 8 else size
-        if length > min(size - 8, _LONGEST_HEADER):
-            raise UserError(f"{path} is truncated or no safetensors file: its {size} bytes hold no header.")
-        raw = file.read(length)
+        at = 8 + int.from_bytes(file.read(8), "little")     # the header's length, the header, the values
+    found = {}
     try:
-        entries = json.loads(raw)
-        entries.pop("__metadata__", None)
-        found = {name: Stored(path, 8 + length + entry["data_offsets"][0], entry["dtype"], tuple(entry["shape"]))
-                 for name, entry in entries.items()}
-        ends = {name: 8 + length + entry["data_offsets"][1] for name, entry in entries.items()}
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise UserError(f"{path} has a damaged header.") from error
-    for name, stored in found.items():
-        if stored.code not in DTYPES:
-            raise UserError(f"{path}: {name} has dtype {stored.code}; known: {', '.join(DTYPES)}.")
-        if ends[name] != stored.offset + math.prod(stored.shape) * stored.dtype.itemsize:
-            raise UserError(f"{path} has a damaged header: {name} has not the size of its shape {stored.shape}.")
-        if ends[name] > size:
-            raise UserError(f"{path} is truncated: {name} ends at byte {ends[name]} of {size}.")
+        with safe_open(path, "np") as file:                 # it has checked that they lie one behind the other
+            for name in file.offset_keys():
+                part = file.get_slice(name)
+                found[name] = Stored(path, name, at, part.get_dtype(), tuple(part.get_shape()))
+                at += found[name].bytes
+    except SafetensorError as error:
+        raise UserError(f"{path} is truncated or damaged ({error}).") from error
     return found
 
 
@@ -125,11 +120,9 @@ def write(folder: pathlib.Path, planned: dict[str, Planned], value, max_shard_si
     names = [SINGLE] if len(shards) == 1 else [f"model-{i:05}-of-{len(shards):05}.safetensors"
                                                for i in range(1, len(shards) + 1)]
     for name, shard in zip(names, shards, strict=True):
+        values = {tensor: array for tensor in shard if (array := value(tensor)) is not None and active}
         if active:
-            _write_file(folder / name, {tensor: planned[tensor] for tensor in shard}, value)
-        else:
-            for tensor in shard:
-                value(tensor)
+            save_file(values, folder / name, {"format": "pt"})          # transformers asks for the format
     if active and len(shards) > 1:
         where = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
         total = sum(one.bytes for one in planned.values())
@@ -146,21 +139,6 @@ def _shards(planned: dict[str, Planned], max_shard_size: int) -> list[list[str]]
         shards[-1].append(name)
         room -= one.bytes
     return shards
-
-
-def _write_file(path: pathlib.Path, planned: dict[str, Planned], value) -> None:
-    header, at = {"__metadata__": {"format": "pt"}}, 0          # transformers asks for the format
-    for name, one in planned.items():
-        header[name] = {"dtype": _CODES[one.dtype], "shape": one.shape, "data_offsets": (at, at + one.bytes)}
-        at += one.bytes
-    raw = json.dumps(header).encode()
-    raw += b" " * (-len(raw) % 8)                               # values begin aligned
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(raw)) + raw)
-        for name, one in planned.items():
-            array = value(name)
-            assert (array.shape, array.dtype) == (one.shape, one.dtype), name
-            file.write(np.ascontiguousarray(array).view(np.uint8).data)
 
 
 def some(names, count: int = 4) -> str:
