@@ -78,12 +78,14 @@ def of_hugging_face(path: str, tokenizer: str | None, overrides: list[str]) -> t
     """The same for a folder of Hugging Face."""
     if overrides:
         raise UserError(f"{overrides[0]} changes the settings of a run, and --checkpoint={path!r} is not one.")
+    from longctx import hf
+    config, tokenizer = hf.model_config(path), tokenizers.load(tokenizer or path)
+    tokenizers.check_vocabulary(tokenizer, config.vocab_size)
 
     def load():
-        from longctx import hf
         model = hf.load(path)
         return model.mesh, model.graph, model.params
-    return tokenizers.load(tokenizer or path), load
+    return tokenizer, load
 
 
 def _prompt(path: str) -> bytes:

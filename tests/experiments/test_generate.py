@@ -4,10 +4,13 @@ import subprocess
 import sys
 
 import pytest
+import tokenizers
 
 from experiments import generate
-from longctx.data import tokenizers
+from longctx import hf
+from longctx.data.tokenizers import ByteTokenizer
 from tests.experiments.test_bad_input import ROOT, has, problem
+from tests.longctx.hf import tiny
 
 SCRIPT = """
 import sys
@@ -19,10 +22,14 @@ finally:
 """
 
 
-def refused(tmp_path, *argv) -> str:
+def command(tmp_path, *argv) -> list[str]:
     (tmp_path / "prompt").write_text("text")
     options = ["--checkpoint", str(tmp_path), "--prompt-file", str(tmp_path / "prompt"), "--max-new-tokens", "4"]
-    return problem(generate.main, ["command", *options, *argv])
+    return ["command", *options, *argv]
+
+
+def refused(tmp_path, *argv) -> str:
+    return problem(generate.main, command(tmp_path, *argv))
 
 
 @pytest.mark.parametrize("argv, parts", [
@@ -37,10 +44,19 @@ def test_what_it_refuses(argv, parts, tmp_path):
     has(refused(tmp_path, *argv), *parts)
 
 
-def test_a_hugging_face_folder_has_no_settings_of_a_run(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    has(refused(tmp_path, "--config.model.layers=2"), "--config.model.layers=2", "settings of a run")
-    has(refused(tmp_path), "tokenizer.json")
+def test_a_hugging_face_folder(tmp_path, capsys):
+    folder = tiny.write(tmp_path / "model", "llama")                # which has no tokenizer
+    checkpoint = ["--checkpoint", str(folder)]
+    has(refused(tmp_path, *checkpoint, "--config.model.layers=2"), "--config.model.layers=2", "settings of a run")
+    has(refused(tmp_path, *checkpoint), f"{str(folder)!r} is neither 'bytes' nor a tokenizer.json")
+    has(refused(tmp_path, *checkpoint, "--tokenizer", "bytes"), "smaller than the 259 tokens")
+    vocabulary = {"text": 0, "<eos>": 1} | {f"token{i}": i for i in range(2, hf.model_config(folder).vocab_size)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="text"))
+    tokenizer.add_special_tokens(["<eos>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    generate.main(command(tmp_path, *checkpoint, "--chunk", "8"))
+    words = capsys.readouterr().out.split()
+    assert 1 <= len(words) <= 4 and set(words) <= set(vocabulary)
 
 
 def test_an_option_that_there_is_not(capsys):
@@ -58,7 +74,7 @@ def test_it_says_so_in_one_line_before_jax_is_there(tmp_path):
 
 
 def test_characters_come_whole():
-    tokenizer = tokenizers.load("bytes")
+    tokenizer = ByteTokenizer()
     text = "a\u00e9\u4e2d\n\U0001f600 end\n"
     pieces = list(generate.text_as_it_comes(tokenizer, tokenizer.encode(text.encode())))
     assert "".join(pieces) == text and len(pieces) == len(text) + 1                 # and nothing at the end
