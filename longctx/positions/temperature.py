@@ -28,7 +28,12 @@ def log_length(positions: jax.Array, length: int) -> jax.Array:
     return jnp.maximum(jnp.log1p(positions.astype(jnp.float32)) / math.log(length), 1.0)
 
 
-TEMPERATURES = {"none": none, "llama4": llama4, "log_length": log_length}
+def mscale(positions: jax.Array, stretch: float) -> jax.Array:
+    """0.1 ln(stretch) + 1 for all: what Dual Chunk Attention takes of YaRN, stretch being length / trained length."""
+    return jnp.full(positions.shape, 0.1 * math.log(stretch) + 1, jnp.float32)
+
+
+TEMPERATURES = {"none": none, "llama4": llama4, "log_length": log_length, "mscale": mscale}
 
 
 def parse(text: str, field: str = "model.temperature") -> Callable[[jax.Array], jax.Array | None]:
@@ -36,4 +41,6 @@ def parse(text: str, field: str = "model.temperature") -> Callable[[jax.Array], 
     factor, numbers = parse_call(field, text, TEMPERATURES, skip=1)
     if factor is log_length and numbers[0] < 2:
         raise UserError(f"{field}={text!r} divides by ln(1) = 0; length must be 2 or more.")
+    if factor is mscale and numbers[0] < 1:
+        raise UserError(f"{field}={text!r}: stretch must be at least 1, length / trained length.")
     return lambda positions: factor(positions, *numbers)
