@@ -130,6 +130,14 @@ def test_hops_that_documents_need(strategy, layout, ends):
     check(problem(B=1, T=64, H=8, tokens=(tokens, tokens)), "causal", MeshConfig(context=8), layout, strategy=strategy)
 
 
+@pytest.mark.parametrize("strategy, outer, layout", [("ring", 1, "contiguous"), ("double_ring", 2, "zigzag")])
+def test_keys_that_must_be_far_away_may_be_in_any_block(strategy, outer, layout):
+    """Further away than a row (or an inner ring) is long: by positions that are spread out, or in an outer block."""
+    where = Tokens(3 * jnp.arange(64, dtype=jnp.int32)[None], jnp.ones((1, 64), jnp.int32))
+    check(problem(B=1, T=64, H=8, tokens=(where, where)), "causal & beyond(70)",
+          MeshConfig(context_outer=outer, context=4 // outer), layout, strategy=strategy)
+
+
 # ---- where public implementations fail
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
