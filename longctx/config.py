@@ -129,6 +129,17 @@ class AttentionConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MemoryConfig:
+    """How a training step spends memory; none of these changes what it computes, but for clip="delayed"."""
+    backward: str = "autodiff"          # a name in longctx.train_step.BACKWARDS
+    # the rest is for "streamed":
+    chunk: int = 0                      # tokens of each row, over all context shards, that are in work at a time
+    every: int = 1                      # of so many layers the input of one is kept, those between are computed again
+    offload: tuple[str, ...] = ()       # what is in the hosts' memory: names in longctx.streaming.host.NAMES
+    clip: str = "exact"                 # a name in longctx.streaming.step.CLIPS
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Where the text comes from and how it becomes tokens."""
     path: str = "stdlib"                # .txt .md .py .jsonl (also .gz) file or folder; "stdlib": Python's own library
@@ -224,6 +235,7 @@ class Config:
     model: ModelConfig = ModelConfig()
     mesh: MeshConfig = MeshConfig()
     attention: AttentionConfig = AttentionConfig()
+    memory: MemoryConfig = MemoryConfig()
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

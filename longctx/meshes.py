@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 from longctx.config import MeshConfig
 from longctx.errors import UserError
 
+AXES = tuple(MeshConfig().axes)
 BATCH = ("data", "fsdp")
 CONTEXT = ("context_outer", "context")
 
@@ -89,6 +90,14 @@ def weight_spec(name: str) -> P:
 def gather_weight(w: jax.Array, name: str) -> jax.Array:
     """The weight with its `fsdp` share gathered: the all-gather of FSDP, whose transpose scatters the gradient back."""
     return jax.sharding.reshard(w, P(*(None if axis == "fsdp" else axis for axis in WEIGHTS[name])))
+
+
+def gather_weights(weights: dict, dtype) -> dict:
+    """A tree of weights with every share of them gathered: those that have one in `dtype`, in which they are used."""
+    def gathered(path, w):
+        name = path[-1].key
+        return gather_weight(w.astype(dtype), name) if "fsdp" in WEIGHTS[name] else w
+    return jax.tree.map_with_path(gathered, weights)
 
 
 def data_shard(mesh: jax.sharding.Mesh) -> tuple[int, int]:

@@ -4,13 +4,17 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from longctx import loss, meshes, optim
-from longctx.config import Config, OptimConfig, RopeConfig
+from longctx.config import Config, RopeConfig
 from longctx.model import functional
 from longctx.positions import augment
+from longctx.streaming.step import streamed
 
 
 def init_state(config: Config, mesh) -> dict:
-    """Fresh state: params and optimiser moments, born in their sharding, and counters. `step` counts batches seen."""
+    """Fresh state: params and optimiser moments, born in their sharding, and counters.
+
+    `step` counts batches seen, `grad_norm` is that of the last good step.
+    """
     with jax.set_mesh(mesh):
         return jax.jit(lambda: _state(config))()
 
@@ -19,7 +23,7 @@ def _state(config: Config) -> dict:
     params = functional.init(config.model, config.attention, jax.random.key(config.seed))
     zero = jnp.zeros((), jnp.int32)
     return {"params": params, "moments": optim.optimizer(config.optim).init(params), "step": zero,
-            "skipped": zero, "skipped_in_a_row": zero}
+            "skipped": zero, "skipped_in_a_row": zero, "grad_norm": jnp.zeros((), jnp.float32)}
 
 
 def abstract_state(config: Config, mesh):
@@ -30,7 +34,24 @@ def abstract_state(config: Config, mesh):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec(x))), shapes)
 
 
-def train_step(graph, config: OptimConfig, rate, rope: RopeConfig | None, state: dict, batch: dict):
+def autodiff(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: dict):
+    """All BACKWARDS: (params, moments, mean loss, gradient norm) after one step at a learning rate.
+
+    Where the loss or the norm is not finite, parameters and moments are as they were.
+    """
+    def mean_loss(params):
+        return loss.mean_over_tokens(functional.nll(graph, params, batch, rope), batch["weights"])
+
+    value, grads = jax.value_and_grad(mean_loss)(state["params"])
+    grads, norm = optim.clipped(grads, config.optim.clip_norm)
+    good = jnp.isfinite(value) & jnp.isfinite(norm)
+    return *optim.updated(config.optim, rate, grads, state["moments"], state["params"], good), value, norm
+
+
+BACKWARDS = {"autodiff": autodiff, "streamed": streamed}
+
+
+def train_step(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: dict):
     """One step of AdamW on the weighted mean loss of a batch; rate: step -> learning rate.
 
     Where the loss or the gradient norm is not finite, parameters and moments stay as they are and the step is counted
@@ -40,20 +61,13 @@ def train_step(graph, config: OptimConfig, rate, rope: RopeConfig | None, state:
       (state, metrics): metrics are float32 or int32 scalars: loss (nats per token), grad_norm, learning_rate, weight
       (sum of token weights), skipped, skipped_in_a_row.
     """
-    def mean_loss(params):
-        return loss.mean_over_tokens(functional.nll(graph, params, batch, rope), batch["weights"])
-
-    value, grads = jax.value_and_grad(mean_loss)(state["params"])
-    grads, norm = optim.clipped(grads, config.clip_norm)
-    updates, moments = optim.optimizer(config).update(grads, state["moments"], state["params"])
     lr = rate(state["step"])
-    params = jax.tree.map(lambda p, u: p + (lr * u).astype(p.dtype), state["params"], updates)
+    params, moments, value, norm = BACKWARDS[config.memory.backward](graph, config, lr, rope, state, batch)
     good = jnp.isfinite(value) & jnp.isfinite(norm)
-    keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
     bad = 1 - good.astype(jnp.int32)
-    state = {
-        "params": keep(params, state["params"]), "moments": keep(moments, state["moments"]), "step": state["step"] + 1,
-        "skipped": state["skipped"] + bad, "skipped_in_a_row": (state["skipped_in_a_row"] + bad) * bad}
+    state = {"params": params, "moments": moments, "step": state["step"] + 1,
+             "skipped": state["skipped"] + bad, "skipped_in_a_row": (state["skipped_in_a_row"] + bad) * bad,
+             "grad_norm": jnp.where(good, norm, state["grad_norm"])}
     metrics = {"loss": value, "grad_norm": norm, "learning_rate": lr, "weight": batch["weights"].sum(),
                "skipped": state["skipped"], "skipped_in_a_row": state["skipped_in_a_row"]}
     return state, metrics
@@ -67,7 +81,7 @@ def compile_step(config: Config, rate, stage, mesh):
         def step(state, batch):
             key = jax.random.fold_in(jax.random.key(config.seed), state["step"])
             batch = augment.augmented(batch, key, stage.augment, stage.augment_length)
-            return train_step(graph, config.optim, rate, stage.rope, state, batch)
+            return train_step(graph, config, rate, stage.rope, state, batch)
 
         args = abstract_state(config, mesh), abstract_batch(stage, mesh)
         return jax.jit(step, donate_argnums=0).lower(*args).compile()

@@ -99,7 +99,7 @@ def attend(q, k, v, *, positions=None, segments=None, mask=_CAUSAL, strategy="ri
     specs = tuple(AttentionSpec(part, scale, bias, soft_cap, partial=len(parts) > 1) for part in parts)
     out, lse = call(queries, keys, v, Tokens(positions, segments), table, specs, plan)
     if sinks is not None:
-        out, lse = _with_sinks(out, lse, sinks)
+        out, lse = with_sinks(out, lse, sinks)
     return (out, lse) if with_lse else out
 
 
@@ -209,7 +209,7 @@ def _positions(segments):
     return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
 
 
-def _with_sinks(out, lse, sinks):
+def with_sinks(out, lse, sinks):
     """(out, lse) with one more key in every softmax: of logit sinks[n], and of no value."""
     total = jnp.logaddexp(lse, sinks.astype(lse.dtype)[None, None])
     return (out * jnp.exp(lse - total)[..., None]).astype(out.dtype), total

@@ -2,6 +2,8 @@
 
 `graph` is the hashable, static rest of the module. Everything runs under `jax.set_mesh(meshes.make(...))`.
 """
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -34,6 +36,30 @@ def nll(graph, params, batch: dict, rope: RopeConfig | None = None):
     """Negative log-likelihood of each target in nats, float32 [B, T]; no array of logits exists."""
     model, x = hidden(graph, params, batch, rope)
     return token_loss(x, model.head_weight(), batch["targets"], model.config.logit_soft_cap)
+
+
+# ---- the parts of the model by themselves, for those who go through it layer by layer
+
+def blocks(graph, params) -> list:
+    """For each kind of layer (weights of one of its layers) -> the layer, a model.block.BLOCKS."""
+    graphs = [nnx.split(block, graph=False)[0] for block in nnx.merge(graph, params).blocks]
+    return [functools.partial(nnx.merge, graph) for graph in graphs]
+
+
+def views(graph, params, positions, rope: RopeConfig, stretch, length: int) -> list:
+    """What each kind of layer sees of int32 positions [B, T] in rows of `length` tokens (positions.view.View)."""
+    return nnx.merge(graph, params)._views(positions, rope, stretch, length)
+
+
+def embedded(graph, params, tokens):
+    """What the first layer is given, BTD."""
+    return nnx.merge(graph, params).embedding(tokens)
+
+
+def last_nll(graph, params, x, targets):
+    """nll from what the last layer gives, BTD."""
+    model = nnx.merge(graph, params)
+    return token_loss(model._to_head(x), model.head_weight(), targets, model.config.logit_soft_cap)
 
 
 def predictions(graph, params, batch: dict, rope: RopeConfig | None = None, length: int | None = None):

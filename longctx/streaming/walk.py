@@ -1,0 +1,191 @@
+"""Forward through the layers of the model and back, with a chunk of every row at a time on its way through one layer.
+
+The residual stream of all tokens is a stack: slot s holds the input of layer s * every, the last one the result of them
+all, and behind it are `every` - 1 slots for what lies between two of these, computed again on the way back. Nothing else
+is as long as a row but one layer's keys and values, with their gradients, and the gradient of the stream.
+"""
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from longctx import meshes
+from longctx.config import Config, RopeConfig
+from longctx.context_parallel.api import plan_of
+from longctx.model import functional
+from longctx.streaming import host
+from longctx.streaming import layer as one
+from longctx.streaming.attention import ChunkAttention, visits
+from longctx.streaming.host import Stack
+from pallas_kernels import masks
+from pallas_kernels.attention.spec import AttentionSpec
+from pallas_kernels.masks import Tokens
+
+SHARED = ("bias_table", "clex")         # parameters that all layers share
+LAST = ("norm", "head")                 # those after the last layer; with a tied head the embedding too
+
+
+@dataclasses.dataclass(frozen=True)
+class Walk:
+    """One step's ways through the model. params: as they were before it; of their blocks only the shapes are used.
+
+    Blocks are given to its methods: for each kind of layer, stacks of its layers' weights.
+    """
+    graph: object
+    config: Config
+    params: dict
+    batch: dict                         # [n, B, c] each: the chunks of the rows
+    layers: list[one.Layer]
+
+    @property
+    def chunks(self) -> int:
+        return len(self.batch["tokens"])
+
+    @property
+    def slots(self) -> int:
+        """Of the stream that hold inputs of layers."""
+        return -(-self.config.model.layers // self.config.memory.every)
+
+    def forward(self, blocks) -> Stack:
+        """The stream, its slots filled up to the result."""
+        shared = self._some(SHARED)
+
+        def section(first, stream, size):
+            for j in range(size):
+                layer, weights = self._layer(blocks, first, j)
+                slot = (first + j) // self.config.memory.every
+                source = slot if j % self.config.memory.every == 0 else slot + 1
+                stream = one.forward(layer, weights, shared, stream, source * self.chunks, (slot + 1) * self.chunks)
+            return stream
+
+        _, length, whole, left = self._sections()
+        stream = self._embedded()
+        if whole:
+            stream = jax.lax.fori_loop(0, whole, lambda s, stream: section(s * length, stream, length), stream)
+        return section(whole * length, stream, left)
+
+    def loss(self, stream: Stack):
+        """(mean loss in nats, its gradient by the last layer's result: a Stack, by the parameters of LAST)."""
+        params = self._some((*LAST, "embedding") if self.config.model.tied_head else LAST)
+        gathered, total = self._gathered(params), self.batch["weights"].sum()
+        share = jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1.0), 0.0)
+
+        def chunk(i, carry):
+            value, dy, sums = carry
+            here = self._chunk(i)
+            weighted = lambda params, x: (functional.last_nll(self.graph, self.params | params, x, here["targets"])
+                                          * here["weights"]).sum()
+            part, pull = jax.vjp(weighted, gathered, stream.read(self.slots * self.chunks + i))
+            grads, dx = pull(share)
+            return value + part, dy.write(i, dx), one.added(sums, grads)
+
+        like = jax.eval_shape(stream.read, 0)
+        carry = jnp.float32(0), host.zeros(self.chunks, like, self._on_host("dy")), one.no_sums(params)
+        value, dy, sums = jax.lax.fori_loop(0, self.chunks, chunk, carry)
+        return value * share, dy, sums
+
+    def backward(self, blocks, stream: Stack, dy: Stack, sums, done, take):
+        """(blocks, done, gradients of all parameters but the blocks'), float32 and cut as the parameters are.
+
+        sums, dy: as from `loss`. take: (blocks, done, kind, i, gradients of the i-th layer of a kind) -> (blocks, done),
+        called for every layer from the last to the first; it may change the weights of that one.
+        """
+        every, shared = self.config.memory.every, self._some(SHARED)
+        _, length, whole, left = self._sections()
+
+        def source(first, j):
+            return ((first + j) // every if j % every == 0 else self.slots + j % every) * self.chunks
+
+        def section(first, carry, size):
+            stream, dy, dshared, blocks, done = carry
+            for start in reversed(range(0, size, every)):
+                mine = range(start, min(start + every, size))
+                for j in mine[:-1]:
+                    stream = one.forward(*self._layer(blocks, first, j), shared, stream, source(first, j),
+                                         source(first, j + 1))
+                for j in reversed(mine):
+                    layer, weights = self._layer(blocks, first, j)
+                    kind, i = self._place(first, j)
+                    none = one.no_sums(host.read(blocks[kind], i)), dshared
+                    dy, (grads, dshared) = one.backward(layer, weights, shared, stream, source(first, j), dy, none)
+                    blocks, done = take(blocks, done, kind, i, grads)
+            return stream, dy, dshared, blocks, done
+
+        carry = section(whole * length, (stream, dy, one.no_sums(shared), blocks, done), left)
+        if whole:
+            back = lambda s, carry: section((whole - 1 - s) * length, carry, length)
+            carry = jax.lax.fori_loop(0, whole, back, carry)
+        _, dy, dshared, blocks, done = carry
+        embedding = sums.get("embedding") or one.no_sums(self.params["embedding"])
+        return blocks, done, sums | dshared | {"embedding": self._embedding_grads(dy, embedding)}
+
+    def _sections(self):
+        """(kinds, layers of a section: whole patterns and whole slots, whole sections, layers left over)."""
+        kinds = len(self.layers)
+        length = max(kinds, self.config.memory.every)
+        return kinds, length, *divmod(self.config.model.layers, length)
+
+    def _place(self, first, j: int):
+        """(kind, its number among those of the kind) of layer first + j, of the section that begins at `first`."""
+        kinds = len(self.layers)
+        return j % kinds, first // kinds + j // kinds
+
+    def _layer(self, blocks, first, j: int):
+        kind, i = self._place(first, j)
+        return self.layers[kind], self._gathered(host.read(blocks[kind], i))
+
+    def _embedded(self) -> Stack:
+        params = self._gathered(self._some(("embedding",)))
+        embedded = lambda i: functional.embedded(self.graph, self.params | params, self._chunk(i)["tokens"])
+        count = (self.slots + self.config.memory.every) * self.chunks
+        stream = host.zeros(count, jax.eval_shape(embedded, 0), self._on_host("residual"))
+        return jax.lax.fori_loop(0, self.chunks, lambda i, stream: stream.write(i, embedded(i)), stream)
+
+    def _embedding_grads(self, dy: Stack, sums):
+        params = self._gathered(self._some(("embedding",)))
+
+        def chunk(i, sums):
+            tokens = self._chunk(i)["tokens"]
+            _, pull = jax.vjp(lambda params: functional.embedded(self.graph, self.params | params, tokens), params)
+            return one.added(sums, pull(dy.read(i))[0]["embedding"])
+        return jax.lax.fori_loop(0, self.chunks, chunk, sums)
+
+    def _some(self, names) -> dict:
+        return {name: self.params[name] for name in names if name in self.params}
+
+    def _gathered(self, weights):
+        return meshes.gather_weights(weights, self.config.model.dtype)
+
+    def _chunk(self, i) -> dict:
+        return one.at(self.batch, i)
+
+    def _on_host(self, name: str) -> bool:
+        return name in self.config.memory.offload
+
+
+def walk(graph, config: Config, rope: RopeConfig, params: dict, batch: dict) -> Walk:
+    """The Walk of one batch (data.rows and positions.augment say what it holds)."""
+    batch, stretch = dict(batch), batch.get("stretch")
+    batch.pop("stretch", None)
+    length = batch["tokens"].shape[1]
+    chunks = jax.tree.map(functools.partial(_in_chunks, size=config.memory.chunk), batch)
+    tokens = Tokens(chunks["positions"], chunks["segments"])
+    views = lambda shared, positions: functional.views(graph, params | shared, positions, rope, stretch, length)
+    blocks, plan = functional.blocks(graph, params), plan_of(config)._replace(layout=None)
+    layers = []
+    for kind, seen in enumerate(views({}, tokens.positions[0])):
+        specs = tuple(AttentionSpec(mask & masks.Segments(), config.model.attention_scale or None, seen.bias,
+                                    config.model.attention_soft_cap, partial=True) for mask in seen.masks)
+        view = lambda shared, positions, kind=kind: views(shared, positions)[kind]
+        layers.append(one.Layer(blocks[kind], view, ChunkAttention(plan, specs), tokens, visits(specs, tokens),
+                                "kv" in config.memory.offload))
+    return Walk(graph, config, params, chunks, layers)
+
+
+def _in_chunks(x, size: int):
+    """[B, T] -> [n, B, size]: chunk i is the i-th share of every shard of the rows."""
+    chunks = x.shape[1] // size
+    local = lambda x: x.reshape(len(x), chunks, -1).swapaxes(0, 1)
+    return jax.shard_map(local, in_specs=meshes.TOKENS, out_specs=P(None, *meshes.TOKENS))(x)
