@@ -7,7 +7,10 @@ from longctx import loss, meshes, optim
 from longctx.config import Config, RopeConfig
 from longctx.model import functional
 from longctx.positions import augment
+from longctx.streaming import host
 from longctx.streaming.step import streamed
+
+BLOCKS = jax.tree_util.DictKey("blocks")
 
 
 def init_state(config: Config, mesh) -> dict:
@@ -16,7 +19,8 @@ def init_state(config: Config, mesh) -> dict:
     `step` counts batches seen, `grad_norm` is that of the last good step.
     """
     with jax.set_mesh(mesh):
-        return jax.jit(lambda: _state(config))()
+        shardings = jax.tree.map(lambda x: x.sharding, abstract_state(config, mesh))
+        return jax.jit(lambda: _state(config), out_shardings=shardings)()
 
 
 def _state(config: Config) -> dict:
@@ -30,8 +34,13 @@ def abstract_state(config: Config, mesh):
     """Shapes, dtypes and shardings of the state on `mesh`, with no array made: what a restore needs."""
     with jax.set_mesh(mesh):
         shapes = jax.eval_shape(lambda: _state(config))
-    spec = lambda x: x.sharding.spec if x.sharding else meshes.REPLICATED
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec(x))), shapes)
+
+    def placed(path, x):
+        spec = x.sharding.spec if x.sharding else meshes.REPLICATED
+        leaves = path[0].key in config.memory.offload and BLOCKS in path and host.may_leave(x)
+        sharding = NamedSharding(mesh, spec, memory_kind="pinned_host" if leaves else "device")
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    return jax.tree.map_with_path(placed, shapes)
 
 
 def autodiff(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: dict):

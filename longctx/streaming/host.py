@@ -43,18 +43,18 @@ def zeros(count: int, like, on_host: bool = False, dtype=None):
     """For every array (or ShapeDtypeStruct) of a tree a stack of `count` such parts, cut as it is."""
     def stack(x):
         array = jnp.zeros((count, *x.shape), dtype or x.dtype, out_sharding=P(None, *x.sharding.spec))
-        return Stack(jax.device_put(array, jax.memory.Space.Host) if on_host else array, on_host)
+        return _stack(array, on_host)
     return jax.tree.map(stack, like)
 
 
 def stacks(tree, on_host: bool = False):
-    """The arrays [n, ...] of a tree as stacks. Of those on the host, the small ones stay on the device all the same:
-    the TPU compiler cannot slice a host array [n, size]."""
-    return jax.tree.map(lambda x: Stack(x, on_host and may_leave(x)), tree)
+    """The arrays [n, ...] of a tree as stacks, on the hosts as far as they may_leave the device."""
+    return jax.tree.map(lambda x: _stack(x, on_host and may_leave(x)), tree)
 
 
 def may_leave(x) -> bool:
-    """Whether a stack of weights, or of their moments, can be in the host's memory."""
+    """Whether a stack of weights, or of their moments, can be on the host: the TPU compiler cannot slice [n, size]
+    there."""
     return x.ndim > 2
 
 
@@ -76,6 +76,10 @@ def read(tree, i):
 def write(tree, i, parts):
     """A tree of stacks with `parts` as part i of each."""
     return _map(lambda stack, part: stack.write(i, part), tree, parts)
+
+
+def _stack(array, on_host: bool) -> Stack:
+    return Stack(jax.device_put(array, jax.memory.Space.Host) if on_host else array, on_host)
 
 
 def _map(function, tree, *rest):
