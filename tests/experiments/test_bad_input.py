@@ -116,7 +116,8 @@ def test_config_argument(argument, parts):
     (HEAD + "    config.stages = [configs.stage(step=2)]\n    return config\n",
      ["stage field='step'", "Did you mean 'steps'?"]),
     (HEAD + "    config.stages = [configs.stage(rope=configs.rope(bas=2))]\n    return config\n", ["'bas'", "'base'"]),
-    (HEAD + "    config.model.tied_head = config.model.layers = True\n    return config\n", ["model.layers=True", "int"]),
+    (HEAD + "    config.model.tied_head = config.model.layers = True\n    return config\n",
+     ["model.layers=True", "int"]),
 ])
 def test_config_file_that_fails(text, parts, tmp_path):
     (tmp_path / "mine.py").write_text(text)
