@@ -3,6 +3,7 @@
 First what the settings alone say, then the names that jax modules know, then the data, then the workdir.
 """
 import dataclasses
+import math
 import operator
 import os
 import pathlib
@@ -25,6 +26,7 @@ AT_LEAST = {
     "model.head_size": 4, "model.logit_soft_cap": 0, "model.attention_soft_cap": 0, "model.attention_scale": 0,
     "model.embedding_scale": 0, "model.experts": 0, "model.experts_per_token": 0, "model.expert_mlp": 0,
     "mesh.data": 1, "mesh.fsdp": 1, "mesh.context_outer": 1, "mesh.context": 1, "mesh.tensor": 1, "mesh.simulate": 0,
+    "memory.chunk": 0, "memory.every": 1,
     "optim.learning_rate": 0, "optim.warmup_steps": 0, "optim.final_fraction": 0, "optim.b1": 0, "optim.b2": 0,
     "optim.weight_decay": 0, "optim.clip_norm": 0, "optim.max_bad_steps": 1,
     "checkpoint.every_steps": 1, "checkpoint.keep": 1, "log.every_steps": 1,
@@ -63,6 +65,7 @@ def check_settings(config: Config) -> tuple[curriculum.Stage, ...]:
     stages = curriculum.plan(config)
     _check_lengths(config)
     _check_names(config)
+    _check_memory(config)
     _check_augmentations(config)
     return stages
 
@@ -198,6 +201,9 @@ def _check_names(config: Config) -> None:
     from longctx.model.remat import POLICIES
     from longctx.positions import view
     from longctx.positions.augment import AUGMENTATIONS
+    from longctx.streaming import host
+    from longctx.streaming.step import CLIPS
+    from longctx.train_step import BACKWARDS
     from pallas_kernels.attention.api import IMPLEMENTATIONS
     names = [
         ("model.block", config.model.block, BLOCKS),
@@ -207,6 +213,9 @@ def _check_names(config: Config) -> None:
         ("model.remat", config.model.remat, POLICIES),
         ("attention.kernel", config.attention.kernel, {"auto", *IMPLEMENTATIONS}),
         ("attention.strategy", config.attention.strategy, context_parallel.STRATEGIES),
+        ("memory.backward", config.memory.backward, BACKWARDS),
+        ("memory.clip", config.memory.clip, CLIPS),
+        *((f"memory.offload[{i}]", name, host.NAMES) for i, name in enumerate(config.memory.offload)),
         ("optim.schedule", config.optim.schedule, optim.SCHEDULES),
         *((f"stages[{i}].lr", stage.lr, optim.LR_TREATMENTS) for i, stage in enumerate(config.stages)),
         *((f"stages[{i}].augment", stage.augment, AUGMENTATIONS) for i, stage in enumerate(config.stages)),
@@ -223,6 +232,33 @@ def _check_names(config: Config) -> None:
         for part in method.parts():
             context_parallel.check(context_parallel.plan_of(config), mask & part.mask)
     view.learned_numbers(config.model.kinds)
+
+
+def _check_memory(config: Config) -> None:
+    """What the streamed backward asks of lengths, patterns and strategies, and nothing else uses."""
+    from longctx.context_parallel import api as context_parallel
+    from longctx.streaming.attention import plan_of_chunks
+    from pallas_kernels import masks
+    memory, shards, kinds = config.memory, config.mesh.context_shards, len(config.model.kinds)
+    if memory.backward != "streamed":
+        for field in dataclasses.fields(memory)[1:]:
+            if (value := getattr(memory, field.name)) != field.default:
+                raise UserError(f"memory.{field.name}={value!r} is for memory.backward='streamed', and it is "
+                                f"{memory.backward!r}.")
+        return
+    length = math.gcd(*(stage.seq_len for stage in config.stages))
+    if memory.chunk < 1 or length % memory.chunk or memory.chunk % shards:
+        works = max(size for size in range(shards, length + 1, shards) if length % size == 0 and size <= 4096 * shards)
+        raise UserError(f"memory.chunk={memory.chunk} must divide the length of every stage, and be a multiple of the "
+                        f"{shards} context shards; {works} works.")
+    if kinds % memory.every and memory.every % kinds:
+        raise UserError(f"memory.every={memory.every} must divide the {kinds} kinds of layers of model.pattern, or be "
+                        f"a multiple of them; 1 and {kinds} work.")
+    for kind in config.model.kinds:
+        try:
+            context_parallel.check(plan_of_chunks(config), masks.parse(kind.mask))
+        except UserError as error:
+            raise UserError(f"memory.backward='streamed': {error}") from error
 
 
 def _load_data(config: Config, stages) -> tuple[sources.Corpus, tokenizers.Tokenizer]:

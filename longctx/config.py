@@ -133,7 +133,8 @@ class MemoryConfig:
     """How a training step spends memory; none of these changes what it computes, but for clip="delayed"."""
     backward: str = "autodiff"          # a name in longctx.train_step.BACKWARDS
     # the rest is for "streamed":
-    chunk: int = 0                      # tokens of each row, over all context shards, that are in work at a time
+    chunk: int = 0                      # tokens of each row, over all context shards, that are in work at a time; with
+                                        #   attention.layout="striped(chunk / context shards)" neighbours in the row
     every: int = 1                      # of so many layers the input of one is kept, those between are computed again
     offload: tuple[str, ...] = ()       # what is in the hosts' memory: names in longctx.streaming.host.NAMES
     clip: str = "exact"                 # a name in longctx.streaming.step.CLIPS

@@ -1,9 +1,9 @@
 """Attention of one chunk of queries over the keys of all chunks, by the run's context-parallel strategy.
 
 A strategy attends one pair of chunks at a time, each cut over the context shards as a whole row would be; results merge
-by (out, lse). Chunk i is the i-th share of what every shard holds. The keys are kept as Strategy.exchange gives them, of
-every device its own, and pairs that a mask leaves EMPTY are not visited. So any mask, packing and layout is right; with
-attention.layout="striped(chunk / context shards)" chunk i is the i-th chunk of the row, and half of the pairs are empty.
+by (out, lse). Chunk i is the i-th share of what every shard holds. Keys are kept as Strategy.exchange gives them, of
+each device its own, and pairs that a mask leaves EMPTY are not visited. So any mask, packing and layout is right; with
+attention.layout="striped(chunk / context shards)" chunk i is the i-th of the row, and causal masks leave half EMPTY.
 """
 import dataclasses
 from typing import NamedTuple
@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from longctx import meshes
-from longctx.context_parallel.api import STRATEGIES
+from longctx.config import Config
+from longctx.context_parallel.api import STRATEGIES, plan_of
 from longctx.context_parallel.merge import cast, merge, neutral
 from longctx.context_parallel.strategy import Local, Plan
 from longctx.streaming import host
@@ -40,7 +41,7 @@ class Sums(NamedTuple):
 
 
 class Visits(NamedTuple):
-    """Which chunks of keys a chunk of queries sees, for each part of the pairs: the first count[part] of order[part]."""
+    """Which chunks of keys a chunk of queries sees, in each part of the pairs: the first `count` of `order`."""
     order: jax.Array                            # int32 [parts, n]
     count: jax.Array                            # int32 [parts]
 
@@ -48,14 +49,19 @@ class Visits(NamedTuple):
 def visits(specs: tuple[AttentionSpec, ...], tokens: Tokens) -> Visits:
     """Those of all chunks of queries, [n, parts, ...]; tokens: [n, B, c]."""
     ranges = jax.tree.map(lambda x: x[..., 0], masks.block_ranges(tokens, tokens.positions.shape[-1]))      # n B
-    of_q, of_k = (jax.tree.map(lambda x: jnp.expand_dims(x, axis), ranges) for axis in (1, 0))
+    of_q, of_k = jax.tree.map(lambda x: x[:, None], ranges), jax.tree.map(lambda x: x[None], ranges)
     needed = jnp.stack([(~masks.nothing(spec.mask, of_q, of_k)).any(-1) for spec in specs], 1)             # n parts n
     return Visits(jnp.argsort(~needed, axis=-1, stable=True).astype(jnp.int32), needed.sum(-1, dtype=jnp.int32))
 
 
+def plan_of_chunks(config: Config) -> Plan:
+    """How the model of a run cuts the attention of chunks: where these lie in a row is not known beforehand."""
+    return plan_of(config)._replace(layout=None)
+
+
 @dataclasses.dataclass(frozen=True)
 class ChunkAttention:
-    """The attention of one kind of layer. plan: of the run, its layout unknown. specs: of each part of the pairs."""
+    """The attention of one kind of layer. specs: of each part of the pairs, partial."""
     plan: Plan
     specs: tuple[AttentionSpec, ...]
 
@@ -90,9 +96,10 @@ class ChunkAttention:
                     dq, dtable, dk_sums, dv_sums = carry
                     j = visits.order[part, visit]
                     k, v, k_tokens = _chunk(held, part, j)
-                    dq_, dk, dv, dtable_ = strategy.backward(q, k, v, (q_tokens, k_tokens), self.specs[part], rows, here)
-                    add = lambda x, y: None if x is None else x + y
-                    return dq + dq_, add(dtable, dtable_), dk_sums.add(j, dk), dv_sums.add(j, dv)
+                    more_dq, dk, dv, more_dtable = strategy.backward(q, k, v, (q_tokens, k_tokens), self.specs[part],
+                                                                     rows, here)
+                    here_and = jax.tree.map(jnp.add, (dq, dtable), (more_dq, more_dtable))
+                    return *here_and, dk_sums.add(j, dk), dv_sums.add(j, dv)
                 carry = neutral(queries[part])[0], dtable, sums.keys[part], sums.values
                 dq, dtable, dk_sums, dv_sums = jax.lax.fori_loop(0, visits.count[part], pair, carry)
                 dqs.append(dq)

@@ -37,12 +37,12 @@ class Optimizer:
 
     def layer(self, blocks, moments, kind, i, grads, factor, good):
         """The same for layer i of a kind, in the stacks of all of them. Counts of the moments stay."""
-        params, (adam, *_) = self.updated(host.read(blocks[kind], i),
-                                          optim.moments_of(moments, lambda tree: host.read(tree[kind], i)),
-                                          grads, factor, good)
+        part = lambda tree: host.read(tree[kind], i)
+        params, (adam, *_) = self.updated(part(blocks), optim.moments_of(moments, part), grads, factor, good)
         write = lambda tree, parts: tree | {kind: host.write(tree[kind], i, parts)}
         stacks, *rest = moments
-        return write(blocks, params), (stacks._replace(mu=write(stacks.mu, adam.mu), nu=write(stacks.nu, adam.nu)), *rest)
+        stacks = stacks._replace(mu=write(stacks.mu, adam.mu), nu=write(stacks.nu, adam.nu))
+        return write(blocks, params), (stacks, *rest)
 
 
 def exact(way: Walk, optimizer: Optimizer, blocks, moments, stream, last_norm):
@@ -108,8 +108,8 @@ def streamed(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: 
                                                        state["grad_norm"])
     others = lambda tree: {name: leaf for name, leaf in tree.items() if name != "blocks"}
     good = jnp.isfinite(value) & jnp.isfinite(norm)
-    outside, (adam, *rest) = optimizer.updated(others(params), optim.moments_of(state["moments"], others), grads, factor,
-                                               good)
+    outside, (adam, *rest) = optimizer.updated(others(params), optim.moments_of(state["moments"], others), grads,
+                                               factor, good)
     whole = lambda outside, blocks: outside | {"blocks": host.arrays(blocks)}
     moments = adam._replace(mu=whole(adam.mu, stacked[0].mu), nu=whole(adam.nu, stacked[0].nu)), *rest
     return whole(outside, blocks), moments, value, norm

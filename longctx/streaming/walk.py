@@ -1,8 +1,8 @@
 """Forward through the layers of the model and back, with a chunk of every row at a time on its way through one layer.
 
 The residual stream of all tokens is a stack: slot s holds the input of layer s * every, the last one the result of them
-all, and behind it are `every` - 1 slots for what lies between two of these, computed again on the way back. Nothing else
-is as long as a row but one layer's keys and values, with their gradients, and the gradient of the stream.
+all, and behind it are `every` - 1 slots for what lies between two of these, computed again on the way back. Nothing
+else is as long as a row but one layer's keys and values, with their gradients, and the gradient of the stream.
 """
 import dataclasses
 import functools
@@ -13,11 +13,10 @@ from jax.sharding import PartitionSpec as P
 
 from longctx import meshes
 from longctx.config import Config, RopeConfig
-from longctx.context_parallel.api import plan_of
 from longctx.model import functional
 from longctx.streaming import host
 from longctx.streaming import layer as one
-from longctx.streaming.attention import ChunkAttention, visits
+from longctx.streaming.attention import ChunkAttention, plan_of_chunks, visits
 from longctx.streaming.host import Stack
 from pallas_kernels import masks
 from pallas_kernels.attention.spec import AttentionSpec
@@ -89,8 +88,8 @@ class Walk:
     def backward(self, blocks, stream: Stack, dy: Stack, sums, done, take):
         """(blocks, done, gradients of all parameters but the blocks'), float32 and cut as the parameters are.
 
-        sums, dy: as from `loss`. take: (blocks, done, kind, i, gradients of the i-th layer of a kind) -> (blocks, done),
-        called for every layer from the last to the first; it may change the weights of that one.
+        sums, dy: as from `loss`. take: (blocks, done, kind, i, gradients of the i-th layer of a kind) -> (blocks,
+        done), called for every layer from the last to the first; it may change the weights of that one.
         """
         every, shared = self.config.memory.every, self._some(SHARED)
         _, length, whole, left = self._sections()
@@ -173,14 +172,15 @@ def walk(graph, config: Config, rope: RopeConfig, params: dict, batch: dict) -> 
     chunks = jax.tree.map(functools.partial(_in_chunks, size=config.memory.chunk), batch)
     tokens = Tokens(chunks["positions"], chunks["segments"])
     views = lambda shared, positions: functional.views(graph, params | shared, positions, rope, stretch, length)
-    blocks, plan = functional.blocks(graph, params), plan_of(config)._replace(layout=None)
+    blocks = functional.blocks(graph, params)
     layers = []
     for kind, seen in enumerate(views({}, tokens.positions[0])):
         specs = tuple(AttentionSpec(mask & masks.Segments(), config.model.attention_scale or None, seen.bias,
                                     config.model.attention_soft_cap, partial=True) for mask in seen.masks)
         view = lambda shared, positions, kind=kind: views(shared, positions)[kind]
-        layers.append(one.Layer(blocks[kind], view, ChunkAttention(plan, specs), tokens, visits(specs, tokens),
-                                "kv" in config.memory.offload))
+        attention = ChunkAttention(plan_of_chunks(config), specs)
+        layers.append(one.Layer(blocks[kind], view, attention, tokens, visits(specs, tokens),
+                                kv_on_host="kv" in config.memory.offload))
     return Walk(graph, config, params, chunks, layers)
 
 
