@@ -132,6 +132,7 @@ class AttentionConfig:
 class MemoryConfig:
     """How a training step spends memory; none of these changes what it computes, but for clip="delayed"."""
     backward: str = "autodiff"          # a name in longctx.train_step.BACKWARDS
+    mlp_tiles: int = 1                  # parts of a shard's tokens that go through the feed-forward one after another
     # the rest is for "streamed":
     chunk: int = 0                      # tokens of each row, over all context shards, that are in work at a time; with
                                         #   attention.layout="striped(chunk / context shards)" neighbours in the row

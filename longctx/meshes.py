@@ -22,7 +22,6 @@ LSE = P(BATCH, CONTEXT, "tensor")                     # BTN
 HEAD_TABLE = P("tensor", None)                        # [N, D]: numbers of each query head
 WHOLE_HEADS = P(BATCH, None, "tensor", None)          # the same two where T does not divide by the context shards
 WHOLE_LSE = P(BATCH, None, "tensor")
-MLP = P(BATCH, CONTEXT, "tensor")                     # BTF
 LOGITS = P(BATCH, CONTEXT, "tensor")                  # BTV
 TABLE = P("tensor", None)                             # VD, its fsdp share gathered
 HEAD = P(None, "tensor")                              # DV, its fsdp share gathered

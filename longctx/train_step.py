@@ -85,7 +85,7 @@ def train_step(graph, config: Config, rate, rope: RopeConfig, state: dict, batch
 def compile_step(config: Config, rate, stage, mesh):
     """The step of a data.curriculum.Stage, compiled ahead for its shapes: (state, batch) -> (state, metrics)."""
     with jax.set_mesh(mesh):
-        graph = functional.graph(config.model, config.attention)
+        graph = functional.graph(config.model, config.attention, config.memory)
 
         def step(state, batch):
             key = jax.random.fold_in(jax.random.key(config.seed), state["step"])

@@ -9,20 +9,21 @@ import jax.numpy as jnp
 from flax import nnx
 
 from longctx import meshes
-from longctx.config import AttentionConfig, ModelConfig, RopeConfig
+from longctx.config import AttentionConfig, MemoryConfig, ModelConfig, RopeConfig
 from longctx.loss import target_is_top, token_loss
 from longctx.model.transformer import Transformer
 from pallas_kernels.masks import Tokens
 
 
-def graph(config: ModelConfig, attention: AttentionConfig):
+def graph(config: ModelConfig, attention: AttentionConfig, memory: MemoryConfig = MemoryConfig()):
     """The static part of the model. Costs a trace, no arrays."""
-    return nnx.split(jax.eval_shape(lambda key: Transformer(key, config, attention), jax.random.key(0)), graph=False)[0]
+    make = functools.partial(Transformer, config=config, attention=attention, memory=memory)
+    return nnx.split(jax.eval_shape(make, jax.random.key(0)), graph=False)[0]
 
 
 def init(config: ModelConfig, attention: AttentionConfig, key):
     """Parameters as a nested dict of arrays, each born in its sharding."""
-    return nnx.to_pure_dict(nnx.split(Transformer(key, config, attention), graph=False)[1])
+    return nnx.to_pure_dict(nnx.split(Transformer(key, config, attention, MemoryConfig()), graph=False)[1])
 
 
 def hidden(graph, params, batch: dict, rope: RopeConfig | None = None, length: int | None = None):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from longctx import meshes
-from longctx.config import AttentionConfig, ModelConfig, RopeConfig
+from longctx.config import AttentionConfig, MemoryConfig, ModelConfig, RopeConfig
 from longctx.context_parallel import api as context_parallel
 from longctx.model import norm
 from longctx.model.block import BLOCKS
@@ -26,12 +26,12 @@ class Transformer(nnx.Module):
     blocks: for each kind of layer (layer i is of kind i % kinds) its layers' weights, stacked [layers, ...].
     """
 
-    def __init__(self, key, config: ModelConfig, attention: AttentionConfig):
+    def __init__(self, key, config: ModelConfig, attention: AttentionConfig, memory: MemoryConfig):
         embedding_key, blocks_key, head_key = jax.random.split(key, 3)
-        self.config, self.attention = config, attention
+        self.config, self.attention, self.memory = config, attention, memory
         self.embedding = Embedding(embedding_key, config)
         keys, kinds = jax.random.split(blocks_key, config.layers), config.kinds
-        self.blocks = nnx.List([jax.vmap(lambda key, kind=kind: BLOCKS[config.block](key, config, kind))(
+        self.blocks = nnx.List([jax.vmap(lambda key, kind=kind: BLOCKS[config.block](key, config, kind, memory))(
             keys[i::len(kinds)]) for i, kind in enumerate(kinds)])
         self.norm = norm.make(config)
         if learned := learned_numbers(config.kinds):
