@@ -11,7 +11,8 @@ def tiled(function, weights, x, rest, tiles: int, needed=None):
     The backward computes each tile again, and sums the weights' gradients in float32.
 
     Args:
-      function: of arrays of any number of tokens, [M, ...] each; the result is an array or a tree of them.
+      function: of arrays of any number of tokens, [M, ...] each; the result is a tree of them, which vary over the mesh axes
+        that x does.
       x: [M, ...]; rest: a tuple of arrays [M, ...] of integers.
       needed: int32, of so many of the first tokens a result is asked for: that of tiles without any is 0. Default: all.
     """
@@ -29,7 +30,8 @@ def _over_tiles(function, weights, xs, rests, live):
     def tile(i, results):
         return _written(results, function(weights, xs[i], *_at(rests, i)), i)
     like = jax.eval_shape(function, weights, xs[0], *_at(rests, 0))
-    return jax.lax.fori_loop(0, live, tile, jax.tree.map(lambda a: _zeros(len(xs), a), like))
+    zeros = jax.tree.map(lambda a: jnp.zeros_like(xs, a.dtype, shape=(len(xs), *a.shape)), like)
+    return jax.lax.fori_loop(0, live, tile, zeros)
 
 
 def _forward(function, weights, xs, rests, live):
@@ -59,8 +61,3 @@ def _at(tree, i):
 
 def _written(stack, part, i):
     return jax.tree.map(lambda a, b: jax.lax.dynamic_update_index_in_dim(a, b, i, 0), stack, part)
-
-
-def _zeros(count: int, like):
-    """[count, ...] of arrays such as `like`, which vary over the same mesh axes."""
-    return jax.lax.pcast(jnp.zeros((count, *like.shape), like.dtype), tuple(like.vma), to="varying")

@@ -34,9 +34,14 @@ def hidden(graph, params, batch: dict, rope: RopeConfig | None = None, length: i
 
 
 def nll(graph, params, batch: dict, rope: RopeConfig | None = None):
-    """Negative log-likelihood of each target in nats, float32 [B, T]; no array of logits exists."""
+    """Negative log-likelihood of each target in nats, float32 [B, T]; no array of logits exists.
+
+    With memory.loss_tiles that of tokens without weight is 0.
+    """
     model, x = hidden(graph, params, batch, rope)
-    return token_loss(x, model.head_weight(), batch["targets"], model.config.logit_soft_cap)
+    tiles = model.memory.loss_tiles
+    return token_loss(x, model.head_weight(), batch["targets"], model.config.logit_soft_cap,
+                      batch["weights"] if tiles else None, tiles)
 
 
 # ---- the parts of the model by themselves, for those who go through it layer by layer
