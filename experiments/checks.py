@@ -26,7 +26,7 @@ AT_LEAST = {
     "model.head_size": 4, "model.logit_soft_cap": 0, "model.attention_soft_cap": 0, "model.attention_scale": 0,
     "model.embedding_scale": 0, "model.experts": 0, "model.experts_per_token": 0, "model.expert_mlp": 0,
     "mesh.data": 1, "mesh.fsdp": 1, "mesh.context_outer": 1, "mesh.context": 1, "mesh.tensor": 1, "mesh.simulate": 0,
-    "memory.chunk": 0, "memory.every": 1,
+    "memory.mlp_tiles": 1, "memory.loss_tiles": 0, "memory.head_groups": 1, "memory.chunk": 0, "memory.every": 1,
     "optim.learning_rate": 0, "optim.warmup_steps": 0, "optim.final_fraction": 0, "optim.b1": 0, "optim.b2": 0,
     "optim.weight_decay": 0, "optim.clip_norm": 0, "optim.max_bad_steps": 1,
     "checkpoint.every_steps": 1, "checkpoint.keep": 1, "log.every_steps": 1,
@@ -35,6 +35,8 @@ AT_LEAST = {
     "extend.tune_learning_rate": 0,
 }
 ABOVE = {"model.norm_eps": 0, "optim.eps": 0}
+FOR_BACKWARD = {"loss_tiles": "autodiff", "head_groups": "autodiff", "chunk": "streamed", "every": "streamed",
+                "offload": "streamed", "clip": "streamed"}      # settings of memory that the others do not have
 BELOW = {"seed": 2**63, "optim.b1": 1, "optim.b2": 1}
 
 
@@ -127,6 +129,11 @@ def _check_model(config: Config) -> None:
         if size % parts:
             works = -(-size // parts) * parts
             raise UserError(f"model.{field}={size} must divide by mesh.{axis}={parts}; {works} works.")
+    key_heads, groups = model.key_heads // mesh.tensor, config.memory.head_groups
+    if key_heads % groups:
+        divisors = ", ".join(str(n) for n in range(1, key_heads + 1) if key_heads % n == 0)
+        raise UserError(f"memory.head_groups={groups} must divide the {key_heads} key heads of a tensor shard; {divisors} "
+                        "would.")
     _check_feed_forward(config)
     if 0 < mesh.simulate < mesh.devices:
         raise UserError(f"mesh.simulate={mesh.simulate} is too few for the mesh ({mesh}); {mesh.devices} works.")
@@ -235,16 +242,17 @@ def _check_names(config: Config) -> None:
 
 
 def _check_memory(config: Config) -> None:
-    """What the streamed backward asks of lengths, patterns and strategies, and nothing else uses."""
+    """Settings of one backward only, sizes that divide, and what the streamed one asks of patterns and strategies."""
     from longctx.context_parallel import api as context_parallel
     from longctx.streaming.attention import plan_of_chunks
     from pallas_kernels import masks
     memory, shards, kinds = config.memory, config.mesh.context_shards, len(config.model.kinds)
+    for field in dataclasses.fields(memory):
+        value, wanted = getattr(memory, field.name), FOR_BACKWARD.get(field.name, memory.backward)
+        if value != field.default and memory.backward != wanted:
+            raise UserError(f"memory.{field.name}={value!r} is for memory.backward={wanted!r}, and it is "
+                            f"{memory.backward!r}.")
     if memory.backward != "streamed":
-        for field in dataclasses.fields(memory)[1:]:
-            if (value := getattr(memory, field.name)) != field.default:
-                raise UserError(f"memory.{field.name}={value!r} is for memory.backward='streamed', and it is "
-                                f"{memory.backward!r}.")
         return
     length = math.gcd(*(stage.seq_len for stage in config.stages))
     if memory.chunk < 1 or length % memory.chunk or memory.chunk % shards:

@@ -4,6 +4,7 @@ To add a strategy: a file with a subclass of strategy.Strategy, and a line in ST
 Ulysses around a ring, a double ring is a ring of rings. This is the only place that enters jax.shard_map for them.
 """
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,7 @@ _CAUSAL = masks.Causal()
 
 
 def attend(q, k, v, *, positions=None, segments=None, mask=_CAUSAL, strategy="ring", kernel="auto", layout=None,
-           scale=None, soft_cap=0.0, bias=None, table=None, sinks=None, grads_dtype="float32", with_lse=False):
+           scale=None, soft_cap=0.0, bias=None, table=None, sinks=None, grads_dtype="float32", head_groups=1, with_lse=False):
     """Attention of a sequence whose T axis is cut over the mesh's context axes (and B, heads over the other axes).
 
     Call it under `jax.set_mesh(meshes.make(...))`, in jit or eagerly, or without a mesh for a single device.
@@ -66,6 +67,7 @@ def attend(q, k, v, *, positions=None, segments=None, mask=_CAUSAL, strategy="ri
       bias, table: of pallas_kernels.attention.bias, such as Alibi(), and its numbers [N, D]; differentiable.
       sinks: [N], learned logits of a key without value that every token sees (gpt-oss); differentiable.
       grads_dtype: in which dK and dV travel between devices.
+      head_groups: so many groups of a device's key heads, with their query heads, attend one after another.
 
     Returns:
       out [B, T, N, H] in q's dtype; with_lse: (out, lse float32 [B, T, N]).
@@ -86,15 +88,14 @@ def attend(q, k, v, *, positions=None, segments=None, mask=_CAUSAL, strategy="ri
         positions = jnp.broadcast_to(_order(layout, T, shards[0] * shards[1], segments).astype(np.int32), (B, T))
     elif layout not in (None, "contiguous"):
         layouts.check(layout, T, shards[0] * shards[1])
-    plan = Plan("local" if shards == (1, 1) else strategy, kernel, shards, N // sizes["tensor"],
-                v.shape[2] // sizes["tensor"], layout, segments is not None, grads_dtype)
+    plan = Plan("local" if shards == (1, 1) else strategy, kernel, shards, *_of_group((N, v.shape[2]), sizes["tensor"], head_groups), layout, segments is not None, grads_dtype)
     for part in parts:
         check(plan, part)
     if segments is None:
         segments = jnp.ones((B, T), jnp.int32)
     else:
         parts = [part & masks.Segments() for part in parts]
-    call = _attend if mesh.empty else _on_mesh
+    call = _in_groups if mesh.empty else _on_mesh
     table = None if table is None else jnp.asarray(table, jnp.float32)
     specs = tuple(AttentionSpec(part, scale, bias, soft_cap, partial=len(parts) > 1) for part in parts)
     out, lse = call(queries, keys, v, Tokens(positions, segments), table, specs, plan)
@@ -125,8 +126,7 @@ def plan_of(config: Config) -> Plan:
     """How the model of a run cuts its attention."""
     model, how, mesh = config.model, config.attention, config.mesh
     shards = mesh.context_outer, mesh.context
-    return Plan("local" if shards == (1, 1) else how.strategy, how.kernel, shards, model.heads // mesh.tensor,
-                model.key_heads // mesh.tensor, how.layout, True, how.grads_dtype)
+    return Plan("local" if shards == (1, 1) else how.strategy, how.kernel, shards, *_of_group((model.heads, model.key_heads), mesh.tensor, config.memory.head_groups), how.layout, True, how.grads_dtype)
 
 
 def check(plan: Plan, mask: masks.Mask) -> None:
@@ -153,13 +153,30 @@ def _on_mesh(queries, keys, v, tokens, table, specs, plan):
     def cut(queries, keys, v, tokens, table):
         if table is not None:               # its gradient is the sum over everything that shares it
             table = jax.lax.pcast(table, (*meshes.BATCH, *meshes.CONTEXT), to="varying")
-        return _attend(queries, keys, v, tokens, table, specs, plan)
+        return _in_groups(queries, keys, v, tokens, table, specs, plan)
     out, lse = jax.shard_map(cut, in_specs=(*cuts, None if table is None else meshes.HEAD_TABLE),
                              out_specs=(meshes.HEADS, meshes.LSE))(*args, table)
     if not width:
         return out, lse
     whole = jax.sharding.reshard(out, meshes.WHOLE_HEADS), jax.sharding.reshard(lse, meshes.WHOLE_LSE)
     return tuple(x[:, :-width] for x in whole)
+
+
+def _of_group(heads, *parts: int):
+    """(query heads, key heads) of one part of so many parts of ... of all of them."""
+    return (count // math.prod(parts) for count in heads)
+
+
+def _in_groups(queries, keys, v, tokens, table, specs, plan):
+    """_attend of plan.key_heads of the key heads, and their query heads, after the other: less is in work at a time."""
+    groups = v.shape[2] // plan.key_heads
+    if groups == 1:
+        return _attend(queries, keys, v, tokens, table, specs, plan)
+    cut = lambda x: jnp.moveaxis(x.reshape(*x.shape[:2], groups, -1, x.shape[3]), 2, 0)
+    rows = None if table is None else table.reshape(groups, -1, table.shape[1])
+    attended = lambda group: _attend(*group[:3], tokens, group[3], specs, plan)
+    out, lse = jax.lax.map(attended, (*jax.tree.map(cut, (queries, keys, v)), rows))        # [groups, B, T, ...]
+    return tuple(jnp.moveaxis(x, 0, 2).reshape(*x.shape[1:3], -1, *x.shape[4:]) for x in (out, lse))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))

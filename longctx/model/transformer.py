@@ -93,7 +93,8 @@ class Transformer(nnx.Module):
         """What Attention asks for, by the run's strategy; there is nothing to keep."""
         return context_parallel.attend(
             *view.turned(q, k), v, positions=where.positions, segments=where.segments, mask=view.masks,
-            bias=view.bias, table=view.bias_table, **how, **dataclasses.asdict(self.attention)), None
+            bias=view.bias, table=view.bias_table, head_groups=self.memory.head_groups, **how,
+            **dataclasses.asdict(self.attention)), None
 
     def head_weight(self):
         """The output head [D, V] in the compute dtype, its fsdp share gathered."""
