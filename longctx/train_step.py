@@ -32,7 +32,7 @@ def _state(config: Config) -> dict:
 
 def abstract_state(config: Config, mesh):
     """Shapes, dtypes and shardings of the state on `mesh`, with no array made: what a restore needs."""
-    with jax.set_mesh(mesh):
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         shapes = jax.eval_shape(lambda: _state(config))
 
     def placed(path, x):
@@ -82,9 +82,12 @@ def train_step(graph, config: Config, rate, rope: RopeConfig, state: dict, batch
     return state, metrics
 
 
-def compile_step(config: Config, rate, stage, mesh):
-    """The step of a data.curriculum.Stage, compiled ahead for its shapes: (state, batch) -> (state, metrics)."""
-    with jax.set_mesh(mesh):
+def compile_step(config: Config, rate, stage, mesh, platform: str | None = None):
+    """The step of a data.curriculum.Stage, compiled ahead for its shapes: (state, batch) -> (state, metrics).
+
+    platform: "tpu" or "cuda" where the devices of the mesh are not here but described by jax's topologies.
+    """
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         graph = functional.graph(config.model, config.attention, config.memory)
 
         def step(state, batch):
@@ -93,7 +96,7 @@ def compile_step(config: Config, rate, stage, mesh):
             return train_step(graph, config, rate, stage.rope, state, batch)
 
         args = abstract_state(config, mesh), abstract_batch(stage, mesh)
-        return jax.jit(step, donate_argnums=0).lower(*args).compile()
+        return jax.jit(step, donate_argnums=0).trace(*args).lower(lowering_platforms=platform and (platform,)).compile()
 
 
 def abstract_batch(stage, mesh) -> dict:

@@ -17,8 +17,8 @@ from pallas_kernels.masks import Tokens
 
 def graph(config: ModelConfig, attention: AttentionConfig, memory: MemoryConfig = MemoryConfig()):
     """The static part of the model. Costs a trace, no arrays."""
-    make = functools.partial(Transformer, config=config, attention=attention, memory=memory)
-    return nnx.split(jax.eval_shape(make, jax.random.key(0)), graph=False)[0]
+    make = lambda: Transformer(jax.random.key(0), config, attention, memory)
+    return nnx.split(jax.eval_shape(make), graph=False)[0]
 
 
 def init(config: ModelConfig, attention: AttentionConfig, key):
