@@ -132,8 +132,8 @@ def _check_model(config: Config) -> None:
     key_heads, groups = model.key_heads // mesh.tensor, config.memory.head_groups
     if key_heads % groups:
         divisors = ", ".join(str(n) for n in range(1, key_heads + 1) if key_heads % n == 0)
-        raise UserError(f"memory.head_groups={groups} must divide the {key_heads} key heads of a tensor shard; {divisors} "
-                        "would.")
+        raise UserError(f"memory.head_groups={groups} must divide the {key_heads} key heads of a tensor shard; "
+                        f"{divisors} would.")
     _check_feed_forward(config)
     if 0 < mesh.simulate < mesh.devices:
         raise UserError(f"mesh.simulate={mesh.simulate} is too few for the mesh ({mesh}); {mesh.devices} works.")

@@ -3,16 +3,15 @@
     pip install -e '.[aot]'
     python -m experiments.compile_memory h100x8 --config FILE [--config.memory.mlp_tiles=16 ...]
 
-Targets: v5p:2x2x1, v5e:4x4, v6e:16x16 and so on, TPU slices that libtpu knows; h100x8 and so on, so many GPUs of GPUS, 8 to
-a node. Compiles the step of the longest stage for mesh.devices of them; takes minutes, and the memory of the compiler alone.
-Prints one line of JSON, GiB of each device: arguments (parameters, moments, batch), temporaries, and the same on its host.
-A TPU compiler refuses what does not fit; temporaries of TPUs are a little overstated. On GPUs compare with their memory;
-parameters and moments count as theirs, wherever memory.offload has them.
+Targets: v5p:2x2x1, v5e:4x4, v6e:16x16 and so on, TPU slices that libtpu knows; h100x8 and so on, so many of GPUS, 8 to
+a node. Compiles the step of the longest stage, in minutes, with what every backend can do ("auto" is plain JAX), and
+prints one line of JSON, GiB of each device: arguments (parameters, moments, batch), temporaries, the same on its host.
+The TPU compiler refuses what does not fit, and overstates temporaries a little. The one for GPUs refuses nothing, and
+counts parameters and moments as on the device wherever memory.offload has them.
 """
 import json
 import os
 import re
-import sys
 import time
 
 from experiments import config as configs
@@ -45,7 +44,7 @@ def devices_of(target: str):
     if not gpus:
         try:
             return topologies.get_topology_desc(platform="tpu", topology_name=target).devices
-        except Exception as error:              # libtpu raises several kinds of them
+        except (NotImplementedError, RuntimeError, ValueError) as error:
             raise UserError(f"target {target!r} is not one that libtpu knows: {error}") from error
     name, count = gpus[1], int(gpus[2])
     if name not in GPUS:

@@ -142,7 +142,7 @@ class MemoryConfig:
     mlp_tiles: int = 1                  # parts of a shard's tokens that go through the feed-forward one after another
     loss_tiles: int = 0                 # ... through the head, those that have a weight first; parts without any do not
                                         #   go through it; 0: all tokens at once
-    head_groups: int = 1                # parts of a shard's key heads, and their query heads, that attend one after another
+    head_groups: int = 1                # parts of a shard's key heads, and their query heads, that attend one by one
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,14 +11,15 @@ def tiled(function, weights, x, rest, tiles: int, needed=None):
     The backward computes each tile again, and sums the weights' gradients in float32.
 
     Args:
-      function: of arrays of any number of tokens, [M, ...] each; the result is a tree of them, which vary over the mesh axes
-        that x does.
+      function: of arrays of any number of tokens, [M, ...] each; the result is a tree of them, which vary over the
+        mesh axes that x does.
       x: [M, ...]; rest: a tuple of arrays [M, ...] of integers.
       needed: int32, of so many of the first tokens a result is asked for: that of tiles without any is 0. Default: all.
     """
     count = len(x)
     size = -(-count // tiles)
-    cut = lambda a: jnp.pad(a, [(0, size * tiles - count)] + [(0, 0)] * (a.ndim - 1)).reshape(tiles, size, *a.shape[1:])
+    pad = lambda a: jnp.pad(a, [(0, size * tiles - count)] + [(0, 0)] * (a.ndim - 1)) if count % tiles else a
+    cut = lambda a: pad(a).reshape(tiles, size, *a.shape[1:])
     live = tiles if needed is None else -(-needed // size)
     result = _over_tiles(function, weights, *jax.tree.map(cut, (x, rest)), live)
     return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:count], result)

@@ -4,7 +4,6 @@ To add a strategy: a file with a subclass of strategy.Strategy, and a line in ST
 Ulysses around a ring, a double ring is a ring of rings. This is the only place that enters jax.shard_map for them.
 """
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +44,8 @@ _CAUSAL = masks.Causal()
 
 
 def attend(q, k, v, *, positions=None, segments=None, mask=_CAUSAL, strategy="ring", kernel="auto", layout=None,
-           scale=None, soft_cap=0.0, bias=None, table=None, sinks=None, grads_dtype="float32", head_groups=1, with_lse=False):
+           scale=None, soft_cap=0.0, bias=None, table=None, sinks=None, grads_dtype="float32", head_groups=1,
+           with_lse=False):
     """Attention of a sequence whose T axis is cut over the mesh's context axes (and B, heads over the other axes).
 
     Call it under `jax.set_mesh(meshes.make(...))`, in jit or eagerly, or without a mesh for a single device.
@@ -88,7 +88,9 @@ def attend(q, k, v, *, positions=None, segments=None, mask=_CAUSAL, strategy="ri
         positions = jnp.broadcast_to(_order(layout, T, shards[0] * shards[1], segments).astype(np.int32), (B, T))
     elif layout not in (None, "contiguous"):
         layouts.check(layout, T, shards[0] * shards[1])
-    plan = Plan("local" if shards == (1, 1) else strategy, kernel, shards, *_of_group((N, v.shape[2]), sizes["tensor"], head_groups), layout, segments is not None, grads_dtype)
+    heads = _of_group((N, v.shape[2]), sizes["tensor"] * head_groups)
+    plan = Plan("local" if shards == (1, 1) else strategy, kernel, shards, *heads, layout, segments is not None,
+                grads_dtype)
     for part in parts:
         check(plan, part)
     if segments is None:
@@ -126,7 +128,9 @@ def plan_of(config: Config) -> Plan:
     """How the model of a run cuts its attention."""
     model, how, mesh = config.model, config.attention, config.mesh
     shards = mesh.context_outer, mesh.context
-    return Plan("local" if shards == (1, 1) else how.strategy, how.kernel, shards, *_of_group((model.heads, model.key_heads), mesh.tensor, config.memory.head_groups), how.layout, True, how.grads_dtype)
+    heads = _of_group((model.heads, model.key_heads), mesh.tensor * config.memory.head_groups)
+    return Plan("local" if shards == (1, 1) else how.strategy, how.kernel, shards, *heads, how.layout, True,
+                how.grads_dtype)
 
 
 def check(plan: Plan, mask: masks.Mask) -> None:
@@ -162,13 +166,13 @@ def _on_mesh(queries, keys, v, tokens, table, specs, plan):
     return tuple(x[:, :-width] for x in whole)
 
 
-def _of_group(heads, *parts: int):
-    """(query heads, key heads) of one part of so many parts of ... of all of them."""
-    return (count // math.prod(parts) for count in heads)
+def _of_group(heads: tuple[int, int], parts: int) -> list[int]:
+    """[query heads, key heads] of one of so many parts of them."""
+    return [count // parts for count in heads]
 
 
 def _in_groups(queries, keys, v, tokens, table, specs, plan):
-    """_attend of plan.key_heads of the key heads, and their query heads, after the other: less is in work at a time."""
+    """_attend, of as many key heads and their query heads at a time as the plan is for."""
     groups = v.shape[2] // plan.key_heads
     if groups == 1:
         return _attend(queries, keys, v, tokens, table, specs, plan)

@@ -14,8 +14,10 @@ from longctx.loss import target_is_top, token_loss
 from longctx.model.transformer import Transformer
 from pallas_kernels.masks import Tokens
 
+_PLAIN = MemoryConfig()
 
-def graph(config: ModelConfig, attention: AttentionConfig, memory: MemoryConfig = MemoryConfig()):
+
+def graph(config: ModelConfig, attention: AttentionConfig, memory: MemoryConfig = _PLAIN):
     """The static part of the model. Costs a trace, no arrays."""
     make = lambda: Transformer(jax.random.key(0), config, attention, memory)
     return nnx.split(jax.eval_shape(make), graph=False)[0]
@@ -23,7 +25,7 @@ def graph(config: ModelConfig, attention: AttentionConfig, memory: MemoryConfig 
 
 def init(config: ModelConfig, attention: AttentionConfig, key):
     """Parameters as a nested dict of arrays, each born in its sharding."""
-    return nnx.to_pure_dict(nnx.split(Transformer(key, config, attention, MemoryConfig()), graph=False)[1])
+    return nnx.to_pure_dict(nnx.split(Transformer(key, config, attention, _PLAIN), graph=False)[1])
 
 
 def hidden(graph, params, batch: dict, rope: RopeConfig | None = None, length: int | None = None):

@@ -8,7 +8,8 @@ _policies = jax.checkpoint_policies
 def _with_host(kept: list[str], moved: list[str]):
     """Keep the arrays of the first names on the device, and those of the second in its host's memory."""
     return _policies.save_and_offload_only_these_names(
-        names_which_can_be_saved=kept, names_which_can_be_offloaded=moved, offload_src="device", offload_dst="pinned_host")
+        names_which_can_be_saved=kept, names_which_can_be_offloaded=moved,
+        offload_src="device", offload_dst="pinned_host")
 
 
 POLICIES = {

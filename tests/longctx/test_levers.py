@@ -12,7 +12,8 @@ ALL = MemoryConfig(mlp_tiles=3, loss_tiles=4, head_groups=2)           # 3 does 
 # two kinds of layers, a bias and sinks by head, biases of the feed-forward, the vocabulary and F cut over `tensor`
 RICH = dataclasses.replace(TINY, heads=8, key_heads=4, mlp_bias=True, learned_sinks=True, logit_soft_cap=5.0,
                            pattern=(LayerConfig(), LayerConfig(position="t5", feed_forward="plain")))
-MIXTURE = dataclasses.replace(TINY, feed_forward="gpt_oss", experts=4, experts_per_token=2, expert_mlp=16, mlp_bias=True)
+MIXTURE = dataclasses.replace(TINY, feed_forward="gpt_oss", experts=4, experts_per_token=2, expert_mlp=16,
+                              mlp_bias=True)
 
 
 @pytest.mark.parametrize("model, mesh", [
