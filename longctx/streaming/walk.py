@@ -59,7 +59,7 @@ class Walk:
                 stream = one.forward(layer, weights, shared, stream, source * self.chunks, (slot + 1) * self.chunks)
             return stream
 
-        _, length, whole, left = self._sections()
+        length, whole, left = self._sections()
         stream = self._embedded()
         if whole:
             stream = jax.lax.fori_loop(0, whole, lambda s, stream: section(s * length, stream, length), stream)
@@ -92,7 +92,7 @@ class Walk:
         done), called for every layer from the last to the first; it may change the weights of that one.
         """
         every, shared = self.config.memory.every, self._some(SHARED)
-        _, length, whole, left = self._sections()
+        length, whole, left = self._sections()
 
         def source(first, j):
             return ((first + j) // every if j % every == 0 else self.slots + j % every) * self.chunks
@@ -121,10 +121,9 @@ class Walk:
         return blocks, done, sums | dshared | {"embedding": self._embedding_grads(dy, embedding)}
 
     def _sections(self):
-        """(kinds, layers of a section: whole patterns and whole slots, whole sections, layers left over)."""
-        kinds = len(self.layers)
-        length = max(kinds, self.config.memory.every)
-        return kinds, length, *divmod(self.config.model.layers, length)
+        """(layers of a section, which is whole patterns and whole slots; whole sections; layers left over)."""
+        length = max(len(self.layers), self.config.memory.every)
+        return length, *divmod(self.config.model.layers, length)
 
     def _place(self, first, j: int):
         """(kind, its number among those of the kind) of layer first + j, of the section that begins at `first`."""
