@@ -4,8 +4,9 @@ from setuptools import find_packages, setup
 EXTRAS = {
     "tpu": ["jax[tpu]"],
     "gpu": ["jax[cuda13]", "jax-triton>=0.3.1"],
-    # compilers for accelerators that need not be there
-    "aot": ["jax[tpu]"],
+    # compilers for accelerators that need not be there: libtpu; XLA for CUDA without NVIDIA's libraries, but for ptxas
+    # and libdevice, which it needs to compile; Triton
+    "aot": ["jax[tpu,cuda13-local]", "nvidia-cuda-nvcc>=13.0,<14", "triton>=3.6"],
     "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.9"],
     "bench": ["torch>=2.4", "transformers>=4.48", "tokamax==0.0.17; python_version >= '3.12'",
               "tokamax==0.0.12; python_version < '3.12'"],
@@ -22,7 +23,7 @@ setup(
     install_requires=[
         "jax>=0.10.2", "flax>=0.12.8", "optax>=0.2.8", "orbax-checkpoint>=0.12.8", "grain>=0.2.18",
         "ml-collections>=1.1.0", "absl-py>=2.1", "numpy>=2.0", "tokenizers>=0.21", "matplotlib>=3.9", "rich>=13.7",
-        "tqdm>=4.66", "tensorboardX>=2.6.2", "etils>=1.9",
+        "tqdm>=4.66", "tensorboardX>=2.6.2", "etils>=1.9", "safetensors>=0.8", "ml-dtypes>=0.5",
     ],
     extras_require=EXTRAS,
 )

@@ -208,7 +208,8 @@ def picture(path: str, records: list[dict], environment: dict) -> None:
 
 
 def arguments(argv):
-    parser = benchmark.parser(__doc__.splitlines()[0], "2048,8192,32768", "float32,bfloat16")
+    parser = benchmark.parser(__doc__.splitlines()[0], lengths="2048,8192,32768", dtype="float32,bfloat16", rounds=5,
+                              out=None, worker=None)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--key-heads", type=int, default=4)
     parser.add_argument("--head-size", type=int, default=64)

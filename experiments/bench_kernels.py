@@ -198,15 +198,17 @@ def picture(results: list[Result]):
             found = {_problem(r): r.tflops for r in mine if r.case.kernel == kernel}
             at = [problems.index(problem) + width * (i - (len(kernels) - 1) / 2) for problem in found]
             bars = axes.bar(at, list(found.values()), width, label=kernel, color=figures.PALETTE[i])
-            axes.bar_label(bars, fmt="%.0f", fontsize=6, padding=1)
-        axes.axhline(CHIPS[chip].tflops, color=figures.MUTED, linestyle=(0, (3, 2)), linewidth=1)
+            for text in axes.bar_label(bars, fmt="%.0f", fontsize=6, padding=1):
+                # legible where the line of the peak runs through it
+                text.set_bbox(dict(facecolor=figures.CARD, edgecolor="none", pad=0.5))
+        axes.axhline(CHIPS[chip].tflops, color=figures.MUTED, linestyle=(0, (3, 2)), linewidth=1, label="peak")
         axes.set_xticks(range(len(problems)), problems, fontsize=7)
         axes.set_xlim(-0.5, len(problems) - 0.5)
         axes.margins(y=0.1)
         axes.grid(False, axis="x")
-        axes.set(title=f"{chip}: predicted TFLOP/s (line: peak)", ylabel="TFLOP/s")
+        axes.set(title=f"{chip}: predicted TFLOP/s", ylabel="TFLOP/s")
     if chips:
-        figure.legend(*figure.axes[0].get_legend_handles_labels(), ncols=len(kernels), loc="outside upper right")
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), ncols=len(kernels) + 1, loc="outside upper right")
     return figure
 
 
@@ -216,7 +218,7 @@ def _problem(result: Result) -> str:
 
 
 def options(argv):
-    parser = benchmark.parser(__doc__.splitlines()[0], lengths="8192,32768", dtype="bfloat16")
+    parser = benchmark.parser(__doc__.splitlines()[0], lengths="8192,32768", dtype="bfloat16", out=None)
     parser.add_argument("--chip", default="v5e,v5p,v6e,tpu7x", help="generations, with commas (default: %(default)s)")
     parser.add_argument("--op", default="forward,backward", help="(default: %(default)s)")
     parser.add_argument("--mask", default=",".join(MASKS), help="for kernels other than ours causal and full alone")

@@ -181,7 +181,8 @@ def show(records: list[dict]) -> str:
 
 
 def arguments(argv):
-    parser = benchmark.parser(__doc__.splitlines()[0], "512,2048,8192", "bfloat16,float32")
+    parser = benchmark.parser(__doc__.splitlines()[0], lengths="512,2048,8192", dtype="bfloat16,float32", rounds=5,
+                              out=None, worker=None)
     parser.add_argument("--batch-tokens", type=int, default=8192, help="tokens per step (default: %(default)s)")
     parser.add_argument("--agree", type=int, default=0, metavar="STEPS",
                         help="also train so many steps on real text in both dtypes, at the first length")

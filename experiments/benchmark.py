@@ -76,14 +76,20 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{message}\n")
 
 
-def parser(description: str, lengths: str, dtype: str) -> Parser:
-    """The options every benchmark has, with the defaults of those that differ."""
+OPTIONS = {
+    "lengths": dict(help="tokens, with commas (default: %(default)s)"),
+    "dtype": dict(help="(default: %(default)s)"),
+    "rounds": dict(type=int, help="times that every side is asked in turn (default: %(default)s)"),
+    "out": dict(metavar="FILE.json", help="write all numbers and the environment here"),
+    "worker": dict(help=argparse.SUPPRESS),
+}
+
+
+def parser(description: str, **defaults) -> Parser:
+    """Of OPTIONS those that a benchmark has, with their defaults."""
     result = Parser(description=description)
-    result.add_argument("--lengths", default=lengths, help="tokens, with commas (default: %(default)s)")
-    result.add_argument("--dtype", default=dtype, help="(default: %(default)s)")
-    result.add_argument("--rounds", type=int, default=5, help="times that every side is asked in turn")
-    result.add_argument("--out", metavar="FILE.json", help="write all numbers and the environment here")
-    result.add_argument("--worker", help=argparse.SUPPRESS)
+    for name, default in defaults.items():
+        result.add_argument(f"--{name}", default=default, **OPTIONS[name])
     return result
 
 

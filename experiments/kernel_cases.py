@@ -31,7 +31,7 @@ class Case:
       mask: an expression of the mask algebra; peers know causal and full.
       head_size, heads, key_heads, dtype: of the arrays; batch 1.
       documents: equally long ones in the row, for masks with segments.
-      sizes: (q, k, chunk, rows) of our kernel's blocks, in place of the tuned ones.
+      sizes: of our kernel's Blocks, in place of the tuned ones.
     """
     kernel: str
     op: str

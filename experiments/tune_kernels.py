@@ -16,8 +16,8 @@ from pallas_kernels.attention.tpu_blocks import Blocks
 from pallas_kernels.tpu_chips import CHIPS
 
 CANDIDATES = {
-    "forward": [Blocks(2048, 2048, 512, 512), Blocks(2048, 2048, 256, 512), Blocks(1024, 1024, 512, 512),
-                Blocks(1024, 1024, 256, 512)],
+    "forward": [Blocks(2048, 2048, 256, 512, 512), Blocks(2048, 2048, 512, 512, 512), Blocks(2048, 2048, 256, 512, 256),
+                Blocks(1024, 1024, 256, 512, 512), Blocks(1024, 1024, 512, 512, 512)],
     "backward": [Blocks(2048, 2048, 256, 1024), Blocks(1024, 1024, 256, 1024), Blocks(2048, 2048, 512, 1024),
                  Blocks(1024, 1024, 512, 512)],
 }
@@ -38,7 +38,7 @@ def tried(chip: str, op: str, head_size: int, lengths: list[int]) -> list[tuple]
 
 
 def options(argv):
-    parser = benchmark.parser(__doc__.splitlines()[0], lengths="8192,32768", dtype="bfloat16")
+    parser = benchmark.parser(__doc__.splitlines()[0], lengths="8192,32768")
     parser.add_argument("--chip", default=",".join(CHIPS), help="generations, with commas (default: %(default)s)")
     parser.add_argument("--op", default=",".join(MATMULS), help="(default: %(default)s)")
     parser.add_argument("--head-size", default="64,128,256", help="(default: %(default)s)")

@@ -1,15 +1,30 @@
 """What many tests share: tolerances, random attention problems, and the float64 reference."""
 import dataclasses
 import functools
+import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from experiments import tpu_schedule
 from pallas_kernels.attention import reference
 from pallas_kernels.attention.spec import rows
 from pallas_kernels.masks import Tokens
+
+NEEDS_TPU_COMPILER = pytest.mark.skipif(not importlib.util.find_spec("libtpu"),
+                                        reason="libtpu, the TPU compiler, is not installed")
+
+
+def slow(*cases) -> list:
+    """Cases of a parametrize, tuples of its arguments or single ones, that only the slow tier runs."""
+    return [pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow) for case in cases]
 
 
 def tolerance(dtype, terms: int) -> float:
@@ -87,3 +102,11 @@ def _truth(q, k, v, dout, dlse, table, tokens, spec):
     dlse = jnp.where(jnp.isfinite(result[1]), dlse, 0.0)
     *grads, dtable = reference.backward(q, k, v, tokens, spec, rows(result, (dout, dlse)), table)
     return *result, *grads, *([] if dtable is None else [dtable])
+
+
+def compiled_for_tpu(worker: str, *arguments: str, timeout: float) -> list[str]:
+    """The lines that the module `worker` prints, run with the TPU compiler and no TPU. For NEEDS_TPU_COMPILER tests."""
+    done = subprocess.run([sys.executable, "-m", worker, *arguments], cwd=pathlib.Path(__file__).parents[1], text=True,
+                          env=os.environ | tpu_schedule.ENVIRONMENT, capture_output=True, timeout=timeout)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.splitlines()

@@ -44,7 +44,8 @@ class Experts(nnx.Module):
     def _local(self, x, w):
         """One device's tokens, sorted by expert: each matmul is one of ragged groups. F is cut over `tensor`."""
         tokens = x.reshape(-1, x.shape[-1])
-        scores = jnp.dot(tokens, w["router"], preferred_element_type=jnp.float32) + w.get("router_bias", 0.0)
+        scores = jnp.dot(tokens, w["router"], preferred_element_type=jnp.float32)
+        scores += w["router_bias"][None] if self.biased else 0.0
         top, chosen = jax.lax.top_k(scores, self.per_token)                     # [n, k]
         weights, expert = self.weights(top).reshape(-1), chosen.reshape(-1)
         order = jnp.argsort(expert)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from longctx.errors import UserError
 from longctx.parsing import parse_call
 
 
@@ -23,7 +24,7 @@ def llama4(positions: jax.Array, floor_scale: int = 8192, attn_scale: float = 0.
 
 
 def log_length(positions: jax.Array, length: int) -> jax.Array:
-    """ln(position + 1) / ln(length), at least 1: "log n" beyond a trained length, an option of Self-Extend."""
+    """ln(position + 1) / ln(length), at least 1: "log n" beyond a trained length above 1, an option of Self-Extend."""
     return jnp.maximum(jnp.log1p(positions.astype(jnp.float32)) / math.log(length), 1.0)
 
 
@@ -33,4 +34,6 @@ TEMPERATURES = {"none": none, "llama4": llama4, "log_length": log_length}
 def parse(text: str, field: str = "model.temperature") -> Callable[[jax.Array], jax.Array | None]:
     """positions -> factors, or None for no factor, of a setting such as "llama4(8192, 0.1)". Raises UserError."""
     factor, numbers = parse_call(field, text, TEMPERATURES, skip=1)
+    if factor is log_length and numbers[0] < 2:
+        raise UserError(f"{field}={text!r} divides by ln(1) = 0; length must be 2 or more.")
     return lambda positions: factor(positions, *numbers)

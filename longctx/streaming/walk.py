@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from longctx import meshes
 from longctx.config import Config, RopeConfig
+from longctx.loss import token_loss
 from longctx.model import functional
 from longctx.streaming import host
 from longctx.streaming import layer as one
@@ -74,8 +75,12 @@ class Walk:
         def chunk(i, carry):
             value, dy, sums = carry
             here = self._chunk(i)
-            weighted = lambda params, x: (functional.last_nll(self.graph, self.params | params, x, here["targets"])
-                                          * here["weights"]).sum()
+
+            def weighted(params, x):
+                model = self._model(params)
+                nll = token_loss(model.to_head(x), model.head_weight(), here["targets"], model.config.logit_soft_cap)
+                return (nll * here["weights"]).sum()
+
             part, pull = jax.vjp(weighted, gathered, stream.read(self.slots * self.chunks + i))
             grads, dx = pull(share)
             return value + part, dy.write(i, dx), one.added(sums, grads)
@@ -136,7 +141,7 @@ class Walk:
 
     def _embedded(self) -> Stack:
         params = self._gathered(self._some(("embedding",)))
-        embedded = lambda i: functional.embedded(self.graph, self.params | params, self._chunk(i)["tokens"])
+        embedded = lambda i: self._model(params).embedding(self._chunk(i)["tokens"])
         count = (self.slots + self.config.memory.every) * self.chunks
         stream = host.zeros(count, jax.eval_shape(embedded, 0), self._on_host("residual"))
         return jax.lax.fori_loop(0, self.chunks, lambda i, stream: stream.write(i, embedded(i)), stream)
@@ -146,9 +151,13 @@ class Walk:
 
         def chunk(i, sums):
             tokens = self._chunk(i)["tokens"]
-            _, pull = jax.vjp(lambda params: functional.embedded(self.graph, self.params | params, tokens), params)
+            _, pull = jax.vjp(lambda params: self._model(params).embedding(tokens), params)
             return one.added(sums, pull(dy.read(i))[0]["embedding"])
         return jax.lax.fori_loop(0, self.chunks, chunk, sums)
+
+    def _model(self, params: dict):
+        """The module with other `params` of those names."""
+        return functional.merged(self.graph, self.params | params)
 
     def _some(self, names) -> dict:
         return {name: self.params[name] for name in names if name in self.params}
@@ -170,16 +179,17 @@ def walk(graph, config: Config, rope: RopeConfig, params: dict, batch: dict) -> 
     length = batch["tokens"].shape[1]
     chunks = jax.tree.map(functools.partial(_in_chunks, size=config.memory.chunk), batch)
     tokens = Tokens(chunks["positions"], chunks["segments"])
-    views = lambda shared, positions: functional.views(graph, params | shared, positions, rope, stretch, length)
-    blocks = functional.blocks(graph, params)
-    layers = []
-    for kind, seen in enumerate(views({}, tokens.positions[0])):
+
+    def layer(block, kind):
+        def view(shared, positions):
+            return functional.merged(graph, params | shared).views(rope, length, stretch)(kind, positions)
+        seen = view({}, tokens.positions[0])
         specs = tuple(AttentionSpec(mask & masks.Segments(), config.model.attention_scale or None, seen.bias,
                                     config.model.attention_soft_cap, partial=True) for mask in seen.masks)
-        view = lambda shared, positions, kind=kind: views(shared, positions)[kind]
-        attention = ChunkAttention(plan_of_chunks(config), specs)
-        layers.append(one.Layer(blocks[kind], view, attention, tokens, visits(specs, tokens),
-                                kv_on_host="kv" in config.memory.offload))
+        return one.Layer(block, view, ChunkAttention(plan_of_chunks(config), specs), tokens, visits(specs, tokens),
+                         kv_on_host="kv" in config.memory.offload)
+
+    layers = [layer(*each) for each in zip(functional.blocks(graph, params), config.model.kinds, strict=True)]
     return Walk(graph, config, params, chunks, layers)
 
 

@@ -13,22 +13,17 @@ from pallas_kernels.masks import Mask, Tokens
 
 
 class Schedule(NamedTuple):
-    """For each outer block, the inner blocks to visit: FULL ones first, then PARTIAL ones.
-
-    Entries of `order` past `active` repeat the last one before, so that a kernel which fetches by it has no more to do.
-    """
-    order: jax.Array         # int32[..., outer, inner]
+    """For each outer block, the inner blocks to visit: FULL ones first, then PARTIAL ones."""
+    order: jax.Array         # int32[..., outer, inner]; those past `active` are not to be visited
     full: jax.Array          # int32[..., outer]
     active: jax.Array        # int32[..., outer]: full and partial
 
 
 def schedule(relation: jax.Array) -> Schedule:
     """The visiting order that a table of block relations [..., outer, inner] asks for."""
-    active = (relation != masks.EMPTY).sum(-1, dtype=jnp.int32)
+    count = lambda chosen: chosen.sum(-1, dtype=jnp.int32)
     order = jnp.argsort(-relation, axis=-1, stable=True).astype(jnp.int32)
-    at = jax.lax.broadcasted_iota(jnp.int32, order.shape, order.ndim - 1)
-    order = jnp.take_along_axis(order, jnp.minimum(at, jnp.maximum(active - 1, 0)[..., None]), axis=-1)
-    return Schedule(order, (relation == masks.FULL).sum(-1, dtype=jnp.int32), active)
+    return Schedule(order, count(relation == masks.FULL), count(relation != masks.EMPTY))
 
 
 def relations(mask: Mask, q_tokens: Tokens, k_tokens: Tokens, q_block: int, k_block: int) -> jax.Array:

@@ -17,25 +17,30 @@ class Blocks(NamedTuple):
 
     Attributes:
       q, k: tokens of a pair's block of queries and of keys.
-      chunk: keys that are computed at a time. Divides k.
+      chunk: keys that are computed at a time, and sides of the squares that a diagonal is cut into. Divides k.
       rows: queries that are computed at a time. Divides q.
+      wide: keys that the forward kernel computes at a time in a FULL pair, a multiple of chunk; 0 is chunk.
     """
     q: int
     k: int
     chunk: int
     rows: int
+    wide: int = 0
 
 
 # by op, generation and native head size, for bfloat16; behind each the TFLOP/s that its schedule predicts under a
 # causal mask, 8 heads, at 8192 and 32768 tokens (`python -m experiments.tune_kernels`)
 SIZES = {
-    ("forward", "v5e", 128): Blocks(2048, 2048, 256, 512),          # 169, 182
-    ("forward", "v5p", 128): Blocks(2048, 2048, 256, 512),          # 392, 424
-    ("forward", "v6e", 64): Blocks(2048, 2048, 512, 512),           # 191, 222
-    ("forward", "v6e", 128): Blocks(2048, 2048, 512, 512),          # 362, 418
-    ("forward", "tpu7x", 128): Blocks(2048, 2048, 512, 512),        # not priced
+    ("forward", "v5e", 64): Blocks(2048, 2048, 256, 512, 512),      # 85, 92; no other was tried
+    ("forward", "v5e", 128): Blocks(2048, 2048, 256, 512, 512),     # 171, 184
+    ("forward", "v5p", 128): Blocks(2048, 2048, 256, 512, 512),     # 396, 426
+    ("forward", "v6e", 64): Blocks(2048, 2048, 256, 512, 512),      # 207, 228
+    ("forward", "v6e", 128): Blocks(2048, 2048, 256, 512, 512),     # 387, 427
+    ("forward", "v6e", 256): Blocks(2048, 2048, 256, 512, 512),     # 600, 661; no other was tried
+    ("forward", "tpu7x", 128): Blocks(2048, 2048, 256, 512, 512),   # 462, 500; no other was tried
     ("backward", "v4", 128): Blocks(1024, 1024, 256, 1024),         # 231, 246; larger ones do not fit 16 MiB
     ("backward", "v5e", 128): Blocks(2048, 2048, 256, 1024),        # 182, 189
+    ("backward", "v5p", 128): Blocks(2048, 2048, 256, 1024),        # 425, 441; no other was tried
     ("backward", "v5p", 256): Blocks(2048, 2048, 256, 1024),        # 427, 445
     ("backward", "v6e", 64): Blocks(2048, 2048, 256, 1024),         # 282, 297
     ("backward", "v6e", 128): Blocks(2048, 2048, 256, 1024),        # 514, 543
@@ -57,7 +62,7 @@ def choose(op: str, dtype, head_size: int, lengths: tuple[int, int], block: int 
     best = FLOAT32[op] if jnp.dtype(dtype) == jnp.float32 else next(SIZES[at] for at in tuned if at in SIZES)
     q, k = (min(_whole(block or best_size), _whole(length, best.chunk if length > best.chunk else LANES))
             for best_size, length in zip((best.q, best.k), lengths, strict=True))
-    return Blocks(q, k, math.gcd(best.chunk, k), math.gcd(best.rows, q))
+    return Blocks(q, k, math.gcd(best.chunk, k), math.gcd(best.rows, q), math.gcd(best.wide or best.chunk, k))
 
 
 def native_head_size(size: int) -> int:

@@ -195,7 +195,7 @@ def forward(table, q_ranges, k_ranges, q_tokens, k_tokens, q, k, v, out, lse, to
         if kind == masks.PARTIAL:                              # anything may be EMPTY in it
             pl.loop(0, across * down)(tile_by_tile)
         else:
-            _staged(stages, list(_tiles(blocks, kind)), apart=int(form.turned))
+            _staged(stages, list(_full(blocks) if kind == masks.FULL else _lower(blocks)), apart=int(form.turned))
 
     on_kind(pairs.kind(entry), step)
 
@@ -204,23 +204,36 @@ def forward(table, q_ranges, k_ranges, q_tokens, k_tokens, q, k, v, out, lse, to
         for i in range(pieces):
             here = form.at(0, piece(i))
             # what sees anything has a total of 1 or more: the highest score's own weight is 1
-            share = 1.0 / jnp.maximum(total[here], 1.0)
+            share = _inverse(jnp.maximum(total[here], 1.0))
             out[here] = (acc[here] * form.spread(share, acc.shape[1])).astype(out.dtype)
             highest, weight = (top[here], total[here]) if form.turned else as_rows(top[here], total[here])
             lse[:, piece(i)] = jnp.where(weight > 0, (highest + jnp.log2(weight)) / _LOG2_E, -jnp.inf)
             clear(here)                                        # for the next block of queries
 
 
-def _tiles(blocks, kind):
-    """(queries, keys, masked) of the tiles of a FULL pair, or of a LOWER one: masked on its diagonal, none above."""
+def _inverse(x):
+    """1 / x, without the care that a division takes of zeros, infinities and denormals."""
+    guess = pl.reciprocal(x, approx=True)
+    for _ in range(2):                                         # Newton: 8 bits or more, 16, all
+        guess *= 2.0 - x * guess
+    return guess
+
+
+def _full(blocks):
+    """(queries, keys, masked) of the tiles of a FULL pair; neighbours have no queries, and so no maximum, in common."""
+    return [(slice(row, row + blocks.rows), slice(column, column + blocks.wide), False)
+            for column in range(0, blocks.k, blocks.wide) for row in range(0, blocks.q, blocks.rows)]
+
+
+def _lower(blocks):
+    """The same of a LOWER pair: masked on its diagonal, none above."""
     for row in range(0, blocks.q, blocks.rows):
         end = row + blocks.rows
-        for column in range(0, blocks.k, blocks.chunk):
+        for column in range(0, min(end, blocks.k), blocks.chunk):
             keys, start = slice(column, column + blocks.chunk), row
-            if kind == pairs.LOWER and keys.stop > row:
+            if keys.stop > row:
                 start = min(keys.stop, end)
-                if column < end:
-                    yield slice(max(row, column), start), keys, True
+                yield slice(max(row, column), start), keys, True
             if start < end:
                 yield slice(start, end), keys, False
 

@@ -1,5 +1,4 @@
 """The schedule meter on a dump written by hand, what kernels are said to have to do, and one real compilation."""
-import importlib.util
 import json
 
 import numpy as np
@@ -10,8 +9,7 @@ from experiments.kernel_cases import Case
 from experiments.tpu_schedule import Kernel, Region, Work
 from pallas_kernels import tpu_chips
 from pallas_kernels.tpu_chips import CHIPS
-
-COMPILER = pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="the TPU compiler is not installed")
+from tests.helpers import NEEDS_TPU_COMPILER
 
 BUNDLES = """= control target key start
 LH: loop header
@@ -114,8 +112,8 @@ def test_tuning_prints_the_best_candidate(monkeypatch, capsys):
     monkeypatch.setattr(bench_kernels, "measure", priced)
     assert benchmark.command(tune_kernels.main, ["--chip=v6e", "--op=forward", "--head-size=128"]) == 0
     out = capsys.readouterr().out
-    assert "2048/2048/512/512: does not fit" in out
-    assert out.endswith('("forward", "v6e", 128): Blocks(q=1024, k=1024, chunk=512, rows=512),    '
+    assert "2048/2048/256/512/512: does not fit" in out
+    assert out.endswith('("forward", "v6e", 128): Blocks(q=1024, k=1024, chunk=512, rows=512, wide=512),    '
                         "# 520 at 8192, 544 at 32768\n}\n")
 
 
@@ -129,7 +127,7 @@ def test_a_missing_peer_is_a_row_with_its_reason(monkeypatch, capsys, tmp_path):
     assert result["tflops"] is None
 
 
-@COMPILER
+@NEEDS_TPU_COMPILER
 def test_a_kernel_is_compiled_priced_and_drawn(tmp_path):
     case = Case("longctx", "backward", sizes=(512, 512, 256, 512))
     results = short, long = bench_kernels.measure("v5e", case, [4096, 8192])

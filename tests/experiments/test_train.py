@@ -13,6 +13,7 @@ from tests.experiments.train_helpers import (
     BOUNDARY,
     ROOT,
     STEPS,
+    WORDS,
     assert_same_bits,
     assert_same_losses,
     ended_well,
@@ -23,6 +24,7 @@ from tests.experiments.train_helpers import (
     saved_steps,
     steps,
 )
+from tests.helpers import slow
 
 EVALS = ["eval.tasks=('by_position','context_gain','passkey')", "eval.lengths=(64,256)", "eval.documents=2",
          "eval.depths=2"]
@@ -91,15 +93,11 @@ def test_a_stage_has_its_own_rope(tiny, run, tmp_path):
 
 @pytest.mark.parametrize("overrides, shape", [
     (["mesh.context=4"], "context 4"),                                                          # a ring over zigzag
-    (["mesh.fsdp=2", "mesh.tensor=2"], "fsdp 2, tensor 2"),
-    pytest.param(["mesh.context=4", "attention.strategy=all_gather", "attention.layout=striped"], "context 4",
-                 marks=pytest.mark.slow),
-    pytest.param(["mesh.data=2", "mesh.context=2", "attention.layout=contiguous"], "data 2, context 2",
-                 marks=pytest.mark.slow),
-    pytest.param(["mesh.context_outer=2", "mesh.context=2", "attention.strategy=usp"], "context_outer 2, context 2",
-                 marks=pytest.mark.slow),
-    pytest.param(["mesh.context=4", "attention.layout=per_document"], "context 4", marks=pytest.mark.slow),
-])
+    *slow((["mesh.fsdp=2", "mesh.tensor=2"], "fsdp 2, tensor 2"),
+          (["mesh.context=4", "attention.strategy=all_gather", "attention.layout=striped"], "context 4"),
+          (["mesh.data=2", "mesh.context=2", "attention.layout=contiguous"], "data 2, context 2"),
+          (["mesh.context_outer=2", "mesh.context=2", "attention.strategy=usp"], "context_outer 2, context 2"),
+          (["mesh.context=4", "attention.layout=per_document"], "context 4"))])
 def test_four_devices_train_like_one(tiny, run, overrides, shape, tmp_path):
     output = ended_well(tiny.train(tmp_path, *overrides, "mesh.simulate=4"))
     assert f"on 4 x cpu ({shape})" in output
@@ -134,6 +132,17 @@ def test_evaluate_with_another_rope(tiny, run, tmp_path):
     rope = ["model.rope.scaling=linear", "model.rope.factor=2"]
     ended_well(tiny.evaluate(workdir, *rope, "eval.tasks=('by_position',)"))
     assert evals(workdir)["by_position"] != evals(run[0])["by_position"]
+
+
+# ---- generation
+
+def test_generate_goes_on_from_a_prompt_on_any_mesh(tiny, run, tmp_path):
+    (tmp_path / "prompt").write_text("the quick brown fox jumps")
+    command = ["-m", "experiments.generate", "--checkpoint", str(run[0]), "--prompt-file", str(tmp_path / "prompt"),
+               "--max-new-tokens", "20", "--chunk", "16"]
+    text = ended_well(tiny.python(*command))
+    assert set(text[:-1]) <= set(" ".join(WORDS)) and len(text) == 21       # a byte each, and the end of the line
+    assert ended_well(tiny.python(*command, "--config.mesh.context=2", "--config.mesh.simulate=2")) == text
 
 
 # ---- what stops a run

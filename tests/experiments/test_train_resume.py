@@ -95,6 +95,7 @@ def test_sigterm_while_compiling(tiny, finished_slowly, tmp_path):
     assert_same_run(tmp_path, finished_slowly)
 
 
+@pytest.mark.slow
 def test_killed_between_two_stages(tiny, finished, tmp_path):
     workdir = rewound(finished, tmp_path / "run", BOUNDARY)
     output = ended_well(tiny.train(workdir))

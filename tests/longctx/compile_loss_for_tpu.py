@@ -4,20 +4,16 @@
 
 Prints how many Mosaic kernels the compiled program holds. The shard_map is checked here, as in training.
 """
-import os
 import sys
 
-# before jax starts: no TPU's metadata server is to be asked, and several compilers may run at once
-os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import NamedSharding
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
-from jax.sharding import NamedSharding  # noqa: E402
-
-from longctx import loss, meshes  # noqa: E402
-from longctx.config import MeshConfig  # noqa: E402
-from pallas_kernels.cross_entropy import api  # noqa: E402
+from longctx import loss, meshes
+from longctx.config import MeshConfig
+from pallas_kernels.cross_entropy import api
 
 
 def main(topology, T=8192, D=512, V=32000):

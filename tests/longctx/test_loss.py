@@ -1,10 +1,5 @@
 """The loss with the TPU kernels inside, the vocabulary cut over devices: interpreted, and through the TPU compiler."""
 import functools
-import importlib.util
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -13,10 +8,8 @@ import pytest
 from longctx import loss, meshes
 from longctx.config import MeshConfig
 from pallas_kernels.cross_entropy import api
-from tests.helpers import assert_close
+from tests.helpers import NEEDS_TPU_COMPILER, assert_close, compiled_for_tpu
 from tests.pallas_kernels.test_cross_entropy import inputs
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 def test_kernels_agree(monkeypatch):
@@ -38,9 +31,7 @@ def test_kernels_agree(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="libtpu, the TPU compiler, is not installed")
+@NEEDS_TPU_COMPILER
 @pytest.mark.parametrize("topology", ["v5e:2x2", "v6e:2x2"])
 def test_the_tpu_compiler_takes_it(topology):
-    worker = subprocess.run([sys.executable, "-m", "tests.longctx.compile_loss_for_tpu", topology],
-                            cwd=ROOT, env=os.environ, text=True, capture_output=True, timeout=250)
-    assert worker.stdout.split() == ["kernels", "2"], worker.stderr[-2000:]
+    assert compiled_for_tpu("tests.longctx.compile_loss_for_tpu", topology, timeout=250) == ["kernels 2"]

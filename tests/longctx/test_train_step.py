@@ -9,6 +9,7 @@ import pytest
 from longctx import meshes, optim, train_step
 from longctx.config import Config, MeshConfig, ModelConfig, OptimConfig, StageConfig
 from longctx.data import curriculum
+from tests.helpers import slow
 
 CONFIG = Config(batch_tokens=64, stages=(StageConfig(seq_len=32, steps=10),), optim=OptimConfig(warmup_steps=2),
                 model=ModelConfig(vocab_size=32, layers=1, embed=16, mlp=32, heads=2, key_heads=2, head_size=8,
@@ -56,7 +57,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters():
     assert int(state["step"]) == 4
 
 
-@pytest.mark.parametrize("name", ["pose", "e2llm"])
+@pytest.mark.parametrize("name", ["pose", *slow("e2llm")])
 def test_an_augmentation_draws_anew_at_every_step_and_alike_in_every_run(name):
     """One batch, and a learning rate of 0: only the positions differ."""
     stage = StageConfig(seq_len=32, steps=10, augment=name, augment_length=256)

@@ -4,21 +4,17 @@
 
 Prints one line for each of forward and backward: Mosaic kernels in the compiled program, bytes of temporary memory.
 """
-import os
 import sys
 
-# before jax starts: no TPU's metadata server is to be asked, and several compilers may run at once
-os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
-from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
-
-from pallas_kernels import tpu_chips  # noqa: E402
-from pallas_kernels.cross_entropy import tpu  # noqa: E402
-from pallas_kernels.cross_entropy.spec import CrossEntropySpec  # noqa: E402
+from pallas_kernels import tpu_chips
+from pallas_kernels.cross_entropy import tpu
+from pallas_kernels.cross_entropy.spec import CrossEntropySpec
 
 
 def main(chip, M, D, V, dtype):

@@ -5,22 +5,18 @@
 BLOCK: tokens of a block; 0 is the tuned size, whose programs take a minute or two each.
 Prints one line for each of forward and backward: how many Mosaic kernels the compiled program holds.
 """
-import os
 import sys
 
-# before jax starts: no TPU's metadata server is to be asked, and several compilers may run at once
-os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
-from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
-
-from pallas_kernels import masks, tpu_chips  # noqa: E402
-from pallas_kernels.attention import tpu  # noqa: E402
-from pallas_kernels.attention.spec import AttentionSpec, Rows  # noqa: E402
-from pallas_kernels.masks import Tokens  # noqa: E402
+from pallas_kernels import masks, tpu_chips
+from pallas_kernels.attention import tpu
+from pallas_kernels.attention.spec import AttentionSpec, Rows
+from pallas_kernels.masks import Tokens
 
 
 def main(topology, mask, dtype, head_size, block, T=2048, N=4, K=2):

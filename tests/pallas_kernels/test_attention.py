@@ -12,7 +12,7 @@ from pallas_kernels.attention import api, reference
 from pallas_kernels.attention.bias import T5, Alibi, alibi_slopes
 from pallas_kernels.attention.spec import AttentionSpec, rows
 from pallas_kernels.masks import Beyond, Causal, Chunked, ChunksBefore, Full, PrefixLM, Segments, Sinks, Tokens, Window
-from tests.helpers import assert_close, one_document, packed, problem, truth
+from tests.helpers import assert_close, one_document, packed, problem, slow, truth
 
 FAST = [name for name in api.IMPLEMENTATIONS if name != "reference"]
 MASKS = {
@@ -79,7 +79,7 @@ def test_scale_and_soft_cap(implementation):
     assert_close(run(p, spec, implementation), truth(p, spec), "float32", 50)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", *slow("bfloat16")])
 @pytest.mark.parametrize("name", BIASES)
 @pytest.mark.parametrize("implementation", ["chunked"])
 def test_biases(implementation, name, dtype):
@@ -118,7 +118,7 @@ def test_reference_backward_is_its_autodiff():
         assert_close(got, want, "float32", 100, name)
 
 
-@pytest.mark.parametrize("cuts", [2, 5])
+@pytest.mark.parametrize("cuts", [2, *slow(5)])
 @pytest.mark.parametrize("implementation", list(api.IMPLEMENTATIONS))
 def test_backward_of_a_cut_needs_only_global_rows(implementation, cuts):
     """Gradients of key pieces, each from the global Rows, are the pieces of the gradient; dq is their sum."""

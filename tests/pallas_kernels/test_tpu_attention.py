@@ -3,11 +3,6 @@
 The masks, and rows that see nothing, are in test_attention.py, which runs every implementation.
 """
 import functools
-import importlib.util
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +17,17 @@ from pallas_kernels.attention.bias import Alibi
 from pallas_kernels.attention.spec import AttentionSpec, rows
 from pallas_kernels.attention.tpu_blocks import Blocks
 from pallas_kernels.masks import Causal, Segments
-from tests.helpers import assert_close, packed, problem, relative_error, truth
+from tests.helpers import (
+    NEEDS_TPU_COMPILER,
+    assert_close,
+    compiled_for_tpu,
+    packed,
+    problem,
+    relative_error,
+    truth,
+)
 from tests.longctx.context_parallel import cut
 from tests.pallas_kernels.test_attention import run
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("shape, dtype", [
@@ -43,8 +44,8 @@ def test_several_blocks_on_either_side(shape, dtype):
 def test_tiles_of_either_orientation(chip, mask, dtype, H, monkeypatch):
     """Full blocks, diagonal ones, and some whose tiles are partly empty."""
     monkeypatch.setattr(tpu_chips, "current", lambda: chip)
-    monkeypatch.setitem(tpu_blocks.SIZES, ("forward", chip, H), Blocks(384, 384, 128, 128))
-    monkeypatch.setitem(tpu_blocks.FLOAT32, "forward", Blocks(384, 384, 128, 128))
+    monkeypatch.setitem(tpu_blocks.SIZES, ("forward", chip, H), Blocks(384, 384, 128, 128, 384))
+    monkeypatch.setitem(tpu_blocks.FLOAT32, "forward", Blocks(384, 384, 128, 128, 384))
     tokens = packed(3, 1, 800, mean=500)
     p = problem(1, B=1, T=800, N=2, K=1, H=H, dtype=dtype, tokens=(tokens, tokens) if "segments" in mask else None)
     spec = AttentionSpec(masks.parse(mask), soft_cap=5.0 if H == 256 else 0.0)
@@ -60,8 +61,8 @@ def test_halves_of_scaled_queries_keep_sixteen_bits():
 
 
 @pytest.mark.parametrize("lengths, block, want", [
-    ((9000, 9000), 0, Blocks(2048, 2048, 256, 512)), ((300, 100), 0, Blocks(512, 128, 128, 512)),
-    ((9000, 9000), 384, Blocks(384, 384, 128, 128))])
+    ((9000, 9000), 0, Blocks(2048, 2048, 256, 512, 512)), ((300, 100), 0, Blocks(512, 128, 128, 512, 128)),
+    ((9000, 9000), 384, Blocks(384, 384, 128, 128, 128))])
 def test_blocks_are_whole_tiles(lengths, block, want):
     assert tpu_blocks.choose("forward", "bfloat16", 80, lengths, block) == want
 
@@ -120,7 +121,7 @@ def test_a_shard_map_that_checks_is_refused_on_cpu():
         cut.check(p, "causal", MeshConfig(context=2), "contiguous", strategy="ring", kernel="tpu", terms=512)
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="libtpu, the TPU compiler, is not installed")
+@NEEDS_TPU_COMPILER
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("topology, mask, dtype, head_size, block", [
     ("v5e:2x2", "causal & segments", "bfloat16", 128, 512),
@@ -133,7 +134,5 @@ def test_a_shard_map_that_checks_is_refused_on_cpu():
         ("tpu7x:2x2x1", "causal & window(512)", "bfloat16", 128, 1024)])])
 def test_the_tpu_compiler_takes_it(topology, mask, dtype, head_size, block):
     arguments = topology, mask, dtype, str(head_size), str(block)
-    worker = subprocess.run(
-        [sys.executable, "-m", "tests.pallas_kernels.compile_for_tpu", *arguments],
-        cwd=ROOT, env=os.environ, text=True, capture_output=True, timeout=800)
-    assert worker.stdout.split() == ["forward", "1", "backward", "1"], worker.stderr[-2000:]
+    assert compiled_for_tpu("tests.pallas_kernels.compile_for_tpu", *arguments, timeout=800) == [
+        "forward 1", "backward 1"]

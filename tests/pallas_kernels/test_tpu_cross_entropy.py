@@ -2,12 +2,6 @@
 
 That they compute what they should is in test_cross_entropy.py, which runs every implementation.
 """
-import importlib.util
-import os
-import pathlib
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -17,10 +11,8 @@ from jax.experimental.pallas import tpu as pltpu
 from pallas_kernels import tpu_chips
 from pallas_kernels.cross_entropy import api, tpu, tpu_blocks
 from pallas_kernels.cross_entropy.spec import CrossEntropySpec
-from tests.helpers import assert_close
+from tests.helpers import NEEDS_TPU_COMPILER, assert_close, compiled_for_tpu
 from tests.pallas_kernels.test_cross_entropy import inputs, run, truth
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 def check(dtype, spec, M, D, V):
@@ -75,7 +67,7 @@ def test_auto_is_the_fastest_that_can():
         api.select("cutlass", x, head, CrossEntropySpec())
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="libtpu, the TPU compiler, is not installed")
+@NEEDS_TPU_COMPILER
 @pytest.mark.parametrize("chip, shape, dtype", [
     ("v5e", (4000, 256, 9001), "bfloat16"),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in [
@@ -83,11 +75,9 @@ def test_auto_is_the_fastest_that_can():
         ("v5e", (20000, 2000, 50257), "float32"), ("v6e", (10000, 8192, 128256), "bfloat16"),
         ("v6e", (20000, 200, 5001), "float32"), ("tpu7x", (8192, 4096, 32000), "bfloat16")])])
 def test_the_tpu_compiler_takes_it(chip, shape, dtype):
-    worker = subprocess.run(
-        [sys.executable, "-m", "tests.pallas_kernels.compile_cross_entropy_for_tpu", chip, *map(str, shape), dtype],
-        cwd=ROOT, env=os.environ, text=True, capture_output=True, timeout=280)
-    assert worker.returncode == 0, worker.stderr[-2000:]
-    forward, backward = (line.split() for line in worker.stdout.splitlines())
+    lines = compiled_for_tpu("tests.pallas_kernels.compile_cross_entropy_for_tpu", chip, *map(str, shape), dtype,
+                             timeout=280)
+    forward, backward = map(str.split, lines)
     assert (forward[:2], backward[:2]) == (["forward", "1"], ["backward", "1"])
     a_quarter_of_the_logits = shape[0] * shape[2]                    # bytes, of float32
     assert max(int(forward[2]), int(backward[2])) < a_quarter_of_the_logits

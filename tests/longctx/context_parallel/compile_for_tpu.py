@@ -4,22 +4,18 @@
 
 Prints, for forward and forward with backward: Mosaic kernels and collectives in the program.
 """
-import os
 import re
 import sys
 
-# before jax starts: no TPU's metadata server is to be asked, and several compilers may run at once
-os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import NamedSharding
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
-from jax.sharding import NamedSharding  # noqa: E402
-
-from longctx import meshes  # noqa: E402
-from longctx.config import MeshConfig  # noqa: E402
-from longctx.context_parallel import api  # noqa: E402
-from pallas_kernels import masks  # noqa: E402
+from longctx import meshes
+from longctx.config import MeshConfig
+from longctx.context_parallel import api
+from pallas_kernels import masks
 
 COLLECTIVES = r" (collective-permute|all-to-all|all-gather|reduce-scatter)(?:-start)?\("
 

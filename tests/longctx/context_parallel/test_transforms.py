@@ -11,7 +11,7 @@ from longctx.context_parallel import api
 from longctx.model.remat import checkpointed
 from pallas_kernels import masks
 from pallas_kernels.attention.spec import AttentionSpec
-from tests.helpers import assert_close, packed, problem, truth
+from tests.helpers import assert_close, packed, problem, slow, truth
 from tests.longctx.context_parallel.traffic import sent_bytes
 
 MESH = MeshConfig(context=4)
@@ -28,7 +28,7 @@ def test_without_a_mesh_and_eagerly():
     assert_close((out, lse), truth(p, AttentionSpec(masks.Causal()))[:2], "float32", 40)
 
 
-@pytest.mark.parametrize("strategy", ["ring", "ulysses"])
+@pytest.mark.parametrize("strategy", ["ring", *slow("ulysses")])
 def test_eagerly_as_under_jit(strategy):
     p, mesh = problem(B=1, T=8, H=8), meshes.make(MeshConfig(context=2))
     with jax.set_mesh(mesh):
@@ -40,7 +40,7 @@ def test_eagerly_as_under_jit(strategy):
     assert_close((eager, grads), (jitted, jitted_grads), "float32", 32)
 
 
-@pytest.mark.parametrize("strategy", ["ring", "ulysses"])
+@pytest.mark.parametrize("strategy", ["ring", *slow("ulysses")])
 def test_scan_and_remat(strategy):
     """Two layers of out = attend(out), against the same without devices and without jax.checkpoint."""
     p, mesh = problem(B=1, T=32, N=4, K=4, H=8), meshes.make(MESH)

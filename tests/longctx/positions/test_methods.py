@@ -17,7 +17,7 @@ from longctx.positions import api, methods, rope
 from longctx.positions.view import View, learned_numbers, resolve, view
 from pallas_kernels import masks
 from pallas_kernels.attention.spec import AttentionSpec
-from tests.helpers import Problem, assert_close, packed, problem, relative_error, tolerance, truth
+from tests.helpers import Problem, assert_close, packed, problem, relative_error, slow, tolerance, truth
 from tests.longctx.context_parallel.capabilities import TWO_LEVELS
 from tests.longctx.context_parallel.cut import run
 
@@ -177,7 +177,9 @@ def test_values_and_gradients_are_those_of_the_dense_definition(text, config, la
     assert relative_error(got[0], dense("rope")[0]) > tolerance("float32", 200)
 
 
-@pytest.mark.parametrize("strategy", [name for name in context_parallel.STRATEGIES if name not in ("local", "ring")])
+@pytest.mark.parametrize("strategy", [
+    "bidirectional_ring", "ulysses",
+    *slow(*(name for name in context_parallel.STRATEGIES if name not in ("local", "bidirectional_ring", "ulysses")))])
 def test_three_parts_under_every_strategy(strategy):
     config = MeshConfig(context_outer=2, context=2) if strategy in TWO_LEVELS else MeshConfig(context=2)
     got = run(example(), masks.Causal(), config, attend=by_method, strategy=strategy, kernel="chunked",
@@ -197,7 +199,7 @@ def test_methods_of_one_part_by_a_ring_are_those_of_one_device(text):
 def in_parts(q, k, v, *, mask, parts, **how):
     """api.attend with the pairs cut into parts that are all rotated alike: not at all."""
     cut = [masks.ChunksBefore(8, i, i) for i in range(parts - 1)] + [masks.ChunksBefore(8, parts - 1)]
-    seen = View(tuple(mask & part for part in cut), (None,) * parts, None, None, None)
+    seen = View(tuple(mask & part for part in cut), (None,) * parts, (None,) * parts, True, None, None, None)
     return context_parallel.attend(*seen.turned(q, k), v, mask=seen.masks, **how)
 
 
@@ -241,6 +243,8 @@ def test_parts_in_natural_order():
     (dict(position="t5(32, 16)"), "max_distance above buckets / 2 = 16"),
     (dict(mask="casual"), "model.mask: 'casual'"),
     (dict(temperature="llama4(8.5, 0.1)"), r"model.temperature='llama4\(8.5, 0.1\)' must be llama4"),
+    (dict(temperature="llama4(0)"), r"must be llama4.*, all positive"),
+    (dict(temperature="log_length(1)"), r"model.temperature='log_length\(1\)' .* length must be 2 or more"),
     (dict(temperature="log_length"), r"must be log_length\(length: int\)")])
 def test_settings_that_cannot_work_are_named(setting, words):
     with pytest.raises(UserError, match=words):
