@@ -23,7 +23,7 @@ setup(
     install_requires=[
         "jax>=0.10.2", "flax>=0.12.8", "optax>=0.2.8", "orbax-checkpoint>=0.12.8", "grain>=0.2.18",
         "ml-collections>=1.1.0", "absl-py>=2.1", "numpy>=2.0", "tokenizers>=0.21", "matplotlib>=3.9", "rich>=13.7",
-        "tqdm>=4.66", "tensorboardX>=2.6.2", "etils>=1.9",
+        "tqdm>=4.66", "tensorboardX>=2.6.2", "etils>=1.9", "safetensors>=0.8", "ml-dtypes>=0.5",
     ],
     extras_require=EXTRAS,
 )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from experiments import config as configs
 from longctx import layouts, run_identity
-from longctx.config import Config
+from longctx.config import Config, StageConfig
 from longctx.data import curriculum, pipeline, recall, sources, tokenizers
 from longctx.errors import UserError, unknown_name
 from longctx.positions import api as positions
@@ -81,16 +81,36 @@ def check_extend(config: Config) -> tuple[curriculum.Stage, ...]:
     if config.model.vocab_size < recall.vocab_size(task):
         raise UserError(f"model.vocab_size={config.model.vocab_size} must be at least {recall.vocab_size(task)}, the "
                         "sum of recall.keys, values and fillers.")
-    for field, shortest in (("lengths", min(extend.lengths, default=trained)),
-                            ("tune_length", extend.tune_length or trained)):
-        if shortest < trained:
-            raise UserError(f"extend.{field}={getattr(extend, field)}: {shortest} is below the trained length; "
-                            f"stages[-1].seq_len={trained} or more works.")
+    if (extend.tune_length or trained) < trained:
+        raise UserError(f"extend.tune_length={extend.tune_length} is below the trained length; stages[-1].seq_len="
+                        f"{trained} or more works.")
+    _check_extend(config, trained)
+    return stages
+
+
+def _check_extend(config: Config, trained: int) -> None:
+    extend = config.extend
+    if min(extend.lengths, default=trained) < trained:
+        raise UserError(f"extend.lengths={extend.lengths}: {min(extend.lengths)} is below the trained length; "
+                        f"{trained} or more works.")
     for field, known in (("methods", extension.METHODS), ("tunings", extension.TUNINGS)):
         for i, name in enumerate(getattr(extend, field)):
             if name not in known:
                 raise unknown_name(f"extend.{field}[{i}]", name, known)
-    return stages
+
+
+def check_extend_checkpoint(config: Config) -> tuple[int, tokenizers.Tokenizer]:
+    """The same for a model of Hugging Face: the length in tokens that it was trained for, and its tokenizer."""
+    rope = config.model.rope
+    trained = round(rope.original_length * (rope.factor if rope.scaling not in ("none", "dynamic") else 1))
+    check_settings(dataclasses.replace(config, stages=(StageConfig(seq_len=trained, steps=1),)))
+    tokenizer = tokenizers.load(config.data.tokenizer)
+    tokenizers.check_vocabulary(tokenizer, config.model.vocab_size)
+    if config.extend.tunings:
+        raise UserError(f"extend.tunings={config.extend.tunings} are for the recall task; experiments.train continues "
+                        "training from init_from.")
+    _check_extend(config, trained)
+    return trained, tokenizer
 
 
 def _check_numbers(config: Config) -> None:

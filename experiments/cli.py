@@ -21,6 +21,7 @@ USAGE = """python -m experiments.COMMAND --config FILE[:arg=value,...] [--config
 
   --config FILE         a config file, e.g. configs/quickstart.py, with arguments e.g. configs/quickstart.py:smoke
   --config.field=value  one of its fields, e.g. --config.model.layers=8 or --config.stages[0].seq_len=1024
+  --config.init_from=DIR  a folder of Hugging Face to start from; then there may be no config file
   --workdir DIR         where the run keeps everything; default runs/NAME, with the config's name"""
 
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
@@ -81,6 +82,8 @@ def parse(argv: list[str], fields: ConfigDict,
         config = stored(named.workdir)
     elif named.config:
         config = config_file.load(named.config, fields)
+    elif "init_from" in paths:
+        config = fields
     else:
         example = next((arg for arg in rest[1:] if ".py" in arg), "configs/quickstart.py")
         raise UserError(f"--config is missing; give a config file, such as --config {example}.")

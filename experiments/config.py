@@ -18,7 +18,7 @@ from experiments import cli, config_file
 from experiments.cli import run as run
 from experiments.config_file import arguments as arguments
 from longctx import run_identity
-from longctx.config import Config, LayerConfig, RopeConfig, StageConfig
+from longctx.config import Config, LayerConfig, ModelConfig, RopeConfig, StageConfig
 from longctx.errors import UserError, unknown_name
 
 CHECKPOINTS = "checkpoints"             # their folder in a workdir; meta["config"] there is dataclasses.asdict(config)
@@ -33,7 +33,7 @@ def from_command_line(argv: list[str]) -> tuple[Config, pathlib.Path]:
       UserError: one line about the first thing that cannot be understood.
     """
     tree, workdir = cli.parse(argv, defaults())
-    config = _ready(tree)
+    config = _ready(_with_checkpoint(tree) if tree.init_from else tree)
     return config, pathlib.Path(workdir) if workdir else pathlib.Path("runs") / config.name
 
 
@@ -110,6 +110,22 @@ def _ready(tree: ConfigDict) -> Config:
     if config.mesh.simulate > 0:
         os.environ["NPROC"] = "32"      # fewer threads than simulated devices: their collectives hang
     return config
+
+
+def _with_checkpoint(tree: ConfigDict) -> dict:
+    """The tree with the model, and if it has one the tokenizer, of the folder init_from; see Config.init_from."""
+    from longctx import hf
+    plain = _plain(tree)
+    asked, model = _dataclass(ModelConfig, plain["model"], "model"), hf.model_config(tree.init_from)
+    changed = lambda asked, names: {name: getattr(asked, name) for name in names
+                                    if getattr(asked, name) != getattr(type(asked)(), name)}
+    rope = dataclasses.replace(model.rope, **changed(asked.rope, [f.name for f in dataclasses.fields(RopeConfig)]))
+    model = dataclasses.replace(model, rope=rope, dtype=asked.dtype, param_dtype=asked.param_dtype, remat=asked.remat,
+                                **changed(asked, ("position", "temperature")))
+    data = plain["data"]
+    if data["tokenizer"] == "bytes" and (pathlib.Path(tree.init_from) / "tokenizer.json").is_file():
+        data = data | {"tokenizer": tree.init_from}
+    return plain | {"model": dataclasses.asdict(model), "data": data}
 
 
 def _stored_tree(workdir: str | None) -> ConfigDict:

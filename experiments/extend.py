@@ -1,41 +1,53 @@
 """Make a model's context longer and see what works: train a tiny model that recalls, then read far longer rows.
 
     python -m experiments.extend --config configs/recall.py[:seed=N] [--config.extend.x=y ...] [--workdir DIR]
+    python -m experiments.extend --config.init_from=FOLDER [--config.model.rope.x=y ...] [--workdir DIR]
 
 Prints the share of values recalled by position method and length, of the parameters as they are and after a short
-tuning, and writes extend.json (the same by depth, every number) and extend.png into the workdir.
+tuning, and writes extend.json (the same by depth, every number) and extend.png into the workdir. A model of Hugging
+Face (init_from) is not trained: it is asked for passkeys.
 """
 import dataclasses
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 from experiments import config as configs
 from experiments import processes
-from longctx.config import Config, ModelConfig, StageConfig
+from longctx.config import Config, EvalConfig, ModelConfig, StageConfig
 
 STEPS_IN_FLIGHT = 16
+
+
+class Task(NamedTuple):
+    """What is asked of the models: (predictor, length) -> for each depth, how many values were asked for and right."""
+    what: str
+    trained: int                        # length in tokens
+    chance: float
+    cells: Callable[..., list[dict]]
 
 
 def main(argv) -> None:
     config, workdir = configs.from_command_line(argv)
     from experiments import checks
-    stages = checks.check_extend(config)
+    task = _passkeys(config, *checks.check_extend_checkpoint(config)) if config.init_from else _recall(
+        config, checks.check_extend(config)[-1].seq_len)
 
     import jax
 
-    from experiments import benchmark, figures
+    from experiments import benchmark, figures, train
     from experiments.metrics import dump
     mesh = processes.start(config.mesh)
-    trained = stages[-1].seq_len
-    config = _with_lengths(config, trained)
-    params, training = train(config, mesh)
-    records = [_record(config, mesh, params, "as trained", name, trained) for name in config.extend.methods]
-    records += [_tuned(config, mesh, params, name, trained) for name in config.extend.tunings]
+    config = _with_lengths(config, task.trained)
+    params, training = (train.start_from(config, mesh), {}) if config.init_from else trained(config, mesh)
+    records = [_record(config, mesh, params, "as trained", name, task) for name in config.extend.methods]
+    records += [_tuned(config, mesh, params, name, task) for name in config.extend.tunings]
     result = {
-        "what": "associative recall beyond the trained length", "units": {
+        "what": f"{task.what} beyond the trained length", "units": {
             "lengths": "tokens", "accuracy": "share of the values asked for, over all depths",
             "cells": "by length, then by depth from the start of the haystack: values asked for, and right"},
-        "environment": benchmark.environment(), "seed": config.seed, "trained_length": trained,
-        "lengths": list(config.extend.lengths), "chance": 1 / config.recall.values, "training": training,
+        "environment": benchmark.environment(), "seed": config.seed, "trained_length": task.trained,
+        "lengths": list(config.extend.lengths), "chance": task.chance, "training": training,
         "records": records, "config": dataclasses.asdict(config)}
     if jax.process_index():
         return
@@ -45,7 +57,27 @@ def main(argv) -> None:
     print(f"\n{table(result)}\n\n{workdir / 'extend.json'}, {workdir / 'extend.png'}", flush=True)
 
 
-def train(config: Config, mesh, params=None) -> tuple[dict, dict]:
+def _recall(config: Config, trained: int) -> Task:
+    from longctx.evals import recall
+    extend = config.extend
+    return Task("associative recall", trained, 1 / config.recall.values, lambda predictor, length: recall.by_depth(
+        predictor, config.recall, length, extend.rows, extend.depths, config.seed))
+
+
+def _passkeys(config: Config, trained: int, tokenizer) -> Task:
+    """A prompt is right where all digits are."""
+    def cells(predictor, length):
+        from longctx.evals import passkey
+        samples = -(-extend.rows // extend.depths)
+        grid = passkey.run(predictor, (), tokenizer, EvalConfig(depths=extend.depths, samples=samples), (length,),
+                           config.seed)["grid"]["exact"]
+        return [{"asked": 0, "right": 0} if share is None else {"asked": samples, "right": round(share * samples)}
+                for share, in grid]
+    extend = config.extend
+    return Task("passkeys found", trained, 0.0, cells)
+
+
+def trained(config: Config, mesh, params=None) -> tuple[dict, dict]:
     """The parameters after all stages of the config on the recall task, from fresh ones or `params`; and how it went:
     steps, seconds of compiling and of running, loss of the last batch in nats per value."""
     import jax
@@ -55,9 +87,8 @@ def train(config: Config, mesh, params=None) -> tuple[dict, dict]:
     from longctx.data import curriculum, pipeline, recall
     stages = curriculum.plan(config)
     rate = optim.learning_rate(config.optim, stages)
-    state = train_step.init_state(config, mesh)
-    if params is not None:
-        state["params"] = jax.tree.map(jnp.copy, params)                # a step takes its state's memory
+    params = params and jax.tree.map(jnp.copy, params)                  # a step takes its state's memory
+    state = train_step.init_state(config, mesh, params)
     lay_out = lambda batch: layouts.lay_out(batch, config.attention.layout, config.mesh.context_shards)
     shard, shards = meshes.data_shard(mesh)
     compile_s = run_s = 0.0
@@ -97,39 +128,38 @@ def _with_lengths(config: Config, trained: int) -> Config:
         config.extend, lengths=lengths, tune_length=tune_length))
 
 
-def _tuned(config: Config, mesh, params, name: str, trained: int) -> dict:
+def _tuned(config: Config, mesh, params, name: str, task: Task) -> dict:
     """The record of a short tuning for extend.tune_length: the settings are those for it, at every length."""
     from longctx.positions.extension import METHODS, TUNINGS
     tuning, extend = TUNINGS[name], config.extend
-    seq_len = extend.tune_length if tuning.augment == "none" else trained
+    seq_len = extend.tune_length if tuning.augment == "none" else task.trained
     stage = StageConfig(seq_len=seq_len, steps=extend.tune_steps, augment=tuning.augment,
                         batch_tokens=max(seq_len, config.stages[-1].batch_tokens), augment_length=extend.tune_length)
-    model = METHODS[tuning.trained](config.model, trained, extend.tune_length)
+    model = METHODS[tuning.trained](config.model, task.trained, extend.tune_length)
     optim = dataclasses.replace(config.optim, learning_rate=extend.tune_learning_rate)
     print(f"tuning {name}: ", end="")
-    tuned, training = train(dataclasses.replace(config, stages=(stage,), optim=optim, model=model), mesh, params)
+    tuned, training = trained(dataclasses.replace(config, stages=(stage,), optim=optim, model=model), mesh, params)
     at_target = lambda model, L, T: METHODS[tuning.read](model, L, extend.tune_length)
-    return _read(config, mesh, tuned, at_target, trained) | {
+    return _read(config, mesh, tuned, at_target, task) | {
         "name": name, "how": f"tuned for {extend.tune_length:,}", "training": training}
 
 
-def _record(config: Config, mesh, params, how: str, name: str, trained: int) -> dict:
+def _record(config: Config, mesh, params, how: str, name: str, task: Task) -> dict:
     from longctx.positions.extension import METHODS
-    return _read(config, mesh, params, METHODS[name], trained) | {"name": name, "how": how}
+    return _read(config, mesh, params, METHODS[name], task) | {"name": name, "how": how}
 
 
-def _read(config: Config, mesh, params, change, trained: int) -> dict:
+def _read(config: Config, mesh, params, change, task: Task) -> dict:
     """What the parameters recall at every length, their settings changed by a function of positions.extension."""
-    from longctx.evals import recall
     from longctx.evals.predictor import predictor
-    start, extend, cells, predictors = time.monotonic(), config.extend, [], {}
-    for length in extend.lengths:
-        model: ModelConfig = change(config.model, trained, length)
+    start, cells, predictors = time.monotonic(), [], {}
+    for length in config.extend.lengths:
+        model: ModelConfig = change(config.model, task.trained, length)
         if model not in predictors:
             predictors[model] = predictor(dataclasses.replace(config, model=model), mesh, params, model.rope)
-        cells.append(recall.by_depth(predictors[model], config.recall, length, extend.rows, extend.depths, config.seed))
+        cells.append(task.cells(predictors[model], length))
     total = lambda parts, what: sum(part[what] for part in parts)
-    return {"accuracy": [total(parts, "right") / total(parts, "asked") for parts in cells], "cells": cells,
+    return {"accuracy": [total(parts, "right") / max(total(parts, "asked"), 1) for parts in cells], "cells": cells,
             "seconds": round(time.monotonic() - start, 2)}
 
 

@@ -9,6 +9,15 @@ import time
 
 from experiments import config as configs
 from experiments import processes
+from longctx.config import Config
+
+
+def start_from(config: Config, mesh) -> dict | None:
+    """The parameters in config.init_from, if there is one."""
+    if not config.init_from:
+        return None
+    from longctx import hf
+    return hf.load(config.init_from, mesh=mesh, dtype=config.model.param_dtype).params
 
 
 def main(argv) -> None:
@@ -49,7 +58,7 @@ def main(argv) -> None:
     # ---- state: fresh, or the newest sound checkpoint ---------------------------------------------------------------
     with Checkpointer(workdir / configs.CHECKPOINTS, config.checkpoint.keep) as checkpoints, StopRequest() as stop:
         restored = checkpoints.restore_latest(train_step.abstract_state(config, mesh))
-        state = restored.state if restored else train_step.init_state(config, mesh)
+        state = restored.state if restored else train_step.init_state(config, mesh, start_from(config, mesh))
         for line in (describe(config, mesh, state, text, corpus), *checkpoints.notes):
             print(line, flush=True)
 

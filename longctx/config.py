@@ -236,6 +236,9 @@ class Config:
     """A whole run."""
     name: str = "run"
     seed: int = 0
+    init_from: str = ""                 # a folder of Hugging Face: the model is its own and starts from its weights. Of
+                                        #   model only dtype, param_dtype, remat, position, temperature and those
+                                        #   fields of rope that are not their defaults count
     batch_tokens: int = 8192            # tokens per step, held constant over the stages unless a stage says otherwise
     stages: tuple[StageConfig, ...] = (StageConfig(steps=100),)
     model: ModelConfig = ModelConfig()

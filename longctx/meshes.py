@@ -4,6 +4,8 @@ Axes: `data` and `fsdp` cut the batch (and `fsdp` also stores a share of every w
 cut the sequence (two levels: between pods or nodes, and within one), `tensor` cuts heads, mlp and vocabulary. All are
 Explicit: a sharding is part of an array's type, and a gather is a `gather_weight` that someone wrote.
 """
+import math
+
 import jax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -25,6 +27,9 @@ WHOLE_LSE = P(BATCH, None, "tensor")
 LOGITS = P(BATCH, CONTEXT, "tensor")                  # BTV
 TABLE = P("tensor", None)                             # VD, its fsdp share gathered
 HEAD = P(None, "tensor")                              # DV, its fsdp share gathered
+CACHE = P(None, BATCH, CONTEXT, "tensor", None)       # the slots of stacked layers [layers, B, S, K, H]
+ROWS = P(BATCH, None)                                 # [B, D]: hidden states of one token of each row
+ROW_LOGITS = P(BATCH, "tensor")                       # [B, V]
 REPLICATED = P()
 
 # by the last part of a parameter's path; stacked layers put None in front
@@ -56,6 +61,12 @@ def simulate(count: int, processes: int = 1) -> None:
         raise UserError(f"mesh.simulate={count} must divide by the {processes} processes.")
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", count // processes)
+
+
+def context_shards() -> int:
+    """Into how many parts the mesh of `jax.set_mesh` cuts the sequence."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return math.prod(mesh.shape[axis] for axis in CONTEXT)
 
 
 def make(config: MeshConfig, devices=None) -> jax.sharding.Mesh:

@@ -67,8 +67,8 @@ def learning_rate(config: OptimConfig, stages):
 
 def optimizer(config: OptimConfig):
     """The optax transformation for clipped gradients; its updates still have to be multiplied by the learning rate."""
-    undecayed = ("scale", "bq", "bk", "bv")
-    decays = lambda params: jax.tree.map_with_path(lambda path, _: path[-1].key not in undecayed, params)
+    decayed = lambda name: name not in ("scale", "bq", "bk", "bv", "bo", "sinks") and not name.endswith("bias")
+    decays = lambda params: jax.tree.map_with_path(lambda path, _: decayed(path[-1].key), params)
     return optax.chain(
         optax.scale_by_adam(config.b1, config.b2, config.eps),
         optax.add_decayed_weights(config.weight_decay, mask=decays),

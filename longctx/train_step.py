@@ -13,27 +13,38 @@ from longctx.streaming.step import streamed
 BLOCKS = jax.tree_util.DictKey("blocks")
 
 
-def init_state(config: Config, mesh) -> dict:
+def init_state(config: Config, mesh, params: dict | None = None) -> dict:
     """Fresh state: params and optimiser moments, born in their sharding, and counters.
 
     `step` counts batches seen, `grad_norm` is that of the last good step.
+
+    params: those to start from; what a model has beside them (such as CLEX) is fresh.
     """
     with jax.set_mesh(mesh):
-        shardings = jax.tree.map(lambda x: x.sharding, abstract_state(config, mesh))
-        return jax.jit(lambda: _state(config), out_shardings=shardings)()
+        places, given = jax.tree.map(lambda x: x.sharding, abstract_state(config, mesh)), params or {}
+        absent = {name: place for name, place in places["params"].items() if name not in given}
+        missing = jax.jit(lambda: {name: _fresh(config)[name] for name in absent}, out_shardings=absent)()
+        params = jax.device_put(given, {name: places["params"][name] for name in given}) | missing
+        beside = {name: place for name, place in places.items() if name != "params"}
+        return jax.jit(lambda params: _beside(config, params), out_shardings=beside)(params) | {"params": params}
 
 
-def _state(config: Config) -> dict:
-    params = functional.init(config.model, config.attention, jax.random.key(config.seed))
+def _fresh(config: Config) -> dict:
+    return functional.init(config.model, config.attention, jax.random.key(config.seed))
+
+
+def _beside(config: Config, params: dict) -> dict:
+    """All of the state but the parameters."""
     zero = jnp.zeros((), jnp.int32)
-    return {"params": params, "moments": optim.optimizer(config.optim).init(params), "step": zero,
+    return {"moments": optim.optimizer(config.optim).init(params), "step": zero,
             "skipped": zero, "skipped_in_a_row": zero, "grad_norm": jnp.zeros((), jnp.float32)}
 
 
 def abstract_state(config: Config, mesh):
     """Shapes, dtypes and shardings of the state on `mesh`, with no array made: what a restore needs."""
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        shapes = jax.eval_shape(lambda: _state(config))
+        params = jax.eval_shape(lambda: _fresh(config))
+        shapes = jax.eval_shape(lambda params: _beside(config, params), params) | {"params": params}
 
     def placed(path, x):
         spec = x.sharding.spec if x.sharding else meshes.REPLICATED

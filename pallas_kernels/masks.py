@@ -62,6 +62,11 @@ class Mask:
         """(low, high): in no visible pair of one document is q's position - k's position outside of them."""
         return -_ANY, _ANY
 
+    def memory(self) -> tuple[int, float]:
+        """(first, recent): in every visible pair of one document, the key is among its first `first` positions, or at
+        most `recent` positions before the query. What a cache must keep."""
+        return 0, self.reach()[1]
+
     def __and__(self, other: "Mask") -> "Mask":
         return self if other == Full() else other if self == Full() else And(self, other)
 
@@ -139,6 +144,9 @@ class Sinks(Mask):
 
     def reach(self):
         return 1 - self.count, _ANY
+
+    def memory(self):
+        return self.count, -_ANY
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,6 +227,10 @@ class And(Mask):
         (low1, high1), (low2, high2) = self.left.reach(), self.right.reach()
         return max(low1, low2), min(high1, high2)
 
+    def memory(self):
+        (first1, recent1), (first2, recent2) = self.left.memory(), self.right.memory()
+        return max(first1, first2), min(recent1, recent2)
+
 
 @dataclasses.dataclass(frozen=True)
 class Or(Mask):
@@ -235,6 +247,10 @@ class Or(Mask):
     def reach(self):
         (low1, high1), (low2, high2) = self.left.reach(), self.right.reach()
         return min(low1, low2), max(high1, high2)
+
+    def memory(self):
+        (first1, recent1), (first2, recent2) = self.left.memory(), self.right.memory()
+        return max(first1, first2), max(recent1, recent2)
 
 
 def _chunk(positions, size):

@@ -14,7 +14,7 @@ from longctx import layouts, meshes
 from longctx.config import Config
 from longctx.context_parallel.all_gather import AllGather
 from longctx.context_parallel.lightseq import LightSeq
-from longctx.context_parallel.merge import cast, merge
+from longctx.context_parallel.merge import cast, merge, with_sinks
 from longctx.context_parallel.ring import Ring
 from longctx.context_parallel.rsa import RingSelfAttention
 from longctx.context_parallel.strategy import Local, Plan
@@ -228,9 +228,3 @@ def _positions(segments):
     index = jnp.arange(segments.shape[1], dtype=jnp.int32)[None]
     starts = segments != jnp.pad(segments, ((0, 0), (1, 0)))[:, :-1]
     return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
-
-
-def with_sinks(out, lse, sinks):
-    """(out, lse) with one more key in every softmax: of logit sinks[n], and of no value."""
-    total = jnp.logaddexp(lse, sinks.astype(lse.dtype)[None, None])
-    return (out * jnp.exp(lse - total)[..., None]).astype(out.dtype), total

@@ -5,10 +5,8 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from longctx import meshes
 from longctx.config import AttentionConfig, MemoryConfig, ModelConfig, RopeConfig
 from longctx.loss import target_is_top, token_loss
 from longctx.model.transformer import Transformer
@@ -28,9 +26,14 @@ def init(config: ModelConfig, attention: AttentionConfig, key):
     return nnx.to_pure_dict(nnx.split(Transformer(key, config, attention, _PLAIN), graph=False)[1])
 
 
+def merged(graph, params):
+    """The module: a Transformer."""
+    return nnx.merge(graph, params)
+
+
 def hidden(graph, params, batch: dict, rope: RopeConfig | None = None, length: int | None = None):
     """The merged model, and its hidden states BTD on a batch (data.rows and positions.augment say what one holds)."""
-    model = nnx.merge(graph, params)
+    model = merged(graph, params)
     where = Tokens(batch["positions"], batch["segments"])
     return model, model(batch["tokens"], where, rope, batch.get("stretch"), length)
 
@@ -46,28 +49,10 @@ def nll(graph, params, batch: dict, rope: RopeConfig | None = None):
                       batch["weights"] if tiles else None, tiles)
 
 
-# ---- the parts of the model by themselves, for those who go through it layer by layer
-
 def blocks(graph, params) -> list:
-    """For each kind of layer (weights of one of its layers) -> the layer, a model.block.BLOCKS."""
-    graphs = [nnx.split(block, graph=False)[0] for block in nnx.merge(graph, params).blocks]
-    return [functools.partial(nnx.merge, graph) for graph in graphs]
-
-
-def views(graph, params, positions, rope: RopeConfig, stretch, length: int) -> list:
-    """What each kind of layer sees of int32 positions [B, T] in rows of `length` tokens (positions.view.View)."""
-    return nnx.merge(graph, params)._views(positions, rope, stretch, length)
-
-
-def embedded(graph, params, tokens):
-    """What the first layer is given, BTD."""
-    return nnx.merge(graph, params).embedding(tokens)
-
-
-def last_nll(graph, params, x, targets):
-    """nll from what the last layer gives, BTD."""
-    model = nnx.merge(graph, params)
-    return token_loss(model._to_head(x), model.head_weight(), targets, model.config.logit_soft_cap)
+    """For each kind of layer (weights of one of its layers) -> the layer, one of model.block.BLOCKS."""
+    graphs = [nnx.split(block, graph=False)[0] for block in merged(graph, params).blocks]
+    return [functools.partial(merged, graph) for graph in graphs]
 
 
 def predictions(graph, params, batch: dict, rope: RopeConfig | None = None, length: int | None = None):
@@ -80,10 +65,7 @@ def predictions(graph, params, batch: dict, rope: RopeConfig | None = None, leng
     return token_loss(x, head, batch["targets"], model.config.logit_soft_cap), target_is_top(x, head, batch["targets"])
 
 
-def logits(graph, params, batch: dict, rope: RopeConfig | None = None):
+def logits(graph, params, batch: dict, rope: RopeConfig | None = None, length: int | None = None):
     """All logits, float32 [B, T, V]: for short inputs."""
-    model, x = hidden(graph, params, batch, rope)
-    logits = jnp.einsum("BTD,DV->BTV", x, model.head_weight(), preferred_element_type=jnp.float32,
-                        out_sharding=meshes.LOGITS)
-    cap = model.config.logit_soft_cap
-    return cap * jnp.tanh(logits / cap) if cap else logits
+    model, x = hidden(graph, params, batch, rope, length)
+    return model.logits(x)

@@ -66,8 +66,8 @@ class MLP(TokenWise):
         return biased(x @ w[name], w, name)
 
 
-def biased(y, weights, name: str, rows=...):
-    """y + its bias, if there is one: of these rows of it, the experts of each token."""
+def biased(y, weights, name: str, rows=None):
+    """y + its bias, if there is one; rows: which of its rows each token has, as of its expert."""
     return y + weights[f"{name}_bias"][rows] if f"{name}_bias" in weights else y
 
 

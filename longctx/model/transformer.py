@@ -47,16 +47,13 @@ class Transformer(nnx.Module):
         `rope` replaces the config's own, as the stages of a curriculum do. stretch: of each row, see rope.tables.
         length: what a RoPE scaling takes the rows' to be; default T.
         """
-        rope, length = rope or self.config.rope, length or tokens.shape[1]
-        views = self._views(where.positions, rope, stretch, length)
-        return self._to_head(self._through_blocks(self.embedding(tokens), where, views))
+        kinds, see = self.config.kinds, self.views(rope, length or tokens.shape[1], stretch)
+        views = {kind: see(kind, where.positions) for kind in kinds}
+        attends = [functools.partial(self._attend, views[kind], where) for kind in kinds]
+        return self.through(tokens, attends)[0]
 
-    def _to_head(self, x):
-        x, scale = self.norm(x), self.config.logit_scale
-        return x if scale == 1 else x * jnp.asarray(scale, x.dtype)
-
-    def _views(self, positions, rope, stretch, length):
-        """What the layers of each kind see of positions; made once per step."""
+    def views(self, rope: RopeConfig | None, length: int, stretch=None):
+        """(kind, positions int32 [B, T]) -> View: what the layers of a kind see of positions; for once per step."""
         config = self.config
         learned = jnp.asarray(self.bias_table) if learned_numbers(config.kinds) else None
 
@@ -66,35 +63,59 @@ class Transformer(nnx.Module):
             make = self.clex.tables if rope.scaling == "clex" else rotary.tables
             return make(positions, rope, config.head_size, length, stretch, divisor)
 
-        made = {kind: view(kind, positions, config.heads, functools.partial(tables, kind.rope or rope), learned)
-                for kind in config.kinds}
-        return [made[kind] for kind in config.kinds]
+        return lambda kind, positions: view(
+            kind, positions, config.heads, functools.partial(tables, kind.rope or rope or config.rope), learned)
 
-    def _through_blocks(self, x, where, views):
+    def through(self, tokens, attends):
+        """(hidden states BTD, what the layers of each kind keep) of tokens [B, T].
+
+        attends: for each kind of layer (number of the layer in its kind, q, k, v, scale, soft_cap, sinks) ->
+        (out BTNH, any tree of arrays to keep, which is stacked over the layers).
+        """
+        x, kept = self._through_blocks(self.embedding(tokens), attends)
+        return self.to_head(x), kept
+
+    def to_head(self, x):
+        """What the head is given of what the last layer gives, BTD."""
+        x, scale = self.norm(x), self.config.logit_scale
+        return x if scale == 1 else x * jnp.asarray(scale, x.dtype)
+
+    def _through_blocks(self, x, attends):
         """A scan over groups of one layer of each kind, then the layers that are left over."""
-        def layer(view):
-            see = functools.partial(self._attend, view, where)
-            return checkpointed(lambda x, block: block(x, see)[0], self.config.remat)
+        def layer(attend):
+            run = lambda x, block, at: block(x, functools.partial(attend, at))
+            return checkpointed(run, self.config.remat)
 
-        layers, groups = [layer(view) for view in views], self.config.layers // len(views)
+        layers, groups = [layer(attend) for attend in attends], self.config.layers // len(attends)
 
-        def group(x, blocks):
-            for layer, block in zip(layers, blocks, strict=True):
-                x = layer(x, block)
-            return x, None
+        def group(x, blocks_at):
+            kept, at = [], blocks_at[1]
+            for layer, block in zip(layers, blocks_at[0], strict=True):
+                x, of_layer = layer(x, block, at)
+                kept.append(of_layer)
+            return x, kept
 
         # [:groups] of the kinds that have no layer left over copies nothing
-        x, _ = jax.lax.scan(group, x, [jax.tree.map(lambda w: w[:groups], stack) for stack in self.blocks])
-        for i in range(self.config.layers % len(views)):
-            x = layers[i](x, jax.tree.map(lambda w: w[groups], self.blocks[i]))
-        return x
+        blocks = [jax.tree.map(lambda w: w[:groups], stack) for stack in self.blocks]
+        x, kept = jax.lax.scan(group, x, (blocks, jnp.arange(groups)))
+        for i in range(self.config.layers % len(attends)):
+            x, of_layer = layers[i](x, jax.tree.map(lambda w: w[groups], self.blocks[i]), groups)
+            kept[i] = jax.tree.map(lambda stack, last: jnp.concatenate([stack, last[None]]), kept[i], of_layer)
+        return x, kept
 
-    def _attend(self, view: View, where: Tokens, q, k, v, **how):
+    def _attend(self, view: View, where: Tokens, at, q, k, v, **how):
         """What Attention asks for, by the run's strategy; there is nothing to keep."""
         return context_parallel.attend(
             *view.turned(q, k), v, positions=where.positions, segments=where.segments, mask=view.masks,
             bias=view.bias, table=view.bias_table, head_groups=self.memory.head_groups, **how,
             **dataclasses.asdict(self.attention)), None
+
+    def logits(self, x, out_spec=meshes.LOGITS):
+        """All logits in float32, [..., V] of hidden states [..., D], cut by `out_spec`."""
+        logits = jnp.einsum("...D,DV->...V", x, self.head_weight(), preferred_element_type=jnp.float32,
+                            out_sharding=out_spec)
+        cap = self.config.logit_soft_cap
+        return cap * jnp.tanh(logits / cap) if cap else logits
 
     def head_weight(self):
         """The output head [D, V] in the compute dtype, its fsdp share gathered."""

@@ -16,6 +16,7 @@ SCALINGS = {"none": scaling.none, "linear": scaling.linear, "ntk": scaling.ntk, 
 # the axis of the two members of a pair, once the rotating dimensions are cut into pairs
 PAIRINGS = {"half": -2, "interleaved": -1}
 NEED_ORIGINAL_LENGTH = {"dynamic": 1, "yarn": 1, "longrope": 2, "llama3": 1, "truncated": 1, "clex": 1}   # at least
+BY_LENGTH = frozenset({"dynamic", "longrope", "clex"})         # those that ask for a row's length
 NEED_FOUR_DIMENSIONS = ("ntk", "dynamic", "clex")
 
 

@@ -18,25 +18,40 @@ class View(NamedTuple):
 
     Attributes:
       masks: of each part of the pairs, see methods.Part.
-      tables: of the queries and of the keys of each part; None where nothing rotates.
+      queries, keys: the tables of each part; None where nothing rotates.
+      one_key: whether all parts rotate keys alike.
       bias, bias_table: added to the scores, or None.
       temperature: float32 [B, T], multiplies the queries; None is 1.
     """
     masks: tuple[masks.Mask, ...]
-    tables: tuple[tuple[rope.Table, rope.Table] | None, ...]
+    queries: tuple[rope.Table | None, ...]
+    keys: tuple[rope.Table | None, ...]
+    one_key: bool
     bias: Bias | None
     bias_table: jax.Array | None
     temperature: jax.Array | None
 
     def turned(self, q, k):
         """The queries BTNH and the keys BTKH of every part: what `attend` takes, with `masks`."""
-        wide = [x.astype(jnp.float32) for x in (q, k)]          # gradients of the parts are summed in it
+        return self.turned_queries(q), self.turned_keys(k)
+
+    def turned_queries(self, q):
+        wide = q.astype(jnp.float32)                # gradients of the parts are summed in it
         if self.temperature is not None:
-            wide[0] = wide[0] * self.temperature[:, :, None, None]
-        turn = lambda x, table: x if table is None else rope.rotate(x, table)
-        pairs = [[turn(x, table).astype(q.dtype) for x, table in zip(wide, tables or (None, None), strict=True)]
-                 for tables in self.tables]
-        return tuple(zip(*pairs, strict=True))
+            wide = wide * self.temperature[:, :, None, None]
+        return tuple(_turned(wide, table).astype(q.dtype) for table in self.queries)
+
+    def turned_keys(self, k):
+        wide = k.astype(jnp.float32)
+        return tuple(_turned(wide, table).astype(k.dtype) for table in self.keys)
+
+    def to_cache(self, k):
+        """What a cache keeps of keys BTKH: rotated ones, if all parts rotate them alike."""
+        return self.turned_keys(k)[0] if self.one_key else k
+
+    def from_cache(self, k):
+        """The keys of every part from what a cache has kept, in a View of their positions."""
+        return len(self.keys) * (k,) if self.one_key else self.turned_keys(k)
 
 
 def resolve(kind: LayerConfig, field: str = "model") -> tuple[methods.Method, masks.Mask, Callable]:
@@ -72,9 +87,30 @@ def view(kind: LayerConfig, positions: jax.Array, heads: int, tables: Callable, 
     """
     method, mask, factor = resolve(kind)
     parts, turned = method.parts(), functools.cache(lambda of, divisor: tables(of(positions), divisor))
+    table = lambda of, divisor: turned(of, divisor) if method.rotates else None
     return View(
         masks=tuple(mask & part.mask for part in parts),
-        tables=tuple((turned(part.query, part.divisor), turned(part.key, part.divisor)) if method.rotates else None
-                     for part in parts),
+        queries=tuple(table(part.query, part.divisor) for part in parts),
+        keys=tuple(table(part.key, part.divisor) for part in parts),
+        one_key=len({(part.key, part.divisor) for part in parts}) == 1,
         bias=method.bias, bias_table=learned if method.learned else method.table(heads),
         temperature=factor(positions))
+
+
+def memory(kind: LayerConfig) -> tuple[int, float]:
+    """(first, recent): no layer of this kind sees other keys than the first `first` of a document and those at most
+    `recent` positions before the query.
+
+    Raises:
+      UserError: for a mask under which tokens see later ones.
+    """
+    method, mask, _ = resolve(kind)
+    if mask.reach()[0] < 0:
+        raise UserError(f"model.mask={kind.mask!r} lets tokens see later ones, so that none can be generated; "
+                        f"'causal & ({kind.mask})' does not.")
+    first, recent = zip(*((mask & part.mask).memory() for part in method.parts()), strict=True)
+    return max(first), max(recent)
+
+
+def _turned(x, table: rope.Table | None):
+    return x if table is None else rope.rotate(x, table)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from longctx import meshes
-from longctx.context_parallel.api import with_sinks
+from longctx.context_parallel.merge import with_sinks
 from longctx.streaming import host
 from longctx.streaming.attention import ChunkAttention, Sums, Visits
 from longctx.streaming.host import Stack

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from longctx import meshes
 from longctx.config import Config, RopeConfig
+from longctx.loss import token_loss
 from longctx.model import functional
 from longctx.streaming import host
 from longctx.streaming import layer as one
@@ -59,7 +60,7 @@ class Walk:
                 stream = one.forward(layer, weights, shared, stream, source * self.chunks, (slot + 1) * self.chunks)
             return stream
 
-        _, length, whole, left = self._sections()
+        length, whole, left = self._sections()
         stream = self._embedded()
         if whole:
             stream = jax.lax.fori_loop(0, whole, lambda s, stream: section(s * length, stream, length), stream)
@@ -74,8 +75,12 @@ class Walk:
         def chunk(i, carry):
             value, dy, sums = carry
             here = self._chunk(i)
-            weighted = lambda params, x: (functional.last_nll(self.graph, self.params | params, x, here["targets"])
-                                          * here["weights"]).sum()
+
+            def weighted(params, x):
+                model = self._model(params)
+                nll = token_loss(model.to_head(x), model.head_weight(), here["targets"], model.config.logit_soft_cap)
+                return (nll * here["weights"]).sum()
+
             part, pull = jax.vjp(weighted, gathered, stream.read(self.slots * self.chunks + i))
             grads, dx = pull(share)
             return value + part, dy.write(i, dx), one.added(sums, grads)
@@ -92,7 +97,7 @@ class Walk:
         done), called for every layer from the last to the first; it may change the weights of that one.
         """
         every, shared = self.config.memory.every, self._some(SHARED)
-        _, length, whole, left = self._sections()
+        length, whole, left = self._sections()
 
         def source(first, j):
             return ((first + j) // every if j % every == 0 else self.slots + j % every) * self.chunks
@@ -121,10 +126,9 @@ class Walk:
         return blocks, done, sums | dshared | {"embedding": self._embedding_grads(dy, embedding)}
 
     def _sections(self):
-        """(kinds, layers of a section: whole patterns and whole slots, whole sections, layers left over)."""
-        kinds = len(self.layers)
-        length = max(kinds, self.config.memory.every)
-        return kinds, length, *divmod(self.config.model.layers, length)
+        """(layers of a section, which is whole patterns and whole slots; whole sections; layers left over)."""
+        length = max(len(self.layers), self.config.memory.every)
+        return length, *divmod(self.config.model.layers, length)
 
     def _place(self, first, j: int):
         """(kind, its number among those of the kind) of layer first + j, of the section that begins at `first`."""
@@ -137,7 +141,7 @@ class Walk:
 
     def _embedded(self) -> Stack:
         params = self._gathered(self._some(("embedding",)))
-        embedded = lambda i: functional.embedded(self.graph, self.params | params, self._chunk(i)["tokens"])
+        embedded = lambda i: self._model(params).embedding(self._chunk(i)["tokens"])
         count = (self.slots + self.config.memory.every) * self.chunks
         stream = host.zeros(count, jax.eval_shape(embedded, 0), self._on_host("residual"))
         return jax.lax.fori_loop(0, self.chunks, lambda i, stream: stream.write(i, embedded(i)), stream)
@@ -147,9 +151,13 @@ class Walk:
 
         def chunk(i, sums):
             tokens = self._chunk(i)["tokens"]
-            _, pull = jax.vjp(lambda params: functional.embedded(self.graph, self.params | params, tokens), params)
+            _, pull = jax.vjp(lambda params: self._model(params).embedding(tokens), params)
             return one.added(sums, pull(dy.read(i))[0]["embedding"])
         return jax.lax.fori_loop(0, self.chunks, chunk, sums)
+
+    def _model(self, params: dict):
+        """The module with other `params` of those names."""
+        return functional.merged(self.graph, self.params | params)
 
     def _some(self, names) -> dict:
         return {name: self.params[name] for name in names if name in self.params}
@@ -171,16 +179,17 @@ def walk(graph, config: Config, rope: RopeConfig, params: dict, batch: dict) -> 
     length = batch["tokens"].shape[1]
     chunks = jax.tree.map(functools.partial(_in_chunks, size=config.memory.chunk), batch)
     tokens = Tokens(chunks["positions"], chunks["segments"])
-    views = lambda shared, positions: functional.views(graph, params | shared, positions, rope, stretch, length)
-    blocks = functional.blocks(graph, params)
-    layers = []
-    for kind, seen in enumerate(views({}, tokens.positions[0])):
+
+    def layer(block, kind):
+        def view(shared, positions):
+            return functional.merged(graph, params | shared).views(rope, length, stretch)(kind, positions)
+        seen = view({}, tokens.positions[0])
         specs = tuple(AttentionSpec(mask & masks.Segments(), config.model.attention_scale or None, seen.bias,
                                     config.model.attention_soft_cap, partial=True) for mask in seen.masks)
-        view = lambda shared, positions, kind=kind: views(shared, positions)[kind]
-        attention = ChunkAttention(plan_of_chunks(config), specs)
-        layers.append(one.Layer(blocks[kind], view, attention, tokens, visits(specs, tokens),
-                                kv_on_host="kv" in config.memory.offload))
+        return one.Layer(block, view, ChunkAttention(plan_of_chunks(config), specs), tokens, visits(specs, tokens),
+                         kv_on_host="kv" in config.memory.offload)
+
+    layers = [layer(*each) for each in zip(functional.blocks(graph, params), config.model.kinds, strict=True)]
     return Walk(graph, config, params, chunks, layers)
 
 

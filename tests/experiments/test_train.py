@@ -13,6 +13,7 @@ from tests.experiments.train_helpers import (
     BOUNDARY,
     ROOT,
     STEPS,
+    WORDS,
     assert_same_bits,
     assert_same_losses,
     ended_well,
@@ -103,6 +104,13 @@ def test_four_devices_train_like_one(tiny, run, overrides, shape, tmp_path):
     assert_same_losses(tmp_path, run[0])
 
 
+def test_another_backward_continues_the_run(tiny, run, tmp_path):
+    workdir = rewound(run[0], tmp_path / "run", 8)
+    ended_well(tiny.train(workdir, "memory.backward=streamed", "memory.chunk=32",
+                          "memory.offload=('params','residual')", *EVALS))
+    assert_same_losses(workdir, run[0])
+
+
 # ---- evaluation
 
 def evals(workdir):
@@ -124,6 +132,17 @@ def test_evaluate_with_another_rope(tiny, run, tmp_path):
     rope = ["model.rope.scaling=linear", "model.rope.factor=2"]
     ended_well(tiny.evaluate(workdir, *rope, "eval.tasks=('by_position',)"))
     assert evals(workdir)["by_position"] != evals(run[0])["by_position"]
+
+
+# ---- generation
+
+def test_generate_goes_on_from_a_prompt_on_any_mesh(tiny, run, tmp_path):
+    (tmp_path / "prompt").write_text("the quick brown fox jumps")
+    command = ["-m", "experiments.generate", "--checkpoint", str(run[0]), "--prompt-file", str(tmp_path / "prompt"),
+               "--max-new-tokens", "20", "--chunk", "16"]
+    text = ended_well(tiny.python(*command))
+    assert set(text[:-1]) <= set(" ".join(WORDS)) and len(text) == 21       # a byte each, and the end of the line
+    assert ended_well(tiny.python(*command, "--config.mesh.context=2", "--config.mesh.simulate=2")) == text
 
 
 # ---- what stops a run

@@ -199,7 +199,7 @@ def test_methods_of_one_part_by_a_ring_are_those_of_one_device(text):
 def in_parts(q, k, v, *, mask, parts, **how):
     """api.attend with the pairs cut into parts that are all rotated alike: not at all."""
     cut = [masks.ChunksBefore(8, i, i) for i in range(parts - 1)] + [masks.ChunksBefore(8, parts - 1)]
-    seen = View(tuple(mask & part for part in cut), (None,) * parts, None, None, None)
+    seen = View(tuple(mask & part for part in cut), (None,) * parts, (None,) * parts, True, None, None, None)
     return context_parallel.attend(*seen.turned(q, k), v, mask=seen.masks, **how)
 
 

@@ -1,0 +1,29 @@
+"""Write the newest checkpoint of a run as a folder that Hugging Face's from_pretrained loads.
+
+    python -m experiments.export --workdir DIR --out FOLDER
+
+A run that started from such a folder (init_from) gives its config.json back, its RoPE and length as they are now, and
+its tokenizer; another one becomes a model of the first architecture that can say its settings.
+"""
+from experiments import benchmark, processes
+from experiments import config as configs
+
+
+def main(argv) -> None:
+    parser = benchmark.Parser(description=__doc__.split("\n")[0])
+    parser.add_argument("--workdir", required=True, help="the folder of the run")
+    parser.add_argument("--out", required=True, help="the folder to write, without weights in it")
+    asked = parser.parse_args(argv[1:])
+    config, workdir = configs.from_workdir([argv[0], "--workdir", asked.workdir])
+
+    from longctx import hf, train_step
+    from longctx.checkpoint import load_latest
+    mesh = processes.start(config.mesh)
+    restored = load_latest(workdir / configs.CHECKPOINTS, {"params": train_step.abstract_state(config, mesh)["params"]})
+    longest = max(stage.seq_len for stage in config.stages)
+    hf.save(restored.state, asked.out, config=config.model, source=config.init_from or None, longest=longest)
+    print(f"step {restored.step} of {config.name}: {asked.out}", flush=True)
+
+
+if __name__ == "__main__":
+    configs.run(main)

@@ -1,0 +1,46 @@
+"""The two steps of generation, jitted: tokens read into the cache, and the next one chosen.
+
+Compiled once per shape: prompts are read in chunks of one size, and a generated token is a chunk of one.
+"""
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from longctx import meshes
+from longctx.config import RopeConfig
+from longctx.generation.cache import extend
+from longctx.generation.sampling import sample
+from longctx.model import functional
+from pallas_kernels.masks import Tokens
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(4, 5))
+def read(graph, rope: RopeConfig | None, length: int, params, cache, last, batch: dict):
+    """(cache, last) after one chunk of the prompts.
+
+    last: [B, D], the hidden state of each row's last token; zeros before it was read.
+    batch: [B, T]: tokens, positions, segments (0: past the prompt's end), and `ends`, 1 at each row's last token.
+    """
+    model = functional.merged(graph, params)
+    x, cache = extend(model, batch["tokens"], Tokens(batch["positions"], batch["segments"]), cache, rope, length)
+    here = jnp.einsum("BT,BTD->BD", batch["ends"].astype(x.dtype), x, out_sharding=meshes.ROWS)
+    return cache, last + here
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
+def read_one(graph, rope: RopeConfig | None, length: int, params, cache, tokens, positions):
+    """The same for one more token of every row, at its position; int32 [B] each."""
+    # every context shard takes a column, and all but the first are padding
+    column = lambda x: jax.sharding.reshard(
+        jnp.pad(x[:, None], ((0, 0), (0, meshes.context_shards() - 1))), meshes.TOKENS)
+    one = column(jnp.ones_like(tokens))
+    batch = {"tokens": column(tokens), "positions": column(positions), "segments": one, "ends": one}
+    return read(graph, rope, length, params, cache, 0, batch)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+def choose(graph, params, last, temperature: float, top_p: float, key, step):
+    """The token int32 [B] after each row's `last`; `step` counts them, so that each is drawn by a key of its own."""
+    logits = functional.merged(graph, params).logits(last, meshes.ROW_LOGITS)
+    return sample(jax.sharding.reshard(logits, meshes.REPLICATED), jax.random.fold_in(key, step), temperature, top_p)

@@ -1,0 +1,134 @@
+"""Safetensors files, one or several with an index (tensor -> file) beside them. Knows no model."""
+import dataclasses
+import json
+import math
+import pathlib
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from longctx.errors import UserError
+
+DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16),
+          "F64": np.dtype(np.float64)}
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A tensor on the disk."""
+    path: pathlib.Path
+    name: str
+    code: str                           # of its dtype
+    shape: tuple[int, ...]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Raises UserError for one that no parameter has."""
+        if self.code not in DTYPES:
+            raise UserError(f"{self.path}: {self.name} has dtype {self.code}; known: {', '.join(DTYPES)}.")
+        return DTYPES[self.code]
+
+    def read(self) -> np.ndarray:
+        with safe_open(self.path, "np") as file:
+            return file.get_tensor(self.name)
+
+
+def tensors(folder: pathlib.Path) -> dict[str, Stored]:
+    """Every tensor of the model in a folder.
+
+    Raises:
+      UserError: where there is none, a file is missing, truncated or damaged.
+    """
+    found = {}
+    for path in _paths(folder):
+        found |= _header(path)
+    return found
+
+
+def read_json(path: pathlib.Path) -> dict:
+    """The object in a JSON file. Raises UserError for anything else."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no JSON object.")
+    return content
+
+
+def _paths(folder: pathlib.Path) -> list[pathlib.Path]:
+    if (folder / SINGLE).exists():
+        return [folder / SINGLE]
+    if not (folder / INDEX).exists():
+        pickled = sorted(path.name for path in folder.glob("*.bin"))
+        others = f"; {pickled[0]} is pickled, convert it with save_pretrained of transformers" if pickled else ""
+        raise UserError(f"{folder} holds neither {SINGLE} nor {INDEX}{others}.")
+    named = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(named, dict):
+        raise UserError(f"{folder / INDEX} has no weight_map.")
+    names = sorted(set(named.values()))
+    missing = [name for name in names if not (folder / name).exists()]
+    if missing:
+        raise UserError(f"{folder / INDEX} names files that are missing: {some(missing)}.")
+    return [folder / name for name in names]
+
+
+def _header(path: pathlib.Path) -> dict[str, Stored]:
+    try:
+        with safe_open(path, "np") as file:
+            parts = {name: file.get_slice(name) for name in file.keys()}
+            return {name: Stored(path, name, part.get_dtype(), tuple(part.get_shape()))
+                    for name, part in parts.items()}
+    except SafetensorError as error:
+        raise UserError(f"{path} is truncated or damaged ({error}).") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """A tensor to be written."""
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def write(folder: pathlib.Path, planned: dict[str, Planned], value, max_shard_size: int, active: bool = True) -> None:
+    """Writes a model: one file, or several of at most `max_shard_size` bytes (but for a larger tensor) and an index.
+
+    value: name -> array, called once for each tensor, in order. active: False calls it and writes nothing.
+    """
+    shards = _shards(planned, max_shard_size)
+    names = [SINGLE] if len(shards) == 1 else [f"model-{i:05}-of-{len(shards):05}.safetensors"
+                                               for i in range(1, len(shards) + 1)]
+    for name, shard in zip(names, shards, strict=True):
+        values = {tensor: array for tensor in shard if (array := value(tensor)) is not None and active}
+        if active:
+            save_file(values, folder / name, {"format": "pt"})          # transformers asks for the format
+    if active and len(shards) > 1:
+        where = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
+        total = sum(one.bytes for one in planned.values())
+        index = {"metadata": {"total_size": total}, "weight_map": where}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _shards(planned: dict[str, Planned], max_shard_size: int) -> list[list[str]]:
+    shards, room = [[]], max_shard_size
+    for name, one in planned.items():
+        if one.bytes > room and shards[-1]:
+            shards.append([])
+            room = max_shard_size
+        shards[-1].append(name)
+        room -= one.bytes
+    return shards
+
+
+def some(names, count: int = 4) -> str:
+    """The first few of a list of names, and how many others there are."""
+    names = list(names)
+    rest = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + rest

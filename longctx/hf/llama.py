@@ -1,0 +1,90 @@
+"""Llama 2 and 3, and the decoders that differ from it by settings: Mistral, Qwen 2, Qwen 3, SmolLM3."""
+from longctx.config import LayerConfig, ModelConfig
+from longctx.hf.rope import Dialect
+from longctx.hf.settings import (
+    FULL,
+    SLIDING,
+    Settings,
+    biases,
+    layer_types,
+    layers,
+    model,
+    number_in,
+    windowed,
+    written,
+    written_windows,
+)
+
+ROPE = Dialect()
+SMOLLM3_ROPE = Dialect(base=2_000_000.0)
+
+
+def read_llama(settings: Settings) -> ModelConfig:
+    return model(settings, ROPE, mlp_bias=bool(settings["mlp_bias"]), **biases(settings))
+
+
+def write_llama(config: ModelConfig, longest: int) -> dict:
+    return written(config, ROPE, longest) | {"attention_bias": config.qkv_bias, "mlp_bias": config.mlp_bias}
+
+
+def read_mistral(settings: Settings) -> ModelConfig:
+    return model(settings, ROPE, [windowed(settings["sliding_window"])])
+
+
+def write_mistral(config: ModelConfig, longest: int) -> dict:
+    return written(config, ROPE, longest) | {"sliding_window": number_in(layers(config)[0].mask, "window")}
+
+
+def read_qwen2(settings: Settings) -> ModelConfig:
+    return model(settings, ROPE, _qwen_layers(settings), qkv_bias=True)
+
+
+def write_qwen2(config: ModelConfig, longest: int) -> dict:
+    return written(config, ROPE, longest) | _written_qwen_layers(config)
+
+
+def read_qwen3(settings: Settings) -> ModelConfig:
+    return model(settings, ROPE, _qwen_layers(settings), qk_norm="rms", **biases(settings))
+
+
+def write_qwen3(config: ModelConfig, longest: int) -> dict:
+    return write_qwen2(config, longest) | {"attention_bias": config.qkv_bias}
+
+
+def _qwen_layers(settings: Settings) -> list[LayerConfig]:
+    window = settings["sliding_window"] if settings["use_sliding_window"] else None
+    types = layer_types(settings, lambda i: SLIDING if window and i >= settings["max_window_layers"] else FULL)
+    return [windowed(window if kind == SLIDING else None) for kind in types]
+
+
+def _written_qwen_layers(config: ModelConfig) -> dict:
+    windows = written_windows(config)
+    unseen = windows["layer_types"].index(SLIDING) if SLIDING in windows["layer_types"] else config.layers
+    return windows | {"use_sliding_window": windows["sliding_window"] is not None, "max_window_layers": unseen}
+
+
+def read_smollm3(settings: Settings) -> ModelConfig:
+    window = settings["sliding_window"] if settings["use_sliding_window"] else None
+    rotates = rotating(settings)
+    types = layer_types(settings, lambda i: FULL if rotates[i] else SLIDING)
+    kinds = [windowed(window if kind == SLIDING else None, position="" if rotating else "nope")
+             for kind, rotating in zip(types, rotates, strict=True)]
+    return model(settings, SMOLLM3_ROPE, kinds, mlp_bias=bool(settings["mlp_bias"]), **biases(settings))
+
+
+def write_smollm3(config: ModelConfig, longest: int) -> dict:
+    windows = written_windows(config)
+    return written(config, SMOLLM3_ROPE, longest) | windows | written_rotating(config) | {
+        "use_sliding_window": windows["sliding_window"] is not None, "attention_bias": config.qkv_bias,
+        "mlp_bias": config.mlp_bias}
+
+
+def rotating(settings: Settings) -> list[int]:
+    """For each layer, whether it has RoPE: no_rope_layers, whose name says the opposite."""
+    count = settings["num_hidden_layers"]
+    given = settings.get("no_rope_layers")
+    return (given or [int((i + 1) % settings["no_rope_layer_interval"] != 0) for i in range(count)])[:count]
+
+
+def written_rotating(config: ModelConfig) -> dict:
+    return {"no_rope_layers": [int(layer.position == "rope") for layer in layers(config)]}

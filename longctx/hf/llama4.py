@@ -1,0 +1,66 @@
+"""Llama 4's text model: chunked attention with interleaved RoPE, layers without RoPE and with a temperature, l2 norm of
+q and k, and a mixture of experts with a shared one in some layers."""
+import re
+
+from longctx.config import LayerConfig, ModelConfig
+from longctx.hf import tensors
+from longctx.hf.llama import rotating, written_rotating
+from longctx.hf.rope import Dialect
+from longctx.hf.settings import CHUNKED, FULL, Settings, biases, chunked, layer_types, layers, model, number_in, written
+from longctx.hf.tensors import Names, Piece
+
+ROPE = Dialect(base=500_000.0, pairing="interleaved")
+
+_AT = "feed_forward"
+_ATTENTION = tensors.NORMS | tensors.attention("self_attn")
+DENSE: Names = _ATTENTION | tensors.gated("mlp", _AT)
+EXPERTS: Names = _ATTENTION | tensors.gated("mlp.shared", f"{_AT}.shared_expert") | {
+    "mlp.router": Piece(f"{_AT}.router.weight", "E D -> D E"),
+    "mlp.expert_gate": Piece(f"{_AT}.experts.gate_up_proj", "E D (P F) -> E D F", 2, 0),
+    "mlp.expert_up": Piece(f"{_AT}.experts.gate_up_proj", "E D (P F) -> E D F", 2, 1),
+    "mlp.expert_down": Piece(f"{_AT}.experts.down_proj", "E F D -> E F D")}
+
+
+def read(settings: Settings) -> ModelConfig:
+    """`mlp` is that of the shared expert; dense layers have their own."""
+    rotates = rotating(settings)
+    types = layer_types(settings, lambda i: CHUNKED if rotates[i] else FULL)
+    mixed = _mixed(settings)
+    tuned = settings["attn_temperature_tuning"]
+    temperature = f"llama4({settings['floor_scale']}, {settings['attn_scale']})" if tuned else ""
+    kinds = [chunked(
+        settings["attention_chunk_size"] if types[i] == CHUNKED else None,
+        position="" if rotates[i] else "nope", temperature="" if rotates[i] else temperature,
+        **({"feed_forward": "llama4"} if i in mixed else {"mlp": settings["intermediate_size_mlp"]}))
+        for i in range(settings["num_hidden_layers"])]
+    size = settings["intermediate_size"]
+    experts = {"experts": settings["num_local_experts"], "experts_per_token": settings["num_experts_per_tok"],
+               "expert_mlp": size} if mixed else {}
+    return model(settings, ROPE, kinds, qk_norm="l2" if settings["use_qk_norm"] else "none", **experts,
+                 **biases(settings))
+
+
+def _mixed(settings: Settings) -> set[int]:
+    """The layers with experts."""
+    step, given = settings["interleave_moe_layer_step"], settings.get("moe_layers")
+    return set(range(step - 1, settings["num_hidden_layers"], step) if given is None else given)
+
+
+def write(config: ModelConfig, longest: int) -> dict:
+    kinds = layers(config)
+    sizes = [number_in(layer.mask, "chunked") for layer in kinds]
+    tuned = next((layer.temperature for layer in kinds if layer.temperature.startswith("llama4")), "")
+    numbers = re.findall(r"[\d.]+", tuned.removeprefix("llama4"))
+    settings = written(config, ROPE, longest) | written_rotating(config) | {
+        "attention_chunk_size": next(filter(None, sizes), None),
+        "layer_types": [CHUNKED if size else FULL for size in sizes],
+        "attn_temperature_tuning": bool(tuned), "use_qk_norm": config.qk_norm == "l2",
+        "attention_bias": config.qkv_bias,
+        "moe_layers": [i for i, layer in enumerate(kinds) if layer.feed_forward == "llama4"],
+        "num_local_experts": config.experts or 1, "num_experts_per_tok": config.experts_per_token or 1,
+        "intermediate_size_mlp": next((layer.mlp for layer in kinds if layer.feed_forward != "llama4"), config.mlp)}
+    return settings | ({"floor_scale": int(numbers[0]), "attn_scale": float(numbers[1])} if len(numbers) == 2 else {})
+
+
+def block(config: ModelConfig, kind: LayerConfig) -> Names:
+    return EXPERTS if kind.feed_forward == "llama4" else DENSE

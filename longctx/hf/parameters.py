@@ -1,0 +1,140 @@
+"""Parameters of ours and tensors of a checkpoint, one at a time: what is where, and how it gets there."""
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding
+
+from longctx.config import ModelConfig
+from longctx.errors import UserError
+from longctx.hf.architectures import Architecture
+from longctx.hf.files import Planned, Stored, some
+from longctx.hf.tensors import Piece, blocks
+
+# buffers that old files hold and that say nothing
+_DERIVED = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """One of our arrays, and where it lies: one piece, or where layers are stacked one for each of these."""
+    shape: tuple[int, ...]              # without the axis of layers
+    pieces: tuple[tuple[str, Piece], ...]       # (tensor, which part of it)
+    stacked: bool
+
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        return {name: piece.shape(self.shape) for name, piece in self.pieces}
+
+
+def locate(architecture: Architecture, config: ModelConfig, params):
+    """The tree of Parameters of a tree of arrays, or of their shapes."""
+    kinds = config.kinds
+
+    def one(path, leaf):
+        first, *rest = (str(getattr(key, "key", getattr(key, "idx", None))) for key in path)
+        if first != "blocks":
+            piece = architecture.outside[".".join([first, *rest])]
+            return Parameter(leaf.shape, ((piece.name, piece),), False)
+        kind = int(rest[0])
+        piece = blocks(architecture.block(config, kinds[kind]), architecture.at)[".".join(rest[1:])]
+        layers = range(kind, config.layers, len(kinds))
+        return Parameter(leaf.shape[1:], tuple((piece.name.format(layer=i), piece) for i in layers), True)
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def check(located, stored: dict[str, Stored], tied: str | None, where: str) -> None:
+    """UserError unless the file's tensors are those that the model has, in their shapes.
+
+    tied: the name of an output head that is the embedding, which a file may hold all the same.
+    """
+    expected = {}
+    for parameter in _leaves(located):
+        expected |= parameter.tensors()
+    missing = [name for name in expected if name not in stored]
+    unknown = [name for name in stored if name not in expected and name != tied and not name.endswith(_DERIVED)]
+    shaped = [f"{name} is {list(stored[name].shape)}, not {list(shape)}" for name, shape in expected.items()
+              if name in stored and stored[name].shape != shape]
+    problems = [f"{len(names)} {what}: {some(names)}" for what, names in
+                (("missing", missing), ("unknown", unknown), ("of another shape", shaped)) if names]
+    if problems:
+        raise UserError(f"{where} does not hold the tensors of its config.json: {'; '.join(problems)}.")
+
+
+def load(parameter: Parameter, stored: dict[str, Stored], sharding: NamedSharding, dtype) -> jax.Array:
+    """The array, of which every device gets its share. Host memory beside the result: one tensor of the file and its
+    shares. dtype: None is the file's."""
+    dtype = dtype or functools.reduce(jnp.promote_types, (stored[name].dtype for name, _ in parameter.pieces))
+    if not parameter.stacked:
+        return _read(parameter, 0, stored, sharding, dtype)
+    inner = NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*sharding.spec[1:]))
+    stack = jnp.zeros((len(parameter.pieces), *parameter.shape), dtype, out_sharding=sharding)
+    for i in range(len(parameter.pieces)):
+        stack = _with_layer(stack, _read(parameter, i, stored, inner, dtype), i)
+        stack.block_until_ready()           # else many layers wait in memory
+    return stack
+
+
+def _read(parameter: Parameter, i: int, stored: dict[str, Stored], sharding: NamedSharding, dtype) -> jax.Array:
+    name, piece = parameter.pieces[i]
+    tensor = piece.ours(stored[name].read(), parameter.shape)
+    return jax.make_array_from_callback(parameter.shape, sharding, lambda index: _copied(tensor[index], dtype),
+                                        dtype=dtype)
+
+
+def _copied(part: np.ndarray, dtype) -> np.ndarray:
+    copy = _aligned(part.shape, np.dtype(dtype))
+    copy[...] = part
+    return copy
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array that begins at a multiple of 64 bytes: a CPU device takes it as it is, without a copy."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    raw = np.empty(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start:start + size].view(dtype).reshape(shape)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _with_layer(stack, layer, i):
+    return jax.lax.dynamic_update_index_in_dim(stack, layer, i, 0)
+
+
+@jax.jit
+def _layer(stack, i):
+    return jax.lax.dynamic_index_in_dim(stack, i, 0, keepdims=False)
+
+
+class Tensors:
+    """The tensors of a checkpoint made of our arrays, one at a time."""
+
+    def __init__(self, located, params):
+        self._parts: dict[str, list] = {}               # tensor -> [(piece, array, its layer or None)]
+        self.planned: dict[str, Planned] = {}
+        for parameter, array in zip(_leaves(located), jax.tree.leaves(params), strict=True):
+            shapes = parameter.tensors()
+            for i, (name, piece) in enumerate(parameter.pieces):
+                self._parts.setdefault(name, []).append((piece, array, i if parameter.stacked else None))
+                self.planned[name] = Planned(shapes[name], np.dtype(array.dtype))
+
+    def __call__(self, name: str) -> np.ndarray:
+        """The tensor, gathered from all devices and processes."""
+        tensor = np.empty(self.planned[name].shape, self.planned[name].dtype)
+        for piece, array, i in self._parts[name]:
+            mine = _gathered(array if i is None else _layer(array, i))
+            piece.ours(tensor, mine.shape)[...] = mine
+        return tensor
+
+
+def _gathered(array: jax.Array) -> np.ndarray:
+    if jax.process_count() > 1:
+        return multihost_utils.process_allgather(array, tiled=True)
+    return np.asarray(array)
+
+
+def _leaves(located) -> list[Parameter]:
+    return jax.tree.leaves(located, is_leaf=lambda x: isinstance(x, Parameter))

@@ -1,0 +1,95 @@
+"""generate and stream: prompts of different lengths together, greedy and sampled, on one device and several."""
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from longctx.config import LayerConfig, MeshConfig, RopeConfig
+from longctx.errors import UserError
+from longctx.generation import api, decode
+from tests.longctx.generation.helpers import LENGTH, ONE, TINY, setup, uncached
+
+# a full layer, and one whose ring is shorter than a chunk
+MODEL = dataclasses.replace(TINY, pattern=(LayerConfig(), LayerConfig(mask="causal & (window(5) | sinks(2))")))
+DYNAMIC = dataclasses.replace(TINY, layers=1, rope=RopeConfig(scaling="dynamic", factor=2.0, original_length=8))
+PROMPTS = [np.random.default_rng(n).integers(0, TINY.vocab_size, n) for n in (21, 1, 16)]
+NEW = 12
+
+
+def generate(config=MODEL, mesh_config=ONE, prompts=PROMPTS, count=NEW, **how):
+    mesh, graph, params = setup(config, mesh_config)
+    with jax.set_mesh(mesh):
+        return api.generate(graph, params, prompts, count, **{"chunk": 8, **how})
+
+
+def by_hand(config, prompts, count, length=None):
+    """Greedy tokens, each from a whole forward pass."""
+    tokens, lengths = np.zeros((len(prompts), LENGTH), np.int32), np.array([len(prompt) for prompt in prompts])
+    for row, prompt in zip(tokens, prompts, strict=True):
+        row[:len(prompt)] = prompt
+    rows, start = np.arange(len(prompts)), lengths.copy()
+    for _ in range(count):
+        logits = uncached(config, tokens, lengths, length=length)
+        tokens[rows, lengths] = logits[rows, lengths - 1].argmax(-1)
+        lengths += 1
+    return [row[first:first + count] for row, first in zip(tokens, start, strict=True)]
+
+
+def same(got, want):
+    assert len(got) == len(want)
+    for one, other in zip(got, want, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("mesh_config", [ONE, MeshConfig(context=4), MeshConfig(data=2, context=2)])
+def test_greedy_tokens_are_those_of_the_uncached_model_on_any_mesh(mesh_config):
+    """Three rows on two data shards: one is added, and dropped again."""
+    got = generate(mesh_config=mesh_config)
+    same(got, by_hand(MODEL, PROMPTS, NEW))
+    assert all(row.dtype == np.int32 for row in got) and len({*np.concatenate(got)}) > 3
+
+
+def test_a_scaling_by_length_takes_that_of_the_whole_request():
+    same(generate(DYNAMIC), by_hand(DYNAMIC, PROMPTS, NEW, length=21 + NEW))
+
+
+def test_prompts_of_other_lengths_compile_nothing_again():
+    generate()
+    compiled = decode.read._cache_size(), decode.read_one._cache_size()
+    generate(prompts=[np.resize(prompt, 19) for prompt in PROMPTS], count=18, length=50)
+    assert (decode.read._cache_size(), decode.read_one._cache_size()) == compiled
+
+
+def test_a_row_ends_with_a_stop_token_and_a_stream_with_the_last_row():
+    free = generate()
+    stop = int(free[0][3])
+    cut = [row[:list(row).index(stop) + 1] if stop in row else row for row in free]
+    same(generate(stop=(stop, 31)), [row[:list(row).index(31) + 1] if 31 in row else row for row in cut])
+    mesh, graph, params = setup(MODEL)
+    with jax.set_mesh(mesh):
+        steps = list(api.stream(graph, params, 3 * PROMPTS[:1], NEW, chunk=8, stop=(stop,)))
+    np.testing.assert_array_equal(steps, np.repeat(cut[0][:, None], 3, 1))
+
+
+def test_a_seed_repeats_and_another_differs():
+    how = dict(temperature=1.5, top_p=0.95)
+    one = generate(key=jax.random.key(1), **how)
+    same(generate(key=jax.random.key(1), **how), one)
+    assert any((a != b).any() for a, b in zip(generate(key=jax.random.key(2), **how), one, strict=True))
+    same(generate(temperature=1e-4), generate())
+
+
+@pytest.mark.parametrize("prompts, how, message", [
+    ([], {}, r"prompts=\[\] must hold one"),
+    ([[1], []], {}, r"prompts\[1\] is float64\[0\]; it must be a row of token ids"),
+    ([[0.5]], {}, r"prompts\[0\] is float64\[1\]"),
+    ([[1, 32]], {}, r"prompts\[0\] holds ids from 1 to 32; .* from 0 to 31"),
+    ([[1]], {"count": 0}, "max_new_tokens=0 must be at least 1"),
+    ([[1]], {"chunk": 0}, "chunk=0 must be at least 1"),
+    ([[1]], {"temperature": -1.0}, "temperature=-1.0 must be 0 .* or above"),
+    ([[1]], {"top_p": 0.0}, "top_p=0.0 must be above 0"),
+])
+def test_what_cannot_be_generated(prompts, how, message):
+    with pytest.raises(UserError, match=message):
+        generate(prompts=prompts, **how)
