@@ -36,7 +36,7 @@ AT_LEAST = {
 }
 ABOVE = {"model.norm_eps": 0, "optim.eps": 0}
 FOR_BACKWARD = {"loss_tiles": "autodiff", "head_groups": "autodiff", "chunk": "streamed", "every": "streamed",
-                "offload": "streamed", "clip": "streamed"}      # settings of memory that the others do not have
+                "clip": "streamed"}      # settings of memory that the others do not have
 BELOW = {"seed": 2**63, "optim.b1": 1, "optim.b2": 1}
 
 
@@ -273,6 +273,9 @@ def _check_memory(config: Config) -> None:
             raise UserError(f"memory.{field.name}={value!r} is for memory.backward={wanted!r}, and it is "
                             f"{memory.backward!r}.")
     if memory.backward != "streamed":
+        if other := set(memory.offload) - {"moments"}:
+            raise UserError(f"memory.offload names {min(other)!r}, which is for memory.backward='streamed'; 'autodiff' "
+                            "has 'moments', and model.remat='offload_layer' or 'offload_attention'.")
         return
     length = math.gcd(*(stage.seq_len for stage in config.stages))
     if memory.chunk < 1 or length % memory.chunk or memory.chunk % shards:

@@ -136,12 +136,13 @@ class MemoryConfig:
     chunk: int = 0                      # tokens of each row, over all context shards, that are in work at a time; with
                                         #   attention.layout="striped(chunk / context shards)" neighbours in the row
     every: int = 1                      # of so many layers the input of one is kept, those between are computed again
-    offload: tuple[str, ...] = ()       # what is in the hosts' memory: names in longctx.streaming.host.NAMES
     clip: str = "exact"                 # a name in longctx.streaming.step.CLIPS
-    # for "autodiff"; mlp_tiles for both, and model.remat says what a layer keeps:
+    # for both; of the names of offload, "autodiff" has "moments" alone:
+    offload: tuple[str, ...] = ()       # what is in the hosts' memory: names in longctx.streaming.host.NAMES
     mlp_tiles: int = 1                  # parts of a shard's tokens that go through the feed-forward one after another
-    loss_tiles: int = 0                 # ... through the head, those that have a weight first; parts without any do not
-                                        #   go through it; 0: all tokens at once
+    # for "autodiff", of which model.remat says what a layer keeps, and where:
+    loss_tiles: int = 0                 # parts of them, those that have a weight first, that go through the head one
+                                        #   after another, and those without any not at all; 0: all tokens at once
     head_groups: int = 1                # parts of a shard's key heads, and their query heads, that attend one by one
 
 

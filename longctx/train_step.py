@@ -1,6 +1,9 @@
 """The training state, a nested dict of arrays (donated, checkpointed, restored anywhere), and the one jitted step."""
+import functools
+
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import NamedSharding
 
 from longctx import loss, meshes, optim
@@ -8,7 +11,7 @@ from longctx.config import Config, RopeConfig
 from longctx.model import functional
 from longctx.positions import augment
 from longctx.streaming import host
-from longctx.streaming.step import streamed
+from longctx.streaming.step import others, streamed, updated
 
 BLOCKS = jax.tree_util.DictKey("blocks")
 
@@ -63,9 +66,19 @@ def autodiff(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: 
         return loss.mean_over_tokens(functional.nll(graph, params, batch, rope), batch["weights"])
 
     value, grads = jax.value_and_grad(mean_loss)(state["params"])
+    if config.memory.offload:
+        return updated(config, rate, state, functools.partial(_by_layers, value, grads))
     grads, norm = optim.clipped(grads, config.optim.clip_norm)
     good = jnp.isfinite(value) & jnp.isfinite(norm)
     return *optim.updated(config.optim, rate, grads, state["moments"], state["params"], good), value, norm
+
+
+def _by_layers(value, grads, optimizer, blocks, moments):
+    """As streaming.step.CLIPS, with all gradients there."""
+    norm = optax.tree.norm(grads)
+    factor, good = optimizer.factor(norm), jnp.isfinite(value) & jnp.isfinite(norm)
+    updated = optimizer.layers(blocks, moments, host.stacks(grads["blocks"]), factor, good)
+    return *updated, others(grads), value, norm, factor
 
 
 BACKWARDS = {"autodiff": autodiff, "streamed": streamed}

@@ -23,7 +23,7 @@ POLICIES = {
 
 
 def checkpointed(body, name: str):
-    """`body`, of a layer's input and weights, under jax.checkpoint with the policy called `name`."""
+    """`body`, of a layer's input and more, under jax.checkpoint with the policy called `name`."""
     if POLICIES[name] is None:
         return body
-    return jax.checkpoint(lambda x, block: body(checkpoint_name(x, "layer_input"), block), policy=POLICIES[name])
+    return jax.checkpoint(lambda x, *rest: body(checkpoint_name(x, "layer_input"), *rest), policy=POLICIES[name])

@@ -44,6 +44,13 @@ class Optimizer:
         stacks = stacks._replace(mu=write(stacks.mu, adam.mu), nu=write(stacks.nu, adam.nu))
         return write(blocks, params), (stacks, *rest)
 
+    def layers(self, blocks, moments, grads, factor, good):
+        """The same for all layers; grads: stacks of theirs."""
+        for kind in blocks:
+            update = lambda i, carry, kind=kind: self.layer(*carry, kind, i, host.read(grads[kind], i), factor, good)
+            blocks, moments = jax.lax.fori_loop(0, host.count(blocks[kind]), update, (blocks, moments))
+        return blocks, moments
+
 
 def exact(way: Walk, optimizer: Optimizer, blocks, moments, stream, last_norm):
     """All CLIPS: (blocks, moments, the other parameters' gradients, mean loss, gradient norm, clip factor).
@@ -60,10 +67,7 @@ def exact(way: Walk, optimizer: Optimizer, blocks, moments, stream, last_norm):
     blocks, (buffer, squares), grads = way.backward(blocks, stream, dy, sums, (buffer, jnp.float32(0)), take)
     norm = jnp.sqrt(squares + squared(grads))
     factor, good = optimizer.factor(norm), jnp.isfinite(value) & jnp.isfinite(norm)
-    for kind in blocks:
-        update = lambda i, carry, kind=kind: optimizer.layer(*carry, kind, i, host.read(buffer[kind], i), factor, good)
-        blocks, moments = jax.lax.fori_loop(0, host.count(blocks[kind]), update, (blocks, moments))
-    return blocks, moments, grads, value, norm, factor
+    return *optimizer.layers(blocks, moments, buffer, factor, good), grads, value, norm, factor
 
 
 def exact_twice(way, optimizer, blocks, moments, stream, last_norm):
@@ -98,21 +102,29 @@ CLIPS = {"exact": exact, "exact_twice": exact_twice, "delayed": delayed}
 
 def streamed(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: dict):
     """As longctx.train_step.autodiff; the parameters and moments of state["params"]["blocks"] are updated in place."""
-    params, offload = state["params"], config.memory.offload
-    way = walk(graph, config, rope, params, batch)
-    optimizer = Optimizer(config, rate)
+    way = walk(graph, config, rope, state["params"], batch)
+    clip = CLIPS[config.memory.clip] if config.optim.clip_norm else delayed         # which waits for nothing
+    return updated(config, rate, state, lambda optimizer, blocks, moments: clip(
+        way, optimizer, blocks, moments, way.forward(blocks), state["grad_norm"]))
+
+
+def updated(config: Config, rate, state: dict, step):
+    """(params, moments, mean loss, gradient norm) after step(optimizer, blocks, moments), which is as the CLIPS."""
+    params, offload, optimizer = state["params"], config.memory.offload, Optimizer(config, rate)
     blocks = host.stacks(params["blocks"], "params" in offload)
     stacked = optim.moments_of(state["moments"], lambda tree: host.stacks(tree["blocks"], "moments" in offload))
-    clip = CLIPS[config.memory.clip] if config.optim.clip_norm else delayed         # which waits for nothing
-    blocks, stacked, grads, value, norm, factor = clip(way, optimizer, blocks, stacked, way.forward(blocks),
-                                                       state["grad_norm"])
-    others = lambda tree: {name: leaf for name, leaf in tree.items() if name != "blocks"}
+    blocks, stacked, grads, value, norm, factor = step(optimizer, blocks, stacked)
     good = jnp.isfinite(value) & jnp.isfinite(norm)
     outside, (adam, *rest) = optimizer.updated(others(params), optim.moments_of(state["moments"], others), grads,
                                                factor, good)
     whole = lambda outside, blocks: outside | {"blocks": host.arrays(blocks)}
     moments = adam._replace(mu=whole(adam.mu, stacked[0].mu), nu=whole(adam.nu, stacked[0].nu)), *rest
     return whole(outside, blocks), moments, value, norm
+
+
+def others(tree: dict) -> dict:
+    """Of all parameters, or what there is for each of them, those that are not in blocks."""
+    return {name: leaf for name, leaf in tree.items() if name != "blocks"}
 
 
 def squared(grads):

@@ -8,7 +8,8 @@ from tests.helpers import slow
 from tests.longctx.model.test_transformer import TINY
 from tests.longctx.streaming.test_streamed import assert_as_autodiff, run_of
 
-ALL = MemoryConfig(mlp_tiles=3, loss_tiles=4, head_groups=2)           # 3 does not divide the tokens of a shard
+# 3 does not divide the tokens of a shard
+ALL = MemoryConfig(mlp_tiles=3, loss_tiles=4, head_groups=2, offload=("moments",))
 # two kinds of layers, a bias and sinks by head, biases of the feed-forward, the vocabulary and F cut over `tensor`
 RICH = dataclasses.replace(TINY, heads=8, key_heads=4, mlp_bias=True, learned_sinks=True, logit_soft_cap=5.0,
                            pattern=(LayerConfig(), LayerConfig(position="t5", feed_forward="plain")))

@@ -64,7 +64,7 @@ def assert_as_autodiff(config: Config, mesh=ONE):
 
 
 def streamed(chunk, every=1, clip="exact", offload=()):
-    return MemoryConfig("streamed", chunk, every, offload, clip)
+    return MemoryConfig("streamed", chunk, every, clip, offload)
 
 
 @pytest.mark.canary
