@@ -97,7 +97,7 @@ def attend(q, k, v, *, positions=None, segments=None, mask=_CAUSAL, strategy="ri
         segments = jnp.ones((B, T), jnp.int32)
     else:
         parts = [part & masks.Segments() for part in parts]
-    call = _in_groups if mesh.empty else _on_mesh
+    call = _attend if mesh.empty else _on_mesh
     table = None if table is None else jnp.asarray(table, jnp.float32)
     specs = tuple(AttentionSpec(part, scale, bias, soft_cap, partial=len(parts) > 1) for part in parts)
     out, lse = call(queries, keys, v, Tokens(positions, segments), table, specs, plan)
@@ -157,7 +157,7 @@ def _on_mesh(queries, keys, v, tokens, table, specs, plan):
     def cut(queries, keys, v, tokens, table):
         if table is not None:               # its gradient is the sum over everything that shares it
             table = jax.lax.pcast(table, (*meshes.BATCH, *meshes.CONTEXT), to="varying")
-        return _in_groups(queries, keys, v, tokens, table, specs, plan)
+        return _attend(queries, keys, v, tokens, table, specs, plan)
     out, lse = jax.shard_map(cut, in_specs=(*cuts, None if table is None else meshes.HEAD_TABLE),
                              out_specs=(meshes.HEADS, meshes.LSE))(*args, table)
     if not width:
@@ -171,45 +171,62 @@ def _of_group(heads: tuple[int, int], parts: int) -> list[int]:
     return [count // parts for count in heads]
 
 
-def _in_groups(queries, keys, v, tokens, table, specs, plan):
-    """_attend, of as many key heads and their query heads at a time as the plan is for."""
-    groups = v.shape[2] // plan.key_heads
-    if groups == 1:
-        return _attend(queries, keys, v, tokens, table, specs, plan)
-    cut = lambda x: jnp.moveaxis(x.reshape(*x.shape[:2], groups, -1, x.shape[3]), 2, 0)
-    rows = None if table is None else table.reshape(groups, -1, table.shape[1])
-    attended = lambda group: _attend(*group[:3], tokens, group[3], specs, plan)
-    out, lse = jax.lax.map(attended, (*jax.tree.map(cut, (queries, keys, v)), rows))        # [groups, B, T, ...]
-    return tuple(jnp.moveaxis(x, 0, 2).reshape(*x.shape[1:3], -1, *x.shape[4:]) for x in (out, lse))
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def _attend(queries, keys, v, tokens, table, specs: tuple[AttentionSpec, ...], plan: Plan):
     """(out, lse) of one device's shards; collectives over the context axes where the strategy is not local.
 
-    queries, keys, specs: one for each part of the pairs.
+    queries, keys, specs: one for each part of the pairs. As many heads at a time as the plan is for.
     """
     return _forward(queries, keys, v, tokens, table, specs, plan)[0]
 
 
 def _forward(queries, keys, v, tokens, table, specs, plan):
     strategy = STRATEGIES[plan.strategy](Local(plan.kernel), plan)
-    held = [strategy.exchange(q, k, v, (tokens, tokens), table) for q, k in zip(queries, keys, strict=True)]
-    parts = [strategy.forward(*part[:-1], spec, part[-1]) for part, spec in zip(held, specs, strict=True)]
-    out, lse = cast(functools.reduce(merge, parts), queries[0].dtype)
-    result = checkpoint_name(out, "attention_out"), checkpoint_name(lse, "attention_lse")
+
+    def group(queries, keys, v, table):
+        held = [strategy.exchange(q, k, v, (tokens, tokens), table) for q, k in zip(queries, keys, strict=True)]
+        parts = [strategy.forward(*part[:-1], spec, part[-1]) for part, spec in zip(held, specs, strict=True)]
+        return held, cast(functools.reduce(merge, parts), queries[0].dtype)
+
+    groups = v.shape[2] // plan.key_heads
+    if groups == 1:
+        held, result = group(queries, keys, v, table)
+    else:
+        rows = None if table is None else table.reshape(groups, -1, table.shape[1])
+        held, result = jax.lax.map(lambda x: group(*x), (*_cut_heads((queries, keys, v), groups), rows))
+        result = _joined_heads(result)
+    result = checkpoint_name(result[0], "attention_out"), checkpoint_name(result[1], "attention_lse")
     return result, (held, result)
 
 
 def _backward(specs, plan, saved, cotangent):
     held, result = saved
     strategy, needed = STRATEGIES[plan.strategy](Local(plan.kernel), plan), rows(result, cotangent)
-    parts = [strategy.backward(*part[:-1], spec, needed, part[-1]) for part, spec in zip(held, specs, strict=True)]
-    dqs, dks, *shared = zip(*parts, strict=True)
-    dv, dtable = (functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), grads) for grads in shared)
-    q, k, v, *_ = zip(*held, strict=True)
-    rounded = lambda grads, like: jax.tree.map(lambda g, x: g.astype(x.dtype), grads, like)
-    return rounded(dqs, q), rounded(dks, k), rounded(dv, v[0]), None, dtable
+
+    def group(held, needed):
+        parts = [strategy.backward(*part[:-1], spec, needed, part[-1]) for part, spec in zip(held, specs, strict=True)]
+        dqs, dks, *shared = zip(*parts, strict=True)
+        dv, dtable = (functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), grads) for grads in shared)
+        q, k, v, *_ = zip(*held, strict=True)
+        rounded = lambda grads, like: jax.tree.map(lambda g, x: g.astype(x.dtype), grads, like)
+        return (rounded(dqs, q), rounded(dks, k), rounded(dv, v[0])), dtable
+
+    groups = result[0].shape[2] // plan.heads
+    if groups == 1:
+        grads, dtable = group(held, needed)
+    else:
+        grads, dtable = jax.lax.map(lambda x: group(*x), (held, _cut_heads(needed, groups)))
+        grads, dtable = _joined_heads(grads), jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), dtable)
+    return *grads, None, dtable
+
+
+def _cut_heads(tree, groups: int):
+    """[B, T, heads, ...] -> [groups, B, T, heads / groups, ...]"""
+    return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(*x.shape[:2], groups, -1, *x.shape[3:]), 2, 0), tree)
+
+
+def _joined_heads(tree):
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2).reshape(*x.shape[1:3], -1, *x.shape[4:]), tree)
 
 
 _attend.defvjp(_forward, _backward)
