@@ -98,9 +98,8 @@ def show(records: list[dict]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = benchmark.parser(__doc__.splitlines()[0], "65536", "float32")
+    parser = benchmark.parser(__doc__.splitlines()[0], lengths="65536", rounds=1, out=None, worker=None)
     parser.add_argument("--chunk", type=int, default=4096, help="tokens at a time (default: %(default)s)")
-    parser.set_defaults(rounds=1)
     args = parser.parse_args(argv)
     if args.worker:
         return benchmark_worker.serve(build, args.worker)

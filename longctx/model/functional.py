@@ -26,8 +26,8 @@ def init(config: ModelConfig, attention: AttentionConfig, key):
     return nnx.to_pure_dict(nnx.split(Transformer(key, config, attention, _PLAIN), graph=False)[1])
 
 
-def merged(graph, params):
-    """The module: a Transformer."""
+def merged(graph, params) -> Transformer:
+    """The module."""
     return nnx.merge(graph, params)
 
 
@@ -52,7 +52,7 @@ def nll(graph, params, batch: dict, rope: RopeConfig | None = None):
 def blocks(graph, params) -> list:
     """For each kind of layer (weights of one of its layers) -> the layer, one of model.block.BLOCKS."""
     graphs = [nnx.split(block, graph=False)[0] for block in merged(graph, params).blocks]
-    return [functools.partial(merged, graph) for graph in graphs]
+    return [functools.partial(nnx.merge, graph) for graph in graphs]
 
 
 def predictions(graph, params, batch: dict, rope: RopeConfig | None = None, length: int | None = None):

@@ -57,10 +57,10 @@ def run_of(model, mesh=ONE, memory=AUTODIFF, layout="zigzag", strategy="ring", s
                   attention=AttentionConfig(strategy=strategy, layout=layout))
 
 
-def assert_as_autodiff(config: Config, mesh=ONE):
-    """The same numbers as plain autodiff's on `mesh`."""
+def assert_as_autodiff(config: Config, mesh=ONE, terms=1000):
+    """The same numbers as plain autodiff's on `mesh`, but for the rounding of sums of so many terms."""
     plain = dataclasses.replace(config, memory=AUTODIFF, mesh=mesh, attention=AttentionConfig())
-    assert_close(steps(config), steps(plain), "float32", 1000)
+    assert_close(steps(config), steps(plain), "float32", terms)
 
 
 def streamed(chunk, every=1, clip="exact", offload=()):
@@ -114,7 +114,7 @@ def test_positions_that_are_spread_out_and_a_learned_scaling(augment):
     stage = dataclasses.replace(STAGE, augment=augment, augment_length=4 * T)
     model = dataclasses.replace(TINY, rope=rope, position="self_extend(3, 8)" if augment == "pose" else "rope")
     assert_as_autodiff(run_of(model, MeshConfig(context=2), streamed(8), "striped(4)", stage=stage),
-                       MeshConfig(context=2))
+                       MeshConfig(context=2), terms=B * T * 2 * TINY.heads * TINY.head_size)     # of a learned scaling
 
 
 def test_delayed_clipping_is_by_the_norm_of_the_step_before():
