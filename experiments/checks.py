@@ -3,6 +3,7 @@
 First what the settings alone say, then the names that jax modules know, then the data, then the workdir.
 """
 import dataclasses
+import math
 import operator
 import os
 import pathlib
@@ -25,6 +26,7 @@ AT_LEAST = {
     "model.head_size": 4, "model.logit_soft_cap": 0, "model.attention_soft_cap": 0, "model.attention_scale": 0,
     "model.embedding_scale": 0, "model.experts": 0, "model.experts_per_token": 0, "model.expert_mlp": 0,
     "mesh.data": 1, "mesh.fsdp": 1, "mesh.context_outer": 1, "mesh.context": 1, "mesh.tensor": 1, "mesh.simulate": 0,
+    "memory.mlp_tiles": 1, "memory.loss_tiles": 0, "memory.head_groups": 1, "memory.chunk": 0, "memory.every": 1,
     "optim.learning_rate": 0, "optim.warmup_steps": 0, "optim.final_fraction": 0, "optim.b1": 0, "optim.b2": 0,
     "optim.weight_decay": 0, "optim.clip_norm": 0, "optim.max_bad_steps": 1,
     "checkpoint.every_steps": 1, "checkpoint.keep": 1, "log.every_steps": 1,
@@ -33,6 +35,8 @@ AT_LEAST = {
     "extend.tune_learning_rate": 0,
 }
 ABOVE = {"model.norm_eps": 0, "optim.eps": 0}
+FOR_BACKWARD = {"loss_tiles": "autodiff", "head_groups": "autodiff", "chunk": "streamed", "every": "streamed",
+                "clip": "streamed"}      # settings of memory that the others do not have
 BELOW = {"seed": 2**63, "optim.b1": 1, "optim.b2": 1}
 
 
@@ -63,6 +67,7 @@ def check_settings(config: Config) -> tuple[curriculum.Stage, ...]:
     stages = curriculum.plan(config)
     _check_lengths(config)
     _check_names(config)
+    _check_memory(config)
     _check_augmentations(config)
     return stages
 
@@ -144,6 +149,11 @@ def _check_model(config: Config) -> None:
         if size % parts:
             works = -(-size // parts) * parts
             raise UserError(f"model.{field}={size} must divide by mesh.{axis}={parts}; {works} works.")
+    key_heads, groups = model.key_heads // mesh.tensor, config.memory.head_groups
+    if key_heads % groups:
+        divisors = ", ".join(str(n) for n in range(1, key_heads + 1) if key_heads % n == 0)
+        raise UserError(f"memory.head_groups={groups} must divide the {key_heads} key heads of a tensor shard; "
+                        f"{divisors} would.")
     _check_feed_forward(config)
     if 0 < mesh.simulate < mesh.devices:
         raise UserError(f"mesh.simulate={mesh.simulate} is too few for the mesh ({mesh}); {mesh.devices} works.")
@@ -218,6 +228,9 @@ def _check_names(config: Config) -> None:
     from longctx.model.remat import POLICIES
     from longctx.positions import view
     from longctx.positions.augment import AUGMENTATIONS
+    from longctx.streaming import host
+    from longctx.streaming.step import CLIPS
+    from longctx.train_step import BACKWARDS
     from pallas_kernels.attention.api import IMPLEMENTATIONS
     names = [
         ("model.block", config.model.block, BLOCKS),
@@ -227,6 +240,9 @@ def _check_names(config: Config) -> None:
         ("model.remat", config.model.remat, POLICIES),
         ("attention.kernel", config.attention.kernel, {"auto", *IMPLEMENTATIONS}),
         ("attention.strategy", config.attention.strategy, context_parallel.STRATEGIES),
+        ("memory.backward", config.memory.backward, BACKWARDS),
+        ("memory.clip", config.memory.clip, CLIPS),
+        *((f"memory.offload[{i}]", name, host.NAMES) for i, name in enumerate(config.memory.offload)),
         ("optim.schedule", config.optim.schedule, optim.SCHEDULES),
         *((f"stages[{i}].lr", stage.lr, optim.LR_TREATMENTS) for i, stage in enumerate(config.stages)),
         *((f"stages[{i}].augment", stage.augment, AUGMENTATIONS) for i, stage in enumerate(config.stages)),
@@ -243,6 +259,37 @@ def _check_names(config: Config) -> None:
         for part in method.parts():
             context_parallel.check(context_parallel.plan_of(config), mask & part.mask)
     view.learned_numbers(config.model.kinds)
+
+
+def _check_memory(config: Config) -> None:
+    """Settings of one backward only, sizes that divide, and what the streamed one asks of patterns and strategies."""
+    from longctx.context_parallel import api as context_parallel
+    from longctx.streaming.attention import plan_of_chunks
+    from pallas_kernels import masks
+    memory, shards, kinds = config.memory, config.mesh.context_shards, len(config.model.kinds)
+    for field in dataclasses.fields(memory):
+        value, wanted = getattr(memory, field.name), FOR_BACKWARD.get(field.name, memory.backward)
+        if value != field.default and memory.backward != wanted:
+            raise UserError(f"memory.{field.name}={value!r} is for memory.backward={wanted!r}, and it is "
+                            f"{memory.backward!r}.")
+    if memory.backward != "streamed":
+        if other := set(memory.offload) - {"moments"}:
+            raise UserError(f"memory.offload names {min(other)!r}, which is for memory.backward='streamed'; 'autodiff' "
+                            "has 'moments', and model.remat='offload_layer' or 'offload_attention'.")
+        return
+    length = math.gcd(*(stage.seq_len for stage in config.stages))
+    if memory.chunk < 1 or length % memory.chunk or memory.chunk % shards:
+        works = max(size for size in range(shards, length + 1, shards) if length % size == 0 and size <= 4096 * shards)
+        raise UserError(f"memory.chunk={memory.chunk} must divide the length of every stage, and be a multiple of the "
+                        f"{shards} context shards; {works} works.")
+    if kinds % memory.every and memory.every % kinds:
+        raise UserError(f"memory.every={memory.every} must divide the {kinds} kinds of layers of model.pattern, or be "
+                        f"a multiple of them; 1 and {kinds} work.")
+    for kind in config.model.kinds:
+        try:
+            context_parallel.check(plan_of_chunks(config), masks.parse(kind.mask))
+        except UserError as error:
+            raise UserError(f"memory.backward='streamed': {error}") from error
 
 
 def _load_data(config: Config, stages) -> tuple[sources.Corpus, tokenizers.Tokenizer]:

@@ -27,6 +27,7 @@ def run(config: Config, mesh, params, rope: RopeConfig, documents, tokenizer, wo
     from experiments.metrics import dump
     from longctx.evals.api import EVALS
     from longctx.evals.predictor import predictor
+    params = jax.tree.map(lambda x: jax.device_put(x, x.sharding.with_memory_kind("device")), params)
     predict, results = predictor(config, mesh, params, rope), {}
     for task in config.eval.tasks:
         start = time.monotonic()

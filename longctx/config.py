@@ -129,6 +129,24 @@ class AttentionConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MemoryConfig:
+    """How a training step spends memory; none of these changes what it computes, but for clip="delayed"."""
+    backward: str = "autodiff"          # a name in longctx.train_step.BACKWARDS
+    # for "streamed":
+    chunk: int = 0                      # tokens of each row, over all context shards, that are in work at a time; with
+                                        #   attention.layout="striped(chunk / context shards)" neighbours in the row
+    every: int = 1                      # of so many layers the input of one is kept, those between are computed again
+    clip: str = "exact"                 # a name in longctx.streaming.step.CLIPS
+    # for both; of the names of offload, "autodiff" has "moments" alone:
+    offload: tuple[str, ...] = ()       # what is in the hosts' memory: names in longctx.streaming.host.NAMES
+    mlp_tiles: int = 1                  # parts of a shard's tokens that go through the feed-forward one after another
+    # for "autodiff", of which model.remat says what a layer keeps, and where:
+    loss_tiles: int = 0                 # parts of them, those that have a weight first, that go through the head one
+                                        #   after another, and those without any not at all; 0: all tokens at once
+    head_groups: int = 1                # parts of a shard's key heads, and their query heads, that attend one by one
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Where the text comes from and how it becomes tokens."""
     path: str = "stdlib"                # .txt .md .py .jsonl (also .gz) file or folder; "stdlib": Python's own library
@@ -227,6 +245,7 @@ class Config:
     model: ModelConfig = ModelConfig()
     mesh: MeshConfig = MeshConfig()
     attention: AttentionConfig = AttentionConfig()
+    memory: MemoryConfig = MemoryConfig()
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

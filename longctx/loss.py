@@ -3,29 +3,48 @@ import jax
 import jax.numpy as jnp
 
 from longctx import meshes
+from longctx.tiles import tiled
 from pallas_kernels.cross_entropy.api import head_scores
 from pallas_kernels.cross_entropy.reference import target_logit
 from pallas_kernels.cross_entropy.spec import CrossEntropySpec, capped
 
 
-def token_loss(x, head, targets, soft_cap: float = 0.0):
+def token_loss(x, head, targets, soft_cap: float = 0.0, weights=None, tiles: int = 1):
     """Negative log-likelihood in nats of each target, float32 [B, T].
 
     x: hidden states BTD; head: [D, V] cut over `tensor` in V; targets: int32 [B, T]. Runs under jax.set_mesh.
+    weights: [B, T]; given, tokens of weight 0 have loss 0, and of `tiles` parts of a shard's tokens, those that have
+    a weight in front, as many go through the head as it takes for these (Long-VITA's masked logits).
     """
-    def local(x, head, targets):
+    def local(x, head, targets, *weights):
         shape, offset = targets.shape, jax.lax.axis_index("tensor") * head.shape[1]
         # the kernel wants its inputs typed alike; the transposes sum over these axes
         x = jax.lax.pcast(x, "tensor", to="varying")
         head = jax.lax.pcast(head, (*meshes.BATCH, *meshes.CONTEXT), to="varying")
-        score, lse = head_scores(x.reshape(-1, x.shape[-1]), head, (targets - offset).reshape(-1),
-                                 CrossEntropySpec(soft_cap))
+        scores = lambda head, x, targets: head_scores(x, head, targets, CrossEntropySpec(soft_cap))
+        scores = _of_weighted(scores, *weights, tiles) if weights else scores
+        score, lse = scores(head, x.reshape(-1, x.shape[-1]), (targets - offset).reshape(-1))
         top = jax.lax.pmax(jax.lax.stop_gradient(lse), "tensor")
         lse = top + jnp.log(jax.lax.psum(jnp.exp(lse - top), "tensor"))          # parts of the vocabulary, merged
-        return (lse - jax.lax.psum(score, "tensor")).reshape(shape)
+        nll = (lse - jax.lax.psum(score, "tensor")).reshape(shape)
+        return jnp.where(weights[0] != 0, nll, 0.0) if weights else nll
 
     specs = (meshes.HIDDEN, meshes.HEAD, meshes.TOKENS)
-    return jax.shard_map(local, in_specs=specs, out_specs=meshes.TOKENS)(x, head, targets)
+    given = () if weights is None else (weights,)
+    return jax.shard_map(local, in_specs=specs + (meshes.TOKENS,) * len(given), out_specs=meshes.TOKENS)(
+        x, head, targets, *given)
+
+
+def _of_weighted(scores, weights, tiles: int):
+    """`scores` of the tokens that have a weight, in tiles; of the others they are anything finite."""
+    counted = weights.reshape(-1) != 0
+    order = jnp.argsort(~counted, stable=True)
+    moved = lambda a, order: a.at[order].get(mode="promise_in_bounds", unique_indices=True)
+
+    def of_weighted(head, x, targets):
+        sorted_scores = tiled(scores, head, moved(x, order), (moved(targets, order),), tiles, counted.sum())
+        return jax.tree.map(lambda a: moved(a, jnp.argsort(order)), sorted_scores)
+    return of_weighted
 
 
 def target_is_top(x, head, targets, chunk: int = 1024):

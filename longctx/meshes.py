@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from longctx.config import MeshConfig
 from longctx.errors import UserError
 
+AXES = tuple(MeshConfig().axes)
 BATCH = ("data", "fsdp")
 CONTEXT = ("context_outer", "context")
 
@@ -23,7 +24,6 @@ LSE = P(BATCH, CONTEXT, "tensor")                     # BTN
 HEAD_TABLE = P("tensor", None)                        # [N, D]: numbers of each query head
 WHOLE_HEADS = P(BATCH, None, "tensor", None)          # the same two where T does not divide by the context shards
 WHOLE_LSE = P(BATCH, None, "tensor")
-MLP = P(BATCH, CONTEXT, "tensor")                     # BTF
 LOGITS = P(BATCH, CONTEXT, "tensor")                  # BTV
 TABLE = P("tensor", None)                             # VD, its fsdp share gathered
 HEAD = P(None, "tensor")                              # DV, its fsdp share gathered
@@ -100,6 +100,14 @@ def weight_spec(name: str) -> P:
 def gather_weight(w: jax.Array, name: str) -> jax.Array:
     """The weight with its `fsdp` share gathered: the all-gather of FSDP, whose transpose scatters the gradient back."""
     return jax.sharding.reshard(w, P(*(None if axis == "fsdp" else axis for axis in WEIGHTS[name])))
+
+
+def gather_weights(weights: dict, dtype) -> dict:
+    """A tree of weights with every share of them gathered: those that have one in `dtype`, in which they are used."""
+    def gathered(path, w):
+        name = path[-1].key
+        return gather_weight(w.astype(dtype), name) if "fsdp" in WEIGHTS[name] else w
+    return jax.tree.map_with_path(gathered, weights)
 
 
 def data_shard(mesh: jax.sharding.Mesh) -> tuple[int, int]:

@@ -75,10 +75,31 @@ def optimizer(config: OptimConfig):
         optax.scale(-1.0))
 
 
+def updated(config: OptimConfig, rate, grads, moments, params, good):
+    """(params, moments) after one step of AdamW at a learning rate; as they were where `good` is false.
+
+    Any part of the parameters will do, with the same part of the moments.
+    """
+    updates, new_moments = optimizer(config).update(grads, moments, params)
+    new_params = jax.tree.map(lambda p, u: p + (rate * u).astype(p.dtype), params, updates)
+    return jax.tree.map(lambda new, old: jnp.where(good, new, old), (new_params, new_moments), (params, moments))
+
+
+def moments_of(moments, pick):
+    """The moments of a part of the parameters: pick takes it from a tree of all of them. Counts are shared."""
+    adam, *rest = moments
+    return adam._replace(mu=pick(adam.mu), nu=pick(adam.nu)), *rest
+
+
+def clip_factor(norm, max_norm: float):
+    """What scales gradients of that global norm to max_norm at most."""
+    return jnp.minimum(1.0, max_norm / jnp.maximum(norm, 1e-30))
+
+
 def clipped(grads, max_norm: float):
     """(gradients scaled to a global norm of at most max_norm, the norm before); max_norm 0 leaves them alone."""
     norm = optax.tree.norm(grads)
     if not max_norm:
         return grads, norm
-    factor = jnp.minimum(1.0, max_norm / jnp.maximum(norm, 1e-30))
+    factor = clip_factor(norm, max_norm)
     return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads), norm

@@ -1,24 +1,35 @@
 """The training state, a nested dict of arrays (donated, checkpointed, restored anywhere), and the one jitted step."""
+import functools
+
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import NamedSharding
 
 from longctx import loss, meshes, optim
-from longctx.config import Config, OptimConfig, RopeConfig
+from longctx.config import Config, RopeConfig
 from longctx.model import functional
 from longctx.positions import augment
+from longctx.streaming import host
+from longctx.streaming.step import others, streamed, updated
+
+BLOCKS = jax.tree_util.DictKey("blocks")
 
 
 def init_state(config: Config, mesh, params: dict | None = None) -> dict:
-    """Fresh state: params and optimiser moments, born in their sharding, and counters. `step` counts batches seen.
+    """Fresh state: params and optimiser moments, born in their sharding, and counters.
+
+    `step` counts batches seen, `grad_norm` is that of the last good step.
 
     params: those to start from; what a model has beside them (such as CLEX) is fresh.
     """
     with jax.set_mesh(mesh):
-        given = params or {}
-        missing = jax.jit(lambda: {name: x for name, x in _fresh(config).items() if name not in given})()
-        params = given | missing
-        return jax.jit(lambda params: _beside(config, params))(params) | {"params": params}
+        places, given = jax.tree.map(lambda x: x.sharding, abstract_state(config, mesh)), params or {}
+        absent = {name: place for name, place in places["params"].items() if name not in given}
+        missing = jax.jit(lambda: {name: _fresh(config)[name] for name in absent}, out_shardings=absent)()
+        params = jax.device_put(given, {name: places["params"][name] for name in given}) | missing
+        beside = {name: place for name, place in places.items() if name != "params"}
+        return jax.jit(lambda params: _beside(config, params), out_shardings=beside)(params) | {"params": params}
 
 
 def _fresh(config: Config) -> dict:
@@ -29,19 +40,51 @@ def _beside(config: Config, params: dict) -> dict:
     """All of the state but the parameters."""
     zero = jnp.zeros((), jnp.int32)
     return {"moments": optim.optimizer(config.optim).init(params), "step": zero,
-            "skipped": zero, "skipped_in_a_row": zero}
+            "skipped": zero, "skipped_in_a_row": zero, "grad_norm": jnp.zeros((), jnp.float32)}
 
 
 def abstract_state(config: Config, mesh):
     """Shapes, dtypes and shardings of the state on `mesh`, with no array made: what a restore needs."""
-    with jax.set_mesh(mesh):
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         params = jax.eval_shape(lambda: _fresh(config))
         shapes = jax.eval_shape(lambda params: _beside(config, params), params) | {"params": params}
-    spec = lambda x: x.sharding.spec if x.sharding else meshes.REPLICATED
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec(x))), shapes)
+
+    def placed(path, x):
+        spec = x.sharding.spec if x.sharding else meshes.REPLICATED
+        leaves = path[0].key in config.memory.offload and BLOCKS in path and host.may_leave(x)
+        sharding = NamedSharding(mesh, spec, memory_kind="pinned_host" if leaves else "device")
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    return jax.tree.map_with_path(placed, shapes)
 
 
-def train_step(graph, config: OptimConfig, rate, rope: RopeConfig | None, state: dict, batch: dict):
+def autodiff(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: dict):
+    """All BACKWARDS: (params, moments, mean loss, gradient norm) after one step at a learning rate.
+
+    Where the loss or the norm is not finite, parameters and moments are as they were.
+    """
+    def mean_loss(params):
+        return loss.mean_over_tokens(functional.nll(graph, params, batch, rope), batch["weights"])
+
+    value, grads = jax.value_and_grad(mean_loss)(state["params"])
+    if config.memory.offload:
+        return updated(config, rate, state, functools.partial(_by_layers, value, grads))
+    grads, norm = optim.clipped(grads, config.optim.clip_norm)
+    good = jnp.isfinite(value) & jnp.isfinite(norm)
+    return *optim.updated(config.optim, rate, grads, state["moments"], state["params"], good), value, norm
+
+
+def _by_layers(value, grads, optimizer, blocks, moments):
+    """As streaming.step.CLIPS, with all gradients there."""
+    norm = optax.tree.norm(grads)
+    factor, good = optimizer.factor(norm), jnp.isfinite(value) & jnp.isfinite(norm)
+    updated = optimizer.layers(blocks, moments, host.stacks(grads["blocks"]), factor, good)
+    return *updated, others(grads), value, norm, factor
+
+
+BACKWARDS = {"autodiff": autodiff, "streamed": streamed}
+
+
+def train_step(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: dict):
     """One step of AdamW on the weighted mean loss of a batch; rate: step -> learning rate.
 
     Where the loss or the gradient norm is not finite, parameters and moments stay as they are and the step is counted
@@ -51,37 +94,33 @@ def train_step(graph, config: OptimConfig, rate, rope: RopeConfig | None, state:
       (state, metrics): metrics are float32 or int32 scalars: loss (nats per token), grad_norm, learning_rate, weight
       (sum of token weights), skipped, skipped_in_a_row.
     """
-    def mean_loss(params):
-        return loss.mean_over_tokens(functional.nll(graph, params, batch, rope), batch["weights"])
-
-    value, grads = jax.value_and_grad(mean_loss)(state["params"])
-    grads, norm = optim.clipped(grads, config.clip_norm)
-    updates, moments = optim.optimizer(config).update(grads, state["moments"], state["params"])
     lr = rate(state["step"])
-    params = jax.tree.map(lambda p, u: p + (lr * u).astype(p.dtype), state["params"], updates)
+    params, moments, value, norm = BACKWARDS[config.memory.backward](graph, config, lr, rope, state, batch)
     good = jnp.isfinite(value) & jnp.isfinite(norm)
-    keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
     bad = 1 - good.astype(jnp.int32)
-    state = {
-        "params": keep(params, state["params"]), "moments": keep(moments, state["moments"]), "step": state["step"] + 1,
-        "skipped": state["skipped"] + bad, "skipped_in_a_row": (state["skipped_in_a_row"] + bad) * bad}
+    state = {"params": params, "moments": moments, "step": state["step"] + 1,
+             "skipped": state["skipped"] + bad, "skipped_in_a_row": (state["skipped_in_a_row"] + bad) * bad,
+             "grad_norm": jnp.where(good, norm, state["grad_norm"])}
     metrics = {"loss": value, "grad_norm": norm, "learning_rate": lr, "weight": batch["weights"].sum(),
                "skipped": state["skipped"], "skipped_in_a_row": state["skipped_in_a_row"]}
     return state, metrics
 
 
-def compile_step(config: Config, rate, stage, mesh):
-    """The step of a data.curriculum.Stage, compiled ahead for its shapes: (state, batch) -> (state, metrics)."""
-    with jax.set_mesh(mesh):
-        graph = functional.graph(config.model, config.attention)
+def compile_step(config: Config, rate, stage, mesh, platform: str | None = None):
+    """The step of a data.curriculum.Stage, compiled ahead for its shapes: (state, batch) -> (state, metrics).
+
+    platform: "tpu" or "cuda" where the devices of the mesh are not here but described by jax's topologies.
+    """
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        graph = functional.graph(config.model, config.attention, config.memory)
 
         def step(state, batch):
             key = jax.random.fold_in(jax.random.key(config.seed), state["step"])
             batch = augment.augmented(batch, key, stage.augment, stage.augment_length)
-            return train_step(graph, config.optim, rate, stage.rope, state, batch)
+            return train_step(graph, config, rate, stage.rope, state, batch)
 
         args = abstract_state(config, mesh), abstract_batch(stage, mesh)
-        return jax.jit(step, donate_argnums=0).lower(*args).compile()
+        return jax.jit(step, donate_argnums=0).trace(*args).lower(lowering_platforms=platform and (platform,)).compile()
 
 
 def abstract_batch(stage, mesh) -> dict:

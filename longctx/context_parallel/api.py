@@ -44,7 +44,8 @@ _CAUSAL = masks.Causal()
 
 
 def attend(q, k, v, *, positions=None, segments=None, mask=_CAUSAL, strategy="ring", kernel="auto", layout=None,
-           scale=None, soft_cap=0.0, bias=None, table=None, sinks=None, grads_dtype="float32", with_lse=False):
+           scale=None, soft_cap=0.0, bias=None, table=None, sinks=None, grads_dtype="float32", head_groups=1,
+           with_lse=False):
     """Attention of a sequence whose T axis is cut over the mesh's context axes (and B, heads over the other axes).
 
     Call it under `jax.set_mesh(meshes.make(...))`, in jit or eagerly, or without a mesh for a single device.
@@ -66,6 +67,7 @@ def attend(q, k, v, *, positions=None, segments=None, mask=_CAUSAL, strategy="ri
       bias, table: of pallas_kernels.attention.bias, such as Alibi(), and its numbers [N, D]; differentiable.
       sinks: [N], learned logits of a key without value that every token sees (gpt-oss); differentiable.
       grads_dtype: in which dK and dV travel between devices.
+      head_groups: so many groups of a device's key heads, with their query heads, attend one after another.
 
     Returns:
       out [B, T, N, H] in q's dtype; with_lse: (out, lse float32 [B, T, N]).
@@ -86,8 +88,9 @@ def attend(q, k, v, *, positions=None, segments=None, mask=_CAUSAL, strategy="ri
         positions = jnp.broadcast_to(_order(layout, T, shards[0] * shards[1], segments).astype(np.int32), (B, T))
     elif layout not in (None, "contiguous"):
         layouts.check(layout, T, shards[0] * shards[1])
-    plan = Plan("local" if shards == (1, 1) else strategy, kernel, shards, N // sizes["tensor"],
-                v.shape[2] // sizes["tensor"], layout, segments is not None, grads_dtype)
+    heads = _of_group((N, v.shape[2]), sizes["tensor"] * head_groups)
+    plan = Plan("local" if shards == (1, 1) else strategy, kernel, shards, *heads, layout, segments is not None,
+                grads_dtype)
     for part in parts:
         check(plan, part)
     if segments is None:
@@ -125,8 +128,9 @@ def plan_of(config: Config) -> Plan:
     """How the model of a run cuts its attention."""
     model, how, mesh = config.model, config.attention, config.mesh
     shards = mesh.context_outer, mesh.context
-    return Plan("local" if shards == (1, 1) else how.strategy, how.kernel, shards, model.heads // mesh.tensor,
-                model.key_heads // mesh.tensor, how.layout, True, how.grads_dtype)
+    heads = _of_group((model.heads, model.key_heads), mesh.tensor * config.memory.head_groups)
+    return Plan("local" if shards == (1, 1) else how.strategy, how.kernel, shards, *heads, how.layout, True,
+                how.grads_dtype)
 
 
 def check(plan: Plan, mask: masks.Mask) -> None:
@@ -162,33 +166,67 @@ def _on_mesh(queries, keys, v, tokens, table, specs, plan):
     return tuple(x[:, :-width] for x in whole)
 
 
+def _of_group(heads: tuple[int, int], parts: int) -> list[int]:
+    """[query heads, key heads] of one of so many parts of them."""
+    return [count // parts for count in heads]
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def _attend(queries, keys, v, tokens, table, specs: tuple[AttentionSpec, ...], plan: Plan):
     """(out, lse) of one device's shards; collectives over the context axes where the strategy is not local.
 
-    queries, keys, specs: one for each part of the pairs.
+    queries, keys, specs: one for each part of the pairs. As many heads at a time as the plan is for.
     """
     return _forward(queries, keys, v, tokens, table, specs, plan)[0]
 
 
 def _forward(queries, keys, v, tokens, table, specs, plan):
     strategy = STRATEGIES[plan.strategy](Local(plan.kernel), plan)
-    held = [strategy.exchange(q, k, v, (tokens, tokens), table) for q, k in zip(queries, keys, strict=True)]
-    parts = [strategy.forward(*part[:-1], spec, part[-1]) for part, spec in zip(held, specs, strict=True)]
-    out, lse = cast(functools.reduce(merge, parts), queries[0].dtype)
-    result = checkpoint_name(out, "attention_out"), checkpoint_name(lse, "attention_lse")
+
+    def group(queries, keys, v, table):
+        held = [strategy.exchange(q, k, v, (tokens, tokens), table) for q, k in zip(queries, keys, strict=True)]
+        parts = [strategy.forward(*part[:-1], spec, part[-1]) for part, spec in zip(held, specs, strict=True)]
+        return held, cast(functools.reduce(merge, parts), queries[0].dtype)
+
+    groups = v.shape[2] // plan.key_heads
+    if groups == 1:
+        held, result = group(queries, keys, v, table)
+    else:
+        rows = None if table is None else table.reshape(groups, -1, table.shape[1])
+        held, result = jax.lax.map(lambda x: group(*x), (*_cut_heads((queries, keys, v), groups), rows))
+        result = _joined_heads(result)
+    result = checkpoint_name(result[0], "attention_out"), checkpoint_name(result[1], "attention_lse")
     return result, (held, result)
 
 
 def _backward(specs, plan, saved, cotangent):
     held, result = saved
     strategy, needed = STRATEGIES[plan.strategy](Local(plan.kernel), plan), rows(result, cotangent)
-    parts = [strategy.backward(*part[:-1], spec, needed, part[-1]) for part, spec in zip(held, specs, strict=True)]
-    dqs, dks, *shared = zip(*parts, strict=True)
-    dv, dtable = (functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), grads) for grads in shared)
-    q, k, v, *_ = zip(*held, strict=True)
-    rounded = lambda grads, like: jax.tree.map(lambda g, x: g.astype(x.dtype), grads, like)
-    return rounded(dqs, q), rounded(dks, k), rounded(dv, v[0]), None, dtable
+
+    def group(held, needed):
+        parts = [strategy.backward(*part[:-1], spec, needed, part[-1]) for part, spec in zip(held, specs, strict=True)]
+        dqs, dks, *shared = zip(*parts, strict=True)
+        dv, dtable = (functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), grads) for grads in shared)
+        q, k, v, *_ = zip(*held, strict=True)
+        rounded = lambda grads, like: jax.tree.map(lambda g, x: g.astype(x.dtype), grads, like)
+        return (rounded(dqs, q), rounded(dks, k), rounded(dv, v[0])), dtable
+
+    groups = result[0].shape[2] // plan.heads
+    if groups == 1:
+        grads, dtable = group(held, needed)
+    else:
+        grads, dtable = jax.lax.map(lambda x: group(*x), (held, _cut_heads(needed, groups)))
+        grads, dtable = _joined_heads(grads), jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), dtable)
+    return *grads, None, dtable
+
+
+def _cut_heads(tree, groups: int):
+    """[B, T, heads, ...] -> [groups, B, T, heads / groups, ...]"""
+    return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(*x.shape[:2], groups, -1, *x.shape[3:]), 2, 0), tree)
+
+
+def _joined_heads(tree):
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2).reshape(*x.shape[1:3], -1, *x.shape[4:]), tree)
 
 
 _attend.defvjp(_forward, _backward)

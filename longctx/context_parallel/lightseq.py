@@ -26,7 +26,8 @@ class LightSeq(Strategy):
 
     def why_not(self, plan: Plan, mask):
         if plan.layout != "contiguous":
-            return (f"its schedule balances attention.layout='contiguous' itself, and the layout is {plan.layout!r}; "
+            layout = "not known" if plan.layout is None else repr(plan.layout)
+            return (f"its schedule balances attention.layout='contiguous' itself, and the layout is {layout}; "
                     "'ring' takes any layout")
         if mask.reach()[0] < 0:
             return "its schedule is for causal masks, and this one lets a query see later keys; 'ring' takes any mask"

@@ -14,7 +14,7 @@ def predictor(config: Config, mesh, params, rope: RopeConfig):
     Rows are added for the data axes and columns for the layout, as padding, and dropped from the result.
     """
     with jax.set_mesh(mesh):
-        graph = functional.graph(config.model, config.attention)
+        graph = functional.graph(config.model, config.attention, config.memory)
     whole = jax.sharding.NamedSharding(mesh, meshes.REPLICATED)         # so that every process can read the results
     predictions = jax.jit(lambda params, batch, length: functional.predictions(graph, params, batch, rope, length),
                           static_argnums=2, out_shardings=whole)

@@ -2,7 +2,7 @@
 import jax
 from flax import nnx
 
-from longctx.config import LayerConfig, ModelConfig
+from longctx.config import LayerConfig, MemoryConfig, ModelConfig
 from longctx.model import norm
 from longctx.model.attention import Attention
 from longctx.model.mlp import MLP, Gated
@@ -17,12 +17,12 @@ class Sequential(nnx.Module):
     All blocks: x BTD, attend as for Attention -> (BTD, what attend keeps).
     """
 
-    def __init__(self, key, config: ModelConfig, kind: LayerConfig):
+    def __init__(self, key, config: ModelConfig, kind: LayerConfig, memory: MemoryConfig):
         attention_key, mlp_key = jax.random.split(key)
         self.attention_norm = norm.make(config)
         self.attention = Attention(attention_key, config, kind)
         self.mlp_norm = norm.make(config)
-        self.mlp = FEED_FORWARDS[kind.feed_forward](mlp_key, config, kind.mlp)
+        self.mlp = FEED_FORWARDS[kind.feed_forward](mlp_key, config, kind.mlp, memory.mlp_tiles)
 
     def __call__(self, x, attend):
         seen, kept = self.attention(self.attention_norm(x), attend)
@@ -33,8 +33,8 @@ class Sequential(nnx.Module):
 class Sandwich(Sequential):
     """Norms after attention and feed-forward too, before they are added: Gemma 2 and 3."""
 
-    def __init__(self, key, config: ModelConfig, kind: LayerConfig):
-        super().__init__(key, config, kind)
+    def __init__(self, key, config: ModelConfig, kind: LayerConfig, memory: MemoryConfig):
+        super().__init__(key, config, kind, memory)
         self.attention_post_norm = norm.make(config)
         self.mlp_post_norm = norm.make(config)
 
@@ -55,8 +55,8 @@ class Parallel(Sequential):
 class ParallelShared(Sequential):
     """x + attention(norm(x)) + mlp(the same): Cohere2."""
 
-    def __init__(self, key, config: ModelConfig, kind: LayerConfig):
-        super().__init__(key, config, kind)
+    def __init__(self, key, config: ModelConfig, kind: LayerConfig, memory: MemoryConfig):
+        super().__init__(key, config, kind, memory)
         del self.mlp_norm
 
     def __call__(self, x, attend):

@@ -2,23 +2,28 @@
 
 `graph` is the hashable, static rest of the module. Everything runs under `jax.set_mesh(meshes.make(...))`.
 """
+import functools
+
 import jax
 from flax import nnx
 
-from longctx.config import AttentionConfig, ModelConfig, RopeConfig
+from longctx.config import AttentionConfig, MemoryConfig, ModelConfig, RopeConfig
 from longctx.loss import target_is_top, token_loss
 from longctx.model.transformer import Transformer
 from pallas_kernels.masks import Tokens
 
+_PLAIN = MemoryConfig()
 
-def graph(config: ModelConfig, attention: AttentionConfig):
+
+def graph(config: ModelConfig, attention: AttentionConfig, memory: MemoryConfig = _PLAIN):
     """The static part of the model. Costs a trace, no arrays."""
-    return nnx.split(jax.eval_shape(lambda key: Transformer(key, config, attention), jax.random.key(0)), graph=False)[0]
+    make = lambda: Transformer(jax.random.key(0), config, attention, memory)
+    return nnx.split(jax.eval_shape(make), graph=False)[0]
 
 
 def init(config: ModelConfig, attention: AttentionConfig, key):
     """Parameters as a nested dict of arrays, each born in its sharding."""
-    return nnx.to_pure_dict(nnx.split(Transformer(key, config, attention), graph=False)[1])
+    return nnx.to_pure_dict(nnx.split(Transformer(key, config, attention, _PLAIN), graph=False)[1])
 
 
 def merged(graph, params) -> Transformer:
@@ -34,9 +39,20 @@ def hidden(graph, params, batch: dict, rope: RopeConfig | None = None, length: i
 
 
 def nll(graph, params, batch: dict, rope: RopeConfig | None = None):
-    """Negative log-likelihood of each target in nats, float32 [B, T]; no array of logits exists."""
+    """Negative log-likelihood of each target in nats, float32 [B, T]; no array of logits exists.
+
+    With memory.loss_tiles that of tokens without weight is 0.
+    """
     model, x = hidden(graph, params, batch, rope)
-    return token_loss(x, model.head_weight(), batch["targets"], model.config.logit_soft_cap)
+    tiles = model.memory.loss_tiles
+    return token_loss(x, model.head_weight(), batch["targets"], model.config.logit_soft_cap,
+                      batch["weights"] if tiles else None, tiles)
+
+
+def blocks(graph, params) -> list:
+    """For each kind of layer (weights of one of its layers) -> the layer, one of model.block.BLOCKS."""
+    graphs = [nnx.split(block, graph=False)[0] for block in merged(graph, params).blocks]
+    return [functools.partial(nnx.merge, graph) for graph in graphs]
 
 
 def predictions(graph, params, batch: dict, rope: RopeConfig | None = None, length: int | None = None):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from longctx import meshes
-from longctx.config import AttentionConfig, ModelConfig, RopeConfig
+from longctx.config import AttentionConfig, MemoryConfig, ModelConfig, RopeConfig
 from longctx.context_parallel import api as context_parallel
 from longctx.model import norm
 from longctx.model.block import BLOCKS
@@ -26,12 +26,12 @@ class Transformer(nnx.Module):
     blocks: for each kind of layer (layer i is of kind i % kinds) its layers' weights, stacked [layers, ...].
     """
 
-    def __init__(self, key, config: ModelConfig, attention: AttentionConfig):
+    def __init__(self, key, config: ModelConfig, attention: AttentionConfig, memory: MemoryConfig):
         embedding_key, blocks_key, head_key = jax.random.split(key, 3)
-        self.config, self.attention = config, attention
+        self.config, self.attention, self.memory = config, attention, memory
         self.embedding = Embedding(embedding_key, config)
         keys, kinds = jax.random.split(blocks_key, config.layers), config.kinds
-        self.blocks = nnx.List([jax.vmap(lambda key, kind=kind: BLOCKS[config.block](key, config, kind))(
+        self.blocks = nnx.List([jax.vmap(lambda key, kind=kind: BLOCKS[config.block](key, config, kind, memory))(
             keys[i::len(kinds)]) for i, kind in enumerate(kinds)])
         self.norm = norm.make(config)
         if learned := learned_numbers(config.kinds):
@@ -73,8 +73,12 @@ class Transformer(nnx.Module):
         (out BTNH, any tree of arrays to keep, which is stacked over the layers).
         """
         x, kept = self._through_blocks(self.embedding(tokens), attends)
+        return self.to_head(x), kept
+
+    def to_head(self, x):
+        """What the head is given of what the last layer gives, BTD."""
         x, scale = self.norm(x), self.config.logit_scale
-        return x if scale == 1 else x * jnp.asarray(scale, x.dtype), kept
+        return x if scale == 1 else x * jnp.asarray(scale, x.dtype)
 
     def _through_blocks(self, x, attends):
         """A scan over groups of one layer of each kind, then the layers that are left over."""
@@ -103,7 +107,8 @@ class Transformer(nnx.Module):
         """What Attention asks for, by the run's strategy; there is nothing to keep."""
         return context_parallel.attend(
             *view.turned(q, k), v, positions=where.positions, segments=where.segments, mask=view.masks,
-            bias=view.bias, table=view.bias_table, **how, **dataclasses.asdict(self.attention)), None
+            bias=view.bias, table=view.bias_table, head_groups=self.memory.head_groups, **how,
+            **dataclasses.asdict(self.attention)), None
 
     def logits(self, x, out_spec=meshes.LOGITS):
         """All logits in float32, [..., V] of hidden states [..., D], cut by `out_spec`."""

@@ -11,12 +11,14 @@ import pytest
 
 from experiments import config as configs
 from longctx import manifest
+from longctx.config import LayerConfig, MemoryConfig, ModelConfig
 from longctx.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
 QUICKSTART = str(ROOT / "configs" / "quickstart.py")
 PLAIN = str(ROOT / "tests" / "golden" / "three_stages.py")
 FILE = ["--config", PLAIN]
+STREAMED = ["memory.backward=streamed", "memory.chunk=256"]
 HEAD = "from experiments import config as configs\ndef get_config():\n    config = configs.defaults()\n"
 
 
@@ -145,6 +147,10 @@ def test_arguments_for_a_file_that_takes_none(tmp_path):
     (["model.pattern[0].position=nop"], ["model.pattern[0].position='nop'", "'nope'"]),
     (["model.pattern[0].mask=casual"], ["model.pattern[0].mask: 'casual'"]),
     (["model.remat=layers"], ["model.remat='layers'", "'layer'"]),
+    (["memory.mlp_tiles=0"], ["memory.mlp_tiles=0", "at least 1"]),
+    (["memory.head_groups=3"], ["memory.head_groups=3", "the 2 key heads of a tensor shard", "1, 2 would"]),
+    (["memory.chunk=256"], ["memory.chunk=256", "memory.backward='streamed'", "'autodiff'"]),
+    (["memory.backward=streamed", "memory.loss_tiles=2"], ["memory.loss_tiles=2", "memory.backward='autodiff'"]),
     (["model.rope.scaling=yarm"], ["model.rope.scaling='yarm'", "'yarn'"]),
     (["stages[1].rope.scaling=yarn"], ["stages[1].rope.original_length=0"]),
     (["stages[2].rope.base=0"], ["stages[2].rope.base=0.0", "above 1"]),
@@ -168,6 +174,14 @@ def test_arguments_for_a_file_that_takes_none(tmp_path):
     (["attention.strategy=local", "mesh.context_outer=2"], ["attention.strategy='local'", "2 x 1", "'ring'"]),
     (["attention.grads_dtype=bf16"], ["attention.grads_dtype='bf16'", "bfloat16, float32"]),
     (["attention.kernel=chunk"], ["attention.kernel='chunk'", "'chunked'", "auto"]),
+    (["memory.backward=stream"], ["memory.backward='stream'", "'streamed'"]),
+    (["memory.chunk=128"], ["memory.chunk=128", "memory.backward='streamed'", "'autodiff'"]),
+    (["memory.backward=streamed"], ["memory.chunk=0", "every stage", "512 works"]),
+    (["memory.backward=streamed", "memory.chunk=100"], ["memory.chunk=100", "every stage", "512 works"]),
+    ([*STREAMED, "memory.clip=delay"], ["memory.clip='delay'", "'delayed'"]),
+    ([*STREAMED, "memory.offload=('residul',)"], ["memory.offload[0]='residul'", "'residual'"]),
+    ([*STREAMED, "mesh.context=2", "attention.layout=contiguous", "attention.strategy=lightseq"],
+     ["memory.backward='streamed'", "'lightseq'", "not known", "'ring'"]),
     (["optim.schedule=cosin"], ["optim.schedule='cosin'", "'cosine'"]),
     (["optim.b2=1"], ["optim.b2=1.0", "below 1"]),
     (["optim.eps=0"], ["optim.eps=0.0", "above 0"]),
@@ -182,6 +196,13 @@ def test_arguments_for_a_file_that_takes_none(tmp_path):
 ])
 def test_settings_that_cannot_work(overrides, parts):
     has(wrong(*overrides), *parts)
+
+
+def test_a_pattern_that_the_kept_layers_do_not_fit():
+    kinds = tuple(LayerConfig(mask=f"causal & window({n})") for n in (8, 16, 32))
+    config = dataclasses.replace(configs.from_command_line(["command", *FILE])[0], model=ModelConfig(pattern=kinds),
+                                 memory=MemoryConfig("streamed", chunk=256, every=2))
+    has(problem(configs.check, config), "memory.every=2", "3 kinds of layers", "1 and 3 work")
 
 
 def test_the_most_basic_problem_comes_first():

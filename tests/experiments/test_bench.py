@@ -7,7 +7,7 @@ import socket
 import numpy as np
 import pytest
 
-from experiments import bench_attention, bench_train, benchmark, benchmark_worker
+from experiments import bench_attention, bench_memory, bench_train, benchmark, benchmark_worker
 from experiments.bench_attention import OURS, PASSES, Problem
 from longctx.config import Config, ModelConfig, OptimConfig, StageConfig
 from longctx.errors import UserError
@@ -114,11 +114,23 @@ def test_train_without_torch_has_no_ratio(monkeypatch):
     assert note in bench_train.show(records)
 
 
+def test_memory_command(tmp_path, capsys):
+    out = tmp_path / "m.json"
+    assert benchmark.command(bench_memory.main, ["--lengths", "64", "--chunk", "16", "--out", str(out)]) == 0
+    printed, records = capsys.readouterr().out, json.loads(out.read_text())["records"]
+    assert [r["side"] for r in records] == list(bench_memory.SIDES) and all(r["note"] == "" for r in records)
+    assert all(r["seconds"] > 0 and r["peak_mb"] > 0 and r["temp_mb"] > 0 for r in records)
+    assert records[0]["time_over_autodiff"] == records[0]["memory_over_autodiff"] == 1
+    losses = [line for line in printed.splitlines() if "difference in loss" in line]
+    assert len(losses) == 2 and all(line.endswith("ok") for line in losses)
+
+
 @pytest.mark.parametrize("main, argv, says", [
     (bench_attention.main, ["--lengths", "2k"], "--lengths=2k must be whole numbers"),
     (bench_attention.main, ["--dtype", "bfloat61"], "Did you mean 'bfloat16'?"),
     (bench_attention.main, ["--heads", "4", "--key-heads", "3"], "--key-heads=3 must divide --heads=4"),
     (bench_attention.main, ["--picture", "no/such/folder/a.png"], "--picture=no/such/folder/a.png cannot be written"),
+    (bench_memory.main, ["--lengths", "100"], "--chunk=4096 must divide --lengths=100"),
     (bench_train.main, ["--lengths", "1000"], "batch_tokens=8192 is not a multiple"),
     (bench_train.main, ["--out", "no/such/folder/a.json"], "--out=no/such/folder/a.json cannot be written"),
 ])

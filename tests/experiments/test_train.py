@@ -104,6 +104,13 @@ def test_four_devices_train_like_one(tiny, run, overrides, shape, tmp_path):
     assert_same_losses(tmp_path, run[0])
 
 
+def test_another_backward_continues_the_run(tiny, run, tmp_path):
+    workdir = rewound(run[0], tmp_path / "run", 8)
+    ended_well(tiny.train(workdir, "memory.backward=streamed", "memory.chunk=32",
+                          "memory.offload=('params','residual')", *EVALS))
+    assert_same_losses(workdir, run[0])
+
+
 # ---- evaluation
 
 def evals(workdir):

@@ -1,0 +1,38 @@
+"""64K tokens of context on a laptop: one row of 65,536 tokens a step, streamed through the model 4096 at a time.
+
+The streamed backward keeps one number per token, layer and channel (the residual stream) and all else for one chunk of
+tokens in one layer; see longctx/streaming. A step takes about half a minute on two CPU cores.
+
+    python -m experiments.train --config configs/streamed_64k.py
+    python -m experiments.train --config configs/streamed_64k.py:smoke        # the same at 2048 tokens, in a minute
+    python -m experiments.train --config configs/streamed_64k.py:context=4    # over 4 simulated devices (ring)
+    python -m experiments.train --config configs/streamed_64k.py --config.memory.backward=autodiff \\
+        --config.memory.chunk=0                                               # the same losses, with more memory
+
+Arguments: smoke, context=N (context shards, each a simulated CPU device).
+"""
+from experiments import config as configs
+
+
+def get_config(arg: str = ""):
+    args = configs.arguments(arg, smoke=False, context=1)
+    config = configs.defaults()
+    config.name = "streamed-64k-smoke" if args.smoke else "streamed-64k"
+
+    length, chunk, steps = (2048, 512, 6) if args.smoke else (65_536, 4096, 20)
+    config.batch_tokens = length
+    config.stages = (configs.stage(seq_len=length, steps=steps),)
+    config.memory.update(backward="streamed", chunk=chunk)
+    config.model.update(layers=4, embed=128, mlp=352, heads=2, key_heads=1, head_size=32, qk_norm="rms",
+                        dtype="float32")
+    config.model.rope.base = 500_000.0
+    config.optim.update(learning_rate=3e-3, warmup_steps=3)
+    config.checkpoint.every_steps = 2 if args.smoke else 5
+    config.log.every_steps = 1
+    config.eval.update(tasks=("by_position",), documents=1 if args.smoke else 4, lengths=(length // 4, length))
+
+    if args.context > 1:
+        config.name += f"-context{args.context}"
+        config.mesh.context = config.mesh.simulate = args.context
+        config.attention.layout = f"striped({chunk // args.context})"       # so that a chunk is one piece of the row
+    return config

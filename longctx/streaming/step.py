@@ -1,0 +1,132 @@
+"""The streamed training step: the optimiser is applied to a layer as soon as the gradient of that layer is complete.
+
+But for clipping, which must know the norm of the whole gradient: `exact` waits for it with all gradients in a buffer
+(in the hosts' memory if memory.offload names "grads"), `exact_twice` has no buffer and goes back twice, the first time
+only to know the norm. `delayed` takes that of the last good step, and does not clip the very first one. (Adam's first
+update does not depend on the scale of its gradient.)
+
+Under `delayed`, and without clipping, a layer whose gradient is not finite stays as it is, but those above it may have
+been updated by then.
+"""
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from longctx import optim
+from longctx.config import Config, RopeConfig
+from longctx.streaming import host
+from longctx.streaming.walk import Walk, walk
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """AdamW for the parts of the parameters. rate: the learning rate of this step."""
+    config: Config
+    rate: jax.Array
+
+    def factor(self, norm):
+        """What clips gradients of that norm."""
+        return optim.clip_factor(norm, self.config.optim.clip_norm) if self.config.optim.clip_norm else jnp.float32(1)
+
+    def updated(self, params, moments, grads, factor, good):
+        """(params, moments) after the step, or as they were; grads float32."""
+        grads = jax.tree.map(lambda g, p: (g * factor).astype(p.dtype), grads, params)
+        return optim.updated(self.config.optim, self.rate, grads, moments, params, good)
+
+    def layer(self, blocks, moments, kind, i, grads, factor, good):
+        """The same for layer i of a kind, in the stacks of all of them. Counts of the moments stay."""
+        part = lambda tree: host.read(tree[kind], i)
+        params, (adam, *_) = self.updated(part(blocks), optim.moments_of(moments, part), grads, factor, good)
+        write = lambda tree, parts: tree | {kind: host.write(tree[kind], i, parts)}
+        stacks, *rest = moments
+        stacks = stacks._replace(mu=write(stacks.mu, adam.mu), nu=write(stacks.nu, adam.nu))
+        return write(blocks, params), (stacks, *rest)
+
+    def layers(self, blocks, moments, grads, factor, good):
+        """The same for all layers; grads: stacks of theirs."""
+        for kind in blocks:
+            update = lambda i, carry, kind=kind: self.layer(*carry, kind, i, host.read(grads[kind], i), factor, good)
+            blocks, moments = jax.lax.fori_loop(0, host.count(blocks[kind]), update, (blocks, moments))
+        return blocks, moments
+
+
+def exact(way: Walk, optimizer: Optimizer, blocks, moments, stream, last_norm):
+    """All CLIPS: (blocks, moments, the other parameters' gradients, mean loss, gradient norm, clip factor).
+
+    blocks, moments: stacks of the layers' weights and moments, updated in the result. last_norm: of the last good step.
+    """
+    value, dy, sums = way.loss(stream)
+    buffer = host.stacks(jax.tree.map(jnp.zeros_like, way.params["blocks"]), "grads" in way.config.memory.offload)
+
+    def take(blocks, done, kind, i, grads):
+        buffer, squares = done
+        return blocks, (buffer | {kind: host.write(buffer[kind], i, grads)}, squares + squared(grads))
+
+    blocks, (buffer, squares), grads = way.backward(blocks, stream, dy, sums, (buffer, jnp.float32(0)), take)
+    norm = jnp.sqrt(squares + squared(grads))
+    factor, good = optimizer.factor(norm), jnp.isfinite(value) & jnp.isfinite(norm)
+    return *optimizer.layers(blocks, moments, buffer, factor, good), grads, value, norm, factor
+
+
+def exact_twice(way, optimizer, blocks, moments, stream, last_norm):
+    value, dy, sums = way.loss(stream)
+    measure = lambda blocks, squares, kind, i, grads: (blocks, squares + squared(grads))
+    blocks, squares, grads = way.backward(blocks, stream, dy, sums, jnp.float32(0), measure)
+    norm = jnp.sqrt(squares + squared(grads))
+    factor, good = optimizer.factor(norm), jnp.isfinite(value) & jnp.isfinite(norm)
+    update = lambda blocks, moments, kind, i, grads: optimizer.layer(blocks, moments, kind, i, grads, factor, good)
+    _, dy, sums = way.loss(stream)                      # the gradient of the stream has been spent
+    blocks, moments, _ = way.backward(blocks, stream, dy, sums, moments, update)
+    return blocks, moments, grads, value, norm, factor
+
+
+def delayed(way, optimizer, blocks, moments, stream, last_norm):
+    value, dy, sums = way.loss(stream)
+    factor = jnp.where(last_norm > 0, optimizer.factor(last_norm), 1.0)
+
+    def take(blocks, done, kind, i, grads):
+        moments, squares = done
+        mine = squared(grads)
+        good = jnp.isfinite(value) & jnp.isfinite(mine)
+        blocks, moments = optimizer.layer(blocks, moments, kind, i, grads, factor, good)
+        return blocks, (moments, squares + mine)
+
+    blocks, (moments, squares), grads = way.backward(blocks, stream, dy, sums, (moments, jnp.float32(0)), take)
+    return blocks, moments, grads, value, jnp.sqrt(squares + squared(grads)), factor
+
+
+CLIPS = {"exact": exact, "exact_twice": exact_twice, "delayed": delayed}
+
+
+def streamed(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: dict):
+    """As longctx.train_step.autodiff; the parameters and moments of state["params"]["blocks"] are updated in place."""
+    way = walk(graph, config, rope, state["params"], batch)
+    clip = CLIPS[config.memory.clip] if config.optim.clip_norm else delayed         # which waits for nothing
+    return updated(config, rate, state, lambda optimizer, blocks, moments: clip(
+        way, optimizer, blocks, moments, way.forward(blocks), state["grad_norm"]))
+
+
+def updated(config: Config, rate, state: dict, step):
+    """(params, moments, mean loss, gradient norm) after step(optimizer, blocks, moments), which is as the CLIPS."""
+    params, offload, optimizer = state["params"], config.memory.offload, Optimizer(config, rate)
+    blocks = host.stacks(params["blocks"], "params" in offload)
+    stacked = optim.moments_of(state["moments"], lambda tree: host.stacks(tree["blocks"], "moments" in offload))
+    blocks, stacked, grads, value, norm, factor = step(optimizer, blocks, stacked)
+    good = jnp.isfinite(value) & jnp.isfinite(norm)
+    outside, (adam, *rest) = optimizer.updated(others(params), optim.moments_of(state["moments"], others), grads,
+                                               factor, good)
+    whole = lambda outside, blocks: outside | {"blocks": host.arrays(blocks)}
+    moments = adam._replace(mu=whole(adam.mu, stacked[0].mu), nu=whole(adam.nu, stacked[0].nu)), *rest
+    return whole(outside, blocks), moments, value, norm
+
+
+def others(tree: dict) -> dict:
+    """Of all parameters, or what there is for each of them, those that are not in blocks."""
+    return {name: leaf for name, leaf in tree.items() if name != "blocks"}
+
+
+def squared(grads):
+    """The square of the global norm."""
+    return optax.tree.norm(grads, squared=True)
