@@ -29,16 +29,22 @@ def dynamic(model: ModelConfig, trained: int, length: int) -> ModelConfig:
 
 
 def self_extend(model: ModelConfig, trained: int, length: int) -> ModelConfig:
-    """Window L / 4, and groups of so many tokens that no distance exceeds 2 L / 3."""
+    """Window L / 4, groups of so many tokens that no distance exceeds 2 L / 3, and the published log n on queries."""
     window = trained // 4
     group = -(-(length - window) // (2 * trained // 3 - window))
-    return dataclasses.replace(model, position=f"self_extend({group}, {window})")
+    return dataclasses.replace(model, position=f"self_extend({group}, {window})", temperature=f"log_length({trained})")
 
 
 def leaky_rerope(model: ModelConfig, trained: int, length: int) -> ModelConfig:
     """Window L / 2, and so slow a growth beyond it that no distance exceeds L."""
     window = trained // 2
     return dataclasses.replace(model, position=f"leaky_rerope({window}, {-(-(length - window) // (trained - window))})")
+
+
+def dca(model: ModelConfig, trained: int, length: int) -> ModelConfig:
+    """Chunks of 3 L / 4, of which L / 8 are exact across their borders, and its share of YaRN's factor."""
+    return dataclasses.replace(model, position=f"dca({3 * trained // 4}, {trained // 8})",
+                               temperature=f"mscale({length / trained})")
 
 
 def by_length(position: Callable[[int], str]) -> Change:
@@ -49,7 +55,7 @@ def by_length(position: Callable[[int], str]) -> Change:
 METHODS = {
     "none": none, "linear": scaled("linear"), "ntk": scaled("ntk"), "dynamic": dynamic, "yarn": scaled("yarn"),
     "self_extend": self_extend, "rerope": by_length(lambda L: f"rerope({L // 2})"), "leaky_rerope": leaky_rerope,
-    "dca": by_length(lambda L: f"dca({3 * L // 4}, {L // 8})"),
+    "dca": dca,
     "lm_infinite": by_length(lambda L: f"lm_infinite(10, {L})"),
     "streaming": by_length(lambda L: f"streaming(4, {L - 4})"),
 }
