@@ -1,7 +1,7 @@
 """64K tokens of context on a laptop: one row of 65,536 tokens a step, streamed through the model 4096 at a time.
 
 The streamed backward keeps one number per token, layer and channel (the residual stream) and all else for one chunk of
-tokens in one layer; see longctx/streaming. A step takes about half a minute on two CPU cores.
+tokens in one layer; see longctx/streaming. A step took 130 s on two CPU cores that were busy with other work.
 
     python -m experiments.train --config configs/streamed_64k.py
     python -m experiments.train --config configs/streamed_64k.py:smoke        # the same at 2048 tokens, in a minute
