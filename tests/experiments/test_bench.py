@@ -114,6 +114,7 @@ def test_train_without_torch_has_no_ratio(monkeypatch):
     assert note in bench_train.show(records)
 
 
+@pytest.mark.slow
 def test_memory_command(tmp_path, capsys):
     out = tmp_path / "m.json"
     assert benchmark.command(bench_memory.main, ["--lengths", "64", "--chunk", "16", "--out", str(out)]) == 0

@@ -18,10 +18,10 @@ LAST = 6                                # positions whose logits are kept
 START = 40                              # tokens of a prompt
 BY_LENGTH = ("dynamic", "longrope")     # scalings by which all logits depend on the length
 # in the quick tier
-LOGITS = ("llama_bias", "llama_dynamic", "llama_yarn", "qwen2_window", "qwen3", "mistral", "smollm3", "gemma2",
-          "gemma3", "phi3_longrope", "cohere2", "gpt_neox", "gpt_oss", "llama4_interleaved")
+LOGITS = ("llama_dynamic", "qwen2_window", "qwen3", "smollm3", "gemma3", "phi3_longrope", "cohere2", "gpt_neox",
+          "gpt_oss", "llama4_interleaved")
 GRADIENTS = ("qwen3_yarn", "gpt_neox", "gpt_oss")
-GENERATED = ("gemma2", "cohere2", "gpt_oss")
+GENERATED = ("gemma2", "gpt_oss")
 FAST_COMPILE = {"xla_backend_optimization_level": 0}
 
 

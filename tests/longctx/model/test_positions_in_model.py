@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from longctx import layouts, loss, meshes
 from longctx.config import AttentionConfig, MeshConfig, ModelConfig, RopeConfig
 from longctx.model import functional
-from tests.helpers import assert_close, packed
+from tests.helpers import assert_close, packed, slow
 
 TINY = ModelConfig(vocab_size=32, layers=1, embed=16, mlp=32, heads=2, key_heads=1, head_size=8, dtype="float32",
                    remat="none")
@@ -38,7 +38,7 @@ def loss_and_grads(rope: RopeConfig, config: MeshConfig):
         return jax.tree.map(np.asarray, jax.jit(jax.value_and_grad(mean))(params))
 
 
-@pytest.mark.parametrize("name", ROPES)
+@pytest.mark.parametrize("name", ["clex", *slow("dynamic")])
 def test_cut_over_a_mesh(name):
     want = loss_and_grads(ROPES[name], MeshConfig())
     assert_close(loss_and_grads(ROPES[name], MeshConfig(data=2, context=2)), want, "float32", 1000)

@@ -68,6 +68,7 @@ def streamed(chunk, every=1, clip="exact", offload=()):
 
 
 @pytest.mark.canary
+@pytest.mark.slow
 def test_on_one_device_in_two_ways_back():
     assert_as_autodiff(run_of(PLAIN, memory=streamed(8, every=2, clip="exact_twice")))
 
