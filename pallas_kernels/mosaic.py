@@ -7,6 +7,8 @@ from jax.experimental.pallas import tpu as pltpu
 from pallas_kernels import tpu_chips
 
 LANES = 128                      # of a vector register; blocks are multiples of this
+# newer versions of jax have it in the one module, older ones in the other
+reciprocal = pltpu.reciprocal if hasattr(pltpu, "reciprocal") else pl.reciprocal
 
 
 def why_not(x, platform: str) -> str | None:

@@ -24,7 +24,7 @@ from pallas_kernels.attention.tpu_parts import (
     token_rows,
 )
 from pallas_kernels.masks import Ranges
-from pallas_kernels.mosaic import LANES, call, like, matmul
+from pallas_kernels.mosaic import LANES, call, like, matmul, reciprocal
 
 _LOW = -1e30                 # the maximum of no scores: finite, so that exp2(-inf - _LOW) is 0 and not NaN
 _LOG2_E = math.log2(math.e)
@@ -213,7 +213,7 @@ def forward(table, q_ranges, k_ranges, q_tokens, k_tokens, q, k, v, out, lse, to
 
 def _inverse(x):
     """1 / x, without the care that a division takes of zeros, infinities and denormals."""
-    guess = pl.reciprocal(x, approx=True)
+    guess = reciprocal(x, approx=True)
     for _ in range(2):                                         # Newton: 8 bits or more, 16, all
         guess *= 2.0 - x * guess
     return guess
