@@ -1,1 +1,4 @@
-"""Commands: train, evaluate, generate, report and the benchmarks. Each runs as `python -m experiments.NAME`."""
+"""Commands: train, evaluate, extend, generate, export, report, compile_memory and the benchmarks.
+
+Each runs as `python -m experiments.NAME`.
+"""

@@ -81,10 +81,8 @@ def measure(megabytes: int) -> list[dict]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = benchmark.Parser(description=__doc__.splitlines()[0])
+    parser = benchmark.parser(__doc__.splitlines()[0], out=None, worker=None)
     parser.add_argument("--megabytes", type=int, default=128, help="size of the largest tensor (default: %(default)s)")
-    parser.add_argument("--out", metavar="FILE.json", help="write all numbers and the environment here")
-    parser.add_argument("--worker", help=benchmark.argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.worker:
         return benchmark_worker.serve(build, args.worker)

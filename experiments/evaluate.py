@@ -43,12 +43,11 @@ def main(argv) -> None:
     config, workdir = configs.from_workdir(argv)
     corpus, tokenizer, _ = configs.check(config)
 
-    from longctx import train_step
-    from longctx.checkpoint import load_latest
+    from experiments.records import load_params
     mesh = processes.start(config.mesh)
-    restored = load_latest(workdir / configs.CHECKPOINTS, {"params": train_step.abstract_state(config, mesh)["params"]})
-    print(f"{config.name}: step {restored.step}", flush=True)
-    run(config, mesh, restored.state["params"], config.model.rope, corpus.held_out, tokenizer, workdir)
+    step, params = load_params(config, workdir, mesh)
+    print(f"{config.name}: step {step}", flush=True)
+    run(config, mesh, params, config.model.rope, corpus.held_out, tokenizer, workdir)
 
 
 if __name__ == "__main__":

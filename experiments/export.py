@@ -16,13 +16,12 @@ def main(argv) -> None:
     asked = parser.parse_args(argv[1:])
     config, workdir = configs.from_workdir([argv[0], "--workdir", asked.workdir])
 
-    from longctx import hf, train_step
-    from longctx.checkpoint import load_latest
-    mesh = processes.start(config.mesh)
-    restored = load_latest(workdir / configs.CHECKPOINTS, {"params": train_step.abstract_state(config, mesh)["params"]})
+    from experiments.records import load_params
+    from longctx import hf
+    step, params = load_params(config, workdir, processes.start(config.mesh))
     longest = max(stage.seq_len for stage in config.stages)
-    hf.save(restored.state, asked.out, config=config.model, source=config.init_from or None, longest=longest)
-    print(f"step {restored.step} of {config.name}: {asked.out}", flush=True)
+    hf.save({"params": params}, asked.out, config=config.model, source=config.init_from or None, longest=longest)
+    print(f"step {step} of {config.name}: {asked.out}", flush=True)
 
 
 if __name__ == "__main__":

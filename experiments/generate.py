@@ -63,12 +63,10 @@ def of_run(path: str, tokenizer: str | None, overrides: list[str]) -> tuple[toke
     def load():
         import jax
 
-        from longctx import train_step
-        from longctx.checkpoint import load_latest
+        from experiments.records import load_params
         from longctx.model import functional
         mesh = processes.start(config.mesh)
-        abstract = {"params": train_step.abstract_state(config, mesh)["params"]}
-        params = load_latest(workdir / configs.CHECKPOINTS, abstract).state["params"]
+        _, params = load_params(config, workdir, mesh)
         with jax.set_mesh(mesh):
             return mesh, functional.graph(config.model, config.attention), params
     return tokenizer, load

@@ -1,4 +1,4 @@
-"""What a run leaves about itself: config.json and versions.json, and the line that introduces it."""
+"""What a run leaves: config.json and versions.json, the line that introduces it, and its parameters read again."""
 import dataclasses
 import importlib.metadata
 import json
@@ -6,6 +6,8 @@ import platform
 
 import jax
 
+from experiments import config as configs
+from longctx import checkpoint, train_step
 from longctx.config import Config
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -18,6 +20,13 @@ def write_records(config: Config, workdir, mesh) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
     (workdir / "versions.json").write_text(json.dumps(versions(mesh), indent=2) + "\n")
+
+
+def load_params(config: Config, workdir, mesh) -> tuple[int, dict]:
+    """(step, parameters) of the newest sound checkpoint in a workdir. Raises UserError where there is none."""
+    abstract = {"params": train_step.abstract_state(config, mesh)["params"]}
+    restored = checkpoint.load_latest(workdir / configs.CHECKPOINTS, abstract)
+    return restored.step, restored.state["params"]
 
 
 def versions(mesh) -> dict:

@@ -97,9 +97,14 @@ def weight_spec(name: str) -> P:
     return WEIGHTS[name]
 
 
+def gathered_spec(name: str) -> P:
+    """That of the weight with its `fsdp` share gathered."""
+    return P(*(None if axis == "fsdp" else axis for axis in WEIGHTS[name]))
+
+
 def gather_weight(w: jax.Array, name: str) -> jax.Array:
     """The weight with its `fsdp` share gathered: the all-gather of FSDP, whose transpose scatters the gradient back."""
-    return jax.sharding.reshard(w, P(*(None if axis == "fsdp" else axis for axis in WEIGHTS[name])))
+    return jax.sharding.reshard(w, gathered_spec(name))
 
 
 def gather_weights(weights: dict, dtype) -> dict:

@@ -4,7 +4,6 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import PartitionSpec as P
 
 from longctx import meshes
 from longctx.config import ModelConfig
@@ -27,7 +26,7 @@ class TokenWise(nnx.Module):
 
     def __call__(self, x):
         mine = {name: jnp.asarray(w) for name in self.names if (w := getattr(self, name)) is not None}
-        cuts = {name: P(*(None if axis == "fsdp" else axis for axis in meshes.weight_spec(name))) for name in mine}
+        cuts = {name: meshes.gathered_spec(name) for name in mine}
         weights = {name: meshes.gather_weight(w.astype(x.dtype), name) for name, w in mine.items()}
         return jax.shard_map(self._over_tiles, in_specs=(cuts, meshes.HIDDEN), out_specs=meshes.HIDDEN)(weights, x)
 

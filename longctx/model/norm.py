@@ -42,9 +42,9 @@ class BiasedLayerNorm(LayerNorm):
 NORMS = {"rms": RMSNorm, "layer": LayerNorm, "layer_bias": BiasedLayerNorm}
 
 
-def make(config: ModelConfig, size: int = 0):
-    """A norm of the model's kind, over its width or another one."""
-    return NORMS[config.norm](size or config.embed, config)
+def make(config: ModelConfig):
+    """A norm of the model's kind, over its width."""
+    return NORMS[config.norm](config.embed, config)
 
 
 def normalized(x, eps: float):

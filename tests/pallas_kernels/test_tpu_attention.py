@@ -24,6 +24,7 @@ from tests.helpers import (
     packed,
     problem,
     relative_error,
+    slow,
     truth,
 )
 from tests.longctx.context_parallel import cut
@@ -69,7 +70,7 @@ def test_blocks_are_whole_tiles(lengths, block, want):
 
 @pytest.mark.parametrize("strategy, layout, shards", [
     ("ring", "zigzag", 2), ("ulysses", "contiguous", 2),
-    *(pytest.param("ring", "zigzag", shards, marks=pytest.mark.slow) for shards in (4, 8))])
+    *slow(("ring", "zigzag", 4), ("ring", "zigzag", 8))])
 def test_pieces_of_a_cut_sequence(strategy, layout, shards, monkeypatch):
     # jax's interpreter does not type its loops as varying over the mesh
     monkeypatch.setattr(jax, "shard_map", functools.partial(jax.shard_map, check_vma=False))
@@ -126,7 +127,7 @@ def test_a_shard_map_that_checks_is_refused_on_cpu():
 @pytest.mark.parametrize("topology, mask, dtype, head_size, block", [
     ("v5e:2x2", "causal & segments", "bfloat16", 128, 512),
     ("v6e:2x2", "causal & (window(700) | sinks(4))", "float32", 256, 256),
-    *(pytest.param(*case, marks=pytest.mark.slow) for case in [
+    *slow(*[
         ("v4:2x2x1", "full", "bfloat16", 80, 1024),
         ("v5e:2x2", "(causal | prefix_lm(300)) & chunked(1000) & segments", "bfloat16", 64, 0),
         ("v5p:2x2x1", "causal", "float32", 128, 512),

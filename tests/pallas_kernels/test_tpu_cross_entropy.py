@@ -11,7 +11,7 @@ from jax.experimental.pallas import tpu as pltpu
 from pallas_kernels import tpu_chips
 from pallas_kernels.cross_entropy import api, tpu, tpu_blocks
 from pallas_kernels.cross_entropy.spec import CrossEntropySpec
-from tests.helpers import NEEDS_TPU_COMPILER, assert_close, compiled_for_tpu
+from tests.helpers import NEEDS_TPU_COMPILER, assert_close, compiled_for_tpu, slow
 from tests.pallas_kernels.test_cross_entropy import inputs, run, truth
 
 
@@ -70,7 +70,7 @@ def test_auto_is_the_fastest_that_can():
 @NEEDS_TPU_COMPILER
 @pytest.mark.parametrize("chip, shape, dtype", [
     ("v5e", (4000, 256, 9001), "bfloat16"),
-    *(pytest.param(*case, marks=pytest.mark.slow) for case in [
+    *slow(*[
         ("v4", (8192, 4096, 128256), "bfloat16"), ("v5p", (10000, 8192, 128256), "bfloat16"),
         ("v5e", (20000, 2000, 50257), "float32"), ("v6e", (10000, 8192, 128256), "bfloat16"),
         ("v6e", (20000, 200, 5001), "float32"), ("tpu7x", (8192, 4096, 32000), "bfloat16")])])
