@@ -1,8 +1,9 @@
 """The device mesh, its axis names, and every PartitionSpec of the project.
 
-Axes: `data` and `fsdp` cut the batch (and `fsdp` also stores a share of every weight), `context_outer` and `context`
-cut the sequence (two levels: between pods or nodes, and within one), `tensor` cuts heads, mlp and vocabulary. All are
-Explicit: a sharding is part of an array's type, and a gather is a `gather_weight` that someone wrote.
+Axes: `data` and `fsdp` cut the batch, `context_outer` and `context` cut the sequence (two levels: between pods or
+nodes, and within one), `tensor` cuts heads, mlp and vocabulary. Along `fsdp` and both axes of the sequence each device
+stores a share of every weight. All are Explicit: a sharding is part of an array's type, and a gather is a
+`gather_weight` that someone wrote.
 """
 import math
 
@@ -25,14 +26,17 @@ HEAD_TABLE = P("tensor", None)                        # [N, D]: numbers of each 
 WHOLE_HEADS = P(BATCH, None, "tensor", None)          # the same two where T does not divide by the context shards
 WHOLE_LSE = P(BATCH, None, "tensor")
 LOGITS = P(BATCH, CONTEXT, "tensor")                  # BTV
-TABLE = P("tensor", None)                             # VD, its fsdp share gathered
-HEAD = P(None, "tensor")                              # DV, its fsdp share gathered
+TABLE = P("tensor", None)                             # VD, its shares gathered
+HEAD = P(None, "tensor")                              # DV, its shares gathered
 CACHE = P(None, BATCH, CONTEXT, "tensor", None)       # the slots of stacked layers [layers, B, S, K, H]
 ROWS = P(BATCH, None)                                 # [B, D]: hidden states of one token of each row
 ROW_LOGITS = P(BATCH, "tensor")                       # [B, V]
 REPLICATED = P()
 
-# by the last part of a parameter's path; stacked layers put None in front
+SHARES = ("fsdp", *CONTEXT)                           # what stores shares of a weight
+
+# by the last part of a parameter's path; stacked layers put None in front. "fsdp" stands for SHARES, or where they do
+# not divide a dimension for itself
 WEIGHTS = {
     "table": P("tensor", "fsdp"),                     # VD
     "head": P("fsdp", "tensor"),                      # DV
@@ -93,22 +97,26 @@ def all_context() -> jax.sharding.Mesh:
     return make(MeshConfig(context=len(jax.devices())))
 
 
-def weight_spec(name: str) -> P:
-    return WEIGHTS[name]
+def weight_spec(name: str, shape: tuple[int, ...]) -> P:
+    """How the mesh of `jax.set_mesh` stores a weight of that shape, of one layer."""
+    mesh = jax.sharding.get_abstract_mesh()
+    shares = math.prod(mesh.shape[axis] for axis in SHARES)
+    cut = lambda axis, size: SHARES if axis == "fsdp" and size % shares == 0 else axis
+    return P(*(cut(axis, size) for axis, size in zip(WEIGHTS[name], shape, strict=True)))
 
 
 def gathered_spec(name: str) -> P:
-    """That of the weight with its `fsdp` share gathered."""
+    """That of the weight with its shares gathered."""
     return P(*(None if axis == "fsdp" else axis for axis in WEIGHTS[name]))
 
 
 def gather_weight(w: jax.Array, name: str) -> jax.Array:
-    """The weight with its `fsdp` share gathered: the all-gather of FSDP, whose transpose scatters the gradient back."""
+    """The weight with its shares gathered: the all-gather of FSDP, whose transpose scatters the gradient back."""
     return jax.sharding.reshard(w, gathered_spec(name))
 
 
 def gather_weights(weights: dict, dtype) -> dict:
-    """A tree of weights with every share of them gathered: those that have one in `dtype`, in which they are used."""
+    """A tree of weights with their shares gathered: those that have some in `dtype`, in which they are used."""
     def gathered(path, w):
         name = path[-1].key
         return gather_weight(w.astype(dtype), name) if "fsdp" in WEIGHTS[name] else w

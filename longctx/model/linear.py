@@ -7,18 +7,19 @@ from longctx import meshes
 
 
 def weight(key, name: str, shape, fan_in: int, dtype: str) -> nnx.Param:
-    """A truncated-normal weight of standard deviation fan_in^-0.5, born in the sharding meshes.WEIGHTS gives `name`."""
-    draw = jax.random.truncated_normal(key, -3, 3, shape, jnp.dtype(dtype), out_sharding=meshes.weight_spec(name))
+    """A truncated-normal weight of standard deviation fan_in^-0.5, born in the sharding of meshes.weight_spec."""
+    spec = meshes.weight_spec(name, shape)
+    draw = jax.random.truncated_normal(key, -3, 3, shape, jnp.dtype(dtype), out_sharding=spec)
     return nnx.Param(draw * jnp.asarray(fan_in ** -0.5, dtype))
 
 
 def constant(value: float, name: str, shape, dtype: str) -> nnx.Param:
     """A weight that starts at `value` everywhere."""
-    return nnx.Param(jnp.full(shape, value, dtype, out_sharding=meshes.weight_spec(name)))
+    return nnx.Param(jnp.full(shape, value, dtype, out_sharding=meshes.weight_spec(name, shape)))
 
 
 def project(einsum: str, x, w, name: str, out_spec, bias=None):
-    """einsum(x, w) + bias in x's dtype, the weight's fsdp share gathered first, the result cut by `out_spec`."""
+    """einsum(x, w) + bias in x's dtype, the weight's shares gathered first, the result cut by `out_spec`."""
     w = meshes.gather_weight(jnp.asarray(w).astype(x.dtype), name)
     y = jnp.einsum(einsum, x, w, out_sharding=out_spec)
     return y if bias is None else y + jnp.asarray(bias).astype(y.dtype)[None, None]

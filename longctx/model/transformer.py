@@ -118,7 +118,7 @@ class Transformer(nnx.Module):
         return cap * jnp.tanh(logits / cap) if cap else logits
 
     def head_weight(self):
-        """The output head [D, V] in the compute dtype, its fsdp share gathered."""
+        """The output head [D, V] in the compute dtype, its shares gathered."""
         if self.config.tied_head:
             return self.embedding.as_head()
         return meshes.gather_weight(jnp.asarray(self.head).astype(self.config.dtype), "head")

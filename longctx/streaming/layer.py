@@ -136,11 +136,11 @@ def at(tree, i):
 def added(sums, grads):
     """`sums`, float32 and cut as weights are stored, with gradients of gathered weights added."""
     def add(path, total, grad):
-        return total + jax.sharding.reshard(grad.astype(jnp.float32), meshes.weight_spec(path[-1].key))
+        return total + jax.sharding.reshard(grad.astype(jnp.float32), meshes.weight_spec(path[-1].key, total.shape))
     return jax.tree.map_with_path(add, sums, grads)
 
 
 def no_sums(weights):
     """Sums of nothing, for a tree of weights as they are stored."""
-    return jax.tree.map_with_path(
-        lambda path, w: jnp.zeros(w.shape, jnp.float32, out_sharding=meshes.weight_spec(path[-1].key)), weights)
+    cut = lambda path, w: meshes.weight_spec(path[-1].key, w.shape)
+    return jax.tree.map_with_path(lambda path, w: jnp.zeros(w.shape, jnp.float32, out_sharding=cut(path, w)), weights)

@@ -1,12 +1,14 @@
 """The decoder against an independent dense one in numpy; the same numbers on every mesh, under every remat policy."""
 import dataclasses
 import functools
+import math
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from longctx import layouts, loss, meshes
 from longctx.config import AttentionConfig, MeshConfig, ModelConfig, RopeConfig
@@ -142,11 +144,18 @@ def test_remat_changes_no_gradient(policy):
 
 
 def test_parameters_are_born_in_their_shardings():
-    _, _, params = setup(TINY, MeshConfig(fsdp=2, tensor=2))
+    mesh, _, params = setup(TINY, MeshConfig(fsdp=2, context=2, tensor=2))
     for path, x in jax.tree_util.tree_leaves_with_path(params):
-        spec = tuple(meshes.weight_spec(path[-1].key))
-        spec = (None, *spec) if path[0].key == "blocks" else spec
-        assert tuple(x.sharding.spec) == spec, path
+        spec = meshes.WEIGHTS[path[-1].key]
+        whole = x.shape[-len(spec):] if path[0].key == "blocks" else x.shape
+        share = math.prod(whole) // math.prod(x.sharding.shard_shape(x.shape)[-len(spec):])
+        assert share == math.prod({"fsdp": 4, "tensor": 2, None: 1}[axis] for axis in spec), path
+
+
+def test_where_a_weight_does_not_divide_by_all_shares_fsdp_alone_cuts_it():
+    with jax.sharding.use_abstract_mesh(meshes.make(MeshConfig(fsdp=2, context=4)).abstract_mesh):
+        assert meshes.weight_spec("down", (3, 16)) == P("tensor", ("fsdp", "context_outer", "context"))
+        assert meshes.weight_spec("down", (3, 12)) == P("tensor", "fsdp")
 
 
 @pytest.mark.parametrize("mesh_config, layout", [
