@@ -106,8 +106,13 @@ def train_step(graph, config: Config, rate, rope: RopeConfig, state: dict, batch
     return state, metrics
 
 
-def compile_step(config: Config, rate, stage, mesh, platform: str | None = None):
-    """The step of a data.curriculum.Stage, compiled ahead for its shapes: (state, batch) -> (state, metrics).
+def compile_step(config: Config, rate, stage, mesh):
+    """The step of a data.curriculum.Stage, compiled ahead for its shapes: (state, batch) -> (state, metrics)."""
+    return lower_step(config, rate, stage, mesh).compile()
+
+
+def lower_step(config: Config, rate, stage, mesh, platform: str | None = None) -> jax.stages.Lowered:
+    """The same before the compiler has seen it.
 
     platform: "tpu" or "cuda" where the devices of the mesh are not here but described by jax's topologies.
     """
@@ -120,7 +125,7 @@ def compile_step(config: Config, rate, stage, mesh, platform: str | None = None)
             return train_step(graph, config, rate, stage.rope, state, batch)
 
         args = abstract_state(config, mesh), abstract_batch(stage, mesh)
-        return jax.jit(step, donate_argnums=0).trace(*args).lower(lowering_platforms=platform and (platform,)).compile()
+        return jax.jit(step, donate_argnums=0).trace(*args).lower(lowering_platforms=platform and (platform,))
 
 
 def abstract_batch(stage, mesh) -> dict:

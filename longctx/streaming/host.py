@@ -8,7 +8,6 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
-from jax.sharding import PartitionSpec as P
 
 NAMES = ("residual", "dy", "kv", "grads", "moments", "params")      # what memory.offload may name
 
@@ -30,9 +29,7 @@ class Stack:
 
     def write(self, i, part):
         """The stack with `part`, in the stack's dtype, as part i."""
-        part = part.astype(self.array.dtype)
-        if self.on_host:
-            part = jax.device_put(_row_major(part), jax.memory.Space.Host)
+        part = _moved(part.astype(self.array.dtype), self.on_host)
         return dataclasses.replace(self, array=jax.lax.dynamic_update_index_in_dim(self.array, part, i, 0))
 
     def add(self, i, part):
@@ -41,15 +38,23 @@ class Stack:
 
 def zeros(count: int, like, on_host: bool = False, dtype=None):
     """For every array (or ShapeDtypeStruct) of a tree a stack of `count` such parts, cut as it is."""
-    def stack(x):
-        array = jnp.zeros((count, *x.shape), dtype or x.dtype, out_sharding=P(None, *x.sharding.spec))
-        return _stack(array, on_host)
-    return jax.tree.map(stack, like)
+    zero = lambda x: jnp.zeros(x.shape, dtype or x.dtype, out_sharding=x.sharding)
+    return made(count, lambda i: jax.tree.map(zero, like), on_host)
+
+
+def made(count: int, parts, on_host: bool = False):
+    """The stacks of the trees parts(0), parts(1) and so on. Those on the host have never been whole on the device."""
+    each = lambda i: jax.tree.map(lambda part: _moved(part, on_host), parts(i))
+    arrays = jax.lax.scan(lambda _, i: (None, each(i)), None, jnp.arange(count))[1]
+    return jax.tree.map(lambda array: Stack(array, on_host), arrays)
 
 
 def stacks(tree, on_host: bool = False):
     """The arrays [n, ...] of a tree as stacks, on the hosts as far as they may_leave the device."""
-    return jax.tree.map(lambda x: _stack(x, on_host and may_leave(x)), tree)
+    def stack(x):
+        there = on_host and may_leave(x)
+        return Stack(jax.device_put(x, jax.memory.Space.Host) if there else x, there)
+    return jax.tree.map(stack, tree)
 
 
 def may_leave(x) -> bool:
@@ -78,12 +83,12 @@ def write(tree, i, parts):
     return _map(lambda stack, part: stack.write(i, part), tree, parts)
 
 
-def _stack(array, on_host: bool) -> Stack:
-    return Stack(jax.device_put(array, jax.memory.Space.Host) if on_host else array, on_host)
-
-
 def _map(function, tree, *rest):
     return jax.tree.map(function, tree, *rest, is_leaf=lambda x: isinstance(x, Stack))
+
+
+def _moved(part, to_host: bool):
+    return jax.device_put(_row_major(part), jax.memory.Space.Host) if to_host else part
 
 
 def _row_major(x):

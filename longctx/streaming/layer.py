@@ -74,8 +74,7 @@ class Layer:
             seen = self.turned(weights, shared, stream.read(source + i), i)
             return self.attention.exchanged(seen.keys, seen.values, at(self.tokens, i))
 
-        held = host.zeros(self.chunks, jax.eval_shape(exchanged, 0), self.kv_on_host)
-        return jax.lax.fori_loop(0, self.chunks, lambda i, held: host.write(held, i, exchanged(i)), held)
+        return host.made(self.chunks, exchanged, self.kv_on_host)
 
 
 def forward(layer: Layer, weights, shared, stream: Stack, source, target) -> Stack:
