@@ -273,9 +273,7 @@ def _check_memory(config: Config) -> None:
             raise UserError(f"memory.{field.name}={value!r} is for memory.backward={wanted!r}, and it is "
                             f"{memory.backward!r}.")
     if memory.backward != "streamed":
-        if other := set(memory.offload) - {"moments"}:
-            raise UserError(f"memory.offload names {min(other)!r}, which is for memory.backward='streamed'; 'autodiff' "
-                            "has 'moments', and model.remat='offload_layer' or 'offload_attention'.")
+        _check_offload(config)
         return
     length = math.gcd(*(stage.seq_len for stage in config.stages))
     if memory.chunk < 1 or length % memory.chunk or memory.chunk % shards:
@@ -290,6 +288,22 @@ def _check_memory(config: Config) -> None:
             context_parallel.check(plan_of_chunks(config), masks.parse(kind.mask))
         except UserError as error:
             raise UserError(f"memory.backward='streamed': {error}") from error
+
+
+def _check_offload(config: Config) -> None:
+    """What the hosts can have of a step by autodiff."""
+    from longctx.streaming import host
+    layers, kinds, offload = config.model.layers, len(config.model.kinds), set(config.memory.offload)
+    if other := offload - set(host.OF_WEIGHTS):
+        raise UserError(f"memory.offload names {min(other)!r}, which is for memory.backward='streamed'; 'autodiff' "
+                        f"has {', '.join(map(repr, host.OF_WEIGHTS))}, and model.remat='offload_layer' or "
+                        "'offload_attention'.")
+    if "params" in offload and config.model.remat == "none":
+        raise UserError("model.remat='none' keeps all weights on the device, and memory.offload names 'params'; "
+                        "'layer' works.")
+    if layers % kinds and (whole := offload - {"moments"}):
+        raise UserError(f"memory.offload names {min(whole)!r}, for which model.layers={layers} must be a multiple of "
+                        f"the {kinds} kinds of layers of model.pattern; {-(-layers // kinds) * kinds} works.")
 
 
 def _load_data(config: Config, stages) -> tuple[sources.Corpus, tokenizers.Tokenizer]:

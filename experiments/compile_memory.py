@@ -6,8 +6,7 @@
 Targets: v5p:2x2x1, v5e:4x4, v6e:16x16 and so on, TPU slices that libtpu knows; h100x8 and so on, so many of GPUS, 8 to
 a node. Compiles the step of the longest stage, in minutes, with what every backend can do ("auto" is plain JAX), and
 prints one line of JSON, GiB of each device: arguments (parameters, moments, batch), temporaries, the same on its host.
-The TPU compiler refuses what does not fit, and overstates temporaries a little. The one for GPUs refuses nothing, and
-counts parameters and moments as on the device wherever memory.offload has them.
+The TPU compiler refuses what does not fit, and overstates temporaries a little. The one for GPUs refuses nothing.
 """
 import json
 import os
@@ -66,15 +65,16 @@ def with_memories(lowered):
     module = lowered.compiler_ir()
     with module.context:
         main = next(op for op in module.body.operations if op.attributes.get("sym_name") == ir.StringAttr.get("main"))
-        of_result = lambda i: ir.DictAttr(main.attributes["res_attrs"][i])["mhlo.memory_kind"]
+        named = lambda attributes: {a.name: a.attr for a in ir.DictAttr(attributes)}
+        on_device = {"mhlo.memory_kind": ir.StringAttr.get("device")}
+        results = [on_device | named(attributes) for attributes in main.attributes["res_attrs"]]
 
         def placed(attributes):
-            named = {a.name: a.attr for a in ir.DictAttr(attributes)}
-            if "tf.aliasing_output" in named:
-                named["mhlo.memory_kind"] = of_result(ir.IntegerAttr(named["tf.aliasing_output"]).value)
-            else:
-                named.setdefault("mhlo.memory_kind", ir.StringAttr.get("device"))
-            return ir.DictAttr.get(named)
+            mine = on_device | named(attributes)
+            if "tf.aliasing_output" in mine:
+                result = results[ir.IntegerAttr(mine["tf.aliasing_output"]).value]
+                mine["mhlo.memory_kind"] = result["mhlo.memory_kind"]
+            return ir.DictAttr.get(mine)
         main.attributes["arg_attrs"] = ir.ArrayAttr.get([placed(a) for a in main.attributes["arg_attrs"]])
     return lowered
 

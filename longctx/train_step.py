@@ -3,7 +3,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import NamedSharding
 
 from longctx import loss, meshes, optim
@@ -11,7 +10,7 @@ from longctx.config import Config, RopeConfig
 from longctx.model import functional
 from longctx.positions import augment
 from longctx.streaming import host
-from longctx.streaming.step import others, streamed, updated
+from longctx.streaming.step import others, squared, streamed, updated
 
 BLOCKS = jax.tree_util.DictKey("blocks")
 
@@ -65,20 +64,29 @@ def autodiff(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: 
     def mean_loss(params):
         return loss.mean_over_tokens(functional.nll(graph, params, batch, rope), batch["weights"])
 
-    value, grads = jax.value_and_grad(mean_loss)(state["params"])
     if config.memory.offload:
-        return updated(config, rate, state, functools.partial(_by_layers, value, grads))
+        return updated(config, rate, state, functools.partial(_by_layers, mean_loss, others(state["params"])))
+    value, grads = jax.value_and_grad(mean_loss)(state["params"])
     grads, norm = optim.clipped(grads, config.optim.clip_norm)
     good = jnp.isfinite(value) & jnp.isfinite(norm)
     return *optim.updated(config.optim, rate, grads, state["moments"], state["params"], good), value, norm
 
 
-def _by_layers(value, grads, optimizer, blocks, moments):
+def _by_layers(mean_loss, outside, optimizer, blocks, moments):
     """As streaming.step.CLIPS, with all gradients there."""
-    norm = optax.tree.norm(grads)
+    def of_changes(outside, places):
+        weights = jax.tree.map(host.Weight, host.arrays(blocks), host.arrays(places))
+        return mean_loss(outside | {"blocks": weights})
+
+    places = host.zeros_like(blocks, "grads" in optimizer.config.memory.offload)
+    value, (outside, grads) = jax.value_and_grad(of_changes, (0, 1))(outside, places)
+    squares = squared(outside)
+    for stacks in grads.values():
+        add = lambda i, total, stacks=stacks: total + squared(host.read(stacks, i))
+        squares = jax.lax.fori_loop(0, host.count(stacks), add, squares)
+    norm = jnp.sqrt(squares)
     factor, good = optimizer.factor(norm), jnp.isfinite(value) & jnp.isfinite(norm)
-    updated = optimizer.layers(blocks, moments, host.stacks(grads["blocks"]), factor, good)
-    return *updated, others(grads), value, norm, factor
+    return *optimizer.layers(blocks, moments, grads, factor, good), outside, value, norm, factor
 
 
 BACKWARDS = {"autodiff": autodiff, "streamed": streamed}

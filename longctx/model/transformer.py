@@ -17,6 +17,7 @@ from longctx.model.remat import checkpointed
 from longctx.positions import rope as rotary
 from longctx.positions.clex import Clex
 from longctx.positions.view import View, learned_numbers, view
+from longctx.streaming import host
 from pallas_kernels.masks import Tokens
 
 
@@ -83,7 +84,7 @@ class Transformer(nnx.Module):
     def _through_blocks(self, x, attends):
         """A scan over groups of one layer of each kind, then the layers that are left over."""
         def layer(attend):
-            run = lambda x, block, at: block(x, functools.partial(attend, at))
+            run = lambda x, block, at: host.fetched(block)(x, functools.partial(attend, at))
             return checkpointed(run, self.config.remat)
 
         layers, groups = [layer(attend) for attend in attends], self.config.layers // len(attends)

@@ -9,31 +9,55 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
-NAMES = ("residual", "dy", "kv", "grads", "moments", "params")      # what memory.offload may name
+OF_WEIGHTS = ("grads", "moments", "params")
+NAMES = ("residual", "dy", "kv", *OF_WEIGHTS)       # what memory.offload may name
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Stack:
-    """Arrays [...] in one, [n, ...]; on_host: in pinned memory of the hosts."""
+    """Arrays [...] in one, [n, ...], on the device or in pinned memory of its host."""
     array: jax.Array
-    on_host: bool = dataclasses.field(default=False, metadata=dict(static=True))
 
     def __len__(self):
         return len(self.array)
 
     def read(self, i):
         """Part i, on the device."""
-        part = jax.lax.dynamic_index_in_dim(self.array, i, 0, keepdims=False)
-        return _row_major(jax.device_put(part, jax.memory.Space.Device)) if self.on_host else part
+        return _on_device(jax.lax.dynamic_index_in_dim(self.array, i, 0, keepdims=False))
 
     def write(self, i, part):
         """The stack with `part`, in the stack's dtype, as part i."""
-        part = _moved(part.astype(self.array.dtype), self.on_host)
-        return dataclasses.replace(self, array=jax.lax.dynamic_update_index_in_dim(self.array, part, i, 0))
+        part = _moved(part.astype(self.array.dtype), _on_host(self.array))
+        return Stack(jax.lax.dynamic_update_index_in_dim(self.array, part, i, 0))
 
     def add(self, i, part):
         return self.write(i, self.read(i) + part)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """A weight to differentiate by `place`: zeros of its shape in the memory that the gradient is for."""
+    array: jax.Array
+    place: jax.Array
+
+
+def fetched(tree):
+    """A tree with its Weights on the device, as arrays."""
+    is_weight = lambda x: isinstance(x, Weight)
+    return jax.tree.map(lambda x: _fetched(x.array, x.place) if is_weight(x) else x, tree, is_leaf=is_weight)
+
+
+@jax.custom_jvp
+def _fetched(array, place):
+    """array + place: differentiable by the second alone, so that its gradient goes where that is."""
+    return _on_device(array)
+
+
+@_fetched.defjvp
+def _of_place(primals, tangents):
+    return _fetched(*primals), _on_device(tangents[1])
 
 
 def zeros(count: int, like, on_host: bool = False, dtype=None):
@@ -46,15 +70,19 @@ def made(count: int, parts, on_host: bool = False):
     """The stacks of the trees parts(0), parts(1) and so on. Those on the host have never been whole on the device."""
     each = lambda i: jax.tree.map(lambda part: _moved(part, on_host), parts(i))
     arrays = jax.lax.scan(lambda _, i: (None, each(i)), None, jnp.arange(count))[1]
-    return jax.tree.map(lambda array: Stack(array, on_host), arrays)
+    return jax.tree.map(Stack, arrays)
 
 
 def stacks(tree, on_host: bool = False):
     """The arrays [n, ...] of a tree as stacks, on the hosts as far as they may_leave the device."""
-    def stack(x):
-        there = on_host and may_leave(x)
-        return Stack(jax.device_put(x, jax.memory.Space.Host) if there else x, there)
-    return jax.tree.map(stack, tree)
+    there = lambda x: jax.device_put(x, jax.memory.Space.Host) if on_host and may_leave(x) else x
+    return jax.tree.map(lambda x: Stack(there(x)), tree)
+
+
+def zeros_like(tree, on_host: bool = False):
+    """Zeros for every stack of a tree, on the hosts as far as they may_leave the device."""
+    there = lambda stack: on_host and may_leave(stack.array)
+    return _map(lambda stack: zeros(len(stack), jax.eval_shape(stack.read, 0), there(stack)), tree)
 
 
 def may_leave(x) -> bool:
@@ -89,6 +117,14 @@ def _map(function, tree, *rest):
 
 def _moved(part, to_host: bool):
     return jax.device_put(_row_major(part), jax.memory.Space.Host) if to_host else part
+
+
+def _on_device(part):
+    return _row_major(jax.device_put(part, jax.memory.Space.Device)) if _on_host(part) else part
+
+
+def _on_host(x) -> bool:
+    return jax.typeof(x).memory_space == jax.memory.Space.Host
 
 
 def _row_major(x):

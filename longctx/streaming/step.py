@@ -58,7 +58,7 @@ def exact(way: Walk, optimizer: Optimizer, blocks, moments, stream, last_norm):
     blocks, moments: stacks of the layers' weights and moments, updated in the result. last_norm: of the last good step.
     """
     value, dy, sums = way.loss(stream)
-    buffer = host.stacks(jax.tree.map(jnp.zeros_like, way.params["blocks"]), "grads" in way.config.memory.offload)
+    buffer = host.zeros_like(blocks, "grads" in way.config.memory.offload)
 
     def take(blocks, done, kind, i, grads):
         buffer, squares = done

@@ -180,6 +180,9 @@ def test_arguments_for_a_file_that_takes_none(tmp_path):
     (["memory.backward=streamed", "memory.chunk=100"], ["memory.chunk=100", "every stage", "512 works"]),
     ([*STREAMED, "memory.clip=delay"], ["memory.clip='delay'", "'delayed'"]),
     ([*STREAMED, "memory.offload=('residul',)"], ["memory.offload[0]='residul'", "'residual'"]),
+    (["memory.offload=('params','kv')"], ["'kv'", "memory.backward='streamed'", "'grads', 'moments', 'params'"]),
+    (["memory.offload=('params',)", "model.remat=none"],
+     ["model.remat='none'", "'params'", "'layer' works"]),
     ([*STREAMED, "mesh.context=2", "attention.layout=contiguous", "attention.strategy=lightseq"],
      ["memory.backward='streamed'", "'lightseq'", "not known", "'ring'"]),
     (["optim.schedule=cosin"], ["optim.schedule='cosin'", "'cosine'"]),
@@ -203,6 +206,13 @@ def test_a_pattern_that_the_kept_layers_do_not_fit():
     config = dataclasses.replace(configs.from_command_line(["command", *FILE])[0], model=ModelConfig(pattern=kinds),
                                  memory=MemoryConfig("streamed", chunk=256, every=2))
     has(problem(configs.check, config), "memory.every=2", "3 kinds of layers", "1 and 3 work")
+
+
+def test_a_layer_left_over_when_gradients_are_on_the_hosts():
+    model = ModelConfig(layers=3, pattern=(LayerConfig(), LayerConfig(mask="causal & window(8)")))
+    config = dataclasses.replace(configs.from_command_line(["command", *FILE])[0], model=model,
+                                 memory=MemoryConfig(offload=("moments", "grads")))
+    has(problem(configs.check, config), "'grads'", "model.layers=3", "2 kinds of layers", "4 works")
 
 
 def test_the_most_basic_problem_comes_first():
