@@ -218,7 +218,7 @@ def _check_lengths(config: Config) -> None:
 
 def _check_names(config: Config) -> None:
     """Names against the dicts that hold them. Imports jax, for most of these hold functions of it."""
-    from longctx import optim
+    from longctx import host, optim
     from longctx.context_parallel import api as context_parallel
     from longctx.evals.api import EVALS
     from longctx.model.attention import QK_NORMS
@@ -228,7 +228,6 @@ def _check_names(config: Config) -> None:
     from longctx.model.remat import POLICIES
     from longctx.positions import view
     from longctx.positions.augment import AUGMENTATIONS
-    from longctx.streaming import host
     from longctx.streaming.step import CLIPS
     from longctx.train_step import BACKWARDS
     from pallas_kernels.attention.api import IMPLEMENTATIONS
@@ -292,7 +291,7 @@ def _check_memory(config: Config) -> None:
 
 def _check_offload(config: Config) -> None:
     """What the hosts can have of a step by autodiff."""
-    from longctx.streaming import host
+    from longctx import host
     layers, kinds, offload = config.model.layers, len(config.model.kinds), set(config.memory.offload)
     if other := offload - set(host.OF_WEIGHTS):
         raise UserError(f"memory.offload names {min(other)!r}, which is for memory.backward='streamed'; 'autodiff' "

@@ -138,7 +138,7 @@ class MemoryConfig:
     every: int = 1                      # of so many layers the input of one is kept, those between are computed again
     clip: str = "exact"                 # a name in longctx.streaming.step.CLIPS
     # for both; of the names of offload "autodiff" has "params", "grads" and "moments":
-    offload: tuple[str, ...] = ()       # what is in the hosts' memory: names in longctx.streaming.host.NAMES
+    offload: tuple[str, ...] = ()       # what is in the hosts' memory: names in longctx.host.NAMES
     mlp_tiles: int = 1                  # parts of a shard's tokens that go through the feed-forward one after another
     # for "autodiff", of which model.remat says what a layer keeps, and where:
     loss_tiles: int = 0                 # parts of them, those that have a weight first, that go through the head one

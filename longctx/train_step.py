@@ -5,11 +5,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from longctx import loss, meshes, optim
+from longctx import host, loss, meshes, optim
 from longctx.config import Config, RopeConfig
 from longctx.model import functional
 from longctx.positions import augment
-from longctx.streaming import host
 from longctx.streaming.step import others, squared, streamed, updated
 
 BLOCKS = jax.tree_util.DictKey("blocks")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from longctx import meshes
+from longctx import host, meshes
 from longctx.config import AttentionConfig, MemoryConfig, ModelConfig, RopeConfig
 from longctx.context_parallel import api as context_parallel
 from longctx.model import norm
@@ -17,14 +17,14 @@ from longctx.model.remat import checkpointed
 from longctx.positions import rope as rotary
 from longctx.positions.clex import Clex
 from longctx.positions.view import View, learned_numbers, view
-from longctx.streaming import host
 from pallas_kernels.masks import Tokens
 
 
 class Transformer(nnx.Module):
     """Token ids to hidden states, and the head that turns those into logits.
 
-    blocks: for each kind of layer (layer i is of kind i % kinds) its layers' weights, stacked [layers, ...].
+    blocks: for each kind of layer (layer i is of kind i % kinds) its layers' weights, stacked [layers, ...]; they may
+    be host.Weights.
     """
 
     def __init__(self, key, config: ModelConfig, attention: AttentionConfig, memory: MemoryConfig):

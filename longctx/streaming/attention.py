@@ -12,13 +12,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from longctx import meshes
+from longctx import host, meshes
 from longctx.config import Config
 from longctx.context_parallel.api import STRATEGIES, plan_of
 from longctx.context_parallel.merge import cast, merge, neutral
 from longctx.context_parallel.strategy import Local, Plan
-from longctx.streaming import host
-from longctx.streaming.host import Stack
+from longctx.host import Stack
 from pallas_kernels import masks
 from pallas_kernels.attention.spec import AttentionSpec, Rows
 from pallas_kernels.masks import Tokens

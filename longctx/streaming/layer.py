@@ -11,11 +11,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from longctx import meshes
+from longctx import host, meshes
 from longctx.context_parallel.merge import with_sinks
-from longctx.streaming import host
+from longctx.host import Stack
 from longctx.streaming.attention import ChunkAttention, Sums, Visits
-from longctx.streaming.host import Stack
 from pallas_kernels.attention.spec import rows
 from pallas_kernels.masks import Tokens
 

@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from longctx import optim
+from longctx import host, optim
 from longctx.config import Config, RopeConfig
-from longctx.streaming import host
 from longctx.streaming.walk import Walk, walk
 
 

@@ -11,14 +11,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from longctx import meshes
+from longctx import host, meshes
 from longctx.config import Config, RopeConfig
+from longctx.host import Stack
 from longctx.loss import token_loss
 from longctx.model import functional
-from longctx.streaming import host
 from longctx.streaming import layer as one
 from longctx.streaming.attention import ChunkAttention, plan_of_chunks, visits
-from longctx.streaming.host import Stack
 from pallas_kernels import masks
 from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.masks import Tokens

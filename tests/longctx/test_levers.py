@@ -5,11 +5,10 @@ import re
 import jax
 import pytest
 
-from longctx import meshes, train_step
+from longctx import host, meshes, train_step
 from longctx.config import LayerConfig, MemoryConfig, MeshConfig
 from longctx.data import curriculum
 from longctx.model import functional
-from longctx.streaming import host
 from tests.helpers import slow
 from tests.longctx.model.test_transformer import TINY
 from tests.longctx.streaming.test_streamed import assert_as_autodiff, run_of
@@ -40,12 +39,14 @@ def test_some_in_the_hosts_memory(offload, mesh):
 
 def stacks_in_jaxpr(offload, layers=5):
     """(on the device, on the host): how many arrays [layers, _, _, ...] a step makes there."""
-    config = run_of(dataclasses.replace(TINY, layers=layers, remat="offload_layer"), memory=MemoryConfig(offload=offload))
+    model = dataclasses.replace(TINY, layers=layers, remat="offload_layer")
+    config = run_of(model, memory=MemoryConfig(offload=offload))
     mesh, stage = meshes.make(config.mesh), curriculum.plan(config)[0]
+    given = train_step.abstract_state(config, mesh), train_step.abstract_batch(stage, mesh)
     with jax.set_mesh(mesh):
         graph = functional.graph(config.model, config.attention, config.memory)
-        step = lambda *args: train_step.train_step(graph, config, lambda step: 0.1, stage.rope, *args)
-        text = str(jax.make_jaxpr(step)(train_step.abstract_state(config, mesh), train_step.abstract_batch(stage, mesh)))
+        step = lambda *given: train_step.train_step(graph, config, lambda step: 0.1, stage.rope, *given)
+        text = str(jax.make_jaxpr(step)(*given))
     return tuple(len(re.findall(rf"f32{memory}\[{layers},\d[^]]*,\d", text)) for memory in ("", "<host>"))
 
 

@@ -1,7 +1,8 @@
 """Stacks: arrays that a loop reads and writes one part at a time, in the memory of the devices or of their hosts.
 
 A stack is the carry of a fori_loop, read by a slice and written in place, so that no second copy of it exists. (A scan
-would read one and write another.) On the CPU backend both memories are one: the same is computed, and nothing moves.
+would read one and write another.) Autodiff of a scan that reads stacks as Weights gives stacks of gradients.
+On the CPU backend both memories are one: the same is computed, and nothing moves.
 """
 import dataclasses
 
