@@ -43,7 +43,11 @@ def nll(graph, params, batch: dict, rope: RopeConfig | None = None):
 
     With memory.loss_tiles that of tokens without weight is 0.
     """
-    model, x = hidden(graph, params, batch, rope)
+    _, x = hidden(graph, params, batch, rope)
+    # on the way back the gradient of the head is in its shares before that of the layers begins
+    name = "head" if "head" in params else "embedding"
+    x, head = jax.lax.optimization_barrier((x, params[name]))
+    model = merged(graph, params | {name: head})
     tiles = model.memory.loss_tiles
     return token_loss(x, model.head_weight(), batch["targets"], model.config.logit_soft_cap,
                       batch["weights"] if tiles else None, tiles)
