@@ -16,12 +16,12 @@ class Known(enum.IntEnum):
     """How much the text tells of a count."""
     EXACT = 0
     AT_MOST = 1
-    NOT = 2
+    UNKNOWN = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Count:
-    """So many times; where `known` is NOT, a factor of 1 stands for what is not known."""
+    """So many times; where `known` is UNKNOWN, a factor of 1 stands for what is not known."""
     times: int = 1
     known: Known = Known.EXACT
 
@@ -53,7 +53,7 @@ def trips(module: Module, around: Computation, loop: Instruction) -> Count:
     body = module.computations[loop.attribute("body")]
     compared = _compared(module, module.computations[loop.attribute("condition")])
     if compared is None:
-        return Count(known=Known.NOT)
+        return Count(known=Known.UNKNOWN)
     counter, bound, inclusive = compared
     first, step = _first(module, around, loop, counter.index), _step(module, body, counter.index)
     last = bound if not bound.scale else _unchanged(module, around, loop, body, bound)
@@ -61,7 +61,7 @@ def trips(module: Module, around: Computation, loop: Instruction) -> Count:
         span = last.offset - counter.offset - first + inclusive
         return Count(max(0, -(-span // step)))
     longest = min(_lengths(module, body, counter.index), default=None)
-    return Count(known=Known.NOT) if longest is None else Count(longest, Known.AT_MOST)
+    return Count(known=Known.UNKNOWN) if longest is None else Count(longest, Known.AT_MOST)
 
 
 def _compared(module, condition):

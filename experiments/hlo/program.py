@@ -1,6 +1,7 @@
 """What one device does in one run of a compiled program, with the counts of its loops applied."""
 import dataclasses
 import functools
+import re
 from collections.abc import Iterable
 
 from experiments.hlo import collectives, loops, matmuls
@@ -159,8 +160,8 @@ class _Reader:
             dtype = where.inputs(instruction)[0].shapes[0].dtype
             return [Matmul(dtype, matmuls.flops(where, instruction), runs, name)]
         if _is_kernel(instruction):
-            return [Kernel(_kernel_name(instruction), instruction.target, where.operand_shapes(instruction),
-                           instruction.shapes, runs, name)]
+            operands, kernel = where.operand_shapes(instruction), re.sub(r"[.\d]+$", "", instruction.name)
+            return [Kernel(kernel, instruction.target, operands, instruction.shapes, runs, name)]
         copied = _host_copy(where, instruction)
         if copied:
             return [HostCopy(*copied, runs, overlapped, name)]
@@ -202,10 +203,6 @@ def _calls(where, target):
 def _is_kernel(instruction):
     return instruction.opcode == "custom-call" and not matmuls.is_matmul(instruction) \
         and instruction.target not in _NO_KERNELS
-
-
-def _kernel_name(instruction):
-    return instruction.name
 
 
 def _host_copy(where, instruction):
