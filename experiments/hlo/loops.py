@@ -124,9 +124,9 @@ def _value(module: Module, where: Computation, name: str, args: list[_Linear | N
     value = lambda i: _value(module, where, instruction.operands[i], args)
     match instruction.opcode:
         case "constant":
-            return _Linear(int(instruction.literal)) if instruction.literal.lstrip("-").isdigit() else None
+            return _Linear(int(instruction.arguments)) if instruction.arguments.lstrip("-").isdigit() else None
         case "parameter":
-            return args[int(instruction.literal)] if args else None
+            return args[int(instruction.arguments)] if args else None
         case "get-tuple-element":
             return _element(module, where, instruction, args)
         case "add":

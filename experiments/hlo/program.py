@@ -1,6 +1,5 @@
 """What one device does in one run of a compiled program, with the counts of its loops applied."""
 import dataclasses
-import functools
 import re
 from collections.abc import Iterable
 
@@ -75,6 +74,17 @@ class HostCopy:
 
 
 @dataclasses.dataclass(frozen=True)
+class Estimate:
+    """An instruction of a TPU program and the cycles that the compiler expects of it: a matmul, a fusion, a copy.
+
+    Kernels, collectives and asynchronous copies have none.
+    """
+    cycles: int
+    runs: Count
+    op_name: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Program:
     """All of these that the program holds, each in the order of the schedule.
 
@@ -84,6 +94,7 @@ class Program:
     matmuls: tuple[Matmul, ...]
     kernels: tuple[Kernel, ...]
     host_copies: tuple[HostCopy, ...]
+    estimates: tuple[Estimate, ...]
 
 
 def read(text: str, mesh) -> Program:
@@ -98,7 +109,7 @@ def read(text: str, mesh) -> Program:
     if mesh.size != module.partitions:
         raise ValueError(f"the program is for {module.partitions} devices, and the mesh {dict(mesh.shape)} has "
                          f"{mesh.size}: give the mesh that it was compiled for.")
-    found = _Reader(module, dict(mesh.shape)).walk(module.entry, Count(), False)
+    found = _Reader(module, dict(mesh.shape), _computing(module)).walk(module.entry, Count(), False)
     return Program(**{name: tuple(_only(found, kind)) for name, (kind, _) in _LISTS.items()})
 
 
@@ -122,28 +133,28 @@ def phase(item) -> str:
 
 # the lists of a Program, and what tells which branch of a conditional has the most of one
 _LISTS = {"collectives": (Collective, "bytes"), "matmuls": (Matmul, "flops"), "kernels": (Kernel, "bytes"),
-          "host_copies": (HostCopy, "bytes")}
+          "host_copies": (HostCopy, "bytes"), "estimates": (Estimate, "cycles")}
 
 
 @dataclasses.dataclass
 class _Reader:
     module: Module
     mesh: dict[str, int]
-
-    def __post_init__(self):
-        self.computing = functools.cache(self.computing)
+    computing: set[str]             # computations with matmuls or kernels
 
     def walk(self, where: Computation, runs: Count, overlapped: bool) -> list:
         """All items of a computation that is run so often; overlapped: whether an asynchronous one runs it."""
         bracketed, found = self.bracketed(where), []
         for instruction in where:
-            here = overlapped or instruction.name in bracketed
-            found += self.items(where, instruction, runs, here)
+            if cycles := instruction.setting("estimated_cycles"):
+                found.append(Estimate(int(cycles), runs, instruction.op_name))
+            found += self.items(where, instruction, runs, overlapped or instruction.name in bracketed)
         return found
 
-    def items(self, where, instruction, runs, overlapped):
+    def items(self, where, instruction, runs, overlapped) -> list:
+        """Those of one instruction and of all that it calls."""
         kind, name = instruction.opcode.removesuffix("-start"), instruction.op_name
-        if kind.endswith("-done"):
+        if kind.endswith(("-done", "-update")):
             return []
         if kind in collectives.SENT:
             if "async_collective_fusion_config" in instruction.rest and not _calls(where, _START):
@@ -170,7 +181,7 @@ class _Reader:
     def bracketed(self, where: Computation) -> set[str]:
         """Asynchronous starts with matmuls or kernels scheduled before their ends."""
         order = list(where)
-        busy = [self.busy(instruction) for instruction in order]
+        busy = [_computes(instruction, self.computing) for instruction in order]
         ends = {self.channel(i, _END) or i.operands[0]: at for at, i in enumerate(order)
                 if i.opcode.endswith("-done") or self.channel(i, _END)}
         starts = {at: self.channel(i, _START) or i.name for at, i in enumerate(order)
@@ -183,11 +194,18 @@ class _Reader:
         parts = (i for c in inner if _calls(c, target) for i in c if i.opcode in collectives.SENT)
         return next((i.attribute("channel_id") for i in parts), None)
 
-    def busy(self, instruction: Instruction) -> bool:
-        return matmuls.is_matmul(instruction) or _is_kernel(instruction) or any(map(self.computing, instruction.called))
 
-    def computing(self, name: str) -> bool:
-        return any(map(self.busy, self.module.computations[name]))
+def _computing(module):
+    """Names of the computations with matmuls or kernels, or that call such ones, which stand before them in the text."""
+    names = set()
+    for computation in module.computations.values():
+        if any(_computes(instruction, names) for instruction in computation):
+            names.add(computation.name)
+    return names
+
+
+def _computes(instruction, computing):
+    return matmuls.is_matmul(instruction) or _is_kernel(instruction) or not computing.isdisjoint(instruction.called)
 
 
 def _scatters(where):

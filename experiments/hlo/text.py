@@ -44,7 +44,7 @@ class Instruction:
 
     Attributes:
       type: of the result, as written.
-      rest: the arguments and all that follows them, as written.
+      rest: the arguments and what follows them, as written.
     """
     name: str
     type: str
@@ -58,15 +58,11 @@ class Instruction:
 
     @functools.cached_property
     def operands(self) -> tuple[str, ...]:
-        return tuple(_NAME.findall(self._arguments))
-
-    @property
-    def literal(self) -> str:
-        """What a constant, a parameter's number or the like has for arguments."""
-        return self._arguments
+        return tuple(_NAME.findall(self.arguments))
 
     @functools.cached_property
-    def _arguments(self) -> str:
+    def arguments(self) -> str:
+        """As written: names of operands; of a constant its value, of a parameter its number."""
         depth = 1
         for parenthesis in re.finditer(r"[()]", self.rest):
             depth += 1 if parenthesis[0] == "(" else -1

@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from experiments.hlo import collectives, text
+from experiments.hlo import collectives, matmuls, text
 from experiments.hlo.loops import Count, Known
 from experiments.hlo.program import overlap, phase, read, total
 from longctx import meshes, optim, train_step
@@ -160,6 +160,20 @@ def test_forms_of_permutations(pairs, axes, group):
     assert collectives.span(instruction, {"x": 2, "y": 2, "z": 2}) == (axes, group)
 
 
+@pytest.mark.parametrize("left, right, out, how, products", [
+    ("5,32,6", "32,6,7", "5,1,7", "window={size=32}, dim_labels=b0f_0io->b0f", 5 * 7 * 6 * 32),         # two contracted
+    ("5,6,1", "6,8,7", "5,8,7", "window={size=8 pad=7_7 rhs_reversal=1}, dim_labels=bf0_i0o->b0f", 5 * 6 * 8 * 7),
+    ("8,5,6", "8,6,7", "8,5,7", "window={size=8 stride=7 lhs_dilate=8}, dim_labels=0bf_0io->0bf", 8 * 5 * 6 * 7),
+    ("5,6", "6,7", "5,7", "dim_labels=bf_io->bf", 5 * 6 * 7),
+])
+def test_a_convolution_that_is_a_dot(left, right, out, how, products):
+    """It has the products of the dot, and none with padding or between the elements of a dilation."""
+    module = text.parse("ENTRY %f (a: f32[], b: f32[]) -> f32[] {\n"
+                        f"  %a = f32[{left}]{{0}} parameter(0)\n  %b = f32[{right}]{{0}} parameter(1)\n"
+                        f"  ROOT %c = f32[{out}]{{0}} convolution(%a, %b), {how}\n}}\n")
+    assert matmuls.flops(module.entry, module.entry.root) == 2 * products
+
+
 def test_what_a_tpu_program_says(mesh):
     """A loop from 1 to 6; an all-gather cut over three fusions, the middle one computing; copies to host memory."""
     program = read((pathlib.Path(__file__).parent / "tpu.txt").read_text(), mesh)
@@ -171,6 +185,7 @@ def test_what_a_tpu_program_says(mesh):
     assert overlap(program.collectives) == 5 * gather.bytes / (5 * gather.bytes + scatter.bytes)
     matmul, = program.matmuls
     assert (matmul.dtype, matmul.flops, matmul.runs) == ("bf16", 2 * 16 * 64 * 4 * 32, Count(5))
+    assert total(program.estimates, "cycles") == 5 * 2123
     kernel, = program.kernels
     assert (kernel.name, kernel.target, kernel.runs) == ("attention_forward", "tpu_custom_call", Count(5))
     assert [shape.dims for shape in kernel.operands + kernel.results] == [(8, 32), (64, 32), (8, 32)]
