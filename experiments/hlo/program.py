@@ -196,7 +196,7 @@ class _Reader:
 
 
 def _computing(module):
-    """Names of the computations with matmuls or kernels, or that call such ones, which stand before them in the text."""
+    """Names of computations with matmuls or kernels, or that call such ones, which stand before them in the text."""
     names = set()
     for computation in module.computations.values():
         if any(_computes(instruction, names) for instruction in computation):
