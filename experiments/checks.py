@@ -36,7 +36,7 @@ AT_LEAST = {
 }
 ABOVE = {"model.norm_eps": 0, "optim.eps": 0}
 FOR_BACKWARD = {"loss_tiles": "autodiff", "head_groups": "autodiff", "chunk": "streamed", "every": "streamed",
-                "clip": "streamed"}      # settings of memory that the others do not have
+                "keep_attention": "streamed", "clip": "streamed"}      # settings of memory that the others do not have
 BELOW = {"seed": 2**63, "optim.b1": 1, "optim.b2": 1}
 
 

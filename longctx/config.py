@@ -136,6 +136,8 @@ class MemoryConfig:
     chunk: int = 0                      # tokens of each row, over all context shards, that are in work at a time; with
                                         #   attention.layout="striped(chunk / context shards)" neighbours in the row
     every: int = 1                      # of so many layers the input of one is kept, those between are computed again
+    keep_attention: bool = False        # and the results of attention: of all layers, or where every > 1 of those
+                                        #   that are computed again, so that the way back attends once less
     clip: str = "exact"                 # a name in longctx.streaming.step.CLIPS
     # for both; of the names of offload, "autodiff" has "moments" alone:
     offload: tuple[str, ...] = ()       # what is in the hosts' memory: names in longctx.streaming.host.NAMES
