@@ -221,11 +221,11 @@ def _check_names(config: Config) -> None:
     from longctx import optim
     from longctx.context_parallel import api as context_parallel
     from longctx.evals.api import EVALS
+    from longctx.model import remat
     from longctx.model.attention import QK_NORMS
     from longctx.model.block import BLOCKS, FEED_FORWARDS
     from longctx.model.mlp import ACTIVATIONS
     from longctx.model.norm import NORMS
-    from longctx.model.remat import POLICIES
     from longctx.positions import view
     from longctx.positions.augment import AUGMENTATIONS
     from longctx.streaming import host
@@ -237,7 +237,6 @@ def _check_names(config: Config) -> None:
         ("model.norm", config.model.norm, NORMS),
         ("model.qk_norm", config.model.qk_norm, QK_NORMS),
         ("model.activation", config.model.activation, ACTIVATIONS),
-        ("model.remat", config.model.remat, POLICIES),
         ("attention.kernel", config.attention.kernel, {"auto", *IMPLEMENTATIONS}),
         ("attention.strategy", config.attention.strategy, context_parallel.STRATEGIES),
         ("memory.backward", config.memory.backward, BACKWARDS),
@@ -251,6 +250,7 @@ def _check_names(config: Config) -> None:
     for field, name, known in names:
         if name not in known:
             raise unknown_name(field, name, known)
+    remat.parse(config.model.remat)
     kinds = {"model": config.model, **{f"model.pattern[{i}]": kind for i, kind in enumerate(config.model.kinds)}}
     for field, kind in kinds.items():
         if kind.feed_forward not in FEED_FORWARDS:
@@ -275,7 +275,7 @@ def _check_memory(config: Config) -> None:
     if memory.backward != "streamed":
         if other := set(memory.offload) - {"moments"}:
             raise UserError(f"memory.offload names {min(other)!r}, which is for memory.backward='streamed'; 'autodiff' "
-                            "has 'moments', and model.remat='offload_layer' or 'offload_attention'.")
+                            "has 'moments', and model.remat='offload_layer', 'offload_attention' or 'tokens(0, 0.25)'.")
         return
     length = math.gcd(*(stage.seq_len for stage in config.stages))
     if memory.chunk < 1 or length % memory.chunk or memory.chunk % shards:

@@ -111,8 +111,8 @@ def compiled(lowered):
         def placed(argument):
             named = {a.name: a.attr for a in ir.DictAttr(argument)}
             alias = named.get("tf.aliasing_output")
-            result = None if alias is None else results[ir.IntegerAttr(alias).value]
-            memory = result["mhlo.memory_kind"] if result else ir.StringAttr.get("device")
+            result = {} if alias is None else results[ir.IntegerAttr(alias).value]
+            memory = result["mhlo.memory_kind"] if "mhlo.memory_kind" in result else ir.StringAttr.get("device")
             return ir.DictAttr.get(named | {"mhlo.memory_kind": memory})
         main.attributes["arg_attrs"] = ir.ArrayAttr.get([placed(a) for a in main.attributes["arg_attrs"]])
     return lowered.compile()
