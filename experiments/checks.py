@@ -36,7 +36,7 @@ AT_LEAST = {
 }
 ABOVE = {"model.norm_eps": 0, "optim.eps": 0}
 FOR_BACKWARD = {"loss_tiles": "autodiff", "head_groups": "autodiff", "chunk": "streamed", "every": "streamed",
-                "clip": "streamed"}      # settings of memory that the others do not have
+                "keep_attention": "streamed", "clip": "streamed"}      # settings of memory that the others do not have
 BELOW = {"seed": 2**63, "optim.b1": 1, "optim.b2": 1}
 
 
@@ -221,11 +221,11 @@ def _check_names(config: Config) -> None:
     from longctx import host, optim
     from longctx.context_parallel import api as context_parallel
     from longctx.evals.api import EVALS
+    from longctx.model import remat
     from longctx.model.attention import QK_NORMS
     from longctx.model.block import BLOCKS, FEED_FORWARDS
     from longctx.model.mlp import ACTIVATIONS
     from longctx.model.norm import NORMS
-    from longctx.model.remat import POLICIES
     from longctx.positions import view
     from longctx.positions.augment import AUGMENTATIONS
     from longctx.streaming.step import CLIPS
@@ -236,7 +236,6 @@ def _check_names(config: Config) -> None:
         ("model.norm", config.model.norm, NORMS),
         ("model.qk_norm", config.model.qk_norm, QK_NORMS),
         ("model.activation", config.model.activation, ACTIVATIONS),
-        ("model.remat", config.model.remat, POLICIES),
         ("attention.kernel", config.attention.kernel, {"auto", *IMPLEMENTATIONS}),
         ("attention.strategy", config.attention.strategy, context_parallel.STRATEGIES),
         ("memory.backward", config.memory.backward, BACKWARDS),
@@ -250,6 +249,7 @@ def _check_names(config: Config) -> None:
     for field, name, known in names:
         if name not in known:
             raise unknown_name(field, name, known)
+    remat.parse(config.model.remat)
     kinds = {"model": config.model, **{f"model.pattern[{i}]": kind for i, kind in enumerate(config.model.kinds)}}
     for field, kind in kinds.items():
         if kind.feed_forward not in FEED_FORWARDS:
@@ -295,8 +295,8 @@ def _check_offload(config: Config) -> None:
     layers, kinds, offload = config.model.layers, len(config.model.kinds), set(config.memory.offload)
     if other := offload - set(host.OF_WEIGHTS):
         raise UserError(f"memory.offload names {min(other)!r}, which is for memory.backward='streamed'; 'autodiff' "
-                        f"has {', '.join(map(repr, host.OF_WEIGHTS))}, and model.remat='offload_layer' or "
-                        "'offload_attention'.")
+                        f"has {', '.join(map(repr, host.OF_WEIGHTS))}, and model.remat='offload_layer', "
+                        "'offload_attention' or 'tokens(0, 0.25)'.")
     if "params" in offload and config.model.remat == "none":
         raise UserError("model.remat='none' keeps all weights on the device, and memory.offload names 'params'; "
                         "'layer' works.")

@@ -81,7 +81,7 @@ class ModelConfig:
     pattern: tuple[LayerConfig, ...] = (LayerConfig(),)     # kinds of layers: layer i is pattern[i % len(pattern)]
     dtype: str = "bfloat16"             # matmul operands and activations; softmax, norms and loss are always f32
     param_dtype: str = "float32"
-    remat: str = "attention"            # a name in longctx.model.remat.POLICIES
+    remat: str = "attention"            # for longctx.model.remat.parse, e.g. "layer", "tokens(0.25, 0.5)"
     rope: RopeConfig = RopeConfig()
 
     @property
@@ -136,10 +136,13 @@ class MemoryConfig:
     chunk: int = 0                      # tokens of each row, over all context shards, that are in work at a time; with
                                         #   attention.layout="striped(chunk / context shards)" neighbours in the row
     every: int = 1                      # of so many layers the input of one is kept, those between are computed again
+    keep_attention: bool = False        # and the results of attention: of all layers, or where every > 1 of those
+                                        #   that are computed again, so that the way back attends once less
     clip: str = "exact"                 # a name in longctx.streaming.step.CLIPS
     # for both; of the names of offload "autodiff" has "params", "grads" and "moments":
     offload: tuple[str, ...] = ()       # what is in the hosts' memory: names in longctx.host.NAMES
-    mlp_tiles: int = 1                  # parts of a shard's tokens that go through the feed-forward one after another
+    mlp_tiles: int = 1                  # parts of a shard's tokens that go through the feed-forward one after another;
+                                        #   of model.remat="tokens(...)" those that are computed again
     # for "autodiff", of which model.remat says what a layer keeps, and where:
     loss_tiles: int = 0                 # parts of them, those that have a weight first, that go through the head one
                                         #   after another, and those without any not at all; 0: all tokens at once

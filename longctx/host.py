@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
 OF_WEIGHTS = ("grads", "moments", "params")
-NAMES = ("residual", "dy", "kv", *OF_WEIGHTS)       # what memory.offload may name
+NAMES = ("residual", "dy", "kv", "attention", *OF_WEIGHTS)       # what memory.offload may name
 
 
 @jax.tree_util.register_dataclass
@@ -34,6 +34,20 @@ class Stack:
 
     def add(self, i, part):
         return self.write(i, self.read(i) + part)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A tree of stacks, of which the parts from `first` on are read and written here as 0, 1 and so on."""
+    stacks: object
+    first: int | jax.Array
+
+    def read(self, i):
+        return read(self.stacks, self.first + i)
+
+    def write(self, i, parts):
+        return dataclasses.replace(self, stacks=write(self.stacks, self.first + i, parts))
 
 
 @jax.tree_util.register_dataclass

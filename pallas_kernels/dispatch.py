@@ -13,13 +13,14 @@ def choose(what: str, implementations: dict, preference: dict, name: str, platfo
       what: is computed, in words, for messages.
       implementations: modules by name; each has why_not(*call, platform), the reason why it cannot, or None.
       preference: the names that "auto" tries in order, by platform.
-      platform: the default backend's when None.
+      platform: when None, that of the devices the program is traced for: the ambient mesh's, else the default ones.
 
     Raises:
       ValueError: for an unknown name (the known ones are listed).
       NotImplementedError: when the named one cannot, or none can; with each one's reason.
     """
-    platform = platform or jax.default_backend()
+    target = jax.sharding.get_abstract_mesh().abstract_device
+    platform = platform or (target.platform if target else jax.default_backend())
     if name != "auto" and name not in implementations:
         raise ValueError(f"{what} kernel {name!r} is not known. Known: auto, {', '.join(implementations)}.")
     reasons = []

@@ -37,6 +37,8 @@ def call(kernel, grid_spec, semantics, out_shape, operands, aliases=None, whole_
                               compiler_params=parameters, interpret=interpret, name=name)
     # XLA would keep small operands in VMEM, where the kernel's own pipeline has to copy them without a DMA
     in_hbm = lambda x: pltpu.with_memory_space_constraint(x, pltpu.HBM)
+    # or jax.checkpoint would compute some constrained operands before the call, and jax cannot lower such a residual
+    operands = jax.lax.optimization_barrier(tuple(operands))
     return jax.lax.platform_dependent(*operands, tpu=lambda *operands: run(False)(*map(in_hbm, operands)),
                                       default=run(True))
 

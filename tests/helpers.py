@@ -20,6 +20,8 @@ from pallas_kernels.masks import Tokens
 
 NEEDS_TPU_COMPILER = pytest.mark.skipif(not importlib.util.find_spec("libtpu"),
                                         reason="libtpu, the TPU compiler, is not installed")
+NEEDS_CUDA_COMPILER = pytest.mark.skipif(not importlib.util.find_spec("jax_cuda13_plugin"),
+                                         reason="jax-cuda13-plugin, XLA's CUDA compiler, is not installed")
 
 
 def slow(*cases) -> list:

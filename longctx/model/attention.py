@@ -1,4 +1,6 @@
 """Grouped-query attention: projections, norms, biases and sinks; how tokens see one another is the caller's."""
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -35,9 +37,10 @@ class Attention(nnx.Module):
 
     def __call__(self, x, attend):
         """x BTD -> (BTD, kept). attend: (q, k, v, scale, soft_cap, sinks) -> (out BTNH, what the caller keeps)."""
-        q = project("BTD,DNH->BTNH", x, self.wq, "wq", meshes.HEADS, self.bq)
-        k = project("BTD,DKH->BTKH", x, self.wk, "wk", meshes.HEADS, self.bk)
-        v = project("BTD,DKH->BTKH", x, self.wv, "wv", meshes.HEADS, self.bv)
+        projected = functools.partial(project, remat=self.config.remat)
+        q = projected("BTD,DNH->BTNH", x, self.wq, "wq", meshes.HEADS, self.bq)
+        k = projected("BTD,DKH->BTKH", x, self.wk, "wk", meshes.HEADS, self.bk)
+        v = projected("BTD,DKH->BTKH", x, self.wv, "wv", meshes.HEADS, self.bv)
         if self.l2:
             q, k = (normalized(h.astype(jnp.float32), self.config.norm_eps).astype(h.dtype) for h in (q, k))
         if self.config.qk_norm == "rms":
@@ -45,4 +48,4 @@ class Attention(nnx.Module):
         sinks = None if self.sinks is None else jnp.asarray(self.sinks)
         out, kept = attend(q, k, v, scale=self.config.attention_scale or None,
                            soft_cap=self.config.attention_soft_cap, sinks=sinks)
-        return project("BTNH,NHD->BTD", out, self.wo, "wo", meshes.HIDDEN, self.bo), kept
+        return projected("BTNH,NHD->BTD", out, self.wo, "wo", meshes.HIDDEN, self.bo), kept

@@ -22,7 +22,7 @@ class Sequential(nnx.Module):
         self.attention_norm = norm.make(config)
         self.attention = Attention(attention_key, config, kind)
         self.mlp_norm = norm.make(config)
-        self.mlp = FEED_FORWARDS[kind.feed_forward](mlp_key, config, kind.mlp, memory.mlp_tiles)
+        self.mlp = FEED_FORWARDS[kind.feed_forward](mlp_key, config, kind.mlp, memory)
 
     def __call__(self, x, attend):
         seen, kept = self.attention(self.attention_norm(x), attend)

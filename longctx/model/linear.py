@@ -2,8 +2,10 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from longctx import meshes
+from longctx.model.remat import by_shares
 
 
 def weight(key, name: str, shape, fan_in: int, dtype: str) -> nnx.Param:
@@ -18,8 +20,12 @@ def constant(value: float, name: str, shape, dtype: str) -> nnx.Param:
     return nnx.Param(jnp.full(shape, value, dtype, out_sharding=meshes.weight_spec(name, shape)))
 
 
-def project(einsum: str, x, w, name: str, out_spec, bias=None):
-    """einsum(x, w) + bias in x's dtype, the weight's shares gathered first, the result cut by `out_spec`."""
+def project(einsum: str, x, w, name: str, out_spec, bias, remat: str):
+    """einsum(x, w) + bias in x's dtype, the weight's shares gathered first, the result cut by `out_spec`.
+
+    remat: of which tokens the backward finds it kept.
+    """
     w = meshes.gather_weight(jnp.asarray(w).astype(x.dtype), name)
-    y = jnp.einsum(einsum, x, w, out_sharding=out_spec)
+    of = lambda x, share: checkpoint_name(jnp.einsum(einsum, x, w, out_sharding=out_spec), share)
+    y = by_shares(remat, of, x)
     return y if bias is None else y + jnp.asarray(bias).astype(y.dtype)[None, None]

@@ -4,10 +4,12 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from longctx import meshes
-from longctx.config import ModelConfig
+from longctx.config import MemoryConfig, ModelConfig
 from longctx.model.linear import constant, weight
+from longctx.model.remat import RECOMPUTED, by_shares
 from longctx.tiles import tiled
 
 ACTIVATIONS = {"silu": jax.nn.silu, "gelu": functools.partial(jax.nn.gelu, approximate=False),
@@ -15,34 +17,41 @@ ACTIVATIONS = {"silu": jax.nn.silu, "gelu": functools.partial(jax.nn.gelu, appro
 
 
 class TokenWise(nnx.Module):
-    """What each token becomes by itself: `local`, of one device's tokens, over `tiles` of them (memory.mlp_tiles).
+    """What each token becomes by itself: `local`, of one device's tokens.
 
     names: the weights, attributes of a module, that `local` takes; those that are None are left out.
+    local: (weights, tokens [M, D], share) -> [M, D]; model.remat says what is kept of what it names `share`.
     """
     names: tuple[str, ...] = ()
 
-    def __init__(self, tiles: int):
-        self.tiles = tiles
+    def __init__(self, config: ModelConfig, memory: MemoryConfig):
+        self.remat, self.tiles = config.remat, memory.mlp_tiles
 
     def __call__(self, x):
         mine = {name: jnp.asarray(w) for name in self.names if (w := getattr(self, name)) is not None}
         cuts = {name: meshes.gathered_spec(name) for name in mine}
         weights = {name: meshes.gather_weight(w.astype(x.dtype), name) for name, w in mine.items()}
-        return jax.shard_map(self._over_tiles, in_specs=(cuts, meshes.HIDDEN), out_specs=meshes.HIDDEN)(weights, x)
 
-    def _over_tiles(self, weights, x):
+        def of(x, share):
+            local = functools.partial(self._on_device, share)
+            return jax.shard_map(local, in_specs=(cuts, meshes.HIDDEN), out_specs=meshes.HIDDEN)(weights, x)
+        return by_shares(self.remat, of, x)
+
+    def _on_device(self, share, weights, x):
         weights = jax.lax.pcast(weights, (*meshes.BATCH, *meshes.CONTEXT), to="varying")
-        tokens = x.reshape(-1, x.shape[-1])
-        out = self.local(weights, tokens) if self.tiles == 1 else tiled(self.local, weights, tokens, (), self.tiles)
+        tokens, local = x.reshape(-1, x.shape[-1]), functools.partial(self.local, share=share)
+        at_once = self.tiles == 1 or share != RECOMPUTED        # the backward computes tiles again
+        out = local(weights, tokens) if at_once else tiled(local, weights, tokens, (), self.tiles)
         return out.reshape(x.shape)
 
 
 class MLP(TokenWise):
     """down(act(up(x))), of `size` hidden numbers, cut over `tensor`; biases if the config has them."""
     names = "up", "down", "up_bias", "down_bias"
+    into = "up",                            # the weights that the tokens go through first
 
-    def __init__(self, key, config: ModelConfig, size: int, tiles: int):
-        super().__init__(tiles)
+    def __init__(self, key, config: ModelConfig, size: int, memory: MemoryConfig):
+        super().__init__(config, memory)
         D, dtype = config.embed, config.param_dtype
         _, up, down = jax.random.split(key, 3)
         self.activation = config.activation
@@ -51,18 +60,16 @@ class MLP(TokenWise):
         self.up_bias = constant(0.0, "up_bias", (size,), dtype) if config.mlp_bias else None
         self.down_bias = constant(0.0, "down_bias", (D,), dtype) if config.mlp_bias else None
 
-    def local(self, w, x):
-        down = jax.lax.psum(self.hidden(w, x).astype(x.dtype) @ w["down"], "tensor")
+    def local(self, w, x, share):
+        into = (checkpoint_name(biased(x @ w[name], w, name), share) for name in self.into)
+        down = jax.lax.psum(self.hidden(*into).astype(x.dtype) @ w["down"], "tensor")
         return biased(down, w, "down")
 
-    def hidden(self, w, x):
-        return self.activated(self.through(w, "up", x))
+    def hidden(self, up):
+        return self.activated(up)
 
     def activated(self, x):
         return ACTIVATIONS[self.activation](x.astype(jnp.float32))
-
-    def through(self, w, name: str, x):
-        return biased(x @ w[name], w, name)
 
 
 def biased(y, weights, name: str, rows=None):
@@ -73,12 +80,13 @@ def biased(y, weights, name: str, rows=None):
 class Gated(MLP):
     """down(act(gate(x)) * up(x)): SwiGLU, GeGLU."""
     names = *MLP.names, "gate", "gate_bias"
+    into = "gate", "up"
 
-    def __init__(self, key, config: ModelConfig, size: int, tiles: int):
-        super().__init__(key, config, size, tiles)
+    def __init__(self, key, config: ModelConfig, size: int, memory: MemoryConfig):
+        super().__init__(key, config, size, memory)
         gate, *_ = jax.random.split(key, 3)
         self.gate = weight(gate, "gate", (config.embed, size), config.embed, config.param_dtype)
         self.gate_bias = constant(0.0, "gate_bias", (size,), config.param_dtype) if config.mlp_bias else None
 
-    def hidden(self, w, x):
-        return self.activated(self.through(w, "gate", x)) * self.through(w, "up", x)
+    def hidden(self, gate, up):
+        return self.activated(gate) * up

@@ -1,8 +1,9 @@
 """Mixtures of experts: a router sends every token to a few of many feed-forward layers. No token is dropped."""
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from longctx.config import ModelConfig
+from longctx.config import MemoryConfig, ModelConfig
 from longctx.model.linear import constant, weight
 from longctx.model.mlp import Gated, TokenWise, biased
 
@@ -17,8 +18,8 @@ class Experts(TokenWise):
 
     names = tuple(name + end for name in ("router", "expert_gate", "expert_up", "expert_down") for end in ("", "_bias"))
 
-    def __init__(self, key, config: ModelConfig, tiles: int):
-        super().__init__(tiles)
+    def __init__(self, key, config: ModelConfig, memory: MemoryConfig):
+        super().__init__(config, memory)
         D, E, F, dtype = config.embed, config.experts, config.expert_mlp, config.param_dtype
         router, gate, up, down = jax.random.split(key, 4)
         self.per_token = config.experts_per_token
@@ -31,15 +32,17 @@ class Experts(TokenWise):
         self.expert_gate_bias, self.expert_up_bias = (bias(f"expert_{name}_bias", E, F) for name in ("gate", "up"))
         self.expert_down_bias = bias("expert_down_bias", E, D)
 
-    def local(self, w, tokens):
+    def local(self, w, tokens, share):
         """Tokens sorted by expert: each matmul is one of ragged groups. F is cut over `tensor`."""
-        scores = biased(jnp.dot(tokens, w["router"], preferred_element_type=jnp.float32), w, "router")
+        named = lambda h: checkpoint_name(h, share)
+        # named too: rows that are kept are in the order of these very scores, and a tie could fall the other way
+        scores = named(biased(jnp.dot(tokens, w["router"], preferred_element_type=jnp.float32), w, "router"))
         top, chosen = jax.lax.top_k(scores, self.per_token)                     # [n, k]
         weights, expert = self.weights(top).reshape(-1), chosen.reshape(-1)
         order = jnp.argsort(expert)
         token, expert, weights = order // self.per_token, expert[order], weights[order][:, None]
         sizes = jnp.bincount(expert, length=scores.shape[-1])
-        through = lambda h, name: biased(jax.lax.ragged_dot(h, w[name], sizes), w, name, expert)
+        through = lambda h, name: biased(named(jax.lax.ragged_dot(h, w[name], sizes)), w, name, expert)
         goes_in = self.weighted_in(tokens[token], weights)
         hidden = self.combined(through(goes_in, "expert_gate"), through(goes_in, "expert_up")).astype(tokens.dtype)
         down = jax.lax.ragged_dot(hidden, w["expert_down"], sizes, preferred_element_type=jnp.float32)
@@ -51,8 +54,8 @@ class Experts(TokenWise):
 class GptOss(Experts):
     """gpt-oss: weights are the softmax over the chosen scores; (up + 1) * gate * sigmoid(1.702 gate), both clipped."""
 
-    def __init__(self, key, config: ModelConfig, size: int, tiles: int):
-        super().__init__(key, config, tiles)
+    def __init__(self, key, config: ModelConfig, size: int, memory: MemoryConfig):
+        super().__init__(key, config, memory)
 
     def weights(self, top):
         return jax.nn.softmax(top, -1)
@@ -72,9 +75,9 @@ class GptOss(Experts):
 class Llama4(Experts):
     """Llama 4: the sigmoids of the chosen scores multiply what goes in; SwiGLU; and one more that all tokens go to."""
 
-    def __init__(self, key, config: ModelConfig, size: int, tiles: int):
-        super().__init__(key, config, tiles)
-        self.shared = Gated(jax.random.fold_in(key, 0), config, size, tiles)
+    def __init__(self, key, config: ModelConfig, size: int, memory: MemoryConfig):
+        super().__init__(key, config, memory)
+        self.shared = Gated(jax.random.fold_in(key, 0), config, size, memory)
 
     def __call__(self, x):
         return super().__call__(x) + self.shared(x)

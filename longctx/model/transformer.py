@@ -29,6 +29,8 @@ class Transformer(nnx.Module):
 
     def __init__(self, key, config: ModelConfig, attention: AttentionConfig, memory: MemoryConfig):
         embedding_key, blocks_key, head_key = jax.random.split(key, 3)
+        if memory.backward == "streamed":       # it says itself what a layer keeps
+            config = dataclasses.replace(config, remat="none")
         self.config, self.attention, self.memory = config, attention, memory
         self.embedding = Embedding(embedding_key, config)
         keys, kinds = jax.random.split(blocks_key, config.layers), config.kinds

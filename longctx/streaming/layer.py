@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from longctx import host, meshes
 from longctx.context_parallel.merge import with_sinks
-from longctx.host import Stack
+from longctx.host import Section, Stack
 from longctx.streaming.attention import ChunkAttention, Sums, Visits
 from pallas_kernels.attention.spec import rows
 from pallas_kernels.masks import Tokens
@@ -76,23 +76,25 @@ class Layer:
         return host.made(self.chunks, exchanged, self.kv_on_host)
 
 
-def forward(layer: Layer, weights, shared, stream: Stack, source, target) -> Stack:
-    """`stream` with the layer's results in its parts from `target` on, for input from `source` on; they may be one."""
+def forward(layer: Layer, weights, shared, stream: Stack, source, target, kept: Section | None = None):
+    """(stream, kept): the layer's results in the parts of `stream` from `target` on, for input from `source` on, which
+    may be one; and those of its attention, (out, lse), in `kept`."""
     held = layer.keys(weights, shared, stream, source)
 
-    def chunk(i, stream):
+    def chunk(i, carry):
+        stream, kept = carry
         x = stream.read(source + i)
         result = layer.attend(layer.turned(weights, shared, x, i), held, i)
-        return stream.write(target + i, layer.rest(weights, x, result))
-    return jax.lax.fori_loop(0, layer.chunks, chunk, stream)
+        return stream.write(target + i, layer.rest(weights, x, result)), kept and kept.write(i, result)
+    return jax.lax.fori_loop(0, layer.chunks, chunk, (stream, kept))
 
 
-def backward(layer: Layer, weights, shared, stream: Stack, source, dy: Stack, sums):
+def backward(layer: Layer, weights, shared, stream: Stack, source, dy: Stack, sums, kept: Section | None = None):
     """(dy, sums): the gradient of the layer's input in place of that of its result, and `sums` with those of
     (weights, shared) added, float32 and cut as weights are.
 
-    The first loop computes attention again and pulls back all but keys and values; when their gradients are complete, a
-    second one pulls these back.
+    The first loop takes attention's results from `kept`, or computes them again, and pulls back all but keys and
+    values; when their gradients are complete, a second one pulls these back.
     """
     held = layer.keys(weights, shared, stream, source)
     like = jax.eval_shape(lambda: layer.turned(weights, shared, stream.read(source), 0))
@@ -103,7 +105,7 @@ def backward(layer: Layer, weights, shared, stream: Stack, source, dy: Stack, su
         x = stream.read(source + i)
         of_queries = lambda weights, shared, x: layer.turned(weights, shared, x, i)._replace(keys=None, values=None)
         seen, pull_seen = jax.vjp(of_queries, weights, shared, x)
-        result = layer.attend(seen, held, i)
+        result = kept.read(i) if kept else layer.attend(seen, held, i)
         _, pull_rest = jax.vjp(layer.rest, weights, x, result)
         dweights, dx, cotangent = pull_rest(dy.read(i))
         sums = added(sums, (dweights, jax.tree.map(jnp.zeros_like, shared)))

@@ -2,10 +2,12 @@
 
 The residual stream of all tokens is a stack: slot s holds the input of layer s * every, the last one the result of them
 all, and behind it are `every` - 1 slots for what lies between two of these, computed again on the way back. Nothing
-else is as long as a row but one layer's keys and values, with their gradients, and the gradient of the stream.
+else is as long as a row but one layer's keys and values, with their gradients, and the gradient of the stream; and
+with memory.keep_attention the results of attention: of all layers, or where every > 1 of those computed again.
 """
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from longctx import host, meshes
 from longctx.config import Config, RopeConfig
-from longctx.host import Stack
+from longctx.host import Section, Stack
 from longctx.loss import token_loss
 from longctx.model import functional
 from longctx.streaming import layer as one
@@ -24,6 +26,12 @@ from pallas_kernels.masks import Tokens
 
 SHARED = ("bias_table", "clex")         # parameters that all layers share
 LAST = ("norm", "head")                 # those after the last layer; with a tied head the embedding too
+
+
+class Stream(NamedTuple):
+    """Stacks that hold of all tokens inputs of layers, and results of attention, (out, lse), or None."""
+    inputs: Stack
+    results: tuple[Stack, Stack] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,25 +55,25 @@ class Walk:
         """Of the stream that hold inputs of layers."""
         return -(-self.config.model.layers // self.config.memory.every)
 
-    def forward(self, blocks) -> Stack:
+    def forward(self, blocks) -> Stream:
         """The stream, its slots filled up to the result."""
-        shared = self._some(SHARED)
+        every = self.config.memory.every
 
         def section(first, stream, size):
             for j in range(size):
-                layer, weights = self._layer(blocks, first, j)
-                slot = (first + j) // self.config.memory.every
-                source = slot if j % self.config.memory.every == 0 else slot + 1
-                stream = one.forward(layer, weights, shared, stream, source * self.chunks, (slot + 1) * self.chunks)
+                slot = (first + j) // every
+                source = slot if j % every == 0 else slot + 1
+                stream = self._through(blocks, first, j, stream, source * self.chunks, (slot + 1) * self.chunks,
+                                       keep=every == 1)
             return stream
 
         length, whole, left = self._sections()
-        stream = self._embedded()
+        stream = Stream(self._embedded(), self._results(blocks) if self.config.memory.keep_attention else None)
         if whole:
             stream = jax.lax.fori_loop(0, whole, lambda s, stream: section(s * length, stream, length), stream)
         return section(whole * length, stream, left)
 
-    def loss(self, stream: Stack):
+    def loss(self, stream: Stream):
         """(mean loss in nats, its gradient by the last layer's result: a Stack, by the parameters of LAST)."""
         params = self._some((*LAST, "embedding") if self.config.model.tied_head else LAST)
         gathered, total = self._gathered(params), self.batch["weights"].sum()
@@ -80,16 +88,16 @@ class Walk:
                 nll = token_loss(model.to_head(x), model.head_weight(), here["targets"], model.config.logit_soft_cap)
                 return (nll * here["weights"]).sum()
 
-            part, pull = jax.vjp(weighted, gathered, stream.read(self.slots * self.chunks + i))
+            part, pull = jax.vjp(weighted, gathered, stream.inputs.read(self.slots * self.chunks + i))
             grads, dx = pull(share)
             return value + part, dy.write(i, dx), one.added(sums, grads)
 
-        like = jax.eval_shape(stream.read, 0)
+        like = jax.eval_shape(stream.inputs.read, 0)
         carry = jnp.float32(0), host.zeros(self.chunks, like, self._on_host("dy")), one.no_sums(params)
         value, dy, sums = jax.lax.fori_loop(0, self.chunks, chunk, carry)
         return value * share, dy, sums
 
-    def backward(self, blocks, stream: Stack, dy: Stack, sums, done, take):
+    def backward(self, blocks, stream: Stream, dy: Stack, sums, done, take):
         """(blocks, done, gradients of all parameters but the blocks'), float32 and cut as the parameters are.
 
         sums, dy: as from `loss`. take: (blocks, done, kind, i, gradients of the i-th layer of a kind) -> (blocks,
@@ -106,13 +114,15 @@ class Walk:
             for start in reversed(range(0, size, every)):
                 mine = range(start, min(start + every, size))
                 for j in mine[:-1]:
-                    stream = one.forward(*self._layer(blocks, first, j), shared, stream, source(first, j),
-                                         source(first, j + 1))
+                    stream = self._through(blocks, first, j, stream, source(first, j), source(first, j + 1),
+                                           keep=True)
                 for j in reversed(mine):
                     layer, weights = self._layer(blocks, first, j)
                     kind, i = self._place(first, j)
                     none = one.no_sums(host.read(blocks[kind], i)), dshared
-                    dy, (grads, dshared) = one.backward(layer, weights, shared, stream, source(first, j), dy, none)
+                    kept = self._kept(stream, first, j) if every == 1 or j < mine[-1] else None
+                    dy, (grads, dshared) = one.backward(layer, weights, shared, stream.inputs, source(first, j), dy,
+                                                        none, kept)
                     blocks, done = take(blocks, done, kind, i, grads)
             return stream, dy, dshared, blocks, done
 
@@ -123,6 +133,28 @@ class Walk:
         _, dy, dshared, blocks, done = carry
         embedding = sums.get("embedding") or one.no_sums(self.params["embedding"])
         return blocks, done, sums | dshared | {"embedding": self._embedding_grads(dy, embedding)}
+
+    def _through(self, blocks, first, j: int, stream: Stream, source, target, keep: bool) -> Stream:
+        """The stream with the results of layer first + j."""
+        shared, kept = self._some(SHARED), self._kept(stream, first, j) if keep else None
+        inputs, kept = one.forward(*self._layer(blocks, first, j), shared, stream.inputs, source, target, kept)
+        return Stream(inputs, kept.stacks if kept else stream.results)
+
+    def _kept(self, stream: Stream, first, j: int) -> Section | None:
+        """Where the stream has the results of attention of layer first + j."""
+        slot = first + j if self.config.memory.every == 1 else j % self.config.memory.every
+        return stream.results and Section(stream.results, slot * self.chunks)
+
+    def _results(self, blocks):
+        """Stacks for results of attention."""
+        def like():
+            layer, weights = self._layer(blocks, 0, 0)
+            x = self._model(self._gathered(self._some(("embedding",)))).embedding(self._chunk(0)["tokens"])
+            queries = layer.turned(weights, self._some(SHARED), x, 0).queries[0]
+            return queries, queries[..., 0].astype(jnp.float32)
+        memory = self.config.memory
+        slots = self.config.model.layers if memory.every == 1 else memory.every - 1
+        return host.zeros(slots * self.chunks, jax.eval_shape(like), self._on_host("attention"))
 
     def _sections(self):
         """(layers of a section, which is whole patterns and whole slots; whole sections; layers left over)."""

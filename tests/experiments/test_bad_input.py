@@ -147,6 +147,7 @@ def test_arguments_for_a_file_that_takes_none(tmp_path):
     (["model.pattern[0].position=nop"], ["model.pattern[0].position='nop'", "'nope'"]),
     (["model.pattern[0].mask=casual"], ["model.pattern[0].mask: 'casual'"]),
     (["model.remat=layers"], ["model.remat='layers'", "'layer'"]),
+    (["model.remat=tokens(0.6,0.6)"], ["model.remat='tokens(0.6,0.6)'", "at most 1", "tokens(0.25, 0.5) works"]),
     (["memory.mlp_tiles=0"], ["memory.mlp_tiles=0", "at least 1"]),
     (["memory.head_groups=3"], ["memory.head_groups=3", "the 2 key heads of a tensor shard", "1, 2 would"]),
     (["memory.chunk=256"], ["memory.chunk=256", "memory.backward='streamed'", "'autodiff'"]),

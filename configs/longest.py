@@ -1,0 +1,67 @@
+"""The longest context that exact training of Llama 3 8B fits into, by hardware: nothing on a device grows with it much.
+
+Every layer is streamed a chunk of the row at a time, with the residual stream in the hosts' memory, 8 KiB a token for
+the input of every k-th layer. What a step asks of each device, known without any, and the same model's shape in small:
+
+    python -m experiments.compile_memory h100x8 --config configs/longest.py:case=h100x8
+    python -m experiments.train --config configs/longest.py:case=h100x8,smoke       # 2 steps on 8 simulated devices
+
+Arguments: case, a name in CASES; smoke.
+"""
+import dataclasses
+
+from experiments import config as configs
+from longctx.errors import unknown_name
+
+LLAMA3_8B = dict(layers=32, embed=4096, mlp=14336, heads=32, key_heads=8, head_size=128, vocab_size=128256)
+LLAMA_7B = LLAMA3_8B | dict(mlp=11008, key_heads=32, vocab_size=32000)          # every query head has its own keys
+SMALL = dict(layers=4, embed=64, mlp=96, head_size=8, vocab_size=264)
+M = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What the hardware decides. tokens: of a row; kept_every: layers; offload: beside the residual stream and dy."""
+    tokens: int
+    chunk: int
+    kept_every: int
+    context: int = 1
+    context_outer: int = 1
+    offload: tuple[str, ...] = ("moments",)
+    model: dict = dataclasses.field(default_factory=lambda: LLAMA3_8B)
+
+
+CASES = {
+    "h100x1": Case(9 * M, 2**15, 2, offload=("moments", "params", "kv")),                # all of a node's memory
+    "h100x1_eighth": Case(M, 2**15, 4, offload=("moments", "params", "kv")),             # an eighth of it
+    "h100x8": Case(10 * M, 2**16, 2, context=8),
+    "h100x32": Case(32 * M, 2**17, 2, context=8, context_outer=4),
+    "a800x8": Case(5 * M, 2**16, 1, context=8, offload=("moments", "kv"), model=LLAMA_7B),
+    "v5p": Case(3 * M, 2**15, 4, context=4),                                             # v5p:2x2x1
+    "v5e": Case(5 * M, 2**15, 4, context=16),                                            # v5e:4x4
+}
+
+
+def get_config(arg: str = ""):
+    args = configs.arguments(arg, case="h100x8", smoke=False)
+    if args.case not in CASES:
+        raise unknown_name("case", args.case, CASES)
+    case = CASES[args.case]
+    shards = case.context * case.context_outer
+    tokens, chunk, steps = (256 * shards, 64 * shards, 2) if args.smoke else (case.tokens, case.chunk, 100)
+
+    config = configs.defaults()
+    config.name = f"longest-{args.case}"
+    config.batch_tokens = tokens
+    config.stages = (configs.stage(seq_len=tokens, steps=steps),)
+    config.model.update(**case.model | (SMALL if args.smoke else {}))
+    config.model.rope.base = 500_000.0
+    config.mesh.update(context=case.context, context_outer=case.context_outer)
+    config.attention.strategy = "usp" if case.context_outer > 1 else "ulysses"
+    config.attention.layout = f"striped({chunk // shards})"             # a chunk is one piece of the row
+    config.memory.update(backward="streamed", chunk=chunk, every=case.kept_every, clip="delayed",
+                         offload=("residual", "dy", *case.offload))
+    if args.smoke:
+        config.mesh.simulate = shards
+        config.eval.tasks = ()
+    return config

@@ -1,0 +1,118 @@
+"""Accelerators that need not be here: what is known of them, and devices that jax can compile for."""
+import dataclasses
+import math
+import os
+import re
+
+from experiments.tpu_schedule import ENVIRONMENT
+from longctx.errors import UserError, unknown_name
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """memory: bytes that programs can have of a device's own; host: bytes of a host's memory; per_host: devices."""
+    memory: float
+    host: float
+    per_host: int
+
+
+# GPUs: 9/10 of the memory, for libraries and fragments need some; a node of 1.9 TB, as ALST's (arXiv 2506.13996)
+CHIPS = {
+    "a100": Chip(72 * GIB, 1.9e12, 8), "a800": Chip(72 * GIB, 1.9e12, 8), "h100": Chip(72 * GIB, 1.9e12, 8),
+    "h200": Chip(0.9 * 141e9, 1.9e12, 8),
+    # of their memory what libtpu gives out; hosts: cloud.google.com/tpu/docs/v5e, .../v6e, and for v5p and v4
+    # the machine types of cloud.google.com/kubernetes-engine/docs/concepts/tpus
+    "v4": Chip(30.75 * GIB, 407e9, 4), "v5p": Chip(95.74 * GIB, 448e9, 4), "v5e": Chip(15.75 * GIB, 192e9, 4),
+    "v6e": Chip(31.25 * GIB, 1536 * GIB, 8),
+}
+# facts that XLA asks for: name, compute capability, processors, bytes/s, bytes of L2, GHz, bytes of memory and of
+# shared memory
+_A100 = (8, 0), 108, 2_039_040_000_000, 41_943_040, 1.41, 85_100_068_864, 167_936
+_HOPPER = (9, 0), 132
+_GPUS = {
+    "a100": ("NVIDIA A100-SXM4-80GB", *_A100), "a800": ("NVIDIA A800-SXM4-80GB", *_A100),
+    "h100": ("NVIDIA H100 80GB HBM3", *_HOPPER, 3_352_320_000_000, 52_428_800, 1.98, 84_942_979_072, 233_472),
+    "h200": ("NVIDIA H200 141GB HBM3e", *_HOPPER, 4_800_000_000_000, 52_428_800, 1.98, 151_397_597_184, 233_472),
+}
+_GPU_TEXT = """gpu_device_info {{
+  name: "{name}" core_count: {cores} memory_bandwidth: {bandwidth} l2_cache_size: {l2} clock_rate_ghz: {clock}
+  device_memory_size: {memory} shared_memory_per_core: {shared} shared_memory_per_block_optin: {most}
+  cuda_compute_capability {{ major: {major} minor: {minor} }} driver_version: "13.0.0" fpus_per_core: 128
+  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048 shared_memory_per_block: 49152
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  thread_dim_limit_x: 1024 thread_dim_limit_y: 1024 thread_dim_limit_z: 64
+}}
+platform_name: "CUDA" device_description_str: "{name}" dnn_version_info {{ major: 9 minor: 10 patch: 0 }}"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """Devices of one kind. platform: as jax.jit(...).lower takes it."""
+    chip: Chip
+    devices: list
+    platform: str
+
+    @property
+    def host_share(self) -> float:
+        """Bytes of a host's memory for each device, all of it if fewer than a host's devices are used."""
+        return self.chip.host / min(self.chip.per_host, len(self.devices))
+
+
+def target(name: str) -> Target:
+    """That of "h100x8", "v5p:2x2x1" and so on; sets what the compilers want in the environment: call before jax starts.
+
+    Raises UserError for a name that is not known.
+    """
+    os.environ.update(ENVIRONMENT, JAX_SKIP_CUDA_CONSTRAINTS_CHECK="1")     # no libraries of NVIDIA are here
+    gpus, tpus = re.fullmatch(r"([a-z]+\d+)x(\d+)", name), re.fullmatch(r"(\w+):[\dx]+", name)
+    if gpus and gpus[1] in _GPUS:
+        return Target(CHIPS[gpus[1]], _gpus(gpus[1], int(gpus[2])), "cuda")
+    if tpus and tpus[1] in CHIPS:
+        return Target(CHIPS[tpus[1]], _tpus(name), "tpu")
+    known = [f"{gpu}x8" for gpu in _GPUS] + ["v5p:2x2x1", "v5e:4x4", "v6e:16x16", "v4:2x2x1"]
+    raise unknown_name("target", name, known)
+
+
+def _gpus(name: str, count: int):
+    from jax.experimental import topologies
+    description, (major, minor), cores, bandwidth, l2, clock, memory, shared = _GPUS[name]
+    facts = _GPU_TEXT.format(name=description, cores=cores, bandwidth=bandwidth, l2=l2, clock=clock, memory=memory,
+                             shared=shared, most=shared - 1024, major=major, minor=minor)
+    nodes = math.ceil(count / CHIPS[name].per_host)
+    if count % nodes:
+        raise UserError(f"target {name}x{count} does not fill nodes of {CHIPS[name].per_host}; "
+                        f"{name}x{nodes * CHIPS[name].per_host} does.")
+    return topologies.get_topology_desc(platform="cuda", topology_name=name, target_config=facts,
+                                        topology=f"1x{nodes}x{count // nodes}").devices
+
+
+def _tpus(name: str):
+    from jax.experimental import topologies
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+    except (NotImplementedError, RuntimeError, ValueError) as error:
+        raise UserError(f"target {name!r} is not one that libtpu knows: {error}") from error
+
+
+def compiled(lowered):
+    """The program for a Target, with every donated argument in the memory of the result that replaces it.
+
+    Devices described by a topology of GPUs have no memories: there jax takes all arguments to be on the device.
+    """
+    from jax.extend.mlir import ir
+    module = lowered.compiler_ir()
+    with module.context:
+        main = next(op for op in module.body.operations if op.attributes["sym_name"] == ir.StringAttr.get("main"))
+        results = [ir.DictAttr(result) for result in main.attributes["res_attrs"]]
+
+        def placed(argument):
+            named = {a.name: a.attr for a in ir.DictAttr(argument)}
+            alias = named.get("tf.aliasing_output")
+            result = {} if alias is None else results[ir.IntegerAttr(alias).value]
+            memory = result["mhlo.memory_kind"] if "mhlo.memory_kind" in result else ir.StringAttr.get("device")
+            return ir.DictAttr.get(named | {"mhlo.memory_kind": memory})
+        main.attributes["arg_attrs"] = ir.ArrayAttr.get([placed(a) for a in main.attributes["arg_attrs"]])
+    return lowered.compile()

@@ -1,0 +1,105 @@
+"""Collectives of a compiled program: what leaves each device, and along which axes of the mesh."""
+import dataclasses
+import itertools
+import math
+import re
+
+import numpy as np
+
+from experiments.hlo.loops import Count
+from experiments.hlo.text import Instruction, Shape
+
+# of the operand on each of n devices, the share that leaves the device; ring algorithms
+SENT = {
+    "all-gather": lambda n: n - 1,
+    "reduce-scatter": lambda n: (n - 1) / n,
+    "all-reduce": lambda n: 2 * (n - 1) / n,
+    "all-to-all": lambda n: (n - 1) / n,
+    "collective-permute": lambda n: 1 if n > 1 else 0,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One collective operation of a program.
+
+    Attributes:
+      kind: a name in SENT.
+      operands: on each device; several where the compiler combined several.
+      axes: of the mesh, that its groups run along, in the mesh's order; none where each device is alone.
+      group: devices in each group; of a permutation, devices along its axes.
+      runs: in one run of the program.
+      overlapped: asynchronous, and between its start and its end the schedule has matmuls or kernels.
+      op_name: see Instruction.op_name.
+    """
+    kind: str
+    operands: tuple[Shape, ...]
+    axes: tuple[str, ...]
+    group: int
+    runs: Count
+    overlapped: bool
+    op_name: str
+
+    @property
+    def elements(self) -> float:
+        """Elements that leave each device in one run. (On a CPU, those of bfloat16 are sent as float32.)"""
+        return SENT[self.kind](self.group) * sum(shape.elements for shape in self.operands)
+
+    @property
+    def bytes(self) -> float:
+        """Bytes that leave each device in one run."""
+        return SENT[self.kind](self.group) * sum(shape.bytes for shape in self.operands)
+
+
+def span(instruction: Instruction, mesh: dict[str, int]) -> tuple[tuple[str, ...], int]:
+    """(axes, group) of a collective; mesh: the size of each axis.
+
+    A program counts devices in the order of `mesh.devices`, whichever devices these are.
+    """
+    groups = _groups(instruction.rest, math.prod(mesh.values()))
+    places = np.unravel_index(groups, tuple(mesh.values()))
+    axes = tuple(axis for axis, place in zip(mesh, places, strict=True) if (place != place[:, :1]).any())
+    pairs = instruction.opcode.startswith("collective-permute")
+    return axes, math.prod(mesh[axis] for axis in axes) if pairs else groups.shape[1]
+
+
+def _groups(text, devices):
+    """[groups, devices of each], of all forms in which HLO writes them."""
+    ids = np.arange(devices)
+    if found := re.search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}", text):
+        return np.array([list(map(int, group.split(","))) for group in re.findall(r"[\d,]*\d", found[1])])
+    if found := re.search(r"replica_groups=\[([\d,]+)\]<=(\S+?)(?:, |$)", text):
+        return _arranged(ids, found[2]).reshape(_numbers(found[1]))
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((.*?)\))? \{([^}]*)\}", text):
+        return _along(_arranged(ids, found[2] or f"[{devices}]"), found[1], found[3])
+    return ids[None]
+
+
+def _numbers(text):
+    return tuple(map(int, re.findall(r"\d+", text)))
+
+
+def _arranged(ids, order):
+    """The devices in an order [2,4]T(1,0): of shape [2, 4], transposed; or one written out."""
+    if not order.startswith("["):
+        return np.array(_numbers(order))
+    shape, _, permutation = order.partition("T")
+    ids = ids.reshape(_numbers(shape))
+    return (ids.transpose(_numbers(permutation)) if permutation else ids).reshape(-1)
+
+
+def _along(ids, mesh, axes):
+    """Groups along some axes of the compiler's own mesh 'x'=8,'y'=2, or parts of them: 'x':(2)4 are 4 with 2 above."""
+    sizes = {name: int(size) for name, size in re.findall(r"([^,=]+)=(\d+)", mesh)}
+    chosen = [(name, int(above or 1), int(size or sizes[name]))
+              for name, above, size in re.findall(r"([^,:]+)(?::\((\d+)\)(\d+))?(?:,|$)", axes)]
+    shape, grouped = [], []
+    for name, size in sizes.items():
+        parts = [(above, above * part) for axis, above, part in chosen if axis == name]
+        cuts = sorted({1, size, *itertools.chain(*parts)})
+        for low, high in itertools.pairwise(cuts):
+            grouped.append(any(a <= low and high <= b for a, b in parts))
+            shape.append(high // low)
+    order = sorted(range(len(shape)), key=lambda dim: grouped[dim])
+    each = math.prod(n for n, group in zip(shape, grouped, strict=True) if group)
+    return ids.reshape(shape).transpose(order).reshape(-1, each)

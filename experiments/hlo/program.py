@@ -1,0 +1,247 @@
+"""What one device does in one run of a compiled program, with the counts of its loops applied."""
+import dataclasses
+import re
+from collections.abc import Iterable
+
+from experiments.hlo import collectives, loops, matmuls
+from experiments.hlo.collectives import Collective
+from experiments.hlo.loops import Count, Known
+from experiments.hlo.text import HOST, Computation, Instruction, Module, Shape, parse
+
+# A TPU program may run a collective within other fusions: one starts it, others go on with it while they compute, one
+# ends it. Each of them has the collective in its text, with the same channel.
+_START, _END = "AsyncCollectiveStart", "AsyncCollectiveDone"
+# custom calls that compute nothing: memory, and promises to the compiler
+_NO_KERNELS = {_START, _END, "AllocateBuffer", "AssumeGatherIndicesInBound", "GatherScatterIndicesBitpacked"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Matmul:
+    """A dot, a convolution or a library's product.
+
+    Attributes:
+      dtype: of the left operand, as HLO writes it.
+      flops: of one run.
+      runs: in one run of the program.
+      op_name: see Instruction.op_name.
+    """
+    dtype: str
+    flops: int
+    runs: Count
+    op_name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """A custom call, of whose work the text tells nothing but its arrays: Mosaic (Pallas), Triton, cuDNN.
+
+    Attributes:
+      name: the pallas_call's, where the compiler kept it.
+      target: of the custom call.
+      operands, results: on each device.
+      runs: in one run of the program.
+      op_name: see Instruction.op_name.
+    """
+    name: str
+    target: str
+    operands: tuple[Shape, ...]
+    results: tuple[Shape, ...]
+    runs: Count
+    op_name: str
+
+    @property
+    def bytes(self) -> float:
+        """Of the operands and results."""
+        return sum(shape.bytes for shape in self.operands + self.results)
+
+
+@dataclasses.dataclass(frozen=True)
+class HostCopy:
+    """A copy between the device's memory and its host's.
+
+    Attributes:
+      to_host: the direction.
+      bytes: of one run.
+      runs: in one run of the program.
+      overlapped: as of a Collective.
+      op_name: see Instruction.op_name.
+    """
+    to_host: bool
+    bytes: float
+    runs: Count
+    overlapped: bool
+    op_name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """An instruction of a TPU program and the cycles that the compiler expects of it: a matmul, a fusion, a copy.
+
+    Kernels, collectives and asynchronous copies have none.
+    """
+    cycles: int
+    runs: Count
+    op_name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """All of these that the program holds, each in the order of the schedule.
+
+    Of the branches of a conditional those count, for each list by itself, that have the most of it.
+    """
+    collectives: tuple[Collective, ...]
+    matmuls: tuple[Matmul, ...]
+    kernels: tuple[Kernel, ...]
+    host_copies: tuple[HostCopy, ...]
+    estimates: tuple[Estimate, ...]
+
+
+def read(text: str, mesh) -> Program:
+    """The program of `compiled.as_text()`, of the CPU, GPU or TPU compiler.
+
+    mesh: the jax mesh that it was compiled for; only names and sizes of its axes are asked for.
+
+    Raises:
+      ValueError: when the text is not that of a compiled program, or of one for another number of devices.
+    """
+    module = parse(text)
+    if mesh.size != module.partitions:
+        raise ValueError(f"the program is for {module.partitions} devices, and the mesh {dict(mesh.shape)} has "
+                         f"{mesh.size}: give the mesh that it was compiled for.")
+    found = _Reader(module, dict(mesh.shape), _computing(module)).walk(module.entry, Count(), False)
+    return Program(**{name: tuple(_only(found, kind)) for name, (kind, _) in _LISTS.items()})
+
+
+def total(items: Iterable, of: str) -> float:
+    """The sum over items of the attribute `of` times how often each is run."""
+    return sum(getattr(item, of) * item.runs.times for item in items)
+
+
+def overlap(items: Iterable) -> float:
+    """Of the bytes of collectives or host copies, the share that the schedule brackets around matmuls or kernels."""
+    items = list(items)
+    return total((x for x in items if x.overlapped), "bytes") / (total(items, "bytes") or 1)
+
+
+def phase(item) -> str:
+    """Forward, recomputed (by jax.checkpoint, in the backward) or backward, as autodiff has named it."""
+    if "rematted_computation" in item.op_name:
+        return "recomputed"
+    return "backward" if "transpose(" in item.op_name else "forward"
+
+
+# the lists of a Program, and what tells which branch of a conditional has the most of one
+_LISTS = {"collectives": (Collective, "bytes"), "matmuls": (Matmul, "flops"), "kernels": (Kernel, "bytes"),
+          "host_copies": (HostCopy, "bytes"), "estimates": (Estimate, "cycles")}
+
+
+@dataclasses.dataclass
+class _Reader:
+    module: Module
+    mesh: dict[str, int]
+    computing: set[str]             # computations with matmuls or kernels
+
+    def walk(self, where: Computation, runs: Count, overlapped: bool) -> list:
+        """All items of a computation that is run so often; overlapped: whether an asynchronous one runs it."""
+        bracketed, found = self.bracketed(where), []
+        for instruction in where:
+            if cycles := instruction.setting("estimated_cycles"):
+                found.append(Estimate(int(cycles), runs, instruction.op_name))
+            found += self.items(where, instruction, runs, overlapped or instruction.name in bracketed)
+        return found
+
+    def items(self, where, instruction, runs, overlapped) -> list:
+        """Those of one instruction and of all that it calls."""
+        kind, name = instruction.opcode.removesuffix("-start"), instruction.op_name
+        if kind.endswith(("-done", "-update")):
+            return []
+        if kind in collectives.SENT:
+            if "async_collective_fusion_config" in instruction.rest and not _calls(where, _START):
+                return []
+            axes, group = collectives.span(instruction, self.mesh)
+            kind = "reduce-scatter" if _scatters(where) else kind
+            return [Collective(kind, where.operand_shapes(instruction), axes, group, runs, overlapped, name)]
+        if kind == "while":
+            body = self.module.computations[instruction.attribute("body")]
+            return self.walk(body, runs * loops.trips(self.module, where, instruction), overlapped)
+        if kind == "conditional":
+            return _dearest([self.walk(c, runs, overlapped) for c in self.module.called(instruction)])
+        if matmuls.is_matmul(instruction):
+            dtype = where.inputs(instruction)[0].shapes[0].dtype
+            return [Matmul(dtype, matmuls.flops(where, instruction), runs, name)]
+        if _is_kernel(instruction):
+            operands, kernel = where.operand_shapes(instruction), re.sub(r"[.\d]+$", "", instruction.name)
+            return [Kernel(kernel, instruction.target, operands, instruction.shapes, runs, name)]
+        copied = _host_copy(where, instruction)
+        if copied:
+            return [HostCopy(*copied, runs, overlapped, name)]
+        return [item for c in self.module.called(instruction) for item in self.walk(c, runs, overlapped)]
+
+    def bracketed(self, where: Computation) -> set[str]:
+        """Asynchronous starts with matmuls or kernels scheduled before their ends."""
+        order = list(where)
+        busy = [_computes(instruction, self.computing) for instruction in order]
+        ends = {self.channel(i, _END) or i.operands[0]: at for at, i in enumerate(order)
+                if i.opcode.endswith("-done") or self.channel(i, _END)}
+        starts = {at: self.channel(i, _START) or i.name for at, i in enumerate(order)
+                  if i.opcode.endswith("-start") and i.setting("is_sync") != "true" or self.channel(i, _START)}
+        return {order[at].name for at, key in starts.items() if any(busy[at + 1:ends.get(key, len(order))])}
+
+    def channel(self, instruction: Instruction, target: str) -> str | None:
+        """That of the collective in a fusion that calls `target`, _START or _END."""
+        inner = self.module.called(instruction) if instruction.opcode == "fusion" else []
+        parts = (i for c in inner if _calls(c, target) for i in c if i.opcode in collectives.SENT)
+        return next((i.attribute("channel_id") for i in parts), None)
+
+
+def _computing(module):
+    """Names of computations with matmuls or kernels, or that call such ones, which stand before them in the text."""
+    names = set()
+    for computation in module.computations.values():
+        if any(_computes(instruction, names) for instruction in computation):
+            names.add(computation.name)
+    return names
+
+
+def _computes(instruction, computing):
+    return matmuls.is_matmul(instruction) or _is_kernel(instruction) or not computing.isdisjoint(instruction.called)
+
+
+def _scatters(where):
+    """A TPU program has a reduce-scatter as a fusion: all-reduces, of whose results it keeps slices."""
+    results = where.inputs(where.root) if where.root.opcode == "tuple" else [where.root]
+    return {i.opcode for i in results} == {"dynamic-slice"} and any(i.opcode == "all-reduce" for i in where)
+
+
+def _calls(where, target):
+    return any(i.opcode == "custom-call" and i.target == target for i in where)
+
+
+def _is_kernel(instruction):
+    return instruction.opcode == "custom-call" and not matmuls.is_matmul(instruction) \
+        and instruction.target not in _NO_KERNELS
+
+
+def _host_copy(where, instruction):
+    """(to_host, bytes) of a copy between two memories, or None."""
+    opcode = instruction.opcode.removesuffix("-start")
+    if opcode not in ("copy", "slice", "dynamic-slice", "dynamic-update-slice"):
+        return None
+    source, *others = (operand.shapes[0] for operand in where.inputs(instruction))
+    before = len(others) + 1 if "slice-start" in instruction.opcode else 0       # its type repeats the operands
+    result = instruction.shapes[before]
+    if opcode == "dynamic-update-slice":
+        return (True, others[0].bytes) if source.space == HOST != others[0].space else None
+    return (result.space == HOST, result.bytes) if (source.space == HOST) != (result.space == HOST) else None
+
+
+def _dearest(branches):
+    """Of each list, the branch with the most."""
+    most = [max((list(_only(found, kind)) for found in branches), key=lambda items, size=size: total(items, size))
+            for kind, size in _LISTS.values()]
+    return [dataclasses.replace(item, runs=item.runs * Count(known=Known.AT_MOST)) for items in most for item in items]
+
+
+def _only(items, kind):
+    return (item for item in items if isinstance(item, kind))
