@@ -12,20 +12,45 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """memory: bytes that programs can have of a device's own; host: bytes of a host's memory; per_host: devices."""
+    """One device of a kind. Rates are bytes per second, one way.
+
+    Attributes:
+      memory: bytes that programs can have of its own.
+      host, per_host: bytes of a host's memory; devices that share it.
+      tflops: peak, bfloat16, 10^12 per second.
+      near: to other devices of its node; of a TPU, along one axis of the torus.
+      far: to those of other nodes.
+      to_host: to its host.
+      matmul, forward, backward: shares of the peak that weight matmuls and attention's kernels reach.
+    """
     memory: float
     host: float
     per_host: int
+    tflops: float
+    near: float
+    far: float
+    to_host: float
+    matmul: float
+    forward: float
+    backward: float
 
 
-# GPUs: 9/10 of the memory, for libraries and fragments need some; a node of 1.9 TB, as ALST's (arXiv 2506.13996)
+# What is not a kernel of ours is published, and assumed here: that is what a plan rests on.
+# GPUs: 9/10 of the memory, for libraries and fragments need some; a node of 1.9 TB, as ALST's (arXiv 2506.13996); a
+#   network card each, of 400 Gbit/s (A100, A800: 200); attention as cuDNN's on H100 (figures of arXiv 2407.08608), on
+#   A100 as FlashAttention-2's (arXiv 2307.08691).
+# TPUs: of their memory what libtpu gives out; hosts as in cloud.google.com/tpu/docs/v5e, .../v6e, and for v5p and v4
+#   cloud.google.com/kubernetes-engine/docs/concepts/tpus; links as in jax-ml.github.io/scaling-book; attention by the
+#   static schedules of our own kernels (README), v5p's and v4's backward as v5e's.
 CHIPS = {
-    "a100": Chip(72 * GIB, 1.9e12, 8), "a800": Chip(72 * GIB, 1.9e12, 8), "h100": Chip(72 * GIB, 1.9e12, 8),
-    "h200": Chip(0.9 * 141e9, 1.9e12, 8),
-    # of their memory what libtpu gives out; hosts: cloud.google.com/tpu/docs/v5e, .../v6e, and for v5p and v4
-    # the machine types of cloud.google.com/kubernetes-engine/docs/concepts/tpus
-    "v4": Chip(30.75 * GIB, 407e9, 4), "v5p": Chip(95.74 * GIB, 448e9, 4), "v5e": Chip(15.75 * GIB, 192e9, 4),
-    "v6e": Chip(31.25 * GIB, 1536 * GIB, 8),
+    "a100": Chip(72 * GIB, 1.9e12, 8, 312, 300e9, 25e9, 25e9, 0.8, 0.70, 0.60),
+    "a800": Chip(72 * GIB, 1.9e12, 8, 312, 200e9, 25e9, 25e9, 0.8, 0.70, 0.60),
+    "h100": Chip(72 * GIB, 1.9e12, 8, 989, 450e9, 50e9, 50e9, 0.7, 0.56, 0.475),
+    "h200": Chip(0.9 * 141e9, 1.9e12, 8, 989, 450e9, 50e9, 50e9, 0.7, 0.56, 0.475),
+    "v4": Chip(30.75 * GIB, 407e9, 4, 275, 45e9, 6e9, 16e9, 0.9, 0.90, 0.90),
+    "v5e": Chip(15.75 * GIB, 192e9, 4, 197, 45e9, 6e9, 16e9, 0.9, 0.93, 0.95),
+    "v5p": Chip(95.74 * GIB, 448e9, 4, 459, 90e9, 6e9, 16e9, 0.9, 0.92, 0.90),
+    "v6e": Chip(31.25 * GIB, 1536 * GIB, 8, 918, 90e9, 12e9, 32e9, 0.85, 0.46, 0.58),
 }
 # facts that XLA asks for: name, compute capability, processors, bytes/s, bytes of L2, GHz, bytes of memory and of
 # shared memory
@@ -51,6 +76,7 @@ platform_name: "CUDA" device_description_str: "{name}" dnn_version_info {{ major
 @dataclasses.dataclass(frozen=True)
 class Target:
     """Devices of one kind. platform: as jax.jit(...).lower takes it."""
+    name: str
     chip: Chip
     devices: list
     platform: str
@@ -69,9 +95,9 @@ def target(name: str) -> Target:
     os.environ.update(ENVIRONMENT, JAX_SKIP_CUDA_CONSTRAINTS_CHECK="1")     # no libraries of NVIDIA are here
     gpus, tpus = re.fullmatch(r"([a-z]+\d+)x(\d+)", name), re.fullmatch(r"(\w+):[\dx]+", name)
     if gpus and gpus[1] in _GPUS:
-        return Target(CHIPS[gpus[1]], _gpus(gpus[1], int(gpus[2])), "cuda")
+        return Target(name, CHIPS[gpus[1]], _gpus(gpus[1], int(gpus[2])), "cuda")
     if tpus and tpus[1] in CHIPS:
-        return Target(CHIPS[tpus[1]], _tpus(name), "tpu")
+        return Target(name, CHIPS[tpus[1]], _tpus(name), "tpu")
     known = [f"{gpu}x8" for gpu in _GPUS] + ["v5p:2x2x1", "v5e:4x4", "v6e:16x16", "v4:2x2x1"]
     raise unknown_name("target", name, known)
 

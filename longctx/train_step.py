@@ -12,6 +12,8 @@ from longctx.positions import augment
 from longctx.streaming.step import others, squared, streamed, updated
 
 BLOCKS = jax.tree_util.DictKey("blocks")
+# XLA's own rematerialization takes what is in the hosts' memory for the device's, and computes again what it need not
+_OPTIONS = {"gpu": {"xla_disable_hlo_passes": "rematerialization"}}
 
 
 def init_state(config: Config, mesh, params: dict | None = None) -> dict:
@@ -132,7 +134,9 @@ def lower_step(config: Config, rate, stage, mesh, platform: str | None = None) -
             return train_step(graph, config, rate, stage.rope, state, batch)
 
         args = abstract_state(config, mesh), abstract_batch(stage, mesh)
-        return jax.jit(step, donate_argnums=0).trace(*args).lower(lowering_platforms=platform and (platform,))
+        options = _OPTIONS.get(mesh.devices.flat[0].platform)
+        traced = jax.jit(step, donate_argnums=0, compiler_options=options).trace(*args)
+        return traced.lower(lowering_platforms=platform and (platform,))
 
 
 def abstract_batch(stage, mesh) -> dict:

@@ -1,0 +1,106 @@
+"""The longest row that fits, and which of several ways is the best."""
+import dataclasses
+import math
+
+from experiments import checks
+from experiments.hardware import Target
+from experiments.planner.plan import Plan, plan
+from longctx.config import Config
+from longctx.errors import UserError
+
+_CLOSE = 1.03                           # how much longer a row that does not fit may be than the one that is found
+_MOST = 6                               # compiles
+
+
+def plan_of(config: Config, target: Target) -> Plan:
+    """The plan of the longest stage of a config. Raises UserError for settings that do not go together."""
+    stages = checks.check_settings(config)
+    return plan(config, max(stages, key=lambda stage: stage.seq_len), stages, target)
+
+
+def longest(config: Config, target: Target, report) -> Plan:
+    """The plan of the longest row that fits, of one stage with one row for each of data and fsdp.
+
+    Bytes grow linearly with a row, so that two lengths tell where they reach a limit; there the compiler has the last
+    word.
+    report: called with every plan on the way.
+    """
+    unit = _unit(config)
+    found = {}
+
+    def tried(units: int) -> Plan:
+        if units not in found:
+            found[units] = plan_of(with_length(config, units * unit), target)
+            report(found[units])
+        return found[units]
+
+    first = max(config.stages[-1].seq_len // unit, 1)
+    while not tried(first).fits:
+        if first == 1:
+            return found[1]
+        first = max(first // 4, 1)
+    second = tried(2 * first)
+    low, high = (2 * first, math.inf) if second.fits else (first, 2 * first)
+    while len(found) < _MOST and high > max(low * _CLOSE, low + 1):
+        guess = _where_it_ends(found, low)
+        middle = low + max(round((min(high, 4 * low) - low) / 2), 1)
+        units = guess if low < guess < high else middle
+        low, high = (units, high) if tried(units).fits else (low, units)
+    return found[low]
+
+
+def with_length(config: Config, length: int) -> Config:
+    """The config with one stage, of rows that long."""
+    stage = dataclasses.replace(config.stages[-1], seq_len=length, batch_tokens=0)
+    return dataclasses.replace(config, stages=(stage,), batch_tokens=length * config.mesh.data * config.mesh.fsdp)
+
+
+def variants(config: Config, what: str) -> dict[str, Config]:
+    """Those that --compare=what ranks, by name. Raises UserError for a name that is not known."""
+    if what not in VARIANTS:
+        raise UserError(f"--compare={what} is not known; {', '.join(VARIANTS)} are.")
+    return VARIANTS[what](config)
+
+
+def _unit(config):
+    """What lengths are multiples of: chunks, else 128 tokens for each half of a shard."""
+    return config.memory.chunk or 256 * config.mesh.context_shards
+
+
+def _where_it_ends(found: dict[int, Plan], low: int) -> int:
+    """Where the memory that is short first reaches its limit, along the line through two lengths; just below it."""
+    sized = sorted(units for units, one in found.items() if one.memory)
+    if len(sized) < 2:
+        return -1
+    a, b = sized[-2:]
+    ends = []
+    for on_host in (False, True):
+        slope = (found[b].used(on_host) - found[a].used(on_host)) / (b - a)
+        if slope > 0:
+            ends.append(b + (found[b].limit(on_host) - found[b].used(on_host)) / slope)
+    return math.floor(min(ends, default=-1))
+
+
+def _strategies(config):
+    from longctx.context_parallel.api import STRATEGIES
+    replaced = lambda name: dataclasses.replace(config.attention, strategy=name)
+    return {f"strategy {name}": dataclasses.replace(config, attention=replaced(name))
+            for name in STRATEGIES if name != "local"}
+
+
+def _meshes(config):
+    """The devices of context and context_outer, cut in every way between context and tensor."""
+    size = config.mesh.context * config.mesh.tensor
+    parts = [n for n in range(1, size + 1) if size % n == 0]
+    return {f"context {n} x tensor {size // n}": dataclasses.replace(
+        config, mesh=dataclasses.replace(config.mesh, context=n, tensor=size // n)) for n in parts}
+
+
+def _levers(config):
+    """What a layer keeps, by autodiff."""
+    policies = ("layer", "attention", "offload_layer", "offload_attention", "tokens(0, 0.25)")
+    return {f"remat {name}": dataclasses.replace(config, model=dataclasses.replace(config.model, remat=name))
+            for name in policies}
+
+
+VARIANTS = {"strategies": _strategies, "meshes": _meshes, "levers": _levers}

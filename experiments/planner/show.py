@@ -1,0 +1,156 @@
+"""A plan as tables, as JSON and as a picture."""
+import json
+import pathlib
+
+from rich.console import Console
+from rich.table import Table
+
+from experiments.hardware import GIB
+from experiments.planner.plan import Plan
+from experiments.planner.time import assumptions
+
+
+def summary(plan: Plan) -> dict:
+    """All numbers of a plan: bytes of each device, FLOPs of all, seconds."""
+    record = {"target": plan.target.name, "mesh": str(plan.config.mesh), "seq_len": plan.stage.seq_len,
+              "batch_size": plan.stage.batch_size, "fits": plan.fits, "compile_s": round(plan.seconds_to_compile, 1)}
+    if plan.refused:
+        return record | {"refused": plan.refused}
+    seconds = plan.time
+    return record | {
+        "memory": [{"kind": one.kind, "on_host": one.on_host, "bytes": one.bytes} for one in plan.memory],
+        "device": {"bytes": plan.used(False), "limit": plan.limit(False)},
+        "host": {"bytes": plan.used(True), "limit": plan.limit(True)},
+        "flops": {"model": plan.work.model, "weight_matmuls": plan.work.matmuls, "recomputed": plan.work.recomputed,
+                  "compiled_matmuls": plan.compiled_matmuls, "attention_forward": plan.work.forward,
+                  "attention_forwards": plan.work.times, "attention_backward": plan.work.backward},
+        "kernels": dict(plan.kernels),
+        "links": [{"kind": link.kind, "axes": link.axes, "bytes": link.bytes, "overlapped": link.overlapped,
+                   "seconds": link.seconds} for link in seconds.links],
+        "predicted": {"step_s": seconds.step, "matmuls_s": seconds.matmuls, "exposed_s": seconds.exposed,
+                      "attention_forward_s": seconds.attention_forward, "mfu": plan.mfu,
+                      "attention_backward_s": seconds.attention_backward, "assumptions": assumptions(plan.target)}}
+
+
+def verdict(plan: Plan) -> str:
+    """One line: whether it fits, by how much, and how long a step is predicted to take."""
+    what = f"{plan.stage.batch_size} x {plan.stage.seq_len:,} tokens on {plan.target.name}"
+    if plan.refused:
+        return f"{what}: does not fit; the compiler says: {plan.refused}"
+    of = lambda on_host: f"{plan.used(on_host) / GIB:.1f} of {plan.limit(on_host) / GIB:.1f} GiB"
+    return (f"{what}: {'fits' if plan.fits else 'does not fit'}; device {of(False)}, host {of(True)} (compiled); "
+            f"a step {plan.time.step:,.3g} s, MFU {plan.mfu:.0%} (predicted)")
+
+
+def show(plan: Plan, console: Console | None = None) -> None:
+    """Prints the verdict and the tables behind it."""
+    console = console or Console()
+    console.print(verdict(plan), highlight=False, soft_wrap=True)
+    if plan.refused:
+        return
+    for table in (_memory(plan), _work(plan), _links(plan)):
+        console.print(table)
+    console.print("Predicted, not measured, assuming that " + "; ".join(assumptions(plan.target)) + ".", soft_wrap=True)
+
+
+def save(plan: Plan, folder: pathlib.Path) -> list[pathlib.Path]:
+    """Writes plan.json, and plan.png where there is something to draw; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / "plan.json"]
+    paths[0].write_text(json.dumps(summary(plan), indent=1) + "\n")
+    if not plan.refused:
+        paths.append(folder / "plan.png")
+        _picture(plan, paths[1])
+    return paths
+
+
+def compared(plans: dict[str, Plan], failed: dict[str, str], console: Console | None = None) -> None:
+    """Prints plans by name, the fastest that fits first, and why others cannot be made."""
+    rows = sorted(plans.items(), key=lambda item: (not item[1].fits, item[1].time.step if item[1].time else 0))
+    table = _table("way", "fits", "device GiB", "host GiB", "step s", "MFU", "what binds")
+    for name, plan in rows:
+        numbers = ["-"] * 4 if plan.refused else [f"{plan.used(False) / GIB:.1f}", f"{plan.used(True) / GIB:.1f}",
+                                                  f"{plan.time.step:.4g}", f"{plan.mfu:.1%}"]
+        table.add_row(name, "yes" if plan.fits else "no", *numbers, _binds(plan))
+    for name, reason in failed.items():
+        table.add_row(name, "-", "-", "-", "-", "-", reason)
+    (console or Console()).print(table)
+
+
+def _binds(plan):
+    """What is scarce: the memory that is too small, else the largest part of the time."""
+    if plan.refused or plan.used(False) > plan.limit(False):
+        return "device memory"
+    if plan.used(True) > plan.limit(True):
+        return "host memory"
+    return max(_seconds(plan).items(), key=lambda item: item[1])[0]
+
+
+def _seconds(plan):
+    return {"weight matmuls": plan.time.matmuls, "attention forward": plan.time.attention_forward,
+            "attention backward": plan.time.attention_backward, "waiting for links": plan.time.exposed}
+
+
+def _table(*columns):
+    table = Table(box=None, header_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 or column == "what binds" else "right")
+    return table
+
+
+def _memory(plan):
+    table = _table("GiB of each", "device", "host")
+    kinds = list(dict.fromkeys(one.kind for one in plan.memory))
+    size = lambda kind, on_host: sum(one.bytes for one in plan.memory if (one.kind, one.on_host) == (kind, on_host))
+    for kind in kinds:
+        table.add_row(kind, *(f"{size(kind, on_host) / GIB:.2f}" for on_host in (False, True)))
+    table.add_row("all", *(f"{plan.used(on_host) / GIB:.2f}" for on_host in (False, True)))
+    table.add_row("there is", *(f"{plan.limit(on_host) / GIB:.2f}" for on_host in (False, True)))
+    return table
+
+
+def _work(plan):
+    table, work = _table("of one step", "PFLOP, all devices", "s, predicted"), plan.work
+    flops = {"weight matmuls": work.matmuls + work.recomputed, "attention forward": work.forward * work.times,
+             "attention backward": work.backward}
+    for name, seconds in _seconds(plan).items():
+        table.add_row(name, f"{flops[name] / 1e15:.4g}" if name in flops else "", f"{seconds:.4g}")
+    table.add_row("what the model asks for", f"{work.model / 1e15:.4g}", "")
+    table.add_row("weight matmuls in the program", f"{plan.compiled_matmuls / 1e15:.4g}", "")
+    return table
+
+
+def _links(plan):
+    table = _table("leaving or reaching a device", "GB", "beside compute", "s, predicted")
+    for link in plan.time.links:
+        name = f"{link.kind} ({', '.join(link.axes)})" if link.axes else link.kind
+        table.add_row(name, f"{link.bytes / 1e9:.4g}", f"{link.overlapped:.0%}", f"{link.seconds:.3g}")
+    return table
+
+
+def _picture(plan, path):
+    """Stacked bars: memory of a device and of its share of the host against what there is; a step's seconds."""
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    figure, axes = plt.subplots(1, 3, figsize=(11, 4.5), layout="constrained")
+    for axis, on_host, title in zip(axes, (False, True), ("device", "share of the host"), strict=False):
+        parts = {one.kind: one.bytes / GIB for one in plan.memory if one.on_host == on_host}
+        _bar(axis, parts, f"{title}, GiB (compiled)")
+        axis.axhline(plan.limit(on_host) / GIB, color="black", linestyle="--", linewidth=1)
+    _bar(axes[2], _seconds(plan), f"a step, s (predicted)\nMFU {plan.mfu:.0%}")
+    figure.suptitle(f"{plan.config.name}: {plan.stage.seq_len:,} tokens on {plan.target.name}, {plan.config.mesh}")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _bar(axis, parts, title):
+    bottom = 0.0
+    for name, size in parts.items():
+        if size > 0:
+            axis.bar(0, size, bottom=bottom, width=0.5, label=name)
+            bottom += size
+    axis.set_title(title)
+    axis.set_xticks([])
+    axis.set_xlim(-0.5, 1.6)
+    axis.legend(loc="upper right", frameon=False, reverse=True)
