@@ -3,7 +3,7 @@
 Every layer is streamed a chunk of the row at a time, with the residual stream in the hosts' memory, 8 KiB a token for
 the input of every k-th layer. What a step asks of each device, known without any, and the same model's shape in small:
 
-    python -m experiments.compile_memory h100x8 --config configs/longest.py:case=h100x8
+    python -m experiments.plan --target h100x8 --config configs/longest.py:case=h100x8
     python -m experiments.train --config configs/longest.py:case=h100x8,smoke       # 2 steps on 8 simulated devices
 
 Arguments: case, a name in CASES; smoke.
@@ -11,11 +11,9 @@ Arguments: case, a name in CASES; smoke.
 import dataclasses
 
 from experiments import config as configs
+from experiments import shapes
 from longctx.errors import unknown_name
 
-LLAMA3_8B = dict(layers=32, embed=4096, mlp=14336, heads=32, key_heads=8, head_size=128, vocab_size=128256)
-LLAMA_7B = LLAMA3_8B | dict(mlp=11008, key_heads=32, vocab_size=32000)          # every query head has its own keys
-SMALL = dict(layers=4, embed=64, mlp=96, head_size=8, vocab_size=264)
 M = 2**20
 
 
@@ -28,7 +26,7 @@ class Case:
     context: int = 1
     context_outer: int = 1
     offload: tuple[str, ...] = ("moments",)
-    model: dict = dataclasses.field(default_factory=lambda: LLAMA3_8B)
+    model: str = "llama3_8b"
 
 
 CASES = {
@@ -36,7 +34,7 @@ CASES = {
     "h100x1_eighth": Case(M, 2**15, 4, offload=("moments", "params", "kv")),             # an eighth of it
     "h100x8": Case(10 * M, 2**16, 2, context=8),
     "h100x32": Case(32 * M, 2**17, 2, context=8, context_outer=4),
-    "a800x8": Case(5 * M, 2**16, 1, context=8, offload=("moments", "kv"), model=LLAMA_7B),
+    "a800x8": Case(5 * M, 2**16, 1, context=8, offload=("moments", "kv"), model="llama_7b"),
     "v5p": Case(3 * M, 2**15, 4, context=4),                                             # v5p:2x2x1
     "v5e": Case(5 * M, 2**15, 4, context=16),                                            # v5e:4x4
 }
@@ -54,7 +52,7 @@ def get_config(arg: str = ""):
     config.name = f"longest-{args.case}"
     config.batch_tokens = tokens
     config.stages = (configs.stage(seq_len=tokens, steps=steps),)
-    config.model.update(**case.model | (SMALL if args.smoke else {}))
+    config.model.update(**shapes.MODELS[case.model] | (shapes.SMOKE | dict(layers=4) if args.smoke else {}))
     config.model.rope.base = 500_000.0
     config.mesh.update(context=case.context, context_outer=case.context_outer)
     config.attention.strategy = "usp" if case.context_outer > 1 else "ulysses"

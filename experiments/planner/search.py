@@ -41,10 +41,9 @@ def longest(config: Config, target: Target, report) -> Plan:
         first = max(first // 4, 1)
     second = tried(2 * first)
     low, high = (2 * first, math.inf) if second.fits else (first, 2 * first)
-    while len(found) < _MOST and high > max(low * _CLOSE, low + 1):
-        guess = _where_it_ends(found, low)
-        middle = low + max(round((min(high, 4 * low) - low) / 2), 1)
-        units = guess if low < guess < high else middle
+    while len(found) < _MOST and high > (close := math.ceil(low * _CLOSE)):
+        units = max(_where_it_ends(found), close)
+        units = units if units < high else max((low + high) // 2, close)
         low, high = (units, high) if tried(units).fits else (low, units)
     return found[low]
 
@@ -67,18 +66,18 @@ def _unit(config):
     return config.memory.chunk or 256 * config.mesh.context_shards
 
 
-def _where_it_ends(found: dict[int, Plan], low: int) -> int:
-    """Where the memory that is short first reaches its limit, along the line through two lengths; just below it."""
+def _where_it_ends(found: dict[int, Plan]) -> int:
+    """The last length at which both memories are enough, along the line through two lengths; 0 where none is known."""
     sized = sorted(units for units, one in found.items() if one.memory)
     if len(sized) < 2:
-        return -1
-    a, b = sized[-2:]
+        return 0
+    a, b = sized[0], sized[-1]
     ends = []
     for on_host in (False, True):
         slope = (found[b].used(on_host) - found[a].used(on_host)) / (b - a)
         if slope > 0:
             ends.append(b + (found[b].limit(on_host) - found[b].used(on_host)) / slope)
-    return math.floor(min(ends, default=-1))
+    return math.floor(min(ends, default=0))
 
 
 def _strategies(config):

@@ -9,6 +9,8 @@ from experiments.hardware import GIB
 from experiments.planner.plan import Plan
 from experiments.planner.time import assumptions
 
+_LEGEND = dict(loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=2, frameon=False, fontsize="small")
+
 
 def summary(plan: Plan) -> dict:
     """All numbers of a plan: bytes of each device, FLOPs of all, seconds."""
@@ -94,7 +96,8 @@ def _seconds(plan):
 def _table(*columns):
     table = Table(box=None, header_style="bold")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 or column == "what binds" else "right")
+        words = i == 0 or column == "what binds"
+        table.add_column(column, justify="left" if words else "right", no_wrap=words)
     return table
 
 
@@ -137,8 +140,10 @@ def _picture(plan, path):
     for axis, on_host, title in zip(axes, (False, True), ("device", "share of the host"), strict=False):
         parts = {one.kind: one.bytes / GIB for one in plan.memory if one.on_host == on_host}
         _bar(axis, parts, f"{title}, GiB (compiled)")
-        axis.axhline(plan.limit(on_host) / GIB, color="black", linestyle="--", linewidth=1)
-    _bar(axes[2], _seconds(plan), f"a step, s (predicted)\nMFU {plan.mfu:.0%}")
+        axis.axhline(plan.limit(on_host) / GIB, color="black", linestyle="--", linewidth=1, label="there is")
+        axis.legend(**_LEGEND)
+    _bar(axes[2], _seconds(plan), f"a step, s (predicted): MFU {plan.mfu:.0%}")
+    axes[2].legend(**_LEGEND)
     figure.suptitle(f"{plan.config.name}: {plan.stage.seq_len:,} tokens on {plan.target.name}, {plan.config.mesh}")
     figure.savefig(path, dpi=150)
     plt.close(figure)
@@ -152,5 +157,4 @@ def _bar(axis, parts, title):
             bottom += size
     axis.set_title(title)
     axis.set_xticks([])
-    axis.set_xlim(-0.5, 1.6)
-    axis.legend(loc="upper right", frameon=False, reverse=True)
+    axis.set_xlim(-1, 1)

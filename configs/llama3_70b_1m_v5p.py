@@ -1,0 +1,20 @@
+"""Llama 3 70B at a million tokens on a v5p:4x4x4, 64 chips, by autodiff: layers' inputs go to the hosts.
+
+    python -m experiments.plan --target v5p:4x4x4 --config configs/llama3_70b_1m_v5p.py
+    python -m experiments.train --config configs/llama3_70b_1m_v5p.py:smoke     # 2 steps of a tiny one, 8 CPU devices
+
+VERDICT_70B
+"""
+from experiments import config as configs
+from experiments import shapes
+
+
+def get_config(arg: str = ""):
+    args = configs.arguments(arg, smoke=False)
+    config = configs.defaults()
+    config.name = "llama3-70b-1m"
+    shapes.fill(config, "llama3_70b", length=2**20, smoke=args.smoke, context=8 if args.smoke else 64)
+    config.model.rope.base = 5e7                    # LWM's at this length
+    config.model.remat = "offload_attention"
+    config.memory.update(mlp_tiles=4, offload=("moments",))
+    return config

@@ -1,0 +1,22 @@
+"""Llama 3 8B at ten million tokens on one node of 8 H100: exact training, streamed a chunk of the row at a time.
+
+    python -m experiments.plan --target h100x8 --config configs/llama3_8b_10m_h100x8.py
+    python -m experiments.train --config configs/llama3_8b_10m_h100x8.py:smoke  # 2 steps of a tiny one, 8 CPU devices
+
+VERDICT_10M
+"""
+from experiments import config as configs
+from experiments import shapes
+
+
+def get_config(arg: str = ""):
+    args = configs.arguments(arg, smoke=False)
+    config = configs.defaults()
+    config.name = "llama3-8b-10m"
+    shapes.fill(config, "llama3_8b", length=10 * 2**20, smoke=args.smoke, context=8)
+    chunk = 2**16 if not args.smoke else 512
+    config.model.rope.base = 5e8
+    config.attention.update(strategy="ulysses", layout=f"striped({chunk // 8})")    # a chunk is a piece of the row
+    config.memory.update(backward="streamed", chunk=chunk, every=2, keep_attention=True, clip="delayed",
+                         offload=("residual", "dy", "attention", "moments"))
+    return config

@@ -1,0 +1,21 @@
+"""Llama 3 8B at 128K tokens on one node of 8 H100, by autodiff: nothing leaves the devices.
+
+    python -m experiments.plan --target h100x8 --config configs/llama3_8b_128k.py
+    python -m experiments.train --config configs/llama3_8b_128k.py --config.init_from=FOLDER     # of its weights
+    python -m experiments.train --config configs/llama3_8b_128k.py:smoke        # 2 steps of a tiny one, 8 CPU devices
+
+VERDICT_128K
+"""
+from experiments import config as configs
+from experiments import shapes
+
+
+def get_config(arg: str = ""):
+    args = configs.arguments(arg, smoke=False)
+    config = configs.defaults()
+    config.name = "llama3-8b-128k"
+    shapes.fill(config, "llama3_8b", length=2**17, smoke=args.smoke, context=8)
+    config.model.rope.base = 8e6                    # ProLong's, for rows of 64K and more
+    config.model.remat = "attention"
+    config.memory.mlp_tiles = 4
+    return config

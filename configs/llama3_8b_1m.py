@@ -1,0 +1,23 @@
+"""Llama 3 8B at a million tokens, by autodiff: layers' inputs and attention's results go to the hosts.
+
+    python -m experiments.plan --target h100x8 --config configs/llama3_8b_1m.py
+    python -m experiments.plan --target v5p:4x4x4 --config configs/llama3_8b_1m.py:context=64
+    python -m experiments.train --config configs/llama3_8b_1m.py:smoke          # 2 steps of a tiny one, 8 CPU devices
+
+Arguments: context=N (context shards); smoke.
+
+VERDICT_1M
+"""
+from experiments import config as configs
+from experiments import shapes
+
+
+def get_config(arg: str = ""):
+    args = configs.arguments(arg, context=8, smoke=False)
+    config = configs.defaults()
+    config.name = "llama3-8b-1m"
+    shapes.fill(config, "llama3_8b", length=2**20, smoke=args.smoke, context=args.context)
+    config.model.rope.base = 5e7                    # LWM's at this length
+    config.model.remat = "offload_attention"
+    config.memory.update(mlp_tiles=16, head_groups=1 if args.smoke else 8, offload=("grads",))
+    return config

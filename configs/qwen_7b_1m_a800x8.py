@@ -1,0 +1,20 @@
+"""Qwen 2.5 7B at a million tokens on one node of 8 A800, by autodiff.
+
+    python -m experiments.plan --target a800x8 --config configs/qwen_7b_1m_a800x8.py
+    python -m experiments.train --config configs/qwen_7b_1m_a800x8.py:smoke     # 2 steps of a tiny one, 8 CPU devices
+
+VERDICT_QWEN
+"""
+from experiments import config as configs
+from experiments import shapes
+
+
+def get_config(arg: str = ""):
+    args = configs.arguments(arg, smoke=False)
+    config = configs.defaults()
+    config.name = "qwen-7b-1m"
+    shapes.fill(config, "qwen2.5_7b", length=2**20, smoke=args.smoke, context=8)
+    config.model.rope.base = 1e7                    # Qwen2.5-1M's last stage
+    config.model.remat = "offload_attention"
+    config.memory.update(mlp_tiles=16, head_groups=4, offload=("grads",))
+    return config
