@@ -20,6 +20,7 @@ M = 2**20
 @dataclasses.dataclass(frozen=True)
 class Case:
     """What the hardware decides. tokens: of a row; kept_every: layers; offload: beside the residual stream and dy."""
+    target: str
     tokens: int
     chunk: int
     kept_every: int
@@ -30,13 +31,13 @@ class Case:
 
 
 CASES = {
-    "h100x1": Case(9 * M, 2**15, 2, offload=("moments", "params", "kv")),                # all of a node's memory
-    "h100x1_eighth": Case(M, 2**15, 4, offload=("moments", "params", "kv")),             # an eighth of it
-    "h100x8": Case(10 * M, 2**16, 2, context=8),
-    "h100x32": Case(32 * M, 2**17, 2, context=8, context_outer=4),
-    "a800x8": Case(5 * M, 2**16, 1, context=8, offload=("moments", "kv"), model="llama_7b"),
-    "v5p": Case(3 * M, 2**15, 4, context=4),                                             # v5p:2x2x1
-    "v5e": Case(5 * M, 2**15, 4, context=16),                                            # v5e:4x4
+    "h100x1": Case("h100x1", 9 * M, 2**15, 2, offload=("moments", "params", "kv")),      # all of a node's memory
+    "h100x1_eighth": Case("h100x1", M, 2**15, 4, offload=("moments", "params", "kv")),   # 221 GiB, an eighth of it
+    "h100x8": Case("h100x8", 10 * M, 2**16, 2, context=8),
+    "h100x32": Case("h100x32", 32 * M, 2**17, 2, context=8, context_outer=4),
+    "a800x8": Case("a800x8", 5 * M, 2**16, 1, context=8, offload=("moments", "kv"), model="llama_7b"),
+    "v5p": Case("v5p:2x2x1", 3 * M, 2**15, 4, context=4),
+    "v5e": Case("v5e:4x4", 5 * M, 2**15, 4, context=16),
 }
 
 

@@ -1,4 +1,4 @@
-"""Commands: train, evaluate, extend, generate, export, report, compile_memory and the benchmarks.
+"""Commands: train, evaluate, extend, generate, export, report, plan and the benchmarks.
 
 Each runs as `python -m experiments.NAME`.
 """

@@ -119,7 +119,7 @@ def _work(plan):
     for name, seconds in _seconds(plan).items():
         table.add_row(name, f"{flops[name] / 1e15:.4g}" if name in flops else "", f"{seconds:.4g}")
     table.add_row("what the model asks for", f"{work.model / 1e15:.4g}", "")
-    table.add_row("weight matmuls in the program", f"{plan.compiled_matmuls / 1e15:.4g}", "")
+    table.add_row("matmuls in the program, without kernels and attention", f"{plan.compiled_matmuls / 1e15:.4g}", "")
     return table
 
 

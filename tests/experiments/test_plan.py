@@ -124,9 +124,11 @@ def test_a_step_for_a_tpu_slice(tmp_path):
     found = planned("v5e:2x2", tmp_path, "configs/quickstart.py:smoke", "mesh.context=4", "model.remat=offload_layer",
                     "memory.mlp_tiles=2")
     assert found["seq_len"] == 1024 and found["fits"]
-    assert any("attention" in name for name in found["kernels"])
+    assert {"attention_forward", "attention_backward"} < found["kernels"].keys()
+    model = configs.from_command_line(["plan", "--config", str(ROOT / "configs/quickstart.py:smoke")])[0].model
+    head = 8 * found["batch_size"] * 1024 * model.embed * model.vocab_size          # in kernels of their own
     assert found["flops"]["compiled_matmuls"] == pytest.approx(
-        found["flops"]["weight_matmuls"] + found["flops"]["recomputed"], rel=0.1)
+        found["flops"]["weight_matmuls"] + found["flops"]["recomputed"] - head, rel=0.02)
 
 
 @pytest.mark.slow
@@ -140,7 +142,7 @@ def test_what_is_as_long_as_a_row_is_on_the_hosts(tmp_path):
     stream_and_dy = 5 * length / 8 * 64 * 2             # inputs of layers 0 and 2, one between, the result, and dy
     of = lambda on_host: {one["kind"]: one["bytes"] for one in found["memory"] if one["on_host"] == on_host}
     assert sum(of(True)[kind] for kind in ("layers' inputs", "gradient of the stream")) == stream_and_dy
-    assert of(True)["staging"] < 0.5 * stream_and_dy and found["device"]["bytes"] < 0.5 * stream_and_dy
+    assert found["device"]["bytes"] < 0.5 * stream_and_dy
     assert found["flops"]["compiled_matmuls"] == pytest.approx(
         found["flops"]["weight_matmuls"] + found["flops"]["recomputed"], rel=0.02)
 
