@@ -13,34 +13,36 @@ assumptions that are printed with it. Saves plan.json and plan.png in --workdir,
 The TPU compiler refuses what does not fit on a device, and overstates temporaries a little; the one for GPUs refuses
 nothing: there 9/10 of the memory is the limit.
 """
+import argparse
 import pathlib
 import sys
 
 from experiments import config as configs
 from experiments import hardware
+from experiments.benchmark import Parser
 from longctx.errors import UserError
 
 
 def main(argv) -> None:
-    target_name, argv = _taken(argv, "--target")
-    if not target_name:
-        raise UserError("--target is missing; --target h100x8 or --target v5p:2x2x1 work.")
-    compare, argv = _taken(argv, "--compare")
-    find = "--find-max-length" in argv
-    config, workdir = configs.from_command_line([one for one in argv if one != "--find-max-length"])
-    target = hardware.target(target_name)
+    parser = Parser(prog="python -m experiments.plan", description=__doc__, allow_abbrev=False,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", required=True)
+    parser.add_argument("--find-max-length", action="store_true")
+    parser.add_argument("--compare", metavar="WAYS")
+    parser.add_argument("--workdir")
+    asked, settings = parser.parse_known_args(argv[1:])
+    config, run = configs.from_command_line([argv[0], *settings])
+    target = hardware.target(asked.target)
     from experiments.planner import search, show
-    if compare:
-        _compare(config, target, compare, search, show)
+    if asked.compare:
+        _compare(config, target, asked.compare, search, show)
         return
-    if find:
+    if asked.find_max_length:
         best = search.longest(config, target, lambda one: print(show.verdict(one), file=sys.stderr))
     else:
         best = search.plan_of(config, target)
     show.show(best)
-    folder = workdir if any(one.startswith("--workdir") for one in argv) else (
-        pathlib.Path(workdir) / f"plan-{target_name.replace(':', '-')}")
-    print("saved:", *show.save(best, pathlib.Path(folder)))
+    print("saved:", *show.save(best, pathlib.Path(asked.workdir or run / f"plan-{asked.target.replace(':', '-')}")))
 
 
 def _compare(config, target, what, search, show) -> None:
@@ -52,16 +54,6 @@ def _compare(config, target, what, search, show) -> None:
         except UserError as error:
             failed[name] = str(error)
     show.compared(plans, failed)
-
-
-def _taken(argv: list[str], flag: str) -> tuple[str, list[str]]:
-    """The value of a flag, "" without it, and the other arguments."""
-    for i, one in enumerate(argv):
-        if one == flag and i + 1 < len(argv):
-            return argv[i + 1], argv[:i] + argv[i + 2:]
-        if one.startswith(flag + "="):
-            return one.partition("=")[2], argv[:i] + argv[i + 1:]
-    return "", argv
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ import subprocess
 import sys
 
 from experiments import config as configs
+from experiments.benchmark import Parser, names
 from experiments.hardware import GIB
-from longctx.errors import UserError, unknown_name
+from longctx.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = "configs/longest.py"
@@ -24,16 +25,13 @@ HEADER = ("case, target", "tokens", "fits", "k", "device: arguments and temporar
 
 
 def main(argv) -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.plan_table", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m experiments.plan_table", description=__doc__,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default="")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/longest"))
     args = parser.parse_args(argv[1:])
     cases = runpy.run_path(str(ROOT / CONFIG))["CASES"]
-    chosen = args.cases.split(",") if args.cases else list(cases)
-    for name in chosen:
-        if name not in cases:
-            raise unknown_name("case", name, cases)
+    chosen = names("--cases", args.cases, cases) if args.cases else list(cases)
     print(_line(HEADER), _line(["---"] * len(HEADER)), sep="\n")
     for name in chosen:
         print(_line(_row(name, cases[name], _planned(name, cases[name].target, args.out / name))), flush=True)

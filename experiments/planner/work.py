@@ -78,8 +78,9 @@ def _again(config, weights) -> float:
     """Of the weights' forward matmuls, what the backward does again, in weights."""
     memory, whole = config.memory, sum(weights.values())
     needed = whole - sum(weights[name] for name in _LAST)
-    if memory.backward == "streamed":       # keys and values once to be kept, once to be pulled back
-        return needed + weights["wk"] + weights["wv"] + (memory.every - 1) / memory.every * whole
+    if memory.backward == "streamed":       # keys once to be attended to, and for their norm once more
+        again = weights["wk"] if config.model.qk_norm != "none" else 0
+        return needed + again + (memory.every - 1) / memory.every * whole
     if config.model.remat in ("none", "matmuls"):
         return 0.0
     policy = remat.parse(config.model.remat)

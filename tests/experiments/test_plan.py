@@ -95,11 +95,14 @@ def test_the_longest_row_is_found_in_few_compiles(monkeypatch):
     assert len(tried) <= 4
 
 
-def test_what_cannot_be_planned(tmp_path):
+def test_what_cannot_be_planned(capsys):
     with pytest.raises(UserError, match="'h800x8' is not known.*h100x8"):
         hardware.target("h800x8")
-    with pytest.raises(UserError, match="--target is missing; --target h100x8"):
+    with pytest.raises(UserError, match="mesh .* is of 1 devices, and target h100x2 has 2; --config.mesh.context=2"):
+        search.plan_of(Config(), types.SimpleNamespace(name="h100x2", devices=[None, None]))
+    with pytest.raises(SystemExit):
         plan.main(["plan", "--config=configs/quickstart.py"])
+    assert "--target" in capsys.readouterr().err
     with pytest.raises(UserError, match="--compare=speed is not known; strategies, meshes, levers are"):
         search.variants(Config(), "speed")
 
