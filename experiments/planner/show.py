@@ -74,9 +74,10 @@ def compared(plans: dict[str, Plan], failed: dict[str, str], console: Console | 
         numbers = ["-"] * 4 if plan.refused else [f"{plan.used(False) / GIB:.1f}", f"{plan.used(True) / GIB:.1f}",
                                                   f"{plan.time.step:.4g}", f"{plan.mfu:.1%}"]
         table.add_row(name, "yes" if plan.fits else "no", *numbers, _binds(plan))
+    console = console or Console()
+    console.print(table)
     for name, reason in failed.items():
-        table.add_row(name, "-", "-", "-", "-", "-", reason)
-    (console or Console()).print(table)
+        console.print(f"{name}: {reason}", highlight=False, soft_wrap=True)
 
 
 def _binds(plan):
