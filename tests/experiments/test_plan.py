@@ -107,13 +107,6 @@ def test_what_cannot_be_planned(capsys):
         search.variants(Config(), "speed")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SHIPPED)
-def test_the_small_form_of_a_config_trains(name, tmp_path):
-    done = run("train", "--config", f"configs/{name}.py:smoke", f"--workdir={tmp_path}")
-    assert "step 2 " in done.stdout
-
-
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_config_can_be_sharded(name):
     from experiments import checks

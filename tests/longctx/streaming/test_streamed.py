@@ -73,6 +73,7 @@ def test_on_one_device_in_two_ways_back():
     assert_as_autodiff(run_of(PLAIN, memory=streamed(8, every=2, clip="exact_twice")))
 
 
+@pytest.mark.slow
 def test_by_a_ring_over_stripes():
     assert_as_autodiff(run_of(PLAIN, MeshConfig(context=4), streamed(16, keep_attention=True), "striped(4)"))
 
@@ -95,7 +96,6 @@ def test_all_mesh_axes_all_on_the_hosts_and_all_that_a_model_may_have():
     (RICH, MeshConfig(fsdp=2, context_outer=2, context=2), streamed(16, 4), "striped(4)", "usp"),
     (PLAIN, MeshConfig(context_outer=2, context=2), streamed(8, 4), "per_document", "double_ring"),
     (PLAIN, MeshConfig(data=2, context=2), streamed(32), "contiguous", "all_gather"),
-    (PLAIN, MeshConfig(context=4), streamed(16), "striped(4)", "ring"),
     (PLAIN, MeshConfig(context=2), streamed(8), "striped(2)", "token_ring"),
     (PLAIN, MeshConfig(context=2), streamed(8), "striped(2)", "rsa"),
     (dataclasses.replace(TINY, block="parallel_shared", position="dca(12, 4)", temperature="log_length(16)"),
