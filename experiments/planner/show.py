@@ -120,7 +120,7 @@ def _work(plan):
     for name, seconds in _seconds(plan).items():
         table.add_row(name, f"{flops[name] / 1e15:.4g}" if name in flops else "", f"{seconds:.4g}")
     table.add_row("what the model asks for", f"{work.model / 1e15:.4g}", "")
-    table.add_row("matmuls in the program, without kernels and attention", f"{plan.compiled_matmuls / 1e15:.4g}", "")
+    table.add_row("weight matmuls in the program", f"{plan.compiled_matmuls / 1e15:.4g}", "")
     return table
 
 
@@ -138,10 +138,12 @@ def _picture(plan, path):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     figure, axes = plt.subplots(1, 3, figsize=(11, 4.5), layout="constrained")
+    kinds = dict.fromkeys(one.kind for one in plan.memory)
     for axis, on_host, title in zip(axes, (False, True), ("device", "share of the host"), strict=False):
-        parts = {one.kind: one.bytes / GIB for one in plan.memory if one.on_host == on_host}
-        _bar(axis, parts, f"{title}, GiB (compiled)")
+        sizes = {one.kind: one.bytes / GIB for one in plan.memory if one.on_host == on_host}
+        _bar(axis, {kind: sizes.get(kind, 0.0) for kind in kinds}, f"{title}, GiB (compiled)")
         axis.axhline(plan.limit(on_host) / GIB, color="black", linestyle="--", linewidth=1, label="there is")
+        axis.set_ylim(0, 1.05 * max(plan.limit(on_host), plan.used(on_host)) / GIB)
         axis.legend(**_LEGEND)
     _bar(axes[2], _seconds(plan), f"a step, s (predicted): MFU {plan.mfu:.0%}")
     axes[2].legend(**_LEGEND)
@@ -151,10 +153,11 @@ def _picture(plan, path):
 
 
 def _bar(axis, parts, title):
+    """Every part has the colour of its place, also where others are 0."""
     bottom = 0.0
-    for name, size in parts.items():
+    for i, (name, size) in enumerate(parts.items()):
         if size > 0:
-            axis.bar(0, size, bottom=bottom, width=0.5, label=name)
+            axis.bar(0, size, bottom=bottom, width=0.5, label=name, color=f"C{i}")
             bottom += size
     axis.set_title(title)
     axis.set_xticks([])
