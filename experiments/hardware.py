@@ -6,6 +6,7 @@ import re
 
 from experiments.tpu_schedule import ENVIRONMENT
 from longctx.errors import UserError, unknown_name
+from pallas_kernels import tpu_chips
 
 GIB = 2**30
 
@@ -47,10 +48,10 @@ CHIPS = {
     "a800": Chip(72 * GIB, 1.9e12, 8, 312, 200e9, 25e9, 25e9, 0.8, 0.70, 0.60),
     "h100": Chip(72 * GIB, 1.9e12, 8, 989, 450e9, 50e9, 50e9, 0.7, 0.56, 0.475),
     "h200": Chip(0.9 * 141e9, 1.9e12, 8, 989, 450e9, 50e9, 50e9, 0.7, 0.56, 0.475),
-    "v4": Chip(30.75 * GIB, 407e9, 4, 275, 45e9, 6e9, 16e9, 0.9, 0.90, 0.90),
-    "v5e": Chip(15.75 * GIB, 192e9, 4, 197, 45e9, 6e9, 16e9, 0.9, 0.93, 0.95),
-    "v5p": Chip(95.74 * GIB, 448e9, 4, 459, 90e9, 6e9, 16e9, 0.9, 0.92, 0.90),
-    "v6e": Chip(31.25 * GIB, 1536 * GIB, 8, 918, 90e9, 12e9, 32e9, 0.85, 0.46, 0.58),
+    "v4": Chip(30.75 * GIB, 407e9, 4, tpu_chips.CHIPS["v4"].tflops, 45e9, 6e9, 16e9, 0.9, 0.90, 0.90),
+    "v5e": Chip(15.75 * GIB, 192e9, 4, tpu_chips.CHIPS["v5e"].tflops, 45e9, 6e9, 16e9, 0.9, 0.93, 0.95),
+    "v5p": Chip(95.74 * GIB, 448e9, 4, tpu_chips.CHIPS["v5p"].tflops, 90e9, 6e9, 16e9, 0.9, 0.92, 0.90),
+    "v6e": Chip(31.25 * GIB, 1536 * GIB, 8, tpu_chips.CHIPS["v6e"].tflops, 90e9, 12e9, 32e9, 0.85, 0.46, 0.58),
 }
 # facts that XLA asks for: name, compute capability, processors, bytes/s, bytes of L2, GHz, bytes of memory and of
 # shared memory

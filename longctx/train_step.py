@@ -51,10 +51,15 @@ def abstract_state(config: Config, mesh):
 
     def placed(path, x):
         spec = x.sharding.spec if x.sharding else meshes.REPLICATED
-        leaves = path[0].key in config.memory.offload and BLOCKS in path and host.may_leave(x)
-        sharding = NamedSharding(mesh, spec, memory_kind="pinned_host" if leaves else "device")
+        there = on_host(config, path[0].key, path, x)
+        sharding = NamedSharding(mesh, spec, memory_kind="pinned_host" if there else "device")
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
     return jax.tree.map_with_path(placed, shapes)
+
+
+def on_host(config: Config, kind: str, path, x) -> bool:
+    """Whether an array of that path in the state, or like it, is in the hosts' memory; kind: of host.OF_WEIGHTS."""
+    return kind in config.memory.offload and BLOCKS in path and host.may_leave(x)
 
 
 def autodiff(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: dict):

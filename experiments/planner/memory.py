@@ -4,11 +4,9 @@ import math
 
 import jax
 
-from longctx import host
 from longctx.config import Config
-from longctx.train_step import BLOCKS
-
-_MOVES_INPUTS = ("offload_layer", "offload_attention", "tokens")       # policies of model.remat
+from longctx.model import remat
+from longctx.train_step import on_host
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,13 +19,10 @@ class Memory:
 
 def known(config: Config, state: dict, length: int, rows: int) -> list[Memory]:
     """Parameters, optimiser, gradients, and what a step keeps of all tokens; state: abstract, on the mesh."""
-    offload, found = config.memory.offload, []
-    for kind, name in (("parameters", "params"), ("optimiser", "moments")):
-        here, there = _state(state[name], name in offload)
-        found += [Memory(kind, here), Memory(kind, there, True)]
-    grads_here, grads_there = _state(state["params"], "grads" in offload)
+    found = _state(config, "parameters", "params", state["params"])
+    found += _state(config, "optimiser", "moments", state["moments"])
     if config.memory.backward == "autodiff" or _clips_exactly(config):
-        found += [Memory("gradients", grads_here), Memory("gradients", grads_there, True)]
+        found += _state(config, "gradients", "grads", state["params"])
     tokens = length * rows / (config.mesh.devices / config.mesh.tensor)
     keep = _streamed if config.memory.backward == "streamed" else _kept
     return [one for one in found + keep(config, tokens) if one.bytes]
@@ -49,23 +44,25 @@ def _clips_exactly(config):
     return config.memory.clip == "exact" and config.optim.clip_norm > 0
 
 
-def _state(tree, offloaded: bool):
-    """(bytes on the device, bytes on the host) of parameters, or of moments like them."""
+def _state(config, kind: str, name: str, tree):
+    """On both memories; name: as memory.offload has it, of arrays like those of the tree."""
     sizes = [0, 0]
     for path, x in jax.tree_util.tree_leaves_with_path(tree):
-        leaves = offloaded and BLOCKS in path and host.may_leave(x)
-        sizes[leaves] += math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-    return sizes
+        there = on_host(config, name, path, x)
+        sizes[there] += math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    return [Memory(kind, sizes[False]), Memory(kind, sizes[True], True)]
 
 
 def _kept(config, tokens):
     """What autodiff keeps of so many tokens of each device, as far as model.remat names it."""
-    model, name = config.model, config.model.remat.partition("(")[0]
+    model, policy = config.model, remat.parse(config.model.remat)
+    if policy.policy is None:
+        return []
     each = jax.numpy.dtype(model.dtype).itemsize * tokens * model.layers
-    found = [Memory("layers' inputs", each * model.embed, name in _MOVES_INPUTS)] if name != "none" else []
-    if name in ("attention", "offload_attention", "tokens"):
+    found = [Memory("layers' inputs", each * model.embed, "layer_input" in policy.moved)]
+    if "attention_out" in policy.kept + policy.moved:
         found += [Memory("attention's results", each * model.heads / config.mesh.tensor * model.head_size,
-                         name != "attention")]
+                         "attention_out" in policy.moved)]
     return found
 
 

@@ -6,7 +6,7 @@ from experiments import checks
 from experiments.hardware import Target
 from experiments.planner.plan import Plan, plan
 from longctx.config import Config
-from longctx.errors import UserError
+from longctx.errors import unknown_name
 
 _CLOSE = 1.03                           # how much longer a row that does not fit may be than the one that is found
 _MOST = 6                               # compiles
@@ -57,7 +57,7 @@ def with_length(config: Config, length: int) -> Config:
 def variants(config: Config, what: str) -> dict[str, Config]:
     """Those that --compare=what ranks, by name. Raises UserError for a name that is not known."""
     if what not in VARIANTS:
-        raise UserError(f"--compare={what} is not known; {', '.join(VARIANTS)} are.")
+        raise unknown_name("--compare", what, VARIANTS)
     return VARIANTS[what](config)
 
 

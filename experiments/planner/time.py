@@ -90,9 +90,8 @@ def _links(config, target, compiled):
 
 def _rate(config, target, kind, axes) -> float:
     """Bytes per second that leave a device. Devices are numbered with the last axis fastest, node by node."""
-    names, sizes = zip(*config.mesh.axes.items(), strict=True)
     reach = 1
-    for name, size in reversed(list(zip(names, sizes, strict=True))):
+    for name, size in reversed(config.mesh.axes.items()):
         reach *= size
         if name == axes[0]:
             break

@@ -91,7 +91,8 @@ def _attends(config) -> float:
     """How often a step runs attention's forward."""
     memory = config.memory
     if memory.backward != "streamed":
-        return 2.0 if config.model.remat in ("layer", "offload_layer", "matmuls") else 1.0
+        policy = remat.parse(config.model.remat)
+        return 1.0 if policy.policy is None or "attention_out" in policy.kept + policy.moved else 2.0
     if memory.every == 1:
         return 1.0 if memory.keep_attention else 2.0
     return 2.0 if memory.keep_attention else 3.0 - 1 / memory.every

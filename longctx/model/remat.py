@@ -14,8 +14,11 @@ KEPT, MOVED, RECOMPUTED = "tokens_kept", "tokens_moved", "tokens_recomputed"    
 
 
 class Remat(NamedTuple):
-    """policy: of jax.checkpoint; None: keep all. keep, offload: shares of a shard's tokens, as for `tokens`."""
+    """policy: of jax.checkpoint; None: keep all. kept, moved: names of arrays that it keeps on the device, and in its
+    host's memory. keep, offload: shares of a shard's tokens, as for `tokens`."""
     policy: Callable | None
+    kept: tuple[str, ...] = ()
+    moved: tuple[str, ...] = ()
     keep: float = 0.0
     offload: float = 0.0
 
@@ -25,7 +28,7 @@ def _named(kept: list[str], moved: list[str], keep: float = 0.0, offload: float 
     policy = _policies.save_and_offload_only_these_names(
         names_which_can_be_saved=kept, names_which_can_be_offloaded=moved,
         offload_src="device", offload_dst="pinned_host")
-    return Remat(policy, keep, offload)
+    return Remat(policy, tuple(kept), tuple(moved), keep, offload)
 
 
 def tokens(keep: float, offload: float) -> Remat:
@@ -73,7 +76,7 @@ def by_shares(remat: str, function, x):
     is computed by itself, for to compute some rows of one large matmul again is to compute all of them. Parts are whole
     tokens of each row of a shard; one without any is left out.
     """
-    _, keep, offload = parse(remat)
+    *_, keep, offload = parse(remat)
     if keep == offload == 0:
         return function(x, RECOMPUTED)
 

@@ -103,7 +103,7 @@ def test_what_cannot_be_planned(capsys):
     with pytest.raises(SystemExit):
         plan.main(["plan", "--config=configs/quickstart.py"])
     assert "--target" in capsys.readouterr().err
-    with pytest.raises(UserError, match="--compare=speed is not known; strategies, meshes, levers are"):
+    with pytest.raises(UserError, match="--compare='speed' is not known. Known: levers, meshes, strategies"):
         search.variants(Config(), "speed")
 
 
