@@ -6,6 +6,12 @@ import jax
 _log = logging.getLogger(__name__)
 
 
+def traced_platform() -> str:
+    """That of the devices the program is traced for: the ambient mesh's, else the default ones."""
+    target = jax.sharding.get_abstract_mesh().abstract_device
+    return target.platform if target else jax.default_backend()
+
+
 def choose(what: str, implementations: dict, preference: dict, name: str, platform: str | None, *call):
     """The implementation called `name`, or the first one on `platform` that can do `call` when name is "auto".
 
@@ -13,14 +19,13 @@ def choose(what: str, implementations: dict, preference: dict, name: str, platfo
       what: is computed, in words, for messages.
       implementations: modules by name; each has why_not(*call, platform), the reason why it cannot, or None.
       preference: the names that "auto" tries in order, by platform.
-      platform: when None, that of the devices the program is traced for: the ambient mesh's, else the default ones.
+      platform: when None, that of the devices the program is traced for.
 
     Raises:
       ValueError: for an unknown name (the known ones are listed).
       NotImplementedError: when the named one cannot, or none can; with each one's reason.
     """
-    target = jax.sharding.get_abstract_mesh().abstract_device
-    platform = platform or (target.platform if target else jax.default_backend())
+    platform = platform or traced_platform()
     if name != "auto" and name not in implementations:
         raise ValueError(f"{what} kernel {name!r} is not known. Known: auto, {', '.join(implementations)}.")
     reasons = []

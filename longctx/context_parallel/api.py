@@ -17,7 +17,7 @@ from longctx.context_parallel.lightseq import LightSeq
 from longctx.context_parallel.merge import cast, merge, with_sinks
 from longctx.context_parallel.ring import Ring
 from longctx.context_parallel.rsa import RingSelfAttention
-from longctx.context_parallel.strategy import Local, Plan
+from longctx.context_parallel.strategy import Local, Plan, in_turn
 from longctx.context_parallel.token_ring import TokenRing
 from longctx.context_parallel.ulysses import Ulysses
 from longctx.errors import UserError, unknown_name
@@ -184,8 +184,11 @@ def _forward(queries, keys, v, tokens, table, specs, plan):
     strategy = STRATEGIES[plan.strategy](Local(plan.kernel), plan)
 
     def group(queries, keys, v, table):
-        held = [strategy.exchange(q, k, v, (tokens, tokens), table) for q, k in zip(queries, keys, strict=True)]
-        parts = [strategy.forward(*part[:-1], spec, part[-1]) for part, spec in zip(held, specs, strict=True)]
+        held, parts = [], []
+        for q, k, spec in zip(queries, keys, specs, strict=True):
+            ready = in_turn(plan, (q, k, v, (tokens, tokens)), parts[-1][1] if parts else q)
+            held.append(strategy.exchange(*ready, table))
+            parts.append(strategy.forward(*held[-1][:-1], spec, held[-1][-1]))
         return held, cast(functools.reduce(merge, parts), queries[0].dtype)
 
     groups = v.shape[2] // plan.key_heads
@@ -204,7 +207,10 @@ def _backward(specs, plan, saved, cotangent):
     strategy, needed = STRATEGIES[plan.strategy](Local(plan.kernel), plan), rows(result, cotangent)
 
     def group(held, needed):
-        parts = [strategy.backward(*part[:-1], spec, needed, part[-1]) for part, spec in zip(held, specs, strict=True)]
+        parts = []
+        for part, spec in zip(held, specs, strict=True):
+            *ready, here = in_turn(plan, part, parts[-1][0] if parts else needed.delta)
+            parts.append(strategy.backward(*ready, spec, needed, here))
         dqs, dks, *shared = zip(*parts, strict=True)
         dv, dtable = (functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), grads) for grads in shared)
         q, k, v, *_ = zip(*held, strict=True)

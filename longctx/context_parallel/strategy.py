@@ -2,6 +2,7 @@
 import dataclasses
 from typing import NamedTuple
 
+from longctx.context_parallel.collectives import after
 from pallas_kernels import masks
 from pallas_kernels.attention import api as kernels
 
@@ -25,6 +26,11 @@ class Plan(NamedTuple):
     layout: str | None = None
     documents: bool = False
     grads_dtype: str = "float32"
+
+
+def in_turn(plan: Plan, tree, on):
+    """The arrays of a call of attention that comes `after` what made the array `on`."""
+    return tree if plan.shards == (1, 1) else after(tree, on)
 
 
 class Strategy:

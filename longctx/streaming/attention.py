@@ -16,7 +16,7 @@ from longctx import host, meshes
 from longctx.config import Config
 from longctx.context_parallel.api import STRATEGIES, plan_of
 from longctx.context_parallel.merge import cast, merge, neutral
-from longctx.context_parallel.strategy import Local, Plan
+from longctx.context_parallel.strategy import Local, Plan, in_turn
 from longctx.host import Stack
 from pallas_kernels import masks
 from pallas_kernels.attention.spec import AttentionSpec, Rows
@@ -68,6 +68,7 @@ class ChunkAttention:
         """The keys BTKH of each part and the values BTKH of one chunk, as they are kept."""
         def local(keys, values, tokens):
             queries = jnp.repeat(values, self.plan.heads // self.plan.key_heads, 2)     # only their shape is looked at
+            tokens = in_turn(self.plan, tokens, values)
             held = [self._strategy().exchange(queries, k, values, (tokens, tokens), None) for k in keys]
             return _of_device(Keys(tuple(part[1] for part in held), held[0][2], held[0][3][1]))
         cuts = (meshes.HEADS,) * len(keys), meshes.HEADS, meshes.TOKENS
@@ -77,7 +78,9 @@ class ChunkAttention:
         """(out BTNH in the queries' dtype, lse float32 BTN) of one chunk of queries: of each part, BTNH."""
         def local(queries, table, tokens, held, visits):
             strategy, result = self._strategy(), neutral(queries[0])
-            for part, (q, q_tokens, here) in enumerate(self._exchanged_queries(queries, table, tokens)):
+            for part, q in enumerate(queries):
+                q, q_tokens, here = self._exchanged_query(q, table, tokens, result[1] if part else q)
+
                 def pair(visit, result, part=part, q=q, q_tokens=q_tokens, here=here):
                     k, v, k_tokens = _chunk(held, part, visits.order[part, visit])
                     return merge(result, strategy.forward(q, k, v, (q_tokens, k_tokens), self.specs[part], here))
@@ -90,7 +93,9 @@ class ChunkAttention:
         def local(queries, table, tokens, held, visits, rows, sums):
             strategy, dqs = self._strategy(), []
             dtable = None if table is None else jnp.zeros_like(table)
-            for part, (q, q_tokens, here) in enumerate(self._exchanged_queries(queries, table, tokens)):
+            for part, q in enumerate(queries):
+                q, q_tokens, here = self._exchanged_query(q, table, tokens, dqs[-1] if part else rows.delta)
+
                 def pair(visit, carry, part=part, q=q, q_tokens=q_tokens, here=here):
                     dq, dtable, dk_sums, dv_sums = carry
                     j = visits.order[part, visit]
@@ -111,12 +116,12 @@ class ChunkAttention:
     def _strategy(self):
         return STRATEGIES[self.plan.strategy](Local(self.plan.kernel), self.plan)
 
-    def _exchanged_queries(self, queries, table, tokens):
-        """[(q, tokens, table)] of each part, as the strategy holds them."""
-        for q in queries:
-            keys = q[:, :, :self.plan.key_heads]                                        # only their shape is looked at
-            q, _, _, (q_tokens, _), here = self._strategy().exchange(q, keys, keys, (tokens, tokens), table)
-            yield q, q_tokens, here
+    def _exchanged_query(self, q, table, tokens, on):
+        """(q, tokens, table) of one part, as the strategy holds them, after what made the array `on`."""
+        keys = q[:, :, :self.plan.key_heads]                                            # only their shape is looked at
+        q, tokens = in_turn(self.plan, (q, tokens), on)
+        q, _, _, (q_tokens, _), here = self._strategy().exchange(q, keys, keys, (tokens, tokens), table)
+        return q, q_tokens, here
 
     def _on_mesh(self, local, out_specs, *more):
         stacked = P(None, *EVERY_DEVICE)

@@ -2,7 +2,6 @@
 import dataclasses
 import json
 import math
-import os
 import pathlib
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from experiments.planner.work import share, work
 from longctx import meshes, train_step
 from longctx.config import Config, LayerConfig, MemoryConfig, MeshConfig, ModelConfig, StageConfig
 from longctx.errors import UserError
-from tests.helpers import NEEDS_CUDA_COMPILER, NEEDS_TPU_COMPILER
+from tests.helpers import NEEDS_CUDA_COMPILER, NEEDS_TPU_COMPILER, like_a_person
 
 ROOT = pathlib.Path(__file__).parents[2]
 SHIPPED = ["llama3_8b_128k", "llama3_8b_1m", "llama3_8b_10m_h100x8", "qwen_7b_1m_a800x8", "llama3_70b_1m_v5p"]
@@ -151,7 +150,7 @@ def planned(target: str, folder, config: str, *settings: str) -> dict:
 
 
 def run(command: str, *arguments: str):
-    done = subprocess.run([sys.executable, "-m", f"experiments.{command}", *arguments], cwd=ROOT, env=os.environ,
+    done = subprocess.run([sys.executable, "-m", f"experiments.{command}", *arguments], cwd=ROOT, env=like_a_person(),
                           text=True, capture_output=True, timeout=500)
     assert done.returncode == 0, done.stderr[-2000:]
     return done
