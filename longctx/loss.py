@@ -29,7 +29,7 @@ def token_loss(x, head, targets, soft_cap: float = 0.0, weights=None, tiles: int
         nll = (lse - jax.lax.psum(score, "tensor")).reshape(shape)
         return jnp.where(weights[0] != 0, nll, 0.0) if weights else nll
 
-    specs = (meshes.HIDDEN, meshes.HEAD, meshes.TOKENS)
+    specs = (meshes.HIDDEN, meshes.specs(head), meshes.TOKENS)
     given = () if weights is None else (weights,)
     return jax.shard_map(local, in_specs=specs + (meshes.TOKENS,) * len(given), out_specs=meshes.TOKENS)(
         x, head, targets, *given)
@@ -62,7 +62,7 @@ def target_is_top(x, head, targets, chunk: int = 1024):
         top = jax.lax.psum(score, "tensor") >= jax.lax.pmax(best, "tensor")     # all shards but one score 0: exact
         return top.reshape(targets.shape)
 
-    specs = (meshes.HIDDEN, meshes.HEAD, meshes.TOKENS)
+    specs = (meshes.HIDDEN, meshes.specs(head), meshes.TOKENS)
     return jax.shard_map(local, in_specs=specs, out_specs=meshes.TOKENS)(x, head, targets)
 
 

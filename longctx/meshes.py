@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from longctx.config import MeshConfig
 from longctx.errors import UserError
+from pallas_kernels.dispatch import traced_platform
 
 AXES = tuple(MeshConfig().axes)
 BATCH = ("data", "fsdp")
@@ -26,14 +27,13 @@ HEAD_TABLE = P("tensor", None)                        # [N, D]: numbers of each 
 WHOLE_HEADS = P(BATCH, None, "tensor", None)          # the same two where T does not divide by the context shards
 WHOLE_LSE = P(BATCH, None, "tensor")
 LOGITS = P(BATCH, CONTEXT, "tensor")                  # BTV
-TABLE = P("tensor", None)                             # VD, its shares gathered
 HEAD = P(None, "tensor")                              # DV, its shares gathered
 CACHE = P(None, BATCH, CONTEXT, "tensor", None)       # the slots of stacked layers [layers, B, S, K, H]
 ROWS = P(BATCH, None)                                 # [B, D]: hidden states of one token of each row
 ROW_LOGITS = P(BATCH, "tensor")                       # [B, V]
 REPLICATED = P()
 
-SHARES = ("fsdp", *CONTEXT)                           # what stores shares of a weight
+SHARES = (*CONTEXT[::-1], "fsdp")                     # what stores shares of a weight; they are gathered from the last on
 
 # by the last part of a parameter's path; stacked layers put None in front. "fsdp" stands for SHARES, or where they do
 # not divide a dimension for itself
@@ -105,21 +105,48 @@ def weight_spec(name: str, shape: tuple[int, ...]) -> P:
     return P(*(cut(axis, size) for axis, size in zip(WEIGHTS[name], shape, strict=True)))
 
 
+def specs(tree):
+    """How the arrays of a tree are cut."""
+    return jax.tree.map(lambda x: jax.typeof(x).sharding.spec, tree)
+
+
 def gathered_spec(name: str) -> P:
     """That of the weight with its shares gathered."""
     return P(*(None if axis == "fsdp" else axis for axis in WEIGHTS[name]))
 
 
 def gather_weight(w: jax.Array, name: str) -> jax.Array:
-    """The weight with its shares gathered: the all-gather of FSDP, whose transpose scatters the gradient back."""
-    return jax.sharding.reshard(w, gathered_spec(name))
+    """The weight with its shares gathered, the all-gather of FSDP; as it is where there are none to gather.
+
+    Its type is `reduced` along all axes that cut tokens: its gradient stays what each device has found until the
+    transpose sums and scatters it at once, a reduce-scatter in w's dtype. Along axes without shares, such as `data`,
+    it is summed after that. On simulated devices jax inserts the collectives, on channels of their own: those of
+    shard_map share one there, and nothing keeps these from meeting a ring's (see collectives.after).
+    """
+    stored, whole = jax.typeof(w).sharding.spec, gathered_spec(name)
+    one_device = jax.sharding.get_abstract_mesh().size == 1                 # of which jax lowers no such types
+    if stored == whole or one_device or traced_platform() == "cpu":
+        return jax.sharding.reshard(w, whole)
+    dim = list(WEIGHTS[name]).index("fsdp")
+    axes = SHARES if stored[dim] == SHARES else ("fsdp",)
+    tokens = {*BATCH, *CONTEXT}
+    alike = P(*stored, reduced=tokens.difference(axes))
+
+    def gather(w):      # the slow axes first, while it is small; of 64 chips at once the TPU compiler makes an all-reduce
+        for name in reversed(axes):
+            w = jax.lax.all_gather(w, name, axis=dim, tiled=True, to="reduced")
+        return w
+    return jax.shard_map(gather, in_specs=alike, out_specs=P(*whole, reduced=tokens))(jax.sharding.reshard(w, alike))
 
 
 def gather_weights(weights: dict, dtype) -> dict:
-    """A tree of weights with their shares gathered: those that have some in `dtype`, in which they are used."""
+    """A tree of weights with their shares gathered: those that have some in `dtype`, in which they are used.
+
+    Their gradients are summed where they arise, for many are zeros: of a part of a layer by all of its weights.
+    """
     def gathered(path, w):
         name = path[-1].key
-        return gather_weight(w.astype(dtype), name) if "fsdp" in WEIGHTS[name] else w
+        return jax.sharding.reshard(w.astype(dtype), gathered_spec(name)) if "fsdp" in WEIGHTS[name] else w
     return jax.tree.map_with_path(gathered, weights)
 
 

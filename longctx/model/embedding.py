@@ -19,8 +19,9 @@ class Embedding(nnx.Module):
 
     def __call__(self, tokens):
         """Embeddings BTD of tokens BT, scaled."""
-        return jax.shard_map(_lookup, in_specs=(meshes.TABLE, meshes.TOKENS), out_specs=meshes.HIDDEN)(
-            self._gathered(), tokens) * jnp.asarray(self.scale, self.dtype)
+        table = self._gathered()
+        return jax.shard_map(_lookup, in_specs=(meshes.specs(table), meshes.TOKENS), out_specs=meshes.HIDDEN)(
+            table, tokens) * jnp.asarray(self.scale, self.dtype)
 
     def as_head(self):
         """The table as an output head [D, V]."""

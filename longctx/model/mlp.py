@@ -29,8 +29,8 @@ class TokenWise(nnx.Module):
 
     def __call__(self, x):
         mine = {name: jnp.asarray(w) for name in self.names if (w := getattr(self, name)) is not None}
-        cuts = {name: meshes.gathered_spec(name) for name in mine}
         weights = {name: meshes.gather_weight(w.astype(x.dtype), name) for name, w in mine.items()}
+        cuts = meshes.specs(weights)
 
         def of(x, share):
             local = functools.partial(self._on_device, share)
