@@ -144,4 +144,9 @@ def _on_host(x) -> bool:
 
 def _row_major(x):
     """Of one layout on both sides of the copy: where they differ, the TPU compiler copies the whole stack."""
-    return with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))
+    def constrained(x):
+        return with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))
+    mesh, spec = jax.sharding.get_abstract_mesh(), jax.typeof(x).sharding.spec
+    if mesh.empty or mesh.manual_axes:
+        return constrained(x)
+    return jax.shard_map(constrained, in_specs=spec, out_specs=spec)(x)     # or XLA has every device do the whole of it

@@ -33,7 +33,7 @@ ROWS = P(BATCH, None)                                 # [B, D]: hidden states of
 ROW_LOGITS = P(BATCH, "tensor")                       # [B, V]
 REPLICATED = P()
 
-SHARES = (*CONTEXT[::-1], "fsdp")                     # what stores shares of a weight; they are gathered from the last on
+SHARES = (*CONTEXT[::-1], "fsdp")                     # what stores shares of a weight, gathered from the last on
 
 # by the last part of a parameter's path; stacked layers put None in front. "fsdp" stands for SHARES, or where they do
 # not divide a dimension for itself
@@ -132,7 +132,8 @@ def gather_weight(w: jax.Array, name: str) -> jax.Array:
     tokens = {*BATCH, *CONTEXT}
     alike = P(*stored, reduced=tokens.difference(axes))
 
-    def gather(w):      # the slow axes first, while it is small; of 64 chips at once the TPU compiler makes an all-reduce
+    # an axis at a time, the slow ones while it is small; of 64 chips at once the TPU compiler makes an all-reduce
+    def gather(w):
         for name in reversed(axes):
             w = jax.lax.all_gather(w, name, axis=dim, tiled=True, to="reduced")
         return w

@@ -5,9 +5,10 @@ import math
 import jax
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from experiments.hlo.program import read, total
-from longctx import meshes
+from longctx import host, meshes
 from longctx.config import AttentionConfig, MeshConfig
 from longctx.model import functional
 from tests.helpers import assert_close
@@ -84,3 +85,13 @@ def gradients(mesh, of_mesh):
     with jax.set_mesh(mesh):
         params = functional.init(MODEL, AttentionConfig(), jax.random.key(0))
         return jax.tree.map(np.asarray, of_mesh(mesh)(params, meshes.put_batch(batch(), mesh)))
+
+
+def test_parts_go_to_the_hosts_and_come_from_them_in_shares():
+    mesh = meshes.make(MeshConfig(fsdp=8))
+    with jax.set_mesh(mesh):
+        array = jax.sharding.reshard(np.arange(3 * 16 * 4, dtype=np.float32).reshape(3, 16, 4), P(None, "fsdp"))
+        compiled = jax.jit(lambda x: host.stacks(x, True).add(1, x[2]).array).lower(array).compile()
+        got, want = np.asarray(compiled(array)), np.asarray(array)[1] + np.asarray(array)[2]
+    np.testing.assert_array_equal(got[1], want)
+    assert not read(compiled.as_text(), mesh).collectives
