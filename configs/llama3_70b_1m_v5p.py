@@ -13,7 +13,8 @@ def get_config(arg: str = ""):
     args = configs.arguments(arg, smoke=False)
     config = configs.defaults()
     config.name = "llama3-70b-1m"
-    shapes.fill(config, "llama3_70b", length=2**20, smoke=args.smoke, context=8 if args.smoke else 64)
+    shapes.fill(config, "llama3_70b", length=2**20, smoke=args.smoke, context=4 if args.smoke else 16,
+                context_outer=2 if args.smoke else 4)
     config.model.rope.base = 5e7                    # LWM's at this length
     config.model.remat = "offload_attention"
     config.memory.update(mlp_tiles=4, offload=("moments",))

@@ -1,10 +1,11 @@
 """Llama 3 8B at a million tokens, by autodiff: layers' inputs and attention's results go to the hosts.
 
     python -m experiments.plan --target h100x8 --config configs/llama3_8b_1m.py
-    python -m experiments.plan --target v5p:4x4x4 --config configs/llama3_8b_1m.py:context=64
+    python -m experiments.plan --target v5p:4x4x4 --config configs/llama3_8b_1m.py:context_outer=4,context=16
     python -m experiments.train --config configs/llama3_8b_1m.py:smoke          # 2 steps of a tiny one, 8 CPU devices
 
-Arguments: context=N (context shards); smoke.
+Arguments: context=N and context_outer=N, the two axes of context shards; smoke. (Gathered over 64 chips as one axis,
+weights would travel as all-reduces: the TPU compiler has no all-gather there.)
 
 The first command on 2026-11-21, jax 0.10.2, nothing run:
 h100x8: fits; device 26.2 of 72.0 GiB, host 67.2 of 221.2 GiB (compiled);
@@ -15,10 +16,11 @@ from experiments import shapes
 
 
 def get_config(arg: str = ""):
-    args = configs.arguments(arg, context=8, smoke=False)
+    args = configs.arguments(arg, context_outer=1, context=8, smoke=False)
     config = configs.defaults()
     config.name = "llama3-8b-1m"
-    shapes.fill(config, "llama3_8b", length=2**20, smoke=args.smoke, context=args.context)
+    shapes.fill(config, "llama3_8b", length=2**20, smoke=args.smoke, context=args.context,
+                context_outer=args.context_outer)
     config.model.rope.base = 5e7                    # LWM's at this length
     config.model.remat = "offload_attention"
     config.memory.update(mlp_tiles=16, head_groups=1 if args.smoke else 8, offload=("grads",))

@@ -14,18 +14,19 @@ MODELS = {
 SMOKE = dict(layers=2, embed=64, mlp=128, head_size=8, vocab_size=512)
 
 
-def fill(config, model: str, length: int, smoke: bool, context: int) -> None:
+def fill(config, model: str, length: int, smoke: bool, context: int, context_outer: int = 1) -> None:
     """A config of one row of `length` tokens a step for a model of MODELS, cut over so many context shards; smoke: the
     model and row made tiny, two steps on simulated devices."""
-    length, steps = (128 * context, 2) if smoke else (length, 1000)
+    devices = context_outer * context
+    length, steps = (128 * devices, 2) if smoke else (length, 1000)
     config.model.update(**MODELS[model] | (SMOKE if smoke else {}))
     config.batch_tokens = length
     config.stages = (configs.stage(seq_len=length, steps=steps),)
-    config.mesh.context = context
+    config.mesh.update(context_outer=context_outer, context=context)
     config.optim.learning_rate = 1e-3 if smoke else 1e-5
     config.checkpoint.every_steps = 50
     config.log.every_steps = 1
     if smoke:
         config.name += "-smoke"
-        config.mesh.simulate = context
+        config.mesh.simulate = devices
         config.eval.tasks = ()

@@ -120,24 +120,9 @@ def gather_weight(w: jax.Array, name: str) -> jax.Array:
 
     Its type is `reduced` along all axes that cut tokens: its gradient stays what each device has found until the
     transpose sums and scatters it at once, a reduce-scatter in w's dtype. Along axes without shares, such as `data`,
-    it is summed after that. On simulated devices jax inserts the collectives, on channels of their own: those of
-    shard_map share one there, and nothing keeps these from meeting a ring's (see collectives.after).
+    it is summed after that.
     """
-    stored, whole = jax.typeof(w).sharding.spec, gathered_spec(name)
-    one_device = jax.sharding.get_abstract_mesh().size == 1                 # of which jax lowers no such types
-    if stored == whole or one_device or traced_platform() == "cpu":
-        return jax.sharding.reshard(w, whole)
-    dim = list(WEIGHTS[name]).index("fsdp")
-    axes = SHARES if stored[dim] == SHARES else ("fsdp",)
-    tokens = {*BATCH, *CONTEXT}
-    alike = P(*stored, reduced=tokens.difference(axes))
-
-    # an axis at a time, the slow ones while it is small; of 64 chips at once the TPU compiler makes an all-reduce
-    def gather(w):
-        for name in reversed(axes):
-            w = jax.lax.all_gather(w, name, axis=dim, tiled=True, to="reduced")
-        return w
-    return jax.shard_map(gather, in_specs=alike, out_specs=P(*whole, reduced=tokens))(jax.sharding.reshard(w, alike))
+    return _gather(w, name, {*BATCH, *CONTEXT})
 
 
 def gather_weights(weights: dict, dtype) -> dict:
@@ -147,8 +132,30 @@ def gather_weights(weights: dict, dtype) -> dict:
     """
     def gathered(path, w):
         name = path[-1].key
-        return jax.sharding.reshard(w.astype(dtype), gathered_spec(name)) if "fsdp" in WEIGHTS[name] else w
+        return _gather(w.astype(dtype), name, set()) if "fsdp" in WEIGHTS[name] else w
     return jax.tree.map_with_path(gathered, weights)
+
+
+def _gather(w, name, reduced):
+    """The weight with its shares gathered, its type `reduced` along these axes.
+
+    On simulated devices jax inserts the collectives, on channels of their own: those of shard_map share one there, and
+    nothing keeps these from meeting a ring's (see collectives.after).
+    """
+    stored, whole = jax.typeof(w).sharding.spec, gathered_spec(name)
+    one_device = jax.sharding.get_abstract_mesh().size == 1                 # of which jax lowers no such types
+    if stored == whole or one_device or traced_platform() == "cpu":
+        return jax.sharding.reshard(w, whole)
+    dim = list(WEIGHTS[name]).index("fsdp")
+    axes = SHARES if stored[dim] == SHARES else ("fsdp",)
+    alike = P(*stored, reduced=reduced.difference(axes))
+
+    # an axis at a time, the slow ones while it is small; of 64 chips at once the TPU compiler makes an all-reduce
+    def gather(w):
+        for axis in reversed(axes):
+            w = jax.lax.all_gather(w, axis, axis=dim, tiled=True, to="reduced" if reduced else "invarying")
+        return w
+    return jax.shard_map(gather, in_specs=alike, out_specs=P(*whole, reduced=reduced))(jax.sharding.reshard(w, alike))
 
 
 def data_shard(mesh: jax.sharding.Mesh) -> tuple[int, int]:

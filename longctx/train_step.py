@@ -12,8 +12,11 @@ from longctx.positions import augment
 from longctx.streaming.step import others, squared, streamed, updated
 
 BLOCKS = jax.tree_util.DictKey("blocks")
-# XLA's own rematerialization takes what is in the hosts' memory for the device's, and computes again what it need not
-_OPTIONS = {"gpu": {"xla_disable_hlo_passes": "rematerialization"}}
+# On GPUs XLA's own rematerialization takes what is in the hosts' memory for the device's, and computes again what it
+# need not. On TPUs gathers of weights hide behind matmuls only when asked to.
+_OPTIONS = {"gpu": {"xla_disable_hlo_passes": "rematerialization"},
+            "tpu": {"xla_enable_async_all_gather": "true",
+                    "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true"}}
 
 
 def init_state(config: Config, mesh, params: dict | None = None) -> dict:
