@@ -37,6 +37,7 @@ def main(argv) -> None:
     from longctx import layouts, meshes, optim, train_step
     from longctx.checkpoint import Checkpointer
     from longctx.data import pipeline, rows
+    from longctx.positions.view import reaches
 
     # ---- devices ----------------------------------------------------------------------------------------------------
     mesh = processes.start(config.mesh)
@@ -50,7 +51,8 @@ def main(argv) -> None:
 
     def batches(stage):
         packed = pipeline.stage_rows(text, corpus.train, tokenizer, stage, config.data, config.seed)
-        lay_out = lambda batch: layouts.lay_out(batch, config.attention.layout, config.mesh.context_shards)
+        lay_out = lambda batch: layouts.lay_out(batch, config.attention.layout, config.mesh.context_shards,
+                                                reaches(config.model))
         stream = pipeline.BatchStream(packed, stage, config.seed, prefetch=config.data.prefetch, process_index=shard,
                                       process_count=shards, transform=lay_out)
         return stream, packed.packing.waste
