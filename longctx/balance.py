@@ -18,7 +18,7 @@ _FAR = 2.0**31                          # beyond any position
 
 @dataclasses.dataclass(frozen=True)
 class Balance:
-    """What a layout costs.
+    """What a layout costs. Of several kinds of layers, every one waits for what is its own busiest shard.
 
     Attributes:
       work: I, that of the busiest shard / the mean.
@@ -39,21 +39,22 @@ class Balance:
 
 
 def measure(positions, segments, shards: int, reaches: Reaches = CAUSAL, block: int = 256) -> Balance:
-    """That of layers with these reaches together, by their numbers; of one kind of layer alone with one of them.
-
-    block: slots of a block, of queries as of keys; divides n.
-    """
-    weights = np.array([weight for _, weight in reaches])
-    over = lambda values: np.tensordot(weights / weights.sum(), np.array(values), 1)
-    by_pair = over([work(positions, segments, shards, reach) for reach, _ in reaches])
-    by_block = [tiles(positions, segments, shards, reach, block) for reach, _ in reaches]
-    computed, needed = (over(x) for x in zip(*by_block, strict=True))
-    real = (segments > 0).reshape(len(segments), shards, -1)
-    ring = max(shards - 1, 1) * real[:, 0].size
-    away = needed.sum(axis=1) - needed.diagonal()
-    return Balance(most(by_pair.sum(axis=1)), lockstep(by_pair), most(real.sum((0, 2))), 1 - float(real.mean()),
-                   float(away.mean()) * block / ring, float(away.max()) * block / ring, most(computed.sum(axis=1)),
-                   float(computed.sum() * block**2 / by_pair.sum()))
+    """That of all layers: reaches are as in layouts.Layout.owner. block: slots of a kernel's blocks; divides n."""
+    layers = np.array([number for _, number in reaches])
+    over = lambda of_kinds: layers @ np.array(of_kinds)
+    works = [work(positions, segments, shards, reach) for reach, _ in reaches]
+    computed, needed = zip(*(tiles(positions, segments, shards, reach, block) for reach, _ in reaches), strict=True)
+    away = [(x.sum(axis=1) - x.diagonal()) / layers.sum() for x in needed]
+    real = (segments > 0).reshape(len(segments), shards, -1).sum((0, 2))
+    ring = (segments.size - segments.size // shards) / block or 1
+    work_of_all, tiles_of_all = over([x.sum() for x in works]), over([x.sum() for x in computed])
+    return Balance(
+        work=over([x.sum(axis=1).max() for x in works]) * shards / work_of_all,
+        lockstep=over([by_hop(x).max(axis=1).sum() for x in works]) * shards / work_of_all,
+        tokens=most(real), padding=1 - real.sum() / segments.size,
+        received=over([x.mean() for x in away]) / ring, received_most=over([x.max() for x in away]) / ring,
+        tiles=over([x.sum(axis=1).max() for x in computed]) * shards / tiles_of_all,
+        waste=tiles_of_all * block**2 / work_of_all)
 
 
 def most(by_shard: np.ndarray) -> float:
@@ -61,14 +62,8 @@ def most(by_shard: np.ndarray) -> float:
     return float(by_shard.max() / by_shard.mean())
 
 
-def lockstep(by_pair: np.ndarray) -> float:
-    """The sum over a ring's hops of the busiest shard's work in it / the mean over the shards of the work in all, of
-    what shard i has to do with the keys of shard j, [C, C]: at hop t those of shard i - t."""
-    return float(by_hop(by_pair).max(axis=1).sum() / by_pair.sum() * len(by_pair))
-
-
 def by_hop(by_pair: np.ndarray) -> np.ndarray:
-    """[t, i] of [i, j]: what shard i has to do at hop t of a ring."""
+    """[t, i] of [i, j]: what shard i has to do with the keys of j; at hop t of a ring, with those of i - t."""
     shard = np.arange(len(by_pair))
     return by_pair[shard, (shard - shard[:, None]) % len(by_pair)]
 

@@ -3,7 +3,8 @@
 Masks and RoPE read positions, never indices, so a layout changes no result: only who computes what. Under a causal mask
 a contiguous cut leaves the last shard with 2 - 1/C times the mean work. Zigzag gives every shard one early and one late
 piece of the row, which is even for one document but not for packed ones: `per_document` does the same with each of
-them. Striped deals the row out, which is nearly even for both.
+them. Striped deals the row out, which is nearly even for both. Balanced is even for any documents, and lets as few of
+their keys travel as that takes.
 
 Even work is not all: kernels compute in blocks, and can skip none that holds tokens from far apart. So stripes and
 pieces should be about as wide as a kernel's blocks, as in "per_document(256)"; where documents are shorter than C such
@@ -17,9 +18,8 @@ from longctx.errors import UserError, unknown_name
 from longctx.layouts.balanced import Balanced
 from longctx.layouts.simple import Contiguous, Layout, PerDocument, Striped, Zigzag
 
-Reaches = tuple[tuple[int | None, float], ...]
-CAUSAL: Reaches = ((None, 1.0),)
-
+Reaches = tuple[tuple[int | None, int], ...]
+CAUSAL: Reaches = ((None, 1),)
 
 LAYOUTS = {"contiguous": Contiguous(), "zigzag": Zigzag(), "striped": Striped(), "per_document": PerDocument(),
            "balanced": Balanced()}
@@ -55,7 +55,7 @@ def check(name: str, length: int, shards: int) -> None:
 def permutation(name: str, segments: np.ndarray, shards: int, reaches: Reaches = CAUSAL) -> np.ndarray:
     """int [B, T], or [1, T] for all rows: slot i of laid-out row b holds its token permutation[b, i].
 
-    segments: int [B, T], the documents of each row in runs. reaches: see `Layout.owner`. Raises UserError as `check`.
+    segments: int [B, T], the documents of each row in runs. reaches: see Layout.owner. Raises UserError as `check`.
     """
     check(name, segments.shape[1], shards)
     if shards == 1:

@@ -19,7 +19,7 @@ import numpy as np
 from longctx.data.packing import ragged_arange
 from longctx.layouts.simple import Layout
 
-TOLERANCE = 0.02                        # of the busiest shard's work above the mean
+TOLERANCE = 0.015                       # of the busiest shard's work above the mean
 _SWAPS = 4                              # at most so many for each shard: a chunk may be more than a shard's share
 
 
@@ -40,9 +40,15 @@ class Balanced(Layout):
 
 
 def plan(segments: np.ndarray, shards: int, width: int, reaches) -> np.ndarray:
-    """int16 [T / width]: the shard of each chunk of a row with segments [T]; reaches: see Layout.owner."""
-    document, work = _chunks(segments, width, reaches)
-    return _evened(_dealt(document, work, shards), work, shards).astype(np.int16)
+    """int16 [T / width]: the shard of each chunk of a row with segments [T]; reaches: see Layout.owner.
+
+    All layers have one plan, and each waits for its own busiest shard: of the plans that are even for one kind of
+    layers, it is the one by which all of them together wait least.
+    """
+    document, works = _chunks(segments, width, reaches)
+    plans = [_evened(_dealt(document, work, shards), work, shards) for work in works]
+    waited = [sum(np.bincount(owner, work, shards).max() for work in works) for owner in plans]
+    return plans[np.argmin(waited)].astype(np.int16)
 
 
 def pairs(tokens: np.ndarray, reach: int | None) -> np.ndarray:
@@ -52,14 +58,15 @@ def pairs(tokens: np.ndarray, reach: int | None) -> np.ndarray:
 
 
 def _chunks(segments, width, reaches):
-    """Of each chunk (the document that it starts in, its work)."""
+    """Of each chunk (the document that it starts in, its work in all layers of each kind [kinds, chunks])."""
     start = np.flatnonzero(np.append(True, segments[1:] != segments[:-1]))
     edge = np.union1d(start, np.arange(0, len(segments), width))
     document = np.searchsorted(start, edge, side="right") - 1
     first = edge - start[document]
     end = first + np.diff(edge, append=len(segments))
-    work = sum(weight * (pairs(end, reach) - pairs(first, reach)) for reach, weight in reaches)
-    return document[edge % width == 0], np.bincount(edge // width, work * (segments[edge] > 0))
+    whole, real = edge % width == 0, segments[edge] > 0
+    of_kind = lambda reach, layers: layers * real * (pairs(end, reach) - pairs(first, reach))
+    return document[whole], [np.add.reduceat(of_kind(*kind), np.flatnonzero(whole)) for kind in reaches]
 
 
 def _dealt(document, work, shards):
@@ -122,16 +129,15 @@ def _evened(owner, work, shards):
 
 
 def _partner(work, load, busy, limit):
-    """(another shard, place in `busy`, place there, work taken over) such that the other stays within the limit.
-
-    The nearest shard after whose swap `busy` is within it too; else the lightest that can take anything.
-    """
+    """(another shard, place in `busy`, place there, work taken over): the nearest shard by a swap with which both come
+    within the limit; else the lightest that can take anything and stay below what `busy` has now. None if none can."""
     excess, room = load[busy] - limit, limit - load
     able = np.flatnonzero(room >= excess)
     for other in able[np.argsort(np.abs(able - busy), kind="stable")]:
         i, j, taken = _swap(work[busy], work[other], room[other])
         if taken >= excess:
             return other, i, j, taken
+    room = np.maximum(room, (load[busy] - load) / 2)
     for other in np.argsort(load, kind="stable"):
         i, j, taken = _swap(work[busy], work[other], room[other])
         if taken > 0:

@@ -11,8 +11,8 @@ class Layout:
         """int [B, T], or [1, T] where it is the same in every row: the shard of each token, all equally often.
 
         segments: int [B, T], one run per document, as data.rows makes them.
-        reaches: for each kind of layer (how many of the latest keys a query sees, None for all; layers): what attention
-          costs, where that matters.
+        reaches: for each kind of layer (how many of the latest keys a query sees, None for all; how many layers are of
+          that kind): what attention costs, where that matters.
         """
         raise NotImplementedError
 
