@@ -7,7 +7,6 @@ each figure is the mean over a few draws. Then a layer's attention on rows of th
 predicted for GPUs: by a ring, which waits at every hop, and with keys exchanged by need. Only planning is timed.
 """
 import dataclasses
-import heapq
 import statistics
 import sys
 import time
@@ -20,8 +19,9 @@ from experiments.shapes import MODELS
 from longctx import balance, layouts
 from longctx.config import DataConfig
 from longctx.data import sources
-from longctx.data.packing import pack, ragged_arange
+from longctx.data.packing import deal, pack, ragged_arange
 from longctx.errors import UserError
+from longctx.layouts import balanced
 
 BLOCK = 256
 HEAP = "heap(512)"
@@ -41,6 +41,7 @@ WAYS = (("zigzag", "ring"), ("per_document(256)", "ring"), ("striped(256)", "rin
         ("per_document(256)", "by need"), (OURS, "by need"))
 FASTER = tuple(f"times as fast as {layout}, {exchange}" for layout, exchange in WAYS[:2])
 CHIP = "h100"
+RANKS, RANK_ROWS, RANK_TOKENS = (8, 32, 128), 4, 1 << 17
 ROWS = 5                                # of the standard library, at each length
 LIMITS = {"work": 1.02, "padding": 0.005, "received": 1.0, "planning_ms": 50.0}
 SAID = {"work": "I, work of the busiest shard / mean", "padding": "padding", "received": "keys received / a ring's",
@@ -65,25 +66,13 @@ def documents(kind: str, tokens: int, seed: int) -> list[int]:
 def laid_out(one: dict, layout: str, shards: int, reaches=layouts.CAUSAL) -> tuple[dict, float]:
     """(the row in the order of a layout, milliseconds of one core to find it out)."""
     start = time.process_time()
-    owner = (heap(one["positions"], shards, 512) if layout == HEAP
-             else layouts.parse(layout).owner(one["segments"], shards, reaches))
+    if layout == HEAP:                  # as MagiAttention (arXiv 2505.13211) deals chunks
+        owner = np.repeat(deal((one["positions"] + 1.0).reshape(-1, 512).sum(axis=1), shards), 512)[None]
+    else:
+        owner = layouts.parse(layout).owner(one["segments"], shards, reaches)
     spent = 1e3 * (time.process_time() - start)
     order = np.argsort(owner.astype(np.int16), axis=1, kind="stable")
     return {name: layouts.permute(x, order) for name, x in one.items()}, spent
-
-
-def heap(positions, shards: int, width: int) -> np.ndarray:
-    """The shard of each token as MagiAttention (arXiv 2505.13211) deals chunks: the one with most work first, to the
-    shard that has least among those that have room."""
-    work = (positions[0] + 1.0).reshape(-1, width).sum(axis=1)
-    owner, room = np.empty(len(work), np.int64), [len(work) // shards] * shards
-    waiting = [(0.0, shard) for shard in range(shards)]
-    for chunk in np.argsort(-work, kind="stable"):
-        load, shard = heapq.heappop(waiting)
-        owner[chunk], room[shard] = shard, room[shard] - 1
-        if room[shard]:
-            heapq.heappush(waiting, (load + work[chunk], shard))
-    return np.repeat(owner, width)[None]
 
 
 def compare(kind: str, shards: int, tokens: int) -> list[dict]:
@@ -110,6 +99,16 @@ def windowed(kind: str, shards: int, tokens: int) -> dict:
     return {"kind": kind, "shards": shards} | {
         name: balance.measure(**moved, shards=shards, reaches=reaches, block=BLOCK).work
         for name, reaches in groups.items()}
+
+
+def ranks(kind: str, count: int) -> dict:
+    """Work of the busiest of `count` data-parallel ranks / the mean, of RANK_ROWS rows of RANK_TOKENS each: as drawn,
+    and dealt."""
+    lengths = [np.array(documents(kind, RANK_TOKENS, 100 + i)) for i in range(count * RANK_ROWS)]
+    work = np.array([balanced.pairs(x, None).sum() for x in lengths])
+    load = lambda owner: balance.most(np.bincount(owner, work))
+    return {"kind": kind, "ranks": count, "drawn": load(np.arange(len(work)) // RANK_ROWS),
+            "dealt": load(deal(work, count)), "largest": float(work.max() / work.mean() / RANK_ROWS)}
 
 
 def library(shards: int, tokens: int) -> list[dict]:
@@ -155,6 +154,12 @@ other; ms: of planning, on one core."""
 def windowed_table(records: list[dict]) -> str:
     return benchmark.table(("lengths", "shards", "I of all layers", "I of those with a window", "I of the others"),
                            [(r["kind"], r["shards"], *(f"{r[name]:.3f}" for name in ("together", "window", "full")))
+                            for r in records])
+
+
+def ranks_table(records: list[dict]) -> str:
+    return benchmark.table(("lengths", "ranks", "as drawn", "dealt", "largest row"),
+                           [(r["kind"], r["ranks"], *(f"{r[name]:.3f}" for name in ("drawn", "dealt", "largest")))
                             for r in records])
 
 
@@ -216,16 +221,19 @@ def main(argv=None) -> int:
             print(f"{kind} lengths, {shards} shards ...", file=sys.stderr)
             records += compare(kind, shards, chosen.tokens)
     mixed = [windowed(kind, shards, chosen.tokens) for kind in chosen.lengths for shards in chosen.shards]
+    dealt = [ranks(kind, count) for kind in chosen.lengths for count in RANKS]
     steps = [record for shards in chosen.shards for record in library(shards, chosen.tokens)]
     held_to = targets(records)
     print(comparison_table(records) + "\n" + LEGEND)
     print(f"\n{OURS} for 5 layers with a window of 1024 and 1 without:\n" + windowed_table(mixed))
+    print(f"\nwork of the busiest of data-parallel ranks / mean, {RANK_ROWS} rows of {RANK_TOKENS:,} tokens each:\n"
+          + ranks_table(dealt))
     print(f"\nattention of a layer of Llama 3 8B on the standard library's files, predicted for {CHIP}:\n"
           + library_table(steps))
     print("assumed: " + ";\n  ".join(attention_step.assumptions(CHIPS[CHIP])))
     print("\n" + benchmark.target_table(held_to))
     benchmark.write(chosen.out, {"benchmark": "balance", "environment": environment, "records": records,
-                                 "windowed": mixed, "library": steps, "targets": held_to})
+                                 "windowed": mixed, "ranks": dealt, "library": steps, "targets": held_to})
     if chosen.picture:
         picture(steps).savefig(chosen.picture, dpi=150)
     return 0
