@@ -6,7 +6,7 @@ A document folded in its middle, its first chunk with its last, the second with 
 under a causal mask so many tokens of it are so many pairs, L/2 for each of them, wherever it is cut. So a row is two
 streams of folded documents, each in the row's order: those with more pairs per token than the row has, and the others.
 Shard c ends where x chunks of the first and y of the second are behind it, with x + y = (c+1) * n/width and the work of
-both (c+1)/C of the row's: one equation for each end, solved by bisection. There is one, since what is left of the
+both (c+1)/C of the row's: one equation for each end, solved by bisection. It has a solution: what is left of the
 row is always as dense as the whole of it. A dense document is then on as many shards as its work asks for, with an
 early and a late piece on each (one document alone is `zigzag`). Of a shard's others only the first and the last are
 cut, and the rest sends nothing.
