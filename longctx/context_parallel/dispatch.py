@@ -6,10 +6,9 @@ and packing will do, layers with a window send less than those without, and docu
 the exchange of MagiAttention (arXiv 2505.13211) and the aim of DistCA (arXiv 2510.18121), without a plan to ship. Even
 work is the layout's business, and no lock step undoes it.
 
-Shapes are static, so blocks travel in rounds of an all-to-all with room for so many blocks for each pair of shards and
-row, and there are as many rounds as the pair with the most blocks takes. No batch overflows, and no more than two rounds
-are in memory, each of about as many tokens as a shard holds. jax.lax.ragged_all_to_all would send no empty places; it
-does not run on simulated devices.
+Blocks travel by a ragged all-to-all: one that gave every pair of shards the same room would send as much as a ring
+where, as with packed documents, few pairs have much to send. Shapes are static, so there are rounds, as many as the
+busiest shard of the batch takes; in each it sends and receives about as many tokens as it holds. No batch overflows.
 """
 import dataclasses
 from typing import NamedTuple
@@ -18,60 +17,55 @@ import jax
 import jax.numpy as jnp
 
 from longctx import meshes
+from longctx.context_parallel.collectives import Slices, ragged_all_to_all
 from longctx.context_parallel.merge import cast, merge, neutral
 from longctx.context_parallel.strategy import Strategy
 from pallas_kernels import masks
 from pallas_kernels.attention import tiles
+from pallas_kernels.masks import Ranges, Tokens
 
 LEAST_BLOCKS, WIDEST_BLOCK = 64, 512
 
 
-class Cut(NamedTuple):
-    """How the keys of a shard are cut into `shards` * `room` blocks.
+def block_size(length: int, shards: int) -> int:
+    """Tokens of a block of keys, of the `length` that each of the shards holds; a power of two.
 
-    Attributes:
-      shards: of the context. block: tokens of a block, a power of two. room: blocks of a pair and row in a round.
-    """
-    shards: int
-    block: int
-    room: int
-
-    @property
-    def tokens(self):
-        """Of a row, that a round brings; and that the keys of a shard are padded to."""
-        return self.shards * self.room * self.block
-
-
-def cut_of(length: int, shards: int) -> Cut:
-    """The Cut of a shard of so many tokens.
-
-    Blocks are small, as a whole one travels for the sake of one key, but not too small: every pair of a block of queries
-    and one of keys is looked at, and blocks narrower than a kernel's leave that with work for pairs that see nothing.
+    Small, as a whole block travels for the sake of one key and a round has room for one more of every shard; not too
+    small, as every pair of a block of queries and one of keys is looked at.
     """
     most = min(WIDEST_BLOCK, max(1, length // max(LEAST_BLOCKS, shards)))
-    block = 1 << most.bit_length() - 1
-    return Cut(shards, block, -(-length // (shards * block)))
+    return 1 << most.bit_length() - 1
 
 
-def needed(mask: masks.Mask, queries: masks.Ranges, keys: masks.Ranges) -> jax.Array:
-    """bool [C, B, blocks]: which blocks of keys [B, blocks] the blocks of queries [C, B, ...] of each shard may see."""
-    q, k = (jax.tree.map(lambda x, new=new: jnp.expand_dims(x, new), r) for r, new in ((queries, -1), (keys, (0, 2))))
+def needed(mask: masks.Mask, queries: Ranges, keys: Ranges) -> jax.Array:
+    """bool [B, C, blocks]: which blocks of keys [B, blocks] any of the blocks of queries [B, C, ...] may see."""
+    q, k = jax.tree.map(lambda x: x[..., None], queries), jax.tree.map(lambda x: x[:, None, None], keys)
     return (~masks.nothing(mask, q, k)).any(2)
 
 
-class Order(NamedTuple):
-    """In which order this shard sends its blocks to each of the others, those that they need first."""
-    blocks: jax.Array                           # int32 [C, B, blocks]
-    count: jax.Array                            # int32 [C, B]: so many of them are needed
-
-    def of_round(self, i, room):
-        """(blocks, whether they are needed) in round i, both [C, B, room]."""
-        blocks = jax.lax.dynamic_slice_in_dim(self.blocks, i * room, room, 2)
-        return blocks, i * room + jax.lax.broadcasted_iota(jnp.int32, blocks.shape, 2) < self.count[..., None]
+def rounds_needed(counts: jax.Array, blocks: int) -> jax.Array:
+    """Of an exchange of counts[b, i, j] blocks of row b from shard i to shard j, about `blocks` for each in a round."""
+    return -(-jnp.maximum(counts.sum(1), counts.sum(2)).max() // blocks)
 
 
-def in_order(needed: jax.Array) -> Order:
-    return Order(jnp.argsort(~needed, axis=-1, stable=True).astype(jnp.int32), needed.sum(-1, dtype=jnp.int32))
+class Round(NamedTuple):
+    """What shards exchange in one round: int32 [B, C, C], of each row, from shard i to shard j.
+
+    Attributes:
+      first: so many of the blocks that i sends to j went in the rounds before. size: so many go in this one.
+      sent_at, kept_at: the place of the first of them among those that i sends, and among those that j is sent.
+    """
+    first: jax.Array
+    size: jax.Array
+    sent_at: jax.Array
+    kept_at: jax.Array
+
+
+def round_of(counts: jax.Array, i, rounds) -> Round:
+    """Round i of so many. Each takes an even share of every pair's blocks, and so of what a shard sends and is sent."""
+    first = counts * i // rounds
+    size = counts * (i + 1) // rounds - first
+    return Round(first, size, *(jnp.cumsum(size, axis) - size for axis in (2, 1)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +80,7 @@ class Dispatch(Strategy):
 
     def forward(self, q, k, v, tokens, spec, table):
         dtype, spec = spec.result_dtype(q), dataclasses.replace(spec, partial=True)
-        own, post = self._begin(k, v, tokens, spec)
+        exchange = self._exchange(k, v, tokens, spec)
 
         def attend(here):
             k, v, k_tokens = here
@@ -94,84 +88,107 @@ class Dispatch(Strategy):
 
         def step(i, carry):
             here, result = carry
-            return post.fetch(own, i), merge(result, attend(here))
-        here, result = jax.lax.fori_loop(0, post.rounds, step, (own, neutral(q)))
+            return exchange.fetch(i), merge(result, attend(here))
+        here, result = jax.lax.fori_loop(0, exchange.rounds, step, (exchange.stay(), neutral(q)))
         return cast(merge(result, attend(here)), dtype)
 
     def backward(self, q, k, v, tokens, spec, rows, table):
         partial = dataclasses.replace(spec, partial=True)
-        own, post = self._begin(k, v, tokens, spec)
+        exchange = self._exchange(k, v, tokens, spec)
 
         def pull(i, here, sums):
-            """The sums with the share of the keys here, which are the own ones, and after those what round i - 1 brought.
-            """
-            stay, home = sums
+            """The sums with the share of the keys here: the own ones, and after them those of round i - 1."""
             k, v, k_tokens = here
             dq, *grads, dtable = self.inside.backward(q, k, v, (tokens[0], k_tokens), partial, rows, table)
-            add = lambda grads, home: jax.tree.map(jnp.add, home, grads)
-            home = jax.lax.cond(i > 0, lambda *x: post.send_home(*x, i - 1, self.grads_dtype), add, grads, home)
-            return jax.tree.map(jnp.add, stay, (dq, dtable)), home
+            home = jax.lax.cond(i > 0, lambda grads: exchange.home(grads, i - 1, self.grads_dtype),
+                                exchange.stayed, grads)
+            return jax.tree.map(jnp.add, sums, (dq, home, dtable))
 
         def step(i, carry):
             here, sums = carry
-            return post.fetch(own, i), pull(i, here, sums)
-        zeros = lambda x: jnp.zeros_like(x, partial.result_dtype(x))
-        sums = (zeros(q), jax.tree.map(jnp.zeros_like, table)), [zeros(x) for x in own[:2]]
-        here, sums = jax.lax.fori_loop(0, post.rounds, step, (own, sums))
-        (dq, dtable), home = pull(post.rounds, here, sums)
-        dk, dv = (x[:, :k.shape[1]] for x in home)
-        return *spec.rounded((dq, dk, dv), (q, k, v)), dtable
+            return exchange.fetch(i), pull(i, here, sums)
+        sums = jax.tree.map(lambda x: jnp.zeros_like(x, partial.result_dtype(x)), (q, list(exchange.own[:2]), table))
+        here, sums = jax.lax.fori_loop(0, exchange.rounds, step, (exchange.stay(), sums))
+        dq, home, dtable = pull(exchange.rounds, here, sums)
+        return *spec.rounded((dq, *(x[:, :k.shape[1]] for x in home)), (q, k, v)), dtable
 
-    def _begin(self, k, v, tokens, spec):
-        """The own (k, v, tokens), padded to whole rounds, and the _Post."""
+    def _exchange(self, k, v, tokens, spec):
         shards = jax.lax.axis_size(self.axis)
-        cut, cut_q = (cut_of(t.positions.shape[1], shards) for t in tokens[::-1])
-        k, v, *k_tokens = (tiles.pad(x, 1, cut.tokens) for x in (k, v, *tokens[1]))
-        k_tokens = masks.Tokens(*k_tokens)
-        of_q = masks.block_ranges(tiles.pad_tokens(tokens[0], cut_q.block), cut_q.block)
-        of_q = jax.tree.map(lambda x: jax.lax.all_gather(x, self.axis), of_q)                   # C B blocks
-        others = (jnp.arange(shards) != jax.lax.axis_index(self.axis))[:, None, None]
-        order = in_order(needed(spec.mask, of_q, masks.block_ranges(k_tokens, cut.block)) & others)
+        sizes = [block_size(t.positions.shape[1], shards) for t in tokens]
+        of_q, of_k = (masks.block_ranges(tiles.pad_tokens(t, size), size) for t, size in zip(tokens, sizes, strict=True))
+        whole = lambda x: jax.lax.all_gather(x, self.axis, axis=1)
+        others = (jnp.arange(shards) != jax.lax.axis_index(self.axis))[None, :, None]
+        need = needed(spec.mask, jax.tree.map(whole, of_q), of_k) & others                      # B C blocks
+        counts = whole(need.sum(-1, dtype=jnp.int32))
         # of all rows of the batch: no device may be out of step with others
-        most = jax.lax.pmax(order.count.max(), (*meshes.BATCH, *meshes.CONTEXT))
-        return (k, v, k_tokens), _Post(self.axis, cut, order, -(-most // cut.room))
+        rounds = jax.lax.pmax(rounds_needed(counts, need.shape[2]), (*meshes.BATCH, *meshes.CONTEXT))
+        own = jax.tree.map(lambda x: tiles.pad(x, 1, sizes[1]), (k, v, tokens[1]))
+        order = jnp.argsort(~need, axis=-1, stable=True).astype(jnp.int32)
+        return _Exchange(self.axis, sizes[1], own, order, counts, rounds)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Post:
-    """The exchange of one call: its rounds, and what travels in each."""
+class _Exchange:
+    """The rounds of one call.
+
+    own: (k, v, tokens) of this shard, of whole blocks. order: int32 [B, C, blocks], those that each shard needs first.
+    counts: int32 [B, C, C], how many shard i sends to shard j.
+    """
     axis: str | tuple[str, ...]
-    cut: Cut
-    order: Order
+    block: int
+    own: tuple
+    order: jax.Array
+    counts: jax.Array
     rounds: jax.Array
 
-    def fetch(self, own, i):
-        """(k, v, tokens) that this shard is sent in round i. Empty places are of segment 0."""
-        blocks, full = self.order.of_round(i, self.cut.room)
-        row = jnp.arange(blocks.shape[1])[None, :, None]
-        k, v, tokens = jax.tree.map(lambda x: self._in_blocks(x)[row, blocks], own)     # C B room block ...
-        tokens = tokens._replace(segments=jnp.where(full[..., None], tokens.segments, 0))
-        join = lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[4:])
-        return jax.tree.map(lambda x: join(self._trade(x)), (k, v, tokens))
+    @property
+    def places(self):
+        """For blocks of a row, in a round: an even share of a whole, and one more for each part that is rounded up."""
+        return self.order.shape[2] + self.order.shape[1]
 
-    def send_home(self, grads, home, i, dtype):
-        """`home`, the sums over shards of the gradients of the own keys, with those of what was sent in round i."""
-        blocks, _ = self.order.of_round(i, self.cut.room)
-        row = jnp.arange(blocks.shape[1])[:, None]
+    def stay(self):
+        """The own (k, v, tokens), of the shapes that `fetch` gives."""
+        return jax.tree.map(lambda x: tiles.pad(x, 1, self.places * self.block), self.own)
 
-        def add(total, from_one):                       # shard after shard: no two write to one block at a time
-            blocks, grads = from_one
-            return total.at[row, blocks].add(grads.astype(total.dtype), unique_indices=True), None
+    def stayed(self, grads):
+        """The gradients of the own keys, from those of `stay`."""
+        return [x[:, :self.own[0].shape[1]] for x in grads]
 
-        def added(total, grads):
-            parts = self._in_blocks(grads.astype(dtype))
-            parts = jnp.moveaxis(parts.reshape(len(parts), self.cut.shards, -1, *parts.shape[2:]), 1, 0)
-            return jax.lax.scan(add, self._in_blocks(total), (blocks, self._trade(parts)))[0].reshape(total.shape)
-        return [added(total, grad) for total, grad in zip(home, grads, strict=True)]
+    def fetch(self, i):
+        """(k, v, tokens) [B, places * block, ...] that this shard is sent in round i; the rest of them is of segment 0."""
+        send, _, row, blocks = self._round(i)
+
+        def fetched(x):
+            sent = self._in_blocks(x)[row, blocks]                                              # B places block ...
+            here = ragged_all_to_all(sent.reshape(-1, *sent.shape[2:]), send, self.axis)
+            return here.reshape(len(x), -1, *x.shape[2:])
+        return jax.tree.map(fetched, self.own)
+
+    def home(self, grads, i, dtype):
+        """The gradients of the own keys, from those of `fetch` on all shards, which travel in `dtype`."""
+        _, send, row, blocks = self._round(i)
+
+        def summed(grad, x):
+            sent = grad.astype(dtype).reshape(-1, self.block, *x.shape[2:])
+            here = ragged_all_to_all(sent, send, self.axis).reshape(*blocks.shape, *sent.shape[1:]).astype(grad.dtype)
+            return jnp.zeros_like(self._in_blocks(x), grad.dtype).at[row, blocks].add(here).reshape(x.shape)
+        return [summed(grad, x) for grad, x in zip(grads, self.own, strict=False)]
+
+    def _round(self, i):
+        """The Slices of B * places blocks to send there, those back, and the (row, block) of the former ones."""
+        all_, me = round_of(self.counts, i, self.rounds), jax.lax.axis_index(self.axis)
+        out, into = (Round(*(x.take(me, axis) for x in all_)) for axis in (1, 2))               # B C
+        row = jnp.arange(len(self.order))[:, None]
+        slices = lambda begin, size, end, size_back: Slices(*(
+            x.T.ravel() for x in (row * self.places + begin, size, row * self.places + end, size_back)))
+        place = jnp.arange(self.places)
+
+        def block(order, out):
+            to = jnp.searchsorted(out.sent_at + out.size, place, side="right")
+            to = jnp.minimum(to, len(order) - 1)                                                # in places left over, any
+            return order.at[to, out.first[to] + place - out.sent_at[to]].get(mode="clip")
+        return (slices(out.sent_at, out.size, out.kept_at, into.size),
+                slices(into.kept_at, into.size, into.sent_at, out.size), row, jax.vmap(block)(self.order, out))
 
     def _in_blocks(self, x):
-        return x.reshape(len(x), -1, self.cut.block, *x.shape[2:])
-
-    def _trade(self, x):
-        """x [C, ...]: its part for each shard given for that shard's for this one."""
-        return jax.lax.all_to_all(x, self.axis, 0, 0, tiled=True)
+        return x.reshape(len(x), -1, self.block, *x.shape[2:])
