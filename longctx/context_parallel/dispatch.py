@@ -2,11 +2,11 @@
 
 A ring moves all keys past every shard in lock step, whatever a batch needs. Here the mask, asked about blocks of the
 positions and segments that travel with every batch, tells each shard who needs which of its blocks. So any mask, layout
-and packing will do, layers with a window send less than those without, and documents that lie on one shard send nothing:
-the exchange of MagiAttention (arXiv 2505.13211) and the aim of DistCA (arXiv 2510.18121), without a plan to ship. Even
-work is the layout's business, and no lock step undoes it.
+and packing will do, layers with a window send less than those without, and a document that lies on one shard sends
+nothing: MagiAttention's exchange (of MAGI-1, arXiv 2505.13211) and the aim of DistCA (arXiv 2510.18121), without a plan
+to ship. That work is even is the layout's business, and no lock step undoes it.
 
-Blocks travel by a ragged all-to-all: one that gave every pair of shards the same room would send as much as a ring
+Blocks travel by a ragged all-to-all. One with the same room for every pair of shards would send nearly what a ring does
 where, as with packed documents, few pairs have much to send. Shapes are static, so there are rounds, as many as the
 busiest shard of the batch takes; in each it sends and receives about as many tokens as it holds. No batch overflows.
 """
@@ -22,7 +22,7 @@ from longctx.context_parallel.merge import cast, merge, neutral
 from longctx.context_parallel.strategy import Strategy
 from pallas_kernels import masks
 from pallas_kernels.attention import tiles
-from pallas_kernels.masks import Ranges, Tokens
+from pallas_kernels.masks import Ranges
 
 LEAST_BLOCKS, WIDEST_BLOCK = 64, 512
 
@@ -114,17 +114,17 @@ class Dispatch(Strategy):
 
     def _exchange(self, k, v, tokens, spec):
         shards = jax.lax.axis_size(self.axis)
-        sizes = [block_size(t.positions.shape[1], shards) for t in tokens]
-        of_q, of_k = (masks.block_ranges(tiles.pad_tokens(t, size), size) for t, size in zip(tokens, sizes, strict=True))
-        whole = lambda x: jax.lax.all_gather(x, self.axis, axis=1)
+        q_block, block = (block_size(t.positions.shape[1], shards) for t in tokens)
+        own = jax.tree.map(lambda x: tiles.pad(x, 1, block), (k, v, tokens[1]))
+        whole = lambda tree: jax.tree.map(lambda x: jax.lax.all_gather(x, self.axis, axis=1), tree)
+        of_q = whole(masks.block_ranges(tiles.pad_tokens(tokens[0], q_block), q_block))         # B C blocks
         others = (jnp.arange(shards) != jax.lax.axis_index(self.axis))[None, :, None]
-        need = needed(spec.mask, jax.tree.map(whole, of_q), of_k) & others                      # B C blocks
+        need = needed(spec.mask, of_q, masks.block_ranges(own[2], block)) & others
         counts = whole(need.sum(-1, dtype=jnp.int32))
         # of all rows of the batch: no device may be out of step with others
         rounds = jax.lax.pmax(rounds_needed(counts, need.shape[2]), (*meshes.BATCH, *meshes.CONTEXT))
-        own = jax.tree.map(lambda x: tiles.pad(x, 1, sizes[1]), (k, v, tokens[1]))
         order = jnp.argsort(~need, axis=-1, stable=True).astype(jnp.int32)
-        return _Exchange(self.axis, sizes[1], own, order, counts, rounds)
+        return _Exchange(self.axis, block, own, order, counts, rounds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +155,7 @@ class _Exchange:
         return [x[:, :self.own[0].shape[1]] for x in grads]
 
     def fetch(self, i):
-        """(k, v, tokens) [B, places * block, ...] that this shard is sent in round i; the rest of them is of segment 0."""
+        """(k, v, tokens) [B, places * block, ...] that this shard is sent in round i; left over places: segment 0."""
         send, _, row, blocks = self._round(i)
 
         def fetched(x):
@@ -184,9 +184,8 @@ class _Exchange:
         place = jnp.arange(self.places)
 
         def block(order, out):
-            to = jnp.searchsorted(out.sent_at + out.size, place, side="right")
-            to = jnp.minimum(to, len(order) - 1)                                                # in places left over, any
-            return order.at[to, out.first[to] + place - out.sent_at[to]].get(mode="clip")
+            to = jnp.searchsorted(out.sent_at + out.size, place, side="right")          # to nobody, in places left over
+            return order.at[to, (out.first - out.sent_at)[to] + place].get(mode="clip")
         return (slices(out.sent_at, out.size, out.kept_at, into.size),
                 slices(into.kept_at, into.size, into.sent_at, out.size), row, jax.vmap(block)(self.order, out))
 
