@@ -22,7 +22,7 @@ from longctx.context_parallel.merge import cast, merge, neutral
 from longctx.context_parallel.strategy import Strategy
 from pallas_kernels import masks
 from pallas_kernels.attention import tiles
-from pallas_kernels.masks import Ranges
+from pallas_kernels.masks import Ranges, Tokens
 
 LEAST_BLOCKS, WIDEST_BLOCK = 64, 512
 
@@ -37,10 +37,23 @@ def block_size(length: int, shards: int) -> int:
     return 1 << most.bit_length() - 1
 
 
+def ranges(tokens: Tokens, block: int) -> Ranges:
+    """[B, blocks, 2]: of the first document in each block, and of the others.
+
+    Where one ends and another begins, positions of both together would tell nothing: that a window is near anything.
+    """
+    positions, segments = (x.reshape(len(x), -1, 1, block) for x in tokens)
+    first = segments == jnp.where(segments > 0, segments, jnp.iinfo(jnp.int32).max).min(-1, keepdims=True)
+    parts = jnp.concatenate([jnp.where(first, segments, 0), jnp.where(first, 0, segments)], 2)
+    return jax.tree.map(lambda x: x[..., 0], masks.block_ranges(
+        Tokens(jnp.broadcast_to(positions, parts.shape), parts), block))
+
+
 def needed(mask: masks.Mask, queries: Ranges, keys: Ranges) -> jax.Array:
-    """bool [B, C, blocks]: which blocks of keys [B, blocks] any of the blocks of queries [B, C, ...] may see."""
-    q, k = jax.tree.map(lambda x: x[..., None], queries), jax.tree.map(lambda x: x[:, None, None], keys)
-    return (~masks.nothing(mask, q, k)).any(2)
+    """bool [B, C, blocks]: which blocks of keys [B, blocks, 2] any of the blocks of queries [B, C, ..., 2] may see."""
+    q = jax.tree.map(lambda x: x.reshape(*x.shape[:2], -1, 1, 1), queries)
+    k = jax.tree.map(lambda x: x[:, None, None], keys)
+    return (~masks.nothing(mask, q, k)).any((2, 4))
 
 
 def rounds_needed(counts: jax.Array, blocks: int) -> jax.Array:
@@ -117,9 +130,9 @@ class Dispatch(Strategy):
         q_block, block = (block_size(t.positions.shape[1], shards) for t in tokens)
         own = jax.tree.map(lambda x: tiles.pad(x, 1, block), (k, v, tokens[1]))
         whole = lambda tree: jax.tree.map(lambda x: jax.lax.all_gather(x, self.axis, axis=1), tree)
-        of_q = whole(masks.block_ranges(tiles.pad_tokens(tokens[0], q_block), q_block))         # B C blocks
+        of_q = whole(ranges(tiles.pad_tokens(tokens[0], q_block), q_block))
         others = (jnp.arange(shards) != jax.lax.axis_index(self.axis))[None, :, None]
-        need = needed(spec.mask, of_q, masks.block_ranges(own[2], block)) & others
+        need = needed(spec.mask, of_q, ranges(own[2], block)) & others                          # B C blocks
         counts = whole(need.sum(-1, dtype=jnp.int32))
         # of all rows of the batch: no device may be out of step with others
         rounds = jax.lax.pmax(rounds_needed(counts, need.shape[2]), (*meshes.BATCH, *meshes.CONTEXT))

@@ -46,8 +46,7 @@ def rows(draw):
 
 def counts(mask: str, tokens: Tokens, shards: int, block: int):
     """[B, C, C]: blocks that each shard needs of each other, as the strategy finds them."""
-    ranges = masks.block_ranges(tokens, block)
-    of_shards = jax.tree.map(lambda x: x.reshape(len(x), shards, -1), ranges)
+    of_shards = jax.tree.map(lambda x: x.reshape(len(x), shards, -1, 2), dispatch.ranges(tokens, block))
     of_one = lambda of_k: dispatch.needed(masks.parse(mask), of_shards, of_k).sum(-1)
     return np.asarray(jax.vmap(of_one, 1, 1)(of_shards)) * ~np.eye(shards, dtype=bool)
 
@@ -63,9 +62,10 @@ def seen(mask: str, tokens: Tokens, shards: int, block: int):
 
 @pytest.mark.parametrize("mask", ["full & segments", "causal & segments", "causal & window(9) & segments",
                                   "causal & (window(5) | sinks(2)) & segments"])
-@pytest.mark.parametrize("lengths", [[64], [16, 32, 16], [8] * 8, [24, 24], [4, 40, 20]])
+@pytest.mark.parametrize("lengths", [[64], [16, 32, 16], [8] * 8, [24, 24], [4, 40, 20],
+                                     [25, 39], [7, 31, 11]])
 def test_what_is_needed_is_what_is_seen(lengths, mask):
-    """Blocks of whole parts of one document are known exactly."""
+    """Of blocks with parts of one document or two it is known exactly."""
     tokens = documents(lengths, 64)
     for placed in (tokens, shuffled(tokens, 1, 8)):
         np.testing.assert_array_equal(counts(mask, placed, 4, 4), seen(mask, placed, 4, 4))

@@ -78,7 +78,7 @@ def test_dispatch(grads_dtype, bytes_each, monkeypatch):
     monkeypatch.setattr(collectives, "traced_platform", lambda: "tpu")
     none, one, two = (traffic("dispatch", 8, grads_dtype=grads_dtype, rounds=rounds) for rounds in range(3))
     size = dispatch.block_size(n, C)
-    share = (n // size + C) * size / n                          # of the places in a round: one more block for each shard
+    share = (n // size + C) * size / n                      # of the places in a round: one more block for each shard
     fetch, home = share * (2 * block(8) + n * WHERE / MIB), share * 2 * block(8, bytes_each)
     assert two[0] - one[0] == one[0] - none[0] == fetch and share <= 1.125
     assert two[1] - one[1] == one[1] - none[1] == fetch + home
