@@ -197,7 +197,8 @@ class _Exchange:
         place = jnp.arange(self.places)
 
         def block(order, out):
-            to = jnp.searchsorted(out.sent_at + out.size, place, side="right")          # to nobody, in places left over
+            ends = out.sent_at + out.size
+            to = jnp.searchsorted(ends, place, side="right", method="compare_all")      # to nobody, in places left over
             return order.at[to, (out.first - out.sent_at)[to] + place].get(mode="clip")
         return (slices(out.sent_at, out.size, out.kept_at, into.size),
                 slices(into.kept_at, into.size, into.sent_at, out.size), row, jax.vmap(block)(self.order, out))
