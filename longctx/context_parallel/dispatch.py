@@ -185,7 +185,7 @@ class _Exchange:
             sent = grad.astype(dtype).reshape(-1, self.block, *x.shape[2:])
             here = ragged_all_to_all(sent, send, self.axis).reshape(*blocks.shape, *sent.shape[1:]).astype(grad.dtype)
             return jnp.zeros_like(self._in_blocks(x), grad.dtype).at[row, blocks].add(here).reshape(x.shape)
-        return [summed(grad, x) for grad, x in zip(grads, self.own, strict=False)]
+        return [summed(grad, x) for grad, x in zip(grads, self.own[:2], strict=True)]
 
     def _round(self, i):
         """The Slices of B * places blocks to send there, those back, and the (row, block) of the former ones."""
