@@ -15,6 +15,7 @@ SENT = {
     "reduce-scatter": lambda n: (n - 1) / n,
     "all-reduce": lambda n: 2 * (n - 1) / n,
     "all-to-all": lambda n: (n - 1) / n,
+    "ragged-all-to-all": lambda n: 0.5,         # at most; the array that it is put into is an operand as well
     "collective-permute": lambda n: 1 if n > 1 else 0,
 }
 

@@ -13,6 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from longctx import layouts, meshes
 from longctx.config import Config
 from longctx.context_parallel.all_gather import AllGather
+from longctx.context_parallel.dispatch import Dispatch
 from longctx.context_parallel.lightseq import LightSeq
 from longctx.context_parallel.merge import cast, merge, with_sinks
 from longctx.context_parallel.ring import Ring
@@ -38,6 +39,7 @@ STRATEGIES = {
     "ulysses": lambda kernel, plan: Ulysses(kernel, BOTH, plan.key_heads),
     "usp": lambda kernel, plan: Ulysses(Ring(kernel, OUTER, grads_dtype=plan.grads_dtype), INNER, plan.key_heads),
     "lightseq": lambda kernel, plan: LightSeq(kernel, BOTH, plan.layout, plan.grads_dtype),
+    "dispatch": lambda kernel, plan: Dispatch(kernel, BOTH, plan.grads_dtype),
     "rsa": lambda kernel, plan: RingSelfAttention(BOTH),
 }
 _CAUSAL = masks.Causal()

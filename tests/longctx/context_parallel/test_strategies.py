@@ -61,7 +61,7 @@ def test_fewer_tokens_than_shards():
 
 
 @pytest.mark.canary
-@pytest.mark.parametrize("strategy", ["ring", "ulysses"])
+@pytest.mark.parametrize("strategy", ["ring", "ulysses", "dispatch"])
 def test_all_mesh_axes_at_once(strategy):
     tokens = packed(1, 4, 32)
     check(problem(B=4, T=32, N=4, K=2, tokens=(tokens, tokens)), "causal", MeshConfig(data=2, context=2, tensor=2),
@@ -153,7 +153,8 @@ def test_rows_and_shards_that_see_nothing(strategy):
     assert_close((out, lse, *grads), truth(p, spec), "float32", 16)
 
 
-@pytest.mark.parametrize("strategy, most", [("all_gather", 8), ("ring", 16), ("double_ring", 16), ("ulysses", 4)])
+@pytest.mark.parametrize("strategy, most", [("all_gather", 8), ("ring", 16), ("double_ring", 16), ("ulysses", 4),
+                                            ("dispatch", 8)])
 def test_bfloat16_error_does_not_grow_with_the_number_of_shards(strategy, most):
     p = problem(T=128, B=1, dtype=jnp.bfloat16)
     want = truth(p, AttentionSpec(masks.Causal()))
@@ -168,7 +169,7 @@ def test_bfloat16_error_does_not_grow_with_the_number_of_shards(strategy, most):
         assert all(e <= 1.25 * e1 + 1e-4 for e, e1 in zip(errors[shards], errors[1], strict=True)), errors
 
 
-@pytest.mark.parametrize("strategy", ["ring", "lightseq", "all_gather"])
+@pytest.mark.parametrize("strategy", ["ring", "lightseq", "all_gather", "dispatch"])
 def test_gradients_that_travel_in_bfloat16_are_only_rounded(strategy):
     p = problem(B=1, T=64)
     got = run(p, masks.Causal(), MeshConfig(context=4), strategy=strategy, grads_dtype="bfloat16")

@@ -5,7 +5,7 @@ import pytest
 
 from longctx import meshes
 from longctx.config import MeshConfig
-from longctx.context_parallel import api
+from longctx.context_parallel import api, collectives, dispatch
 from longctx.model.remat import checkpointed
 from pallas_kernels import masks
 from tests.longctx.context_parallel.traffic import sent_bytes
@@ -15,7 +15,7 @@ n, MIB = S // C, 2**20
 WHERE = 2 * 4                   # bytes of a token's position and segment, which travel with the keys
 
 
-def traffic(strategy, K, mask="causal", layout="contiguous", outer=1, grads_dtype="bfloat16"):
+def traffic(strategy, K, mask="causal", layout="contiguous", outer=1, grads_dtype="bfloat16", rounds=None):
     """MiB (forward, backward) of one call in bfloat16."""
     mesh = meshes.make(MeshConfig(context_outer=outer, context=C // outer))
     array = lambda heads: jax.ShapeDtypeStruct((1, S, heads, H), jnp.bfloat16,
@@ -23,8 +23,9 @@ def traffic(strategy, K, mask="causal", layout="contiguous", outer=1, grads_dtyp
     f = lambda q, k, v: api.attend(q, k, v, mask=masks.parse(mask), strategy=strategy, layout=layout,
                                    grads_dtype=grads_dtype)
     with jax.set_mesh(mesh):
-        forward = sent_bytes(f, array(N), array(K), array(K))
-        both = sent_bytes(lambda q, k, v, dout: jax.vjp(f, q, k, v)[1](dout), array(N), array(K), array(K), array(N))
+        forward = sent_bytes(f, array(N), array(K), array(K), rounds=rounds)
+        pull = lambda q, k, v, dout: jax.vjp(f, q, k, v)[1](dout)
+        both = sent_bytes(pull, array(N), array(K), array(K), array(N), rounds=rounds)
     return forward / MIB, (both - forward) / MIB
 
 
@@ -66,6 +67,22 @@ def test_ulysses(K):
     forward, backward = traffic("ulysses", K)
     assert forward == share * (2 * block(N) + 2 * block(K) + rows) + (C - 1) * n * WHERE / MIB
     assert backward == share * (2 * block(N) + 2 * block(K) + 2 * rows)
+
+
+@pytest.mark.parametrize("grads_dtype, bytes_each", [("bfloat16", 2), ("float32", 4)])
+def test_dispatch(grads_dtype, bytes_each, monkeypatch):
+    """A round is of K and V or, back home, of dK and dV; before the first, ranges of blocks and counts of them travel.
+
+    Of the places of a round only those taken are sent, and the more rounds, the more of them are taken.
+    """
+    monkeypatch.setattr(collectives, "traced_platform", lambda: "tpu")
+    none, one, two = (traffic("dispatch", 8, grads_dtype=grads_dtype, rounds=rounds) for rounds in range(3))
+    size = dispatch.block_size(n, C)
+    share = (n // size + C) * size / n                      # of the places in a round: one more block for each shard
+    fetch, home = share * (2 * block(8) + n * WHERE / MIB), share * 2 * block(8, bytes_each)
+    assert two[0] - one[0] == one[0] - none[0] == fetch and share <= 1.125
+    assert two[1] - one[1] == one[1] - none[1] == fetch + home
+    assert none[0] < 0.01 * fetch
 
 
 def test_a_window_limits_the_hops():

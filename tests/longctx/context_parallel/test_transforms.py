@@ -40,7 +40,7 @@ def test_eagerly_as_under_jit(strategy):
     assert_close((eager, grads), (jitted, jitted_grads), "float32", 32)
 
 
-@pytest.mark.parametrize("strategy", ["ring", *slow("ulysses")])
+@pytest.mark.parametrize("strategy", ["ring", *slow("ulysses", "dispatch")])
 def test_scan_and_remat(strategy):
     """Two layers of out = attend(out), against the same without devices and without jax.checkpoint."""
     p, mesh = problem(B=1, T=32, N=4, K=4, H=8), meshes.make(MESH)

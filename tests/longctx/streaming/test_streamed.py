@@ -98,6 +98,7 @@ def test_all_mesh_axes_all_on_the_hosts_and_all_that_a_model_may_have():
     (PLAIN, MeshConfig(data=2, context=2), streamed(32), "contiguous", "all_gather"),
     (PLAIN, MeshConfig(context=2), streamed(8), "striped(2)", "token_ring"),
     (PLAIN, MeshConfig(context=2), streamed(8), "striped(2)", "rsa"),
+    (PLAIN, MeshConfig(fsdp=2, context=4), streamed(16), "per_document", "dispatch"),
     (dataclasses.replace(TINY, block="parallel_shared", position="dca(12, 4)", temperature="log_length(16)"),
      MeshConfig(context=2), streamed(8, 2), "contiguous", "double_ring"),
     (dataclasses.replace(TINY, layers=4, block="sandwich", norm="layer_bias", feed_forward="llama4", experts=4,
