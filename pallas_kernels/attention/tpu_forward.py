@@ -137,26 +137,31 @@ def forward(table, q_ranges, k_ranges, q_tokens, k_tokens, q, k, v, *refs, spec,
     Tokens: positions and segments [2, tokens]. Unturned, q is [q, H] (or [q, 2H], see Form), out [q, H], k [H, k],
     v [k, H]. lse [1, q]. factor multiplies the scores; None if they come so. refs: the out and lse to go on from, if
     there are any; those to make; and scratch, float32: top, the highest score, and total, the sum of weights, are
-    statistics of the queries; acc [q, H].
+    statistics of the queries; acc [q, H]. All clear when a block of queries begins.
     """
     *given, out, lse, top, total, acc = refs
     b = pl.program_id(0)
     entry = table[b, pl.program_id(2)]
     keys_axis = 1 - form.turned
-    pieces = [slice(start, start + LANES) for start in range(0, blocks.q, LANES)]
 
-    @pl.when(pairs.first(entry))
+    def clear(here):
+        for ref, value in ((top, _LOW), (total, 0.0), (acc, 0.0)):
+            ref[here] = jnp.full_like(ref[here], value)
+
+    pieces = blocks.q // LANES
+    piece = lambda i: pl.ds(pl.multiple_of(i * LANES, LANES), LANES)
+
+    @pl.when(pl.program_id(2) == 0)
     def _():
-        for queries in pieces:
-            here = form.at(0, queries)
-            if given:                                          # as of a single key, with this score and this value
-                row = jnp.maximum(given[1][:, queries] * _LOG2_E, _LOW)
-                top[here] = row if form.turned else as_columns(row)
-                total[here] = jnp.where(top[here] > _LOW, 1.0, 0.0)
-                acc[here] = given[0][here]
-            else:
-                for ref, value in ((top, _LOW), (total, 0.0), (acc, 0.0)):
-                    ref[here] = jnp.full_like(ref[here], value)
+        pl.loop(0, pieces)(lambda i: clear(form.at(0, piece(i))))
+
+    if given:
+        @pl.when(pairs.first(entry))
+        def _():
+            for i in range(pieces):                            # as of a single key, of this score and this value
+                here, score = form.at(0, piece(i)), jnp.maximum(given[1][:, piece(i)] * _LOG2_E, _LOW)
+                score = score if form.turned else as_columns(score)
+                top[here], total[here], acc[here] = score, jnp.where(score > _LOW, 1.0, 0.0), given[0][here]
 
     def scores(queries, keys, masked):
         here, there = form.at(0, queries), k[form.at(1, keys)]
@@ -210,13 +215,14 @@ def forward(table, q_ranges, k_ranges, q_tokens, k_tokens, q, k, v, *refs, spec,
 
     @pl.when(pairs.last(entry))
     def _():
-        for queries in pieces:
-            here = form.at(0, queries)
+        for i in range(pieces):
+            here = form.at(0, piece(i))
             # what sees anything has a total of 1 or more: the highest score's own weight is 1
             share = _inverse(jnp.maximum(total[here], 1.0))
             out[here] = (acc[here] * form.spread(share, acc.shape[1])).astype(out.dtype)
             highest, weight = (top[here], total[here]) if form.turned else as_rows(top[here], total[here])
-            lse[:, queries] = jnp.where(weight > 0, (highest + jnp.log2(weight)) / _LOG2_E, -jnp.inf)
+            lse[:, piece(i)] = jnp.where(weight > 0, (highest + jnp.log2(weight)) / _LOG2_E, -jnp.inf)
+            clear(here)                                        # for the next block of queries
 
 
 def _inverse(x):

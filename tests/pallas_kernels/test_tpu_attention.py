@@ -139,4 +139,4 @@ def test_a_shard_map_that_checks_is_refused_on_cpu():
 def test_the_tpu_compiler_takes_it(topology, mask, dtype, head_size, block):
     arguments = topology, mask, dtype, str(head_size), str(block)
     assert compiled_for_tpu("tests.pallas_kernels.compile_for_tpu", *arguments, timeout=800) == [
-        "forward 1", "backward 1"]
+        "forward 1", "onward 1", "backward 1"]
