@@ -22,8 +22,8 @@ class AllGather(Strategy):
         k, v, k_tokens = gather((k, v, tokens[1]), self.axis)
         return q, k, v, (tokens[0], k_tokens), table
 
-    def forward(self, q, k, v, tokens, spec, table):
-        return self.inside.forward(q, k, v, tokens, spec, table)
+    def forward(self, q, k, v, tokens, spec, table, before=None):
+        return self.inside.forward(q, k, v, tokens, spec, table, before)
 
     def backward(self, q, k, v, tokens, spec, rows, table):
         partial = dataclasses.replace(spec, partial=True)                 # the sum over shards is taken in grads_dtype

@@ -15,7 +15,7 @@ from longctx.config import Config
 from longctx.context_parallel.all_gather import AllGather
 from longctx.context_parallel.dispatch import Dispatch
 from longctx.context_parallel.lightseq import LightSeq
-from longctx.context_parallel.merge import cast, merge, with_sinks
+from longctx.context_parallel.merge import cast, with_sinks
 from longctx.context_parallel.ring import Ring
 from longctx.context_parallel.rsa import RingSelfAttention
 from longctx.context_parallel.strategy import Local, Plan, in_turn
@@ -23,6 +23,7 @@ from longctx.context_parallel.token_ring import TokenRing
 from longctx.context_parallel.ulysses import Ulysses
 from longctx.errors import UserError, unknown_name
 from pallas_kernels import masks
+from pallas_kernels.attention.reference import merge
 from pallas_kernels.attention.spec import AttentionSpec, rows
 from pallas_kernels.masks import Tokens
 

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 
 from longctx.context_parallel import hops
 from longctx.context_parallel.collectives import send
-from longctx.context_parallel.merge import cast, merge
+from longctx.context_parallel.merge import cast
 from longctx.context_parallel.strategy import Plan, Strategy
+from pallas_kernels.attention.reference import merge
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +34,10 @@ class LightSeq(Strategy):
             return "its schedule is for causal masks, and this one lets a query see later keys; 'ring' takes any mask"
         return self.inside.why_not(plan, mask)
 
-    def forward(self, q, k, v, tokens, spec, table):
+    def forward(self, q, k, v, tokens, spec, table, before=None):
         dtype, spec = spec.result_dtype(q), dataclasses.replace(spec, partial=True)
         q_own, kv_own = (q, tokens[0]), (k, v, tokens[1])
-        result = self.inside.forward(q, k, v, tokens, spec, table)
+        result = self.inside.forward(q, k, v, tokens, spec, table, before)
         for step in self._steps(q.shape[1], spec):
             (q, q_tokens), (k, v, k_tokens) = step.deal(q_own, kv_own)
             part = self.inside.forward(q, k, v, (q_tokens, k_tokens), spec, table)

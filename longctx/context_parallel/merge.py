@@ -1,25 +1,10 @@
-"""Merging attention over disjoint key sets: the identity that every strategy rests on."""
+"""Results (out, lse) of attention, as what cuts it passes them on. How two merge is said in attention/reference.py."""
 import jax
 import jax.numpy as jnp
 
 
-def merge(a, b):
-    """(out, lse) over the union of two disjoint key sets, from the pair of each. out BTNH and lse BTN in float32.
-
-    A pair with lse = -inf is neutral; two of them give out = 0, lse = -inf, never NaN.
-    """
-    (out_a, lse_a), (out_b, lse_b) = a, b
-    top = jnp.maximum(lse_a, lse_b)
-    top = jnp.where(jnp.isfinite(top), top, 0.0)
-    weight_a, weight_b = jnp.exp(lse_a - top), jnp.exp(lse_b - top)
-    total = weight_a + weight_b
-    safe = jnp.where(total > 0, total, 1.0)
-    out = out_a * (weight_a / safe)[..., None] + out_b * (weight_b / safe)[..., None]
-    return out, jnp.where(total > 0, top + jnp.log(safe), -jnp.inf)
-
-
 def merge_shards(pair, axis):
-    """The same over the key sets of all shards of `axis`, which hold the same queries: each gets its part of them."""
+    """(out, lse) over the key sets of all shards of `axis`, which hold the same queries: each gets its part of them."""
     out, lse = pair
     top = jax.lax.pmax(lse, axis)
     top = jnp.where(jnp.isfinite(top), top, 0.0)

@@ -1,6 +1,6 @@
 """Ring attention (arXiv 2310.01889): K/V blocks travel round the context axis while every shard keeps its queries.
 
-Forward: every hop is sent before the block that it overlaps is computed, and partial results merge in float32.
+Forward: every hop is sent before the block that it overlaps is computed, which goes on from the float32 result so far.
 Backward: blocks leap to the farthest shard that needs them and come home hop by hop, the sum of their dK/dV with them;
 a block's own shard adds its own share at home. Which hops are needed at all, and in which directions, is in hops.py.
 Both ways at once (`both_ways`), the latency is ceil((C-1)/2) hops instead of C-1.
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from longctx.context_parallel import hops
 from longctx.context_parallel.collectives import shift
 from longctx.context_parallel.hops import AHEAD, BACK
-from longctx.context_parallel.merge import cast, merge, neutral
+from longctx.context_parallel.merge import cast, neutral
 from longctx.context_parallel.strategy import Strategy
 from pallas_kernels.masks import Tokens
 
@@ -32,25 +32,25 @@ class Ring(Strategy):
     both_ways: bool = False
     grads_dtype: str = "float32"
 
-    def forward(self, q, k, v, tokens, spec, table):
+    def forward(self, q, k, v, tokens, spec, table, before=None):
         dtype, spec = spec.result_dtype(q), dataclasses.replace(spec, partial=True)
         far = self._farthest(tokens, spec)
         # blocks on their way, not attended yet; the own one, which both ways start with, counts as AHEAD's
-        blocks, result, at = dict.fromkeys(far, (k, v, tokens[1])), neutral(q), dict.fromkeys(far, 0)
+        blocks, at = dict.fromkeys(far, (k, v, tokens[1])), dict.fromkeys(far, 0)
 
-        def attend(blocks, at):
+        def attend(blocks, at, result):
             k, v, k_tokens = _joined(blocks, at)
-            return self.inside.forward(q, k, v, (tokens[0], k_tokens), spec, table)
+            return self.inside.forward(q, k, v, (tokens[0], k_tokens), spec, table, result)
 
         for moving, steps in _phases(far):
             def hop(i, carry, moving=moving, start=at[moving[0]]):
                 blocks, result = carry
                 here = {way: blocks[way] for way in moving}
                 arriving = {way: shift(block, self.axis, way) for way, block in here.items()}
-                return blocks | arriving, merge(result, attend(here, dict.fromkeys(moving, start + i)))
-            blocks, result = jax.lax.fori_loop(0, steps, hop, (blocks, result))
+                return blocks | arriving, attend(here, dict.fromkeys(moving, start + i), result)
+            blocks, before = jax.lax.fori_loop(0, steps, hop, (blocks, neutral(q) if before is None else before))
             at = at | {way: at[way] + steps for way in moving}
-        return cast(merge(result, attend(blocks, at)), dtype)
+        return cast(attend(blocks, at, before), dtype)
 
     def backward(self, q, k, v, tokens, spec, rows, table):
         partial = dataclasses.replace(spec, partial=True)

@@ -12,6 +12,7 @@ from longctx.context_parallel.collectives import shift
 from longctx.context_parallel.strategy import Strategy
 from pallas_kernels import masks
 from pallas_kernels.attention import bias
+from pallas_kernels.attention.reference import merge
 from pallas_kernels.attention.spec import accumulator, cap, cap_slope
 
 
@@ -20,7 +21,7 @@ class RingSelfAttention(Strategy):
     """Both passes over `axis`. There is no kernel in it: the scores are arrays."""
     axis: str | tuple[str, ...]
 
-    def forward(self, q, k, v, tokens, spec, table):
+    def forward(self, q, k, v, tokens, spec, table, before=None):
         s, see = self._scores(q, k, tokens, spec, table)                                       # C BNTS
         top = jnp.where(see, s, -jnp.inf).max((0, -1))
         top = jnp.where(jnp.isfinite(top), top, 0.0)
@@ -29,7 +30,8 @@ class RingSelfAttention(Strategy):
         safe = jnp.where(total > 0, total, 1.0)
         out = self._round(v, lambda v, p: jnp.einsum("BNTS,BSNH->BTNH", p, _heads(v, q)), p / safe[None, ..., None])
         lse = jnp.where(total > 0, top + jnp.log(safe), -jnp.inf)
-        return out.sum(0).astype(spec.result_dtype(q)), lse.transpose(0, 2, 1)
+        result = out.sum(0).astype(spec.result_dtype(q)), lse.transpose(0, 2, 1)
+        return result if before is None else merge(before, result)
 
     def backward(self, q, k, v, tokens, spec, rows, table):
         s, see = self._scores(q, k, tokens, spec, table)

@@ -49,8 +49,11 @@ class Strategy:
         """The arrays that forward and backward work on. They are kept, or exchanged again, as the remat policy says."""
         return q, k, v, tokens, table
 
-    def forward(self, q, k, v, tokens, spec, table):
-        """(out, lse) of the queries that this device holds; the arrays as `exchange` gave them."""
+    def forward(self, q, k, v, tokens, spec, table, before=None):
+        """(out, lse) of the queries that this device holds; q, k, v, tokens and table as `exchange` gave them.
+
+        before: partial (out, lse) of the same queries over other keys, as forward returned it, to go on from.
+        """
         raise NotImplementedError
 
     def backward(self, q, k, v, tokens, spec, rows, table):
@@ -63,8 +66,9 @@ class Local(Strategy):
     """No cut: the kernel itself. The innermost of every strategy."""
     kernel: str
 
-    def forward(self, q, k, v, tokens, spec, table):
-        return kernels.select(self.kernel, q, k, spec).forward(q, k, v, tokens, spec, table)
+    def forward(self, q, k, v, tokens, spec, table, before=None):
+        assert before is None or spec.partial
+        return kernels.select(self.kernel, q, k, spec).forward(q, k, v, tokens, spec, table, before)
 
     def backward(self, q, k, v, tokens, spec, rows, table):
         return kernels.select(self.kernel, q, k, spec).backward(q, k, v, tokens, spec, rows, table)

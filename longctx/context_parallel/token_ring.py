@@ -10,8 +10,9 @@ import jax.numpy as jnp
 
 from longctx.context_parallel import hops
 from longctx.context_parallel.collectives import shift
-from longctx.context_parallel.merge import cast, merge
+from longctx.context_parallel.merge import cast
 from longctx.context_parallel.strategy import Strategy
+from pallas_kernels.attention.reference import merge
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,9 +22,9 @@ class TokenRing(Strategy):
     axis: str | tuple[str, ...]
     layout: str | None = None
 
-    def forward(self, q, k, v, tokens, spec, table):
+    def forward(self, q, k, v, tokens, spec, table, before=None):
         dtype, spec = spec.result_dtype(q), dataclasses.replace(spec, partial=True)
-        result = self.inside.forward(q, k, v, tokens, spec, table)
+        result = self.inside.forward(q, k, v, tokens, spec, table, before)
         for distance, (q_here, q_tokens) in self._visitors((q, tokens[0]), spec):
             part = self.inside.forward(q_here, k, v, (q_tokens, tokens[1]), spec, table)
             result = merge(result, shift(part, self.axis, -distance))

@@ -12,6 +12,7 @@ import numpy as np
 
 from longctx.context_parallel.collectives import gather
 from longctx.context_parallel.strategy import Plan, Strategy
+from pallas_kernels.attention.reference import merge
 from pallas_kernels.attention.spec import Rows
 
 
@@ -40,9 +41,10 @@ class Ulysses(Strategy):
         whole = gather(tokens[0], self.axis)                            # keys are the same tokens as queries here
         return self.inside.exchange(*(self._to_heads(x) for x in (q, k, v)), (whole, whole), table)
 
-    def forward(self, q, k, v, tokens, spec, table):
+    def forward(self, q, k, v, tokens, spec, table, before=None):
         out, lse = self.inside.forward(q, k, v, tokens, spec, table)
-        return self._to_sequence(out), self._to_sequence(lse)
+        result = self._to_sequence(out), self._to_sequence(lse)
+        return result if before is None else merge(before, result)      # cheaper than to exchange the heads of `before`
 
     def backward(self, q, k, v, tokens, spec, rows, table):
         deal = self._deal(rows.lse.shape[2])

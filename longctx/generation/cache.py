@@ -9,7 +9,6 @@ A step attends two disjoint sets of keys, the cache as it was and the new tokens
 than a window holds; only then do the new ones take their slots. Every shard attends its part of both sets for all
 queries, and what they find is merged by log-sum-exp, as between devices in training.
 """
-import functools
 from typing import NamedTuple
 
 import jax
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 from longctx import meshes
 from longctx.config import LayerConfig, ModelConfig, RopeConfig
 from longctx.context_parallel.collectives import gather
-from longctx.context_parallel.merge import merge, merge_shards, with_sinks
+from longctx.context_parallel.merge import merge_shards, with_sinks
 from longctx.context_parallel.strategy import Local
 from longctx.positions.view import View, memory
 from pallas_kernels.attention.spec import AttentionSpec
@@ -109,9 +108,11 @@ def _attended(queries, where, keys, table, specs, kernel):
 
     def local(queries, where, keys, table):
         queries, where = gather((queries, where), meshes.CONTEXT)
-        found = [Local(kernel).forward(q, k, v, (where, tokens), spec, table)
-                 for parts, v, tokens in keys for q, k, spec in zip(queries, parts, specs, strict=True)]
-        return merge_shards(functools.reduce(merge, found), meshes.CONTEXT)
+        found = None
+        for parts, v, tokens in keys:
+            for q, k, spec in zip(queries, parts, specs, strict=True):
+                found = Local(kernel).forward(q, k, v, (where, tokens), spec, table, found)
+        return merge_shards(found, meshes.CONTEXT)
 
     return jax.shard_map(local, in_specs=(*cuts, None if table is None else meshes.HEAD_TABLE),
                          out_specs=(meshes.HEADS, meshes.LSE))(queries, where, keys, table)

@@ -1,9 +1,10 @@
 """Attention of one chunk of queries over the keys of all chunks, by the run's context-parallel strategy.
 
-A strategy attends one pair of chunks at a time, each cut over the context shards as a whole row would be; results merge
-by (out, lse). Chunk i is the i-th share of what every shard holds. Keys are kept as Strategy.exchange gives them, of
-each device its own, and pairs that a mask leaves EMPTY are not visited. So any mask, packing and layout is right; with
-attention.layout="striped(chunk / context shards)" chunk i is the i-th of the row, and causal masks leave half EMPTY.
+A strategy attends one pair of chunks at a time, each cut over the context shards as a whole row would be, and goes on
+from the result (out, lse) of the pairs before it. Chunk i is the i-th share of what every shard holds. Keys are kept as
+Strategy.exchange gives them, of each device its own, and pairs that a mask leaves EMPTY are not visited. So any mask,
+packing and layout is right; with attention.layout="striped(chunk / context shards)" chunk i is the i-th of the row, and
+causal masks leave half EMPTY.
 """
 import dataclasses
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from longctx import host, meshes
 from longctx.config import Config
 from longctx.context_parallel.api import STRATEGIES, plan_of
-from longctx.context_parallel.merge import cast, merge, neutral
+from longctx.context_parallel.merge import cast, neutral
 from longctx.context_parallel.strategy import Local, Plan, in_turn
 from longctx.host import Stack
 from pallas_kernels import masks
@@ -83,7 +84,7 @@ class ChunkAttention:
 
                 def pair(visit, result, part=part, q=q, q_tokens=q_tokens, here=here):
                     k, v, k_tokens = _chunk(held, part, visits.order[part, visit])
-                    return merge(result, strategy.forward(q, k, v, (q_tokens, k_tokens), self.specs[part], here))
+                    return strategy.forward(q, k, v, (q_tokens, k_tokens), self.specs[part], here, result)
                 result = jax.lax.fori_loop(0, visits.count[part], pair, result)
             return cast(result, queries[0].dtype)
         return self._on_mesh(local, (meshes.HEADS, meshes.LSE))(queries, table, tokens, held, visits)

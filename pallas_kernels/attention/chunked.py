@@ -25,20 +25,22 @@ def why_not(q, k, spec: AttentionSpec, platform: str) -> str | None:
     return None
 
 
-def forward(q, k, v, tokens, spec: AttentionSpec, table=None):
+def forward(q, k, v, tokens, spec: AttentionSpec, table=None, before=None):
     """(out [B,T,N,H], lse float32 [B,T,N]); see reference.forward for the definition."""
     (B, T, N), K = q.shape[:3], k.shape[2]
     q_block, k_block = _block(spec, T), _block(spec, k.shape[1])
     q_tokens, k_tokens = tiles.pad_tokens(tokens[0], q_block), tiles.pad_tokens(tokens[1], k_block)
     plan = tiles.schedule(tiles.relations(spec.mask, q_tokens, k_tokens, q_block, k_block))
-    queries = _blocks(q, q_block), _token_blocks(q_tokens, q_block), plan                          # each B n ...
+    before = before and (_blocks(before[0], q_block), _blocks(before[1][..., None], q_block))
+    queries = _blocks(q, q_block), _token_blocks(q_tokens, q_block), plan, before                  # each B n ...
     keys = _columns(k, K, k_block), _blocks(v, k_block), _token_blocks(k_tokens, k_block)          # each B m ...
 
     def task(at):
         b, i = at
-        q, q_tok, here = jax.tree.map(lambda x: x[b, i], queries)
+        q, q_tok, here, before = jax.tree.map(lambda x: x[b, i], queries)
         key_block = lambda j: jax.tree.map(lambda x: x[b, j], keys)
-        out, lse = _forward_block(_rows(q, K), q_tok, here, key_block, spec, table)
+        before = before and (_rows(before[0], K), _rows(before[1], K)[..., 0])
+        out, lse = _forward_block(_rows(q, K), q_tok, here, key_block, spec, table, before)
         return _from_rows(out, N).astype(spec.result_dtype(q)), _from_rows(lse[..., None], N)[..., 0]
 
     n = queries[0].shape[1]
@@ -46,10 +48,10 @@ def forward(q, k, v, tokens, spec: AttentionSpec, table=None):
     return out.reshape(B, -1, *out.shape[2:])[:, :T], lse.reshape(B, -1, N)[:, :T]
 
 
-def _forward_block(q, q_tok, plan, keys, spec, table):
+def _forward_block(q, q_tok, plan, keys, spec, table, before):
     """out [K, G*q, H] and lse [K, G*q] of one block of queries q [K, G*q, H] over its active key blocks.
 
-    keys: j -> (keys [K, H, k], values [k, K, H], tokens [k]) of key block j.
+    keys: j -> (keys [K, H, k], values [k, K, H], tokens [k]) of key block j. before: (out, lse) to go on from, or None.
     """
     acc_dtype = accumulator(q)
     scale = spec.score_scale(q.shape[-1])
@@ -70,13 +72,24 @@ def _forward_block(q, q_tok, plan, keys, spec, table):
         acc = acc * alpha[..., None] + jnp.matmul(p.astype(q.dtype), v, preferred_element_type=acc_dtype)
         return new_top, total * alpha + p.sum(-1), acc
 
-    zero = jnp.zeros_like(q[..., 0], acc_dtype)
-    carry = (zero + _LOW, zero, jnp.zeros_like(q, acc_dtype))
+    carry = _start(q) if before is None else _onward(*before)
     carry = jax.lax.fori_loop(0, plan.full, lambda i, c: step(False, i, c), carry)
     top, total, acc = jax.lax.fori_loop(plan.full, plan.active, lambda i, c: step(True, i, c), carry)
     some = total > 0
     total = jnp.where(some, total, 1.0)
     return acc / total[..., None], jnp.where(some, top + jnp.log(total), -jnp.inf)
+
+
+def _start(q):
+    """The online softmax of no keys: highest score, sum of weights, and of weighted values."""
+    zero = jnp.zeros_like(q[..., 0], accumulator(q))
+    return zero + _LOW, zero, jnp.zeros_like(q, accumulator(q))
+
+
+def _onward(out, lse):
+    """The same of a result: as of a single key, whose score is lse and whose value is out."""
+    some = jnp.isfinite(lse)
+    return jnp.where(some, lse, _LOW), some.astype(out.dtype), out
 
 
 def backward(q, k, v, tokens, spec: AttentionSpec, rows: Rows, table=None):

@@ -3,7 +3,8 @@
     s = cap(scale * q k^T + bias);  p = exp(s - lse) where visible, else 0;  lse = log sum exp(s);  out = p v
 
 A row that sees no key has out = 0, lse = -inf and no gradient. `backward` takes Rows, which are *global*, so that it
-is exact for any cut of the keys or queries, not only when `forward` of the same keys made them.
+is exact for any cut of the keys or queries, not only when `forward` of the same keys made them. Results over disjoint
+keys `merge`; an implementation that can goes on from the first one instead.
 """
 import jax.numpy as jnp
 
@@ -17,10 +18,11 @@ def why_not(q, k, spec: AttentionSpec, platform: str) -> str | None:
     return None
 
 
-def forward(q, k, v, tokens, spec: AttentionSpec, table=None):
+def forward(q, k, v, tokens, spec: AttentionSpec, table=None, before=None):
     """(out [B,T,N,H], lse float32 [B,T,N]); q [B,T,N,H], k and v [B,S,K,H], tokens = (of queries, of keys).
 
     table: [N, D], what spec.bias reads; None where there is no bias.
+    before: partial (out, lse) of the same queries over other keys; what is returned, partial too, is over both.
     """
     s, see, _, _, vg = _scores(q, k, v, tokens, spec, table)
     s = jnp.where(see, s, -jnp.inf)
@@ -29,7 +31,23 @@ def forward(q, k, v, tokens, spec: AttentionSpec, table=None):
     total = p.sum(-1, keepdims=True)
     out = jnp.einsum("BNTS,BSNH->BTNH", p / jnp.where(total > 0, total, 1.0), vg)
     lse = jnp.where(total > 0, top + jnp.log(jnp.where(total > 0, total, 1.0)), -jnp.inf)[..., 0]
-    return out.astype(spec.result_dtype(q)), lse.transpose(0, 2, 1)           # lse BTN
+    result = out.astype(spec.result_dtype(q)), lse.transpose(0, 2, 1)         # lse BTN
+    return result if before is None else merge(before, result)
+
+
+def merge(a, b):
+    """(out, lse) over the union of two disjoint key sets, from the pair of each. out BTNH and lse BTN in float32.
+
+    A pair with lse = -inf is neutral; two of them give out = 0, lse = -inf, never NaN.
+    """
+    (out_a, lse_a), (out_b, lse_b) = a, b
+    top = jnp.maximum(lse_a, lse_b)
+    top = jnp.where(jnp.isfinite(top), top, 0.0)
+    weight_a, weight_b = jnp.exp(lse_a - top), jnp.exp(lse_b - top)
+    total = weight_a + weight_b
+    safe = jnp.where(total > 0, total, 1.0)
+    out = out_a * (weight_a / safe)[..., None] + out_b * (weight_b / safe)[..., None]
+    return out, jnp.where(total > 0, top + jnp.log(safe), -jnp.inf)
 
 
 def backward(q, k, v, tokens, spec: AttentionSpec, rows: Rows, table=None):

@@ -35,7 +35,7 @@ def why_not(q, k, spec: AttentionSpec, platform: str) -> str | None:
     return None
 
 
-def forward(q, k, v, tokens, spec: AttentionSpec, table=None):
+def forward(q, k, v, tokens, spec: AttentionSpec, table=None, before=None):
     """(out [B,T,N,H], lse float32 [B,T,N]); see reference.forward for the definition.
 
     Queries whose list of pairs is too long for scalar memory are taken in parts.
@@ -44,9 +44,9 @@ def forward(q, k, v, tokens, spec: AttentionSpec, table=None):
     blocks = tpu_blocks.choose("forward", q.dtype, H, (T, S), spec.block)
     size = _part(B, T, blocks.q, pl.cdiv(S, blocks.k))
     if size >= T:
-        return tpu_forward.attend(q, k, v, tokens, spec, blocks)
-    part = lambda x: tpu_forward.attend(x[0], k, v, (x[1], tokens[1]), spec, blocks)
-    return jax.tree.map(lambda x: _joined(x, T), jax.lax.map(part, _parts((q, tokens[0]), size)))
+        return tpu_forward.attend(q, k, v, tokens, spec, blocks, before)
+    part = lambda x: tpu_forward.attend(x[0], k, v, (x[1], tokens[1]), spec, blocks, x[2])
+    return jax.tree.map(lambda x: _joined(x, T), jax.lax.map(part, _parts((q, tokens[0], before), size)))
 
 
 def backward(q, k, v, tokens, spec: AttentionSpec, rows: Rows, table=None):

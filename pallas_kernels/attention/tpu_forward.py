@@ -24,7 +24,7 @@ from pallas_kernels.attention.tpu_parts import (
     token_rows,
 )
 from pallas_kernels.masks import Ranges
-from pallas_kernels.mosaic import LANES, call, like, matmul, reciprocal
+from pallas_kernels.mosaic import LANES, as_columns, call, like, matmul, reciprocal
 
 _LOW = -1e30                 # the maximum of no scores: finite, so that exp2(-inf - _LOW) is 0 and not NaN
 _LOG2_E = math.log2(math.e)
@@ -83,7 +83,7 @@ class Form:
         return statistics if self.turned else jnp.tile(statistics, (1, pl.cdiv(width, LANES)))[:, :width]
 
 
-def attend(q, k, v, tokens, spec, blocks):
+def attend(q, k, v, tokens, spec, blocks, before=None):
     """(out [B,T,N,H], lse float32 [B,T,N]); see reference.forward for the definition."""
     (B, T, N, H), G, width = q.shape, q.shape[2] // k.shape[2], tpu_chips.matrix_width()
     form = Form(turned=width > LANES, scaled=q.dtype == jnp.float32 or 2 * H <= width)
@@ -99,20 +99,25 @@ def attend(q, k, v, tokens, spec, blocks):
     of_queries = lambda b, h, t, table, *_: (b, 0, pairs.outer(table[b, t]))
     of_keys = lambda b, h, t, table, *_: (b, 0, pairs.inner(table[b, t]))
     row = lambda b, h, t, table, *_: (b, h, 0, pairs.outer(table[b, t]))
+    results = [form.blocks(0, blocks.q, head, pairs.outer), pl.BlockSpec((None, None, 1, blocks.q), row)]
+    operands = [table, *ranges, *map(stacked, tokens), form.turn(q), form.turn(k.swapaxes(2, 3)), form.turn(v)]
+    aliases = {}
+    if before is not None:
+        aliases = {len(operands): 0, len(operands) + 1: 1}      # a block is read before it is written
+        operands += [form.turn(heads_first(before[0], blocks.q)), heads_first(before[1], blocks.q)]
     grid = pltpu.PrefetchScalarGridSpec(
         num_scalar_prefetch=3,
         grid=(B, N, steps),
         in_specs=[pl.BlockSpec((None, 2, blocks.q), of_queries), pl.BlockSpec((None, 2, blocks.k), of_keys),
                   form.blocks(0, blocks.q, q.shape[3], pairs.outer),
                   form.blocks(1, blocks.k, head, pairs.inner, key_head),
-                  form.blocks(0, blocks.k, head, pairs.inner, key_head)],
-        out_specs=[form.blocks(0, blocks.q, head, pairs.outer), pl.BlockSpec((None, None, 1, blocks.q), row)],
+                  form.blocks(0, blocks.k, head, pairs.inner, key_head), *(results if aliases else [])],
+        out_specs=results,
         scratch_shapes=[pltpu.VMEM(form.shape(blocks.q, n), jnp.float32) for n in (form.columns, form.columns, head)])
     kernel = functools.partial(forward, spec=spec, form=form, blocks=blocks, factor=None if form.scaled else factor)
     out, lse = call(kernel, grid, "parallel parallel arbitrary",
                     [like(q, (B, N, *form.shape(length, head)), out_dtype), like(q, (B, N, 1, length), jnp.float32)],
-                    [table, *ranges, *map(stacked, tokens), form.turn(q), form.turn(k.swapaxes(2, 3)), form.turn(v)],
-                    whole_region=not form.turned)
+                    operands, aliases, whole_region=not form.turned)
     return heads_last(form.turn(out), T, H), lse[:, :, 0, :T].swapaxes(1, 2)
 
 
@@ -125,15 +130,16 @@ def _scaled(q, factor):
     return jnp.concatenate([high, scaled - high], -1).astype(q.dtype)
 
 
-def forward(table, q_ranges, k_ranges, q_tokens, k_tokens, q, k, v, out, lse, top, total, acc,
-            *, spec, form, blocks, factor):
+def forward(table, q_ranges, k_ranges, q_tokens, k_tokens, q, k, v, *refs, spec, form, blocks, factor):
     """Grid (batch, query head, pair of blocks). In SMEM, int32: table [B, pairs]; q_ranges [B, 4, T / rows] and
     k_ranges [B, 4, S / chunk], which are the Ranges of the sides of tiles, without `real`.
 
     Tokens: positions and segments [2, tokens]. Unturned, q is [q, H] (or [q, 2H], see Form), out [q, H], k [H, k],
-    v [k, H]. lse [1, q]. factor multiplies the scores; None if they come so. Scratch, float32: top, the highest score,
-    and total, the sum of weights, are statistics of the queries; acc [q, H]. All clear when a block of queries begins.
+    v [k, H]. lse [1, q]. factor multiplies the scores; None if they come so. refs: the out and lse to go on from, if
+    there are any; those to make; and scratch, float32: top, the highest score, and total, the sum of weights, are
+    statistics of the queries; acc [q, H]. All clear when a block of queries begins.
     """
+    *given, out, lse, top, total, acc = refs
     b = pl.program_id(0)
     entry = table[b, pl.program_id(2)]
     keys_axis = 1 - form.turned
@@ -148,6 +154,14 @@ def forward(table, q_ranges, k_ranges, q_tokens, k_tokens, q, k, v, out, lse, to
     @pl.when(pl.program_id(2) == 0)
     def _():
         pl.loop(0, pieces)(lambda i: clear(form.at(0, piece(i))))
+
+    if given:
+        @pl.when(pairs.first(entry))
+        def _():
+            for i in range(pieces):                            # as of a single key, of this score and this value
+                here, score = form.at(0, piece(i)), jnp.maximum(given[1][:, piece(i)] * _LOG2_E, _LOW)
+                score = score if form.turned else as_columns(score)
+                top[here], total[here], acc[here] = score, jnp.where(score > _LOW, 1.0, 0.0), given[0][here]
 
     def scores(queries, keys, masked):
         here, there = form.at(0, queries), k[form.at(1, keys)]

@@ -3,8 +3,10 @@
     compile_for_tpu.py TOPOLOGY MASK DTYPE HEAD_SIZE BLOCK         e.g. v5e:2x2 "causal & segments" bfloat16 128 512
 
 BLOCK: tokens of a block; 0 is the tuned size, whose programs take a minute or two each.
-Prints one line for each of forward and backward: how many Mosaic kernels the compiled program holds.
+Prints one line for each of forward, forward on from a result, and backward: how many Mosaic kernels the compiled
+program holds.
 """
+import dataclasses
 import sys
 
 import jax
@@ -26,9 +28,12 @@ def main(topology, mask, dtype, head_size, block, T=2048, N=4, K=2):
     q, k, row = array(dtype, 1, T, N, head_size), array(dtype, 1, T, K, head_size), array(jnp.float32, 1, T, N)
     tokens = Tokens(array(jnp.int32, 1, T), array(jnp.int32, 1, T))
     spec = AttentionSpec(masks.parse(mask), soft_cap=30.0, block=block)
+    partial, before = dataclasses.replace(spec, partial=True), (array(jnp.float32, *q.shape), row)
     chip = next(name for name, chip in tpu_chips.CHIPS.items() if chip.topology == topology)
     calls = {
         "forward": (lambda q, k, v, tokens: tpu.forward(q, k, v, (tokens, tokens), spec), (q, k, k, tokens)),
+        "onward": (lambda q, k, v, tokens, before: tpu.forward(q, k, v, (tokens, tokens), partial, None, before),
+                   (q, k, k, tokens, before)),
         "backward": (lambda q, k, v, tokens, rows: tpu.backward(q, k, v, (tokens, tokens), spec, rows),
                      (q, k, k, tokens, Rows(q, row, row))),
     }

@@ -46,6 +46,19 @@ def run(p, spec, implementation, *table):
     return *result, *pull((p.dout.astype(result[0].dtype), jnp.where(jnp.isfinite(result[1]), p.dlse, 0.0)))
 
 
+def piece_by_piece(p, spec, implementation, *pieces):
+    """(out, lse), each piece of the keys from the result of those before it. pieces: (start, end) of each."""
+    module, partial = api.IMPLEMENTATIONS[implementation], dataclasses.replace(spec, partial=True)
+
+    @jax.jit
+    def forward(p, result=None):
+        for start, end in pieces:
+            k, v, k_tokens = jax.tree.map(lambda x, at=slice(start, end): x[:, at], (p.k, p.v, p.tokens[1]))
+            result = module.forward(p.q, k, v, (p.tokens[0], k_tokens), partial, None, result)
+        return result
+    return forward(p)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", MASKS)
 @pytest.mark.parametrize("implementation", FAST)
@@ -118,21 +131,26 @@ def test_reference_backward_is_its_autodiff():
         assert_close(got, want, "float32", 100, name)
 
 
-@pytest.mark.parametrize("cuts", [2, *slow(5)])
+@pytest.mark.parametrize("cuts, dtype", [(2, "float32"), (2, "bfloat16"), *slow((5, "float32"))])
 @pytest.mark.parametrize("implementation", list(api.IMPLEMENTATIONS))
-def test_backward_of_a_cut_needs_only_global_rows(implementation, cuts):
-    """Gradients of key pieces, each from the global Rows, are the pieces of the gradient; dq is their sum."""
+def test_cut_keys(implementation, cuts, dtype):
+    """Forward goes on from piece to piece; some rows see keys of one piece only, or of none.
+
+    Gradients of pieces, each from the global Rows, are the pieces of the gradient; dq is their sum.
+    """
     tokens = packed(7, 2, 50)
-    p, spec = problem(6, tokens=(tokens, tokens)), AttentionSpec(Causal() & Segments(), partial=True, block=16)
-    module = api.IMPLEMENTATIONS[implementation]
-    needed = rows(module.forward(p.q, p.k, p.v, p.tokens, spec), (p.dout, None))
-    dq, dks, dvs = 0.0, [], []
-    for piece in np.array_split(np.arange(50), cuts):
-        at = lambda x, piece=piece: x[:, piece[0]:piece[-1] + 1]
-        part = module.backward(p.q, at(p.k), at(p.v), (tokens, Tokens(*map(at, tokens))), spec, needed)
+    p = problem(6, dtype=dtype, tokens=(tokens, tokens))
+    spec = AttentionSpec(Causal() & Segments(), partial=True, block=16)
+    pieces = [(piece[0], piece[-1] + 1) for piece in np.array_split(range(50), cuts)]
+    result = piece_by_piece(p, spec, implementation, *pieces)
+    needed, dq, dks, dvs = rows(result, (p.dout, None)), 0.0, [], []
+    for start, end in pieces:
+        at = lambda x, start=start, end=end: x[:, start:end]
+        part = api.IMPLEMENTATIONS[implementation].backward(p.q, at(p.k), at(p.v), (tokens, Tokens(*map(at, tokens))),
+                                                            spec, needed)
         dq, dks, dvs = dq + part[0], [*dks, part[1]], [*dvs, part[2]]
-    want = truth(p._replace(dlse=jnp.zeros_like(p.dlse)), spec)[2:]
-    assert_close((dq, jnp.concatenate(dks, 1), jnp.concatenate(dvs, 1)), want, "float32", 50)
+    want = truth(p._replace(dlse=jnp.zeros_like(p.dlse)), spec)
+    assert_close((*result, dq, jnp.concatenate(dks, 1), jnp.concatenate(dvs, 1)), want, dtype, 50)
 
 
 def test_partial_results_are_float32_for_bfloat16_inputs():

@@ -28,7 +28,7 @@ from tests.helpers import (
     truth,
 )
 from tests.longctx.context_parallel import cut
-from tests.pallas_kernels.test_attention import run
+from tests.pallas_kernels.test_attention import piece_by_piece, run
 
 
 @pytest.mark.parametrize("shape, dtype", [
@@ -43,15 +43,14 @@ def test_several_blocks_on_either_side(shape, dtype):
 @pytest.mark.parametrize("mask, dtype, H", [
     ("causal", "bfloat16", 128), ("causal & segments & window(150)", "float32", 64), ("full", "bfloat16", 256)])
 def test_tiles_of_either_orientation(chip, mask, dtype, H, monkeypatch):
-    """Full blocks, diagonal ones, and some whose tiles are partly empty."""
+    """Full blocks, diagonal ones, and some whose tiles are partly empty; the last keys first, and on from there."""
     monkeypatch.setattr(tpu_chips, "current", lambda: chip)
     monkeypatch.setitem(tpu_blocks.SIZES, ("forward", chip, H), Blocks(384, 384, 128, 128, 384))
     monkeypatch.setitem(tpu_blocks.FLOAT32, "forward", Blocks(384, 384, 128, 128, 384))
     tokens = packed(3, 1, 800, mean=500)
     p = problem(1, B=1, T=800, N=2, K=1, H=H, dtype=dtype, tokens=(tokens, tokens) if "segments" in mask else None)
     spec = AttentionSpec(masks.parse(mask), soft_cap=5.0 if H == 256 else 0.0)
-    got = jax.jit(lambda q, k, v: tpu.forward(q, k, v, p.tokens, spec))(p.q, p.k, p.v)
-    assert_close(got, truth(p, spec)[:2], dtype, 800)
+    assert_close(piece_by_piece(p, spec, "tpu", (700, 800), (0, 700)), truth(p, spec)[:2], dtype, 800)
 
 
 def test_halves_of_scaled_queries_keep_sixteen_bits():
@@ -90,7 +89,9 @@ def test_lists_of_pairs_too_long_for_scalar_memory(monkeypatch):
     monkeypatch.setattr(tpu, "_TABLE", 4 * 3)                    # three pairs
     tokens = packed(3, 1, 700, mean=300)
     p, spec = problem(2, B=1, T=700, N=2, K=1, tokens=(tokens, tokens)), AttentionSpec(Causal() & Segments(), block=128)
-    assert_close(run(p, spec, "tpu"), truth(p, spec), "float32", 700)
+    want = truth(p, spec)
+    assert_close(run(p, spec, "tpu"), want, "float32", 700)
+    assert_close(piece_by_piece(p, spec, "tpu", (0, 500), (500, 700)), want[:2], "float32", 700)
 
 
 def test_mosaic_memory_rules(monkeypatch):
@@ -100,7 +101,9 @@ def test_mosaic_memory_rules(monkeypatch):
     monkeypatch.setattr(pl, "pallas_call", lambda *args, **how: call(*args, **{**how, "interpret": memory}))
     tokens = packed(5, 1, 260, mean=90)
     p, spec = problem(B=1, T=260, N=2, K=1, tokens=(tokens, tokens)), AttentionSpec(Causal() & Segments(), block=128)
-    assert_close(run(p, spec, "tpu"), truth(p, spec), "float32", 260)
+    want = truth(p, spec)
+    assert_close(run(p, spec, "tpu"), want, "float32", 260)
+    assert_close(piece_by_piece(p, spec, "tpu", (0, 150), (150, 260)), want[:2], "float32", 260)
 
 
 @pytest.mark.parametrize("dtype, spec, T, platform, words", [
@@ -136,4 +139,4 @@ def test_a_shard_map_that_checks_is_refused_on_cpu():
 def test_the_tpu_compiler_takes_it(topology, mask, dtype, head_size, block):
     arguments = topology, mask, dtype, str(head_size), str(block)
     assert compiled_for_tpu("tests.pallas_kernels.compile_for_tpu", *arguments, timeout=800) == [
-        "forward 1", "backward 1"]
+        "forward 1", "onward 1", "backward 1"]

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from longctx import layouts
 from longctx.config import MeshConfig
 from longctx.context_parallel import api, hops
-from longctx.context_parallel.merge import merge, neutral
+from longctx.context_parallel.merge import neutral
 from longctx.errors import UserError
 from pallas_kernels import masks
 from pallas_kernels.attention.bias import T5
+from pallas_kernels.attention.reference import merge
 from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.masks import Tokens
 from tests.helpers import assert_close, one_document, packed, problem, relative_error, tolerance, truth
