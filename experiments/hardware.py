@@ -103,6 +103,21 @@ def target(name: str) -> Target:
     raise unknown_name("target", name, known)
 
 
+def simulated(name: str) -> Target | None:
+    """That of "cpu:8", so many simulated devices of this machine, of which nothing is known; None for other names.
+
+    Makes jax show them: call before it is used.
+    """
+    found = re.fullmatch(r"cpu:([1-9]\d*)", name)
+    if found is None:
+        return None
+    import jax
+
+    from longctx import meshes
+    meshes.simulate(int(found[1]))
+    return Target(name, None, jax.devices(), "cpu")
+
+
 def _gpus(name: str, count: int):
     from jax.experimental import topologies
     description, (major, minor), cores, bandwidth, l2, clock, memory, shared = _GPUS[name]

@@ -17,6 +17,9 @@ SENT = {
     "all-to-all": lambda n: (n - 1) / n,
     "collective-permute": lambda n: 1 if n > 1 else 0,
 }
+# links of a ring that data crosses, where that is no matter of pairs
+LINKS = {"all-gather": lambda n: n - 1, "reduce-scatter": lambda n: n - 1, "all-reduce": lambda n: 2 * (n - 1),
+         "all-to-all": lambda n: n - 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Collective:
       operands: on each device; several where the compiler combined several.
       axes: of the mesh, that its groups run along, in the mesh's order; none where each device is alone.
       group: devices in each group; of a permutation, devices along its axes.
+      distance: of a permutation, along the ring of its group: the longest way of any pair, each the shorter way round.
       runs: in one run of the program.
       overlapped: asynchronous, and between its start and its end the schedule has matmuls or kernels.
       op_name: see Instruction.op_name.
@@ -36,9 +40,15 @@ class Collective:
     operands: tuple[Shape, ...]
     axes: tuple[str, ...]
     group: int
+    distance: int
     runs: Count
     overlapped: bool
     op_name: str
+
+    @property
+    def links(self) -> int:
+        """Those of a ring of the group that the data crosses one after another."""
+        return LINKS[self.kind](self.group) if self.kind in LINKS else self.distance
 
     @property
     def elements(self) -> float:
@@ -51,16 +61,22 @@ class Collective:
         return SENT[self.kind](self.group) * sum(shape.bytes for shape in self.operands)
 
 
-def span(instruction: Instruction, mesh: dict[str, int]) -> tuple[tuple[str, ...], int]:
-    """(axes, group) of a collective; mesh: the size of each axis.
+def span(instruction: Instruction, mesh: dict[str, int]) -> tuple[tuple[str, ...], int, int]:
+    """(axes, group, distance) of a collective; mesh: the size of each axis.
 
     A program counts devices in the order of `mesh.devices`, whichever devices these are.
     """
     groups = _groups(instruction.rest, math.prod(mesh.values()))
     places = np.unravel_index(groups, tuple(mesh.values()))
     axes = tuple(axis for axis, place in zip(mesh, places, strict=True) if (place != place[:, :1]).any())
-    pairs = instruction.opcode.startswith("collective-permute")
-    return axes, math.prod(mesh[axis] for axis in axes) if pairs else groups.shape[1]
+    if not instruction.opcode.startswith("collective-permute"):
+        return axes, groups.shape[1], 0
+    size = math.prod(mesh[axis] for axis in axes)
+    along = [place for axis, place in zip(mesh, places, strict=True) if axis in axes]
+    if not axes:
+        return axes, 1, 0
+    distances = np.diff(np.ravel_multi_index(along, [mesh[axis] for axis in axes])) % size
+    return axes, size, int(np.minimum(distances, size - distances).max())
 
 
 def _groups(text, devices):

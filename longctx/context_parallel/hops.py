@@ -20,7 +20,7 @@ def farthest(mask: masks.Mask, layout: str | None, length: int, shards: int, bot
 
     One way as long as that is shortest, or the two ways in parallel with `both_ways`. length: tokens of one shard.
     """
-    needed = [d for d in range(1, shards) if may_see(mask, layout, length, shards, d)]
+    needed = distances(mask, layout, length, shards)
     ahead = [0, *needed]                                    # hops ahead, if the rest of `needed` comes from BACK
     back = [shards - d for d in needed] + [0]
     if both_ways:
@@ -29,6 +29,16 @@ def farthest(mask: masks.Mask, layout: str | None, length: int, shards: int, bot
         cost = lambda i: (ahead[i] + back[i], back[i])
     best = min(range(len(ahead)), key=cost)
     return {AHEAD: ahead[best], **({BACK: back[best]} if back[best] else {})}
+
+
+def distances(mask: masks.Mask, layout: str | None, length: int, shards: int, towards: int = AHEAD) -> list[int]:
+    """Those from 1 on at which some shard may see keys before it; towards=BACK: after it."""
+    return [d for d in range(1, shards) if may_see(mask, layout, length, shards, towards * d)]
+
+
+def documents_matter(layout: str | None, both_ways: bool) -> bool:
+    """Whether the end of a document can spare hops: every shard of other layouts has a part of every document."""
+    return layout == "contiguous" or (layout == "zigzag" and both_ways)
 
 
 def may_see(mask: masks.Mask, layout: str | None, length: int, shards: int, distance: int) -> bool:
