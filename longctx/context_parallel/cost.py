@@ -229,7 +229,8 @@ def _rsa(call: Call) -> Cost:
     each, keys = call.array(plan.key_heads, call.dtype), call.array(plan.key_heads, call.dtype) + call.where
     rounds = lambda load, count: call.sent(PERMUTE, BOTH, shards * load, count * shards, count * shards)
     sums = 2 * (shards - 1) * call.array(plan.heads, "float32")
-    return Cost(forward=rounds(keys + each, 2), backward=(*rounds(keys + 2 * each, 3), *call.sent(SCATTER, BOTH, sums)))
+    # back, keys for the scores and values for dP go round at the same time
+    return Cost(forward=rounds(keys + each, 2), backward=(*rounds(keys + 2 * each, 2), *call.sent(SCATTER, BOTH, sums)))
 
 
 COSTS = {
