@@ -192,7 +192,8 @@ class _Reader:
         copied = _host_copy(where, instruction)
         if copied:
             return [HostCopy(*copied, runs, overlapped, name)]
-        return [item for c in self.module.called(instruction) for item in self.walk(c, runs, overlapped)]
+        inner = [item for c in self.module.called(instruction) for item in self.walk(c, runs, overlapped)]
+        return [item if item.op_name else dataclasses.replace(item, op_name=name) for item in inner]
 
     def chains(self, where: Computation, key) -> dict:
         """Those of one computation: of every instruction the longest that lead to it, then the longest of them all."""

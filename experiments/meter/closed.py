@@ -26,8 +26,9 @@ def attention(config: Config, stage: Stage) -> dict[str, tuple[Sent, ...]]:
             call = Call(plan, mask & part.mask, stage.batch_size // (mesh.data * mesh.fsdp),
                         -(-stage.seq_len // mesh.context_shards), model.head_size, model.dtype, len(parts) > 1)
             total += len(range(i, model.layers, len(kinds))) * groups * cost(call)
-    again = {"nothing": (), "exchange": total.exchange, "all": total.exchange + total.forward}[_again(model.remat)]
-    return {"forward": merged(total.exchange + total.forward), "recomputed": again, "backward": total.backward}
+    forward = merged(total.exchange + total.forward)
+    again = {"nothing": (), "exchange": total.exchange, "all": forward}[_again(model.remat)]
+    return {"forward": forward, "recomputed": again, "backward": total.backward}
 
 
 def _again(policy: str) -> str:

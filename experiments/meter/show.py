@@ -84,7 +84,7 @@ def _cells(record, row: Row):
     pair = lambda of: _number(compiled[of]) if compiled[of] == closed[of] or row.part != "attention" else \
         f"{_number(compiled[of])} / {_number(closed[of])}"
     return (f"{row.phase} {row.kind}", ", ".join(row.axes), _mib(compiled["bytes"]) + _MARKS[row.known],
-            _mib(closed["bytes"]), "-" if row.ratio is None else f"{row.ratio:.3f}", pair("steps"), pair("hops"),
+            _mib(closed["bytes"]), "-" if row.ratio is None else f"{row.ratio:.3f}" if row.ratio < 10 else f"{row.ratio:.0f}", pair("steps"), pair("hops"),
             "-" if row.overlap is None else f"{row.overlap:.0%}")
 
 
