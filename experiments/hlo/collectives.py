@@ -31,7 +31,7 @@ class Collective:
       operands: on each device; several where the compiler combined several.
       axes: of the mesh, that its groups run along, in the mesh's order; none where each device is alone.
       group: devices in each group; of a permutation, devices along its axes.
-      distance: of a permutation, along the ring of its group: the longest way of any pair, each the shorter way round.
+      distance: of a permutation, the longest way of any pair round its group, each the shorter way; else 0.
       runs: in one run of the program.
       overlapped: asynchronous, and between its start and its end the schedule has matmuls or kernels.
       op_name: see Instruction.op_name.
@@ -61,22 +61,35 @@ class Collective:
         return SENT[self.kind](self.group) * sum(shape.bytes for shape in self.operands)
 
 
-def span(instruction: Instruction, mesh: dict[str, int]) -> tuple[tuple[str, ...], int, int]:
-    """(axes, group, distance) of a collective; mesh: the size of each axis.
+def span(instruction: Instruction, mesh: dict[str, int]) -> tuple[tuple[str, ...], int]:
+    """(axes, group) of a collective; mesh: the size of each axis.
 
     A program counts devices in the order of `mesh.devices`, whichever devices these are.
     """
+    axes, places = _places(instruction, mesh)
+    return axes, math.prod(mesh[axis] for axis in axes) if _permutes(instruction) else places.shape[2]
+
+
+def distance(instruction: Instruction, mesh: dict[str, int]) -> int:
+    """See Collective.distance."""
+    axes, places = _places(instruction, mesh)
+    if not axes or not _permutes(instruction):
+        return 0
+    sizes = [mesh[axis] for axis in axes]
+    along = np.ravel_multi_index([place for axis, place in zip(mesh, places, strict=True) if axis in axes], sizes)
+    on = np.diff(along) % math.prod(sizes)
+    return int(np.minimum(on, math.prod(sizes) - on).max())
+
+
+def _permutes(instruction):
+    return instruction.opcode.startswith("collective-permute")
+
+
+def _places(instruction, mesh):
+    """Axes along which groups run, and the coordinates of their devices [axes of the mesh, groups, devices of each]."""
     groups = _groups(instruction.rest, math.prod(mesh.values()))
-    places = np.unravel_index(groups, tuple(mesh.values()))
-    axes = tuple(axis for axis, place in zip(mesh, places, strict=True) if (place != place[:, :1]).any())
-    if not instruction.opcode.startswith("collective-permute"):
-        return axes, groups.shape[1], 0
-    size = math.prod(mesh[axis] for axis in axes)
-    along = [place for axis, place in zip(mesh, places, strict=True) if axis in axes]
-    if not axes:
-        return axes, 1, 0
-    distances = np.diff(np.ravel_multi_index(along, [mesh[axis] for axis in axes])) % size
-    return axes, size, int(np.minimum(distances, size - distances).max())
+    places = np.array(np.unravel_index(groups, tuple(mesh.values())))
+    return tuple(axis for axis, place in zip(mesh, places, strict=True) if (place != place[:, :1]).any()), places
 
 
 def _groups(text, devices):

@@ -174,10 +174,11 @@ class _Reader:
         if kind in collectives.SENT:
             if "async_collective_fusion_config" in instruction.rest and not _calls(where, _START):
                 return []
-            axes, group, distance = collectives.span(instruction, self.mesh)
+            axes, group = collectives.span(instruction, self.mesh)
+            distance = collectives.distance(instruction, self.mesh)
             kind = "reduce-scatter" if _scatters(where) else kind
-            return [Collective(kind, where.operand_shapes(instruction), axes, group, distance, runs,
-                               overlapped, name)]
+            return [Collective(kind, where.operand_shapes(instruction), axes, group, distance, runs, overlapped,
+                               name)]
         if kind == "while":
             body = self.module.computations[instruction.attribute("body")]
             return self.walk(body, runs * loops.trips(self.module, where, instruction), overlapped)

@@ -1,4 +1,5 @@
 """What one step of a config sends, in closed form: by attention, and for weights that are stored in shares."""
+import collections
 import math
 
 import jax
@@ -45,33 +46,29 @@ def weights(config: Config, params: dict, platform: str) -> dict[tuple[str, str]
     Shares are gathered in the dtype of compute, once in the forward, and in the layers again for the backward unless
     model.remat keeps all; gradients are scattered, and summed over `data`. On simulated devices they are summed whole.
     """
-    found, mesh = {}, config.mesh
+    found, mesh = collections.defaultdict(list), config.mesh
     again = remat.parse(config.model.remat).policy is not None
     everyone = mesh.data * mesh.fsdp * mesh.context_shards
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        part = "layers" if BLOCKS in path else "rest"
-        names = [name for entry in leaf.sharding.spec if entry for name in (entry if type(entry) is tuple else (entry,))]
-        shares = math.prod(mesh.axes[name] for name in names if name in meshes.SHARES)
-        size = leaf.size // (mesh.tensor if "tensor" in names else 1)
-        add = lambda phase, kind, count, part=part: found.setdefault((part, phase), []).append(
-            Sent(kind, share_axes(config), _numbers(count, config.model.dtype), 1, 0))
-        gathered = (shares - 1) / shares * size
-        add("forward", GATHER, gathered)
-        if again and part == "layers":
-            add("recomputed", GATHER, gathered)
-        if platform == "cpu":
-            add("backward", REDUCE, 2 * (everyone - 1) / everyone * size)
-        else:
-            others = everyone // shares
-            add("backward", SCATTER, gathered)
-            add("backward", REDUCE, 2 * (others - 1) / others * size / shares)
-    return {key: tuple(one for one in merged(sents) if one.load.elements) for key, sents in found.items()}
+        part, shares = "layers" if BLOCKS in path else "rest", _parts(leaf, mesh, meshes.SHARES)
+        size, others = leaf.size / _parts(leaf, mesh, ("tensor",)), everyone / shares
+        gathered = GATHER, (shares - 1) / shares * size
+        summed = [(REDUCE, 2 * (everyone - 1) / everyone * size)] if platform == "cpu" else [
+            (SCATTER, gathered[1]), (REDUCE, 2 * (others - 1) / others * size / shares)]
+        found[part, "forward"] += [gathered]
+        found[part, "recomputed"] += [gathered] if again and part == "layers" else []
+        found[part, "backward"] += summed
+    width, axes = WIDTHS[config.model.dtype], share_axes(config)
+    sent = lambda kind, count: Sent(kind, axes, Load(count, count * width), 1, 0)
+    return {name: merged(sent(*one) for one in each if one[1]) for name, each in found.items()}
+
+
+def _parts(leaf, mesh, names) -> int:
+    """Into how many parts axes of these names cut an array."""
+    cut = [name for entry in leaf.sharding.spec if entry for name in (entry if isinstance(entry, tuple) else (entry,))]
+    return math.prod(mesh.axes[name] for name in cut if name in names)
 
 
 def share_axes(config: Config) -> tuple[str, ...]:
     """Axes of more than one device over which gradients of weights are summed."""
     return tuple(name for name in (*meshes.BATCH, *meshes.CONTEXT) if config.mesh.axes[name] > 1)
-
-
-def _numbers(count, dtype) -> Load:
-    return Load(count, count * WIDTHS[dtype])

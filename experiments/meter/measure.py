@@ -94,8 +94,13 @@ def measure(config: Config, target: Target) -> Meter:
 def _key(config, expected, one):
     part = next((part for part, scope in _SCOPES.items() if re.search(rf"\b{scope}\b", one.op_name)), "rest")
     phase = program.phase(one) if config.memory.backward == "autodiff" else "step"
-    if part != "attention":             # of gradients, compilers sum over one axis after another, or over all
-        return part, phase, one.kind, ("tensor",) if "tensor" in one.axes else closed.share_axes(config)
+    if part != "attention":
+        if "tensor" in one.axes:
+            return part, phase, one.kind, ("tensor",)
+        if part == "rest" and phase == "forward" and one.kind != "all-gather":
+            phase = "backward"          # gradients, which programs for GPUs do not name, and a few scalars
+        # compilers sum over one axis after another, or over all
+        return part, phase, one.kind, closed.share_axes(config)
     # half a ring over two axes is a step along one of them
     alike = [name for name in expected if name[:3] == (part, phase, one.kind) and set(one.axes) <= set(name[3])]
     return min(alike, key=lambda name: len(name[3]), default=(part, phase, one.kind, one.axes))

@@ -84,21 +84,22 @@ def _cells(record, row: Row):
     pair = lambda of: _number(compiled[of]) if compiled[of] == closed[of] or row.part != "attention" else \
         f"{_number(compiled[of])} / {_number(closed[of])}"
     return (f"{row.phase} {row.kind}", ", ".join(row.axes), _mib(compiled["bytes"]) + _MARKS[row.known],
-            _mib(closed["bytes"]), "-" if row.ratio is None else f"{row.ratio:.3f}" if row.ratio < 10 else f"{row.ratio:.0f}", pair("steps"), pair("hops"),
+            _mib(closed["bytes"]), "-" if row.ratio is None else f"{row.ratio:.{3 if row.ratio < 10 else 0}f}",
+            pair("steps"), pair("hops"),
             "-" if row.overlap is None else f"{row.overlap:.0%}")
 
 
 def _notes(meter):
-    yield ("compiled / it: in elements. steps: collectives that wait for one another; hops: links of a ring that they "
-           "cross; where it differs, compiled / closed form. beside compute: of the bytes, what the schedule brackets "
-           "around kernels or matmuls.")
+    yield ("compiled / it: in elements. steps: collectives that wait for one another, loops as a whole; hops: links of "
+           "a ring that they cross; where they differ, compiled / closed form. beside compute: of the bytes, what the "
+           "schedule brackets around kernels or matmuls.")
     if meter.target.platform == "cpu":
         yield "Simulated devices send bfloat16 as float32, scatter no gradients, and wait for every collective."
     if any(row.known is Known.UNKNOWN for row in meter.rows):
         yield ("a turn: of a loop that ends when the documents of a batch do; the closed form is of documents that "
                "never do.")
     if meter.config.memory.backward != "autodiff":
-        yield f"There is no closed form for memory.backward={meter.config.memory.backward!r}, nor are phases told apart."
+        yield f"memory.backward={meter.config.memory.backward!r} has no closed form, and phases are not told apart."
 
 
 def _mib(size: float | None) -> str:
