@@ -85,11 +85,13 @@ def trained(config: Config, mesh, params=None) -> tuple[dict, dict]:
 
     from longctx import layouts, meshes, optim, train_step
     from longctx.data import curriculum, pipeline, recall
+    from longctx.positions.view import reaches
     stages = curriculum.plan(config)
     rate = optim.learning_rate(config.optim, stages)
     params = params and jax.tree.map(jnp.copy, params)                  # a step takes its state's memory
     state = train_step.init_state(config, mesh, params)
-    lay_out = lambda batch: layouts.lay_out(batch, config.attention.layout, config.mesh.context_shards)
+    lay_out = lambda batch: layouts.lay_out(batch, config.attention.layout, config.mesh.context_shards,
+                                            reaches(config.model))
     shard, shards = meshes.data_shard(mesh)
     compile_s = run_s = 0.0
     for stage in stages:

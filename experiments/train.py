@@ -37,6 +37,8 @@ def main(argv) -> None:
     from longctx import layouts, meshes, optim, train_step
     from longctx.checkpoint import Checkpointer
     from longctx.data import pipeline, rows
+    from longctx.data.packing import finish_together
+    from longctx.positions.view import reaches
 
     # ---- devices ----------------------------------------------------------------------------------------------------
     mesh = processes.start(config.mesh)
@@ -50,9 +52,12 @@ def main(argv) -> None:
 
     def batches(stage):
         packed = pipeline.stage_rows(text, corpus.train, tokenizer, stage, config.data, config.seed)
-        lay_out = lambda batch: layouts.lay_out(batch, config.attention.layout, config.mesh.context_shards)
+        seen = reaches(config.model)
+        work, ranks = packed.work(seen), config.mesh.data * config.mesh.fsdp
+        lay_out = lambda batch: layouts.lay_out(batch, config.attention.layout, config.mesh.context_shards, seen)
         stream = pipeline.BatchStream(packed, stage, config.seed, prefetch=config.data.prefetch, process_index=shard,
-                                      process_count=shards, transform=lay_out)
+                                      process_count=shards, transform=lay_out,
+                                      arrange=lambda rows: finish_together(rows, work, ranks))
         return stream, packed.packing.waste
 
     # ---- state: fresh, or the newest sound checkpoint ---------------------------------------------------------------

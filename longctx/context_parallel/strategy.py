@@ -14,7 +14,7 @@ class Plan(NamedTuple):
       strategy: a name in api.STRATEGIES. kernel: one in pallas_kernels.attention.api.IMPLEMENTATIONS, or auto.
       shards: sizes of the mesh axes (context_outer, context).
       heads, key_heads: of one tensor shard; of one group of them, where groups of heads attend one after another.
-      layout: how the sequence lies on the shards (longctx/layouts.py); None is unknown.
+      layout: how the sequence lies on the shards (longctx/layouts); None is unknown.
       documents: whether rows are packed documents.
       grads_dtype: in which dK and dV travel between devices.
     """

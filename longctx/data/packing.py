@@ -1,6 +1,8 @@
-"""Best-fit-decreasing packing of whole documents into rows (Ding et al. 2024, "Fewer Truncations ...")."""
+"""Best-fit-decreasing packing of whole documents into rows (Ding et al. 2024, "Fewer Truncations ..."), and rows dealt
+out such that those who take them finish together."""
 import bisect
 import dataclasses
+import heapq
 
 import numpy as np
 
@@ -59,6 +61,24 @@ def pack(lengths: np.ndarray, capacity: int) -> Packing:
     end = np.cumsum(length) - length
     column = end - np.repeat(end[row_start[:-1]], pieces)
     return Packing(capacity, document, start, length, column, row_start)
+
+
+def deal(work: np.ndarray, ranks: int) -> np.ndarray:
+    """i64: the rank of each piece of work, equally many for all: the most work first, to the rank that has least among
+    those that have room. Ties go to the first. `ranks` divides the pieces."""
+    room, owner, waiting = [len(work) // ranks] * ranks, np.empty(len(work), np.int64), [(0.0, r) for r in range(ranks)]
+    for piece in np.argsort(-work, kind="stable"):
+        load, rank = heapq.heappop(waiting)
+        owner[piece], room[rank] = rank, room[rank] - 1
+        if room[rank]:
+            heapq.heappush(waiting, (load + work[piece], rank))
+    return owner
+
+
+def finish_together(rows: np.ndarray, work: np.ndarray, ranks: int) -> np.ndarray:
+    """The numbers of a batch's rows, in an order in which ranks that take equal parts of it, one after another, have
+    nearly the same work. work: of every row there is."""
+    return rows[np.argsort(deal(work[rows], ranks), kind="stable")]
 
 
 def ragged_arange(lengths: np.ndarray) -> np.ndarray:

@@ -62,12 +62,14 @@ class BatchStream:
     Process p of P gets rows p*B/P .. (p+1)*B/P of every global batch of B rows. (Processes that hold the same rows,
     such as those along the context axis, share one p; `transform` then cuts out their columns.) `transform` maps a
     batch to what the iterator returns: the place for a layout's permutation. It must be a function of the batch alone.
+    `arrange` puts the numbers of a whole batch's rows into the order in which processes and devices share them.
 
     get_state() is small and made for JSON; it describes the batch that comes next, whatever was prefetched.
     """
 
     def __init__(self, rows: PackedRows, stage: Stage, seed: int = 0, *, prefetch: int = 8, process_index: int = 0,
-                 process_count: int = 1, transform: Callable[[Batch], Batch] | None = None):
+                 process_count: int = 1, transform: Callable[[Batch], Batch] | None = None,
+                 arrange: Callable[[np.ndarray], np.ndarray] | None = None):
         import grain
         if stage.batch_size % process_count or not 0 <= process_index < process_count:
             raise ValueError(f"Process {process_index} of {process_count} has no even part of {stage.batch_size} rows.")
@@ -75,7 +77,7 @@ class BatchStream:
         mine = slice(process_index * share, (process_index + 1) * share)
 
         def materialise(numbers: np.ndarray) -> Batch:
-            batch = rows.gather(numbers[mine])
+            batch = rows.gather((arrange(numbers) if arrange else numbers)[mine])
             return transform(batch) if transform else batch
 
         self._stage, self._text = stage, rows.fingerprint

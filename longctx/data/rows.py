@@ -9,6 +9,8 @@ import numpy as np
 from longctx.data.packing import Packing, ragged_arange
 from longctx.data.sources import Document
 from longctx.data.tokenizers import Tokenizer
+from longctx.layouts import Reaches
+from longctx.layouts.balanced import pairs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +70,11 @@ class PackedRows:
     def fingerprint(self) -> int:
         """That of the table."""
         return self.table.fingerprint
+
+    def work(self, reaches: Reaches) -> np.ndarray:
+        """f64 [rows]: pairs of tokens that attention takes in each row, over layers as Layout.owner knows them."""
+        of_pieces = sum(layers * pairs(self.packing.length, reach) for reach, layers in reaches)
+        return np.add.reduceat(of_pieces, self.packing.row_start[:-1])
 
     def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The given rows as a batch: arrays [B, T], int32 but for the weights, which are float32.

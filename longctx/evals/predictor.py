@@ -6,6 +6,7 @@ from longctx import layouts, meshes
 from longctx.config import Config, RopeConfig
 from longctx.evals.batches import Prediction
 from longctx.model import functional
+from longctx.positions.view import reaches
 
 
 def predictor(config: Config, mesh, params, rope: RopeConfig):
@@ -26,7 +27,7 @@ def predictor(config: Config, mesh, params, rope: RopeConfig):
         rows, columns = batch["tokens"].shape
         pad = (0, -rows % row_unit), (0, -columns % column_unit)
         padded = {name: np.pad(x, pad) for name, x in batch.items()}
-        order = layouts.permutation(config.attention.layout, padded["segments"], shards)
+        order = layouts.permutation(config.attention.layout, padded["segments"], shards, reaches(config.model))
         laid_out = {name: layouts.permute(x, order) for name, x in padded.items()}
         with jax.set_mesh(mesh):
             results = predictions(params, meshes.put_whole(laid_out, mesh), columns)

@@ -24,6 +24,7 @@ from longctx.hf import files, folder, parameters
 from longctx.hf.architectures import ARCHITECTURES, differences, explicit, express
 from longctx.hf.settings import DTYPES
 from longctx.model import functional
+from longctx.positions.view import reaches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Model:
         batch = {"tokens": ids, "positions": np.broadcast_to(np.arange(T, dtype=np.int32), (B, T)),
                  "segments": np.ones((B, T), np.int32)}
         batch = {name: np.pad(x, ((0, -B % rows), (0, -T % columns))) for name, x in batch.items()}
-        order = layouts.permutation(self.attention.layout, batch["segments"], shards)
+        order = layouts.permutation(self.attention.layout, batch["segments"], shards, reaches(self.config))
         batch = {name: layouts.permute(x, order) for name, x in batch.items()}
         with jax.set_mesh(self.mesh):
             logits = _logits(self.graph, self.params, meshes.put_whole(batch, self.mesh), T)

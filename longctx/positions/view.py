@@ -1,4 +1,5 @@
 """What the layers of one kind see of positions: their method, mask and temperature, made ready for one step."""
+import collections
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from longctx.config import LayerConfig
+from longctx.config import LayerConfig, ModelConfig
 from longctx.errors import UserError
 from longctx.positions import methods, rope, temperature
 from pallas_kernels import masks
@@ -108,6 +109,22 @@ def memory(kind: LayerConfig) -> tuple[int, float]:
     if mask.reach()[0] < 0:
         raise UserError(f"model.mask={kind.mask!r} lets tokens see later ones, so that none can be generated; "
                         f"'causal & ({kind.mask})' does not.")
+    return _memory(method, mask)
+
+
+def reaches(config: ModelConfig) -> tuple[tuple[int | None, int], ...]:
+    """How many of the latest keys the queries of a layer see (None for all), and of how many layers that is true: what
+    attention costs, as longctx.layouts takes it. First tokens that a window keeps count as if they were the latest."""
+    layers = collections.Counter()
+    for i, kind in enumerate(config.kinds):
+        method, mask, _ = resolve(kind)
+        first, recent = _memory(method, mask)
+        reach = first + max(recent, 0) + 1
+        layers[None if reach == float("inf") else int(reach)] += len(range(i, config.layers, len(config.kinds)))
+    return tuple(layers.items())
+
+
+def _memory(method, mask):
     first, recent = zip(*((mask & part.mask).memory() for part in method.parts()), strict=True)
     return max(first), max(recent)
 

@@ -59,10 +59,10 @@ CASES = [
     Case("causal & window(9)", "zigzag", "MQA", "one", "float32", "chunked", "soft cap"),
     Case("causal & (window(5) | sinks(2))", "contiguous", "GQA", "packed", "float32", "reference"),
     Case("causal | prefix_lm(20)", "per_document", "GQA", "packed", "float32", "chunked"),
-    Case("causal & chunked(16)", "zigzag", "GQA", "packed", "float32", "reference", "ALiBi"),
+    Case("causal & chunked(16)", "balanced", "GQA", "packed", "float32", "reference", "ALiBi"),
 ]
 COLUMNS = ["causal", "full", "window", "sinks", "prefix-LM", "chunked", "soft cap", "ALiBi", "contiguous", "zigzag",
-           "striped", "per_document", "MHA", "GQA", "MQA", "packed", "float32", "bfloat16"]
+           "striped", "per_document", "balanced", "MHA", "GQA", "MQA", "packed", "float32", "bfloat16"]
 
 
 def row(strategy: str) -> dict[str, str]:

@@ -37,7 +37,7 @@ def test_any_combination(data):
     draw = lambda *values: data.draw(st.sampled_from(values))
     strategy = draw(*STRATEGIES)
     outer, inner = draw((1, 2), (1, 3), (1, 5), (1, 6), (2, 2), (3, 2), (2, 3))
-    layout = draw("contiguous", "zigzag", "striped", "striped(2)", "per_document")
+    layout = draw("contiguous", "zigzag", "striped", "striped(2)", "per_document", "balanced")
     if strategy == "lightseq":
         layout = "contiguous"
     mask = draw("causal", "causal & window(9)", "causal & (window(5) | sinks(2))", "causal & chunked(16)")

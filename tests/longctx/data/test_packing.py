@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from longctx.config import DataConfig
 from longctx.data import sources
-from longctx.data.packing import pack, ragged_arange
+from longctx.data.packing import deal, finish_together, pack, ragged_arange
 
 lengths_and_capacity = st.tuples(st.lists(st.integers(1, 60), max_size=60), st.integers(1, 40))
 
@@ -102,3 +102,16 @@ def test_a_hundred_thousand_documents_take_seconds(capacity):
 def test_ragged_arange():
     assert ragged_arange(np.array([3, 0, 2])).tolist() == [0, 1, 2, 0, 1]
     assert ragged_arange(np.array([], np.int64)).tolist() == []
+
+
+@given(st.lists(st.integers(0, 100), min_size=1, max_size=12), st.integers(1, 4))
+def test_ranks_finish_together(works, ranks):
+    """Equally many rows each; the busiest is above the least busy by one row's work at most."""
+    work = np.array(works * ranks)
+    batch = np.random.default_rng(len(works)).permutation(len(work))
+    ordered = finish_together(batch, work, ranks)
+    assert sorted(ordered) == sorted(batch)
+    by_rank = work[ordered].reshape(ranks, -1)
+    owner = deal(work[batch], ranks)
+    np.testing.assert_array_equal(by_rank.sum(axis=1), np.bincount(owner, work[batch], ranks))
+    assert np.ptp(by_rank.sum(axis=1)) <= work.max()

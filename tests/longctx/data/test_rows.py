@@ -64,6 +64,14 @@ def test_any_rows_in_any_order_are_those_of_the_whole():
         np.testing.assert_array_equal(array, whole[name][chosen])
 
 
+def test_work_of_rows_is_the_pairs_that_see_each_other():
+    packing = packed([bytes([i]) * n for i, n in enumerate((5, 30, 9, 14, 2, 21))], 16)
+    batch = packing.gather(np.arange(len(packing)))
+    seen = np.where(batch["segments"] > 0, batch["positions"] + 1, 0)
+    np.testing.assert_array_equal(packing.work(((None, 1),)), seen.sum(axis=1))
+    np.testing.assert_array_equal(packing.work(((None, 2), (4, 3))), (2 * seen + 3 * np.minimum(seen, 4)).sum(axis=1))
+
+
 def test_a_text_read_back():
     batch = packed([b"hello"], 8).gather(np.array([0]))
     assert batch["tokens"].tolist() == [[256, *b"hello", 258, 258]]

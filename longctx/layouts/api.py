@@ -1,0 +1,80 @@
+"""Which token sits on which context shard. Every shard holds equally many tokens of a row, in the order of the row.
+
+Masks and RoPE read positions, never indices, so a layout changes no result: only who computes what. Under a causal mask
+a contiguous cut leaves the last shard with 2 - 1/C times the mean work. Zigzag gives every shard one early and one late
+piece of the row, which is even for one document but not for packed ones: `per_document` does the same with each of
+them. Striped deals the row out, which is nearly even for both. Balanced is even for any documents, and lets as few of
+their keys travel as that takes.
+
+Even work is not all: kernels compute in blocks, and can skip none that holds tokens from far apart. So stripes and
+pieces should be about as wide as a kernel's blocks, as in "per_document(256)"; where documents are shorter than C such
+blocks, width 1 has every shard compute several times as many of them.
+"""
+import re
+
+import numpy as np
+
+from longctx.errors import UserError, unknown_name
+from longctx.layouts.balanced import Balanced
+from longctx.layouts.simple import Contiguous, Layout, PerDocument, Striped, Zigzag
+
+Reaches = tuple[tuple[int | None, int], ...]
+CAUSAL: Reaches = ((None, 1),)
+
+LAYOUTS = {"contiguous": Contiguous(), "zigzag": Zigzag(), "striped": Striped(), "per_document": PerDocument(),
+           "balanced": Balanced()}
+WITH_WIDTH = {"striped": Striped, "per_document": PerDocument, "balanced": Balanced}
+
+
+def parse(text: str) -> Layout:
+    """The layout that text such as "zigzag" or "striped(256)" names. Raises UserError for anything else."""
+    match = re.fullmatch(r"(\w+)\(([1-9]\d*)\)", text)
+    if match and match[1] in WITH_WIDTH:
+        return WITH_WIDTH[match[1]](int(match[2]))
+    if text not in LAYOUTS:
+        raise unknown_name("attention.layout", text, [*LAYOUTS, *(f"{name}(256)" for name in WITH_WIDTH)])
+    return LAYOUTS[text]
+
+
+def unit(name: str, shards: int) -> int:
+    """What the length of a row must divide by."""
+    pieces = parse(name).pieces
+    return shards * pieces if shards > 1 else 1
+
+
+def check(name: str, length: int, shards: int) -> None:
+    """Raises UserError for an unknown layout, or a length that does not divide; names the nearest lengths that do."""
+    need = unit(name, shards)
+    if length % need:
+        below, above = length // need * need, -(-length // need) * need
+        near = f"{below} or {above}" if below else f"{above}"
+        raise UserError(f"seq_len={length} must divide by {need} for attention.layout={name!r} "
+                        f"over {shards} context shards. Nearest: {near}.")
+
+
+def permutation(name: str, segments: np.ndarray, shards: int, reaches: Reaches = CAUSAL) -> np.ndarray:
+    """int [B, T], or [1, T] for all rows: slot i of laid-out row b holds its token permutation[b, i].
+
+    segments: int [B, T], the documents of each row in runs. reaches: see Layout.owner. Raises UserError as `check`.
+    """
+    check(name, segments.shape[1], shards)
+    if shards == 1:
+        return np.arange(segments.shape[1])[None]
+    owner = parse(name).owner(segments, shards, reaches)
+    return np.argsort(owner.astype(np.int16), axis=1, kind="stable")        # a radix sort: linear in T
+
+
+def inverse(order: np.ndarray) -> np.ndarray:
+    """The permutation that undoes `order`: permute(permute(x, order), inverse(order)) is x."""
+    return np.argsort(order, axis=1)
+
+
+def permute(x, order: np.ndarray):
+    """An array [B, T, ...] with its rows in the given order."""
+    return x[np.arange(len(x))[:, None], order]
+
+
+def lay_out(batch: dict, name: str, shards: int, reaches: Reaches = CAUSAL) -> dict:
+    """A batch of arrays [B, T], `segments` among them, in the order of a layout."""
+    order = permutation(name, batch["segments"], shards, reaches)
+    return {key: permute(x, order) for key, x in batch.items()}
