@@ -8,8 +8,9 @@
 Targets as of experiments.plan, and cpu:N. Compiles the step of the longest stage that experiments.train would run and
 reads its collectives: of attention and of all else, forward, recomputed and backward, by kind and mesh axis, with the
 steps that wait for one another, the links they cross and what the schedule puts beside compute. Beside each stands
-the closed form of longctx/context_parallel/cost.py. Saves comm.json and comm.png in --workdir, default
-runs/NAME/comm-TARGET.
+the closed form (longctx/context_parallel/cost.py). Below them, how even the layout is over rows of the config's data,
+or with --lengths web, code or prolong over documents as long as those of web pages, of code, and of mixtures for long
+contexts. Saves comm.json and comm.png in --workdir, default runs/NAME/comm-TARGET.
 """
 import argparse
 import pathlib
@@ -26,12 +27,14 @@ def main(argv) -> None:
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", required=True)
     parser.add_argument("--compare", metavar="WAYS")
+    parser.add_argument("--lengths", default="data", help="of documents: data, web, code, prolong (default: %(default)s)")
     parser.add_argument("--workdir")
     asked, settings = parser.parse_known_args(argv[1:])
     config, run = configs.from_command_line([argv[0], *settings])
     target = hardware.target(asked.target, simulate=True)
-    from experiments.meter import measure, show
+    from experiments.meter import measure, rows, show
     from experiments.planner import search
+    rows.check(asked.lengths)
     failed, meters = {}, {}
     if asked.compare:
         for name, variant in search.variants(config, asked.compare).items():
@@ -42,7 +45,7 @@ def main(argv) -> None:
                 failed[name] = str(error)
         show.compared(meters, failed)
     else:
-        meters[config.attention.strategy] = measure.measure(config, target)
+        meters[config.attention.strategy] = measure.measure(config, target, asked.lengths)
         show.show(meters[config.attention.strategy])
     print("saved:", *show.save(meters, failed, pathlib.Path(
         asked.workdir or run / f"comm-{asked.target.replace(':', '-')}")))

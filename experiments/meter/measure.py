@@ -9,7 +9,9 @@ from experiments.hardware import Target
 from experiments.hlo import program
 from experiments.hlo.loops import Known
 from experiments.meter import closed
+from experiments.meter import rows as of_rows
 from longctx import meshes, optim, train_step
+from longctx.balance import Balance
 from longctx.config import Config
 from longctx.context_parallel import api as context_parallel
 from longctx.context_parallel.cost import Load, Sent
@@ -53,12 +55,13 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Meter:
-    """What a step moves. stage: of the curriculum, its longest."""
+    """What a step moves. stage: of the curriculum, its longest. balance: of its rows; None where none was asked for."""
     config: Config
     target: Target
     stage: Stage
     rows: tuple[Row, ...]
     seconds_to_compile: float
+    balance: Balance | None = None
 
     def loads(self, part: str, phase: str) -> tuple[Load, Load]:
         """In the program, in closed form: of a layer, or of a step outside of them."""
@@ -71,8 +74,11 @@ class Meter:
         return 1 if part == "rest" else self.config.model.layers
 
 
-def measure(config: Config, target: Target) -> Meter:
-    """That of the longest stage. Raises UserError for settings that do not go together, or not with the target."""
+def measure(config: Config, target: Target, lengths: str | None = None) -> Meter:
+    """That of the longest stage; lengths: of documents that its balance is of, see meter.rows.
+
+    Raises UserError for settings that do not go together, or not with the target.
+    """
     stages = checks.check_settings(config)
     stage = max(stages, key=lambda one: one.seq_len)
     hardware.check_devices(config.mesh, target)
@@ -88,7 +94,9 @@ def measure(config: Config, target: Target) -> Meter:
     rows = [_row(name, found.get(name, []), chains.get(name), expected.get(name), target)
             for name in found.keys() | expected.keys()]
     place = lambda row: (PARTS.index(row.part), PHASES.index(row.phase), row.kind, row.axes)
-    return Meter(config, target, stage, tuple(sorted(rows, key=place)), time.monotonic() - start)
+    spent, cut = time.monotonic() - start, config.mesh.context_shards > 1
+    even = of_rows.measured(config, stage, lengths) if lengths and cut else None
+    return Meter(config, target, stage, tuple(sorted(rows, key=place)), spent, even)
 
 
 def _key(config, expected, one):

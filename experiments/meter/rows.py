@@ -13,22 +13,28 @@ from longctx.config import Config
 from longctx.data import packing, pipeline, rows, sources, tokenizers
 from longctx.data.curriculum import Stage
 from longctx.errors import unknown_name
-from longctx.positions.view import reaches
+from longctx.positions import view
 
 DATA = "data"
 BATCHES = 2
 _BLOCKS = 4096                          # of a row, at most; otherwise blocks of 256 tokens
 
 
-def measured(config: Config, stage: Stage, lengths: str) -> Balance:
-    """The mean over the data-parallel ranks of a few batches. lengths: DATA, or a name in bench_balance.KINDS.
-
-    Raises UserError for another name, and for data that cannot be read.
-    """
+def check(lengths: str) -> None:
+    """Raises UserError for a name that is neither DATA nor in bench_balance.KINDS."""
     if lengths not in (DATA, *KINDS):
         raise unknown_name("--lengths", lengths, (DATA, *KINDS))
+
+
+def measured(config: Config, stage: Stage, lengths: str) -> Balance | None:
+    """The mean over the data-parallel ranks of a few batches; None where some layer lets tokens see later ones.
+
+    lengths: as `check` has it. Raises UserError for data that cannot be read.
+    """
+    if any(view.resolve(kind)[1].reach()[0] < 0 for kind in config.model.kinds):
+        return None
     batches, shards = _packed if lengths == DATA else _drawn, config.mesh.context_shards
-    ranks, seen, found = config.mesh.data * config.mesh.fsdp, reaches(config.model), []
+    ranks, seen, found = config.mesh.data * config.mesh.fsdp, view.reaches(config.model), []
     block = math.gcd(stage.seq_len // shards, max(256, 2 ** math.ceil(math.log2(stage.seq_len / _BLOCKS))))
     for batch in itertools.islice(batches(config, stage, lengths), BATCHES):
         laid = layouts.lay_out({name: batch[name] for name in ("positions", "segments")}, config.attention.layout,
@@ -45,7 +51,7 @@ def _packed(config, stage, lengths):
     corpus, tokenizer = sources.load(config.data), tokenizers.load(config.data.tokenizer)
     text = rows.tokenize(corpus.train, tokenizer)
     packed = pipeline.stage_rows(text, corpus.train, tokenizer, stage, config.data, config.seed)
-    work, ranks = packed.work(reaches(config.model)), config.mesh.data * config.mesh.fsdp
+    work, ranks = packed.work(view.reaches(config.model)), config.mesh.data * config.mesh.fsdp
     return pipeline.BatchStream(packed, stage, config.seed, prefetch=0,
                                 arrange=lambda numbers: packing.finish_together(numbers, work, ranks))
 

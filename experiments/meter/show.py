@@ -1,4 +1,5 @@
 """A meter as a table, as JSON and as a picture; several of them side by side."""
+import dataclasses
 import json
 import pathlib
 
@@ -18,7 +19,9 @@ def summary(meter: Meter) -> dict:
     return {"target": meter.target.name, "mesh": str(meter.config.mesh), "strategy": meter.config.attention.strategy,
             "layout": meter.config.attention.layout, "seq_len": meter.stage.seq_len,
             "batch_size": meter.stage.batch_size, "layers": meter.config.model.layers,
-            "compile_s": round(meter.seconds_to_compile, 1), "rows": [_record(meter, row) for row in meter.rows]}
+            "compile_s": round(meter.seconds_to_compile, 1),
+            "balance": meter.balance and dataclasses.asdict(meter.balance),
+            "rows": [_record(meter, row) for row in meter.rows]}
 
 
 def _record(meter, row: Row) -> dict:
@@ -42,6 +45,8 @@ def show(meter: Meter) -> None:
         rows = [_cells(_record(meter, row), row) for row in meter.rows if row.part == part]
         if rows:
             print("\n" + table((_TITLES[part], "along", *_COLUMNS), rows))
+    if meter.balance:
+        print("\n" + _balance(config.attention.layout, meter.balance))
     print("\n" + "\n".join(_notes(meter)))
 
 
@@ -87,6 +92,13 @@ def _cells(record, row: Row):
             _mib(closed["bytes"]), "-" if row.ratio is None else f"{row.ratio:.{3 if row.ratio < 10 else 0}f}",
             pair("steps"), pair("hops"),
             "-" if row.overlap is None else f"{row.overlap:.0%}")
+
+
+def _balance(layout, of):
+    header = ("shards, the busiest / the mean", "I: work", "J: by a lock-step ring", "tokens", "padding",
+              "keys needed / a ring's")
+    return table(header, [(layout, f"{of.work:.3f}", f"{of.lockstep:.3f}", f"{of.tokens:.3f}", f"{of.padding:.2%}",
+                           f"{of.received:.3f}")])
 
 
 def _notes(meter):

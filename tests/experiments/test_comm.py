@@ -11,7 +11,7 @@ import pytest
 from experiments import comm, hardware
 from experiments.hardware import Target
 from experiments.hlo.loops import Known
-from experiments.meter import closed, measure
+from experiments.meter import closed, measure, rows
 from longctx import train_step
 from longctx.config import AttentionConfig, Config, LayerConfig, MeshConfig, ModelConfig, StageConfig
 from longctx.context_parallel.api import STRATEGIES
@@ -106,3 +106,16 @@ def test_the_command(tmp_path):
     ring = next(row for row in found["rows"] if (row["part"], row["phase"]) == ("attention", "forward"))
     assert ring["kind"] == "collective-permute" and ring["compiled"] == ring["closed"]
     assert ring["compiled"]["steps"] == 3 and ring["beside_compute"] is None
+    assert found["balance"]["tokens"] == 1 <= found["balance"]["work"] <= found["balance"]["lockstep"]
+
+
+def test_the_balance_of_rows():
+    """Documents drawn as web pages: zigzag is uneven where per_document is not; nothing where tokens see later ones."""
+    def even(layout, **model):
+        config = dataclasses.replace(config_of("ring", dataclasses.replace(MODEL, **model), layout),
+                                     stages=(StageConfig(seq_len=8192, steps=1),), batch_tokens=8192)
+        return rows.measured(config, curriculum.plan(config)[0], "web")
+    assert even("per_document").work < 1.05 < even("zigzag").work
+    assert even("zigzag", mask="full") is None
+    with pytest.raises(UserError, match="--lengths='pages' is not known. Known: code, data, prolong, web"):
+        rows.check("pages")
