@@ -27,7 +27,7 @@ def main(argv) -> None:
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", required=True)
     parser.add_argument("--compare", metavar="WAYS")
-    parser.add_argument("--lengths", default="data", help="of documents: data, web, code, prolong (default: %(default)s)")
+    parser.add_argument("--lengths", default="data", help="data, web, code, prolong (default: %(default)s)")
     parser.add_argument("--workdir")
     asked, settings = parser.parse_known_args(argv[1:])
     config, run = configs.from_command_line([argv[0], *settings])
