@@ -33,22 +33,30 @@ def main(argv) -> None:
     config, run = configs.from_command_line([argv[0], *settings])
     target = hardware.target(asked.target, simulate=True)
     from experiments.meter import measure, rows, show
-    from experiments.planner import search
     rows.check(asked.lengths)
-    failed, meters = {}, {}
     if asked.compare:
-        for name, variant in search.variants(config, asked.compare).items():
-            try:
-                meters[name] = measure.measure(variant, target)
-                print(f"{name}: compiled in {meters[name].seconds_to_compile:.0f} s", file=sys.stderr)
-            except UserError as error:
-                failed[name] = str(error)
+        meters, failed = _compare(config, target, asked.compare)
         show.compared(meters, failed)
     else:
-        meters[config.attention.strategy] = measure.measure(config, target, asked.lengths)
-        show.show(meters[config.attention.strategy])
-    print("saved:", *show.save(meters, failed, pathlib.Path(
-        asked.workdir or run / f"comm-{asked.target.replace(':', '-')}")))
+        meters, failed = {config.attention.strategy: measure.measure(config, target, asked.lengths)}, {}
+        show.show(*meters.values())
+    if meters:
+        folder = pathlib.Path(asked.workdir or run / f"comm-{asked.target.replace(':', '-')}")
+        print("saved:", *show.save(meters, failed, folder))
+
+
+def _compare(config, target, what):
+    """(meters, reasons why others cannot be made), by name."""
+    from experiments.meter import measure
+    from experiments.planner import search
+    meters, failed = {}, {}
+    for name, variant in search.variants(config, what).items():
+        try:
+            meters[name] = measure.measure(variant, target)
+            print(f"{name}: compiled in {meters[name].seconds_to_compile:.0f} s", file=sys.stderr)
+        except UserError as error:
+            failed[name] = str(error)
+    return meters, failed
 
 
 if __name__ == "__main__":

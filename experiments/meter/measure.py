@@ -18,7 +18,7 @@ from longctx.context_parallel.cost import Load, Sent
 from longctx.data.curriculum import Stage
 from longctx.model import transformer
 
-PARTS = ("attention", "layers", "rest")         # of the layers what is not attention; what is outside of them
+PARTS = ("attention", "layers", "rest")         # "layers": what is not attention in them
 PHASES = ("forward", "recomputed", "backward", "step")
 _SCOPES = {"attention": context_parallel.SCOPE, "layers": transformer.SCOPE}
 

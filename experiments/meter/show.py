@@ -8,7 +8,7 @@ from experiments.hlo.loops import Known
 from experiments.meter.measure import PARTS, PHASES, Meter, Row
 
 MIB = 2**20
-_TITLES = {"attention": "attention, a layer", "layers": "the rest of a layer", "rest": "outside of layers, a step"}
+_TITLES = {"attention": "attention, a layer", "layers": "the rest of a layer", "rest": "all else, a step"}
 _COLUMNS = "compiled", "closed form", "compiled / it", "steps", "hops", "beside compute"
 _MARKS = {Known.EXACT: "", Known.AT_MOST: " at most", Known.UNKNOWN: " a turn"}
 _COLORS = {"forward": "C0", "recomputed": "C1", "backward": "C2", "step": "C7"}
@@ -63,7 +63,7 @@ def save(meters: dict[str, Meter], failed: dict[str, str], folder: pathlib.Path)
 
 def compared(meters: dict[str, Meter], failed: dict[str, str]) -> None:
     """Prints what attention sends by each way, the least first, and why others cannot be taken."""
-    phases = PHASES[:3]
+    phases = [phase for phase in PHASES if any(row.phase == phase for meter in meters.values() for row in meter.rows)]
     sent = {name: [load for phase in phases for load in meter.loads("attention", phase)]
             for name, meter in meters.items()}
     rows = [(name, *(_mib(load.bytes) for load in sent[name]), *_of_attention(meters[name]))
@@ -86,12 +86,11 @@ def _of_attention(meter):
 
 def _cells(record, row: Row):
     compiled, closed = record["compiled"], record["closed"]
-    pair = lambda of: _number(compiled[of]) if compiled[of] == closed[of] or row.part != "attention" else \
+    pair = lambda of: _number(compiled[of]) if closed[of] in (compiled[of], None) else \
         f"{_number(compiled[of])} / {_number(closed[of])}"
     return (f"{row.phase} {row.kind}", ", ".join(row.axes), _mib(compiled["bytes"]) + _MARKS[row.known],
             _mib(closed["bytes"]), "-" if row.ratio is None else f"{row.ratio:.{3 if row.ratio < 10 else 0}f}",
-            pair("steps"), pair("hops"),
-            "-" if row.overlap is None else f"{row.overlap:.0%}")
+            pair("steps"), pair("hops"), "-" if row.overlap is None else f"{row.overlap:.0%}")
 
 
 def _balance(layout, of):
@@ -134,7 +133,7 @@ def _picture(meters, path):
     figure, axis = plt.subplots(figsize=(9, 1.5 + 0.3 * len(bars)), layout="constrained")
     for place, (_, phase, compiled, closed) in enumerate(bars):
         axis.barh(place, compiled.bytes / MIB, color=_COLORS[phase])
-        axis.plot(closed.bytes / MIB, place, "k|", markersize=14, label=None if place else "closed form")
+        axis.plot(closed.bytes / MIB, place, "k|", markersize=14)
     axis.set_yticks(range(len(bars)), [f"{name}: {phase}" for name, phase, *_ in bars])
     axis.invert_yaxis()
     axis.set_xlabel("MiB leaving a device: bars as compiled, marks in closed form")
