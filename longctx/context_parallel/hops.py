@@ -3,6 +3,8 @@
 Shard i meets the keys of shard i - d after d hops. Where no shard sees any key at distance d, and at none beyond it,
 the hop is not made: a window over a contiguous layout needs ceil((w - 1) / n) hops for shards of n tokens.
 """
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,9 +33,10 @@ def farthest(mask: masks.Mask, layout: str | None, length: int, shards: int, bot
     return {AHEAD: ahead[best], **({BACK: back[best]} if back[best] else {})}
 
 
-def distances(mask: masks.Mask, layout: str | None, length: int, shards: int, towards: int = AHEAD) -> list[int]:
+@functools.cache
+def distances(mask: masks.Mask, layout: str | None, length: int, shards: int, towards: int = AHEAD) -> tuple[int, ...]:
     """Those from 1 on at which some shard may see keys before it; towards=BACK: after it."""
-    return [d for d in range(1, shards) if may_see(mask, layout, length, shards, towards * d)]
+    return tuple(d for d in range(1, shards) if may_see(mask, layout, length, shards, towards * d))
 
 
 def documents_matter(layout: str | None, both_ways: bool) -> bool:
