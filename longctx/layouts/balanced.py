@@ -6,8 +6,8 @@ A document folded in its middle, its first chunk with its last, the second with 
 under a causal mask so many tokens of it are so many pairs, L/2 for each of them, wherever it is cut. So a row is two
 streams of folded documents, each in the row's order: those with more pairs per token than the row has, and the others.
 Shard c ends where x chunks of the first and y of the second are behind it, with x + y = (c+1) * n/width and the work of
-both (c+1)/C of the row's: one equation for each end, solved by bisection. There is a solution, since what is left of
-the row is always as dense as the whole of it. A dense document is then on as many shards as its work asks for, with an
+both (c+1)/C of the row's: one equation for each end, solved by bisection. It has a solution: what is left of the
+row is always as dense as the whole of it. A dense document is then on as many shards as its work asks for, with an
 early and a late piece on each (one document alone is `zigzag`). Of a shard's others only the first and the last are
 cut, and the rest sends nothing.
 
@@ -110,13 +110,14 @@ def _evened(owner, work, shards):
     """The shard of each chunk after swaps that bring every shard within TOLERANCE, as far as there are such."""
     held = np.argsort(owner, kind="stable").reshape(shards, -1)
     held = np.take_along_axis(held, np.argsort(work[held], axis=1, kind="stable"), axis=1)    # by work, for `_swap`
-    load = work[held].sum(axis=1)
+    works = work[held]
+    load = works.sum(axis=1)
     limit = (1 + TOLERANCE) * load.mean()
     for _ in range(_SWAPS * shards):
         busy = load.argmax()
         if load[busy] <= limit:
             break
-        swap = _partner(work[held], load, busy, limit)
+        swap = _partner(works, load, busy, limit)
         if swap is None:
             break
         other, i, j, taken = swap
@@ -124,6 +125,7 @@ def _evened(owner, work, shards):
         held[busy, i], held[other, j] = held[other, j], held[busy, i]
         for shard in (busy, other):
             held[shard] = held[shard, np.argsort(work[held[shard]], kind="stable")]
+            works[shard] = work[held[shard]]
     owner[held] = np.arange(shards)[:, None]
     return owner
 

@@ -26,7 +26,7 @@ def largest_chunk(segments, width):
     return loads(segments, np.arange(len(segments)) // width, len(segments) // width).max()
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.integers(2, 6), st.sampled_from([1, 2, 5]), st.data())
 def test_work_is_even_but_for_a_chunk(shards, width, data):
     """Equally many tokens, and work within the tolerance, or within a chunk where chunks are more than that."""
@@ -38,7 +38,7 @@ def test_work_is_even_but_for_a_chunk(shards, width, data):
         assert load.max() <= load.mean() + max(balanced.TOLERANCE * load.mean(), largest_chunk(one, width))
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=6), st.sampled_from([2, 3]), st.sampled_from([1, 3]))
 def test_no_other_plan_is_better_by_more_than_a_chunk(lengths, shards, width):
     """Against all plans for up to six documents in six chunks."""
@@ -51,6 +51,7 @@ def test_no_other_plan_is_better_by_more_than_a_chunk(lengths, shards, width):
     assert deal(balanced.plan(segments, shards, width, layouts.CAUSAL)) <= best + largest_chunk(segments, width) / 2
 
 
+@settings(deadline=None)
 @given(st.integers(2, 8), st.integers(1, 9), st.sampled_from([1, 3]))
 def test_one_document_is_zigzag(shards, size, width):
     segments = np.ones((1, 2 * shards * width * size), int)
@@ -58,6 +59,7 @@ def test_one_document_is_zigzag(shards, size, width):
     np.testing.assert_array_equal(*orders)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.sampled_from(REACHES), st.data())
 def test_rows_are_planned_alone_and_always_alike(reaches, data):
     _, segments = rows(*data.draw(packed_rows(4)))
@@ -67,7 +69,7 @@ def test_rows_are_planned_alone_and_always_alike(reaches, data):
         np.testing.assert_array_equal(together[i:i + 1], layouts.permutation("balanced", segments[i:i + 1], 4, reaches))
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.sampled_from(REACHES), st.data())
 def test_the_plan_of_several_masks_is_the_best_of_theirs(reaches, data):
     _, segments = rows(*data.draw(packed_rows(4)))
