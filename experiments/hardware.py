@@ -5,6 +5,7 @@ import os
 import re
 
 from experiments.tpu_schedule import ENVIRONMENT
+from longctx.config import MeshConfig
 from longctx.errors import UserError, unknown_name
 from pallas_kernels import tpu_chips
 
@@ -76,9 +77,9 @@ platform_name: "CUDA" device_description_str: "{name}" dnn_version_info {{ major
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """Devices of one kind. platform: as jax.jit(...).lower takes it."""
+    """Devices of one kind. platform: as jax.jit(...).lower takes it. chip: None for simulated ones."""
     name: str
-    chip: Chip
+    chip: Chip | None
     devices: list
     platform: str
 
@@ -88,19 +89,39 @@ class Target:
         return self.chip.host / min(self.chip.per_host, len(self.devices))
 
 
-def target(name: str) -> Target:
+def target(name: str, simulate: bool = False) -> Target:
     """That of "h100x8", "v5p:2x2x1" and so on; sets what the compilers want in the environment: call before jax starts.
 
-    Raises UserError for a name that is not known.
+    simulate: whether "cpu:8" is one too. Raises UserError for a name that is not known.
     """
+    if simulate and (cpus := re.fullmatch(r"cpu:([1-9]\d*)", name)):
+        return Target(name, None, _cpus(int(cpus[1])), "cpu")
     os.environ.update(ENVIRONMENT, JAX_SKIP_CUDA_CONSTRAINTS_CHECK="1")     # no libraries of NVIDIA are here
     gpus, tpus = re.fullmatch(r"([a-z]+\d+)x(\d+)", name), re.fullmatch(r"(\w+):[\dx]+", name)
     if gpus and gpus[1] in _GPUS:
         return Target(name, CHIPS[gpus[1]], _gpus(gpus[1], int(gpus[2])), "cuda")
     if tpus and tpus[1] in CHIPS:
         return Target(name, CHIPS[tpus[1]], _tpus(name), "tpu")
-    known = [f"{gpu}x8" for gpu in _GPUS] + ["v5p:2x2x1", "v5e:4x4", "v6e:16x16", "v4:2x2x1"]
+    known = [f"{gpu}x8" for gpu in _GPUS] + ["v5p:2x2x1", "v5e:4x4", "v6e:16x16", "v4:2x2x1"] + ["cpu:8"] * simulate
     raise unknown_name("target", name, known)
+
+
+def check_devices(mesh: MeshConfig, target: Target) -> None:
+    """Raises UserError where the mesh is not of the target's devices."""
+    count = len(target.devices)
+    if mesh.devices != count:
+        raise UserError(f"mesh ({mesh}) is of {mesh.devices} devices, and target {target.name} has {count}; "
+                        f"--config.mesh.context={count} with every other axis 1 would work.")
+
+
+def _cpus(count: int):
+    # nothing is run there: its code need not be fast
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+    import jax
+
+    from longctx import meshes
+    meshes.simulate(count)
+    return jax.devices()
 
 
 def _gpus(name: str, count: int):

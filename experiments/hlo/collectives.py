@@ -18,6 +18,9 @@ SENT = {
     "ragged-all-to-all": lambda n: 0.5,         # at most; the array that it is put into is an operand as well
     "collective-permute": lambda n: 1 if n > 1 else 0,
 }
+# links of a ring that data crosses, where that is no matter of pairs
+LINKS = {"all-gather": lambda n: n - 1, "reduce-scatter": lambda n: n - 1, "all-reduce": lambda n: 2 * (n - 1),
+         "all-to-all": lambda n: n - 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Collective:
       operands: on each device; several where the compiler combined several.
       axes: of the mesh, that its groups run along, in the mesh's order; none where each device is alone.
       group: devices in each group; of a permutation, devices along its axes.
+      distance: of a permutation, the longest way of any pair round its group, each the shorter way; else 0.
       runs: in one run of the program.
       overlapped: asynchronous, and between its start and its end the schedule has matmuls or kernels.
       op_name: see Instruction.op_name.
@@ -37,9 +41,15 @@ class Collective:
     operands: tuple[Shape, ...]
     axes: tuple[str, ...]
     group: int
+    distance: int
     runs: Count
     overlapped: bool
     op_name: str
+
+    @property
+    def links(self) -> int:
+        """Those of a ring of the group that the data crosses one after another."""
+        return LINKS[self.kind](self.group) if self.kind in LINKS else self.distance
 
     @property
     def elements(self) -> float:
@@ -57,11 +67,30 @@ def span(instruction: Instruction, mesh: dict[str, int]) -> tuple[tuple[str, ...
 
     A program counts devices in the order of `mesh.devices`, whichever devices these are.
     """
+    axes, places = _places(instruction, mesh)
+    return axes, math.prod(mesh[axis] for axis in axes) if _permutes(instruction) else places.shape[2]
+
+
+def distance(instruction: Instruction, mesh: dict[str, int]) -> int:
+    """See Collective.distance."""
+    axes, places = _places(instruction, mesh)
+    if not axes or not _permutes(instruction):
+        return 0
+    sizes = [mesh[axis] for axis in axes]
+    along = np.ravel_multi_index([place for axis, place in zip(mesh, places, strict=True) if axis in axes], sizes)
+    on = np.diff(along) % math.prod(sizes)
+    return int(np.minimum(on, math.prod(sizes) - on).max())
+
+
+def _permutes(instruction):
+    return instruction.opcode.startswith("collective-permute")
+
+
+def _places(instruction, mesh):
+    """Axes along which groups run, and the coordinates of their devices [axes of the mesh, groups, devices of each]."""
     groups = _groups(instruction.rest, math.prod(mesh.values()))
-    places = np.unravel_index(groups, tuple(mesh.values()))
-    axes = tuple(axis for axis, place in zip(mesh, places, strict=True) if (place != place[:, :1]).any())
-    pairs = instruction.opcode.startswith("collective-permute")
-    return axes, math.prod(mesh[axis] for axis in axes) if pairs else groups.shape[1]
+    places = np.array(np.unravel_index(groups, tuple(mesh.values())))
+    return tuple(axis for axis, place in zip(mesh, places, strict=True) if (place != place[:, :1]).any()), places
 
 
 def _groups(text, devices):

@@ -105,12 +105,19 @@ def read(text: str, mesh) -> Program:
     Raises:
       ValueError: when the text is not that of a compiled program, or of one for another number of devices.
     """
-    module = parse(text)
-    if mesh.size != module.partitions:
-        raise ValueError(f"the program is for {module.partitions} devices, and the mesh {dict(mesh.shape)} has "
-                         f"{mesh.size}: give the mesh that it was compiled for.")
-    found = _Reader(module, dict(mesh.shape), _computing(module)).walk(module.entry, Count(), False)
+    reader = _Reader.of(text, mesh)
+    found = reader.walk(reader.module.entry, Count(), False)
     return Program(**{name: tuple(_only(found, kind)) for name, (kind, _) in _LISTS.items()})
+
+
+def chains(text: str, mesh, key) -> dict:
+    """{key(collective): (collectives, links)} that have to follow one another, for each key but None.
+
+    Along the longest chain of data that only those of one key lengthen; loops as often as they run. Arguments and
+    errors as of `read`.
+    """
+    reader = _Reader.of(text, mesh)
+    return reader.chains(reader.module.entry, key)
 
 
 def total(items: Iterable, of: str) -> float:
@@ -142,6 +149,14 @@ class _Reader:
     mesh: dict[str, int]
     computing: set[str]             # computations with matmuls or kernels
 
+    @classmethod
+    def of(cls, text, mesh):
+        module = parse(text)
+        if mesh.size != module.partitions:
+            raise ValueError(f"the program is for {module.partitions} devices, and the mesh {dict(mesh.shape)} has "
+                             f"{mesh.size}: give the mesh that it was compiled for.")
+        return cls(module, dict(mesh.shape), _computing(module))
+
     def walk(self, where: Computation, runs: Count, overlapped: bool) -> list:
         """All items of a computation that is run so often; overlapped: whether an asynchronous one runs it."""
         bracketed, found = self.bracketed(where), []
@@ -160,8 +175,10 @@ class _Reader:
             if "async_collective_fusion_config" in instruction.rest and not _calls(where, _START):
                 return []
             axes, group = collectives.span(instruction, self.mesh)
+            distance = collectives.distance(instruction, self.mesh)
             kind = "reduce-scatter" if _scatters(where) else kind
-            return [Collective(kind, where.operand_shapes(instruction), axes, group, runs, overlapped, name)]
+            return [Collective(kind, where.operand_shapes(instruction), axes, group, distance, runs, overlapped,
+                               name)]
         if kind == "while":
             body = self.module.computations[instruction.attribute("body")]
             return self.walk(body, runs * loops.trips(self.module, where, instruction), overlapped)
@@ -176,7 +193,26 @@ class _Reader:
         copied = _host_copy(where, instruction)
         if copied:
             return [HostCopy(*copied, runs, overlapped, name)]
-        return [item for c in self.module.called(instruction) for item in self.walk(c, runs, overlapped)]
+        inner = [item for c in self.module.called(instruction) for item in self.walk(c, runs, overlapped)]
+        return [item if item.op_name else dataclasses.replace(item, op_name=name) for item in inner]
+
+    def chains(self, where: Computation, key) -> dict:
+        """Those of one computation: of every instruction the longest that lead to it, then the longest of them all."""
+        leading = {}
+        for instruction in where:
+            before = _longest(leading[name] for name in instruction.operands)
+            leading[instruction.name] = _added(before, self.own_chains(where, instruction, key))
+        return _longest(leading.values())
+
+    def own_chains(self, where, instruction, key) -> dict:
+        if instruction.opcode == "while":
+            times = loops.trips(self.module, where, instruction).times
+            body = self.chains(self.module.computations[instruction.attribute("body")], key)
+            return {name: (times * steps, times * links) for name, (steps, links) in body.items()}
+        if instruction.opcode in ("call", "conditional"):
+            return _longest(self.chains(called, key) for called in self.module.called(instruction))
+        found = {key(one): (1, one.links) for one in _only(self.items(where, instruction, Count(), False), Collective)}
+        return {name: chain for name, chain in found.items() if name is not None}
 
     def bracketed(self, where: Computation) -> set[str]:
         """Asynchronous starts with matmuls or kernels scheduled before their ends."""
@@ -193,6 +229,20 @@ class _Reader:
         inner = self.module.called(instruction) if instruction.opcode == "fusion" else []
         parts = (i for c in inner if _calls(c, target) for i in c if i.opcode in collectives.SENT)
         return next((i.attribute("channel_id") for i in parts), None)
+
+
+def _longest(chains):
+    longest = {}
+    for chain in chains:
+        for name, links in chain.items():
+            longest[name] = max(links, longest.get(name, links))
+    return longest
+
+
+def _added(before, own):
+    """The first chains, and behind them the second."""
+    add = lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True))
+    return before | {name: add(before[name], chain) if name in before else chain for name, chain in own.items()}
 
 
 def _computing(module):

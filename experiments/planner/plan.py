@@ -14,7 +14,6 @@ from experiments.planner.work import Work, work
 from longctx import meshes, optim, train_step
 from longctx.config import Config
 from longctx.data.curriculum import Stage
-from longctx.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +59,7 @@ class Plan:
 
 def plan(config: Config, stage: Stage, stages: tuple[Stage, ...], target: Target) -> Plan:
     """That of one stage. Raises UserError where the mesh is not of the target's devices."""
-    if config.mesh.devices != len(target.devices):
-        count = len(target.devices)
-        raise UserError(f"mesh ({config.mesh}) is of {config.mesh.devices} devices, and target {target.name} has "
-                        f"{count}; --config.mesh.context={count} with every other axis 1 would work.")
+    hardware.check_devices(config.mesh, target)
     start, mesh = time.monotonic(), meshes.make(config.mesh, target.devices)
     state, how = train_step.abstract_state(config, mesh), (stage.seq_len, stage.batch_size)
     whole = work(config, state["params"], *how)

@@ -28,6 +28,7 @@ from pallas_kernels.attention.spec import AttentionSpec, rows
 from pallas_kernels.masks import Tokens
 
 OUTER, INNER = BOTH = meshes.CONTEXT
+SCOPE = "attend"                # of the names of operations in compiled programs, also of the backward's
 
 STRATEGIES = {
     "local": lambda kernel, plan: kernel,
@@ -103,7 +104,8 @@ def attend(q, k, v, *, positions=None, segments=None, mask=_CAUSAL, strategy="ri
     call = _attend if mesh.empty else _on_mesh
     table = None if table is None else jnp.asarray(table, jnp.float32)
     specs = tuple(AttentionSpec(part, scale, bias, soft_cap, partial=len(parts) > 1) for part in parts)
-    out, lse = call(queries, keys, v, Tokens(positions, segments), table, specs, plan)
+    with jax.named_scope(SCOPE):
+        out, lse = call(queries, keys, v, Tokens(positions, segments), table, specs, plan)
     if sinks is not None:
         out, lse = with_sinks(out, lse, sinks)
     return (out, lse) if with_lse else out

@@ -3,6 +3,8 @@
 Shard i meets the keys of shard i - d after d hops. Where no shard sees any key at distance d, and at none beyond it,
 the hop is not made: a window over a contiguous layout needs ceil((w - 1) / n) hops for shards of n tokens.
 """
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +22,7 @@ def farthest(mask: masks.Mask, layout: str | None, length: int, shards: int, bot
 
     One way as long as that is shortest, or the two ways in parallel with `both_ways`. length: tokens of one shard.
     """
-    needed = [d for d in range(1, shards) if may_see(mask, layout, length, shards, d)]
+    needed = distances(mask, layout, length, shards)
     ahead = [0, *needed]                                    # hops ahead, if the rest of `needed` comes from BACK
     back = [shards - d for d in needed] + [0]
     if both_ways:
@@ -29,6 +31,17 @@ def farthest(mask: masks.Mask, layout: str | None, length: int, shards: int, bot
         cost = lambda i: (ahead[i] + back[i], back[i])
     best = min(range(len(ahead)), key=cost)
     return {AHEAD: ahead[best], **({BACK: back[best]} if back[best] else {})}
+
+
+@functools.cache
+def distances(mask: masks.Mask, layout: str | None, length: int, shards: int, towards: int = AHEAD) -> tuple[int, ...]:
+    """Those from 1 on at which some shard may see keys before it; towards=BACK: after it."""
+    return tuple(d for d in range(1, shards) if may_see(mask, layout, length, shards, towards * d))
+
+
+def documents_matter(layout: str | None, both_ways: bool) -> bool:
+    """Whether the end of a document can spare hops: every shard of other layouts has a part of every document."""
+    return layout == "contiguous" or (layout == "zigzag" and both_ways)
 
 
 def may_see(mask: masks.Mask, layout: str | None, length: int, shards: int, distance: int) -> bool:

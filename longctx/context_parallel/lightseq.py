@@ -63,7 +63,7 @@ class LightSeq(Strategy):
 
     def _steps(self, n, spec):
         shards = jax.lax.axis_size(self.axis)
-        needed = {d for d in range(1, shards) if hops.may_see(spec.mask, self.layout, n, shards, d)}
+        needed = hops.distances(spec.mask, self.layout, n, shards)
         steps = [(t, t in needed, shards - t in needed and t < shards - t) for t in range(1, shards // 2 + 1)]
         return [_Step(self.axis, shards, *step) for step in steps if any(step[1:])]
 

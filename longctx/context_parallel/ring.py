@@ -92,9 +92,8 @@ class Ring(Strategy):
         """{direction: hops}, known now or, where documents may end sooner than the mask, on the device."""
         shards, n = jax.lax.axis_size(self.axis), tokens[0].positions.shape[1]
         far = hops.farthest(spec.mask, self.layout, n, shards, self.both_ways)
-        # only where a document's end keeps keys near: every shard of other layouts has a part of every document
-        nearby = self.layout == "contiguous" or (self.layout == "zigzag" and self.both_ways)
-        return hops.farthest_seen(far, spec, tokens, self.axis) if self.documents and nearby and far[AHEAD] else far
+        nearby = self.documents and hops.documents_matter(self.layout, self.both_ways)
+        return hops.farthest_seen(far, spec, tokens, self.axis) if nearby and far[AHEAD] else far
 
 
 def _phases(far):

@@ -43,8 +43,7 @@ class TokenRing(Strategy):
     def _visitors(self, own, spec):
         """(distance they came, queries) of the shards that may see this one's keys."""
         shards, n = jax.lax.axis_size(self.axis), own[0].shape[1]
-        needed = [d for d in range(1, shards) if hops.may_see(spec.mask, self.layout, n, shards, -d)]
         at = 0
-        for distance in needed:
+        for distance in hops.distances(spec.mask, self.layout, n, shards, hops.BACK):
             own, at = shift(own, self.axis, distance - at), distance
             yield distance, own

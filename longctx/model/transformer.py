@@ -19,6 +19,8 @@ from longctx.positions.clex import Clex
 from longctx.positions.view import View, learned_numbers, view
 from pallas_kernels.masks import Tokens
 
+SCOPE = "layers"                # of the names of their operations in compiled programs, also of the backward's
+
 
 class Transformer(nnx.Module):
     """Token ids to hidden states, and the head that turns those into logits.
@@ -75,7 +77,9 @@ class Transformer(nnx.Module):
         attends: for each kind of layer (number of the layer in its kind, q, k, v, scale, soft_cap, sinks) ->
         (out BTNH, any tree of arrays to keep, which is stacked over the layers).
         """
-        x, kept = self._through_blocks(self.embedding(tokens), attends)
+        x = self.embedding(tokens)
+        with jax.named_scope(SCOPE):
+            x, kept = self._through_blocks(x, attends)
         return self.to_head(x), kept
 
     def to_head(self, x):

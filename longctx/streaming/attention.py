@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from longctx import host, meshes
 from longctx.config import Config
-from longctx.context_parallel.api import STRATEGIES, plan_of
+from longctx.context_parallel.api import SCOPE, STRATEGIES, plan_of
 from longctx.context_parallel.merge import cast, neutral
 from longctx.context_parallel.strategy import Local, Plan, in_turn
 from longctx.host import Stack
@@ -73,7 +73,8 @@ class ChunkAttention:
             held = [self._strategy().exchange(queries, k, values, (tokens, tokens), None) for k in keys]
             return _of_device(Keys(tuple(part[1] for part in held), held[0][2], held[0][3][1]))
         cuts = (meshes.HEADS,) * len(keys), meshes.HEADS, meshes.TOKENS
-        return jax.shard_map(local, in_specs=cuts, out_specs=EVERY_DEVICE)(keys, values, tokens)
+        with jax.named_scope(SCOPE):
+            return jax.shard_map(local, in_specs=cuts, out_specs=EVERY_DEVICE)(keys, values, tokens)
 
     def forward(self, queries, table, tokens: Tokens, held: Keys, visits: Visits):
         """(out BTNH in the queries' dtype, lse float32 BTN) of one chunk of queries: of each part, BTNH."""
@@ -131,7 +132,8 @@ class ChunkAttention:
         def typed(queries, table, *rest):
             if table is not None:               # its gradient is the sum over everything that shares it
                 table = jax.lax.pcast(table, (*meshes.BATCH, *meshes.CONTEXT), to="varying")
-            return local(queries, table, *rest)
+            with jax.named_scope(SCOPE):
+                return local(queries, table, *rest)
         return jax.shard_map(typed, in_specs=cuts, out_specs=out_specs)
 
 

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from experiments.hlo import collectives, matmuls, text
 from experiments.hlo.loops import Count, Known
-from experiments.hlo.program import overlap, phase, read, total
+from experiments.hlo.program import chains, overlap, phase, read, total
 from longctx import meshes, optim, train_step
 from longctx.config import Config, MeshConfig, ModelConfig, StageConfig
 from longctx.context_parallel import api
@@ -105,6 +105,23 @@ def test_nested_loops(compiled):
         return jax.shard_map(local, in_specs=P("context"), out_specs=P("context"))(x)
     program = compiled(f, ((8, 2), ("context",)))
     assert [(c.kind, c.runs, c.elements) for c in program.collectives] == [("collective-permute", Count(15), 4)]
+
+
+def test_what_has_to_wait(mesh):
+    """Two permutations side by side are one step, each of those of a loop is one more; links are those of the ring."""
+    far, near = ([(i, (i + d) % C) for i in range(C)] for d in (2, 3))      # 3 on is 1 back
+    send = lambda x, pairs: jax.lax.ppermute(x, "context", pairs)
+
+    def local(x, y):
+        x, y = send(x, far), send(y, near)
+        x = jax.lax.fori_loop(0, 5, lambda i, x: send(x, near) + 1, x + y)
+        return jax.lax.all_gather(x, "context"), y
+    f = jax.shard_map(local, in_specs=P("context"), out_specs=(P(None, "context"), P("context")))
+    with jax.set_mesh(mesh):
+        shape = array(mesh, (8, 2), ("context",))
+        text = jax.jit(f).lower(shape, shape).compile().as_text()
+    assert chains(text, mesh, lambda one: one.kind) == {"collective-permute": (6, 7), "all-gather": (1, C - 1)}
+    assert chains(text, mesh, lambda one: "all" if one.axes else None) == {"all": (6 + 1, 7 + C - 1)}
 
 
 def test_loops_of_unknown_length(compiled):

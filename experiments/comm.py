@@ -1,0 +1,63 @@
+"""What a config's training step moves between devices: bytes leaving each, compiled for hardware that need not be here.
+
+    python -m experiments.comm --target cpu:8 --config FILE                 (simulated devices of this machine)
+    pip install -e '.[aot]'
+    python -m experiments.comm --target v5e:2x4 --config FILE --config.mesh.context=8
+    python -m experiments.comm --target h100x8 --config FILE --compare=strategies      (meshes, levers)
+
+Targets as of experiments.plan, and cpu:N. Compiles the step of the longest stage that experiments.train would run and
+reads its collectives: of attention and of all else, forward, recomputed and backward, by kind and mesh axis, with the
+steps that wait for one another, the links they cross and what the schedule puts beside compute. Beside each stands
+the closed form (longctx/context_parallel/cost.py). Below them, how even the layout is over rows of the config's data,
+or with --lengths web, code or prolong over documents as long as those of web pages, of code, and of mixtures for long
+contexts. Saves comm.json and comm.png in --workdir, default runs/NAME/comm-TARGET.
+"""
+import argparse
+import pathlib
+import sys
+
+from experiments import config as configs
+from experiments import hardware
+from experiments.benchmark import Parser
+from longctx.errors import UserError
+
+
+def main(argv) -> None:
+    parser = Parser(prog="python -m experiments.comm", description=__doc__, allow_abbrev=False,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", required=True)
+    parser.add_argument("--compare", metavar="WAYS")
+    parser.add_argument("--lengths", default="data", help="data, web, code, prolong (default: %(default)s)")
+    parser.add_argument("--workdir")
+    asked, settings = parser.parse_known_args(argv[1:])
+    config, run = configs.from_command_line([argv[0], *settings])
+    target = hardware.target(asked.target, simulate=True)
+    from experiments.meter import measure, rows, show
+    rows.check(asked.lengths)
+    if asked.compare:
+        meters, failed = _compare(config, target, asked.compare)
+        show.compared(meters, failed)
+    else:
+        meters, failed = {config.attention.strategy: measure.measure(config, target, asked.lengths)}, {}
+        show.show(*meters.values())
+    if meters:
+        folder = pathlib.Path(asked.workdir or run / f"comm-{asked.target.replace(':', '-')}")
+        print("saved:", *show.save(meters, failed, folder))
+
+
+def _compare(config, target, what):
+    """(meters, reasons why others cannot be made), by name."""
+    from experiments.meter import measure
+    from experiments.planner import search
+    meters, failed = {}, {}
+    for name, variant in search.variants(config, what).items():
+        try:
+            meters[name] = measure.measure(variant, target)
+            print(f"{name}: compiled in {meters[name].seconds_to_compile:.0f} s", file=sys.stderr)
+        except UserError as error:
+            failed[name] = str(error)
+    return meters, failed
+
+
+if __name__ == "__main__":
+    configs.run(main)

@@ -1,0 +1,121 @@
+"""The communication meter: steps compiled for simulated devices against the closed forms, and the command."""
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from experiments import comm, hardware
+from experiments.hardware import Target
+from experiments.hlo.loops import Known
+from experiments.meter import closed, measure, rows
+from longctx import train_step
+from longctx.config import AttentionConfig, Config, LayerConfig, MeshConfig, ModelConfig, StageConfig
+from longctx.context_parallel.api import STRATEGIES
+from longctx.data import curriculum
+from longctx.errors import UserError
+from tests.helpers import like_a_person, slow
+
+ROOT = pathlib.Path(__file__).parents[2]
+MODEL = ModelConfig(layers=2, embed=64, mlp=64, heads=8, key_heads=2, head_size=8, vocab_size=64)
+QUICK = "ring", "all_gather", "ulysses", "usp"
+
+
+def config_of(strategy: str, model: ModelConfig = MODEL, layout: str = "striped") -> Config:
+    mesh = MeshConfig(context_outer=2, context=2) if strategy in ("usp", "double_ring") else MeshConfig(context=4)
+    return Config(model=model, mesh=mesh, attention=AttentionConfig(strategy=strategy, layout=layout),
+                  stages=(StageConfig(seq_len=256, steps=2),), batch_tokens=512)
+
+
+def measured(config: Config) -> measure.Meter:
+    return measure.measure(config, Target("cpu:4", None, jax.devices()[:4], "cpu"))
+
+
+@pytest.mark.parametrize("strategy", [*QUICK, *slow(*(name for name in STRATEGIES if name not in (*QUICK, "local")))])
+def test_a_compiled_step_sends_what_the_closed_forms_say(strategy):
+    """By attention the very numbers, in as many steps; of weights beside a few scalars."""
+    layout = "contiguous" if strategy == "lightseq" else "striped"
+    config = config_of(strategy, layout=layout)
+    found = measured(config)
+    attention = [row for row in found.rows if row.part == "attention"]
+    assert {row.phase for row in attention} >= {"forward", "backward"}
+    for row in attention:
+        assert row.load.elements == row.closed.load.elements and row.known is Known.EXACT
+        assert (row.steps, row.hops) == (row.closed.steps, row.closed.hops)
+        assert row.overlap is None
+    weights = [row for row in found.rows if row.part == "layers"]
+    assert {(row.phase, row.kind) for row in weights} == {
+        ("forward", "all-gather"), ("recomputed", "all-gather"), ("backward", "all-reduce")}
+    for row in weights:
+        assert row.ratio == pytest.approx(1, rel=0.02)
+
+
+@pytest.mark.slow
+def test_kinds_of_layers_and_parts_of_pairs():
+    """A window spares hops in half of the layers; methods in parts attend, and send, once for each."""
+    kinds = LayerConfig(mask="causal & window(40)", position="rope"), LayerConfig(position="self_extend(4, 64)")
+    for strategy, layout in (("token_ring", "contiguous"), ("ulysses", "striped")):
+        rows = measured(config_of(strategy, dataclasses.replace(MODEL, pattern=kinds), layout)).rows
+        attention = [row for row in rows if row.part == "attention"]
+        assert attention and all(row.load.elements == row.closed.load.elements for row in attention)
+
+
+def test_what_is_sent_again():
+    sent = lambda remat: closed.attention(
+        config := config_of("ulysses", dataclasses.replace(MODEL, remat=remat)), curriculum.plan(config)[0])
+    kept, exchanged, all_again = (sent(remat) for remat in ("none", "attention", "layer"))
+    assert not kept["recomputed"] and all_again["recomputed"] == all_again["forward"] == kept["forward"]
+    steps = lambda parts: {one.kind: one.steps for one in parts}
+    assert steps(exchanged["recomputed"]) == {"all-to-all": 2, "all-gather": 2}            # of two layers
+    assert steps(exchanged["forward"]) == {"all-to-all": 4, "all-gather": 2}
+
+
+def test_gradients_are_scattered_where_compilers_can():
+    config = config_of("ring")
+    mesh = measure.meshes.make(config.mesh)
+    params = train_step.abstract_state(config, mesh)["params"]
+    elements = lambda platform, kind: sum(one.load.elements for one in closed.weights(config, params, platform)[
+        "layers", "backward"] if one.kind == kind)
+    assert elements("cpu", "all-reduce") == 2 * elements("tpu", "reduce-scatter") + elements("tpu", "all-reduce")
+
+
+def test_what_cannot_be_measured(capsys):
+    for name in ("cpu:0", "cpu", "h800x8"):
+        with pytest.raises(UserError, match=f"target='{name}' is not known.*cpu:8"):
+            hardware.target(name, simulate=True)
+    with pytest.raises(UserError, match="target='cpu:8' is not known"):
+        hardware.target("cpu:8")
+    with pytest.raises(UserError, match="mesh .* is of 1 devices, and target cpu:4 has 4; --config.mesh.context=4"):
+        measured(dataclasses.replace(config_of("ring"), mesh=MeshConfig()))
+    with pytest.raises(SystemExit):
+        comm.main(["comm", "--config=configs/quickstart.py"])
+    assert "--target" in capsys.readouterr().err
+
+
+def test_the_command(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.comm", "--target=cpu:4", "--config=configs/quickstart.py:smoke",
+         "--config.mesh.context=4", f"--workdir={tmp_path}"], cwd=ROOT, env=like_a_person(), text=True,
+        capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "forward collective-permute" in done.stdout and (tmp_path / "comm.png").stat().st_size > 10_000
+    found = json.loads((tmp_path / "comm.json").read_text())
+    ring = next(row for row in found["rows"] if (row["part"], row["phase"]) == ("attention", "forward"))
+    assert ring["kind"] == "collective-permute" and ring["compiled"] == ring["closed"]
+    assert ring["compiled"]["steps"] == 3 and ring["beside_compute"] is None
+    assert found["balance"]["tokens"] == 1 <= found["balance"]["work"] <= found["balance"]["lockstep"]
+
+
+def test_the_balance_of_rows():
+    """Documents drawn as web pages: zigzag is uneven where per_document is not; nothing where tokens see later ones."""
+    def even(layout, **model):
+        config = dataclasses.replace(config_of("ring", dataclasses.replace(MODEL, **model), layout),
+                                     stages=(StageConfig(seq_len=8192, steps=1),), batch_tokens=8192)
+        return rows.measured(config, curriculum.plan(config)[0], "web")
+    assert even("per_document").work < 1.05 < even("zigzag").work
+    assert even("zigzag", mask="full") is None
+    with pytest.raises(UserError, match="--lengths='pages' is not known. Known: code, data, prolong, web"):
+        rows.check("pages")
