@@ -16,6 +16,7 @@ from pallas_kernels import masks
 WIDTHS = {"bfloat16": 2, "float32": 4}
 OUTER, INNER = BOTH = meshes.CONTEXT
 PERMUTE, TO_ALL, GATHER, SCATTER = "collective-permute", "all-to-all", "all-gather", "reduce-scatter"
+RAGGED = "ragged-all-to-all"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,6 +224,13 @@ def _lightseq(call: Call) -> Cost:
                 backward=call.sent(PERMUTE, BOTH, backward, 2, 2 * there))
 
 
+def _dispatch(call: Call) -> Cost:
+    """All blocks of every shard that some query may see: the most that a batch can ask for, a shard in each round."""
+    seen = len(hops.distances(call.mask, call.plan.layout, call.tokens, call.size(BOTH)))
+    return Cost(forward=call.sent(RAGGED, BOTH, seen * call.block, seen),
+                backward=call.sent(RAGGED, BOTH, seen * (call.block + call.block_grads), seen + 1))
+
+
 def _rsa(call: Call) -> Cost:
     """Whole rounds, of C hops: keys for the scores, then values; back keys, values, keys, and dense sums of dK, dV."""
     shards, plan = call.size(BOTH), call.plan
@@ -243,5 +251,6 @@ COSTS = {
     "ulysses": _ulysses,
     "usp": lambda call: _ulysses(call, (INNER,), lambda each: _ring_of_level(each, (OUTER,))),
     "lightseq": _lightseq,
+    "dispatch": _dispatch,
     "rsa": _rsa,
 }

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from longctx import meshes
 from longctx.context_parallel.collectives import Slices, ragged_all_to_all
-from longctx.context_parallel.merge import cast, merge, neutral
+from longctx.context_parallel.merge import cast, neutral
 from longctx.context_parallel.strategy import Strategy
 from pallas_kernels import masks
 from pallas_kernels.attention import tiles
@@ -91,19 +91,20 @@ class Dispatch(Strategy):
     axis: str | tuple[str, ...]
     grads_dtype: str = "float32"
 
-    def forward(self, q, k, v, tokens, spec, table):
+    def forward(self, q, k, v, tokens, spec, table, before=None):
         dtype, spec = spec.result_dtype(q), dataclasses.replace(spec, partial=True)
         exchange = self._exchange(k, v, tokens, spec)
 
-        def attend(here):
+        def attend(here, before):
             k, v, k_tokens = here
-            return self.inside.forward(q, k, v, (tokens[0], k_tokens), spec, table)
+            return self.inside.forward(q, k, v, (tokens[0], k_tokens), spec, table, before)
 
         def step(i, carry):
-            here, result = carry
-            return exchange.fetch(i), merge(result, attend(here))
-        here, result = jax.lax.fori_loop(0, exchange.rounds, step, (exchange.stay(), neutral(q)))
-        return cast(merge(result, attend(here)), dtype)
+            here, before = carry
+            return exchange.fetch(i), attend(here, before)
+        here, before = jax.lax.fori_loop(0, exchange.rounds, step,
+                                         (exchange.stay(), neutral(q) if before is None else before))
+        return cast(attend(here, before), dtype)
 
     def backward(self, q, k, v, tokens, spec, rows, table):
         partial = dataclasses.replace(spec, partial=True)

@@ -7,7 +7,7 @@ from pallas_kernels import masks
 from tests.longctx.context_parallel.test_traffic import MIB, C, H, N, n, traffic
 
 TWO_LEVELS = ("double_ring", "usp")
-STRATEGIES = [name for name in api.STRATEGIES if name != "local"]
+STRATEGIES = [name for name in api.STRATEGIES if name not in ("local", "dispatch")]     # the latter's is a bound
 CASES = [("causal & window(12000)", "contiguous", 32), ("causal", "zigzag", 8), ("full", "striped", 2)]
 
 
@@ -32,6 +32,12 @@ def test_what_is_sent(strategy, mask, layout, K):
         asked |= dict(mask=mask.replace("full", "causal"), layout="contiguous")
     found = closed(strategy, K, **asked)
     assert (sent(found.exchange + found.forward) / MIB, sent(found.backward) / MIB) == traffic(strategy, K, **asked)
+
+
+def test_dispatch_sends_at_most_what_may_be_seen():
+    all_keys, near = closed("dispatch", 8), closed("dispatch", 8, mask=f"causal & window({n})")
+    assert sent(all_keys.forward) == sent(closed("all_gather", 8).exchange) == sent(near.forward) * (C - 1)
+    assert sent(all_keys.backward) == sent(near.backward) * (C - 1)
 
 
 @pytest.mark.parametrize("strategy", ["ring", "all_gather", "usp", "lightseq"])
