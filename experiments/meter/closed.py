@@ -17,7 +17,10 @@ REDUCE = "all-reduce"
 
 
 def attention(config: Config, stage: Stage) -> dict[str, tuple[Sent, ...]]:
-    """{phase: what all layers send}, of a step by autodiff; phases as those of hlo.program.phase."""
+    """{phase: what all layers send}, of a step by autodiff; phases as those of hlo.program.phase.
+
+    Where pairs of tokens fall into parts, each sends for itself; a compiler may send once what they share.
+    """
     model, mesh, plan = config.model, config.mesh, context_parallel.plan_of(config)
     groups, kinds, total = config.memory.head_groups, config.model.kinds, Cost()
     for i, kind in enumerate(kinds):
