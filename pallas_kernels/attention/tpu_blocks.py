@@ -31,7 +31,7 @@ class Blocks(NamedTuple):
 # by op, generation and native head size, for bfloat16; behind each the TFLOP/s that its schedule predicts under a
 # causal mask, 8 heads, at 8192 and 32768 tokens (`python -m experiments.tune_kernels`)
 SIZES = {
-    ("forward", "v4", 128): Blocks(1024, 1024, 256, 512, 512),      # TFLOPS; larger ones do not fit 16 MiB
+    ("forward", "v4", 128): Blocks(1024, 1024, 256, 512, 512),      # 161, 178; larger ones do not fit 16 MiB
     ("forward", "v5e", 64): Blocks(2048, 2048, 256, 512, 512),      # 85, 92; no other was tried
     ("forward", "v5e", 128): Blocks(2048, 2048, 256, 512, 512),     # 171, 184
     ("forward", "v5p", 128): Blocks(2048, 2048, 256, 512, 512),     # 396, 426

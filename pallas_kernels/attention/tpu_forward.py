@@ -101,9 +101,9 @@ def attend(q, k, v, tokens, spec, blocks, before=None):
     row = lambda b, h, t, table, *_: (b, h, 0, pairs.outer(table[b, t]))
     results = [form.blocks(0, blocks.q, head, pairs.outer), pl.BlockSpec((None, None, 1, blocks.q), row)]
     operands = [table, *ranges, *map(stacked, tokens), form.turn(q), form.turn(k.swapaxes(2, 3)), form.turn(v)]
-    aliases = {}
+    given, aliases = [], {}
     if before is not None:
-        aliases = {len(operands): 0, len(operands) + 1: 1}      # a block is read before it is written
+        given, aliases = results, {len(operands): 0, len(operands) + 1: 1}      # a block is read before it is written
         operands += [form.turn(heads_first(before[0], blocks.q)), heads_first(before[1], blocks.q)]
     grid = pltpu.PrefetchScalarGridSpec(
         num_scalar_prefetch=3,
@@ -111,7 +111,7 @@ def attend(q, k, v, tokens, spec, blocks, before=None):
         in_specs=[pl.BlockSpec((None, 2, blocks.q), of_queries), pl.BlockSpec((None, 2, blocks.k), of_keys),
                   form.blocks(0, blocks.q, q.shape[3], pairs.outer),
                   form.blocks(1, blocks.k, head, pairs.inner, key_head),
-                  form.blocks(0, blocks.k, head, pairs.inner, key_head), *(results if aliases else [])],
+                  form.blocks(0, blocks.k, head, pairs.inner, key_head), *given],
         out_specs=results,
         scratch_shapes=[pltpu.VMEM(form.shape(blocks.q, n), jnp.float32) for n in (form.columns, form.columns, head)])
     kernel = functools.partial(forward, spec=spec, form=form, blocks=blocks, factor=None if form.scaled else factor)
