@@ -3,7 +3,9 @@
     python -m experiments.plan --target v5p:4x4x4 --config configs/llama3_70b_1m_v5p.py
     python -m experiments.train --config configs/llama3_70b_1m_v5p.py:smoke     # 2 steps of a tiny one, 8 CPU devices
 
-Not planned yet: the compiler takes many minutes for it.
+The first command on 2026-11-22, jax 0.10.2, nothing run:
+v5p:4x4x4: fits; device 25.6 of 95.7 GiB, host 48.0 of 104.3 GiB (compiled);
+a step 213 s, MFU 76% (predicted).
 """
 from experiments import config as configs
 from experiments import shapes

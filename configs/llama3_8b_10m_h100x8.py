@@ -4,7 +4,7 @@
     python -m experiments.train --config configs/llama3_8b_10m_h100x8.py:smoke  # 2 steps of a tiny one, 8 CPU devices
 
 The first command on 2026-11-21, jax 0.10.2, nothing run:
-h100x8: fits; device 31.6 of 72.0 GiB, host 206.7 of 221.2 GiB (compiled);
+h100x8: fits; device 31.2 of 72.0 GiB, host 206.7 of 221.2 GiB (compiled);
 a step 3.32e+04 s, MFU 33% (predicted).
 """
 from experiments import config as configs

@@ -5,8 +5,8 @@
     python -m experiments.train --config configs/llama3_8b_128k.py:smoke        # 2 steps of a tiny one, 8 CPU devices
 
 The first command on 2026-11-21, jax 0.10.2, nothing run:
-h100x8: fits; device 29.8 of 72.0 GiB, host 0.0 of 221.2 GiB (compiled);
-a step 5.46 s, MFU 45% (predicted).
+h100x8: fits; device 29.1 of 72.0 GiB, host 0.0 of 221.2 GiB (compiled);
+a step 5.47 s, MFU 45% (predicted).
 """
 from experiments import config as configs
 from experiments import shapes

@@ -7,9 +7,11 @@
 Arguments: context=N and context_outer=N, the two axes of context shards; smoke. (Gathered over 64 chips as one axis,
 weights would travel as all-reduces: the TPU compiler has no all-gather there.)
 
-The first command on 2026-11-21, jax 0.10.2, nothing run:
-h100x8: fits; device 26.2 of 72.0 GiB, host 67.2 of 221.2 GiB (compiled);
-a step 268 s, MFU 43% (predicted).
+Both commands on 2026-11-21, jax 0.10.2, nothing run:
+h100x8: fits; device 25.3 of 72.0 GiB, host 67.2 of 221.2 GiB (compiled);
+a step 268 s, MFU 43% (predicted);
+v5p:4x4x4: fits; device 5.3 of 95.7 GiB, host 9.1 of 104.3 GiB (compiled);
+a step 41.1 s, MFU 76% (predicted).
 """
 from experiments import config as configs
 from experiments import shapes

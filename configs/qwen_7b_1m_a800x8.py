@@ -4,7 +4,7 @@
     python -m experiments.train --config configs/qwen_7b_1m_a800x8.py:smoke     # 2 steps of a tiny one, 8 CPU devices
 
 The first command on 2026-11-21, jax 0.10.2, nothing run:
-a800x8: fits; device 25.6 of 72.0 GiB, host 52.0 of 221.2 GiB (compiled);
+a800x8: fits; device 26.6 of 72.0 GiB, host 52.0 of 221.2 GiB (compiled);
 a step 523 s, MFU 54% (predicted).
 """
 from experiments import config as configs
