@@ -21,7 +21,7 @@ from tests.helpers import like_a_person, slow
 
 ROOT = pathlib.Path(__file__).parents[2]
 MODEL = ModelConfig(layers=2, embed=64, mlp=64, heads=8, key_heads=2, head_size=8, vocab_size=64)
-QUICK = "ring", "all_gather", "ulysses", "usp"
+QUICK = "ring", "ulysses"
 
 
 def config_of(strategy: str, model: ModelConfig = MODEL, layout: str = "striped") -> Config:

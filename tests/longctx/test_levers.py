@@ -24,8 +24,8 @@ MIXTURE = dataclasses.replace(SHARES, feed_forward="gpt_oss", experts=4, experts
 
 
 @pytest.mark.parametrize("model, mesh", [
-    (RICH, MeshConfig(fsdp=2, context=2, tensor=2)),
-    *slow((SHARES, MeshConfig()), (MIXTURE, MeshConfig(context=4)))])
+    (SHARES, MeshConfig(context=2)),
+    *slow((RICH, MeshConfig(fsdp=2, context=2, tensor=2)), (MIXTURE, MeshConfig(context=4)))])
 def test_all_at_once(model, mesh):
     assert_as_autodiff(run_of(model, mesh, ALL), mesh)
 

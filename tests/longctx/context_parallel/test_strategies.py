@@ -15,7 +15,7 @@ from pallas_kernels.attention.bias import T5
 from pallas_kernels.attention.reference import merge
 from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.masks import Tokens
-from tests.helpers import assert_close, one_document, packed, problem, relative_error, tolerance, truth
+from tests.helpers import assert_close, one_document, packed, problem, relative_error, slow, tolerance, truth
 from tests.longctx.context_parallel import capabilities
 from tests.longctx.context_parallel.cut import check, run
 
@@ -154,8 +154,8 @@ def test_rows_and_shards_that_see_nothing(strategy):
     assert_close((out, lse, *grads), truth(p, spec), "float32", 16)
 
 
-@pytest.mark.parametrize("strategy, most", [("all_gather", 8), ("ring", 16), ("double_ring", 16), ("ulysses", 4),
-                                            ("dispatch", 8)])
+@pytest.mark.parametrize("strategy, most", [("all_gather", 8), ("ring", 16), ("ulysses", 4),
+                                            *slow(("double_ring", 16), ("dispatch", 8))])
 def test_bfloat16_error_does_not_grow_with_the_number_of_shards(strategy, most):
     p = problem(T=128, B=1, dtype=jnp.bfloat16)
     want = truth(p, AttentionSpec(masks.Causal()))

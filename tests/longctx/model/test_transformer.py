@@ -154,7 +154,7 @@ def test_parameters_are_born_in_their_shardings():
 
 def test_where_a_weight_does_not_divide_by_all_shares_fsdp_alone_cuts_it():
     with jax.sharding.use_abstract_mesh(meshes.make(MeshConfig(fsdp=2, context=4)).abstract_mesh):
-        assert meshes.weight_spec("down", (3, 16)) == P("tensor", ("fsdp", "context_outer", "context"))
+        assert meshes.weight_spec("down", (3, 16)) == P("tensor", meshes.SHARES)
         assert meshes.weight_spec("down", (3, 12)) == P("tensor", "fsdp")
 
 

@@ -85,6 +85,7 @@ def test_without_clipping(clip):
     assert_as_autodiff(dataclasses.replace(config, optim=dataclasses.replace(CLIPPED, clip_norm=0.0)))
 
 
+@pytest.mark.slow
 def test_all_mesh_axes_all_on_the_hosts_and_all_that_a_model_may_have():
     memory = streamed(8, 2, offload=host.NAMES, keep_attention=True)
     assert_as_autodiff(run_of(RICH, MeshConfig(fsdp=2, context=2, tensor=2), memory))
