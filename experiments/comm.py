@@ -19,7 +19,6 @@ import sys
 from experiments import config as configs
 from experiments import hardware
 from experiments.benchmark import Parser
-from longctx.errors import UserError
 
 
 def main(argv) -> None:
@@ -33,9 +32,11 @@ def main(argv) -> None:
     config, run = configs.from_command_line([argv[0], *settings])
     target = hardware.target(asked.target, simulate=True)
     from experiments.meter import measure, rows, show
+    from experiments.planner import search
     rows.check(asked.lengths)
     if asked.compare:
-        meters, failed = _compare(config, target, asked.compare)
+        compiled = lambda name, one: print(f"{name}: compiled in {one.seconds_to_compile:.0f} s", file=sys.stderr)
+        meters, failed = search.each(config, asked.compare, lambda variant: measure.measure(variant, target), compiled)
         show.compared(meters, failed)
     else:
         meters, failed = {config.attention.strategy: measure.measure(config, target, asked.lengths)}, {}
@@ -43,20 +44,6 @@ def main(argv) -> None:
     if meters:
         folder = pathlib.Path(asked.workdir or run / f"comm-{asked.target.replace(':', '-')}")
         print("saved:", *show.save(meters, failed, folder))
-
-
-def _compare(config, target, what):
-    """(meters, reasons why others cannot be made), by name."""
-    from experiments.meter import measure
-    from experiments.planner import search
-    meters, failed = {}, {}
-    for name, variant in search.variants(config, what).items():
-        try:
-            meters[name] = measure.measure(variant, target)
-            print(f"{name}: compiled in {meters[name].seconds_to_compile:.0f} s", file=sys.stderr)
-        except UserError as error:
-            failed[name] = str(error)
-    return meters, failed
 
 
 if __name__ == "__main__":

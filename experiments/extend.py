@@ -90,8 +90,8 @@ def trained(config: Config, mesh, params=None) -> tuple[dict, dict]:
     rate = optim.learning_rate(config.optim, stages)
     params = params and jax.tree.map(jnp.copy, params)                  # a step takes its state's memory
     state = train_step.init_state(config, mesh, params)
-    lay_out = lambda batch: layouts.lay_out(batch, config.attention.layout, config.mesh.context_shards,
-                                            reaches(config.model))
+    seen = reaches(config.model)
+    lay_out = lambda batch: layouts.lay_out(batch, config.attention.layout, config.mesh.context_shards, seen)
     shard, shards = meshes.data_shard(mesh)
     compile_s = run_s = 0.0
     for stage in stages:

@@ -20,7 +20,6 @@ import sys
 from experiments import config as configs
 from experiments import hardware
 from experiments.benchmark import Parser
-from longctx.errors import UserError
 
 
 def main(argv) -> None:
@@ -35,7 +34,8 @@ def main(argv) -> None:
     target = hardware.target(asked.target)
     from experiments.planner import search, show
     if asked.compare:
-        _compare(config, target, asked.compare, search, show)
+        show.compared(*search.each(config, asked.compare, lambda variant: search.plan_of(variant, target),
+                                   lambda name, one: print(f"{name}: {show.verdict(one)}", file=sys.stderr)))
         return
     if asked.find_max_length:
         best = search.longest(config, target, lambda one: print(show.verdict(one), file=sys.stderr))
@@ -43,17 +43,6 @@ def main(argv) -> None:
         best = search.plan_of(config, target)
     show.show(best)
     print("saved:", *show.save(best, pathlib.Path(asked.workdir or run / f"plan-{asked.target.replace(':', '-')}")))
-
-
-def _compare(config, target, what, search, show) -> None:
-    plans, failed = {}, {}
-    for name, variant in search.variants(config, what).items():
-        try:
-            plans[name] = search.plan_of(variant, target)
-            print(f"{name}: {show.verdict(plans[name])}", file=sys.stderr)
-        except UserError as error:
-            failed[name] = str(error)
-    show.compared(plans, failed)
 
 
 if __name__ == "__main__":

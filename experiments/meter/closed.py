@@ -40,7 +40,7 @@ def _again(policy: str) -> str:
     found = remat.parse(policy)
     if found.policy is None:
         return "nothing"
-    return "exchange" if "attention_out" in found.kept + found.moved else "all"
+    return "exchange" if found.keeps("attention_out") else "all"
 
 
 def weights(config: Config, params: dict, platform: str) -> dict[tuple[str, str], tuple[Sent, ...]]:

@@ -60,7 +60,7 @@ def _kept(config, tokens):
         return []
     each = jax.numpy.dtype(model.dtype).itemsize * tokens * model.layers
     found = [Memory("layers' inputs", each * model.embed, "layer_input" in policy.moved)]
-    if "attention_out" in policy.kept + policy.moved:
+    if policy.keeps("attention_out"):
         found += [Memory("attention's results", each * model.heads / config.mesh.tensor * model.head_size,
                          "attention_out" in policy.moved)]
     return found

@@ -6,7 +6,7 @@ from experiments import checks
 from experiments.hardware import Target
 from experiments.planner.plan import Plan, plan
 from longctx.config import Config
-from longctx.errors import unknown_name
+from longctx.errors import UserError, unknown_name
 
 _CLOSE = 1.03                           # how much longer a row that does not fit may be than the one that is found
 _MOST = 6                               # compiles
@@ -59,6 +59,19 @@ def variants(config: Config, what: str) -> dict[str, Config]:
     if what not in VARIANTS:
         raise unknown_name("--compare", what, VARIANTS)
     return VARIANTS[what](config)
+
+
+def each(config: Config, what: str, take, report) -> tuple[dict, dict[str, str]]:
+    """(what `take` makes of each of the variants, why the others cannot be taken), by name; report: called with every
+    name and what was made."""
+    found, failed = {}, {}
+    for name, variant in variants(config, what).items():
+        try:
+            found[name] = take(variant)
+            report(name, found[name])
+        except UserError as error:
+            failed[name] = str(error)
+    return found, failed
 
 
 def _unit(config):

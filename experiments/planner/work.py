@@ -91,8 +91,7 @@ def _attends(config) -> float:
     """How often a step runs attention's forward."""
     memory = config.memory
     if memory.backward != "streamed":
-        policy = remat.parse(config.model.remat)
-        return 1.0 if policy.policy is None or "attention_out" in policy.kept + policy.moved else 2.0
+        return 1.0 if remat.parse(config.model.remat).keeps("attention_out") else 2.0
     if memory.every == 1:
         return 1.0 if memory.keep_attention else 2.0
     return 2.0 if memory.keep_attention else 3.0 - 1 / memory.every

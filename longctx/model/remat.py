@@ -22,6 +22,10 @@ class Remat(NamedTuple):
     keep: float = 0.0
     offload: float = 0.0
 
+    def keeps(self, name: str) -> bool:
+        """Whether the backward finds the array of that name in either memory."""
+        return self.policy is None or name in self.kept + self.moved
+
 
 def _named(kept: list[str], moved: list[str], keep: float = 0.0, offload: float = 0.0) -> Remat:
     """Keep the arrays of the first names on the device, and those of the second in its host's memory."""
