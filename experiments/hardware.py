@@ -7,7 +7,7 @@ import re
 from experiments.tpu_schedule import ENVIRONMENT
 from longctx.config import MeshConfig
 from longctx.errors import UserError, unknown_name
-from pallas_kernels import tpu_chips
+from pallas_kernels import gpu_chips, tpu_chips
 
 GIB = 2**30
 
@@ -45,34 +45,15 @@ class Chip:
 #   cloud.google.com/kubernetes-engine/docs/concepts/tpus; links as in jax-ml.github.io/scaling-book; attention by the
 #   static schedules of our own kernels (README), v5p's and v4's backward as v5e's.
 CHIPS = {
-    "a100": Chip(72 * GIB, 1.9e12, 8, 312, 300e9, 25e9, 25e9, 0.8, 0.70, 0.60),
-    "a800": Chip(72 * GIB, 1.9e12, 8, 312, 200e9, 25e9, 25e9, 0.8, 0.70, 0.60),
-    "h100": Chip(72 * GIB, 1.9e12, 8, 989, 450e9, 50e9, 50e9, 0.7, 0.56, 0.475),
-    "h200": Chip(0.9 * 141e9, 1.9e12, 8, 989, 450e9, 50e9, 50e9, 0.7, 0.56, 0.475),
+    "a100": Chip(72 * GIB, 1.9e12, 8, gpu_chips.CHIPS["a100"].tflops, 300e9, 25e9, 25e9, 0.8, 0.70, 0.60),
+    "a800": Chip(72 * GIB, 1.9e12, 8, gpu_chips.CHIPS["a100"].tflops, 200e9, 25e9, 25e9, 0.8, 0.70, 0.60),
+    "h100": Chip(72 * GIB, 1.9e12, 8, gpu_chips.CHIPS["h100"].tflops, 450e9, 50e9, 50e9, 0.7, 0.56, 0.475),
+    "h200": Chip(0.9 * 141e9, 1.9e12, 8, gpu_chips.CHIPS["h100"].tflops, 450e9, 50e9, 50e9, 0.7, 0.56, 0.475),
     "v4": Chip(30.75 * GIB, 407e9, 4, tpu_chips.CHIPS["v4"].tflops, 45e9, 6e9, 16e9, 0.9, 0.90, 0.90),
     "v5e": Chip(15.75 * GIB, 192e9, 4, tpu_chips.CHIPS["v5e"].tflops, 45e9, 6e9, 16e9, 0.9, 0.93, 0.95),
     "v5p": Chip(95.74 * GIB, 448e9, 4, tpu_chips.CHIPS["v5p"].tflops, 90e9, 6e9, 16e9, 0.9, 0.92, 0.90),
     "v6e": Chip(31.25 * GIB, 1536 * GIB, 8, tpu_chips.CHIPS["v6e"].tflops, 90e9, 12e9, 32e9, 0.85, 0.46, 0.58),
 }
-# facts that XLA asks for: name, compute capability, processors, bytes/s, bytes of L2, GHz, bytes of memory and of
-# shared memory
-_A100 = (8, 0), 108, 2_039_040_000_000, 41_943_040, 1.41, 85_100_068_864, 167_936
-_HOPPER = (9, 0), 132
-_GPUS = {
-    "a100": ("NVIDIA A100-SXM4-80GB", *_A100), "a800": ("NVIDIA A800-SXM4-80GB", *_A100),
-    "h100": ("NVIDIA H100 80GB HBM3", *_HOPPER, 3_352_320_000_000, 52_428_800, 1.98, 84_942_979_072, 233_472),
-    "h200": ("NVIDIA H200 141GB HBM3e", *_HOPPER, 4_800_000_000_000, 52_428_800, 1.98, 151_397_597_184, 233_472),
-}
-_GPU_TEXT = """gpu_device_info {{
-  name: "{name}" core_count: {cores} memory_bandwidth: {bandwidth} l2_cache_size: {l2} clock_rate_ghz: {clock}
-  device_memory_size: {memory} shared_memory_per_core: {shared} shared_memory_per_block_optin: {most}
-  cuda_compute_capability {{ major: {major} minor: {minor} }} driver_version: "13.0.0" fpus_per_core: 128
-  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048 shared_memory_per_block: 49152
-  registers_per_core_limit: 65536 registers_per_block_limit: 65536
-  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
-  thread_dim_limit_x: 1024 thread_dim_limit_y: 1024 thread_dim_limit_z: 64
-}}
-platform_name: "CUDA" device_description_str: "{name}" dnn_version_info {{ major: 9 minor: 10 patch: 0 }}"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,11 +79,12 @@ def target(name: str, simulate: bool = False) -> Target:
         return Target(name, None, _cpus(int(cpus[1])), "cpu")
     os.environ.update(ENVIRONMENT, JAX_SKIP_CUDA_CONSTRAINTS_CHECK="1")     # no libraries of NVIDIA are here
     gpus, tpus = re.fullmatch(r"([a-z]+\d+)x(\d+)", name), re.fullmatch(r"(\w+):[\dx]+", name)
-    if gpus and gpus[1] in _GPUS:
+    if gpus and gpus[1] in CHIPS:
         return Target(name, CHIPS[gpus[1]], _gpus(gpus[1], int(gpus[2])), "cuda")
     if tpus and tpus[1] in CHIPS:
         return Target(name, CHIPS[tpus[1]], _tpus(name), "tpu")
-    known = [f"{gpu}x8" for gpu in _GPUS] + ["v5p:2x2x1", "v5e:4x4", "v6e:16x16", "v4:2x2x1"] + ["cpu:8"] * simulate
+    known = [f"{chip}x8" for chip in CHIPS if chip in gpu_chips.CHIPS]
+    known += ["v5p:2x2x1", "v5e:4x4", "v6e:16x16", "v4:2x2x1"] + ["cpu:8"] * simulate
     raise unknown_name("target", name, known)
 
 
@@ -125,16 +107,11 @@ def _cpus(count: int):
 
 
 def _gpus(name: str, count: int):
-    from jax.experimental import topologies
-    description, (major, minor), cores, bandwidth, l2, clock, memory, shared = _GPUS[name]
-    facts = _GPU_TEXT.format(name=description, cores=cores, bandwidth=bandwidth, l2=l2, clock=clock, memory=memory,
-                             shared=shared, most=shared - 1024, major=major, minor=minor)
     nodes = math.ceil(count / CHIPS[name].per_host)
     if count % nodes:
         raise UserError(f"target {name}x{count} does not fill nodes of {CHIPS[name].per_host}; "
                         f"{name}x{nodes * CHIPS[name].per_host} does.")
-    return topologies.get_topology_desc(platform="cuda", topology_name=name, target_config=facts,
-                                        topology=f"1x{nodes}x{count // nodes}").devices
+    return gpu_chips.devices(name, f"1x{nodes}x{count // nodes}")
 
 
 def _tpus(name: str):

@@ -1,0 +1,11 @@
+"""What kernels are dispatched by, for GPUs that are not here."""
+import pytest
+
+from pallas_kernels import gpu_chips
+
+
+@pytest.mark.parametrize("name", gpu_chips.CHIPS)
+def test_a_program_knows_what_it_is_traced_for(name):
+    with gpu_chips.target(name):
+        assert gpu_chips.capability() == gpu_chips.CHIPS[name].capability
+    assert gpu_chips.capability() is None                               # tests run on CPUs
