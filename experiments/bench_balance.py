@@ -15,11 +15,12 @@ import numpy as np
 
 from experiments import attention_step, benchmark, figures
 from experiments.hardware import CHIPS
+from experiments.lengths import KINDS, documents, row
 from experiments.shapes import MODELS
 from longctx import balance, layouts
 from longctx.config import DataConfig
 from longctx.data import sources
-from longctx.data.packing import deal, pack, ragged_arange
+from longctx.data.packing import deal, pack
 from longctx.errors import UserError
 from longctx.layouts import balanced
 
@@ -28,14 +29,6 @@ HEAP = "heap(512)"
 LAYOUTS = ("contiguous", "zigzag", "striped(256)", "per_document(256)", HEAP, "balanced(256)")
 OURS = LAYOUTS[-1]
 DRAWS = {512: 2}                        # 5 for fewer shards
-LONG = 65536
-# the share of documents that makes 0.6 of the tokens those of long ones, beside web pages of 735 tokens
-LONG_SHARE = 0.6 / 0.4 * 2 * 735 / LONG
-KINDS = {
-    "web": lambda rng: rng.lognormal(6.6, 1.2),
-    "code": lambda rng: rng.lognormal(7.5, 1.8),
-    "prolong": lambda rng: LONG if rng.random() < LONG_SHARE else rng.lognormal(6.6, 1.2),
-}
 WINDOWED = ((1024, 5), (None, 1))       # layers with a window of 1024 and without, as in Gemma 3
 WAYS = (("zigzag", "ring"), ("per_document(256)", "ring"), ("striped(256)", "ring"), ("zigzag", "by need"),
         ("per_document(256)", "by need"), (OURS, "by need"))
@@ -46,21 +39,6 @@ ROWS = 5                                # of the standard library, at each lengt
 LIMITS = {"work": 1.02, "padding": 0.005, "received": 1.0, "planning_ms": 50.0}
 SAID = {"work": "I, work of the busiest shard / mean", "padding": "padding", "received": "keys received / a ring's",
         "planning_ms": "ms of planning"}
-
-
-def row(lengths) -> dict[str, np.ndarray]:
-    """A row of documents of these lengths, [1, T] each."""
-    segments = np.repeat(np.arange(1, len(lengths) + 1, dtype=np.int32), lengths)
-    return {"positions": ragged_arange(np.asarray(lengths)).astype(np.int32)[None], "segments": segments[None]}
-
-
-def documents(kind: str, tokens: int, seed: int) -> list[int]:
-    """Lengths that fill a row: 16 tokens at least, the last one cut."""
-    rng, lengths, left = np.random.default_rng(seed), [], tokens
-    while left:
-        lengths.append(int(min(max(KINDS[kind](rng), 16), left)))
-        left -= lengths[-1]
-    return lengths
 
 
 def laid_out(one: dict, layout: str, shards: int, reaches=layouts.CAUSAL) -> tuple[dict, float]:

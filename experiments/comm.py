@@ -26,14 +26,15 @@ def main(argv) -> None:
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", required=True)
     parser.add_argument("--compare", metavar="WAYS")
-    parser.add_argument("--lengths", default="data", help="data, web, code, prolong (default: %(default)s)")
+    parser.add_argument("--lengths", default="data", help="data, document, web, code, prolong (default: %(default)s)")
     parser.add_argument("--workdir")
     asked, settings = parser.parse_known_args(argv[1:])
     config, run = configs.from_command_line([argv[0], *settings])
     target = hardware.target(asked.target, simulate=True)
     from experiments.meter import measure, rows, show
-    from experiments.planner import search
+    from experiments.planner import auto, search
     rows.check(asked.lengths)
+    config = auto.settle(config, target, lambda stage: rows.of_lengths(config, stage, asked.lengths))
     if asked.compare:
         compiled = lambda name, one: print(f"{name}: compiled in {one.seconds_to_compile:.0f} s", file=sys.stderr)
         meters, failed = search.each(config, asked.compare, lambda variant: measure.measure(variant, target), compiled)

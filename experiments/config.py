@@ -21,6 +21,8 @@ from longctx import run_identity
 from longctx.config import Config, LayerConfig, ModelConfig, RopeConfig, StageConfig
 from longctx.errors import UserError, unknown_name
 
+AUTO = "auto"
+_WORKS = {"strategy": "ring", "layout": "contiguous"}                  # for every mesh, mask and length
 CHECKPOINTS = "checkpoints"             # their folder in a workdir; meta["config"] there is dataclasses.asdict(config)
 
 
@@ -56,6 +58,21 @@ def check(config: Config, workdir=None):
     """experiments.checks.check: raises UserError for what cannot work, returns what it loaded on the way."""
     from experiments import checks
     return checks.check(config, workdir)
+
+
+def left_open(config: Config) -> list[str]:
+    """The names of attention that experiments.train, plan and comm are to choose: see planner/auto.py."""
+    return [name for name in _WORKS if getattr(config.attention, name) == AUTO]
+
+
+def stand_in(config: Config) -> Config:
+    """With names that always work for those left open, so that all the rest can be checked."""
+    return with_attention(config, **{name: _WORKS[name] for name in left_open(config)})
+
+
+def with_attention(config: Config, **fields) -> Config:
+    """Another way to attend."""
+    return dataclasses.replace(config, attention=dataclasses.replace(config.attention, **fields))
 
 
 def defaults() -> ConfigDict:

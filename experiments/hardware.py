@@ -88,6 +88,14 @@ def target(name: str, simulate: bool = False) -> Target:
     raise unknown_name("target", name, known)
 
 
+def here(mesh) -> Target:
+    """That of a mesh's own devices; chip: None where they are not known."""
+    devices = list(mesh.devices.flat)
+    kinds = {chip.kind: name for known in (gpu_chips.CHIPS, tpu_chips.CHIPS) for name, chip in known.items()}
+    platform = {"gpu": "cuda"}.get(devices[0].platform, devices[0].platform)
+    return Target(devices[0].device_kind, CHIPS.get(kinds.get(devices[0].device_kind)), devices, platform)
+
+
 def check_devices(mesh: MeshConfig, target: Target) -> None:
     """Raises UserError where the mesh is not of the target's devices."""
     count = len(target.devices)

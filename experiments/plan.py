@@ -28,11 +28,15 @@ def main(argv) -> None:
     parser.add_argument("--target", required=True)
     parser.add_argument("--find-max-length", action="store_true")
     parser.add_argument("--compare", metavar="WAYS")
+    parser.add_argument("--lengths", default="data", help="data, document, web, code, prolong (default: %(default)s)")
     parser.add_argument("--workdir")
     asked, settings = parser.parse_known_args(argv[1:])
     config, run = configs.from_command_line([argv[0], *settings])
     target = hardware.target(asked.target)
-    from experiments.planner import search, show
+    from experiments.meter import rows
+    from experiments.planner import auto, search, show
+    rows.check(asked.lengths)
+    config = auto.settle(config, target, lambda stage: rows.of_lengths(config, stage, asked.lengths))
     if asked.compare:
         show.compared(*search.each(config, asked.compare, lambda variant: search.plan_of(variant, target),
                                    lambda name, one: print(f"{name}: {show.verdict(one)}", file=sys.stderr)))

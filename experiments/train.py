@@ -23,14 +23,16 @@ def start_from(config: Config, mesh) -> dict | None:
 def main(argv) -> None:
     started = time.monotonic()
     config, workdir = configs.from_command_line(argv)
-    checked = configs.check(config, workdir)
+    checked = configs.check(configs.stand_in(config), workdir)
 
     # ---- what takes seconds to import waits until the settings are known to be good ---------------------------------
     import jax
 
-    from experiments import evaluate
+    from experiments import evaluate, hardware
     from experiments.loop import Loop
+    from experiments.meter.rows import of_text
     from experiments.metrics import Metrics, Unrecorded
+    from experiments.planner import auto
     from experiments.progress import progress
     from experiments.records import describe, write_records
     from experiments.signals import StopRequest
@@ -42,13 +44,14 @@ def main(argv) -> None:
 
     # ---- devices ----------------------------------------------------------------------------------------------------
     mesh = processes.start(config.mesh)
-    write_records(config, workdir, mesh)
 
     # ---- data -------------------------------------------------------------------------------------------------------
     corpus, tokenizer, stages = checked
     text = rows.tokenize(corpus.train, tokenizer)
     processes.check_same(text.fingerprint, f"data.path={config.data.path!r} holds other text on another host.")
     shard, shards = meshes.data_shard(mesh)
+    config = auto.settle(config, hardware.here(mesh), lambda stage: of_text(config, stage, text, corpus, tokenizer))
+    write_records(config, workdir, mesh)
 
     def batches(stage):
         packed = pipeline.stage_rows(text, corpus.train, tokenizer, stage, config.data, config.seed)

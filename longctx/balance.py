@@ -27,6 +27,7 @@ class Balance:
       received: keys that a shard needs of others / those that a ring brings, (C-1) * n; the mean over the shards, in
         whole blocks. received_most: of the shard that receives most.
       tiles: pairs of blocks that the busiest shard computes / the mean. waste: pairs of tokens in all of them / work.
+      pairs: of tokens, that a shard computes in all layers; the mean.
     """
     work: float
     lockstep: float
@@ -36,6 +37,7 @@ class Balance:
     received_most: float
     tiles: float
     waste: float
+    pairs: float
 
 
 def measure(positions, segments, shards: int, reaches: Reaches = CAUSAL, block: int = 256) -> Balance:
@@ -54,7 +56,7 @@ def measure(positions, segments, shards: int, reaches: Reaches = CAUSAL, block: 
         tokens=most(real), padding=1 - real.sum() / segments.size,
         received=over([x.mean() for x in away]) / ring, received_most=over([x.max() for x in away]) / ring,
         tiles=over([x.sum(axis=1).max() for x in computed]) * shards / tiles_of_all,
-        waste=tiles_of_all * block**2 / work_of_all)
+        waste=tiles_of_all * block**2 / work_of_all, pairs=work_of_all / shards)
 
 
 def most(by_shard: np.ndarray) -> float:

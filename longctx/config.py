@@ -123,6 +123,7 @@ class MeshConfig:
 class AttentionConfig:
     """How attention is computed and cut; none of these changes its value."""
     kernel: str = "auto"                # a name in pallas_kernels.attention.api.IMPLEMENTATIONS, or auto
+    # both may be "auto" for experiments.train, plan and comm: see experiments/planner/auto.py
     strategy: str = "ring"              # a name in longctx.context_parallel.api.STRATEGIES; one shard is always local
     layout: str = "zigzag"              # for longctx.layouts.parse, e.g. "per_document(256)" for packed rows
     grads_dtype: str = "float32"        # in which dK and dV travel; bfloat16 halves their bytes and rounds at each hop

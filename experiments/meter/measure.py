@@ -95,7 +95,7 @@ def measure(config: Config, target: Target, lengths: str | None = None) -> Meter
             for name in found.keys() | expected.keys()]
     place = lambda row: (PARTS.index(row.part), PHASES.index(row.phase), row.kind, row.axes)
     spent, cut = time.monotonic() - start, config.mesh.context_shards > 1
-    even = of_rows.measured(config, stage, lengths) if lengths and cut else None
+    even = of_rows.measured(config, stage, of_rows.of_lengths(config, stage, lengths)) if lengths and cut else None
     return Meter(config, target, stage, tuple(sorted(rows, key=place)), spent, even)
 
 

@@ -106,6 +106,9 @@ def _notes(meter):
            "schedule brackets around kernels or matmuls.")
     if meter.target.platform == "cpu":
         yield "Simulated devices send bfloat16 as float32, scatter no gradients, and wait for every collective."
+    if meter.config.attention.strategy == "dispatch":
+        yield ("dispatch sends the keys that a batch asks for; the closed form is the most that any can. Simulated "
+               "devices gather all keys and pick, as their runtime has no ragged all-to-all.")
     if any(row.known is Known.UNKNOWN for row in meter.rows):
         yield ("a turn: of a loop that ends when the documents of a batch do; the closed form is of documents that "
                "never do.")

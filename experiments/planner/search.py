@@ -3,6 +3,7 @@ import dataclasses
 import math
 
 from experiments import checks
+from experiments import config as configs
 from experiments.hardware import Target
 from experiments.planner.plan import Plan, plan
 from longctx.config import Config
@@ -95,9 +96,7 @@ def _where_it_ends(found: dict[int, Plan]) -> int:
 
 def _strategies(config):
     from longctx.context_parallel.api import STRATEGIES
-    replaced = lambda name: dataclasses.replace(config.attention, strategy=name)
-    return {f"strategy {name}": dataclasses.replace(config, attention=replaced(name))
-            for name in STRATEGIES if name != "local"}
+    return {f"strategy {name}": configs.with_attention(config, strategy=name) for name in STRATEGIES if name != "local"}
 
 
 def _meshes(config):

@@ -81,14 +81,14 @@ def _links(config, target, compiled):
         found.setdefault((one.kind, one.axes), []).append(one)
     for (kind, axes), group in sorted(found.items()):
         if size := program.total(group, "bytes"):
-            yield Link(kind, axes, size, program.overlap(group), size / _rate(config, target, kind, axes))
+            yield Link(kind, axes, size, program.overlap(group), size / rate(config, target, kind, axes))
     for to_host in (True, False):
         size = program.total((copy for copy in compiled.host_copies if copy.to_host == to_host), "bytes")
         if size:
             yield Link("to the host" if to_host else "from the host", (), size, 1.0, size / target.chip.to_host)
 
 
-def _rate(config, target, kind, axes) -> float:
+def rate(config: Config, target: Target, kind: str, axes: tuple[str, ...]) -> float:
     """Bytes per second that leave a device. Devices are numbered with the last axis fastest, node by node."""
     reach = 1
     for name, size in reversed(config.mesh.axes.items()):

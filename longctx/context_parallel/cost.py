@@ -43,15 +43,17 @@ class Sent:
       steps: collectives that have to wait for one another.
       hops: the same counted in links of a ring: of a permutation the distance, the shorter way round, else all links
         but one.
+      ways: directions round a ring in which parts of the load go at once.
     """
     kind: str
     axes: tuple[str, ...]
     load: Load
     steps: float
     hops: float
+    ways: int = 1
 
     def __rmul__(self, times: float) -> "Sent":
-        return Sent(self.kind, self.axes, times * self.load, times * self.steps, times * self.hops)
+        return dataclasses.replace(self, load=times * self.load, steps=times * self.steps, hops=times * self.hops)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,11 +122,12 @@ class Call:
         outer, inner = self.plan.shards
         return (outer if OUTER in axes else 1) * (inner if INNER in axes else 1)
 
-    def sent(self, kind: str, axes: tuple[str, ...], load: Load, steps: int = 1, links: int | None = None):
+    def sent(self, kind: str, axes: tuple[str, ...], load: Load, steps: int = 1, links: int | None = None,
+             ways: int = 1) -> tuple[Sent, ...]:
         """(Sent,), or () where nothing is; links: all but one for each step."""
         links = steps * (self.size(axes) - 1) if links is None else links
         axes = tuple(axis for axis in axes if self.size((axis,)) > 1)
-        return (Sent(kind, axes, load, steps, links),) if load.elements else ()
+        return (Sent(kind, axes, load, steps, links, ways),) if load.elements else ()
 
 
 def cost(call: Call) -> Cost:
@@ -138,8 +141,8 @@ def merged(sents: Iterable[Sent]) -> tuple[Sent, ...]:
     for one in sents:
         groups[one.kind, one.axes].append(one)
     total = lambda found, of: sum(getattr(one, of) for one in found)
-    return tuple(Sent(*key, sum((one.load for one in found), Load(0, 0)), total(found, "steps"), total(found, "hops"))
-                 for key, found in groups.items())
+    return tuple(Sent(*key, sum((one.load for one in found), Load(0, 0)), total(found, "steps"), total(found, "hops"),
+                      min(one.ways for one in found)) for key, found in groups.items())
 
 
 def _parts(cost):
@@ -162,8 +165,9 @@ def _ring(call: Call, axes: tuple[str, ...] = BOTH, both_ways: bool = False) -> 
     blocks, sums, steps = sum(there), sum(there), max(there) + 1
     if on_device:               # out hop by hop, and the first and the last hop home are as all others
         blocks, sums, steps, links = sum(there) + sum(out), sum(there) + len(there), links + 1, links + 1
-    return Cost(forward=call.sent(PERMUTE, axes, sum(there) * call.block, max(there), max(there)),
-                backward=call.sent(PERMUTE, axes, blocks * call.block + sums * call.block_grads, steps, links))
+    ways = len(far) if both_ways else 1
+    return Cost(forward=call.sent(PERMUTE, axes, sum(there) * call.block, max(there), max(there), ways),
+                backward=call.sent(PERMUTE, axes, blocks * call.block + sums * call.block_grads, steps, links, ways))
 
 
 def _double_ring(call: Call) -> Cost:

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import attention_step, bench_balance, benchmark
+from experiments import attention_step, bench_balance, benchmark, lengths
 from experiments.hardware import CHIPS
 
 
@@ -37,7 +37,7 @@ def test_options_that_are_refused(argv, words, capsys):
     assert words in said and said.count("\n") == 1
 
 
-@pytest.mark.parametrize("kind", bench_balance.KINDS)
+@pytest.mark.parametrize("kind", lengths.KINDS)
 def test_documents_fill_a_row(kind):
     lengths = bench_balance.documents(kind, 1 << 18, seed=1)
     assert sum(lengths) == 1 << 18 and min(lengths[:-1]) >= 16

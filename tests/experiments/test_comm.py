@@ -133,8 +133,9 @@ def test_the_balance_of_rows():
     def even(layout, **model):
         config = dataclasses.replace(config_of("ring", dataclasses.replace(MODEL, **model), layout),
                                      stages=(StageConfig(seq_len=8192, steps=1),), batch_tokens=8192)
-        return rows.measured(config, curriculum.plan(config)[0], "web")
+        stage, = curriculum.plan(config)
+        return rows.measured(config, stage, rows.of_lengths(config, stage, "web"))
     assert even("per_document").work < 1.05 < even("zigzag").work
     assert even("zigzag", mask="full") is None
-    with pytest.raises(UserError, match="--lengths='pages' is not known. Known: code, data, prolong, web"):
+    with pytest.raises(UserError, match="--lengths='pages' is not known. Known: code, data, document, prolong, web"):
         rows.check("pages")

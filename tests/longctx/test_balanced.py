@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.bench_balance import KINDS, documents, row
+from experiments.lengths import KINDS, documents, row
 from longctx import balance, layouts
 from longctx.layouts import balanced
 from tests.longctx.test_layouts import packed_rows, rows
