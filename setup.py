@@ -7,7 +7,8 @@ EXTRAS = {
     # compilers for accelerators that need not be there: libtpu; XLA for CUDA without NVIDIA's libraries, but for ptxas
     # and libdevice, which it needs to compile; Triton
     "aot": ["jax[tpu,cuda13-local]", "nvidia-cuda-nvcc>=13.0,<14", "triton>=3.6"],
-    "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.9"],
+    "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.9",
+             "jupytext>=1.17", "nbmake>=1.5.5", "ipykernel>=6.29"],
     "bench": ["torch>=2.4", "transformers>=4.48", "tokamax==0.0.17; python_version >= '3.12'",
               "tokamax==0.0.12; python_version < '3.12'"],
 }

@@ -64,6 +64,13 @@ def seconds(exchange: str, tiles, slots: int, layer: Layer, chip: Chip) -> float
     return sum(EXCHANGES[exchange](*tiles, slots, *way) for way in zip(computing, moving, strict=True))
 
 
+def hidden_from(layer: Layer, chip: Chip, shards: int) -> list[float]:
+    """Tokens of a shard from which on a ring's hop computes for as long as the next keys travel, forward and backward:
+    of one document under a causal mask, laid out evenly, so that a hop is half of all pairs."""
+    ways = zip(layer.computing(chip), layer.moving(chip, shards), strict=True)
+    return [2 * layer.block * move / compute for compute, move in ways]
+
+
 def assumptions(chip: Chip) -> list[str]:
     said = dataclasses.asdict(chip) | {"near": chip.near / 1e9, "far": chip.far / 1e9}
     return [text.format(**said) for text in ASSUMPTIONS]

@@ -1,28 +1,41 @@
-"""Every notebook in colab/ runs from top to bottom, and shows pictures."""
-import ast
-import json
+"""Notebooks in colab/: what people open is made from the script beside it, runs from top to bottom, shows pictures.
+
+    jupytext --update --to ipynb colab/*.py             after a change of a script
+"""
+import os
 import pathlib
+import shutil
+import subprocess
+import sys
 
+import jupytext
 import pytest
-from matplotlib.figure import Figure
 
-NOTEBOOKS = sorted((pathlib.Path(__file__).parents[2] / "colab").glob("*.ipynb"))
-
-
-def run(source: str, names: dict):
-    """What a cell shows: the value of its last line, if that is an expression."""
-    tree = ast.parse(source)
-    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
-    exec(compile(tree, "cell", "exec"), names)
-    return last and eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+ROOT = pathlib.Path(__file__).parents[2]
+SCRIPTS = sorted((ROOT / "colab").glob("*.py"))
+of_notebooks = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_and_draws(path, tmp_path):
-    names, sizes = {}, []
-    for cell in json.loads(path.read_text())["cells"]:
-        shown = run("".join(cell["source"]), names) if cell["cell_type"] == "code" else None
-        if isinstance(shown, Figure):
-            shown.savefig(tmp_path / f"{len(sizes)}.png")
-            sizes.append((tmp_path / f"{len(sizes)}.png").stat().st_size)
-    assert sizes and min(sizes) > 5000
+def test_every_notebook_has_a_script():
+    assert {path.stem for path in SCRIPTS} == {path.stem for path in (ROOT / "colab").glob("*.ipynb")} != set()
+
+
+@of_notebooks
+def test_a_notebook_is_what_its_script_says(script):
+    said, held = (jupytext.read(path) for path in (script, script.with_suffix(".ipynb")))
+    contents = lambda notebook: [(cell.cell_type, cell.source, cell.metadata) for cell in notebook.cells]
+    assert contents(held) == contents(said), "run: jupytext --update --to ipynb colab/*.py"
+    assert not any(cell.get("outputs") for cell in held.cells)
+
+
+@of_notebooks
+def test_a_notebook_runs_and_draws(script, tmp_path):
+    """In a process of its own, outside of colab/; nbmake writes what it showed into the copy."""
+    notebook = shutil.copy(script.with_suffix(".ipynb"), tmp_path)
+    command = [sys.executable, "-m", "pytest", "--nbmake", "--overwrite", notebook]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True,
+                          text=True, timeout=280)
+    assert done.returncode == 0, done.stdout[-4000:]
+    shown = [output.data for cell in jupytext.read(notebook).cells for output in cell.get("outputs", ())
+             if output.output_type in ("display_data", "execute_result")]
+    assert shown and all("image/png" in data for data in shown)

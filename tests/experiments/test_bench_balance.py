@@ -63,3 +63,14 @@ def test_seconds_of_a_layer():
     expected = (flops / (chip.tflops * 1e12) / [chip.forward, chip.backward]).sum()
     for exchange in attention_step.EXCHANGES:
         assert attention_step.seconds(exchange, (computed, np.ones((2, 2))), 1, layer, chip) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("shards", [2, 64])
+def test_from_where_on_a_ring_is_hidden(shards):
+    """There half of all pairs of blocks take as long to compute as the blocks of keys to travel."""
+    chip, layer = CHIPS["h100"], attention_step.Layer(heads=32, key_heads=8, head_size=128, block=256)
+    ways = zip(attention_step.hidden_from(layer, chip, shards), layer.computing(chip), layer.moving(chip, shards),
+               strict=True)
+    for tokens, compute, move in ways:
+        blocks = tokens / layer.block
+        assert blocks**2 / 2 * compute == pytest.approx(blocks * move)
