@@ -13,8 +13,7 @@ ASSUMPTIONS = (
     "bytes leave and reach a device at {near:.0f} GB/s each way among the {per_host} devices of a node, {far:.0f} GB/s "
     "with more shards than those, without latencies; K and V travel in bfloat16, in the backward with dK and dV",
     "a ring waits at each hop for the busiest shard, and sends the next keys while it computes",
-    "by need, keys come in rounds of as many as a shard holds, each while those before it are computed on, the shard's "
-    "own first; all wait for the busiest shard once",
+    "by need, keys come before anything is computed on them; all wait for the busiest shard once",
 )
 
 
@@ -47,12 +46,7 @@ def ring(computed: np.ndarray, needed: np.ndarray, slots: int, compute: float, m
 def by_need(computed: np.ndarray, needed: np.ndarray, slots: int, compute: float, move: float) -> float:
     """Seconds where shards fetch the blocks of keys that they need, and no others."""
     away = needed - np.diag(needed.diagonal())
-    own, all_of_it = computed.diagonal() * compute, computed.sum(axis=1) * compute
-    links = np.maximum(away.sum(axis=0), away.sum(axis=1))
-    rounds, links = np.ceil(np.maximum(links, 1) / slots), links * move
-    # at least all computing; what is left when the first round is there; all rounds, and the last one's computing
-    times = all_of_it, links / rounds + all_of_it - own, links + (all_of_it - own) / rounds
-    return float(np.max(times))
+    return float(np.maximum(away.sum(axis=0), away.sum(axis=1)).max() * move + computed.sum(axis=1).max() * compute)
 
 
 EXCHANGES = {"ring": ring, "by need": by_need}

@@ -15,7 +15,7 @@ from experiments.planner.time import rate
 from experiments.planner.work import share
 from longctx.balance import Balance
 from longctx.config import Config
-from longctx.context_parallel.cost import PERMUTE, RAGGED, WIDTHS, Sent
+from longctx.context_parallel.cost import PERMUTE, WIDTHS, Sent
 from longctx.data.curriculum import Stage
 from longctx.data.pipeline import Batch
 from longctx.errors import UserError
@@ -143,21 +143,26 @@ def _way(config, stage, target, even: Balance) -> Way:
     computing = {"forward": forward, "recomputed": again,
                  "backward": attention_step.KERNEL_BACKWARD * pair / chip.backward}
     busiest = getattr(even, WAITS[strategy]) if WAITS.get(strategy) else 1.0
-    links = 0.0
-    for phase, sents in closed.attention(config, stage).items():
-        hidden = _seconds((one for one in sents if one.kind == PERMUTE), config, target, even)
-        shown = _seconds((one for one in sents if one.kind != PERMUTE), config, target, even)
-        links += max(hidden - busiest * computing[phase], 0.0) + shown
+    sent, links = closed.attention(config, stage), 0.0
+    needed = _needed(config, stage, sent, even) if strategy == "dispatch" else 1.0
+    for phase, sents in sent.items():
+        hidden = _seconds((one for one in sents if one.kind == PERMUTE), config, target)
+        shown = _seconds((one for one in sents if one.kind != PERMUTE), config, target)
+        links += max(hidden - busiest * computing[phase], 0.0) + needed * shown
     total = sum(computing.values())
     return Way(strategy, config.attention.layout, total, (busiest - 1) * total, links)
 
 
-def _seconds(sents: Iterable[Sent], config, target, even) -> float:
-    """Of what keys by need are sent, no more than the rows need."""
+def _needed(config, stage, sent, even) -> float:
+    """The share of what dispatch sends at most that these rows ask for; all_gather sends the keys of all shards."""
+    gathered = closed.attention(configs.with_attention(config, strategy="all_gather"), stage)
+    of = lambda found: sum(one.load.bytes for one in found["forward"])
+    return min(even.received_most * of(gathered) / of(sent), 1.0) if sent["forward"] else 1.0
+
+
+def _seconds(sents: Iterable[Sent], config, target) -> float:
     total = 0.0
     for one in sents:
-        all_shards = config.model.layers * config.memory.head_groups * (config.mesh.context_shards - 1)
-        needed = min(even.received_most * all_shards / one.steps, 1.0) if one.kind == RAGGED else 1.0
         ways = one.ways if target.platform == "tpu" else 1                      # GPUs share their links
-        total += needed * one.load.bytes / ways / rate(config, target, one.kind, one.axes) + LATENCY * one.steps
+        total += one.load.bytes / ways / rate(config, target, one.kind, one.axes) + LATENCY * one.steps
     return total

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from longctx import meshes
-from longctx.context_parallel import hops
+from longctx.context_parallel import dispatch, hops
 from longctx.context_parallel.strategy import Plan
 from pallas_kernels import masks
 
@@ -229,10 +229,11 @@ def _lightseq(call: Call) -> Cost:
 
 
 def _dispatch(call: Call) -> Cost:
-    """All blocks of every shard that some query may see: the most that a batch can ask for, a shard in each round."""
+    """All blocks of every shard that some query may see: the most that a batch can ask for, ROOM shards in a round."""
     seen = len(hops.distances(call.mask, call.plan.layout, call.tokens, call.size(BOTH)))
-    return Cost(forward=call.sent(RAGGED, BOTH, seen * call.block, seen),
-                backward=call.sent(RAGGED, BOTH, seen * (call.block + call.block_grads), seen + 1))
+    rounds = -(-seen // dispatch.ROOM)
+    return Cost(forward=call.sent(RAGGED, BOTH, seen * call.block, rounds),
+                backward=call.sent(RAGGED, BOTH, seen * (call.block + call.block_grads), rounds + 1))
 
 
 def _rsa(call: Call) -> Cost:

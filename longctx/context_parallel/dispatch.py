@@ -8,7 +8,9 @@ to ship. That work is even is the layout's business, and no lock step undoes it.
 
 Blocks travel by a ragged all-to-all. One with the same room for every pair of shards would send nearly what a ring does
 where, as with packed documents, few pairs have much to send. Shapes are static, so there are rounds, as many as the
-busiest shard of the batch takes; in each it sends and receives about as many tokens as it holds. No batch overflows.
+busiest shard of the batch takes; in each it is sent about ROOM times as many tokens as it holds. No batch overflows.
+What a shard computes in a round waits for the others' sending, not for their computing; but a device that still
+computes sends later. So the own keys are dealt out over the rounds too, and where one round does, nobody waits.
 """
 import dataclasses
 from typing import NamedTuple
@@ -25,6 +27,7 @@ from pallas_kernels.attention import tiles
 from pallas_kernels.masks import Ranges, Tokens
 
 LEAST_BLOCKS, WIDEST_BLOCK = 64, 512
+ROOM = 4                        # for keys of others, in a round: so many times those that a shard holds
 
 
 def block_size(length: int, shards: int) -> int:
@@ -57,8 +60,9 @@ def needed(mask: masks.Mask, queries: Ranges, keys: Ranges) -> jax.Array:
 
 
 def rounds_needed(counts: jax.Array, blocks: int) -> jax.Array:
-    """Of an exchange of counts[b, i, j] blocks of row b from shard i to shard j, about `blocks` for each in a round."""
-    return -(-jnp.maximum(counts.sum(1), counts.sum(2)).max() // blocks)
+    """Of an exchange of counts[b, i, j] blocks of row b from shard i to shard j, about `blocks` for each in a round; 1
+    at least."""
+    return jnp.maximum(-(-jnp.maximum(counts.sum(1), counts.sum(2)).max() // blocks), 1)
 
 
 class Round(NamedTuple):
@@ -81,6 +85,11 @@ def round_of(counts: jax.Array, i, rounds) -> Round:
     return Round(first, size, *(jnp.cumsum(size, axis) - size for axis in (2, 1)))
 
 
+def _room(shards: int) -> int:
+    """For so many times the keys of a shard: no more than there are others."""
+    return min(ROOM, shards - 1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Dispatch(Strategy):
     """Blocks of keys over `axis` to where they are seen, with `inside` for the queries of each shard.
@@ -95,35 +104,33 @@ class Dispatch(Strategy):
         dtype, spec = spec.result_dtype(q), dataclasses.replace(spec, partial=True)
         exchange = self._exchange(k, v, tokens, spec)
 
-        def attend(here, before):
-            k, v, k_tokens = here
+        def attend(i, here, before):
+            k, v, k_tokens = exchange.with_own(i, here)
             return self.inside.forward(q, k, v, (tokens[0], k_tokens), spec, table, before)
 
         def step(i, carry):
             here, before = carry
-            return exchange.fetch(i), attend(here, before)
-        here, before = jax.lax.fori_loop(0, exchange.rounds, step,
-                                         (exchange.stay(), neutral(q) if before is None else before))
-        return cast(attend(here, before), dtype)
+            return exchange.fetch(i + 1), attend(i, here, before)
+        last, start = exchange.rounds - 1, neutral(q) if before is None else before
+        here, before = jax.lax.fori_loop(0, last, step, (exchange.fetch(0), start))
+        return cast(attend(last, here, before), dtype)
 
     def backward(self, q, k, v, tokens, spec, rows, table):
         partial = dataclasses.replace(spec, partial=True)
         exchange = self._exchange(k, v, tokens, spec)
 
         def pull(i, here, sums):
-            """The sums with the share of the keys here: the own ones, and after them those of round i - 1."""
-            k, v, k_tokens = here
+            """The sums with the share of the keys of round i."""
+            k, v, k_tokens = exchange.with_own(i, here)
             dq, *grads, dtable = self.inside.backward(q, k, v, (tokens[0], k_tokens), partial, rows, table)
-            home = jax.lax.cond(i > 0, lambda grads: exchange.home(grads, i - 1, self.grads_dtype),
-                                exchange.stayed, grads)
-            return jax.tree.map(jnp.add, sums, (dq, home, dtable))
+            return jax.tree.map(jnp.add, sums, (dq, exchange.home(grads, i, self.grads_dtype), dtable))
 
         def step(i, carry):
             here, sums = carry
-            return exchange.fetch(i), pull(i, here, sums)
+            return exchange.fetch(i + 1), pull(i, here, sums)
         sums = jax.tree.map(lambda x: jnp.zeros_like(x, partial.result_dtype(x)), (q, list(exchange.own[:2]), table))
-        here, sums = jax.lax.fori_loop(0, exchange.rounds, step, (exchange.stay(), sums))
-        dq, home, dtable = pull(exchange.rounds, here, sums)
+        last = exchange.rounds - 1
+        dq, home, dtable = pull(last, *jax.lax.fori_loop(0, last, step, (exchange.fetch(0), sums)))
         return *spec.rounded((dq, *(x[:, :k.shape[1]] for x in home)), (q, k, v)), dtable
 
     def _exchange(self, k, v, tokens, spec):
@@ -136,7 +143,7 @@ class Dispatch(Strategy):
         need = needed(spec.mask, of_q, ranges(own[2], block)) & others                          # B C blocks
         counts = whole(need.sum(-1, dtype=jnp.int32))
         # of all rows of the batch: no device may be out of step with others
-        rounds = jax.lax.pmax(rounds_needed(counts, need.shape[2]), (*meshes.BATCH, *meshes.CONTEXT))
+        rounds = jax.lax.pmax(rounds_needed(counts, _room(shards) * need.shape[2]), (*meshes.BATCH, *meshes.CONTEXT))
         order = jnp.argsort(~need, axis=-1, stable=True).astype(jnp.int32)
         return _Exchange(self.axis, block, own, order, counts, rounds)
 
@@ -158,15 +165,15 @@ class _Exchange:
     @property
     def places(self):
         """For blocks of a row, in a round: an even share of a whole, and one more for each part that is rounded up."""
-        return self.order.shape[2] + self.order.shape[1]
+        _, shards, blocks = self.order.shape
+        return _room(shards) * blocks + shards
 
-    def stay(self):
-        """The own (k, v, tokens), of the shapes that `fetch` gives."""
-        return jax.tree.map(lambda x: tiles.pad(x, 1, self.places * self.block), self.own)
-
-    def stayed(self, grads):
-        """The gradients of the own keys, from those of `stay`."""
-        return [x[:, :self.own[0].shape[1]] for x in grads]
+    def with_own(self, i, here):
+        """(k, v, tokens) of round i: the own ones, of which the tokens of other rounds are none, and what came."""
+        k, v, (positions, segments) = self.own
+        turn = jnp.arange(positions.shape[1]) // WIDEST_BLOCK % self.rounds
+        own = k, v, Tokens(positions, jnp.where(turn == i, segments, 0))
+        return jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), own, here)
 
     def fetch(self, i):
         """(k, v, tokens) [B, places * block, ...] that this shard is sent in round i; left over places: segment 0."""
@@ -179,13 +186,14 @@ class _Exchange:
         return jax.tree.map(fetched, self.own)
 
     def home(self, grads, i, dtype):
-        """The gradients of the own keys, from those of `fetch` on all shards, which travel in `dtype`."""
+        """The gradients of the own keys, from those of `with_own` on all shards, which travel in `dtype`."""
         _, send, row, blocks = self._round(i)
 
         def summed(grad, x):
-            sent = grad.astype(dtype).reshape(-1, self.block, *x.shape[2:])
+            own, theirs = jnp.split(grad, [x.shape[1]], axis=1)
+            sent = theirs.astype(dtype).reshape(-1, self.block, *x.shape[2:])
             here = ragged_all_to_all(sent, send, self.axis).reshape(*blocks.shape, *sent.shape[1:]).astype(grad.dtype)
-            return jnp.zeros_like(self._in_blocks(x), grad.dtype).at[row, blocks].add(here).reshape(x.shape)
+            return self._in_blocks(own).at[row, blocks].add(here).reshape(x.shape)
         return [summed(grad, x) for grad, x in zip(grads, self.own[:2], strict=True)]
 
     def _round(self, i):
