@@ -80,9 +80,17 @@ class Round(NamedTuple):
 
 def round_of(counts: jax.Array, i, rounds) -> Round:
     """Round i of so many. Each takes an even share of every pair's blocks, and so of what a shard sends and is sent."""
-    first = counts * i // rounds
-    size = counts * (i + 1) // rounds - first
+    first = counts // rounds * i + jnp.minimum(counts % rounds, i)
+    size = (counts + rounds - 1 - i) // rounds
     return Round(first, size, *(jnp.cumsum(size, axis) - size for axis in (2, 1)))
+
+
+def in_order(need: jax.Array, rounds) -> jax.Array:
+    """int32 like need, bool [..., blocks]: those that are needed, by rounds. Each takes every so-many-th of them, for
+    blocks that come first are seen by more queries; then those that are not."""
+    rank = need.cumsum(-1, dtype=jnp.int32) - 1
+    place = rank % rounds * need.shape[-1] + rank // rounds
+    return jnp.argsort(jnp.where(need, place, need.shape[-1] ** 2), axis=-1, stable=True).astype(jnp.int32)
 
 
 def _room(shards: int) -> int:
@@ -144,15 +152,14 @@ class Dispatch(Strategy):
         counts = whole(need.sum(-1, dtype=jnp.int32))
         # of all rows of the batch: no device may be out of step with others
         rounds = jax.lax.pmax(rounds_needed(counts, _room(shards) * need.shape[2]), (*meshes.BATCH, *meshes.CONTEXT))
-        order = jnp.argsort(~need, axis=-1, stable=True).astype(jnp.int32)
-        return _Exchange(self.axis, block, own, order, counts, rounds)
+        return _Exchange(self.axis, block, own, in_order(need, rounds), counts, rounds)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Exchange:
     """The rounds of one call.
 
-    own: (k, v, tokens) of this shard, of whole blocks. order: int32 [B, C, blocks], those that each shard needs first.
+    own: (k, v, tokens) of this shard, of whole blocks. order: int32 [B, C, blocks], as `in_order`.
     counts: int32 [B, C, C], how many shard i sends to shard j.
     """
     axis: str | tuple[str, ...]

@@ -119,6 +119,15 @@ def test_rounds_send_every_block_once_and_none_is_too_full(C, blocks, seed, spar
     np.testing.assert_array_equal(done, some)
 
 
+def test_every_round_takes_of_all_that_is_needed():
+    need = np.array([[1, 1, 0, 1, 1, 1, 0, 1], [0, 0, 0, 0, 0, 0, 0, 1], [0] * 8], bool)
+    order = np.asarray(dispatch.in_order(jnp.asarray(need), 3))
+    assert order[0, :6].tolist() == [0, 4, 1, 5, 3, 7] and order[1, 0] == 7
+    counts = jnp.asarray(need.sum(-1))[None, :, None]
+    sizes = [dispatch.round_of(counts, i, 3).size[0, :, 0].tolist() for i in range(3)]
+    assert sizes == [[2, 1, 0], [2, 0, 0], [2, 0, 0]]
+
+
 def test_ragged_all_to_all_is_as_jax_has_it():
     """The example of jax.lax.ragged_all_to_all's documentation, and the same with two slices for each shard."""
     def run(x, *slices):
