@@ -31,17 +31,23 @@ class WorkerFailed(RuntimeError):
 class Worker:
     """`python -m module --worker TASK` as a context manager; see `serve` for the other end.
 
+    Args:
+      environment: beside this process's own; by default what makes all sides use this machine's cores alike, and no
+        accelerator.
+      limit: seconds that it may take to answer.
+
     Attributes:
       ready: what the child said of itself once it was built.
 
     Raises:
-      WorkerFailed: from the constructor and `ask`, when the child ends or does not answer within LIMIT seconds.
+      WorkerFailed: from the constructor and `ask`, when the child ends or does not answer in time.
     """
 
-    def __init__(self, module: str, task: dict):
-        env = {**os.environ, "JAX_PLATFORMS": "cpu", "NPROC": str(threads()), "OMP_NUM_THREADS": str(threads()),
-               "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-        self._errors = tempfile.TemporaryFile("w+")
+    def __init__(self, module: str, task: dict, environment: dict[str, str] | None = None, limit: float = LIMIT):
+        ours = {"JAX_PLATFORMS": "cpu", "NPROC": str(threads()), "OMP_NUM_THREADS": str(threads()),
+                "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+        env = {**os.environ, **(ours if environment is None else environment)}
+        self._errors, self.limit = tempfile.TemporaryFile("w+"), limit
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, "--worker", json.dumps(task)], cwd=ROOT, env=env, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors)
@@ -58,7 +64,7 @@ class Worker:
         return self._reply()
 
     def _reply(self) -> dict:
-        alarm = threading.Timer(LIMIT, self._process.kill)
+        alarm = threading.Timer(self.limit, self._process.kill)
         alarm.start()
         try:
             line = self._process.stdout.readline()
@@ -68,7 +74,7 @@ class Worker:
             return json.loads(line)
         code = self._process.wait()
         if code < 0:
-            raise WorkerFailed(f"ended by signal {-code} (out of memory, or no answer within {LIMIT} s)")
+            raise WorkerFailed(f"ended by signal {-code} (out of memory, or no answer within {self.limit:.0f} s)")
         self._errors.seek(0)
         said = self._errors.read().strip().splitlines() or [f"ended with code {code}"]
         raise WorkerFailed(said[-1][:200])

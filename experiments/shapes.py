@@ -4,6 +4,7 @@ from experiments import config as configs
 _LLAMA3_8B = dict(layers=32, embed=4096, mlp=14336, heads=32, key_heads=8, head_size=128, vocab_size=128256)
 
 MODELS = {
+    "llama3_1b": _LLAMA3_8B | dict(layers=16, embed=2048, mlp=8192, head_size=64, tied_head=True),
     "llama3_8b": _LLAMA3_8B,
     "llama3_70b": _LLAMA3_8B | dict(layers=80, embed=8192, mlp=28672, heads=64),
     "llama_7b": _LLAMA3_8B | dict(mlp=11008, key_heads=32, vocab_size=32000),       # every query head has its own keys
