@@ -1,4 +1,4 @@
-"""Compiles one attention kernel for a TPU, in a process of its own: the compiler is told at start where to dump.
+"""Compiles one attention kernel for a TPU or GPU, in a process of its own: compilers are told at start where to dump.
 
     python -m experiments.kernel_worker CHIP LENGTH '{"kernel": "longctx", "op": "forward"}'
 
@@ -15,20 +15,34 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.kernel_cases import Case, documents
-from pallas_kernels import tpu_chips
+from pallas_kernels import gpu_chips, tpu_chips
 from pallas_kernels.masks import Tokens
 
 _CALLS = 10
 
 
+def compiled(chip: str, function, *types):
+    """The program of `function` for one device called `chip`, in either CHIPS, that is not here.
+
+    types: of its arguments, trees of ShapeDtypeStruct.
+    """
+    if chip in gpu_chips.CHIPS:
+        platform, devices = "cuda", gpu_chips.devices(chip)
+    else:
+        platform, name = "tpu", tpu_chips.CHIPS[chip].topology
+        devices = topologies.get_topology_desc(platform=platform, topology_name=name).devices
+    mesh = Mesh(np.array(devices[:1]), ("chip",))
+    sharding = NamedSharding(mesh, PartitionSpec())
+    types = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), types)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        return jax.jit(function).trace(*types).lower(lowering_platforms=(platform,)).compile()
+
+
 def compile_for(chip: str, length: int, case: Case) -> dict:
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=tpu_chips.CHIPS[chip].topology).devices[:1]
-    sharding = NamedSharding(Mesh(np.array(devices), ("chip",)), PartitionSpec())
     with tpu_chips.target(chip):
         function, types = case.call(length)
-        types = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), types)
-        start = time.perf_counter()
-        program = jax.jit(function).trace(*types).lower(lowering_platforms=("tpu",)).compile()
+    start = time.perf_counter()
+    program = compiled(chip, function, *types)
     return {"compile_s": time.perf_counter() - start,
             "temp_mb": program.memory_analysis().temp_size_in_bytes / 2**20}
 
