@@ -114,7 +114,7 @@ def like_a_person() -> dict[str, str]:
 
 def compiled_for_tpu(worker: str, *arguments: str, timeout: float) -> list[str]:
     """The lines that the module `worker` prints, run with the TPU compiler and no TPU. For NEEDS_TPU_COMPILER tests."""
-    return _lines(worker, arguments, tpu_schedule.ENVIRONMENT, timeout)
+    return worker_lines(worker, arguments, tpu_schedule.ENVIRONMENT, timeout)
 
 
 def compiled_for_gpu(chip: str, worker: str, *arguments: str, timeout: float) -> list[gpu_schedule.Kernel]:
@@ -124,11 +124,12 @@ def compiled_for_gpu(chip: str, worker: str, *arguments: str, timeout: float) ->
     NEEDS_CUDA_COMPILER tests.
     """
     with tempfile.TemporaryDirectory() as folder:
-        _lines(worker, (chip, *arguments), gpu_schedule.environment(folder), timeout)
+        worker_lines(worker, (chip, *arguments), gpu_schedule.environment(folder), timeout)
         return gpu_schedule.read(folder, gpu_chips.CHIPS[chip])
 
 
-def _lines(worker, arguments, environment, timeout):
+def worker_lines(worker: str, arguments, environment: dict, timeout: float) -> list[str]:
+    """The lines that the module `worker` prints, run in a process of its own."""
     done = subprocess.run([sys.executable, "-m", worker, *arguments], cwd=pathlib.Path(__file__).parents[1], text=True,
                           env=like_a_person() | environment, capture_output=True, timeout=timeout)
     assert done.returncode == 0, done.stderr[-2000:]
