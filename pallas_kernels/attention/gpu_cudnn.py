@@ -21,7 +21,8 @@ from pallas_kernels.attention import reference, tiles
 from pallas_kernels.attention.spec import AttentionSpec, Rows
 from pallas_kernels.masks import EMPTY, FULL, Causal, Full, Segments, Tokens, Window
 
-_OLDEST, _HOPPER = (8, 0), (9, 0)
+_OLDEST = 8, 0
+_LARGEST = {(9, 0): 256}         # head size, where it is more than 128: cuDNN's backward has that on Hopper alone
 
 
 class _Case(NamedTuple):
@@ -47,7 +48,7 @@ _CASES = (
 
 @dataclasses.dataclass(frozen=True)
 class Cudnn:
-    """The implementation. otherwise: (q, k, spec) -> the one for pairs that cuDNN cannot do."""
+    """The implementation of attention. otherwise: (q, k, spec) -> that of pairs that cuDNN cannot do."""
     otherwise: Callable
 
     def why_not(self, q, k, spec: AttentionSpec, platform: str) -> str | None:
@@ -57,7 +58,7 @@ class Cudnn:
             return "runs on NVIDIA GPUs of compute capability 8.0 and later"
         if q.dtype not in (jnp.bfloat16, jnp.float16) or k.dtype != q.dtype:
             return f"takes bfloat16 or float16 alone, not {q.dtype} queries with {k.dtype} keys"
-        largest = 256 if capability >= _HOPPER else 128
+        largest = _LARGEST.get(capability, 128)
         if q.shape[3] % 8 or q.shape[3] > largest:
             return f"takes head sizes that are multiples of 8 up to {largest}, not {q.shape[3]}"
         if spec.bias or spec.soft_cap:

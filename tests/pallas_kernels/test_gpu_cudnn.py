@@ -1,4 +1,5 @@
 """Attention by cuDNN, which no CPU has: its calls are replaced by their definition, to test what is around them."""
+import re
 import types
 
 import jax
@@ -167,7 +168,8 @@ def test_rounded_parts_add_up(here):
 @pytest.mark.parametrize("change, words", [
     (dict(platform="cpu"), "runs on NVIDIA GPUs"), (dict(capability=None), "runs on NVIDIA GPUs"),
     (dict(capability=(7, 5)), "8.0 and later"), (dict(dtype="float32"), "float32"),
-    (dict(H=256, capability=(8, 0)), "up to 128"), (dict(H=256), None), (dict(H=60), "multiples of 8"),
+    (dict(H=256, capability=(8, 0)), "up to 128"), (dict(H=256, capability=(10, 0)), "up to 128"),
+    (dict(H=256), None), (dict(H=60), "multiples of 8"),
     (dict(bias=Alibi()), "no bias"), (dict(soft_cap=30.0), "no soft cap"), (dict(S=64), "as many queries as keys"),
     (dict(T=33, S=33), "even number"), (dict(mask="window(5)"), "not Window"),
     (dict(mask="causal | sinks(4)"), "not Or"), (dict(mask="causal & chunked(8)"), "not And"),
@@ -179,6 +181,22 @@ def test_why_not_says_why(change, words, monkeypatch):
     spec = AttentionSpec(masks.parse(about["mask"]), **{x: about[x] for x in ("bias", "soft_cap") if x in about})
     reason = api.IMPLEMENTATIONS["cudnn"].why_not(q, k, spec, about["platform"])
     assert reason is None if words is None else words in reason
+
+
+@pytest.mark.canary
+def test_jax_has_what_is_called():
+    """Its private names, and the custom calls that they become, with no compiler."""
+    q, k = (jax.ShapeDtypeStruct((1, 64, heads, 64), jnp.bfloat16) for heads in (4, 2))
+    tokens = Tokens(*[jax.ShapeDtypeStruct((1, 64), jnp.int32)] * 2)
+
+    def grad(q, k, v, tokens, dout):
+        f = lambda q, k, v: api.attention(q, k, v, (tokens, tokens), AttentionSpec(Causal() & Window(9)), "cudnn")[0]
+        return jax.vjp(f, q, k, v)[1](dout)
+    with gpu_chips.target("h200"):
+        text = jax.jit(grad).trace(q, k, k, tokens, q).lower(lowering_platforms=("cuda",)).as_text()
+    calls = re.findall(r"@__cudnn\$fmhaSoftmax(\w*)\(", text)
+    assert [calls.count(way) for way in ("", "Backward")] == [len(gpu_cudnn._CASES)] * 2
+    assert text.count("sliding_window_length\\22: 9,") == 2                 # of tokens in places, of both ways
 
 
 @NEEDS_CUDA_COMPILER
