@@ -13,8 +13,10 @@ from longctx.streaming.step import others, squared, streamed, updated
 
 BLOCKS = jax.tree_util.DictKey("blocks")
 # On GPUs XLA's own rematerialization takes what is in the hosts' memory for the device's, and computes again what it
-# need not. On TPUs gathers of weights hide behind matmuls only when asked to.
-_OPTIONS = {"gpu": {"xla_disable_hlo_passes": "rematerialization"},
+# need not; and of keys and values that travel at the same time it would let one wait for the other, in front of what
+# hides them. On TPUs gathers of weights hide behind matmuls only when asked to.
+OPTIONS = {"gpu": {"xla_disable_hlo_passes": "rematerialization",
+                    "xla_gpu_experimental_parallel_collective_overlap_limit": 4},
             "tpu": {"xla_enable_async_all_gather": "true",
                     "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true"}}
 
@@ -142,7 +144,7 @@ def lower_step(config: Config, rate, stage, mesh, platform: str | None = None) -
             return train_step(graph, config, rate, stage.rope, state, batch)
 
         args = abstract_state(config, mesh), abstract_batch(stage, mesh)
-        options = _OPTIONS.get(mesh.devices.flat[0].platform)
+        options = OPTIONS.get(mesh.devices.flat[0].platform)
         traced = jax.jit(step, donate_argnums=0, compiler_options=options).trace(*args)
         return traced.lower(lowering_platforms=platform and (platform,))
 

@@ -142,6 +142,14 @@ def test_what_is_as_long_as_a_row_is_on_the_hosts(tmp_path):
         found["flops"]["weight_matmuls"] + found["flops"]["recomputed"], rel=0.02)
 
 
+@pytest.mark.slow
+@NEEDS_CUDA_COMPILER
+def test_keys_travel_beside_attention_on_gpus(tmp_path):
+    found = planned("h100x8", tmp_path, "configs/llama3_8b_128k.py", "mesh.context=8", "model.layers=4")
+    permutes, = [link for link in found["links"] if link["kind"] == "collective-permute"]
+    assert permutes["overlapped"] > 0.9
+
+
 def planned(target: str, folder, config: str, *settings: str) -> dict:
     run("plan", "--target", target, "--config", config, f"--workdir={folder}",
         *(f"--config.{setting}" for setting in settings))
