@@ -16,9 +16,9 @@ BLOCKS = jax.tree_util.DictKey("blocks")
 # need not; and of keys and values that travel at the same time it would let one wait for the other, in front of what
 # hides them. On TPUs gathers of weights hide behind matmuls only when asked to.
 OPTIONS = {"gpu": {"xla_disable_hlo_passes": "rematerialization",
-                    "xla_gpu_experimental_parallel_collective_overlap_limit": 4},
-            "tpu": {"xla_enable_async_all_gather": "true",
-                    "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true"}}
+                   "xla_gpu_experimental_parallel_collective_overlap_limit": 4},
+           "tpu": {"xla_enable_async_all_gather": "true",
+                   "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true"}}
 
 
 def init_state(config: Config, mesh, params: dict | None = None) -> dict:
