@@ -1,6 +1,6 @@
 """Calls of Triton kernels from JAX, through jax-triton. All that differs among its versions is here."""
-import importlib.util
 import inspect
+from importlib.util import find_spec
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ def why_not(x, platform: str) -> str | None:
         return "runs on GPUs alone"
     if x.dtype not in (jnp.bfloat16, jnp.float16):
         return f"takes bfloat16 or float16 alone, not {x.dtype}"
-    missing = [name for name in ("triton", "jax_triton") if not importlib.util.find_spec(name)]
+    missing = [name for name in ("triton", "jax_triton") if not find_spec(name)]
     return f"needs {' and '.join(missing)}: pip install 'longctx[gpu]'" if missing else None
 
 
@@ -27,13 +27,18 @@ def call(kernel, operands, results, grid, warps: int, stages: int, **static):
       warps: of 32 threads that run a program (of 64 on AMD).
       stages: of the pipeline by which loops load ahead.
     """
+    results = run(kernel, operands, results, grid, warps, stages, static)
+    varying = tuple(jax.typeof(operands[0]).manual_axis_type.varying)          # the results do not say it
+    return jax.tree.map(lambda x: jax.lax.pcast(x, varying, to="varying"), results) if varying else results
+
+
+def run(kernel, operands, results, grid, warps, stages, static):
+    """The same, through jax-triton."""
     import jax_triton
-    capability = gpu_chips.capability()
     how = dict(out_shape=results)
-    if "out_type" in inspect.signature(jax_triton.triton_call).parameters:
+    if "out_type" in inspect.signature(jax_triton.triton_call).parameters:                            # since 0.4
         how = dict(out_type=results, backend_options={"enable_fp_fusion": True})
-    results = jax_triton.triton_call(
+    capability = gpu_chips.capability()
+    return jax_triton.triton_call(
         *operands, kernel=kernel, grid=grid, name=kernel.__name__, num_warps=warps, num_stages=stages,
         compute_capability=capability and 10 * capability[0] + capability[1], **how, **static)
-    varying = tuple(jax.typeof(operands[0]).manual_axis_type.varying)        # jax-triton's results do not say
-    return jax.tree.map(lambda x: jax.lax.pcast(x, varying, to="varying"), results) if varying else results

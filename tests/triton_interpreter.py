@@ -1,26 +1,34 @@
-"""Triton kernels on a CPU: triton_call.call with triton's own interpreter in jax-triton's place.
+"""Triton kernels on a CPU: triton_call.run with triton's own interpreter in jax-triton's place.
 
 Import it before anything imports triton: what @triton.jit makes is decided once, by an environment variable.
 """
 import importlib.util
 import os
+import threading
 
 import jax
 import numpy as np
 import pytest
 
 from pallas_kernels import triton_call
+from tests.helpers import like_a_person
 
 os.environ["TRITON_INTERPRET"] = "1"
 NEEDS_TRITON = pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="triton is not installed")
+_ONE_AT_A_TIME = threading.Lock()
 _NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "int32": "i32"}
+
+
+def compiler_environment() -> dict[str, str]:
+    """For a process that compiles Triton kernels instead."""
+    return {name: value for name, value in like_a_person().items() if name != "TRITON_INTERPRET"}
 
 
 @pytest.fixture
 def interpreted(monkeypatch):
     """Calls of Triton kernels are interpreted, and nothing stands in their way."""
     from triton.runtime import interpreter
-    monkeypatch.setattr(triton_call, "call", call)
+    monkeypatch.setattr(triton_call, "run", run)
     monkeypatch.setattr(triton_call, "why_not", lambda x, platform: None)
     monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", _dot(interpreter.InterpreterBuilder.create_dot))
 
@@ -66,11 +74,11 @@ class Tensor:
         assert other.array is self.array, "the interpreter works in place"
 
 
-def call(kernel, operands, results, grid, warps, stages, **static):
-    """As triton_call.call."""
-    def run(*operands):
-        outs = tuple(np.empty(x.shape, x.dtype) for x in results)
-        operands = [np.ascontiguousarray(x) for x in operands]
-        kernel[grid](*map(Tensor, operands), *map(Tensor, outs), **static)
+def run(kernel, operands, results, grid, warps, stages, static):
+    """As triton_call.run."""
+    def on_host(*operands):
+        operands, outs = (np.ascontiguousarray(x) for x in operands), tuple(np.empty(x.shape, x.dtype) for x in results)
+        with _ONE_AT_A_TIME:                     # simulated devices are threads, and the interpreter's state is global
+            kernel[grid](*map(Tensor, (*operands, *outs)), **static)
         return outs
-    return jax.pure_callback(run, results, *operands)
+    return jax.pure_callback(on_host, results, *operands)
