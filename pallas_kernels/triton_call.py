@@ -28,7 +28,8 @@ def call(kernel, operands, results, grid, warps: int, stages: int, **static):
       stages: of the pipeline by which loops load ahead.
     """
     results = run(kernel, operands, results, grid, warps, stages, static)
-    varying = tuple(jax.typeof(operands[0]).manual_axis_type.varying)          # the results do not say it
+    # over which mesh axes the results vary is not in their types
+    varying = tuple(set().union(*(jax.typeof(x).manual_axis_type.varying for x in operands)))
     return jax.tree.map(lambda x: jax.lax.pcast(x, varying, to="varying"), results) if varying else results
 
 
