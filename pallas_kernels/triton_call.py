@@ -36,6 +36,10 @@ def call(kernel, operands, results, grid, warps: int, stages: int, **static):
 def run(kernel, operands, results, grid, warps, stages, static):
     """The same, through jax-triton."""
     import jax_triton
+    from triton import knobs
+    # Triton writes PTX of the version of the newer ptxas that it brings along, which XLA's may not read; all of CUDA 13
+    # read that of the older one
+    knobs.nvidia.ptxas_blackwell = knobs.nvidia.ptxas.path
     how = dict(out_shape=results)
     if "out_type" in inspect.signature(jax_triton.triton_call).parameters:                            # since 0.4
         how = dict(out_type=results, backend_options={"enable_fp_fusion": True})
