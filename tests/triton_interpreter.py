@@ -1,10 +1,7 @@
 """Triton kernels on a CPU: triton_call.run with triton's own interpreter in jax-triton's place, or compiled elsewhere.
-
-Import it before anything imports triton: what @triton.jit makes is decided once, by an environment variable.
 """
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -16,7 +13,6 @@ import pytest
 from pallas_kernels import gpu_chips, triton_call
 from tests.helpers import like_a_person
 
-os.environ["TRITON_INTERPRET"] = "1"
 NEEDS_TRITON = pytest.mark.skipif(not importlib.util.find_spec("jax_triton"),
                                   reason="jax-triton, which brings triton, is not installed")
 _ONE_AT_A_TIME = threading.Lock()
@@ -88,9 +84,8 @@ def compiled_for_gpu(what: str, chip: str, dtype: str, *sizes) -> list[str]:
 
     None spills, all have the shared memory that they take, and they use the architecture's best matrix instructions.
     """
-    environment = {name: value for name, value in like_a_person().items() if name != "TRITON_INTERPRET"}
     done = subprocess.run([sys.executable, "-m", "tests.pallas_kernels.compile_triton", what, chip, dtype,
-                           *map(str, sizes)], env=environment, capture_output=True, text=True, timeout=280)
+                           *map(str, sizes)], env=like_a_person(), capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-2000:]
     kernels = [json.loads(line) for line in done.stdout.splitlines()]
     for k in kernels:
