@@ -1,4 +1,7 @@
 """The Triton kernels on a CPU: interpreted against the float64 reference, and compiled for GPUs that are not here."""
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -8,7 +11,7 @@ from pallas_kernels import gpu_chips, masks, triton_call
 from pallas_kernels.attention import jax_triton, triton_blocks
 from pallas_kernels.attention.bias import Alibi
 from pallas_kernels.attention.spec import AttentionSpec
-from tests.helpers import NEEDS_CUDA_COMPILER, assert_close, one_document, packed, problem, slow, truth
+from tests.helpers import NEEDS_CUDA_COMPILER, assert_close, like_a_person, one_document, packed, problem, slow, truth
 from tests.longctx.context_parallel import cut
 from tests.pallas_kernels import test_attention
 from tests.triton_interpreter import NEEDS_TRITON, compiled_for_gpu, interpreted  # noqa: F401
@@ -108,3 +111,14 @@ def test_blocks_fit_the_shared_memory_of_every_architecture(capability, most, ke
 def test_the_compiler_takes_it(chip, mask, dtype, H):
     kernels = compiled_for_gpu("attention", chip, dtype, mask, H)
     assert kernels == ["dkdv", "dq", "forward", "onward"]
+
+
+@pytest.mark.slow
+@NEEDS_TRITON
+@NEEDS_CUDA_COMPILER
+def test_a_ring_computes_while_it_sends():
+    done = subprocess.run([sys.executable, "-m", "tests.longctx.context_parallel.compile_ring_for_gpu", "jax_triton",
+                           "h200", "zigzag"], env=like_a_person(), capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-2000:]
+    kernels, overlap = map(float, done.stdout.split())
+    assert kernels == 8 * 3 and overlap > 6 / 8                   # three kernels; all hops but the first and the last
