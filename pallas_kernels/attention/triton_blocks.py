@@ -19,12 +19,15 @@ class Blocks(NamedTuple):
     stages: int
 
 
-# by the major compute capability: wgmma on Hopper wants 64 rows for each 4 warps, tcgen05 on Blackwell has its own
-# memory for results, 512 columns; all others, AMD's too, have a warp's matrix products in its registers
+# by kind of matrix unit, named after the first major compute capability that has it: mma.sync on Ampere, Ada and the
+# small Blackwells; wgmma on Hopper, which wants 64 rows for each 4 warps; tcgen05 on Blackwell, with a memory of its own
+# for results. None is AMD's, whose warps are twice as wide
 SIZES = {
-    "forward": {9: Blocks(128, 128, 8, 3), 10: Blocks(128, 64, 8, 5), "other": Blocks(128, 64, 8, 5)},
-    "dq": {9: Blocks(128, 64, 8, 3), 10: Blocks(128, 64, 8, 3), "other": Blocks(128, 32, 8, 3)},
-    "dkdv": {9: Blocks(64, 128, 8, 3), 10: Blocks(64, 64, 8, 3), "other": Blocks(64, 64, 8, 3)},
+    "forward": {8: Blocks(128, 64, 8, 5), 9: Blocks(128, 128, 8, 3), 10: Blocks(128, 64, 8, 5),
+                None: Blocks(128, 32, 4, 3)},
+    "dq": {8: Blocks(128, 32, 8, 3), 9: Blocks(128, 64, 8, 3), 10: Blocks(128, 64, 8, 3), None: Blocks(64, 32, 4, 3)},
+    "dkdv": {8: Blocks(64, 64, 8, 3), 9: Blocks(64, 128, 8, 3), 10: Blocks(64, 64, 8, 3),
+             None: Blocks(32, 64, 4, 3)},
 }
 
 
@@ -52,15 +55,14 @@ def shared(kernel: str, blocks: Blocks, q) -> int:
     loads = (blocks.stages + 1) // 2 * (2 * row * passes + 8 * (blocks.q + blocks.k))
     stationary = row * stays * (1 if forward else 2)
     factors = 0 if forward else blocks.q * blocks.k * q.dtype.itemsize         # of other products, on their way there
-    rules = {9: loads + stationary, 10: loads + stationary + 4 * factors,
-             "other": max(loads + 2 * factors, loads // 2 + stationary)}
-    return rules[_generation()]
+    of_registers = max(loads + 2 * factors, loads // 2 + stationary)
+    return {8: of_registers, 9: loads + stationary, 10: loads + stationary + 4 * factors, None: of_registers}[_unit()]
 
 
 def _candidates(kernel):
     """Those of SIZES; with two buffers; with less in them; and what fits wherever there are 64 KiB."""
     stays, passes = _sides(kernel)
-    largest = SIZES[kernel][_generation()]
+    largest = SIZES[kernel][_unit()]
     smaller = largest._replace(stages=3)
     return largest, smaller, smaller._replace(**{passes: 32}), smaller._replace(**{stays: 64, passes: 32}, warps=4)
 
@@ -70,6 +72,6 @@ def _sides(kernel):
     return ("k", "q") if kernel == "dkdv" else ("q", "k")
 
 
-def _generation():
-    major, _ = gpu_chips.capability() or (0, 0)
-    return major if major in SIZES["forward"] else "other"
+def _unit():
+    capability = gpu_chips.capability()
+    return capability and (capability[0] if capability[0] in (9, 10) else 8)
