@@ -85,10 +85,9 @@ def capability() -> tuple[int, int] | None:
 
     None where that is no GPU of NVIDIA's. A GPU that is here says it itself; one that is not must be in CHIPS.
     """
-    absent = jax.sharding.get_abstract_mesh().abstract_device
-    if absent:
-        return next((chip.capability for chip in CHIPS.values() if chip.kind == absent.device_kind), None)
-    here = jax.devices()[0]
+    target, here = jax.sharding.get_abstract_mesh().abstract_device, jax.devices()[0]
+    if target and target.device_kind != here.device_kind:
+        return next((chip.capability for chip in CHIPS.values() if chip.kind == target.device_kind), None)
     said = here.compute_capability if here.platform == "gpu" else ""
     return tuple(map(int, said.split("."))) if said[:1].isdigit() else None          # AMD's are words: gfx942
 

@@ -20,8 +20,8 @@ class Blocks(NamedTuple):
 
 
 # by kind of matrix unit, named after the first major compute capability that has it: mma.sync on Ampere, Ada and the
-# small Blackwells; wgmma on Hopper, which wants 64 rows for each 4 warps; tcgen05 on Blackwell, with a memory of its own
-# for results. None is AMD's, whose warps are twice as wide
+# small Blackwells; wgmma on Hopper, which wants 64 rows for each 4 warps; tcgen05 on Blackwell, with a memory of its
+# own for results. None is AMD's, whose warps are twice as wide
 SIZES = {
     "forward": {8: Blocks(128, 64, 8, 5), 9: Blocks(128, 128, 8, 3), 10: Blocks(128, 64, 8, 5),
                 None: Blocks(128, 32, 4, 3)},
