@@ -43,6 +43,8 @@ CHIPS = {
     "h200": Chip("NVIDIA H200", (9, 0), 132, 233_472, 989.0, 4_800_000_000_000, 151_397_597_184, 52_428_800, 1.98),
     "b200": Chip("NVIDIA B200", (10, 0), 148, 233_472, 2250.0, 7_672_320_000_000, 191_514_411_008, 132_644_864, 1.965),
 }
+# of capabilities that are not in CHIPS
+_BLOCK_SHARED = {(8, 6): 101_376, (8, 7): 166_912, (8, 9): 101_376, (12, 0): 101_376}
 _CONFIG = """gpu_device_info {{
   name: "{kind}" core_count: {processors} memory_bandwidth: {bandwidth} l2_cache_size: {l2} clock_rate_ghz: {clock}
   device_memory_size: {memory} shared_memory_per_core: {shared} shared_memory_per_block_optin: {block_shared}
@@ -83,9 +85,14 @@ def capability() -> tuple[int, int] | None:
 
     None where that is no GPU of NVIDIA's. A GPU that is here says it itself; one that is not must be in CHIPS.
     """
-    absent = jax.sharding.get_abstract_mesh().abstract_device
-    if absent:
-        return next((chip.capability for chip in CHIPS.values() if chip.kind == absent.device_kind), None)
-    here = jax.devices()[0]
+    target, here = jax.sharding.get_abstract_mesh().abstract_device, jax.devices()[0]
+    if target and target.device_kind != here.device_kind:
+        return next((chip.capability for chip in CHIPS.values() if chip.kind == target.device_kind), None)
     said = here.compute_capability if here.platform == "gpu" else ""
     return tuple(map(int, said.split("."))) if said[:1].isdigit() else None          # AMD's are words: gfx942
+
+
+def block_shared(capability: tuple[int, int] | None) -> int:
+    """Bytes of shared memory that a block of threads can have; where that is not known, what all have since 2018."""
+    known = {chip.capability: chip.block_shared for chip in CHIPS.values()}
+    return (known | _BLOCK_SHARED).get(capability, 65_536)

@@ -6,6 +6,8 @@ os.environ["NPROC"] = "32"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # most of the tests' time is compiling, and this takes 40% of it away; what is compiled for TPUs and GPUs does without
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# what @triton.jit makes is decided once for a process; those that compile for GPUs are processes of their own
+os.environ["TRITON_INTERPRET"] = "1"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

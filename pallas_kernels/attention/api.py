@@ -8,23 +8,22 @@ import functools
 import jax
 
 from pallas_kernels import dispatch
-from pallas_kernels.attention import chunked, reference, tpu
+from pallas_kernels.attention import chunked, jax_triton, reference, tpu
 from pallas_kernels.attention.gpu_cudnn import Cudnn
 from pallas_kernels.attention.spec import AttentionSpec, rows
 from pallas_kernels.masks import Tokens
 
 IMPLEMENTATIONS = {
-    "reference": reference, "chunked": chunked, "tpu": tpu,
+    "reference": reference, "chunked": chunked, "tpu": tpu, "jax_triton": jax_triton,
     "cudnn": Cudnn(lambda *call: dispatch.choose("attention", IMPLEMENTATIONS, PREFERENCE, "auto", "gpu", *call,
                                                  but="cudnn")),
 }
 # What "auto" tries, in this order: by platform, or compute capability where that has an order of its own. Those are not
 # measured yet, but follow published TFLOP/s, here of bfloat16, causal, head size 128.
 PREFERENCE = {
-    "cpu": ("chunked",), "tpu": ("tpu", "chunked"), "gpu": ("cudnn", "chunked"),
-    (8, 0): ("cudnn", "chunked"),
-    (9, 0): ("cudnn", "chunked"),       # H100, 8k-16k: cuDNN 529-539, backward 470; Triton 369-378 (arXiv 2407.08608)
-    (10, 0): ("cudnn", "chunked"),      # B200: cuDNN twice as fast as Triton (arXiv 2603.05451)
+    "cpu": ("chunked",), "tpu": ("tpu", "chunked"), "gpu": ("cudnn", "jax_triton", "chunked"),
+    (9, 0): ("cudnn", "jax_triton", "chunked"),     # H100, 8k-16k: cuDNN 529-539, Triton 369-378 (arXiv 2407.08608)
+    (10, 0): ("cudnn", "jax_triton", "chunked"),    # B200: cuDNN twice as fast as Triton (arXiv 2603.05451)
 }
 
 

@@ -11,10 +11,10 @@ import functools
 import jax
 
 from pallas_kernels import dispatch
-from pallas_kernels.cross_entropy import chunked, reference, tpu
+from pallas_kernels.cross_entropy import chunked, jax_triton, reference, tpu
 from pallas_kernels.cross_entropy.spec import CrossEntropySpec
 
-IMPLEMENTATIONS = {"reference": reference, "chunked": chunked, "tpu": tpu}
+IMPLEMENTATIONS = {"reference": reference, "chunked": chunked, "tpu": tpu, "jax_triton": jax_triton}
 PREFERENCE = {"cpu": ("chunked",), "gpu": ("chunked",), "tpu": ("tpu", "chunked")}   # what "auto" tries, in this order
 
 

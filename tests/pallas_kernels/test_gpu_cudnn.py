@@ -46,6 +46,12 @@ def _never(q, k, spec):
         backward=lambda q, k, v, *_: (*spoilt(q, k, v), None))
 
 
+@pytest.fixture(autouse=True)
+def no_other(monkeypatch):
+    """Other kernels for GPUs do not run here."""
+    monkeypatch.setitem(api.PREFERENCE, (9, 0), ("cudnn", "chunked"))
+
+
 @pytest.fixture
 def here(monkeypatch):
     """As on an H100. Called with a function for pairs that cuDNN cannot do, it replaces the one there is."""
