@@ -1,8 +1,7 @@
 """What every Pallas Mosaic GPU kernel here needs, whatever it computes, and where versions of jax differ.
 
 A kernel is written for the hardware: warpgroups that take roles, copies by the TMA unit, matmuls by wgmma. On a CPU,
-where jax has an interpreter for them, the same kernels run interpreted: slow, for tests, with races detected. It knows
-no accumulators that are carried on, and no matmul of registers: `Matmuls` does those the plain way there.
+where jax has an interpreter for them, the same kernels run interpreted: slow, for tests, with races detected.
 """
 import dataclasses
 import math
@@ -35,20 +34,21 @@ def _dotted(capability):
     return ".".join(map(str, capability)) if capability else "an unknown one"
 
 
+def interpreted() -> bool:
+    """Whether what is traced is for the interpreter."""
+    return dispatch.traced_platform() == "cpu"
+
+
 def call(kernel, out_type, scratch, grid: dict[str, int], warpgroups: int, operands):
     """The kernel on these operands, for each point of the grid (its first axis varies fastest) and warpgroup.
 
     kernel: a functools.partial of the body, named after its package; called with references to operands, results and
-    scratch, and with `matmuls`.
+    scratch.
     """
-    interpret = dispatch.traced_platform() == "cpu"
     name = f"{kernel.func.__module__.split('.')[-2]}_{kernel.func.__name__}"
-    how = dict(interpret=plgpu.InterpretGPUParams(detect_races=True)) if interpret else {}
+    how = {"interpret": plgpu.InterpretGPUParams(detect_races=True)} if interpreted() else {}
     parameters = plgpu.CompilerParams(approx_math=True, lowering_semantics=plgpu.LoweringSemantics.Lane)
-
-    def body(*refs):
-        kernel(*refs, matmuls=Matmuls(interpret))
-    return plgpu.kernel(body, out_type=out_type, scratch_types=scratch, compiler_params=parameters,
+    return plgpu.kernel(kernel, out_type=out_type, scratch_types=scratch, compiler_params=parameters,
                         grid=tuple(grid.values()), grid_names=tuple(grid), num_threads=warpgroups,
                         thread_name=WARPGROUP, kernel_name=name, **how)(*operands)
 
@@ -91,58 +91,50 @@ def by_column(x, shape):
     return jax.lax.broadcast_in_dim(x, shape, (1,))
 
 
-@dataclasses.dataclass(frozen=True)
-class Matmuls:
-    """float32 results of wgmma, in registers. a, b are references to tiles, or a is in registers; b may be transposed.
+def product(a, b, start=None):
+    """a b, on top of start."""
+    def matmul(total):
+        total.add(a, b)
+        return total.get()
+    return accumulate(matmul, (a.shape[0], b.shape[1]) if start is None else start)
 
-    interpret: do it the plain way.
-    """
-    interpret: bool
 
-    def product(self, a, b, during=lambda: None):
-        """a b. What `during` does comes after it was started."""
-        if self.interpret:
-            during()
-            return self._plain(a, b)
+def accumulate(body, *starts):
+    """body(*sums), each a Sum in registers that starts as an array, or as zeros of a shape."""
+    if interpreted():
+        return body(*(_PlainSum(jnp.zeros(x, jnp.float32) if isinstance(x, tuple) else x) for x in starts))
 
-        def start(sums):
-            plgpu.wgmma(sums, a, b)
-            during()
-            return sums[...]
-        return pl.run_scoped(start, plgpu.ACC((a.shape[0], b.shape[1]), jnp.float32))
+    def run(*refs):
+        for ref, start in zip(refs, starts, strict=True):
+            if not isinstance(start, tuple):
+                ref[...] = start
+        return body(*map(Sum, refs))
+    return pl.run_scoped(run, *(plgpu.ACC(x if isinstance(x, tuple) else x.shape, jnp.float32) for x in starts))
 
-    def onto(self, sums, a, b):
-        """sums + a b."""
-        if self.interpret:
-            return sums + self._plain(a, b)
 
-        def start(sums_ref):
-            sums_ref[...] = sums
-            plgpu.wgmma(sums_ref, a, b)
-            return sums_ref[...]
-        return pl.run_scoped(start, plgpu.ACC(sums.shape, jnp.float32))
+@dataclasses.dataclass
+class Sum:
+    """A float32 sum of matmuls, computed by wgmma while the program goes on."""
+    ref: jax.Ref
 
-    def ahead(self, first, sums, a, b, during, then):
-        """(sums + a b, then(x y)) for first = (x, y): x y is started before a b, and `then` does not wait for a b.
+    def add(self, a, b):
+        """Starts adding a b. a and b are references to tiles, or a is in registers; b may be transposed."""
+        plgpu.wgmma(self.ref, a, b)
 
-        during: what it does comes after both were started.
-        """
-        if self.interpret:
-            during()
-            return sums + self._plain(a, b), then(self._plain(*first))
+    def get(self, pending=0):
+        """The sum, once all matmuls that were started are over but for the last `pending`."""
+        return jax.lax.optimization_barrier(plgpu.wgmma_accumulator_load(self.ref, wait_n=pending))
 
-        def start(x_y, sums_ref):
-            sums_ref[...] = sums
-            plgpu.wgmma(x_y, *first)
-            plgpu.wgmma(sums_ref, a, b)
-            during()
-            result = then(jax.lax.optimization_barrier(plgpu.wgmma_accumulator_load(x_y, wait_n=1)))
-            # or the compiler would put results where a, which it takes for spent, is still being read
-            return jax.lax.optimization_barrier((sums_ref[...], result))
-        x_y = plgpu.ACC((first[0].shape[0], first[1].shape[1]), jnp.float32)
-        return pl.run_scoped(start, x_y, plgpu.ACC(sums.shape, jnp.float32))
 
-    def _plain(self, a, b):
+@dataclasses.dataclass
+class _PlainSum:
+    """The same for the interpreter, which knows no accumulators that start as something and no matmul of registers."""
+    value: jax.Array
+
+    def add(self, a, b):
         a, b = (x if isinstance(x, jax.Array) else x[...] for x in (a, b))
         plgpu.commit_smem()                                 # wgmma's reads are ordered with copies without this
-        return jnp.dot(a.astype(jnp.float32), b.astype(jnp.float32), precision="highest")
+        self.value += jnp.dot(a.astype(jnp.float32), b.astype(jnp.float32), precision="highest")
+
+    def get(self, pending=0):
+        return self.value

@@ -6,7 +6,6 @@ lists: PARTIAL ones first, as the first may have to be, then FULL ones, without 
 softmax of either warpgroup runs while the tensor cores serve the other, and weights never leave the registers.
 """
 import functools
-import math
 from typing import NamedTuple
 
 import jax
@@ -14,20 +13,18 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from pallas_kernels import masks, mosaic_gpu
+from pallas_kernels import mosaic_gpu
 from pallas_kernels.attention import tiles
+from pallas_kernels.attention.gpu_mosaic_parts import COMPUTE, LOG2E, ROWS, scores, sees, stream
 from pallas_kernels.attention.spec import AttentionSpec
-from pallas_kernels.masks import Tokens
-from pallas_kernels.mosaic_gpu import BY_COLUMN, BY_ROW, TILE, WARPGROUP
+from pallas_kernels.mosaic_gpu import BY_ROW, TILE, WARPGROUP
 
-ROWS, KEYS = 64, 128             # queries of a warpgroup; keys of a block
-COMPUTE, STAGES = 2, 2           # warpgroups that compute; blocks of keys in shared memory
+KEYS = 128                       # of a block
 _LOW = -1e30                     # the highest score of a row that has seen no key: finite, as -inf - -inf is NaN
-_LOG2E = math.log2(math.e)
 
 
 class _Shared(NamedTuple):
-    """What shared memory holds: queries, blocks of keys and values, and their positions and segments."""
+    """What shared memory holds: queries, a few blocks of keys and values, and positions and segments of both."""
     q: jax.Ref
     k: jax.Ref
     v: jax.Ref
@@ -51,12 +48,12 @@ def attend(q, k, v, tokens, spec: AttentionSpec):
     tokens = tiles.pad_tokens(tokens[0], rows), tiles.pad_tokens(tokens[1], KEYS)
     plan = tiles.schedule(tiles.relations(spec.mask, *tokens, rows, KEYS))
     q, k, v = tiles.pad(q, 1, rows), tiles.pad(k, 1, KEYS), tiles.pad(v, 1, KEYS)
-    block, barrier = functools.partial(mosaic_gpu.tiles, dtype=q.dtype), plgpu.Barrier
-    shared = _Shared(block(COMPUTE, ROWS, H), block(STAGES, KEYS, H), block(STAGES, KEYS, H),
-                     plgpu.SMEM((2, rows), jnp.int32), plgpu.SMEM((STAGES, 2, KEYS), jnp.int32))
+    block, barrier, stages = functools.partial(mosaic_gpu.tiles, dtype=q.dtype), plgpu.Barrier, 256 // H
+    shared = _Shared(block(COMPUTE, ROWS, H), block(stages, KEYS, H), block(stages, KEYS, H),
+                     plgpu.SMEM((2, rows), jnp.int32), plgpu.SMEM((stages, 2, KEYS), jnp.int32))
     barriers = _Barriers(
-        barrier(num_arrivals=COMPUTE + 1), barrier(num_arrivals=2, num_barriers=STAGES), barrier(num_barriers=STAGES),
-        *[barrier(num_arrivals=COMPUTE, num_barriers=STAGES)] * 2, barrier(num_barriers=COMPUTE))
+        barrier(num_arrivals=COMPUTE + 1), barrier(num_arrivals=2, num_barriers=stages), barrier(num_barriers=stages),
+        *[barrier(num_arrivals=COMPUTE, num_barriers=stages)] * 2, barrier(num_barriers=COMPUTE))
     out, lse = mosaic_gpu.call(
         functools.partial(forward, spec=spec, scale=spec.score_scale(H)),
         [mosaic_gpu.like(q, q.shape, spec.result_dtype(q)), mosaic_gpu.like(q, (B, N, q.shape[1]), jnp.float32)],
@@ -65,7 +62,7 @@ def attend(q, k, v, tokens, spec: AttentionSpec):
     return out[:, :T], lse[:, :, :T].swapaxes(1, 2)
 
 
-def forward(q, k, v, q_tokens, k_tokens, order, full, active, out, lse, shared, barriers, *, matmuls, spec, scale):
+def forward(q, k, v, q_tokens, k_tokens, order, full, active, out, lse, shared, barriers, *, spec, scale):
     """Grid (tile of queries, head, row of the batch). q, out BTNH; k, v BSKH; tokens: positions and segments [B, 2, .];
     order [B, tiles, blocks], full, active [B, tiles]: a Schedule; lse [B, N, T]. All of it in global memory.
     """
@@ -76,58 +73,43 @@ def forward(q, k, v, q_tokens, k_tokens, order, full, active, out, lse, shared, 
     @pl.when(role == COMPUTE)
     def _():
         plgpu.set_max_registers(24, action="decrease")
-        start = tile * COMPUTE * ROWS
+        start, of_keys = tile * COMPUTE * ROWS, jax.lax.div(head, jnp.int32(q.shape[2] // k.shape[2]))
         for i in range(COMPUTE):
             plgpu.copy_gmem_to_smem(q.at[b, pl.ds(start + i * ROWS, ROWS), head], shared.q.at[i], barriers.q)
         plgpu.copy_gmem_to_smem(q_tokens.at[b, :, pl.ds(start, COMPUTE * ROWS)], shared.q_tokens, barriers.q)
-        of_keys = jax.lax.div(head, jnp.int32(q.shape[2] // k.shape[2]))
-        fetch = lambda block: (k.at[b, pl.ds(block * KEYS, KEYS), of_keys], v.at[b, pl.ds(block * KEYS, KEYS), of_keys],
-                               k_tokens.at[b, :, pl.ds(block * KEYS, KEYS)])
-        _copy(lambda i: fetch(order[b, tile, steps - 1 - i]), steps, shared, barriers)
+        block = lambda i: pl.ds(order[b, tile, steps - 1 - i] * KEYS, KEYS)
+        stream(steps, shared.k.shape[0], [
+            (lambda i: (k.at[b, block(i), of_keys], k_tokens.at[b, :, block(i)]), (shared.k, shared.k_tokens),
+             barriers.k_free, barriers.k),
+            (lambda i: (v.at[b, block(i), of_keys],), (shared.v,), barriers.v_free, barriers.v)])
 
     @pl.when(role < COMPUTE)
     def _():
         plgpu.set_max_registers(240, action="increase")
         plgpu.barrier_wait(barriers.q)
         masked = steps - jnp.minimum(full[b, tile], steps - 1)                       # the first is, whatever it is
-        top, total, sums = _attend(role, steps, masked, shared, barriers, matmuls, spec, scale)
+        top, total, sums = _attend(role, steps, masked, shared, barriers, spec, scale)
         mine, some = pl.ds((tile * COMPUTE + role) * ROWS, ROWS), total > 0
-        safe = jnp.where(some, total, 1.0)
-        out[b, mine, head] = (sums * mosaic_gpu.by_row(1.0 / safe, sums.shape)).astype(out.dtype)
-        lse[b, head, mine] = jnp.where(some, (top + jnp.log2(safe)) / _LOG2E, -jnp.inf)
+        total = jnp.where(some, total, 1.0)
+        out[b, mine, head] = (sums * mosaic_gpu.by_row(1.0 / total, sums.shape)).astype(out.dtype)
+        lse[b, head, mine] = jnp.where(some, (top + jnp.log2(total)) / LOG2E, -jnp.inf)
 
 
-def _copy(fetch, steps, shared, barriers):
-    """Fills the stages with what fetch(step) names, each as soon as it is free; ends when all have been read."""
-    @pl.loop(0, steps + STAGES)
-    def _(i):
-        slot = jax.lax.rem(i, jnp.int32(STAGES))
-
-        def copy(what, there, free, ready):
-            pl.when(i >= STAGES)(lambda: plgpu.barrier_wait(free.at[slot]))
-
-            @pl.when(i < steps)
-            def _():
-                for source, target in zip(what(), there, strict=True):
-                    plgpu.copy_gmem_to_smem(source, target.at[slot], ready.at[slot])
-        copy(lambda: fetch(i)[::2], (shared.k, shared.k_tokens), barriers.k_free, barriers.k)
-        copy(lambda: fetch(i)[1:2], (shared.v,), barriers.v_free, barriers.v)
-
-
-def _attend(role, steps, masked, shared, barriers, matmuls, spec, scale):
+def _attend(role, steps, masked, shared, barriers, spec, scale):
     """(top, total, sums) of a warpgroup's queries after all steps, of which the first `masked` need the mask:
 
     log2 of the highest weight, the sum of weights in units of it, [rows], and of weighted values, [rows, H].
     """
-    queries = shared.q.at[role]
-    slot_of = lambda i: jax.lax.rem(i, jnp.int32(STAGES))
+    queries, dtype = shared.q.at[role], shared.q.dtype
+    slot_of = lambda i: jax.lax.rem(i, jnp.int32(shared.k.shape[0]))
     keys = lambda i: shared.k.at[slot_of(i)].T
 
     def softmax(i, mask, top, total, s):
         """(weights, top, total) with the scores s of step i, from top and total before."""
-        s, factor = _scores(s, spec, scale)
+        s, factor = scores(s, spec, scale)
         if mask:
-            s = jnp.where(_sees(spec.mask, role, slot_of(i), shared), s, -jnp.inf)
+            mine = shared.q_tokens.at[:, pl.ds(role * ROWS, ROWS)], 0
+            s = jnp.where(sees(spec.mask, s.shape, mine, (shared.k_tokens.at[slot_of(i)], 1)), s, -jnp.inf)
             plgpu.commit_smem()                        # these reads come before the copies that follow
         plgpu.barrier_arrive(barriers.k_free.at[slot_of(i)])
         new_top = jnp.maximum(top, s.max(1) * factor)
@@ -140,38 +122,28 @@ def _attend(role, steps, masked, shared, barriers, matmuls, spec, scale):
         plgpu.barrier_wait(barriers.k.at[slot_of(i)])
         plgpu.barrier_wait(barriers.v.at[slot_of(i - 1)])
         plgpu.barrier_wait(barriers.turn.at[role])
-        sums, (p, new_top, total) = matmuls.ahead(
-            (queries, keys(i)), sums, p, shared.v.at[slot_of(i - 1)],
-            lambda: plgpu.barrier_arrive(barriers.turn.at[1 - role]), functools.partial(softmax, i, mask, top, total))
+
+        def matmuls(s, sums):
+            s.add(queries, keys(i))
+            sums.add(p, shared.v.at[slot_of(i - 1)])
+            plgpu.barrier_arrive(barriers.turn.at[1 - role])
+            new = softmax(i, mask, top, total, s.get(pending=1))
+            # or the compiler would put weights where those of step i - 1, which it takes for spent, are still read
+            return jax.lax.optimization_barrier((sums.get(), *new))
+        sums, p, new_top, total = mosaic_gpu.accumulate(matmuls, (ROWS, KEYS), sums)
         plgpu.barrier_arrive(barriers.v_free.at[slot_of(i - 1)])
-        return sums * mosaic_gpu.by_row(jnp.exp2(top - new_top), sums.shape), p.astype(shared.q.dtype), new_top, total
+        return sums * mosaic_gpu.by_row(jnp.exp2(top - new_top), sums.shape), p.astype(dtype), new_top, total
 
     plgpu.barrier_wait(barriers.k.at[0])
     start = mosaic_gpu.full((ROWS,), _LOW, BY_ROW), mosaic_gpu.full((ROWS,), 0.0, BY_ROW)
-    p, top, total = softmax(0, True, *start, matmuls.product(queries, keys(0)))
-    carry = mosaic_gpu.full((ROWS, queries.shape[1]), 0.0, TILE), p.astype(shared.q.dtype), top, total
+    p, top, total = softmax(0, True, *start, mosaic_gpu.product(queries, keys(0)))
+    carry = mosaic_gpu.full((ROWS, queries.shape[1]), 0.0, TILE), p.astype(dtype), top, total
     pl.when(role == 1)(lambda: plgpu.barrier_arrive(barriers.turn.at[0]))
     carry = jax.lax.fori_loop(1, masked, functools.partial(step, True), carry)
     sums, p, top, total = jax.lax.fori_loop(masked, steps, functools.partial(step, False), carry)
     last = slot_of(steps - 1)
     plgpu.barrier_wait(barriers.v.at[last])
-    sums = matmuls.onto(sums, p, shared.v.at[last])
+    sums = mosaic_gpu.product(p, shared.v.at[last], sums)
     plgpu.barrier_arrive(barriers.v_free.at[last])
     pl.when(role == 0)(lambda: plgpu.barrier_wait(barriers.turn.at[0]))              # the last one, that nobody needs
     return top, total, sums
-
-
-def _scores(s, spec, scale):
-    """The scores, and what makes them exponents of 2, given q k^T."""
-    if not spec.soft_cap:
-        return s, scale * _LOG2E
-    return spec.soft_cap * mosaic_gpu.tanh(s * (scale / spec.soft_cap)), _LOG2E
-
-
-def _sees(mask, role, slot, shared):
-    """What each query of a warpgroup may see of the keys in a stage: [ROWS, KEYS]."""
-    row = lambda i: mosaic_gpu.load(shared.q_tokens.at[i, pl.ds(role * ROWS, ROWS)], BY_ROW)
-    column = lambda i: mosaic_gpu.load(shared.k_tokens.at[slot, i], BY_COLUMN)
-    q = Tokens(*(mosaic_gpu.by_row(row(i), (ROWS, KEYS)) for i in range(2)))
-    k = Tokens(*(mosaic_gpu.by_column(column(i), (ROWS, KEYS)) for i in range(2)))
-    return masks.sees(mask, q, k)

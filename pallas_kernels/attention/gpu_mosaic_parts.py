@@ -1,0 +1,54 @@
+"""What the forward and backward kernels for Hopper share: who does what, and pieces of the arithmetic."""
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from pallas_kernels import masks, mosaic_gpu
+from pallas_kernels.masks import Tokens
+
+COMPUTE = 2                      # warpgroups that compute; one more copies
+ROWS = 64                        # of queries, or keys, that one of them keeps
+LOG2E = math.log2(math.e)
+
+
+def stream(steps, stages, copies):
+    """Fills the stages of shared memory, each as soon as it is free, and ends when all have been read.
+
+    copies: (fetch, targets, free, ready), in the order in which they are needed: fetch(step) names sources in global
+    memory for targets [stages, ...]; the barriers say that a stage has been read, and that it is there to be.
+    """
+    @pl.loop(0, steps + stages)
+    def _(i):
+        slot = jax.lax.rem(i, jnp.int32(stages))
+        for fetch, targets, free, ready in copies:
+            pl.when(i >= stages)(lambda free=free: plgpu.barrier_wait(free.at[slot]))
+
+            @pl.when(i < steps)
+            def _(fetch=fetch, targets=targets, ready=ready):
+                for source, target in zip(fetch(i), targets, strict=True):
+                    plgpu.copy_gmem_to_smem(source, target.at[slot], ready.at[slot])
+
+
+def scores(s, spec, scale):
+    """The scores, capped, and what makes them exponents of 2, given q k^T."""
+    if not spec.soft_cap:
+        return s, scale * LOG2E
+    return spec.soft_cap * mosaic_gpu.tanh(s * (scale / spec.soft_cap)), LOG2E
+
+
+def sees(mask, shape, queries, keys):
+    """What queries may see of keys, elementwise in a tile of this shape.
+
+    queries, keys: (reference to their positions and segments [2, tokens], their axis in the tile).
+    """
+    tokens = lambda ref, axis: Tokens(*(along(axis, ref.at[i], shape) for i in range(2)))
+    return masks.sees(mask, tokens(*queries), tokens(*keys))
+
+
+def along(axis, ref, shape):
+    """The numbers in ref, one for each row (axis 0) or column (axis 1), as a tile of this shape."""
+    layout, spread = ((mosaic_gpu.BY_ROW, mosaic_gpu.by_row), (mosaic_gpu.BY_COLUMN, mosaic_gpu.by_column))[axis]
+    return spread(mosaic_gpu.load(ref, layout), shape)
