@@ -4,7 +4,6 @@ A kernel is written for the hardware: warpgroups that take roles, copies by the 
 where jax has an interpreter for them, the same kernels run interpreted: slow, for tests, with races detected.
 """
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
@@ -70,11 +69,6 @@ _WHOLE = {} if INTERPRETER else {"idx": ()}                 # older versions tak
 def like(x, shape, dtype):
     """The type of a result that varies over the mesh axes that x varies over."""
     return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=jax.typeof(x).manual_axis_type)
-
-
-def tanh(x):
-    """By exponentials: the hardware's own is good to 11 bits alone."""
-    return 1.0 - 2.0 / (jnp.exp2((2 * math.log2(math.e)) * x) + 1.0)
 
 
 def full(shape, value, layout):

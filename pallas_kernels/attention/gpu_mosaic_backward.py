@@ -18,8 +18,9 @@ from pallas_kernels.attention.gpu_mosaic_parts import COMPUTE, LOG2E, ROWS, alon
 from pallas_kernels.attention.spec import AttentionSpec, Rows, cap_slope
 from pallas_kernels.mosaic_gpu import TILE, WARPGROUP
 
-BLOCK = 64                       # tokens of the other side's blocks; with wider ones registers do not suffice
-STAGES = 3                       # blocks of the other side in shared memory
+# tokens of a block of the other side, by head size: the most for which registers suffice
+KEYS = {64: 128, 128: 128}
+QUERIES = {64: 128, 128: 64}
 
 
 class _Side(NamedTuple):
@@ -53,36 +54,37 @@ def grads(q, k, v, tokens, spec: AttentionSpec, rows: Rows):
     queries = _Side(*padded(q, rows.dout.astype(q.dtype)), jnp.stack(q_tokens, 1), numbers)
     keys = _Side(*padded(k, v), jnp.stack(k_tokens, 1))
     relations = functools.partial(tiles.relations, spec.mask, q_tokens, k_tokens)
-    dq, = _call(of_queries, queries, keys, tiles.schedule(relations(width, BLOCK)), 1, spec)
-    dk, dv = _call(of_keys, keys, queries, tiles.schedule(relations(BLOCK, width).swapaxes(1, 2)), 2, spec)
+    of_keys, of_queries = KEYS[q.shape[3]], QUERIES[q.shape[3]]
+    dq, = _call(for_queries, queries, keys, tiles.schedule(relations(width, of_keys)), of_keys, spec)
+    dk, dv = _call(for_keys, keys, queries, tiles.schedule(relations(of_queries, width).swapaxes(1, 2)), of_queries, spec)
     return dq[:, :q.shape[1]], dk[:, :k.shape[1]], dv[:, :k.shape[1]]
 
 
-def _call(kernel, kept, others, plan, results, spec):
-    (B, length, heads, H), dtype = kept.a.shape, kept.a.dtype
+def _call(kernel, kept, others, plan, block, spec):
+    (B, length, heads, H), dtype, stages = kept.a.shape, kept.a.dtype, 2**15 // (block * kept.a.shape[3])
 
     def shared(side, copies, tokens):
         return _Side(*[mosaic_gpu.tiles(*copies, H, dtype=dtype)] * 2, plgpu.SMEM((*tokens[:-1], 2, tokens[-1]), jnp.int32),
                      None if side.numbers is None else plgpu.SMEM((*tokens[:-1], 2, tokens[-1]), jnp.float32))
     each = lambda side: 3 if side.numbers is None else 4                            # copies that make it complete
-    scratch = [shared(kept, (COMPUTE, ROWS), (COMPUTE * ROWS,)), shared(others, (STAGES, BLOCK), (STAGES, BLOCK)),
+    scratch = [shared(kept, (COMPUTE, ROWS), (COMPUTE * ROWS,)), shared(others, (stages, block), (stages, block)),
                _Barriers(plgpu.Barrier(num_arrivals=2 * (COMPUTE - 1) + each(kept)),
-                         plgpu.Barrier(num_arrivals=each(others), num_barriers=STAGES),
-                         plgpu.Barrier(num_arrivals=COMPUTE, num_barriers=STAGES))]
+                         plgpu.Barrier(num_arrivals=each(others), num_barriers=stages),
+                         plgpu.Barrier(num_arrivals=COMPUTE, num_barriers=stages))]
     return mosaic_gpu.call(
         functools.partial(kernel, spec=spec, scale=spec.score_scale(H)),
-        [mosaic_gpu.like(kept.a, kept.a.shape, spec.result_dtype(kept.a))] * results, scratch,
+        [mosaic_gpu.like(kept.a, kept.a.shape, spec.result_dtype(kept.a))] * (1 if kept.numbers is not None else 2), scratch,
         {"tile": length // (COMPUTE * ROWS), "head": heads, "row": B}, COMPUTE + 1, [kept, others, *plan])
 
 
-def of_queries(queries, keys, order, full, active, dq, *scratch, spec, scale):
+def for_queries(queries, keys, order, full, active, dq, *scratch, spec, scale):
     """Grid (tile of queries, head, row of the batch); see _Side. order [B, tiles, blocks], full, active [B, tiles]: a
     Schedule. All of it in global memory; the gradients BTNH, or BSKH.
     """
     _gradients(queries, keys, (order, full, active), (dq,), scratch, 0, spec, scale)
 
 
-def of_keys(keys, queries, order, full, active, dk, dv, *scratch, spec, scale):
+def for_keys(keys, queries, order, full, active, dk, dv, *scratch, spec, scale):
     """The same with a grid over tiles of keys."""
     _gradients(keys, queries, (order, full, active), (dk, dv), scratch, 1, spec, scale)
 
@@ -93,7 +95,7 @@ def _gradients(kept, others, plan, results, scratch, axis, spec, scale):
     tile, head, b, role = (jax.lax.axis_index(axis) for axis in ("tile", "head", "row", WARPGROUP))
     tile = tile if axis else kept.a.shape[1] // (COMPUTE * ROWS) - 1 - tile         # under a causal mask longest first
     group = max(others.a.shape[2] // kept.a.shape[2], 1)                            # heads of the others for each head
-    steps = group * active[b, tile]
+    steps, (stages, block) = group * active[b, tile], stage.a.shape[:2]
 
     @pl.when(role == COMPUTE)
     def _():
@@ -102,14 +104,14 @@ def _gradients(kept, others, plan, results, scratch, axis, spec, scale):
 
         def fetch(i):
             step, one = jax.lax.div(i, jnp.int32(group)), of_others + jax.lax.rem(i, jnp.int32(group))
-            return _part(others, b, one, pl.ds(order[b, tile, step] * BLOCK, BLOCK))
+            return _part(others, b, one, pl.ds(order[b, tile, step] * block, block))
         start = tile * COMPUTE * ROWS
         for i in range(COMPUTE):
             for source, target in zip(_part(kept, b, head, pl.ds(start + i * ROWS, ROWS))[:2], mine, strict=False):
                 plgpu.copy_gmem_to_smem(source, target.at[i], barriers.kept)
         for source, target in zip(_part(kept, b, head, pl.ds(start, COMPUTE * ROWS))[2:], mine[2:], strict=False):
             plgpu.copy_gmem_to_smem(source, target, barriers.kept)
-        stream(steps, STAGES, [(fetch, [ref for ref in stage if ref is not None], barriers.free, barriers.ready)])
+        stream(steps, stages, [(fetch, [ref for ref in stage if ref is not None], barriers.free, barriers.ready)])
 
     @pl.when(role < COMPUTE)
     def _():
@@ -134,25 +136,31 @@ def _part(side, b, head, tokens):
 
 def _step(mask, i, sums, here, stage, barriers, axis, spec, scale):
     """Adds to the sums what one block of the others gives."""
-    slot, dtype = jax.lax.rem(i, jnp.int32(STAGES)), here.a.dtype
+    slot, shape = jax.lax.rem(i, jnp.int32(stage.a.shape[0])), (ROWS, stage.a.shape[1])
     other = _Side(*(None if ref is None else ref.at[slot] for ref in stage))
     sides = (here, other) if axis == 0 else (other, here)                           # queries, keys
     plgpu.barrier_wait(barriers.ready.at[slot])
 
+    number = lambda i: along(axis, sides[0].numbers.at[i], shape)
+
     def matmuls(s, dp, da, *db):
         s.add(here.a, other.a.T)
-        dp.add(here.b, other.b.T)
-        number = lambda i: along(axis, sides[0].numbers.at[i], (ROWS, BLOCK))
-        capped, factor = scores(s.get(pending=1), spec, scale)
-        p = jnp.exp2(capped * factor - number(0))
+        if not mask:                                   # else registers would not suffice
+            dp.add(here.b, other.b.T)
+        capped, factor = scores(s.get(pending=0 if mask else 1), spec, scale)
+        exponent = capped * factor - number(0)
         if mask:
-            p = jnp.where(sees(spec.mask, p.shape, *((x.tokens, (axis + n) % 2) for n, x in enumerate(sides))), p, 0.0)
+            at = [(side.tokens, (axis + n) % 2) for n, side in enumerate(sides)]
+            exponent = jnp.where(sees(spec.mask, shape, *at), exponent, -jnp.inf)
+            dp.add(here.b, other.b.T)
+        p = jnp.exp2(exponent)
+        slope = p * cap_slope(capped, spec.soft_cap)
         for total in db:
-            total.add(p.astype(dtype), other.b)
-        ds = p * (dp.get(pending=len(db)) - number(1)) * cap_slope(capped, spec.soft_cap)
-        da.add(ds.astype(dtype), other.a)
+            total.add(p.astype(here.a.dtype), other.b)
+        ds = slope * (dp.get(pending=len(db)) - number(1))
+        da.add(ds.astype(here.a.dtype), other.a)
         plgpu.commit_smem()                            # what was loaded comes before the copies that follow
         return [total.get() for total in (da, *db)]
-    sums = mosaic_gpu.accumulate(matmuls, (ROWS, BLOCK), (ROWS, BLOCK), *sums)
+    sums = mosaic_gpu.accumulate(matmuls, shape, shape, *sums)
     plgpu.barrier_arrive(barriers.free.at[slot])
     return sums

@@ -36,7 +36,9 @@ def scores(s, spec, scale):
     """The scores, capped, and what makes them exponents of 2, given q k^T."""
     if not spec.soft_cap:
         return s, scale * LOG2E
-    return spec.soft_cap * mosaic_gpu.tanh(s * (scale / spec.soft_cap)), LOG2E
+    # cap tanh(x / cap) by exponentials, with one division: the hardware's own tanh is good to 11 bits alone
+    part = 1.0 / (jnp.exp2((2 * LOG2E * scale / spec.soft_cap) * s) + 1.0)
+    return spec.soft_cap - (2 * spec.soft_cap) * part, LOG2E
 
 
 def sees(mask, shape, queries, keys):
