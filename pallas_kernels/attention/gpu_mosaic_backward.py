@@ -95,7 +95,7 @@ def _gradients(kept, others, plan, results, scratch, axis, spec, scale):
     tile, head, b, role = (jax.lax.axis_index(axis) for axis in ("tile", "head", "row", WARPGROUP))
     tile = tile if axis else kept.a.shape[1] // (COMPUTE * ROWS) - 1 - tile         # under a causal mask longest first
     group = max(others.a.shape[2] // kept.a.shape[2], 1)                            # heads of the others for each head
-    steps, (stages, block) = group * active[b, tile], stage.a.shape[:2]
+    stages, block = stage.a.shape[:2]
 
     @pl.when(role == COMPUTE)
     def _():
@@ -111,7 +111,7 @@ def _gradients(kept, others, plan, results, scratch, axis, spec, scale):
                 plgpu.copy_gmem_to_smem(source, target.at[i], barriers.kept)
         for source, target in zip(_part(kept, b, head, pl.ds(start, COMPUTE * ROWS))[2:], mine[2:], strict=False):
             plgpu.copy_gmem_to_smem(source, target, barriers.kept)
-        stream(steps, stages, [(fetch, [ref for ref in stage if ref is not None], barriers.free, barriers.ready)])
+        stream(group * active[b, tile], stages, [(fetch, [ref for ref in stage if ref is not None], barriers.free, barriers.ready)])
 
     @pl.when(role < COMPUTE)
     def _():
@@ -123,7 +123,7 @@ def _gradients(kept, others, plan, results, scratch, axis, spec, scale):
         step = lambda mask, i, sums: _step(mask, i, sums, here, stage, barriers, axis, spec, scale)
         sums = [mosaic_gpu.full((ROWS, kept.a.shape[3]), 0.0, TILE)] * len(results)
         sums = jax.lax.fori_loop(0, group * full[b, tile], functools.partial(step, False), sums)
-        sums = jax.lax.fori_loop(group * full[b, tile], steps, functools.partial(step, True), sums)
+        sums = jax.lax.fori_loop(group * full[b, tile], group * active[b, tile], functools.partial(step, True), sums)
         for result, total, factor in zip(results, sums, (scale, 1.0), strict=False):
             result[b, pl.ds((tile * COMPUTE + role) * ROWS, ROWS), head] = (factor * total).astype(result.dtype)
 
@@ -136,31 +136,40 @@ def _part(side, b, head, tokens):
 
 def _step(mask, i, sums, here, stage, barriers, axis, spec, scale):
     """Adds to the sums what one block of the others gives."""
-    slot, shape = jax.lax.rem(i, jnp.int32(stage.a.shape[0])), (ROWS, stage.a.shape[1])
+    slot, shape = i & (stage.a.shape[0] - 1), (ROWS, stage.a.shape[1])
     other = _Side(*(None if ref is None else ref.at[slot] for ref in stage))
     sides = (here, other) if axis == 0 else (other, here)                           # queries, keys
     plgpu.barrier_wait(barriers.ready.at[slot])
 
     number = lambda i: along(axis, sides[0].numbers.at[i], shape)
 
-    def matmuls(s, dp, da, *db):
-        s.add(here.a, other.a.T)
-        if not mask:                                   # else registers would not suffice
-            dp.add(here.b, other.b.T)
-        capped, factor = scores(s.get(pending=0 if mask else 1), spec, scale)
+    def weights(s):
+        """p, and dp's factor in ds."""
+        capped, factor = scores(s, spec, scale)
         exponent = capped * factor - number(0)
         if mask:
             at = [(side.tokens, (axis + n) % 2) for n, side in enumerate(sides)]
             exponent = jnp.where(sees(spec.mask, shape, *at), exponent, -jnp.inf)
-            dp.add(here.b, other.b.T)
         p = jnp.exp2(exponent)
-        slope = p * cap_slope(capped, spec.soft_cap)
+        return p.astype(here.a.dtype), p * cap_slope(capped, spec.soft_cap)
+
+    def matmuls(dp, da, *db, s=None):
+        if s is not None:
+            s.add(here.a, other.a.T)
+        dp.add(here.b, other.b.T)
+        p, slope = early if s is None else weights(s.get(pending=1))
         for total in db:
-            total.add(p.astype(here.a.dtype), other.b)
+            total.add(p, other.b)
         ds = slope * (dp.get(pending=len(db)) - number(1))
         da.add(ds.astype(here.a.dtype), other.a)
         plgpu.commit_smem()                            # what was loaded comes before the copies that follow
         return [total.get() for total in (da, *db)]
-    sums = mosaic_gpu.accumulate(matmuls, shape, shape, *sums)
+
+    if mask:                                           # registers would not suffice for dp as well
+        early = weights(mosaic_gpu.product(here.a, other.a.T))
+        plgpu.commit_smem()                            # or the compiler would start dp before
+        sums = mosaic_gpu.accumulate(matmuls, shape, *sums)
+    else:
+        sums = mosaic_gpu.accumulate(lambda s, *others: matmuls(*others, s=s), shape, shape, *sums)
     plgpu.barrier_arrive(barriers.free.at[slot])
     return sums

@@ -101,7 +101,7 @@ def _attend(role, steps, masked, shared, barriers, spec, scale):
     log2 of the highest weight, the sum of weights in units of it, [rows], and of weighted values, [rows, H].
     """
     queries, dtype = shared.q.at[role], shared.q.dtype
-    slot_of = lambda i: jax.lax.rem(i, jnp.int32(shared.k.shape[0]))
+    slot_of = lambda i: i & (shared.k.shape[0] - 1)
     keys = lambda i: shared.k.at[slot_of(i)].T
 
     def softmax(i, mask, top, total, s):

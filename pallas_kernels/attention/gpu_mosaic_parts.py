@@ -22,7 +22,7 @@ def stream(steps, stages, copies):
     """
     @pl.loop(0, steps + stages)
     def _(i):
-        slot = jax.lax.rem(i, jnp.int32(stages))
+        slot = i & (stages - 1)
         for fetch, targets, free, ready in copies:
             pl.when(i >= stages)(lambda free=free: plgpu.barrier_wait(free.at[slot]))
 
