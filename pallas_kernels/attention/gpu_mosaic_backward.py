@@ -14,7 +14,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from pallas_kernels import mosaic_gpu
 from pallas_kernels.attention import tiles
-from pallas_kernels.attention.gpu_mosaic_parts import COMPUTE, LOG2E, ROWS, along, scores, sees, stream
+from pallas_kernels.attention.gpu_mosaic_parts import COMPUTE, LOG2E, ROWS, along, scores, hide, stream
 from pallas_kernels.attention.spec import AttentionSpec, Rows, cap_slope
 from pallas_kernels.mosaic_gpu import TILE, WARPGROUP
 
@@ -54,7 +54,7 @@ def grads(q, k, v, tokens, spec: AttentionSpec, rows: Rows):
     queries = _Side(*padded(q, rows.dout.astype(q.dtype)), jnp.stack(q_tokens, 1), numbers)
     keys = _Side(*padded(k, v), jnp.stack(k_tokens, 1))
     relations = functools.partial(tiles.relations, spec.mask, q_tokens, k_tokens)
-    of_keys, of_queries = KEYS[q.shape[3]], QUERIES[q.shape[3]]
+    of_keys, of_queries = (64, 64) if spec.soft_cap else (KEYS[q.shape[3]], QUERIES[q.shape[3]])
     dq, = _call(for_queries, queries, keys, tiles.schedule(relations(width, of_keys)), of_keys, spec)
     dk, dv = _call(for_keys, keys, queries, tiles.schedule(relations(of_queries, width).swapaxes(1, 2)), of_queries, spec)
     return dq[:, :q.shape[1]], dk[:, :k.shape[1]], dv[:, :k.shape[1]]
@@ -143,33 +143,23 @@ def _step(mask, i, sums, here, stage, barriers, axis, spec, scale):
 
     number = lambda i: along(axis, sides[0].numbers.at[i], shape)
 
-    def weights(s):
-        """p, and dp's factor in ds."""
-        capped, factor = scores(s, spec, scale)
+    def matmuls(s, dp, da, *db):
+        s.add(here.a, other.a.T)
+        if not mask:                                   # else registers would not suffice
+            dp.add(here.b, other.b.T)
+        capped, factor = scores(s.get(pending=0 if mask else 1), spec, scale)
         exponent = capped * factor - number(0)
         if mask:
-            at = [(side.tokens, (axis + n) % 2) for n, side in enumerate(sides)]
-            exponent = jnp.where(sees(spec.mask, shape, *at), exponent, -jnp.inf)
+            exponent = hide(spec.mask, exponent, *((side.tokens, (axis + n) % 2) for n, side in enumerate(sides)))
+            dp.add(here.b, other.b.T)
         p = jnp.exp2(exponent)
-        return p.astype(here.a.dtype), p * cap_slope(capped, spec.soft_cap)
-
-    def matmuls(dp, da, *db, s=None):
-        if s is not None:
-            s.add(here.a, other.a.T)
-        dp.add(here.b, other.b.T)
-        p, slope = early if s is None else weights(s.get(pending=1))
+        slope = p * cap_slope(capped, spec.soft_cap)
         for total in db:
-            total.add(p, other.b)
+            total.add(p.astype(here.a.dtype), other.b)
         ds = slope * (dp.get(pending=len(db)) - number(1))
         da.add(ds.astype(here.a.dtype), other.a)
         plgpu.commit_smem()                            # what was loaded comes before the copies that follow
         return [total.get() for total in (da, *db)]
-
-    if mask:                                           # registers would not suffice for dp as well
-        early = weights(mosaic_gpu.product(here.a, other.a.T))
-        plgpu.commit_smem()                            # or the compiler would start dp before
-        sums = mosaic_gpu.accumulate(matmuls, shape, *sums)
-    else:
-        sums = mosaic_gpu.accumulate(lambda s, *others: matmuls(*others, s=s), shape, shape, *sums)
+    sums = mosaic_gpu.accumulate(matmuls, shape, shape, *sums)
     plgpu.barrier_arrive(barriers.free.at[slot])
     return sums

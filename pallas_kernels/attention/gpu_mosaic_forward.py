@@ -15,7 +15,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from pallas_kernels import mosaic_gpu
 from pallas_kernels.attention import tiles
-from pallas_kernels.attention.gpu_mosaic_parts import COMPUTE, LOG2E, ROWS, scores, sees, stream
+from pallas_kernels.attention.gpu_mosaic_parts import COMPUTE, LOG2E, ROWS, hide, scores, stream
 from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.mosaic_gpu import BY_ROW, TILE, WARPGROUP
 
@@ -109,7 +109,7 @@ def _attend(role, steps, masked, shared, barriers, spec, scale):
         s, factor = scores(s, spec, scale)
         if mask:
             mine = shared.q_tokens.at[:, pl.ds(role * ROWS, ROWS)], 0
-            s = jnp.where(sees(spec.mask, s.shape, mine, (shared.k_tokens.at[slot_of(i)], 1)), s, -jnp.inf)
+            s = hide(spec.mask, s, mine, (shared.k_tokens.at[slot_of(i)], 1))
             plgpu.commit_smem()                        # these reads come before the copies that follow
         plgpu.barrier_arrive(barriers.k_free.at[slot_of(i)])
         new_top = jnp.maximum(top, s.max(1) * factor)

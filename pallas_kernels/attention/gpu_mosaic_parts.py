@@ -41,13 +41,21 @@ def scores(s, spec, scale):
     return spec.soft_cap - (2 * spec.soft_cap) * part, LOG2E
 
 
-def sees(mask, shape, queries, keys):
-    """What queries may see of keys, elementwise in a tile of this shape.
+def hide(mask, s, queries, keys):
+    """s, a tile, with -inf where queries do not see keys.
 
     queries, keys: (reference to their positions and segments [2, tokens], their axis in the tile).
     """
-    tokens = lambda ref, axis: Tokens(*(along(axis, ref.at[i], shape) for i in range(2)))
-    return masks.sees(mask, tokens(*queries), tokens(*keys))
+    tokens = lambda ref, axis: Tokens(*(along(axis, ref.at[i], s.shape) for i in range(2)))
+    first, *others = _conditions(mask)                 # one at a time, or registers would not suffice
+    s = jnp.where(masks.sees(first, tokens(*queries), tokens(*keys)), s, -jnp.inf)
+    for condition in others:
+        s = jnp.where(condition.visible(tokens(*queries), tokens(*keys)), s, -jnp.inf)
+    return s
+
+
+def _conditions(mask):
+    return [*_conditions(mask.left), *_conditions(mask.right)] if isinstance(mask, masks.And) else [mask]
 
 
 def along(axis, ref, shape):
