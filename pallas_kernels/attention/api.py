@@ -8,11 +8,11 @@ import functools
 import jax
 
 from pallas_kernels import dispatch
-from pallas_kernels.attention import chunked, reference, tpu
+from pallas_kernels.attention import chunked, gpu_mosaic, reference, tpu
 from pallas_kernels.attention.spec import AttentionSpec, rows
 from pallas_kernels.masks import Tokens
 
-IMPLEMENTATIONS = {"reference": reference, "chunked": chunked, "tpu": tpu}
+IMPLEMENTATIONS = {"reference": reference, "chunked": chunked, "tpu": tpu, "mosaic": gpu_mosaic}
 PREFERENCE = {"cpu": ("chunked",), "gpu": ("chunked",), "tpu": ("tpu", "chunked")}   # what "auto" tries, in this order
 
 

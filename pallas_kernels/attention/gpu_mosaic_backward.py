@@ -18,10 +18,6 @@ from pallas_kernels.attention.gpu_mosaic_parts import COMPUTE, LOG2E, ROWS, alon
 from pallas_kernels.attention.spec import AttentionSpec, Rows, cap_slope
 from pallas_kernels.mosaic_gpu import TILE, WARPGROUP
 
-# tokens of a block of the other side, by head size: the most for which registers suffice
-KEYS = {64: 128, 128: 128}
-QUERIES = {64: 128, 128: 64}
-
 
 class _Side(NamedTuple):
     """Queries or keys, in global memory and, in part, in shared memory.
@@ -54,9 +50,9 @@ def grads(q, k, v, tokens, spec: AttentionSpec, rows: Rows):
     queries = _Side(*padded(q, rows.dout.astype(q.dtype)), jnp.stack(q_tokens, 1), numbers)
     keys = _Side(*padded(k, v), jnp.stack(k_tokens, 1))
     relations = functools.partial(tiles.relations, spec.mask, q_tokens, k_tokens)
-    of_keys, of_queries = (64, 64) if spec.soft_cap else (KEYS[q.shape[3]], QUERIES[q.shape[3]])
-    dq, = _call(for_queries, queries, keys, tiles.schedule(relations(width, of_keys)), of_keys, spec)
-    dk, dv = _call(for_keys, keys, queries, tiles.schedule(relations(of_queries, width).swapaxes(1, 2)), of_queries, spec)
+    block = 64 if spec.soft_cap else 2**13 // q.shape[3]                   # with more registers would not suffice
+    dq, = _call(for_queries, queries, keys, tiles.schedule(relations(width, block)), block, spec)
+    dk, dv = _call(for_keys, keys, queries, tiles.schedule(relations(block, width).swapaxes(1, 2)), block, spec)
     return dq[:, :q.shape[1]], dk[:, :k.shape[1]], dv[:, :k.shape[1]]
 
 
