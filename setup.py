@@ -5,8 +5,8 @@ EXTRAS = {
     "tpu": ["jax[tpu]"],
     "gpu": ["jax[cuda13]", "jax-triton>=0.3.1"],
     # compilers for accelerators that need not be there: libtpu; XLA for CUDA without NVIDIA's libraries, but for ptxas
-    # and libdevice, which it needs to compile; Triton
-    "aot": ["jax[tpu,cuda13-local]", "nvidia-cuda-nvcc>=13.0,<14", "triton>=3.6"],
+    # and libdevice, which it needs to compile, and a disassembler; Triton
+    "aot": ["jax[tpu,cuda13-local]", "nvidia-cuda-nvcc>=13.0,<14", "nvidia-cuda-nvdisasm>=13.0,<14", "triton>=3.6"],
     "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.9"],
     "bench": ["torch>=2.4", "transformers>=4.48", "tokamax==0.0.17; python_version >= '3.12'",
               "tokamax==0.0.12; python_version < '3.12'"],

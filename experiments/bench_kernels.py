@@ -1,30 +1,26 @@
-"""Static schedules of our TPU attention kernels beside the public ones, with no TPU: cycles, use of the units, TFLOP/s.
+"""Our attention kernels for TPUs and GPUs beside the public ones, with no such device: schedules and machine code.
 
     python -m experiments.bench_kernels --chip v5e,v6e --out kernels.json --picture kernels.png
+    python -m experiments.bench_kernels --chip h200
 
-Every kernel is compiled by the real TPU compiler in a process of its own; tpu_schedule.py says what its schedule means.
-TFLOP/s are predicted, not measured. Where this machine has a TPU of the generation asked for, our kernels and the peers
-are also run on it, and the measured TFLOP/s stand beside.
+Every kernel is compiled by the real compiler in a process of its own. What a TPU's schedule means is said in
+tpu_schedule.py: TFLOP/s are predicted, not measured. A GPU's machine code tells no times: see bench_gpu_kernels.py.
+Where this machine has a device of the kind asked for, our kernels and the peers are also run on it.
 """
 import dataclasses
 import glob
 import itertools
-import json
-import os
-import subprocess
 import sys
 import tempfile
 
 import jax
 
-from experiments import benchmark, figures, tpu_schedule
-from experiments.benchmark_worker import ROOT
-from experiments.kernel_cases import KERNELS, MATMULS, Case, missing
+from experiments import bench_gpu_kernels, benchmark, figures, kernel_worker, tpu_schedule
+from experiments.kernel_cases import EVERY, GPU_KERNELS, KERNELS, MATMULS, Case, Ours, missing
 from longctx.errors import UserError
-from pallas_kernels import masks, tpu_chips
+from pallas_kernels import gpu_chips, masks, tpu_chips
 from pallas_kernels.tpu_chips import CHIPS
 
-LIMIT = 900                      # seconds for one compilation
 _DEVICES = "/dev/accel*", "/dev/vfio/[0-9]*"         # what a machine with TPUs has
 MASKS = "causal", "full"
 WHOLE = 2048                     # tokens that lengths are multiples of: peers take whole blocks alone
@@ -111,8 +107,8 @@ def _priced(chip, case, length, blocks, work, kernel, compile_s):
 def _schedule(chip, case, length, name):
     """(the scheduled kernel whose name holds `name`, seconds of compilation)."""
     with tempfile.TemporaryDirectory() as folder:
-        said = _worker(chip, length, case, {"LIBTPU_INIT_ARGS": tpu_schedule.compiler_flags(folder),
-                                            **tpu_schedule.ENVIRONMENT})
+        said = kernel_worker.ask(chip, length, case, {"LIBTPU_INIT_ARGS": tpu_schedule.compiler_flags(folder),
+                                                      **tpu_schedule.ENVIRONMENT})
         kernels = [kernel for kernel in tpu_schedule.read(folder) if name in kernel.name]
     if len(kernels) != 1:
         raise RuntimeError(f"the program holds {len(kernels)} kernels called *{name}*, and should hold one")
@@ -123,18 +119,7 @@ def _measured(chip, case, length):
     """TFLOP/s on this machine's own TPU; None where it has none of this generation."""
     if not any(glob.glob(device) for device in _DEVICES):
         return None
-    said = _worker("here", length, case, {"JAX_PLATFORMS": "tpu"})
-    return case.flops(length) / said["seconds"] / 1e12 if said["chip"] == chip else None
-
-
-def _worker(where, length, case, environment):
-    command = [sys.executable, "-m", "experiments.kernel_worker", where, str(length), json.dumps(vars(case))]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True,
-                          timeout=LIMIT)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise RuntimeError(f"{case.kernel} {case.op} on {where}: " + (lines[-1][:300] if lines else "no message"))
-    return json.loads(done.stdout.splitlines()[-1])
+    return kernel_worker.measured(length, case, chip, "tpu")
 
 
 def rows(results: list[Result]):
@@ -219,16 +204,16 @@ def _problem(result: Result) -> str:
 
 def options(argv):
     parser = benchmark.parser(__doc__.splitlines()[0], lengths="8192,32768", dtype="bfloat16", out=None)
-    parser.add_argument("--chip", default="v5e,v5p,v6e,tpu7x", help="generations, with commas (default: %(default)s)")
+    parser.add_argument("--chip", default="v5e,v5p,v6e,tpu7x", help="TPUs or GPUs, with commas (default: %(default)s)")
     parser.add_argument("--op", default="forward,backward", help="(default: %(default)s)")
     parser.add_argument("--mask", default=",".join(MASKS), help="for kernels other than ours causal and full alone")
     parser.add_argument("--head-size", default="128", help="(default: %(default)s)")
-    parser.add_argument("--kernel", default=",".join(KERNELS), help="(default: %(default)s)")
+    parser.add_argument("--kernel", help=f"of {', '.join(EVERY)} (default: all that a chip can have)")
     parser.add_argument("--picture", metavar="FILE.png")
     chosen = parser.parse_args(argv)
-    chosen.chip = benchmark.names("--chip", chosen.chip, CHIPS)
+    chosen.chip = benchmark.names("--chip", chosen.chip, CHIPS | gpu_chips.CHIPS)
     chosen.op = benchmark.names("--op", chosen.op, MATMULS)
-    chosen.kernel = benchmark.names("--kernel", chosen.kernel, KERNELS)
+    chosen.kernel = chosen.kernel and benchmark.names("--kernel", chosen.kernel, EVERY)
     chosen.mask = chosen.mask.split(",")
     for text in chosen.mask:
         try:
@@ -244,32 +229,54 @@ def options(argv):
     return chosen
 
 
-def cases(chosen) -> list[Case]:
+def cases(chosen, known: dict) -> list[Case]:
+    """Of the kernels in `known`."""
     sizes = benchmark.whole_numbers("--head-size", chosen.head_size)
-    every = itertools.product(benchmark.dtypes(chosen.dtype), sizes, chosen.op, chosen.mask, chosen.kernel)
+    every = itertools.product(benchmark.dtypes(chosen.dtype), sizes, chosen.op, chosen.mask, chosen.kernel or known)
     return [Case(kernel, op, mask, head_size, dtype=dtype) for dtype, head_size, op, mask, kernel in every
-            if kernel == "longctx" or mask in MASKS and op in KERNELS[kernel].names]
+            if kernel in known and (isinstance(known[kernel], Ours) or mask in MASKS and op in known[kernel].names)]
+
+
+def on_tpus(chosen, chips: list[str]) -> tuple[list[Result], list[dict]]:
+    """(results, targets) of the chips; prints the table."""
+    results = []
+    for chip, case in itertools.product(chips, cases(chosen, KERNELS)):
+        print(f"{chip} {case.kernel} {case.op} {case.mask} ...", file=sys.stderr)
+        results += measure(chip, case, chosen.lengths)
+    targets = check(results)
+    if "longctx" in (chosen.kernel or KERNELS) and "forward" in chosen.op:
+        share = share_of_empty(chips[0], chosen.lengths[0])
+        targets.append(benchmark.target(f"{chips[0]} forward, 3/4 of the blocks EMPTY: time over all blocks", share,
+                                        at_most=EMPTY_SHARE))
+    print(benchmark.table(HEADER, rows(results)))
+    return results, targets
+
+
+def on_gpus(chosen, chips: list[str]) -> tuple[list[bench_gpu_kernels.Result], list[dict]]:
+    """(results, targets) of the chips; prints the table of machine code, and of times where a GPU is."""
+    results = []
+    for chip, case in itertools.product(chips, cases(chosen, GPU_KERNELS)):
+        print(f"{chip} {case.kernel} {case.op} {case.mask} ...", file=sys.stderr)
+        results.append(bench_gpu_kernels.measure(chip, case, chosen.lengths))
+    print(benchmark.table(bench_gpu_kernels.HEADER, bench_gpu_kernels.rows(results)))
+    if any(r.measured for r in results):
+        print("\n" + benchmark.table(bench_gpu_kernels.TIMES, bench_gpu_kernels.times(results)))
+    return results, bench_gpu_kernels.check(results, chosen.lengths)
 
 
 def main(argv=None) -> int:
     jax.config.update("jax_platforms", "cpu")           # this process only counts; workers compile and run
-    chosen = options(argv)
-    lengths, results, environment = chosen.lengths, [], benchmark.environment()
-    for chip in chosen.chip:
-        for case in cases(chosen):
-            print(f"{chip} {case.kernel} {case.op} {case.mask} ...", file=sys.stderr)
-            results += measure(chip, case, lengths)
-    targets = check(results)
-    if "longctx" in chosen.kernel and "forward" in chosen.op:
-        chip = chosen.chip[0]
-        targets.append(benchmark.target(f"{chip} forward, 3/4 of the blocks EMPTY: time over all blocks",
-                                        share_of_empty(chip, lengths[0]), at_most=EMPTY_SHARE))
-    print(benchmark.table(HEADER, rows(results)))
+    chosen, environment = options(argv), benchmark.environment()
+    tpus, gpus = ([chip for chip in chosen.chip if chip in known] for known in (CHIPS, gpu_chips.CHIPS))
+    results, targets = on_tpus(chosen, tpus) if tpus else ([], [])
+    if chosen.picture:
+        picture(results).savefig(chosen.picture, dpi=150)
+    if gpus:
+        compiled, more = on_gpus(chosen, gpus)
+        results, targets = results + compiled, targets + more
     print("\n" + benchmark.target_table(targets))
     benchmark.write(chosen.out, {"environment": environment, "targets": targets,
                                  "results": [dataclasses.asdict(r) for r in results]})
-    if chosen.picture:
-        picture(results).savefig(chosen.picture, dpi=150)
     return 0
 
 

@@ -56,12 +56,13 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.0f}" if abs(value) >= 10 ** (digits - 1) else f"{float(f'{value:.{digits}g}'):.{digits}g}"
 
 
-def target(what: str, value: float | None, at_least: float | None = None, at_most: float | None = None) -> dict:
-    """A number beside what it should be; value None is one that was not measured."""
+def target(what: str, value: float | None, at_least: float | None = None, at_most: float | None = None,
+           unknown: str = "not measured") -> dict:
+    """A number beside what it should be; value None is one that is `unknown`."""
     ok = None if value is None else value >= at_least if at_most is None else value <= at_most
     wanted = f">= {at_least:g}" if at_most is None else f"<= {at_most:g}"
     return {"what": what, "value": value, "target": wanted,
-            "result": {None: "not measured", True: "ok", False: "missed"}[ok]}
+            "result": {None: unknown, True: "ok", False: "missed"}[ok]}
 
 
 def target_table(targets: list[dict]) -> str:

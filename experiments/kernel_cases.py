@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.tpu_schedule import Work
 from pallas_kernels import masks, tpu_chips
-from pallas_kernels.attention import pairs, tpu, tpu_blocks
+from pallas_kernels.attention import api, pairs, tpu_blocks
 from pallas_kernels.attention.spec import AttentionSpec, Rows
 from pallas_kernels.masks import Tokens
 
@@ -26,7 +26,7 @@ class Case:
     """One kernel at one problem.
 
     Attributes:
-      kernel: a name in KERNELS.
+      kernel: a name in KERNELS, those for TPUs, or GPU_KERNELS.
       op: forward or backward.
       mask: an expression of the mask algebra; peers know causal and full.
       head_size, heads, key_heads, dtype: of the arrays; batch 1.
@@ -45,7 +45,7 @@ class Case:
 
     def call(self, length: int):
         """(function, its arguments' types) that hold the kernel at this length."""
-        return KERNELS[self.kernel].call(self, length)
+        return EVERY[self.kernel].call(self, length)
 
     def blocks(self, length: int) -> tuple:
         """Sizes that decide the program: two lengths with the same ones have the same schedule."""
@@ -65,13 +65,11 @@ class Case:
                 for heads in (self.heads, self.key_heads))
 
 
-class Longctx:
-    """Our kernels; their own list of pairs says what is run."""
-    module = "pallas_kernels"
-
-    def blocks(self, case, length):
-        with _sized(case):
-            return tpu_blocks.choose(case.op, case.dtype, case.head_size, (length, length))
+@dataclasses.dataclass(frozen=True)
+class Ours:
+    """An implementation in pallas_kernels.attention.api, by its name there."""
+    name: str
+    module: str = "pallas_kernels"
 
     def call(self, case, length):
         spec = AttentionSpec(masks.parse(case.mask))
@@ -83,8 +81,16 @@ class Longctx:
 
         def call(q, k, v, tokens, *rows):
             with _sized(case):
-                return getattr(tpu, case.op)(q, k, v, (tokens, tokens), spec, *rows)
+                return getattr(api.IMPLEMENTATIONS[self.name], case.op)(q, k, v, (tokens, tokens), spec, *rows)
         return call, (q, k, k, tokens) + (() if case.op == "forward" else (Rows(q, row, row),))
+
+
+class Longctx(Ours):
+    """Our kernels for TPUs; their own list of pairs says what is run."""
+
+    def blocks(self, case, length):
+        with _sized(case):
+            return tpu_blocks.choose(case.op, case.dtype, case.head_size, (length, length))
 
     def work(self, case, length):
         blocks = self.blocks(case, length)
@@ -207,7 +213,7 @@ def _tokamax(case, length, blocks):
 
 
 KERNELS = {
-    "longctx": Longctx(),
+    "longctx": Longctx("tpu"),
     "tokamax": Peer("tokamax._src", _tokamax, {"forward": "fwd", "backward": "dkv"}, {
         "forward": (2048, 2048, 512),
         ("forward", "v5e", 128): (2048, 2048, 256), ("forward", "v5e", 128, "full"): (1024, 1024, 256),
@@ -221,9 +227,49 @@ KERNELS = {
 }
 
 
+
+
+@dataclasses.dataclass(frozen=True)
+class GpuPeer:
+    """A public kernel for GPUs. build: case -> function of q, k, v; dtype: that it is written for, None is any."""
+    names = MATMULS
+    build: object
+    dtype: str | None = None
+    module: str = "jax.experimental.pallas"
+
+    def call(self, case, length):
+        q, k = (jax.ShapeDtypeStruct((1, length, heads, case.head_size), self.dtype or case.dtype)
+                for heads in (case.heads, case.key_heads))
+        forward = self.build(case)
+        if case.op == "forward":
+            return forward, (q, k, k)
+        return lambda q, k, v, dout: jax.vjp(forward, q, k, v)[1](dout), (q, k, k, q)
+
+
+def _jax_triton_lowered(case):
+    from jax.experimental.pallas.ops.gpu import attention
+    # 64 x 64 backward: narrower ones are not given Hopper's matmul instructions
+    sizes = attention.BlockSizes(128, 128, *[64] * 4)
+    return lambda q, k, v: attention.mha(q, k, v, None, case.head_size**-0.5, case.mask == "causal", sizes)
+
+
+def _jax_mosaic(case):
+    from jax.experimental.pallas.ops.gpu import attention_mgpu
+    config = attention_mgpu.TuningConfig(64, 128, 2, True, case.mask == "causal", 2, *[64] * 4)
+    return lambda q, k, v: attention_mgpu.attention(q, k, v, config)
+
+
+_GPU_ORDERS = [order for at, order in api.PREFERENCE.items() if at == "gpu" or isinstance(at, tuple)]
+GPU_KERNELS = {
+    **{name: Ours(name) for order in _GPU_ORDERS for name in order},
+    "jax_pallas_triton": GpuPeer(_jax_triton_lowered), "jax_mosaic_demo": GpuPeer(_jax_mosaic, "float16"),
+}
+EVERY = KERNELS | GPU_KERNELS
+
+
 def missing(kernel: str) -> str | None:
     """Why this kernel cannot be compiled here, or None."""
-    name = KERNELS[kernel].module.split(".")[0]
+    name = EVERY[kernel].module.split(".")[0]
     if importlib.util.find_spec(name) is None:
         return f"{name} is not installed: pip install -e '.[bench]'"
     return None

@@ -3,6 +3,8 @@ import logging
 
 import jax
 
+from pallas_kernels import gpu_chips
+
 _log = logging.getLogger(__name__)
 
 
@@ -12,14 +14,15 @@ def traced_platform() -> str:
     return target.platform if target else jax.default_backend()
 
 
-def choose(what: str, implementations: dict, preference: dict, name: str, platform: str | None, *call):
+def choose(what: str, implementations: dict, preference: dict, name: str, platform: str | None, *call, but=None):
     """The implementation called `name`, or the first one on `platform` that can do `call` when name is "auto".
 
     Args:
       what: is computed, in words, for messages.
       implementations: modules by name; each has why_not(*call, platform), the reason why it cannot, or None.
-      preference: the names that "auto" tries in order, by platform.
+      preference: the names that "auto" tries in order, by platform; on GPUs by compute capability where it is there.
       platform: when None, that of the devices the program is traced for.
+      but: a name that "auto" leaves out.
 
     Raises:
       ValueError: for an unknown name (the known ones are listed).
@@ -28,8 +31,9 @@ def choose(what: str, implementations: dict, preference: dict, name: str, platfo
     platform = platform or traced_platform()
     if name != "auto" and name not in implementations:
         raise ValueError(f"{what} kernel {name!r} is not known. Known: auto, {', '.join(implementations)}.")
+    order = preference.get(gpu_chips.capability() if platform == "gpu" else None, preference[platform])
     reasons = []
-    for candidate in preference[platform] if name == "auto" else (name,):
+    for candidate in [other for other in order if other != but] if name == "auto" else (name,):
         reason = implementations[candidate].why_not(*call, platform)
         if reason is None:
             _log.debug("%s kernel: %s", what, candidate)

@@ -81,10 +81,11 @@ def target(name: str):
 def capability() -> tuple[int, int] | None:
     """The compute capability of what the program is traced for: the ambient mesh's devices, else the default device.
 
-    None where that is no GPU. A GPU that is here says it itself; one that is not must be in CHIPS.
+    None where that is no GPU of NVIDIA's. A GPU that is here says it itself; one that is not must be in CHIPS.
     """
     absent = jax.sharding.get_abstract_mesh().abstract_device
     if absent:
         return next((chip.capability for chip in CHIPS.values() if chip.kind == absent.device_kind), None)
     here = jax.devices()[0]
-    return tuple(map(int, here.compute_capability.split("."))) if here.platform == "gpu" else None
+    said = here.compute_capability if here.platform == "gpu" else ""
+    return tuple(map(int, said.split("."))) if said[:1].isdigit() else None          # AMD's are words: gfx942

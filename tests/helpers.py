@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 from typing import NamedTuple
 
 import jax
@@ -13,15 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import tpu_schedule
+from experiments import gpu_schedule, tpu_schedule
+from pallas_kernels import gpu_chips
 from pallas_kernels.attention import reference
 from pallas_kernels.attention.spec import rows
 from pallas_kernels.masks import Tokens
 
 NEEDS_TPU_COMPILER = pytest.mark.skipif(not importlib.util.find_spec("libtpu"),
                                         reason="libtpu, the TPU compiler, is not installed")
-NEEDS_CUDA_COMPILER = pytest.mark.skipif(not importlib.util.find_spec("jax_cuda13_plugin"),
-                                         reason="jax-cuda13-plugin, XLA's CUDA compiler, is not installed")
+NEEDS_CUDA_COMPILER = pytest.mark.skipif(bool(gpu_schedule.missing()), reason=str(gpu_schedule.missing()))
 
 
 def slow(*cases) -> list:
@@ -113,7 +114,23 @@ def like_a_person() -> dict[str, str]:
 
 def compiled_for_tpu(worker: str, *arguments: str, timeout: float) -> list[str]:
     """The lines that the module `worker` prints, run with the TPU compiler and no TPU. For NEEDS_TPU_COMPILER tests."""
+    return worker_lines(worker, arguments, tpu_schedule.ENVIRONMENT, timeout)
+
+
+def compiled_for_gpu(chip: str, worker: str, *arguments: str, timeout: float) -> list[gpu_schedule.Kernel]:
+    """The kernels of what the module `worker` compiles, with XLA's CUDA compiler and no GPU; XLA's own are among them.
+
+    The worker is called with `chip` before the arguments; kernel_worker.compiled is what it needs. For
+    NEEDS_CUDA_COMPILER tests.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        worker_lines(worker, (chip, *arguments), gpu_schedule.environment(folder), timeout)
+        return gpu_schedule.read(folder, gpu_chips.CHIPS[chip])
+
+
+def worker_lines(worker: str, arguments, environment: dict, timeout: float) -> list[str]:
+    """The lines that the module `worker` prints, run in a process of its own."""
     done = subprocess.run([sys.executable, "-m", worker, *arguments], cwd=pathlib.Path(__file__).parents[1], text=True,
-                          env=like_a_person() | tpu_schedule.ENVIRONMENT, capture_output=True, timeout=timeout)
+                          env=like_a_person() | environment, capture_output=True, timeout=timeout)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.splitlines()

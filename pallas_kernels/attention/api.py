@@ -9,11 +9,23 @@ import jax
 
 from pallas_kernels import dispatch
 from pallas_kernels.attention import chunked, gpu_mosaic, reference, tpu
+from pallas_kernels.attention.gpu_cudnn import Cudnn
 from pallas_kernels.attention.spec import AttentionSpec, rows
 from pallas_kernels.masks import Tokens
 
-IMPLEMENTATIONS = {"reference": reference, "chunked": chunked, "tpu": tpu, "mosaic": gpu_mosaic}
-PREFERENCE = {"cpu": ("chunked",), "gpu": ("chunked",), "tpu": ("tpu", "chunked")}   # what "auto" tries, in this order
+IMPLEMENTATIONS = {
+    "reference": reference, "chunked": chunked, "tpu": tpu, "mosaic": gpu_mosaic,
+    "cudnn": Cudnn(lambda *call: dispatch.choose("attention", IMPLEMENTATIONS, PREFERENCE, "auto", "gpu", *call,
+                                                 but="cudnn")),
+}
+# What "auto" tries, in this order: by platform, or compute capability where that has an order of its own. Those are not
+# measured yet, but follow published TFLOP/s, here of bfloat16, causal, head size 128.
+PREFERENCE = {
+    "cpu": ("chunked",), "tpu": ("tpu", "chunked"), "gpu": ("cudnn", "chunked"),
+    (8, 0): ("cudnn", "chunked"),
+    (9, 0): ("cudnn", "mosaic", "chunked"),     # H100: cuDNN 529-539, backward 470; Triton 369-378 (arXiv 2407.08608)
+    (10, 0): ("cudnn", "chunked"),      # B200: cuDNN twice as fast as Triton (arXiv 2603.05451)
+}
 
 
 def select(name: str, q, k, spec: AttentionSpec, platform: str | None = None):

@@ -1,7 +1,6 @@
 """What the forward and backward kernels for Hopper share: who does what, and pieces of the arithmetic."""
 import math
 
-import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu

@@ -94,7 +94,7 @@ def test_chips_agree_with_their_published_clocks():
 
 
 @pytest.mark.parametrize("option, words", [
-    ("--chip=v9", "Known: tpu7x, v4"), ("--kernel=cudnn", "Known: flash, longctx"),
+    ("--chip=v9", "Known: a100, a800, b200, h100, h200, tpu7x, v4"), ("--kernel=fast", "Known: chunked, cudnn, flash"),
     ("--op=sideways", "Known: backward, forward"),
     ("--mask=diagonal", "is not a mask"), ("--lengths=0", "whole numbers above 0"),
     ("--lengths=5000", "multiples of 2048"), ("--out=/nowhere/at/all", "cannot be written")])

@@ -27,7 +27,7 @@ def main(topology, strategy, layout, S=16384, N=8, K=2, H=128):
     array = lambda heads: jax.ShapeDtypeStruct((1, S, heads, H), jnp.bfloat16, sharding=sharding)
     q, k = array(N), array(K)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        plain, fast = _calls(strategy, layout, "chunked"), _calls(strategy, layout, "tpu")
+        plain, fast = calls(strategy, layout, "chunked"), calls(strategy, layout, "tpu")
         for expected, call, arguments in zip(plain, fast, ((q, k, k), (q, k, k, q)), strict=True):
             text = jax.jit(call).trace(*arguments).lower(lowering_platforms=("tpu",)).compile().as_text()
             program = read(text, mesh)
@@ -35,7 +35,7 @@ def main(topology, strategy, layout, S=16384, N=8, K=2, H=128):
                   *sorted({c.kind for c in program.collectives}))
 
 
-def _calls(strategy, layout, kernel):
+def calls(strategy, layout, kernel):
     """Forward, and forward with backward."""
     attend = lambda q, k, v: api.attend(q, k, v, mask=masks.Causal(), strategy=strategy, layout=layout, kernel=kernel)
     return attend, lambda q, k, v, dout: jax.vjp(attend, q, k, v)[1](dout)
