@@ -18,10 +18,12 @@ BY_ROW, BY_COLUMN = TILE.reduce(1), TILE.reduce(0)          # one number for eac
 WARPGROUP = "warpgroup"                                     # the axis whose index says which role a thread has
 
 
-def why_not(platform: str) -> str | None:
-    """What stands in the way of every kernel on this platform, or None."""
+def why_not(x, platform: str) -> str | None:
+    """What stands in the way of every kernel called with x on this platform, or None."""
     if platform == "cpu":
-        return None if INTERPRETER else f"jax {jax.__version__} cannot interpret it; 0.11.2 and later can"
+        if not INTERPRETER:
+            return f"jax {jax.__version__} cannot interpret it; 0.11.2 and later can"
+        return "jax cannot interpret it inside a shard_map" if jax.typeof(x).manual_axis_type.varying else None
     if platform != "gpu":
         return "runs on GPU, and interpreted on CPU for tests"
     if (capability := gpu_chips.capability()) != (9, 0):
@@ -47,9 +49,12 @@ def call(kernel, out_type, scratch, grid: dict[str, int], warpgroups: int, opera
     name = f"{kernel.func.__module__.split('.')[-2]}_{kernel.func.__name__}"
     how = {"interpret": plgpu.InterpretGPUParams(detect_races=True)} if interpreted() else {}
     parameters = plgpu.CompilerParams(approx_math=True, lowering_semantics=plgpu.LoweringSemantics.Lane)
-    return plgpu.kernel(kernel, out_type=out_type, scratch_types=scratch, compiler_params=parameters,
-                        grid=tuple(grid.values()), grid_names=tuple(grid), num_threads=warpgroups,
-                        thread_name=WARPGROUP, kernel_name=name, **how)(*operands)
+    results = plgpu.kernel(kernel, out_type=out_type, scratch_types=scratch, compiler_params=parameters,
+                           grid=tuple(grid.values()), grid_names=tuple(grid), num_threads=warpgroups,
+                           thread_name=WARPGROUP, kernel_name=name, **how)(*operands)
+    # jax forgets over which mesh axes a kernel's results vary
+    axes = tuple(jax.typeof(jax.tree.leaves(operands)[0]).manual_axis_type.varying)
+    return jax.lax.pcast(results, axes, to="varying") if axes else results
 
 
 def tiles(*shape, dtype):
@@ -64,11 +69,6 @@ def load(ref, layout):
 
 
 _WHOLE = {} if INTERPRETER else {"idx": ()}                 # older versions take the index apart from the reference
-
-
-def like(x, shape, dtype):
-    """The type of a result that varies over the mesh axes that x varies over."""
-    return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=jax.typeof(x).manual_axis_type)
 
 
 def full(shape, value, layout):

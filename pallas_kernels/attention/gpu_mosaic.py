@@ -16,7 +16,7 @@ HEAD_SIZES = (64, 128)
 
 def why_not(q, k, spec: AttentionSpec, platform: str) -> str | None:
     """What stands in the way of this call, or None. On a CPU it is interpreted, where jax can do that."""
-    if reason := mosaic_gpu.why_not(platform):
+    if reason := mosaic_gpu.why_not(q, platform):
         return reason
     if spec.bias:
         return "has no bias on scores"

@@ -63,7 +63,7 @@ def _call(kernel, kept, others, plan, block, spec, results):
                      plgpu.Barrier(num_arrivals=COMPUTE, num_barriers=stages))
     return mosaic_gpu.call(
         functools.partial(kernel, spec=spec, scale=spec.score_scale(H)),
-        [mosaic_gpu.like(kept[0], kept[0].shape, spec.result_dtype(kept[0]))] * results, [shared],
+        [jax.ShapeDtypeStruct(kept[0].shape, spec.result_dtype(kept[0]))] * results, [shared],
         {"tile": length // _WIDTH, "head": heads, "row": B}, COMPUTE + 1, [kept, others, *plan])
 
 

@@ -56,7 +56,7 @@ def attend(q, k, v, tokens, spec: AttentionSpec):
         *[barrier(num_arrivals=COMPUTE, num_barriers=stages)] * 2, barrier(num_barriers=COMPUTE))
     out, lse = mosaic_gpu.call(
         functools.partial(forward, spec=spec, scale=spec.score_scale(H)),
-        [mosaic_gpu.like(q, q.shape, spec.result_dtype(q)), mosaic_gpu.like(q, (B, N, q.shape[1]), jnp.float32)],
+        [jax.ShapeDtypeStruct(q.shape, spec.result_dtype(q)), jax.ShapeDtypeStruct((B, N, q.shape[1]), jnp.float32)],
         [shared, barriers], {"tile": q.shape[1] // rows, "head": N, "row": B}, COMPUTE + 1,
         [q, k, v, *(jnp.stack(x, 1) for x in tokens), *plan])
     return out[:, :T], lse[:, :, :T].swapaxes(1, 2)
