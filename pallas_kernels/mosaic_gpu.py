@@ -71,6 +71,17 @@ def load(ref, layout):
 _WHOLE = {} if INTERPRETER else {"idx": ()}                 # older versions take the index apart from the reference
 
 
+def store(value, target, through):
+    """Puts a tile into global memory; by way of `through`, tiles of the same shape, if they have its dtype."""
+    if through.dtype != target.dtype:                       # threads write whole sectors of 32 bytes only in float32
+        target[...] = value.astype(target.dtype)
+        return
+    through[...] = value.astype(target.dtype)
+    plgpu.commit_smem()
+    plgpu.copy_smem_to_gmem(through, target)
+    plgpu.wait_smem_to_gmem(0)
+
+
 def full(shape, value, layout):
     return plgpu.layout_cast(jnp.full(shape, value, jnp.float32), layout)
 

@@ -44,11 +44,12 @@ def grads(q, k, v, tokens, spec: AttentionSpec, rows: Rows):
     padded = lambda *arrays: (tiles.pad(x, 1, _WIDTH) for x in arrays)
     queries = *padded(q, rows.dout.astype(q.dtype)), jnp.stack(of_queries, 1), numbers
     keys = *padded(k, v), jnp.stack(of_keys, 1)
-    block = 64 if spec.soft_cap else 2**13 // q.shape[3]                  # with more registers would not suffice
     relations = functools.partial(tiles.relations, spec.mask, of_queries, of_keys)
+    # with wider blocks registers would not suffice
+    block = 64 if spec.soft_cap else 2**13 // q.shape[3]
     dq, = _call(backward_queries, queries, keys, tiles.schedule(relations(_WIDTH, block)), block, spec, 1)
-    plan = tiles.schedule(relations(block, _WIDTH).swapaxes(1, 2))
-    dk, dv = _call(backward_keys, keys, queries, plan, block, spec, 2)
+    plan = tiles.schedule(relations(64, _WIDTH).swapaxes(1, 2))
+    dk, dv = _call(backward_keys, keys, queries, plan, 64, spec, 2)
     return dq[:, :q.shape[1]], dk[:, :k.shape[1]], dv[:, :k.shape[1]]
 
 
@@ -112,8 +113,9 @@ def _backward(kept, others, plan, results, shared, axis, spec, scale):
         sums = [mosaic_gpu.full((ROWS, kept[0].shape[3]), 0.0, TILE)] * len(results)
         sums = jax.lax.fori_loop(0, group * full[b, tile], functools.partial(step, False), sums)
         sums = jax.lax.fori_loop(group * full[b, tile], group * active[b, tile], functools.partial(step, True), sums)
-        for result, total, factor in zip(results, sums, (scale, 1.0)[:len(sums)], strict=True):
-            result[b, pl.ds(tile * _WIDTH + role * ROWS, ROWS), head] = (factor * total).astype(result.dtype)
+        here = pl.ds(tile * _WIDTH + role * ROWS, ROWS)
+        for result, total, factor, through in zip(results, sums, (scale, 1.0), mine, strict=False):
+            mosaic_gpu.store(factor * total, result.at[b, here, head], through)
 
 
 def _part(side, b, head, tokens):

@@ -91,7 +91,7 @@ def forward(q, k, v, q_tokens, k_tokens, order, full, active, out, lse, shared, 
         top, total, sums = _attend(role, steps, masked, shared, barriers, spec, scale)
         mine, some = pl.ds((tile * COMPUTE + role) * ROWS, ROWS), total > 0
         total = jnp.where(some, total, 1.0)
-        out[b, mine, head] = (sums * mosaic_gpu.by_row(1.0 / total, sums.shape)).astype(out.dtype)
+        mosaic_gpu.store(sums * mosaic_gpu.by_row(1.0 / total, sums.shape), out.at[b, mine, head], shared.q.at[role])
         lse[b, head, mine] = jnp.where(some, (top + jnp.log2(total)) / LOG2E, -jnp.inf)
 
 

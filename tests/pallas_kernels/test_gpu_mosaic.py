@@ -18,9 +18,9 @@ from tests.pallas_kernels.test_attention import piece_by_piece, run
 
 needs_interpreter = pytest.mark.skipif(not mosaic_gpu.INTERPRETER,
                                        reason=f"jax {jax.__version__} has no interpreter for Mosaic GPU kernels")
-# instructions of a loop without mask work, bfloat16: for a block of 128 keys forward, of 2**13 / head size tokens else
-RECORDED = {"attention_forward": {64: 431, 128: 471}, "attention_backward_queries": {64: 374, 128: 255},
-            "attention_backward_keys": {64: 456, 128: 293}}
+# instructions of a loop without mask work, by head size: for a block of 128 keys; of 2**13 / head size keys; 64 queries
+RECORDED = {"attention_forward": {64: 431, 128: 472}, "attention_backward_queries": {64: 374, 128: 259},
+            "attention_backward_keys": {64: 262, 128: 291}}
 
 
 @pytest.fixture
@@ -105,7 +105,10 @@ def test_hopper_prefers_it_to_plain_jax():
           ("h100", "(causal | prefix_lm(100)) & chunked(1000)", "bfloat16", 128, 0.0),
           ("h200", "full", "bfloat16", 64, 0.0), ("h200", "causal", "bfloat16", 128, 30.0))])
 def test_machine_code(chip, mask, dtype, head_size, soft_cap):
-    """All matmuls by wgmma, none of which waits for another, copies by TMA, and loops without masks as recorded."""
+    """All matmuls by wgmma, none of which waits for another, copies by TMA, and loops without masks as recorded.
+
+    With a soft cap there is more to compute, and registers may not quite suffice in loops with masks.
+    """
     arguments = mask, dtype, str(head_size), str(soft_cap)
     found = compiled_for_gpu(chip, "tests.pallas_kernels.compile_gpu_mosaic", *arguments, timeout=200)
     kernels = {kernel.name.removesuffix("_mosaic_gpu_kernel"): kernel for kernel in found if kernel.wgmma}
@@ -114,5 +117,5 @@ def test_machine_code(chip, mask, dtype, head_size, soft_cap):
         free = min(loop.instructions for loop in kernel.loops if loop.matmuls)
         assert kernel.mma_sync == 0 and kernel.tma > 0 and not kernel.serialized
         assert kernel.shared <= gpu_chips.CHIPS[chip].block_shared
-        assert kernel.spills <= (24 if head_size == 64 else 0) or soft_cap
-        assert free <= 1.05 * RECORDED[name][head_size] or soft_cap
+        if not soft_cap:
+            assert kernel.spills == 0 and free <= 1.05 * RECORDED[name][head_size]
