@@ -48,10 +48,9 @@ def call(kernel, out_type, scratch, grid: dict[str, int], warpgroups: int, opera
     """
     name = f"{kernel.func.__module__.split('.')[-2]}_{kernel.func.__name__}"
     how = {"interpret": plgpu.InterpretGPUParams(detect_races=True)} if interpreted() else {}
-    parameters = plgpu.CompilerParams(approx_math=True, lowering_semantics=plgpu.LoweringSemantics.Lane)
-    results = plgpu.kernel(kernel, out_type=out_type, scratch_types=scratch, compiler_params=parameters,
-                           grid=tuple(grid.values()), grid_names=tuple(grid), num_threads=warpgroups,
-                           thread_name=WARPGROUP, kernel_name=name, **how)(*operands)
+    results = plgpu.kernel(kernel, out_type=out_type, scratch_types=scratch, grid=tuple(grid.values()),
+                           grid_names=tuple(grid), num_threads=warpgroups, thread_name=WARPGROUP, kernel_name=name,
+                           compiler_params=plgpu.CompilerParams(approx_math=True), **how)(*operands)
     # jax forgets over which mesh axes a kernel's results vary
     axes = tuple(jax.typeof(jax.tree.leaves(operands)[0]).manual_axis_type.varying)
     return jax.lax.pcast(results, axes, to="varying") if axes else results

@@ -1,6 +1,6 @@
 """Run by test_gpu_mosaic.py in its own process: compiles the kernels for a GPU that is not here.
 
-    compile_gpu_mosaic.py CHIP MASK DTYPE HEAD_SIZE SOFT_CAP         e.g. h200 "causal & segments" bfloat16 128 0
+    compile_gpu_mosaic.py CHIP MASK DTYPE HEAD_SIZE SOFT_CAP PARTIAL         e.g. h200 "causal & segments" bfloat16 128 0 False
 """
 import sys
 
@@ -14,8 +14,8 @@ from pallas_kernels.attention.spec import AttentionSpec, Rows
 from pallas_kernels.masks import Tokens
 
 
-def main(chip, mask, dtype, head_size, soft_cap, B=2, T=1000, S=1100, N=8, K=2):
-    spec = AttentionSpec(masks.parse(mask), soft_cap=soft_cap)
+def main(chip, mask, dtype, head_size, soft_cap, partial, B=2, T=1000, S=1100, N=8, K=2):
+    spec = AttentionSpec(masks.parse(mask), soft_cap=soft_cap, partial=partial)
     array = jax.ShapeDtypeStruct
     q, k, row = array((B, T, N, head_size), dtype), array((B, S, K, head_size), dtype), array((B, T, N), jnp.float32)
     tokens = tuple(Tokens(*[array((B, length), jnp.int32)] * 2) for length in (T, S))
@@ -25,4 +25,4 @@ def main(chip, mask, dtype, head_size, soft_cap, B=2, T=1000, S=1100, N=8, K=2):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], int(sys.argv[4]), float(sys.argv[5]))
+    main(*sys.argv[1:4], int(sys.argv[4]), float(sys.argv[5]), sys.argv[6] == "True")

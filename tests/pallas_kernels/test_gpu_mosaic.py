@@ -99,17 +99,17 @@ def test_hopper_prefers_it_to_plain_jax():
 
 
 @NEEDS_CUDA_COMPILER
-@pytest.mark.parametrize("chip, mask, dtype, head_size, soft_cap", [
-    ("h200", "causal", "bfloat16", 128, 0.0), ("h100", "causal & segments", "bfloat16", 64, 0.0),
-    *slow(("h200", "causal & segments & (window(1024) | sinks(4))", "float16", 128, 0.0),
-          ("h100", "(causal | prefix_lm(100)) & chunked(1000)", "bfloat16", 128, 0.0),
-          ("h200", "full", "bfloat16", 64, 0.0), ("h200", "causal", "bfloat16", 128, 30.0))])
-def test_machine_code(chip, mask, dtype, head_size, soft_cap):
+@pytest.mark.parametrize("chip, mask, dtype, head_size, soft_cap, partial", [
+    ("h200", "causal", "bfloat16", 128, 0.0, False), ("h100", "causal & segments", "bfloat16", 64, 0.0, True),
+    *slow(("h200", "causal & segments & (window(1024) | sinks(4))", "float16", 128, 0.0, True),
+          ("h100", "(causal | prefix_lm(100)) & chunked(1000)", "bfloat16", 128, 0.0, False),
+          ("h200", "full", "float16", 64, 0.0, False), ("h200", "causal", "bfloat16", 128, 30.0, True))])
+def test_machine_code(chip, mask, dtype, head_size, soft_cap, partial):
     """All matmuls by wgmma, none of which waits for another, copies by TMA, and loops without masks as recorded.
 
     With a soft cap there is more to compute, and registers may not quite suffice in loops with masks.
     """
-    arguments = mask, dtype, str(head_size), str(soft_cap)
+    arguments = mask, dtype, str(head_size), str(soft_cap), str(partial)
     found = compiled_for_gpu(chip, "tests.pallas_kernels.compile_gpu_mosaic", *arguments, timeout=200)
     kernels = {kernel.name.removesuffix("_mosaic_gpu_kernel"): kernel for kernel in found if kernel.wgmma}
     assert set(kernels) == set(RECORDED)
