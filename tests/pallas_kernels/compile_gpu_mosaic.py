@@ -1,6 +1,6 @@
 """Run by test_gpu_mosaic.py in its own process: compiles the kernels for a GPU that is not here.
 
-    compile_gpu_mosaic.py CHIP MASK DTYPE HEAD_SIZE SOFT_CAP PARTIAL      e.g. h200 "causal & segments" bfloat16 128 0 True
+    compile_gpu_mosaic.py CHIP MASK DTYPE HEAD_SIZE SOFT_CAP PARTIAL   e.g. h200 "causal & segments" bfloat16 64 0 True
 """
 import sys
 

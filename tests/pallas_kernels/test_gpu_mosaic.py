@@ -35,14 +35,15 @@ def no_races(capfd):
 @pytest.mark.parametrize("mask, shape, soft_cap", [
     ("causal", dict(T=300, H=64, dtype="bfloat16"), 0.0),
     ("causal & segments & (window(100) | sinks(4))", dict(T=400, H=64, dtype="bfloat16"), 0.0),
-    ("segments", dict(T=150, H=128, dtype="float16"), 5.0),
+    ("segments", dict(B=2, T=150, N=4, K=2, H=128, dtype="float16"), 5.0),
     *slow(("full", dict(T=100, S=600, H=64, N=4, K=1, dtype="float16"), 0.0),
           ("full", dict(T=600, S=100, H=128, N=2, K=2, dtype="bfloat16"), 0.0),
           ("(causal | prefix_lm(40)) & chunked(150) & segments", dict(T=500, H=128, dtype="bfloat16"), 0.0))])
 def test_interpreted(mask, shape, soft_cap, no_races):
     """Several blocks on both sides, FULL ones and PARTIAL ones, and stages that are used again."""
-    tokens = packed(3, 1, shape["T"], mean=150) if "segments" in mask else None
-    p = problem(1, B=1, tokens=tokens and (tokens, tokens), **{"N": 2, "K": 1} | shape)
+    shape = dict(B=1, N=2, K=1) | shape
+    tokens = packed(3, shape["B"], shape["T"], mean=150) if "segments" in mask else None
+    p = problem(1, tokens=tokens and (tokens, tokens), **shape)
     spec = AttentionSpec(masks.parse(mask), scale=0.2, soft_cap=soft_cap)
     assert_close(run(p, spec, "mosaic"), truth(p, spec), shape["dtype"], p.k.shape[1], mask)
 
