@@ -73,6 +73,7 @@ class Kernel:
       instructions: of the machine code.
       wgmma, mma_sync, tcgen05: matmul instructions, by generation.
       tma, cp_async: copies to shared memory, in bulk and by thread.
+      serialized: whether the assembler had each wgmma wait for the one before, as it cannot prove that it need not.
       setmaxnreg: how its warpgroups share registers, e.g. ("inc 232", "dec 40").
       blocks, limiter: that a processor holds at a time, and what they are limited by.
       loops: in program order.
@@ -90,6 +91,7 @@ class Kernel:
     tcgen05: int = 0
     tma: int = 0
     cp_async: int = 0
+    serialized: bool = False
     setmaxnreg: tuple[str, ...] = ()
     blocks: int = 0
     limiter: str = ""
@@ -172,6 +174,7 @@ def _compiled(path, ptx):
         threads = [int(n or 1) for n in _THREADS.search(body).groups()]
         kernel = Kernel(name, target, int(re.search(r"Used (\d+) registers", part)[1]), stack, sum(spills))
         kernel.shared = int((re.search(r"(\d+) bytes smem", part) or "00")[1])
+        kernel.serialized = bool(re.search(rf"serialized .*'{re.escape(name)}'", log))
         kernel.threads = threads[0] * threads[1] * threads[2]
         kernel.setmaxnreg = tuple(map(" ".join, _REGISTERS.findall(body)))
         _count(kernel, *code[name])

@@ -8,13 +8,13 @@ import functools
 import jax
 
 from pallas_kernels import dispatch
-from pallas_kernels.attention import chunked, jax_triton, reference, tpu
+from pallas_kernels.attention import chunked, gpu_mosaic, jax_triton, reference, tpu
 from pallas_kernels.attention.gpu_cudnn import Cudnn
 from pallas_kernels.attention.spec import AttentionSpec, rows
 from pallas_kernels.masks import Tokens
 
 IMPLEMENTATIONS = {
-    "reference": reference, "chunked": chunked, "tpu": tpu, "jax_triton": jax_triton,
+    "reference": reference, "chunked": chunked, "tpu": tpu, "mosaic": gpu_mosaic, "jax_triton": jax_triton,
     "cudnn": Cudnn(lambda *call: dispatch.choose("attention", IMPLEMENTATIONS, PREFERENCE, "auto", "gpu", *call,
                                                  but="cudnn")),
 }
@@ -22,8 +22,9 @@ IMPLEMENTATIONS = {
 # measured yet, but follow published TFLOP/s, here of bfloat16, causal, head size 128.
 PREFERENCE = {
     "cpu": ("chunked",), "tpu": ("tpu", "chunked"), "gpu": ("cudnn", "jax_triton", "chunked"),
-    (9, 0): ("cudnn", "jax_triton", "chunked"),     # H100, 8k-16k: cuDNN 529-539, Triton 369-378 (arXiv 2407.08608)
-    (10, 0): ("cudnn", "jax_triton", "chunked"),    # B200: cuDNN twice as fast as Triton (arXiv 2603.05451)
+    # H100, 8k to 16k: cuDNN 529 to 539 forward, 470 backward; Triton 369 to 378 forward (arXiv 2407.08608)
+    (9, 0): ("cudnn", "mosaic", "jax_triton", "chunked"),
+    (10, 0): ("cudnn", "jax_triton", "chunked"),            # B200: cuDNN is twice as fast as Triton (arXiv 2603.05451)
 }
 
 

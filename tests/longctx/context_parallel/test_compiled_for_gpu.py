@@ -8,7 +8,7 @@ from tests.helpers import NEEDS_CUDA_COMPILER, slow, worker_lines
 @pytest.mark.parametrize("chip, strategy, layout, kernel", [
     ("h100", "ring", "zigzag", "cudnn"),
     *slow(("h100", "ring", "contiguous", "cudnn"), ("h100", "ring", "zigzag", "chunked"),
-          ("h200", "ring", "zigzag", "jax_triton"),
+          ("h100", "ring", "zigzag", "mosaic"), ("h200", "ring", "zigzag", "jax_triton"),
           ("b200", "ring", "zigzag", "cudnn"))])
 def test_work_between_start_and_end_of_hops(chip, strategy, layout, kernel):
     """In all hops forward, and those in loops backward; of the leap out and of the last hops home XLA hides a part."""
