@@ -18,7 +18,7 @@ from experiments import benchmark, benchmark_worker
 from experiments.gpu_cases import Case, answer
 from longctx.errors import UserError
 
-ROUTES = "cudnn", "mosaic", "triton", "chunked"
+ROUTES = "cudnn", "mosaic", "jax_triton", "chunked"
 PEER = "cudnn"
 LIMIT = 150                             # seconds for a case, and for a process to start
 
