@@ -3,11 +3,11 @@ from setuptools import find_packages, setup
 
 EXTRAS = {
     "tpu": ["jax[tpu]"],
-    "gpu": ["jax[cuda13]", "jax-triton>=0.3.1"],
+    "gpu": ["jax[cuda13]", "jax-triton>=0.3.1", "flatbuffers>=24.3"],
     # compilers for accelerators that need not be there: libtpu; XLA for CUDA without NVIDIA's libraries, but for ptxas
-    # and libdevice, which it needs to compile, and a disassembler; Triton, which jax-triton brings
+    # and libdevice, which it needs to compile, and a disassembler; Triton, which jax-triton brings; what exports need
     "aot": ["jax[tpu,cuda13-local]", "nvidia-cuda-nvcc>=13.0,<14", "nvidia-cuda-nvdisasm>=13.0,<14",
-            "jax-triton>=0.3.1"],
+            "jax-triton>=0.3.1", "flatbuffers>=24.3"],
     "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.9",
              "jupytext>=1.17", "nbmake>=1.5.5", "ipykernel>=6.29"],
     "bench": ["torch>=2.4", "transformers>=4.48", "tokamax==0.0.17; python_version >= '3.12'",

@@ -1,5 +1,6 @@
 """What experiments.gpu_check asks of a GPU, one case at a time, and how each is done: in a process that may be lost."""
 import dataclasses
+import pathlib
 import statistics
 import time
 
@@ -48,67 +49,137 @@ class Case:
         return forward * (1 if self.op == "forward" else 2.5)
 
 
-def answer(case: Case) -> dict:
-    """What the machine's device says: numbers, or {"cannot": the route's reason}."""
+class Programs:
+    """The compiled functions of a case: those that `export` has left in `folder`, or of the kernels that are here."""
+
+    def __init__(self, case: Case, folder: pathlib.Path | None = None):
+        self.case, self.folder = case, folder
+
+    def path(self, name: str) -> pathlib.Path:
+        return self.folder / f"{self.case.name} {name}.bin".replace(" ", "_")
+
+    def __call__(self, name: str, f):
+        """f(*trees) of arrays, compiled when it is called."""
+        import jax
+        if self.folder is None or not self.path(name).exists():
+            return jax.jit(f)
+        loaded = jax.jit(jax.export.deserialize(bytearray(self.path(name).read_bytes())).call)
+        return lambda *trees: loaded(*jax.tree.leaves(trees))
+
+
+class Export(Programs):
+    """Writes every function that is called, for a platform; results are zeros."""
+    platform = "cuda"
+
+    def __call__(self, name, f):
+        import jax
+        import jax.numpy as jnp
+
+        def write(*trees):
+            leaves, tree = jax.tree.flatten(trees)
+            flat = lambda *leaves: f(*jax.tree.unflatten(tree, leaves))
+            types = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves]
+            checks = [jax.export.DisabledSafetyCheck.custom_call(f"triton_kernel_call{end}") for end in ("", "_ffi")]
+            exported = jax.export.export(jax.jit(flat), platforms=[self.platform], disabled_checks=checks)(*types)
+            self.path(name).write_bytes(exported.serialize())
+            return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(flat, *types))
+        return write
+
+
+def export(case: Case, folder: pathlib.Path, chip: str) -> None:
+    """Leaves what `answer` needs of a case in `folder`, for machines without the packages of its kernels.
+
+    Raises NotImplementedError where the route cannot.
+    """
+    import jax
+
+    from pallas_kernels import gpu_chips
+    folder.mkdir(parents=True, exist_ok=True)
+    with gpu_chips.target(chip):
+        calls = {"right": attended, "time": timed_call}[case.kind]
+        jax.eval_shape(lambda p: calls(case, p, Export(case, folder))[0], problem_of(case))
+
+
+def answer(case: Case, folder: pathlib.Path | None = None) -> dict:
+    """What the machine's device says: numbers, or {"cannot": the route's reason}. folder: of exported programs."""
     try:
-        return KINDS[case.kind](case)
+        return KINDS[case.kind](case, Programs(case, folder))
     except NotImplementedError as error:
         return {"cannot": str(error)}
 
 
-def right(case: Case) -> dict:
-    """{"error": of out, lse, dq, dk, dv against the float64 reference, "limit": what rounding allows}."""
+def problem_of(case: Case):
+    """The arrays of a case that is timed, or is to be right."""
+    import jax.numpy as jnp
+
+    from experiments.attention_problem import packed, problem
+    timed = case.kind == "time"
+    rows, heads = (max(BATCH_TOKENS // case.length, 1), WIDTH // case.head_size) if timed else (2, 8)
+    tokens = packed(1, rows, case.length, mean=case.length // 4) if case.mask == "packed" else None
+    p = problem(0, B=rows, T=case.length, N=heads, K=case.key_heads or heads, H=case.head_size,
+                dtype=jnp.dtype(case.dtype), tokens=tokens and (tokens, tokens))
+    return p._replace(dlse=jnp.zeros_like(p.dlse))
+
+
+def attended(case: Case, p, programs):
+    """((out, lse, dq, dk, dv),) with the keys in pieces."""
     import jax
     import jax.numpy as jnp
 
-    from experiments.attention_problem import packed, problem, relative_error, tolerance, truth
     from pallas_kernels.attention.spec import rows
-    tokens = packed(1, 2, case.length, mean=case.length // 4) if case.mask == "packed" else None
-    p = problem(0, B=2, T=case.length, N=8, K=case.key_heads or 8, H=case.head_size, dtype=jnp.dtype(case.dtype),
-                tokens=tokens and (tokens, tokens))
-    p = p._replace(dlse=jnp.zeros_like(p.dlse))
-    module, spec = _selected(case, p.q, p.k)
+    spec, module = _route(case)
     cuts = [slice(i * case.length // case.pieces, (i + 1) * case.length // case.pieces) for i in range(case.pieces)]
     at = lambda piece: jax.tree.map(lambda x: x[:, piece], (p.k, p.v, p.tokens[1]))
-    call = lambda op, piece, *more: jax.jit(lambda q, keys, q_tokens, *more: op(
-        q, *keys[:2], (q_tokens, keys[2]), spec, *more))(p.q, at(piece), p.tokens[0], *more)
+    forward = lambda q, keys, q_tokens, before: module(q, keys[0]).forward(
+        q, *keys[:2], (q_tokens, keys[2]), spec, None, before)
+    backward = lambda q, keys, q_tokens, rows: module(q, keys[0]).backward(
+        q, *keys[:2], (q_tokens, keys[2]), spec, rows)[:3]
     result = None
-    for piece in cuts:
-        result = call(module.forward, piece, None, result)
+    for i, piece in enumerate(cuts):
+        result = programs(f"forward {min(i, 1)}", forward)(p.q, at(piece), p.tokens[0], result)
     needed = rows(result, (p.dout, None))
-    grads = [call(module.backward, piece, needed)[:3] for piece in cuts]
+    grads = [programs("backward", backward)(p.q, at(piece), p.tokens[0], needed) for piece in cuts]
     dq = sum(jnp.asarray(dq, jnp.float32) for dq, _, _ in grads)
-    dk, dv = (jnp.concatenate(parts, 1) for parts in ([g[i] for g in grads] for i in (1, 2)))
-    errors = [relative_error(got, want) for got, want in zip((*result, dq, dk, dv), truth(p, spec), strict=True)]
+    return (*result, dq, *(jnp.concatenate([one[i] for one in grads], 1) for i in (1, 2))),
+
+
+def right(case: Case, programs) -> dict:
+    """{"error": of out, lse, dq, dk, dv against the float64 reference, "limit": what rounding allows}."""
+    from experiments.attention_problem import relative_error, tolerance, truth
+    p = problem_of(case)
+    found, = attended(case, p, programs)
+    errors = [relative_error(got, want) for got, want in zip(found, truth(p, _route(case)[0]), strict=True)]
     return {"error": dict(zip(("out", "lse", "dq", "dk", "dv"), errors, strict=True)),
             "limit": tolerance(case.dtype, case.length)}
 
 
-def timing(case: Case) -> dict:
+def timed_call(case: Case, p, programs):
+    """(results, what gives them once more)."""
+    import jax.numpy as jnp
+
+    from pallas_kernels.attention.spec import Rows
+    spec, module = _route(case)
+    call, arguments = programs("forward", lambda p: module(p.q, p.k).forward(p.q, p.k, p.v, p.tokens, spec)), (p,)
+    if case.op == "backward":
+        out, lse = call(p)
+        delta = (p.dout.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
+        call = programs("backward", lambda p, rows: module(p.q, p.k).backward(p.q, p.k, p.v, p.tokens, spec, rows)[:3])
+        arguments = p, Rows(p.dout, lse, delta)
+    return call(*arguments), lambda: call(*arguments)
+
+
+def timing(case: Case, programs) -> dict:
     """{"seconds": [each run], "tflops": by the median}."""
     import jax
 
-    from experiments.attention_problem import problem
     from experiments.benchmark_worker import timed
-    from pallas_kernels.attention.spec import Rows
-    heads = WIDTH // case.head_size
-    p = problem(0, B=max(BATCH_TOKENS // case.length, 1), T=case.length, N=heads, K=case.key_heads or heads,
-                H=case.head_size, dtype=case.dtype)
-    module, spec = _selected(case, p.q, p.k)
-    forward = jax.jit(lambda p: module.forward(p.q, p.k, p.v, p.tokens, spec))
-    call, arguments = forward, (p,)
-    if case.op == "backward":
-        out, lse = forward(p)
-        delta = (p.dout.astype("float32") * out.astype("float32")).sum(-1)
-        call = jax.jit(lambda p, rows: module.backward(p.q, p.k, p.v, p.tokens, spec, rows)[:3])
-        arguments = p, Rows(p.dout, lse, delta)
-    run = lambda: jax.block_until_ready(call(*arguments))
-    run()
-    seconds = timed(run)["seconds"]
+    first, again = timed_call(case, problem_of(case), programs)
+    jax.block_until_ready(first)
+    seconds = timed(lambda: jax.block_until_ready(again()))["seconds"]
     return {"seconds": seconds, "tflops": case.flops() / statistics.median(seconds) / 1e12}
 
 
-def step(case: Case) -> dict:
+def step(case: Case, programs) -> dict:
     """Seconds of training steps of a model of 1.2e9 parameters on one row, and the device's peak memory."""
     import jax
     import jax.numpy as jnp
@@ -138,14 +209,14 @@ def step(case: Case) -> dict:
     return {"seconds": seconds, "tokens_per_second": shape[1] / statistics.median(seconds[1:]), "peak_bytes": peak}
 
 
-def _selected(case: Case, q, k):
-    """(the route's module, the spec of a call). Raises NotImplementedError where it cannot."""
+def _route(case: Case):
+    """(the spec of a call, (q, k) -> the route's module, which raises NotImplementedError where it cannot)."""
     from pallas_kernels import masks
     from pallas_kernels.attention import api
     from pallas_kernels.attention.spec import AttentionSpec
     spec = AttentionSpec(masks.parse(MASKS[case.mask]), soft_cap=case.soft_cap, partial=case.pieces > 1,
                          block=case.block)
-    return api.select(case.route, q, k, spec), spec
+    return spec, lambda q, k: api.select(case.route, q, k, spec)
 
 
 KINDS = {"right": right, "time": timing, "step": step}

@@ -7,6 +7,11 @@ where it was stopped. First whether every route is right on a small problem, alo
 ring; then TFLOP/s at 8k, 16k, 32k, other masks and head sizes, a few block sizes, and a training step of a model of
 1.2e9 parameters. Every case is done in a process that may crash or hang: that costs its own answer alone. Prints a
 table, with each time beside cuDNN's in the same run.
+
+    python -m experiments.gpu_check --prepare h200 --out DIR
+
+does not ask: on any machine with the compilers (pip install -e '.[aot]') it leaves the programs of --routes, by default
+the Triton kernels', in DIR/programs, for a GPU's machine that has no Triton and finds them there.
 """
 import argparse
 import json
@@ -19,7 +24,8 @@ from experiments.gpu_cases import Case, answer
 from longctx.errors import UserError
 
 ROUTES = "cudnn", "mosaic", "jax_triton", "chunked"
-PEER = "cudnn"
+KNOWN = *ROUTES, "reference"
+PEER, PROGRAMS = "cudnn", "programs"
 LIMIT = 150                             # seconds for a case, and for a process to start
 
 
@@ -40,8 +46,11 @@ def cases(routes: list[str], scale: int = 1) -> list[Case]:
     return [case for group in asked for case in group]
 
 
-def ask(asked: list[Case], record: dict, until: float, save, environment: dict[str, str]) -> None:
-    """Puts the answers into record["answers"], by name; those that are there already are not asked for again."""
+def ask(asked: list[Case], record: dict, until: float, save, start) -> None:
+    """Puts the answers into record["answers"], by name; those that are there already are not asked for again.
+
+    start: () -> a benchmark_worker.Worker.
+    """
     worker = None
     for case in asked:
         if case.name in record["answers"]:
@@ -49,7 +58,7 @@ def ask(asked: list[Case], record: dict, until: float, save, environment: dict[s
         if time.monotonic() > until:
             break
         try:
-            worker = worker or benchmark_worker.Worker("experiments.gpu_check", {}, environment, LIMIT)
+            worker = worker or start()
             record.setdefault("device", worker.ready["device"])
             record["answers"][case.name] = worker.ask(json.dumps(vars(case)))
         except benchmark_worker.WorkerFailed as error:
@@ -90,47 +99,69 @@ def _said(found: dict) -> str:
 class _Handlers(dict):
     """A case as JSON -> the function that answers it."""
 
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = folder
+
     def __missing__(self, line):
-        return lambda: answer(Case(**json.loads(line)))
+        return lambda: answer(Case(**json.loads(line)), self.folder)
 
 
 def _build(task):
     import jax
-    device = jax.devices()[0]
-    return {"device": {"kind": device.device_kind, "platform": device.platform, "jax": jax.__version__}}, _Handlers()
+    device, folder = jax.devices()[0], pathlib.Path(task["folder"])
+    said = {"kind": device.device_kind, "platform": device.platform, "jax": jax.__version__}
+    return {"device": said}, _Handlers(folder if folder.exists() else None)
 
 
 def main(argv=None) -> int:
     parser = benchmark.parser(__doc__.splitlines()[0], worker=None)
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--out", metavar="DIR", default="runs/gpu_check")
-    parser.add_argument("--routes", default=",".join(ROUTES), help="(default: %(default)s)")
+    parser.add_argument("--routes", help=f"with commas (default: {','.join(ROUTES)})")
+    parser.add_argument("--prepare", metavar="CHIP")
     parser.add_argument("--device", default="gpu", choices=("gpu", "cpu"), help=argparse.SUPPRESS)
     parser.add_argument("--scale", type=int, default=1, help=argparse.SUPPRESS)
     chosen = parser.parse_args(argv)
     if chosen.worker is not None:
         return benchmark_worker.serve(_build, chosen.worker)
-    return run(chosen)
-
-
-def run(chosen) -> int:
-    """Asks, within the minutes, and shows. Raises UserError where there is no GPU."""
-    routes = benchmark.names("--routes", chosen.routes, (*ROUTES, "reference"))
     folder = pathlib.Path(chosen.out)
     folder.mkdir(parents=True, exist_ok=True)
+    return prepare(chosen, folder) if chosen.prepare else run(chosen, folder)
+
+
+def prepare(chosen, folder: pathlib.Path) -> int:
+    """Exports the programs of some routes for a chip; says which cannot be had."""
+    from experiments.gpu_cases import export
+    from pallas_kernels import gpu_chips
+    chip, = benchmark.names("--prepare", chosen.prepare, gpu_chips.CHIPS)
+    for case in cases(benchmark.names("--routes", chosen.routes or "jax_triton", KNOWN), chosen.scale):
+        if case.kind != "step":
+            try:
+                export(case, folder / PROGRAMS, chip)
+                print(case.name)
+            except NotImplementedError as error:
+                print(f"{case.name}: {error}")
+    return 0
+
+
+def run(chosen, folder: pathlib.Path) -> int:
+    """Asks, within the minutes, and shows. Raises UserError where there is no GPU."""
+    asked = cases(benchmark.names("--routes", chosen.routes or ",".join(ROUTES), KNOWN), chosen.scale)
     path = folder / "gpu_check.json"
     record = json.loads(path.read_text()) if path.exists() else {"environment": benchmark.environment(), "answers": {}}
     save = lambda: path.write_text(json.dumps(record, indent=1) + "\n")
-    environment = {"JAX_PLATFORMS": {"gpu": "cuda", "cpu": "cpu"}[chosen.device],
+    environment = {"JAX_PLATFORMS": {"gpu": "cuda"}.get(chosen.device, chosen.device),
                    "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.9"}
-    asked = cases(routes, chosen.scale)
+    task = {"folder": str((folder / PROGRAMS).absolute())}
+    start = lambda: benchmark_worker.Worker("experiments.gpu_check", task, environment, LIMIT)
     try:
-        benchmark_worker.Worker("experiments.gpu_check", {}, environment, LIMIT).close()
+        start().close()
     except benchmark_worker.WorkerFailed as error:
         raise UserError(f"there is no GPU that jax can use here ({error}); python -m experiments.bench_kernels --chip "
                         "h200 says what is known without one.") from error
     save()
-    ask(asked, record, time.monotonic() + 60 * chosen.minutes, save, environment)
+    ask(asked, record, time.monotonic() + 60 * chosen.minutes, save, start)
     print(table(asked, record["answers"]))
     print(f"saved: {path}")
     return 0

@@ -1,10 +1,13 @@
 """experiments.gpu_check: what it asks, in which order, what it makes of answers, crashes and a second start."""
+import contextlib
 import json
 
 import pytest
 
 from experiments import benchmark_worker, gpu_cases, gpu_check
 from experiments.gpu_cases import Case
+from pallas_kernels import gpu_chips
+from pallas_kernels.attention import api
 
 
 class Stub:
@@ -92,13 +95,28 @@ def test_useful_work():
     assert Case("time", "cudnn", mask="full", length=8192).flops() == 2 * forward.flops()
 
 
+@pytest.mark.parametrize("case", [Case("right", "chunked", mask="packed", length=64, head_size=8, pieces=2),
+                                  Case("time", "chunked", "backward", length=64)], ids=lambda case: case.name)
+def test_exported_programs_answer_where_the_kernel_is_not(case, tmp_path, monkeypatch):
+    pytest.importorskip("flatbuffers", reason="flatbuffers, which jax.export writes, is not installed")
+    monkeypatch.setattr(gpu_cases.Export, "platform", "cpu")
+    monkeypatch.setattr(gpu_chips, "target", lambda chip: contextlib.nullcontext())
+    alone = gpu_cases.answer(case)
+    gpu_cases.export(case, tmp_path, "h200")
+    monkeypatch.setattr(api, "select", None)
+    found = gpu_cases.answer(case, tmp_path)
+    assert found.keys() == alone.keys() and found.get("error") == alone.get("error")
+
+
 @pytest.mark.slow
 def test_a_worker_of_its_own_answers(tmp_path):
     """Real processes, on the CPU, in miniature: right answers, times and a training step."""
     asked = [Case("right", "chunked", length=64, head_size=8), Case("time", "chunked", "backward", length=64),
              Case("step", "chunked", length=64), Case("right", "cudnn")]
     record = {"answers": {}}
-    gpu_check.ask(asked, record, float("inf"), lambda: None, {"JAX_PLATFORMS": "cpu"})
+    start = lambda: benchmark_worker.Worker("experiments.gpu_check", {"folder": str(tmp_path / "none")},
+                                            {"JAX_PLATFORMS": "cpu"}, 100)
+    gpu_check.ask(asked, record, float("inf"), lambda: None, start)
     right, time, step, cannot = (record["answers"][case.name] for case in asked)
     assert right["error"]["dq"] <= right["limit"] and time["tflops"] > 0 and step["tokens_per_second"] > 0
     assert "cannot" in cannot or "failed" in cannot
