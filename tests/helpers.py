@@ -45,15 +45,16 @@ def compiled_for_tpu(worker: str, *arguments: str, timeout: float) -> list[str]:
     return worker_lines(worker, arguments, tpu_schedule.ENVIRONMENT, timeout)
 
 
-def compiled_for_gpu(chip: str, worker: str, *arguments: str, timeout: float) -> list[gpu_schedule.Kernel]:
-    """The kernels of what the module `worker` compiles, with XLA's CUDA compiler and no GPU; XLA's own are among them.
+def compiled_for_gpu(chip: str, worker: str, *arguments, timeout: float) -> tuple[list[gpu_schedule.Kernel], list[str]]:
+    """The kernels of what the module `worker` compiles, with XLA's CUDA compiler and no GPU, XLA's own among them; and
+    the lines that it prints.
 
     The worker is called with `chip` before the arguments; kernel_worker.compiled is what it needs. For
     NEEDS_CUDA_COMPILER tests.
     """
     with tempfile.TemporaryDirectory() as folder:
-        worker_lines(worker, (chip, *arguments), gpu_schedule.environment(folder), timeout)
-        return gpu_schedule.read(folder, gpu_chips.CHIPS[chip])
+        lines = worker_lines(worker, (chip, *map(str, arguments)), gpu_schedule.environment(folder), timeout)
+        return gpu_schedule.read(folder, gpu_chips.CHIPS[chip]), lines
 
 
 def worker_lines(worker: str, arguments, environment: dict, timeout: float) -> list[str]:

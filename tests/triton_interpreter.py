@@ -1,17 +1,12 @@
-"""Triton kernels on a CPU: triton_call.run with triton's own interpreter in jax-triton's place, or compiled elsewhere.
-"""
+"""Triton kernels on a CPU: triton_call.run with triton's own interpreter in jax-triton's place."""
 import importlib.util
-import json
-import subprocess
-import sys
 import threading
 
 import jax
 import numpy as np
 import pytest
 
-from pallas_kernels import gpu_chips, triton_call
-from tests.helpers import like_a_person
+from pallas_kernels import triton_call
 
 NEEDS_TRITON = pytest.mark.skipif(not importlib.util.find_spec("jax_triton"),
                                   reason="jax-triton, which brings triton, is not installed")
@@ -77,18 +72,3 @@ def run(kernel, operands, results, grid, warps, stages, static):
             kernel[grid](*map(Tensor, (*operands, *outs)), **static)
         return outs
     return jax.pure_callback(on_host, results, *operands)
-
-
-def compiled_for_gpu(what: str, chip: str, dtype: str, *sizes) -> list[str]:
-    """The names of the kernels that compile_triton.py compiles, when they are as they should be.
-
-    None spills, all have the shared memory that they take, and they use the architecture's best matrix instructions.
-    """
-    done = subprocess.run([sys.executable, "-m", "tests.pallas_kernels.compile_triton", what, chip, dtype,
-                           *map(str, sizes)], env=like_a_person(), capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr[-2000:]
-    kernels = [json.loads(line) for line in done.stdout.splitlines()]
-    for k in kernels:
-        assert k["spills"] == 0 and k["shared"] <= k["expected"] <= gpu_chips.CHIPS[chip].block_shared, k
-        assert (k["wgmma"] > 0) == (chip in ("h100", "h200")) and (k["mma"] > 0) == (chip == "a100"), k
-    return sorted(k["kernel"] for k in kernels)

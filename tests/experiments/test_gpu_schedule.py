@@ -78,6 +78,6 @@ def test_what_the_assembler_refuses_is_said(tmp_path):
 
 @pytest.mark.parametrize("chip, target", [("a100", "sm_80"), ("b200", "sm_100a")])
 def test_a_program_of_xla(chip, target):
-    kernels = compiled_for_gpu(chip, "tests.experiments.compile_for_gpu", timeout=100)
+    kernels, _ = compiled_for_gpu(chip, "tests.experiments.compile_for_gpu", timeout=100)
     assert {kernel.target for kernel in kernels} == {target}
     assert all(kernel.registers and kernel.threads and kernel.blocks for kernel in kernels)

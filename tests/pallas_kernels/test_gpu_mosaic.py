@@ -110,8 +110,8 @@ def test_machine_code(chip, mask, dtype, head_size, soft_cap, partial):
 
     With a soft cap there is more to compute, and registers may not quite suffice in loops with masks.
     """
-    arguments = mask, dtype, str(head_size), str(soft_cap), str(partial)
-    found = compiled_for_gpu(chip, "tests.pallas_kernels.compile_gpu_mosaic", *arguments, timeout=200)
+    worker = "tests.pallas_kernels.compile_gpu_mosaic"
+    found, _ = compiled_for_gpu(chip, worker, mask, dtype, head_size, soft_cap, partial, timeout=200)
     kernels = {kernel.name.removesuffix("_mosaic_gpu_kernel"): kernel for kernel in found if kernel.wgmma}
     assert set(kernels) == set(RECORDED)
     for name, kernel in kernels.items():

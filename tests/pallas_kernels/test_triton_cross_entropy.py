@@ -10,7 +10,8 @@ from pallas_kernels.cross_entropy.spec import CrossEntropySpec
 from tests.helpers import NEEDS_CUDA_COMPILER, assert_close, slow
 from tests.pallas_kernels import test_cross_entropy
 from tests.pallas_kernels.test_cross_entropy import inputs, run, truth
-from tests.triton_interpreter import NEEDS_TRITON, compiled_for_gpu, interpreted  # noqa: F401
+from tests.pallas_kernels.triton_machine_code import triton_kernels_for
+from tests.triton_interpreter import NEEDS_TRITON, interpreted  # noqa: F401
 
 
 @NEEDS_TRITON
@@ -53,4 +54,4 @@ def test_parts_are_as_many_logits_as_asked_for(M, V, chunk, want):
 @pytest.mark.parametrize("chip, D, V", [
     ("h100", 4096, 128_256), *slow(("a100", 2048, 32_000), ("b200", 4096, 128_256))])
 def test_the_compiler_takes_it(chip, D, V):
-    assert set(compiled_for_gpu("cross_entropy", chip, "bfloat16", D, V)) == {"forward", "gradient"}
+    assert set(triton_kernels_for(chip, "cross_entropy", "bfloat16", D, V)) == {"forward", "gradient"}
