@@ -226,6 +226,9 @@ def options(argv):
                         "the largest block of the kernels compared.")
     benchmark.check_writable("--out", chosen.out)
     benchmark.check_writable("--picture", chosen.picture)
+    if chosen.picture and not any(chip in CHIPS for chip in chosen.chip):
+        raise UserError(f"--picture={chosen.picture} shows predicted TFLOP/s, which there are of TPUs alone: "
+                        f"{', '.join(CHIPS)}.")
     return chosen
 
 

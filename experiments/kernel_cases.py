@@ -227,8 +227,6 @@ KERNELS = {
 }
 
 
-
-
 @dataclasses.dataclass(frozen=True)
 class GpuPeer:
     """A public kernel for GPUs. build: case -> function of q, k, v; dtype: that it is written for, None is any."""

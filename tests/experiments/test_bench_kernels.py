@@ -117,6 +117,11 @@ def test_tuning_prints_the_best_candidate(monkeypatch, capsys):
                         "# 520 at 8192, 544 at 32768\n}\n")
 
 
+def test_a_picture_of_gpus_alone_is_refused(tmp_path, capsys):
+    assert benchmark.command(bench_kernels.main, ["--chip=h200", f"--picture={tmp_path / 'kernels.png'}"]) == 2
+    assert "of TPUs alone: v4, v5e" in capsys.readouterr().err
+
+
 def test_a_missing_peer_is_a_row_with_its_reason(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(bench_kernels, "missing", lambda kernel: f"{kernel} is not installed")
     arguments = ["--chip=v6e", "--op=forward", "--mask=causal", "--kernel=tokamax", "--lengths=8192",
