@@ -26,6 +26,7 @@ from longctx.errors import UserError
 ROUTES = "cudnn", "mosaic", "jax_triton", "chunked"
 KNOWN = *ROUTES, "reference"
 PEER, PROGRAMS = "cudnn", "programs"
+BLOCKS = {"jax_triton": (64, 128), "chunked": (256, 1024)}      # beside their own choice; the others have no choice
 LIMIT = 150                             # seconds for a case, and for a process to start
 
 
@@ -41,8 +42,8 @@ def cases(routes: list[str], scale: int = 1) -> list[Case]:
     asked += [each("step", length=long(32))]
     asked += [both(length=long(n), **how) for how in ({"mask": "full"}, {"head_size": 64}) for n in (16, 8)]
     asked += [both(length=long(4)), both(length=long(64)), both(length=long(8), key_heads=4)]
-    asked += [[Case("time", route, op, length=long(16), block=block) for route in routes if route != PEER
-               for op in ("forward", "backward") for block in (64, 128)]]
+    asked += [[Case("time", route, op, length=long(16), block=block) for route, blocks in BLOCKS.items()
+               if route in routes for op in ("forward", "backward") for block in blocks]]
     return [case for group in asked for case in group]
 
 

@@ -49,7 +49,7 @@ def test_what_matters_most_comes_first(stub, tmp_path, capsys):
     assert len({case.name for case in stub.asked}) == len(stub.asked) == len(answers)
     lines = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}
     assert lines["time mosaic forward causal length=8192"].split()[-1] == "1.1"
-    assert lines["time mosaic forward causal length=16384 block=64"].split()[-1] == "1.1"
+    assert lines["time jax_triton forward causal length=16384 block=64"].split()[-1] == "1.1"
     assert "WRONG: out off by 1.0e-01" in lines["right mosaic causal length=500 head_size=64 soft_cap=5.0"]
 
 
