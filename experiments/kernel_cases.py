@@ -81,7 +81,8 @@ class Ours:
 
         def call(q, k, v, tokens, *rows):
             with _sized(case):
-                return getattr(api.IMPLEMENTATIONS[self.name], case.op)(q, k, v, (tokens, tokens), spec, *rows)
+                module = api.select(self.name, q, k, spec)
+                return getattr(module, case.op)(q, k, v, (tokens, tokens), spec, *rows)
         return call, (q, k, k, tokens) + (() if case.op == "forward" else (Rows(q, row, row),))
 
 
