@@ -47,12 +47,11 @@ def cases(routes: list[str], scale: int = 1) -> list[Case]:
     return [case for group in asked for case in group]
 
 
-def ask(asked: list[Case], record: dict, until: float, save, start) -> None:
+def ask(asked: list[Case], record: dict, until: float, save, start, worker=None) -> None:
     """Puts the answers into record["answers"], by name; those that are there already are not asked for again.
 
-    start: () -> a benchmark_worker.Worker.
+    start: () -> a benchmark_worker.Worker. worker: one that has been started.
     """
-    worker = None
     for case in asked:
         if case.name in record["answers"]:
             continue
@@ -157,12 +156,12 @@ def run(chosen, folder: pathlib.Path) -> int:
     task = {"folder": str((folder / PROGRAMS).absolute())}
     start = lambda: benchmark_worker.Worker("experiments.gpu_check", task, environment, LIMIT)
     try:
-        start().close()
+        worker = start()
     except benchmark_worker.WorkerFailed as error:
         raise UserError(f"there is no GPU that jax can use here ({error}); python -m experiments.bench_kernels --chip "
                         "h200 says what is known without one.") from error
     save()
-    ask(asked, record, time.monotonic() + 60 * chosen.minutes, save, start)
+    ask(asked, record, time.monotonic() + 60 * chosen.minutes, save, start, worker)
     print(table(asked, record["answers"]))
     print(f"saved: {path}")
     return 0

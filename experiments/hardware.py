@@ -46,9 +46,9 @@ class Chip:
 #   static schedules of our own kernels (README), v5p's and v4's backward as v5e's.
 CHIPS = {
     "a100": Chip(72 * GIB, 1.9e12, 8, gpu_chips.CHIPS["a100"].tflops, 300e9, 25e9, 25e9, 0.8, 0.70, 0.60),
-    "a800": Chip(72 * GIB, 1.9e12, 8, gpu_chips.CHIPS["a100"].tflops, 200e9, 25e9, 25e9, 0.8, 0.70, 0.60),
+    "a800": Chip(72 * GIB, 1.9e12, 8, gpu_chips.CHIPS["a800"].tflops, 200e9, 25e9, 25e9, 0.8, 0.70, 0.60),
     "h100": Chip(72 * GIB, 1.9e12, 8, gpu_chips.CHIPS["h100"].tflops, 450e9, 50e9, 50e9, 0.7, 0.56, 0.475),
-    "h200": Chip(0.9 * 141e9, 1.9e12, 8, gpu_chips.CHIPS["h100"].tflops, 450e9, 50e9, 50e9, 0.7, 0.56, 0.475),
+    "h200": Chip(0.9 * 141e9, 1.9e12, 8, gpu_chips.CHIPS["h200"].tflops, 450e9, 50e9, 50e9, 0.7, 0.56, 0.475),
     "v4": Chip(30.75 * GIB, 407e9, 4, tpu_chips.CHIPS["v4"].tflops, 45e9, 6e9, 16e9, 0.9, 0.90, 0.90),
     "v5e": Chip(15.75 * GIB, 192e9, 4, tpu_chips.CHIPS["v5e"].tflops, 45e9, 6e9, 16e9, 0.9, 0.93, 0.95),
     "v5p": Chip(95.74 * GIB, 448e9, 4, tpu_chips.CHIPS["v5p"].tflops, 90e9, 6e9, 16e9, 0.9, 0.92, 0.90),

@@ -4,7 +4,7 @@ import functools
 import itertools
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -30,7 +30,7 @@ def check(lengths: str) -> None:
         raise unknown_name("--lengths", lengths, LENGTHS)
 
 
-def measured(config: Config, stage: Stage, batches: Iterator[Batch]) -> Balance | None:
+def measured(config: Config, stage: Stage, batches: Iterable[Batch]) -> Balance | None:
     """The mean over the data-parallel ranks of a few batches; None where some layer lets tokens see later ones."""
     if any(view.resolve(kind)[1].reach()[0] < 0 for kind in config.model.kinds):
         return None

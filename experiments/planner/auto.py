@@ -5,6 +5,7 @@ busiest one on rows of the run's own data, and for links, by the closed forms of
 the rates of hardware.CHIPS. Deterministic: the processes of a run come to the same.
 """
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 
 from experiments import attention_step, checks
@@ -90,6 +91,7 @@ def _best_of_each(ways) -> list[Way]:
 def _weighed(config, stage, target, batches) -> tuple[list[Way], dict[str, str]]:
     """(every way that works, why a strategy does not under any layout)."""
     how, ways, refused = config.attention, [], {}
+    some = list(itertools.islice(batches(stage), rows.BATCHES))
     for layout in _layouts(config) if how.layout == configs.AUTO else [how.layout]:
         even = None
         for strategy in _strategies(config) if how.strategy == configs.AUTO else [how.strategy]:
@@ -100,7 +102,7 @@ def _weighed(config, stage, target, batches) -> tuple[list[Way], dict[str, str]]
             except UserError as error:
                 refused.setdefault(strategy, str(error))
                 continue
-            even = even or rows.measured(variant, stage, batches(stage)) or _of_pairs(variant, stage)
+            even = even or rows.measured(variant, stage, some) or _of_pairs(variant, stage)
             ways.append(_way(variant, stage, target, even))
     return ways, {name: reason for name, reason in refused.items() if name not in [way.strategy for way in ways]}
 
