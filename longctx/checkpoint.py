@@ -32,6 +32,7 @@ import numpy as np
 
 from longctx import manifest
 from longctx.errors import UserError
+from longctx.sizes import readable
 
 _ORBAX_TEMPORARY = ".orbax-checkpoint-tmp"
 _DELETING = "deleting-"
@@ -170,7 +171,7 @@ class Checkpointer:
     def _failure(self, error: Exception) -> UserError:
         """Forgets the failed save, frees the space it took, and says in one line what went wrong."""
         step, self._pending = self._pending.step, None
-        free = _size(shutil.disk_usage(self.directory).free)
+        free = readable(shutil.disk_usage(self.directory).free)
         self._remove_leftovers()
         return UserError(f"The checkpoint of step {step} could not be written to {self.directory}: {_reason(error)} "
                          f"({free} free there). Earlier ones are intact: make room, or choose another --workdir.")
@@ -256,8 +257,8 @@ def _describe(state) -> dict[str, str]:
 def _require_space(directory: pathlib.Path, step: int, state_bytes: int) -> None:
     needed, free = state_bytes + state_bytes // 20 + 2**20, shutil.disk_usage(directory).free
     if free < needed:
-        raise UserError(f"The checkpoint of step {step} needs {_size(needed)} in {directory} and {_size(free)} are "
-                        "free: make room, lower checkpoint.keep, or choose another --workdir.")
+        raise UserError(f"The checkpoint of step {step} needs {readable(needed)} in {directory} and {readable(free)} "
+                        "are free: make room, lower checkpoint.keep, or choose another --workdir.")
 
 
 def _no_sound_step(directory: pathlib.Path, damaged: list[tuple[int, str]]) -> UserError:
@@ -309,7 +310,3 @@ def _reason(error: Exception) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     system = re.search(r"([^:\[]+) \[os_error_code", text)
     return system[1].strip() if system else text.strip().partition("\n")[0][:200]
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

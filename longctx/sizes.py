@@ -1,0 +1,29 @@
+"""Bytes: how people read them, and how many of this machine's memory are still to be had. Free of jax."""
+import pathlib
+
+_CGROUP = pathlib.Path("/sys/fs/cgroup")
+
+
+def readable(count: int) -> str:
+    """A count of bytes with its unit: "2.81 GB", "3.1 MB"."""
+    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def free_memory() -> int | None:
+    """Bytes that a process can still take without swapping; None where the system (not Linux) does not say.
+
+    The least of what the kernel calls available and what is left of the limit of this process's container.
+    """
+    lines = _read(pathlib.Path("/proc/meminfo")).splitlines()
+    found = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    limit, used = _read(_CGROUP / "memory.max"), _read(_CGROUP / "memory.current")
+    if limit.strip().isdecimal() and used.strip().isdecimal():
+        found.append(max(int(limit) - int(used), 0))
+    return min(found, default=None)
+
+
+def _read(path: pathlib.Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
