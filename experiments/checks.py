@@ -104,7 +104,7 @@ def check_extend_checkpoint(config: Config) -> tuple[int, tokenizers.Tokenizer]:
     rope = config.model.rope
     trained = round(rope.original_length * (rope.factor if rope.scaling not in ("none", "dynamic") else 1))
     check_settings(dataclasses.replace(config, stages=(StageConfig(seq_len=trained, steps=1),)))
-    tokenizer = tokenizers.load(config.data.tokenizer)
+    tokenizer = tokenizers.of(config.data)
     tokenizers.check_vocabulary(tokenizer, config.model.vocab_size)
     if config.extend.tunings:
         raise UserError(f"extend.tunings={config.extend.tunings} are for the recall task; experiments.train continues "
@@ -306,7 +306,7 @@ def _check_offload(config: Config) -> None:
 
 
 def _load_data(config: Config, stages) -> tuple[sources.Corpus, tokenizers.Tokenizer]:
-    tokenizer = tokenizers.load(config.data.tokenizer)
+    tokenizer = tokenizers.of(config.data)
     tokenizers.check_vocabulary(tokenizer, config.model.vocab_size)
     pipeline.check(config.data, stages, tokenizer)
     corpus = sources.load(config.data)

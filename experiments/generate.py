@@ -1,25 +1,29 @@
 """Continue a text: the new tokens are printed as they come.
 
     python -m experiments.generate --checkpoint PATH --prompt-file FILE --max-new-tokens N [--temperature X] [--top-p X]
-                                   [--seed N] [--chunk N] [--tokenizer FILE|bytes] [--config.field=value ...]
+                                   [--seed N] [--chunk N] [--tokenizer FILE|bytes] [--special-tokens parse|text]
+                                   [--config.field=value ...]
 
 PATH is the workdir of a run of experiments.train, whose settings --config.field=value changes (as experiments.evaluate
-has it), or the folder of a Hugging Face model.
+has it), or the folder of a Hugging Face model. The text of a special token in the prompt is that token. The prompt
+starts with BOS, unless it does so itself or the tokenizer's folder says add_bos_token=false.
 """
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from experiments import config as configs
 from experiments import processes
 from experiments.benchmark import Parser
-from longctx.data import tokenizers
+from longctx.config import DataConfig
+from longctx.data import special_tokens, tokenizers
 from longctx.errors import UserError
+from longctx.generation import text
 from longctx.generation.request import Request
-
-UNFINISHED = "\ufffd"           # what tokenizers show of a character whose last bytes are still to come
 
 
 def options(argv):
@@ -34,31 +38,28 @@ def options(argv):
     parser.add_argument("--chunk", metavar="N", type=int, default=512,
                         help="tokens of the prompt read at a time (default: %(default)s)")
     parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.json or bytes (default: the checkpoint's)")
+    parser.add_argument("--special-tokens", choices=("parse", "text"), default="parse",
+                        help="what the text of a special token in the prompt is (default: %(default)s)")
     asked, overrides = parser.parse_known_args(argv)
     if unknown := [word for word in overrides if not word.startswith("--config.")]:
         parser.error(f"{unknown[0]!r} is not an option; --help lists them.")
     return asked, overrides
 
 
-def text_as_it_comes(tokenizer: tokenizers.Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
-    """The text of tokens, piece by piece: a character is held back until all of its bytes are there."""
-    line, shown = [], 0
-    for token in tokens:
-        line.append(token)
-        text = tokenizer.decode(line)
-        if not text.endswith(UNFINISHED):
-            yield text[shown:]
-            line, shown = ([], 0) if text.endswith("\n") else (line, len(text))
-    yield tokenizer.decode(line)[shown:]
+class Source(NamedTuple):
+    """What a prompt is continued by: its text side, and `load` for (mesh, graph, params)."""
+    tokenizer: tokenizers.Tokenizer
+    vocab_size: int
+    ends: tuple[int, ...]               # the tokens that end the text
+    load: Callable
 
 
-def of_run(path: str, tokenizer: str | None, overrides: list[str]) -> tuple[tokenizers.Tokenizer, Callable]:
-    """The tokenizer of a run, and what loads (mesh, graph, params)."""
+def of_run(path: str, tokenizer: str | None, overrides: list[str]) -> Source:
+    """A run, which ends a text as its documents end, and as the folder of its tokenizer says."""
     from experiments import checks
     config, workdir = configs.from_workdir(["generate", "--workdir", path, *overrides])
     checks.check_settings(config)
-    tokenizer = tokenizers.load(tokenizer or config.data.tokenizer)
-    tokenizers.check_vocabulary(tokenizer, config.model.vocab_size)
+    tokenizer = tokenizers.of(dataclasses.replace(config.data, tokenizer=tokenizer or config.data.tokenizer))
 
     def load():
         import jax
@@ -69,28 +70,39 @@ def of_run(path: str, tokenizer: str | None, overrides: list[str]) -> tuple[toke
         _, params = load_params(config, workdir, mesh)
         with jax.set_mesh(mesh):
             return mesh, functional.graph(config.model, config.attention), params
-    return tokenizer, load
+    return Source(tokenizer, config.model.vocab_size, tokenizer.ends, load)
 
 
-def of_hugging_face(path: str, tokenizer: str | None, overrides: list[str]) -> tuple[tokenizers.Tokenizer, Callable]:
-    """The same for a folder of Hugging Face."""
+def of_hugging_face(path: str, tokenizer: str | None, overrides: list[str]) -> Source:
+    """A folder of Hugging Face, which ends a text as its config.json and generation_config.json say."""
     if overrides:
         raise UserError(f"{overrides[0]} changes the settings of a run, and --checkpoint={path!r} is not one.")
     from longctx import hf
-    config, tokenizer = hf.model_config(path), tokenizers.load(tokenizer or path)
-    tokenizers.check_vocabulary(tokenizer, config.vocab_size)
+    config, tokenizer = hf.model_config(path), tokenizers.of(DataConfig(tokenizer=tokenizer or path))
 
     def load():
         model = hf.load(path)
         return model.mesh, model.graph, model.params
-    return tokenizer, load
+    return Source(tokenizer, config.vocab_size, special_tokens.ends(path) or tokenizer.ends, load)
 
 
-def _prompt(path: str) -> bytes:
+def _read(path: str) -> bytes:
     try:
         return pathlib.Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"--prompt-file={path!r} cannot be read: {error.strerror}.") from error
+
+
+def _tokens(source: Source, written: bytes, asked) -> np.ndarray:
+    """The tokens of the prompt, all of them known to the model."""
+    tokenizer, path = source.tokenizer, asked.prompt_file
+    tokenizers.check_vocabulary(tokenizer, source.vocab_size)
+    tokens = tokenizer.encode_prompt(written, source.vocab_size, path, asked.special_tokens == "parse")
+    if not len(tokens):
+        raise UserError(f"--prompt-file={path!r} holds no text to go on from.")
+    for line in tokenizers.losses(tokenizer, [written]):
+        print(line, file=sys.stderr)
+    return tokens
 
 
 def _kind(path: str) -> Callable:
@@ -105,18 +117,18 @@ def _kind(path: str) -> Callable:
 def main(argv) -> None:
     asked, overrides = options(argv[1:])
     request = Request(asked.max_new_tokens, asked.chunk, asked.temperature, asked.top_p).check()
-    text = _prompt(asked.prompt_file)
-    tokenizer, load = _kind(asked.checkpoint)(asked.checkpoint, asked.tokenizer, overrides)
-    prompt = np.concatenate([[tokenizer.bos], tokenizer.encode(text, asked.prompt_file)]).astype(np.int32)
-    mesh, graph, params = load()
+    written = _read(asked.prompt_file)
+    source = _kind(asked.checkpoint)(asked.checkpoint, asked.tokenizer, overrides)
+    prompt = _tokens(source, written, asked)
+    mesh, graph, params = source.load()
 
     import jax
 
     from longctx.generation import api
-    request = dataclasses.replace(request, stop=(tokenizer.eos,))
+    request = dataclasses.replace(request, stop=source.ends)
     with jax.set_mesh(mesh):
         steps = api.stream(graph, params, [prompt], key=jax.random.key(asked.seed), **dataclasses.asdict(request))
-        for piece in text_as_it_comes(tokenizer, (int(chosen[0]) for chosen in steps)):
+        for piece in text.as_it_comes(source.tokenizer, prompt, (int(chosen[0]) for chosen in steps)):
             print(piece, end="", flush=True)
     print()
 

@@ -38,7 +38,7 @@ def main(argv) -> None:
     from experiments.signals import StopRequest
     from longctx import layouts, meshes, optim, train_step
     from longctx.checkpoint import Checkpointer
-    from longctx.data import pipeline, rows
+    from longctx.data import pipeline, rows, tokenizers
     from longctx.data.packing import finish_together
     from longctx.positions.view import reaches
 
@@ -67,7 +67,8 @@ def main(argv) -> None:
     with Checkpointer(workdir / configs.CHECKPOINTS, config.checkpoint.keep) as checkpoints, StopRequest() as stop:
         restored = checkpoints.restore_latest(train_step.abstract_state(config, mesh))
         state = restored.state if restored else train_step.init_state(config, mesh, start_from(config, mesh))
-        for line in (describe(config, mesh, state, text, corpus), *checkpoints.notes):
+        dropped = tokenizers.losses(tokenizer, [document.text for document in corpus.train + corpus.held_out])
+        for line in (describe(config, mesh, state, text, corpus), *dropped, *checkpoints.notes):
             print(line, flush=True)
 
         # ---- stages -------------------------------------------------------------------------------------------------

@@ -155,6 +155,8 @@ class DataConfig:
     """Where the text comes from and how it becomes tokens."""
     path: str = "stdlib"                # .txt .md .py .jsonl (also .gz) file or folder; "stdlib": Python's own library
     tokenizer: str = "bytes"            # "bytes", or a local tokenizer.json
+    bos: str = ""                       # the token that starts documents; "": as the files beside it say (data/
+    eos: str = ""                       #   special_tokens.py), and the one that ends them
     text_field: str = "text"            # .jsonl: the field that holds the document
     holdout: float = 0.1                # share of documents kept for evaluation, chosen by a hash of their file name
     passkey_share: float = 0.0          # share of the training tokens that are generated passkey tasks

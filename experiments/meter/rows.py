@@ -53,7 +53,7 @@ def of_lengths(config: Config, stage: Stage, lengths: str) -> Iterator[Batch]:
     lengths: in LENGTHS. Raises UserError for data that cannot be read.
     """
     if lengths == DATA:
-        corpus, tokenizer = sources.load(config.data), tokenizers.load(config.data.tokenizer)
+        corpus, tokenizer = sources.load(config.data), tokenizers.of(config.data)
         return of_text(config, stage, rows.tokenize(corpus.train, tokenizer), corpus, tokenizer)
     whole = functools.partial(documents, lengths) if lengths in KINDS else lambda tokens, seed: [tokens]
     return _drawn(config, stage, whole)

@@ -10,7 +10,7 @@ Every task is a function
                real targets). Every batch of a length T has `batches.rows_at(T)` rows, in every task, so the predictor
                compiles once per length; on a mesh it adds the rows that its data axes need and drops their results.
     documents  a sequence of held-out documents with `.text` in bytes.
-    tokenizer  longctx.data.tokenizers: encode, decode, bos, eos, pad.
+    tokenizer  longctx.data.tokenizers: encode, encode_with_spans, bos, eos, pad.
     config     longctx.config.EvalConfig.
     lengths    context lengths in tokens.
     seed       the same seed gives the same numbers.

@@ -16,17 +16,17 @@ FIT_TRIES = 8
 
 
 class Prompt(NamedTuple):
-    """One task with its own number and with another one hidden, and which tokens are scored, counted from the end."""
-    own: batches.Piece
-    control: batches.Piece
+    """One task, with its own number or with another one hidden, and which of its targets are scored, from the end."""
+    piece: batches.Piece
     scored: np.ndarray
 
 
 def run(predictor, documents, tokenizer, config, lengths, seed) -> dict:
     """A grid over lengths (tokens) and depths (0 = start, 1 = end of the filler), `config.samples` prompts a cell.
 
-    Scored are the tokens of the answer that hold digits. For a byte tokenizer the answer is a space and the digits, a
-    token each: the space, which any model gets right, is left out.
+    Prompt and answer become tokens together, as text does. Scored are the tokens that hold a digit of the answer. For a
+    byte tokenizer the answer is a space and the digits, a token each: the space, which any model gets right, is left
+    out; a token of the space and the first digits counts.
 
     accuracy   share of these tokens, over all prompts of a cell, that are the model's top choice
     exact      share of prompts in which all of them are: after the space greedy decoding then writes the number
@@ -35,7 +35,7 @@ def run(predictor, documents, tokenizer, config, lengths, seed) -> dict:
     loss       nats per scored token
     gain       loss with another number hidden - loss, in nats per scored token; 0 without finding the number
     Rows of `grid` run over depths, columns over lengths. A length too short for the prompt has None, and so has all
-    of it if no token holds a digit. No document is read.
+    of it if the tokenizer does not tell numbers apart. No document is read.
     """
     depths = [round(float(depth), 4) for depth in np.linspace(0, 1, config.depths)]
     columns = [_column(predictor, tokenizer, length, depths, config.samples, seed) for length in lengths]
@@ -58,13 +58,13 @@ def run(predictor, documents, tokenizer, config, lengths, seed) -> dict:
 def _column(predictor, tokenizer, length, depths, samples, seed) -> list[dict]:
     """The cells of one length, in the order of depths."""
     rng = np.random.default_rng([seed, length])
-    prompts = [_prompt(rng, tokenizer, length, depth) for depth in depths for _ in range(samples)]
-    if None in prompts:
+    pairs = [_pair(rng, tokenizer, length, depth) for depth in depths for _ in range(samples)]
+    if None in pairs:
         return [dict.fromkeys(CELL) for _ in depths]
-    rows = [[piece] for prompt in prompts for piece in (prompt.own, prompt.control)]
-    predictions = iter(batches.score(predictor, rows, length, tokenizer.pad))
-    answers = [[batches.Prediction(*(values[prompt.scored] for values in next(predictions)[0])) for _ in range(2)]
-               for prompt in prompts]
+    predictions = iter(batches.score(predictor, [[prompt.piece] for pair in pairs for prompt in pair], length,
+                                     tokenizer.pad))
+    answers = [[batches.Prediction(*(values[prompt.scored] for values in next(predictions)[0])) for prompt in pair]
+               for pair in pairs]
     return [_cell(answers[i:i + samples]) for i in range(0, len(answers), samples)]
 
 
@@ -77,22 +77,27 @@ def _cell(answers: list[list[batches.Prediction]]) -> dict:
     return dict(zip(CELL, (*map(batches.number, values), *batches.mean_and_error(other - loss)), strict=True))
 
 
-def _prompt(rng, tokenizer, length, depth) -> Prompt | None:
-    """None where `length` is too short, or the tokenizer has no digits."""
+def _pair(rng, tokenizer, length, depth) -> tuple[Prompt, Prompt] | None:
+    """With its own number and with another one hidden; None where `length` is too short or tokens hold no numbers."""
     fitted = _fit(rng, tokenizer, length, depth)
     if fitted is None:
         return None
     text, answer = fitted
     number = answer.strip()
-    target = tokenizer.encode(answer.encode())
-    holds_digit = [any(map(str.isdigit, tokenizer.decode([token]))) for token in target]
-    if not any(holds_digit):
+    own, control = (_prompt(tokenizer, text.replace(number, hidden) + answer, number, length)
+                    for hidden in (number, _another(rng, number)))
+    if not len(own.scored) or np.array_equal(own.piece.inputs, control.piece.inputs):
         return None
-    pieces = []
-    for hidden in (number, _another(rng, number)):
-        ids = _ids(tokenizer, text.replace(number, hidden), target)[-length - 1:]   # the other may be a token longer
-        pieces.append(batches.Piece(ids[:-1], ids[1:]))
-    return Prompt(*pieces, scored=np.flatnonzero(holds_digit) - len(target))
+    return own, control
+
+
+def _prompt(tokenizer, text: str, number: str, length: int) -> Prompt:
+    """Of a text that ends with the number."""
+    ids, spans = tokenizer.encode_with_spans(text.encode())
+    digits = len(text.encode()) - len(number)                   # from here to the end
+    scored = np.flatnonzero(spans[:, 1] > np.maximum(spans[:, 0], digits)) - len(ids)
+    ids = np.append(tokenizer.bos, ids).astype(np.int32)[-length - 1:]      # the other number may be a token longer
+    return Prompt(batches.Piece(ids[:-1], ids[1:]), scored)
 
 
 def _another(rng, number: str) -> str:
@@ -108,7 +113,7 @@ def _fit(rng, tokenizer, length, depth) -> tuple[str, str] | None:
     best, size = None, length
     for _ in range(FIT_TRIES):
         text, answer = passkey.prompt(np.random.default_rng(state), size, depth)
-        inputs = len(_ids(tokenizer, text, tokenizer.encode(answer.encode()))) - 1
+        inputs = len(tokenizer.encode((text + answer).encode()))       # with the start token, without the last one
         if inputs <= length and (best is None or inputs > best[0]):
             best = (inputs, text, answer)
         if inputs == length:
@@ -116,7 +121,3 @@ def _fit(rng, tokenizer, length, depth) -> tuple[str, str] | None:
         step = (length - inputs) * max(1.0, len(text) / inputs)
         size = max(1, size + math.floor(step) if step < 0 else size + math.ceil(step))
     return best and best[1:]
-
-
-def _ids(tokenizer, text: str, answer: np.ndarray) -> np.ndarray:
-    return np.concatenate([[tokenizer.bos], tokenizer.encode(text.encode()), answer]).astype(np.int32)

@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding
 
 from longctx import layouts, meshes
 from longctx.config import AttentionConfig, MeshConfig, ModelConfig, RopeConfig
+from longctx.data import special_tokens
 from longctx.errors import UserError, unknown_name
 from longctx.generation import api as generation
 from longctx.hf import files, folder, parameters
@@ -34,6 +35,7 @@ class Model:
     Attributes:
       config, params: as longctx.model.functional takes them.
       source: the folder that it came from, or None, and what its config.json said.
+      ends: the tokens that end a row when it generates.
     """
     config: ModelConfig
     params: dict
@@ -41,6 +43,7 @@ class Model:
     source: pathlib.Path | None = None
     settings: dict | None = None
     attention: AttentionConfig = AttentionConfig()
+    ends: tuple[int, ...] = ()
 
     @functools.cached_property
     def graph(self):
@@ -72,12 +75,10 @@ class Model:
         A row that ends early is filled up with the token that ended it (in a list it is not).
 
         Args:
-          stop: tokens that end a row; default config.json's eos_token_id.
+          stop: tokens that end a row; default those of config.json and generation_config.json.
           how: chunk, temperature, top_p, key, length, rope: as for generation.api.stream. Default: greedy.
         """
-        if stop is None:
-            ends = (self.settings or {}).get("eos_token_id")
-            stop = () if ends is None else tuple(np.atleast_1d(ends).tolist())
+        stop = self.ends if stop is None else stop
         prompts = [np.asarray(row, np.int32) for row in ids]
         with jax.set_mesh(self.mesh):
             new = generation.generate(self.graph, self.params, prompts, max_new_tokens, stop=stop, **how)
@@ -128,7 +129,7 @@ def load(path, rope_scaling: dict | RopeConfig | None = None, mesh: jax.sharding
         place = lambda leaf, parameter: parameters.load(parameter, stored, NamedSharding(mesh, leaf.sharding.spec),
                                                         dtype and jnp.dtype(dtype))
         params = jax.tree.map(place, shapes, located)
-    return Model(config, params, mesh, source, settings)
+    return Model(config, params, mesh, source, settings, ends=special_tokens.ends(source))
 
 
 def _require_tied(head: files.Stored, table: files.Stored, name: str) -> None:

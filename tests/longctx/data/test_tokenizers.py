@@ -7,6 +7,7 @@ from longctx.data import tokenizers
 from longctx.data.rows import tokenize
 from longctx.data.sources import Document
 from longctx.errors import UserError
+from tests.longctx.data import tiny_tokenizers as tiny
 
 TEXT = "def f(x):\n    return x + 1  # naïve 😀\n" * 50
 
@@ -119,3 +120,43 @@ def test_vocabulary_larger_than_the_model():
     tokenizers.check_vocabulary(tokenizer, 259)
     text = message(tokenizers.check_vocabulary, tokenizer, 258)
     assert "model.vocab_size=258" in text and "259" in text and "264 works" in text
+
+
+def test_a_file_too_large_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    path = train(tmp_path / "tokenizer.json")
+    monkeypatch.setattr(tokenizers.sizes, "free_memory", lambda: 20_000)
+    assert "MB of memory, and 0.0 MB are free" in message(tokenizers.load, path)
+    with open(path, "r+b") as file:
+        file.truncate(tokenizers.LARGEST_FILE + 1)
+    assert "67.1 MB; at most 67.1 MB are read (longctx.data.tokenizers.LARGEST_FILE)" in message(tokenizers.load, path)
+
+
+@pytest.mark.parametrize("make, dropped", [
+    (lambda: tiny.metaspace(unk=None), {"z": 2, "é": 1}), (tiny.metaspace, {}), (tiny.byte_fallback, {}),
+    (lambda: tiny.byte_level("<s>", "</s>"), {}),
+    (lambda: tiny.byte_level("<s>", "</s>", alphabet="abz\u0120\u00c3"), {"é": 1}),       # a byte of é's two
+])
+def test_characters_that_vanish_are_counted(tmp_path, make, dropped):
+    tokenizer = tokenizers.load(tiny.write(tmp_path, make()))
+    texts = [b"abz z", "a é b".encode(), b"ab"]
+    total = {}
+    for text in texts:
+        total |= tokenizer.dropped(text)
+        assert tokenizer.dropped(text).keys() <= set(text.decode())
+    assert total == dropped
+    lines = tokenizers.losses(tokenizer, texts)
+    count = sum(dropped.values())
+    assert len(lines) == bool(dropped)
+    assert not lines or f"drops {count} characters of {len(dropped)} of 3 documents ({repr(min(dropped))}" in lines[0]
+
+
+@pytest.mark.parametrize("make", [tiny.metaspace, tiny.byte_fallback, lambda: tiny.byte_level("<s>", "</s>"), None])
+def test_spans_are_the_bytes_of_each_token(tmp_path, make):
+    tokenizer = tokenizers.load(tiny.write(tmp_path, make())) if make else tokenizers.load("bytes")
+    text = "is é 😀 is 12".encode()
+    ids, spans = tokenizer.encode_with_spans(text)
+    np.testing.assert_array_equal(ids, tokenizer.encode(text))
+    assert spans.shape == (len(ids), 2) and (np.diff(spans[:, 0]) >= 0).all() and spans[-1, 1] == len(text)
+    digits = [i for i, (start, end) in enumerate(spans) if start < end > len(text) - 2]
+    assert tokenizer.decode(ids[digits]).strip() == "12"
+    assert tokenizer.encode_with_spans(b"")[1].shape == (0, 2)

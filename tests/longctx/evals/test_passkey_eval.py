@@ -2,15 +2,18 @@
 import json
 import math
 import re
-import types
 
 import numpy as np
 import pytest
 
 from longctx.config import EvalConfig
+from longctx.data import passkey as passkey_text
+from longctx.data import tokenizers
 from longctx.data.passkey import LARGEST
+from longctx.data.tokenizers import ByteTokenizer
 from longctx.evals import passkey
 from longctx.evals.batches import Prediction
+from tests.longctx.data import tiny_tokenizers as tiny
 
 CONFIG = EvalConfig(depths=3, samples=2)
 
@@ -129,8 +132,9 @@ class Words:
     def encode(self, text):
         return np.frombuffer(text + b" " * (-len(text) % 4), "<u4").astype(np.int32) & 0xFFFF
 
-    def decode(self, ids):
-        return np.asarray(ids, "<u2").tobytes().decode()
+    def encode_with_spans(self, text):
+        start = 4 * np.arange(-(-len(text) // 4))
+        return self.encode(text), np.stack([start, np.minimum(start + 4, len(text))], 1)
 
 
 @pytest.mark.parametrize("coarse", [False, True])
@@ -150,10 +154,34 @@ def test_a_length_too_short_for_the_prompt_is_none(byte_tokenizer):
     assert passkey.run(never, [], byte_tokenizer, CONFIG, (16,), 0)["chance"] is None
 
 
-def test_a_tokenizer_without_digits_is_none(byte_tokenizer):
-    tokenizer = types.SimpleNamespace(bos=256, pad=258, encode=byte_tokenizer.encode, decode=lambda ids: "?")
-    result = passkey.run(never, [], tokenizer, CONFIG, (512,), 0)
+class OneNumber(ByteTokenizer):
+    """Bytes, all digits alike, as an unknown character may be."""
+
+    def encode(self, text, name="the text"):
+        ids = super().encode(text)
+        return np.where((ids >= ord("0")) & (ids <= ord("9")), ord("0"), ids)
+
+
+def test_a_tokenizer_that_does_not_tell_numbers_apart_is_none():
+    result = passkey.run(never, [], OneNumber(), CONFIG, (512,), 0)
     assert result["grid"]["accuracy"] == [[None]] * 3 and result["chance"] is None
+
+
+@pytest.mark.parametrize("make", [tiny.metaspace, tiny.byte_fallback, lambda: tiny.byte_level("<s>", "</s>")])
+def test_the_whole_text_is_encoded_and_the_tokens_with_digits_are_scored(tmp_path, make):
+    """A tokenizer that puts a space in front of a text would put one into the middle of it; " 12" may be one token."""
+    tokenizer = tokenizers.load(tiny.write(tmp_path, make()))
+    predictor, rows = recorder()
+    passkey.run(predictor, [], tokenizer, EvalConfig(depths=2, samples=6), (700,), 0)
+    assert len(rows) == 2 * 2 * 6 and all(len(inputs) <= 700 for inputs, _ in rows)
+    for seed in range(20):
+        text, answer = passkey_text.prompt(np.random.default_rng(seed), 500, 0.5)
+        piece, scored = passkey._prompt(tokenizer, text + answer, answer.strip(), 10**6)
+        ids = tokenizer.encode((text + answer).encode())
+        assert piece.targets.tolist() == ids.tolist() and piece.inputs[0] == tokenizer.bos
+        assert scored.tolist() == list(range(-len(scored), 0))
+        assert tokenizer.decode(ids[scored]).strip() == answer.strip()
+        assert not set(tokenizer.decode(ids[:scored[0]])[-4:]) & set("0123456789")
 
 
 def test_repeatable(byte_tokenizer):

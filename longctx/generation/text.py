@@ -1,0 +1,39 @@
+"""Generated tokens as text, piece by piece. Free of jax."""
+from collections.abc import Iterable, Iterator, Sequence
+
+from longctx.data.tokenizers import Tokenizer
+
+UNFINISHED = "\ufffd"   # what tokenizers write for a character whose last bytes are still to come
+CONTEXT = 32            # tokens before the new ones that are decoded along with them, at most
+HELD = 256              # tokens that are held back for a character to be completed, at most
+
+
+def as_it_comes(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Iterable[int]) -> Iterator[str]:
+    """The pieces of decode(prompt + tokens)[len(decode(prompt)):], each as soon as its characters are whole.
+
+    What a token is written as depends on whether text stands before it: many decoders take a space off the first one.
+    So new tokens are decoded behind the last few before them, and the text of those is taken off. (Byte tokens of a
+    byte-fallback tokenizer that turn out not to be UTF-8 after some of them were shown leave these as they were shown.)
+    """
+    before, new = _context(tokenizer, [int(token) for token in prompt if tokenizer.writes(token)]), []
+    shown = len(tokenizer.decode(before))
+    for token in filter(tokenizer.writes, tokens):
+        new.append(token)
+        text = tokenizer.decode(before + new)
+        if text.endswith(UNFINISHED) and len(new) < HELD:
+            continue
+        if piece := text[shown:]:
+            yield piece
+        before, new = _context(tokenizer, before + new), []
+        shown = len(tokenizer.decode(before))
+    if piece := tokenizer.decode(before + new)[shown:]:
+        yield piece
+
+
+def _context(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
+    """The fewest of the last ids that have a text of whole characters: nothing is taken off behind them."""
+    for start in range(len(ids) - 1, max(len(ids) - CONTEXT, 0) - 1, -1):
+        text = tokenizer.decode(ids[start:])
+        if text and UNFINISHED not in text:
+            return ids[start:]
+    return ids[-CONTEXT:]

@@ -1,0 +1,75 @@
+"""Generated text, piece by piece: all of it, and each character as soon as it is whole."""
+import hypothesis
+import pytest
+from hypothesis import strategies
+
+from longctx.data import tokenizers
+from longctx.generation import text
+from tests.longctx.data import tiny_tokenizers as tiny
+
+TOKENIZERS = {"metaspace": tiny.metaspace, "byte_fallback": tiny.byte_fallback,
+              "byte_level": lambda: tiny.byte_level("<s>", "</s>")}
+WORDS = strategies.text(strategies.sampled_from("ab is12\né中😀"), max_size=12)
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory):
+    paths = {name: tiny.write(tmp_path_factory.mktemp(name), make()) for name, make in TOKENIZERS.items()}
+    return {"bytes": tokenizers.load("bytes")} | {name: tokenizers.load(path) for name, path in paths.items()}
+
+
+def pieces(tokenizer, prompt, new):
+    return list(text.as_it_comes(tokenizer, prompt, iter(new)))
+
+
+@pytest.mark.parametrize("name", ["bytes", "metaspace", "byte_level"])
+@hypothesis.settings(deadline=None, max_examples=150)
+@hypothesis.given(data=strategies.data())
+def test_any_tokens_are_written_as_they_are_at_once(load, name, data):
+    tokenizer = load[name]
+    ids = strategies.lists(strategies.integers(0, tokenizer.vocab_size - 1), max_size=40)
+    prompt, new = data.draw(ids), data.draw(ids)
+    whole = tokenizer.decode(prompt + new)[len(tokenizer.decode(prompt)):]
+    assert "".join(pieces(tokenizer, prompt, new)) == whole
+
+
+@pytest.mark.parametrize("name", ["bytes", *TOKENIZERS])
+@hypothesis.settings(deadline=None, max_examples=100)
+@hypothesis.given(prompt=WORDS, new=WORDS)
+def test_text_comes_whole(load, name, prompt, new):
+    tokenizer = load[name]
+    before, after = (tokenizer.encode(part.encode()).tolist() for part in (prompt, new))
+    got = pieces(tokenizer, before, after)
+    assert "".join(got) == tokenizer.decode(before + after)[len(tokenizer.decode(before)):]
+    assert not any(text.UNFINISHED in piece for piece in got) or name == "metaspace"       # which has no é
+
+
+def test_spaces_and_indentation_are_kept(load):
+    tokenizer = load["metaspace"]
+    prompt, new = (tokenizer.encode(part).tolist() for part in (b"is\n", b" a\n    b"))
+    assert pieces(tokenizer, prompt, new)[0].startswith(" ") and tokenizer.decode(new)[0] == "a"
+    assert "".join(pieces(tokenizer, prompt, new)).endswith("a\n    b")
+    end = [tokenizer.eos]
+    assert pieces(tokenizer, prompt + end, new) == pieces(tokenizer, prompt, new)       # it is not what stands before
+
+
+def test_characters_come_as_soon_as_they_are_whole(load):
+    tokenizer, written = load["bytes"], "a\u00e9\u4e2d\n\U0001f600 end\n"
+    assert pieces(tokenizer, [], tokenizer.encode(written.encode())) == list(written)
+    assert pieces(tokenizer, [], tokenizer.encode("a\u00e9".encode()[:-1])) == ["a", text.UNFINISHED]
+    assert pieces(tokenizer, [256], [257, 97, 260]) == ["a"]
+
+
+class Counted(tokenizers.ByteTokenizer):
+    decoded = 0
+
+    def decode(self, ids):
+        self.decoded += len(ids)
+        return super().decode(ids)
+
+
+@pytest.mark.parametrize("token", [97, 0xFF, 257])
+def test_the_work_grows_with_the_text_alone(token):
+    tokenizer = Counted()
+    pieces(tokenizer, [97] * 5000, [token] * 5000)
+    assert tokenizer.decoded <= 5000 * (text.HELD + 2 * text.CONTEXT)
