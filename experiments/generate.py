@@ -97,10 +97,11 @@ def _tokens(source: Source, written: bytes, asked) -> np.ndarray:
     """The tokens of the prompt, all of them known to the model."""
     tokenizer, path = source.tokenizer, asked.prompt_file
     tokenizers.check_vocabulary(tokenizer, source.vocab_size)
-    tokens = tokenizer.encode_prompt(written, source.vocab_size, path, asked.special_tokens == "parse")
+    parse = asked.special_tokens == "parse"
+    tokens = tokenizer.encode_prompt(written, source.vocab_size, path, parse)
     if not len(tokens):
         raise UserError(f"--prompt-file={path!r} holds no text to go on from.")
-    for line in tokenizers.losses(tokenizer, [written]):
+    for line in tokenizers.losses(tokenizer, [written], parse):
         print(line, file=sys.stderr)
     return tokens
 

@@ -23,21 +23,30 @@ class RustCall:
 
     def __enter__(self):
         _lock.acquire()
-        self._terminal, self._written = os.dup(_STDERR), tempfile.TemporaryFile()
-        os.dup2(self._written.fileno(), _STDERR)
+        self._written = tempfile.TemporaryFile()
+        self._terminal = _copy_of_stderr()
+        if self._terminal is not None:
+            os.dup2(self._written.fileno(), _STDERR)
 
     def __exit__(self, kind, error, traceback):
         panic = kind is not None and kind.__module__ == "pyo3_runtime"
-        if sys.stderr:
+        if self._terminal is not None:
             sys.stderr.flush()
-        os.dup2(self._terminal, _STDERR)
-        os.close(self._terminal)
-        with self._written:
-            if not panic:
-                self._written.seek(0)
-                while part := self._written.read(1 << 20):
-                    os.write(_STDERR, part)
+            os.dup2(self._terminal, _STDERR)
+            os.close(self._terminal)
+            self._written.seek(0)
+            while not panic and (part := self._written.read(1 << 20)):
+                os.write(_STDERR, part)
+        self._written.close()
         _lock.release()
         if panic or kind is Exception:
             reason = str(error).splitlines()[0] if str(error) else kind.__name__
             raise UserError(f"{self.what}: `tokenizers` stopped with {reason!r}.") from error
+
+
+def _copy_of_stderr() -> int | None:
+    """None where it is closed, as that of a daemon may be."""
+    try:
+        return os.dup(_STDERR)
+    except OSError:
+        return None

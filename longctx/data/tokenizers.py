@@ -54,8 +54,8 @@ class Tokenizer(Protocol):
     def writes(self, token: int) -> bool:
         """Whether decode() does not leave it out."""
 
-    def dropped(self, text: bytes) -> dict[str, int]:
-        """The characters of a text that no token stands for, and how many of each there are."""
+    def dropped(self, text: bytes, special: bool = False) -> dict[str, int]:
+        """The characters of a text that no token stands for, and how many of each there are; special: as a prompt."""
 
 
 class ByteTokenizer:
@@ -84,7 +84,7 @@ class ByteTokenizer:
     def writes(self, token: int) -> bool:
         return token < 256
 
-    def dropped(self, text: bytes) -> dict[str, int]:
+    def dropped(self, text: bytes, special: bool = False) -> dict[str, int]:
         return {}
 
 
@@ -105,10 +105,11 @@ class FileTokenizer:
         self.bos, self.eos, self.pad, self._in_prompts = special_tokens.find(
             self._tokenizer, path.parent, field, bos, eos)
         self.ends = special_tokens.ends(path.parent, self.eos)
-        added, vocabulary = self._tokenizer.get_added_tokens_decoder(), self._vocabulary()
-        self._special = frozenset(i for i, token in added.items() if token.special)
+        added = self._tokenizer.get_added_tokens_decoder()
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=False)
+        self._added, self._special = {*added}, {i for i, token in added.items() if token.special}
         # ids can have gaps; special tokens that text is never may be beyond the rows of the model's embedding
-        self.vocab_size = 1 + max(*vocabulary.values(), *(added.keys() - self._special), self.bos, self.eos, self.pad)
+        self.vocab_size = 1 + max(*vocabulary.values(), *(self._added - self._special), self.bos, self.eos, self.pad)
         self._kept = {} if _drops_text(self._tokenizer, vocabulary) else None       # by character: has it a token?
 
     def encode(self, text: bytes, name: str = "the text") -> np.ndarray:
@@ -149,24 +150,26 @@ class FileTokenizer:
     def writes(self, token: int) -> bool:
         return int(token) not in self._special and self._tokenizer.id_to_token(int(token)) is not None
 
-    def dropped(self, text: bytes) -> dict[str, int]:
+    def dropped(self, text: bytes, special: bool = False) -> dict[str, int]:
         if self._kept is None:
             return {}
         text = text.decode()
+        for token in self._special if special else ():
+            text = text.replace(self._tokenizer.id_to_token(token), "")
         found = set(text)
         self._kept |= {character: self._keeps(character) for character in found - self._kept.keys()}
         return {character: text.count(character) for character in sorted(found) if not self._kept[character]}
 
     def _keeps(self, character: str) -> bool:
-        """Whether its tokens are all of what the model is given (which whitespace, say, may not be)."""
+        """Whether tokens stand for all that the model is given of it (of whitespace, say, that may be nothing)."""
+        encoding = self._encoding(character)
+        if not self._added.isdisjoint(encoding.ids):
+            return True
         normalizer, splitter = self._tokenizer.normalizer, self._tokenizer.pre_tokenizer
         text = normalizer.normalize_str(character) if normalizer else character
         given = "".join(piece for piece, _ in splitter.pre_tokenize_str(text)) if splitter else text
         suffix = self._tokenizer.model.end_of_word_suffix or ""
-        return "".join(token.removesuffix(suffix) for token in self._encoding(character).tokens) == given
-
-    def _vocabulary(self) -> dict[str, int]:
-        return self._tokenizer.get_vocab(with_added_tokens=False)
+        return "".join(token.removesuffix(suffix) for token in encoding.tokens) == given
 
     def _encoding(self, text: str):
         with self._call:
@@ -219,11 +222,11 @@ def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:
                         "pretrained model needs the tokenizer that it came with.")
 
 
-def losses(tokenizer: Tokenizer, texts: Sequence[bytes]) -> list[str]:
-    """A line about the characters that the tokenizer drops, if there are any."""
+def losses(tokenizer: Tokenizer, texts: Sequence[bytes], special: bool = False) -> list[str]:
+    """A line about the characters that the tokenizer drops, if there are any; special: as for dropped()."""
     total, of_texts = {}, 0
     for text in texts:
-        found = tokenizer.dropped(text)
+        found = tokenizer.dropped(text, special)
         of_texts += bool(found)
         for character, count in found.items():
             total[character] = total.get(character, 0) + count
@@ -231,7 +234,7 @@ def losses(tokenizer: Tokenizer, texts: Sequence[bytes]) -> list[str]:
         return []
     most = sorted(total, key=total.get, reverse=True)[:8]
     return [f"data.tokenizer={tokenizer.name!r} drops {sum(total.values()):,} characters of {of_texts:,} of "
-            f"{len(texts):,} documents ({', '.join(map(repr, most))}{', ...' if len(total) > len(most) else ''}): "
+            f"{len(texts):,} texts ({', '.join(map(repr, most))}{', ...' if len(total) > len(most) else ''}): "
             "it has no token for them, no unk token and no tokens for bytes."]
 
 

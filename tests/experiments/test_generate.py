@@ -1,15 +1,18 @@
-"""experiments.generate: what it refuses before it touches a device, and text that comes in pieces of characters."""
+"""experiments.generate: what it refuses before it touches a device, what it reads, and where it stops."""
+import dataclasses
+import json
 import os
 import subprocess
 import sys
 
 import pytest
-import tokenizers
 
 from experiments import generate
 from longctx import hf
-from longctx.data.tokenizers import ByteTokenizer
+from longctx.config import Config, DataConfig, ModelConfig
+from longctx.data import tokenizers
 from tests.experiments.test_bad_input import ROOT, has, problem
+from tests.longctx.data import tiny_tokenizers
 from tests.longctx.hf import tiny
 
 SCRIPT = """
@@ -50,13 +53,59 @@ def test_a_hugging_face_folder(tmp_path, capsys):
     has(refused(tmp_path, *checkpoint, "--config.model.layers=2"), "--config.model.layers=2", "settings of a run")
     has(refused(tmp_path, *checkpoint), f"{str(folder)!r} is neither 'bytes' nor a tokenizer.json")
     has(refused(tmp_path, *checkpoint, "--tokenizer", "bytes"), "smaller than the 259 tokens")
-    vocabulary = {"text": 0, "<eos>": 1} | {f"token{i}": i for i in range(2, hf.model_config(folder).vocab_size)}
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="text"))
-    tokenizer.add_special_tokens(["<eos>"])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    generate.main(command(tmp_path, *checkpoint, "--chunk", "8"))
-    words = capsys.readouterr().out.split()
-    assert 1 <= len(words) <= 4 and set(words) <= set(vocabulary)
+
+
+def test_a_hugging_face_model_stops_at_any_of_its_ends_everywhere(tmp_path, capsys):
+    """In the command as in Model.generate: those of config.json and of generation_config.json."""
+    folder = tiny.write(tmp_path / "model", "llama")
+    size = hf.model_config(folder).vocab_size
+    words = tiny_tokenizers.words("text", "<eos>", *(f"token{i}" for i in range(2, size - 1)), "?")
+    words.add_special_tokens(["<eos>", "<image>"])                              # <image> has no row in the embedding
+    tiny_tokenizers.write(folder, words)
+    prompt, free = _continued(folder, stop=())
+    end = int(free[1])
+    written = [words.id_to_token(token) for token in free if token != 1]
+    assert len(free) == 4 and said(capsys, tmp_path, folder) == written[:written.index("<eos>") if 1 in free else 4]
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [size - 2, end]}))
+    _, ended = _continued(folder)
+    assert ended.tolist() == free[:free.tolist().index(end) + 1].tolist()
+    assert said(capsys, tmp_path, folder) == [words.id_to_token(token) for token in ended if token != 1]
+    assert generate.of_hugging_face(str(folder), None, []).ends == tuple(sorted({size - 2, end}))
+    (tmp_path / "image").write_text("text <image>")
+    image = ["--checkpoint", str(folder), "--prompt-file", str(tmp_path / "image")]
+    has(refused(tmp_path, *image), "holds '<image>'", f"the model has only {size}")
+
+
+def _continued(folder, **how):
+    """(a prompt, its four tokens or fewer)."""
+    model, prompt = hf.load(folder), tokenizers.load(str(folder)).encode_prompt(b"text", 10**6)
+    return prompt, model.generate([prompt], 4, chunk=8, **how)[0][len(prompt):]
+
+
+def said(capsys, tmp_path, folder) -> list[str]:
+    generate.main(command(tmp_path, "--checkpoint", str(folder), "--chunk", "8"))
+    return capsys.readouterr().out.split()
+
+
+def test_a_run_ends_as_its_documents_do(tmp_path, monkeypatch):
+    path = tiny_tokenizers.write(tmp_path, tiny_tokenizers.byte_level("<s>", "</s>", "<turn>"),
+                                 generation_config={"eos_token_id": [2]})
+    config = Config(data=DataConfig(tokenizer=path, eos="</s>"), model=ModelConfig(vocab_size=264))
+    monkeypatch.setattr(generate.configs, "from_workdir", lambda argv: (config, tmp_path))
+    assert generate.of_run("workdir", None, []).ends == (1, 2)
+    bytes_ = dataclasses.replace(config, data=DataConfig())
+    monkeypatch.setattr(generate.configs, "from_workdir", lambda argv: (bytes_, tmp_path))
+    assert generate.of_run("workdir", None, []).ends == (257,)
+
+
+def test_a_prompt_is_parsed_and_what_it_loses_is_said(tmp_path, capsys):
+    source = generate.Source(tokenizers.load(tiny_tokenizers.write(tmp_path, tiny_tokenizers.metaspace(unk=None))),
+                             64, (), None)
+    asked = lambda *argv: generate.options(command(tmp_path, *argv)[1:])[0]
+    assert generate._tokens(source, "</s>a\u00e9".encode(), asked())[:2].tolist() == [1, 2]
+    assert "drops 1 characters of 1 of 1 texts ('\u00e9'): " in capsys.readouterr().err
+    assert 2 not in generate._tokens(source, b"</s>a", asked("--special-tokens", "text"))
+    assert "('/', '<', '>'): " in capsys.readouterr().err
 
 
 def test_an_option_that_there_is_not(capsys):
@@ -71,12 +120,3 @@ def test_it_says_so_in_one_line_before_jax_is_there(tmp_path):
                           timeout=60, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("error: --checkpoint='no/such'")
-
-
-def test_characters_come_whole():
-    tokenizer = ByteTokenizer()
-    text = "a\u00e9\u4e2d\n\U0001f600 end\n"
-    pieces = list(generate.text_as_it_comes(tokenizer, tokenizer.encode(text.encode())))
-    assert "".join(pieces) == text and len(pieces) == len(text) + 1                 # and nothing at the end
-    cut = list(generate.text_as_it_comes(tokenizer, tokenizer.encode("a\u00e9".encode()[:-1])))
-    assert "".join(cut) == "a\ufffd"

@@ -131,7 +131,13 @@ def test_a_file_too_large_is_refused_before_it_is_read(tmp_path, monkeypatch):
     assert "67.1 MB; at most 67.1 MB are read (longctx.data.tokenizers.LARGEST_FILE)" in message(tokenizers.load, path)
 
 
+def with_added(tokenizer, *texts):
+    tokenizer.add_tokens(list(texts))
+    return tokenizer
+
+
 @pytest.mark.parametrize("make, dropped", [
+    (lambda: with_added(tiny.metaspace(unk=None), "z"), {"é": 1}),
     (lambda: tiny.metaspace(unk=None), {"z": 2, "é": 1}), (tiny.metaspace, {}), (tiny.byte_fallback, {}),
     (lambda: tiny.byte_level("<s>", "</s>"), {}),
     (lambda: tiny.byte_level("<s>", "</s>", alphabet="abz\u0120\u00c3"), {"é": 1}),       # a byte of é's two
@@ -147,7 +153,7 @@ def test_characters_that_vanish_are_counted(tmp_path, make, dropped):
     lines = tokenizers.losses(tokenizer, texts)
     count = sum(dropped.values())
     assert len(lines) == bool(dropped)
-    assert not lines or f"drops {count} characters of {len(dropped)} of 3 documents ({repr(min(dropped))}" in lines[0]
+    assert not lines or f"drops {count} characters of {len(dropped)} of 3 texts ({repr(min(dropped))}" in lines[0]
 
 
 @pytest.mark.parametrize("make", [tiny.metaspace, tiny.byte_fallback, lambda: tiny.byte_level("<s>", "</s>"), None])
