@@ -19,7 +19,6 @@ import numpy as np
 from experiments import config as configs
 from experiments import processes
 from experiments.benchmark import Parser
-from longctx.config import DataConfig
 from longctx.data import special_tokens, tokenizers
 from longctx.errors import UserError
 from longctx.generation import text
@@ -78,7 +77,7 @@ def of_hugging_face(path: str, tokenizer: str | None, overrides: list[str]) -> S
     if overrides:
         raise UserError(f"{overrides[0]} changes the settings of a run, and --checkpoint={path!r} is not one.")
     from longctx import hf
-    config, tokenizer = hf.model_config(path), tokenizers.of(DataConfig(tokenizer=tokenizer or path))
+    config, tokenizer = hf.model_config(path), tokenizers.load(tokenizer or path)
 
     def load():
         model = hf.load(path)

@@ -188,30 +188,31 @@ class FileTokenizer:
                             f"data.tokenizer={self.name!r} needs; data.tokenizer='bytes' takes any bytes.") from error
 
 
-def of(config: DataConfig) -> Tokenizer:
-    """ "bytes", or a tokenizer.json or the folder of one, with the special tokens that `config` asks for.
+def load(name_or_path: str, bos: str = "", eos: str = "") -> Tokenizer:
+    """ "bytes", or a tokenizer.json or the folder of one.
+
+    bos, eos: the text of its token that starts, and ends, a document; "" as special_tokens.py finds them.
 
     Raises:
       UserError: where there is no such file, it cannot be used, or it is not known what starts and ends its documents.
     """
-    field = config.tokenizer
-    if field == "bytes":
-        if config.bos or config.eos:
-            raise UserError(f"data.bos={config.bos!r} and data.eos={config.eos!r} are for a tokenizer.json; "
-                            "data.tokenizer='bytes' has its own.")
+    if name_or_path == "bytes":
+        if bos or eos:
+            raise UserError(f"data.bos={bos!r} and data.eos={eos!r} are for a tokenizer.json; data.tokenizer='bytes' "
+                            "has its own.")
         return ByteTokenizer()
-    path = Path(os.path.abspath(os.path.expanduser(field)))
+    path = Path(os.path.abspath(os.path.expanduser(name_or_path)))
     if path.is_dir():
         path = path / "tokenizer.json"
-    if not field or not path.is_file():
-        raise UserError(f"data.tokenizer={field!r} is neither 'bytes' nor a tokenizer.json: "
+    if not name_or_path or not path.is_file():
+        raise UserError(f"data.tokenizer={name_or_path!r} is neither 'bytes' nor a tokenizer.json: "
                         f"there is no file {str(path)!r}.")
-    return FileTokenizer(path, field, config.bos, config.eos)
+    return FileTokenizer(path, name_or_path, bos, eos)
 
 
-def load(name_or_path: str) -> Tokenizer:
-    """The same of a name alone."""
-    return of(DataConfig(tokenizer=name_or_path))
+def of(config: DataConfig) -> Tokenizer:
+    """That of a run."""
+    return load(config.tokenizer, config.bos, config.eos)
 
 
 def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:

@@ -76,9 +76,9 @@ def test_what_is_asked_for_has_the_word(tmp_path):
     asked = tokenizers.of(DataConfig(tokenizer=folder, bos="<pad>", eos="</s>"))
     assert (asked.bos, asked.eos, asked.ends) == (0, 4, (4,))
     with pytest.raises(UserError, match="data.eos='</end>' is no token of data.tokenizer="):
-        tokenizers.of(DataConfig(tokenizer=folder, eos="</end>"))
+        tokenizers.load(folder, eos="</end>")
     with pytest.raises(UserError, match="data.eos='</s>' are for a tokenizer.json"):
-        tokenizers.of(DataConfig(eos="</s>"))
+        tokenizers.load("bytes", eos="</s>")
 
 
 @pytest.mark.parametrize("files, want", [
