@@ -6,7 +6,7 @@
 
 PATH is the workdir of a run of experiments.train, whose settings --config.field=value changes (as experiments.evaluate
 has it), or the folder of a Hugging Face model. The text of a special token in the prompt is that token. The prompt
-starts with BOS, unless it does so itself or the tokenizer's folder says add_bos_token=false.
+starts with BOS, unless it does so itself or tokenizer_config.json says that there is none (or add_bos_token=false).
 """
 import dataclasses
 import pathlib

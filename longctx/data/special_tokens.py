@@ -30,7 +30,8 @@ USUAL = {
 
 
 class Special(NamedTuple):
-    """Ids; in_prompts: whether a prompt, too, starts with bos (add_bos_token of tokenizer_config.json)."""
+    """Ids; in_prompts: whether a prompt, too, starts with bos: not where tokenizer_config.json says that there is none,
+    or `"add_bos_token": false`."""
     bos: int
     eos: int
     pad: int
@@ -56,7 +57,7 @@ def find(tokenizer, folder: Path, field: str, bos: str = "", eos: str = "") -> S
     start = search.asked("bos", bos)
     if start is None and not search.has_no_bos:
         start = search.found("bos")
-    in_prompts = search.texts.get(TOKENIZER_CONFIG, {}).get("add_bos_token") is not False
+    in_prompts = not search.has_no_bos and search.texts.get(TOKENIZER_CONFIG, {}).get("add_bos_token") is not False
     return Special(end if start is None else start, end, search.pad(end), in_prompts)
 
 

@@ -124,4 +124,6 @@ def test_prompts_parse_special_tokens_and_start_once(tmp_path):
     tokenizer = tokenizers.load(tiny.write(tmp_path, built, tokenizer_config=without))
     assert tokenizer.encode_prompt(b"12", 300).tolist() == text and tokenizer.bos == 0
     assert tokenizer.encode_prompt(b"<s>12", 300).tolist() == [0, *text]
+    tokenizer = tokenizers.load(tiny.write(tmp_path, built, tokenizer_config={"bos_token": None, "eos_token": "</s>"}))
+    assert tokenizer.encode_prompt(b"12", 300).tolist() == text and tokenizer.bos == 1
     assert tokenizers.load("bytes").encode_prompt(b"a", 259).tolist() == [256, 97]
