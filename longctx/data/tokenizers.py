@@ -9,7 +9,7 @@ import numpy as np
 from longctx import sizes
 from longctx.config import DataConfig
 from longctx.data import special_tokens
-from longctx.data.rust_calls import RustCall
+from longctx.data.rust_calls import RustCall, panics_unreported
 from longctx.errors import UserError
 
 BATCH_BYTES = 1 << 22       # text per call into `tokenizers`: its results take many times the memory of the ids
@@ -257,7 +257,7 @@ def _from_file(path: Path, field: str):
     try:
         _check_size(path, field)
         data = path.read_bytes()
-        with RustCall(f"data.tokenizer={field!r}: {str(path)!r}"):
+        with RustCall(f"data.tokenizer={field!r}: {str(path)!r}"), panics_unreported():
             return tokenizers.Tokenizer.from_buffer(data)
     except OSError as error:
         raise UserError(f"data.tokenizer={field!r}: {str(path)!r} cannot be read: {error.strerror}.") from error
