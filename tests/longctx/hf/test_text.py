@@ -48,7 +48,8 @@ def test_a_tokenizer_of_a_file(tmp_path, of_bytes, name, described):
     (source / (name or text.FILE)).write_text(content)
     (source / text.GENERATION).write_text('{"temperature": 0.6}')
     if described:
-        (source / text.SETTINGS).write_text('{"tokenizer_class": "Own", "eos_token": "<eos>", "model_max_length": 1}')
+        given = {"tokenizer_class": "Own", "bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
+        (source / text.SETTINGS).write_text(json.dumps(given | {"model_max_length": 1}))
     text.write(DataConfig(tokenizer=str(source / name)), target, 512)
     settings = json.loads((target / text.SETTINGS).read_text())
     assert (target / text.FILE).read_text() == content
