@@ -144,8 +144,8 @@ def save(model: Model | dict, directory, config: ModelConfig | None = None, sour
       source: the folder of Hugging Face that a state came from, whose config.json and tokenizer go along; a Model
         knows its own. Without one, config.json says what `config` does, if an architecture can.
       max_shard_size: bytes of a file, but for a tensor that is larger.
-      longest: of the rows that it was trained on, in tokens; max_position_embeddings is no less than that, the source's
-        own, and what its RoPE was stretched to, see rope.reach. model_max_length of the tokenizer follows.
+      longest: row that it was trained on, in tokens; max_position_embeddings is the largest of that, the source's own
+        and what its RoPE was stretched to, but see rope.reach. model_max_length of the tokenizer follows.
       data: of a run, whose tokenizer goes along with its bos, eos and pad; default the source's.
 
     Raises:

@@ -17,7 +17,7 @@ from longctx.config import AttentionConfig, MeshConfig, ModelConfig, RopeConfig
 from longctx.errors import UserError
 from longctx.hf.folder import read
 from longctx.model import functional
-from tests.experiments.train_helpers import Tiny, assert_same_bits, ended_well, refusal
+from tests.experiments.train_helpers import Tiny, assert_same_bits, ended_well, refusal, rewound
 from tests.longctx.hf import tiny as golden
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
@@ -237,6 +237,11 @@ def test_trained_on_exported_and_asked(folder, tmp_path):
     assert_same_bits(exported.params, back.params)
     assert exported.config.rope.scaling == "linear" and exported.config.rope.base == 4e4
     assert json.loads((tmp_path / "exported" / "config.json").read_text())["max_position_embeddings"] == 128
+    rewound(tmp_path / "run", tmp_path / "early", 1)                # into the first stage
+    ended_well(tiny.python("-m", "experiments.export", "--workdir", "early", "--out", "of_early"))
+    early = json.loads((tmp_path / "of_early" / "config.json").read_text())
+    assert (early["rope_theta"], early["rope_scaling"]["factor"], early["max_position_embeddings"]) == (5e4, 2.0, 128)
+    assert early["eos_token_id"] == 257 and (tmp_path / "of_early" / "tokenizer.json").exists()
     assert "holds model.safetensors already" in refusal(
         tiny.python("-m", "experiments.export", "--workdir", "run", "--out", "exported"))
     ended_well(tiny.python(
