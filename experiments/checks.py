@@ -53,7 +53,7 @@ def check(config: Config, workdir=None) -> Checked:
     workdir: where the run would put its checkpoints; any that are there must be those of the same run.
     """
     stages = check_settings(config)
-    corpus, tokenizer = _load_data(config, stages)
+    corpus, tokenizer = _load_data(config, stages, workdir)
     if workdir is not None:
         _check_workdir(config, pathlib.Path(workdir))
     return Checked(corpus, tokenizer, stages)
@@ -305,8 +305,12 @@ def _check_offload(config: Config) -> None:
                         f"the {kinds} kinds of layers of model.pattern; {-(-layers // kinds) * kinds} works.")
 
 
-def _load_data(config: Config, stages) -> tuple[sources.Corpus, tokenizers.Tokenizer]:
-    tokenizer = tokenizers.of(config.data)
+def _load_data(config: Config, stages, workdir) -> tuple[sources.Corpus, tokenizers.Tokenizer]:
+    data = config.data
+    if workdir is not None:
+        _, kept = configs.kept(pathlib.Path(workdir), config.init_from, data.tokenizer)
+        data = dataclasses.replace(data, tokenizer=kept)
+    tokenizer = tokenizers.of(data)
     tokenizers.check_vocabulary(tokenizer, config.model.vocab_size)
     pipeline.check(config.data, stages, tokenizer)
     corpus = sources.load(config.data)

@@ -14,16 +14,18 @@ import typing
 from ml_collections import config_dict
 from ml_collections.config_dict import ConfigDict
 
-from experiments import cli, config_file
+from experiments import cli, config_file, config_said
 from experiments.cli import run as run
 from experiments.config_file import arguments as arguments
 from longctx import run_identity
-from longctx.config import Config, LayerConfig, ModelConfig, RopeConfig, StageConfig
+from longctx.config import Config, LayerConfig, RopeConfig, StageConfig
 from longctx.errors import UserError, unknown_name
 
 AUTO = "auto"
 _WORKS = {"strategy": "ring", "layout": "contiguous"}                  # for every mesh, mask and length
-CHECKPOINTS = "checkpoints"             # their folder in a workdir; meta["config"] there is dataclasses.asdict(config)
+# folders in a workdir
+CHECKPOINTS = "checkpoints"             # meta["config"] is dataclasses.asdict(config), meta["stage"] that of the step
+INIT_FROM, TOKENIZER = "init_from", "tokenizer"     # what a run keeps of these folders: see records.keep_sources
 
 
 def from_command_line(argv: list[str]) -> tuple[Config, pathlib.Path]:
@@ -34,15 +36,16 @@ def from_command_line(argv: list[str]) -> tuple[Config, pathlib.Path]:
     Raises:
       UserError: one line about the first thing that cannot be understood.
     """
-    tree, workdir = cli.parse(argv, defaults())
-    config = _ready(_with_checkpoint(tree) if tree.init_from else tree)
-    return config, pathlib.Path(workdir) if workdir else pathlib.Path("runs") / config.name
+    tree, given = cli.parse(argv, defaults())
+    workdir = pathlib.Path(given) if given else pathlib.Path("runs") / tree.name
+    return _ready(_started(tree, workdir) if tree.init_from else tree), workdir
 
 
 def from_workdir(argv: list[str]) -> tuple[Config, pathlib.Path]:
     """The same for a command about an existing run: its settings, and what --config.field=value changes in them.
 
-    They are those its newest checkpoint was made with, the RoPE of the last stage as model.rope.
+    They are those its newest checkpoint was made with; model.rope is that of the stage that it was made in, init_from
+    and data.tokenizer are the copies that the run keeps.
     """
     tree, workdir = cli.parse(argv, defaults(), _stored_tree)
     return _ready(tree), pathlib.Path(workdir)
@@ -52,6 +55,17 @@ def stored(workdir) -> dict | None:
     """The configuration of the checkpoints in a workdir, as nested dicts from JSON; None where there are none."""
     meta = run_identity.peek(pathlib.Path(workdir) / CHECKPOINTS)
     return None if meta is None else meta["config"]
+
+
+def kept(workdir: pathlib.Path, init_from: str, tokenizer: str) -> tuple[str, str]:
+    """init_from and data.tokenizer as they are read: for the run whose checkpoints are in the workdir the copies that
+    it made when it started, which outlive the folders."""
+    before = stored(workdir)
+    if before is None:
+        return init_from, tokenizer
+    started, known = before.get("init_from"), before["data"]["tokenizer"]
+    copy = lambda value, own, name: str(workdir / name) if value == own and (workdir / name).is_dir() else value
+    return copy(init_from, started, INIT_FROM), copy(tokenizer, known, INIT_FROM if known == started else TOKENIZER)
 
 
 def check(config: Config, workdir=None):
@@ -129,37 +143,31 @@ def _ready(tree: ConfigDict) -> Config:
     return config
 
 
-def _with_checkpoint(tree: ConfigDict) -> dict:
-    """The tree with the model, and if it has one the tokenizer, of the folder init_from; see Config.init_from."""
-    from longctx import hf
-    plain = _plain(tree)
-    asked, model = _dataclass(ModelConfig, plain["model"], "model"), hf.model_config(tree.init_from)
-    changed = lambda asked, names: {name: getattr(asked, name) for name in names
-                                    if getattr(asked, name) != getattr(type(asked)(), name)}
-    rope = dataclasses.replace(model.rope, **changed(asked.rope, [f.name for f in dataclasses.fields(RopeConfig)]))
-    model = dataclasses.replace(model, rope=rope, dtype=asked.dtype, param_dtype=asked.param_dtype, remat=asked.remat,
-                                **changed(asked, ("position", "temperature")))
-    data = plain["data"]
-    if data["tokenizer"] == "bytes" and (pathlib.Path(tree.init_from) / "tokenizer.json").is_file():
-        data = data | {"tokenizer": tree.init_from}
-    return plain | {"model": dataclasses.asdict(model), "data": data}
+def _started(tree: ConfigDict, workdir: pathlib.Path) -> dict:
+    """The tree with the model, and unless one was said the tokenizer, of the folder init_from; see Config.init_from."""
+    from experiments import config_folder
+    asked = from_config_dict(tree).model
+    source, _ = kept(workdir, tree.init_from, "")
+    return config_folder.started(_plain(tree), asked, config_said.said(tree), tree.init_from, source)
 
 
 def _stored_tree(workdir: str | None) -> ConfigDict:
     if workdir is None:
         raise UserError("--workdir is missing; give the folder of a run, such as --workdir runs/quickstart.")
-    found = stored(workdir)
-    if found is None:
+    meta = run_identity.peek(pathlib.Path(workdir) / CHECKPOINTS)
+    if meta is None:
         raise UserError(f"--workdir={workdir!r} holds no checkpoints; give the folder of a run that has saved one.")
-    config = from_config_dict(found)
+    config = from_config_dict(meta["config"])
     stages = tuple(dataclasses.replace(one, rope=one.rope or config.model.rope) for one in config.stages)
-    model = dataclasses.replace(config.model, rope=stages[-1].rope)
-    return to_config_dict(dataclasses.replace(config, stages=stages, model=model))
+    model = dataclasses.replace(config.model, rope=stages[meta["stage"]].rope)
+    init_from, tokenizer = kept(pathlib.Path(workdir), config.init_from, config.data.tokenizer)
+    data = dataclasses.replace(config.data, tokenizer=tokenizer)
+    return to_config_dict(dataclasses.replace(config, stages=stages, model=model, data=data, init_from=init_from))
 
 
 def _section(instance, **given) -> ConfigDict:
     """The fields of a dataclass in their order, with the values `given` in place of its own."""
-    section = ConfigDict(sort_keys=False)
+    section = config_said.Section(sort_keys=False)
     for field in dataclasses.fields(instance):
         value = given.get(field.name, getattr(instance, field.name))
         section[field.name] = _tree(value)
@@ -178,7 +186,7 @@ def _stage(one: StageConfig, model_rope: RopeConfig) -> ConfigDict:
 
 def _difference(one: RopeConfig | None, model: RopeConfig) -> ConfigDict:
     """The fields in which a rope differs from the model's; None, but of the right type, in the others."""
-    section = ConfigDict(sort_keys=False)
+    section = config_said.Section(sort_keys=False)
     for field in dataclasses.fields(RopeConfig):
         section[field.name] = config_dict.placeholder(typing.get_origin(field.type) or field.type)
         if one is not None and getattr(one, field.name) != getattr(model, field.name):

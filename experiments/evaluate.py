@@ -3,8 +3,8 @@
     python -m experiments.evaluate --workdir DIR [--config.eval.lengths="(512, 16384)"]
                                    [--config.model.rope.scaling=yarn ...]
 
-Starts from the configuration of the run in the workdir, with the RoPE of its last stage as model.rope; `--config.x=y`
-changes it. Writes evals.json and draws the report again.
+Starts from the configuration of the run in the workdir, with the RoPE of the stage that its newest checkpoint was made
+in as model.rope; `--config.x=y` changes it. Writes evals.json and draws the report again.
 """
 import time
 

@@ -2,8 +2,9 @@
 
     python -m experiments.export --workdir DIR --out FOLDER
 
-A run that started from such a folder (init_from) gives its config.json back, its RoPE and length as they are now, and
-its tokenizer; another one becomes a model of the first architecture that can say its settings.
+A run that started from such a folder (init_from) gives its config.json back, with the RoPE of the stage that the
+checkpoint was made in, and its tokenizer, from the copies in the workdir; another one becomes a model of the first
+architecture that can say its settings, with the tokenizer that it was trained with.
 """
 from experiments import benchmark, processes
 from experiments import config as configs
@@ -18,9 +19,12 @@ def main(argv) -> None:
 
     from experiments.records import load_params
     from longctx import hf
+    from longctx.data import curriculum
     step, params = load_params(config, workdir, processes.start(config.mesh))
-    longest = max(stage.seq_len for stage in config.stages)
-    hf.save({"params": params}, asked.out, config=config.model, source=config.init_from or None, longest=longest)
+    longest = max(stage.seq_len for stage in curriculum.plan(config) if stage.first_step < step)
+    data = config.data if config.data.tokenizer != config.init_from else None
+    hf.save({"params": params}, asked.out, config=config.model, source=config.init_from or None, longest=longest,
+            data=data)
     print(f"step {step} of {config.name}: {asked.out}", flush=True)
 
 

@@ -1,14 +1,17 @@
-"""What a run leaves: config.json and versions.json, the line that introduces it, and its parameters read again."""
+"""What a run leaves: its records, what it keeps of other folders, the line that introduces it, its parameters."""
 import dataclasses
 import importlib.metadata
 import json
 import platform
+import shutil
 
 import jax
 
 from experiments import config as configs
-from longctx import checkpoint, train_step
+from longctx import checkpoint, run_identity, train_step
 from longctx.config import Config
+from longctx.errors import UserError
+from longctx.hf import folder, text
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -20,12 +23,39 @@ def write_records(config: Config, workdir, mesh) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
     (workdir / "versions.json").write_text(json.dumps(versions(mesh), indent=2) + "\n")
+    if configs.stored(workdir) is None:
+        keep_sources(config, workdir)
+
+
+def keep_sources(config: Config, workdir) -> None:
+    """workdir/init_from: config.json of that folder, and its tokenizer; workdir/tokenizer: data.tokenizer, if it is
+    another. With them, and the weights in its checkpoints, a run is continued and exported when the folders are gone.
+    """
+    tokenizer = config.data.tokenizer
+    sources = {configs.INIT_FROM: config.init_from,
+               configs.TOKENIZER: "" if tokenizer in ("bytes", config.init_from) else tokenizer}
+    for name, source in sources.items():
+        made = workdir / f"{name}.new"
+        if source:
+            text.copy(source, made, (folder.CONFIG, *text.FILES))
+        shutil.rmtree(workdir / name, ignore_errors=True)       # of an earlier start
+        if source:
+            made.rename(workdir / name)
 
 
 def load_params(config: Config, workdir, mesh) -> tuple[int, dict]:
-    """(step, parameters) of the newest sound checkpoint in a workdir. Raises UserError where there is none."""
+    """(step, parameters) of the newest sound checkpoint in a workdir.
+
+    Raises:
+      UserError: where there is none, or it is of a stage with another RoPE than the newest, which `config` has.
+    """
     abstract = {"params": train_step.abstract_state(config, mesh)["params"]}
-    restored = checkpoint.load_latest(workdir / configs.CHECKPOINTS, abstract)
+    directory = workdir / configs.CHECKPOINTS
+    restored = checkpoint.load_latest(directory, abstract)
+    rope = lambda meta: config.stages[meta["stage"]].rope
+    if rope(restored.meta) != rope(run_identity.peek(directory)):
+        raise UserError(f"{'; '.join(restored.notes)}, and is of another stage, with another RoPE: move the damaged "
+                        f"folders out of {directory} and try again.")
     return restored.step, restored.state["params"]
 
 

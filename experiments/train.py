@@ -3,7 +3,8 @@
     python -m experiments.train --config FILE[:arg=value,...] [--config.x=y ...] [--workdir DIR]
 
 The same command continues a run that was stopped, however it was stopped. The workdir holds config.json, versions.json,
-metrics.jsonl, tensorboard/, checkpoints/, and at the end evals.json, figures/ and report.html.
+metrics.jsonl, tensorboard/, checkpoints/, init_from/ and tokenizer/ (config.json and tokenizer of the folders of those
+settings, which may go then), and at the end evals.json, figures/ and report.html.
 """
 import time
 

@@ -243,9 +243,14 @@ class Config:
     """A whole run."""
     name: str = "run"
     seed: int = 0
-    init_from: str = ""                 # a folder of Hugging Face: the model is its own and starts from its weights. Of
-                                        #   model only dtype, param_dtype, remat, position, temperature and those
-                                        #   fields of rope that are not their defaults count
+    # init_from: a folder of Hugging Face, whose model it is and from whose weights the run starts. What is said in the
+    # config file or on the command line, defaults too, takes effect or is refused by name:
+    #   model.mask, position, temperature (in layers that leave them open), soft caps and rope take effect;
+    #   model.dtype, param_dtype, remat are the run's in any case;
+    #   a rope that says scaling begins anew, but for base, rotary_share and original_length, which stay the folder's;
+    #   all else of model is what the weights were made with: another value is refused.
+    # data.tokenizer is the folder's unless it is said. The run keeps the folder's small files in WORKDIR/init_from.
+    init_from: str = ""
     batch_tokens: int = 8192            # tokens per step, held constant over the stages unless a stage says otherwise
     stages: tuple[StageConfig, ...] = (StageConfig(steps=100),)
     model: ModelConfig = ModelConfig()

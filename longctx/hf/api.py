@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import json
 import pathlib
-import shutil
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +16,11 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from longctx import layouts, meshes
-from longctx.config import AttentionConfig, MeshConfig, ModelConfig, RopeConfig
+from longctx.config import AttentionConfig, DataConfig, MeshConfig, ModelConfig, RopeConfig
 from longctx.data import special_tokens
 from longctx.errors import UserError, unknown_name
 from longctx.generation import api as generation
-from longctx.hf import files, folder, parameters
+from longctx.hf import files, folder, parameters, rope, text
 from longctx.hf.architectures import ARCHITECTURES, differences, explicit, express
 from longctx.hf.settings import DTYPES
 from longctx.model import functional
@@ -100,9 +99,9 @@ def load(path, rope_scaling: dict | RopeConfig | None = None, mesh: jax.sharding
     Each device reads its own share of each tensor; beside the result, host memory holds that of one layer's tensor.
 
     Args:
-      rope_scaling: instead of the folder's: what config.json would call rope_scaling or rope_parameters, in which what
-        is left out (rope_theta, partial_rotary_factor) stays; or a RopeConfig, whole but for what the weights are made
-        for (pairing, rotary_share).
+      rope_scaling: instead of the folder's: what config.json would call rope_scaling or rope_parameters, which changes
+        what it says: see rope.override; or a RopeConfig, whole but for what the weights are made for (pairing,
+        rotary_share, and original_length where it is 0).
       mesh: default one device.
       dtype: of parameters and computation, one of settings.DTYPES; default the file's, which may differ by tensor.
 
@@ -138,7 +137,7 @@ def _require_tied(head: files.Stored, table: files.Stored, name: str) -> None:
 
 
 def save(model: Model | dict, directory, config: ModelConfig | None = None, source=None,
-         max_shard_size: int = 5 * 10**9, longest: int = 0) -> None:
+         max_shard_size: int = 5 * 10**9, longest: int = 0, data: DataConfig | None = None) -> None:
     """Writes a folder that from_pretrained of transformers loads. Tensors are written as they are, bit by bit.
 
     Args:
@@ -146,7 +145,9 @@ def save(model: Model | dict, directory, config: ModelConfig | None = None, sour
       source: the folder of Hugging Face that a state came from, whose config.json and tokenizer go along; a Model
         knows its own. Without one, config.json says what `config` does, if an architecture can.
       max_shard_size: bytes of a file, but for a tensor that is larger.
-      longest: the tokens that it is for (max_position_embeddings); default what its RoPE was stretched to.
+      longest: row that it was trained on, in tokens; max_position_embeddings is the largest of that, the source's own
+        and what its RoPE was stretched to, but see rope.reach. model_max_length of the tokenizer follows.
+      data: of a run, whose tokenizer goes along with its bos, eos and pad; default the source's.
 
     Raises:
       UserError: where no architecture has a setting of the model, or the directory holds weights already.
@@ -161,14 +162,13 @@ def save(model: Model | dict, directory, config: ModelConfig | None = None, sour
     if found := sorted(directory.glob("*.safetensors*")):
         raise UserError(f"{directory} holds {found[0].name} already; name a folder without weights.")
     model, content = _described(model, longest)
+    content = content | (text.ids(data) if data else {})
     located = parameters.locate(ARCHITECTURES[content["model_type"]], model.config, model.params)
     active = jax.process_index() == 0
     if active:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / folder.CONFIG).write_text(json.dumps(content, indent=2) + "\n")
-        for name in folder.TOKENIZER:
-            if model.source and (model.source / name).exists():
-                shutil.copy2(model.source / name, directory / name)
+        _write_tokenizer(model, directory, data, content["max_position_embeddings"])
     with jax.set_mesh(model.mesh):
         tensors = parameters.Tensors(located, model.params)
         files.write(directory, tensors.planned, tensors, max_shard_size, active)
@@ -178,12 +178,14 @@ def _described(model: Model, longest: int) -> tuple[Model, dict]:
     """config.json of a model, and the model as it says it."""
     config, content = model.config, model.settings
     if content is None:
-        model_type, content, said = express(config, longest)
+        model_type, content, said = express(config, max(longest, rope.stretched(config.rope)))
         return _rescaled(model, said), content | {"torch_dtype": config.param_dtype}
     if config.dtype != (folder.dtype_of(content) or config.param_dtype):
         content = {name: value for name, value in content.items() if name != "dtype"} | {"torch_dtype": config.dtype}
-    if longest or differences(config, folder.read(content)):
+    if differences(config, folder.read(content)):
         content = _with_rope(content, config, longest)
+    elif longest > folder.longest(content) and config.rope.scaling not in rope.BOUND:
+        content = content | {"max_position_embeddings": longest}
     if differing := differences(config, folder.read(content)):
         raise UserError(f"config.json of {model.source} cannot say {', '.join(differing)}.")
     return model, content
@@ -192,9 +194,19 @@ def _described(model: Model, longest: int) -> tuple[Model, dict]:
 def _with_rope(content: dict, config: ModelConfig, longest: int) -> dict:
     """A config.json with the RoPE of `config`, in the dialect that every version of transformers reads."""
     architecture = folder.architecture_of(content)
+    longest = max(longest, folder.longest(content), rope.stretched(config.rope))
     written = architecture.write(explicit(config), longest)
     said = {name: written[name] for name in folder.ROPE if name in written}
     return {name: value for name, value in content.items() if name not in folder.ROPE} | said
+
+
+def _write_tokenizer(model: Model, directory: pathlib.Path, data: DataConfig | None, longest: int) -> None:
+    if data:
+        text.write(data, directory, longest)
+    elif model.source:
+        text.copy(model.source, directory)
+        if longest != folder.longest(model.settings):
+            text.limit(directory, longest)
 
 
 def _rescaled(model: Model, said: ModelConfig) -> Model:

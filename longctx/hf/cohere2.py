@@ -1,7 +1,18 @@
 """Cohere 2 (Command R7B, A): one LayerNorm without bias for both halves, interleaved RoPE in layers with a window."""
 from longctx.config import ModelConfig
 from longctx.hf.rope import Dialect
-from longctx.hf.settings import SLIDING, Settings, biases, every, layer_types, model, windowed, written, written_windows
+from longctx.hf.settings import (
+    SLIDING,
+    Settings,
+    always_a_window,
+    biases,
+    every,
+    layer_types,
+    model,
+    windowed,
+    written,
+    written_windows,
+)
 
 ROPE = Dialect(pairing="interleaved")
 
@@ -16,5 +27,5 @@ def read(settings: Settings) -> ModelConfig:
 
 
 def write(config: ModelConfig, longest: int) -> dict:
-    return written(config, ROPE, longest) | written_windows(config) | {
+    return always_a_window(written(config, ROPE, longest) | written_windows(config)) | {
         "layer_norm_eps": config.norm_eps, "logit_scale": config.logit_scale, "attention_bias": config.qkv_bias}

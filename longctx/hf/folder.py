@@ -12,9 +12,6 @@ CONFIG = "config.json"
 # the settings that say the RoPE, in both dialects
 ROPE = ("rope_theta", "rope_scaling", "rope_parameters", "rope_local_base_freq", "rotary_emb_base", "rotary_pct",
         "partial_rotary_factor", "max_position_embeddings", "original_max_position_embeddings")
-# what lies beside the weights and belongs to the text, not to the model
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "vocab.json",
-             "merges.txt", "added_tokens.json", "chat_template.jinja", "chat_template.json", "generation_config.json")
 
 
 def model_config(path, rope_scaling: dict | RopeConfig | None = None) -> ModelConfig:
@@ -52,19 +49,27 @@ def architecture_of(content: dict) -> Architecture:
 def read(content: dict, rope_scaling: dict | RopeConfig | None = None) -> ModelConfig:
     """The ModelConfig of a config.json, but for its dtypes.
 
-    A RopeConfig keeps the file's pairing and rotary_share: the weights are made for these.
+    A RopeConfig keeps the file's pairing and rotary_share: the weights are made for these. Where its original_length
+    is 0, the file's counts.
     """
     if quantization := content.get("quantization_config"):
         raise UserError(f"{CONFIG}: the weights are quantized ({quantization.get('quant_method', 'unknown')}), "
                         "which is not supported; save them in bfloat16, float16 or float32.")
     architecture = architecture_of(content)
-    if isinstance(rope_scaling, dict):
-        content = rope.override(content, rope_scaling)
     config = architecture.read(architecture.settings(content))
+    if isinstance(rope_scaling, dict):
+        changed = rope.override(config.rope, rope.fields_of(rope_scaling), longest(content))
+        config = dataclasses.replace(config, rope=changed)
     if isinstance(rope_scaling, RopeConfig):
         kept = {name: getattr(config.rope, name) for name in ("pairing", "rotary_share")}
+        kept["original_length"] = rope_scaling.original_length or config.rope.original_length
         config = dataclasses.replace(config, rope=dataclasses.replace(rope_scaling, **kept))
     return config
+
+
+def longest(content: dict) -> int:
+    """max_position_embeddings of a config.json, in tokens."""
+    return architecture_of(content).settings(content)["max_position_embeddings"]
 
 
 def dtype_of(content: dict) -> str | None:

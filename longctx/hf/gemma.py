@@ -6,6 +6,7 @@ from longctx.hf.settings import (
     FULL,
     SLIDING,
     Settings,
+    always_a_window,
     biases,
     every,
     layer_types,
@@ -34,7 +35,7 @@ def read_gemma2(settings: Settings) -> ModelConfig:
 
 
 def write_gemma2(config: ModelConfig, longest: int) -> dict:
-    return written(config, ROPE, longest, "hidden_activation") | _written_both(config)
+    return always_a_window(written(config, ROPE, longest, "hidden_activation") | _written_both(config))
 
 
 def read_gemma3(settings: Settings) -> ModelConfig:
@@ -54,7 +55,7 @@ def read_gemma3(settings: Settings) -> ModelConfig:
 
 def write_gemma3(config: ModelConfig, longest: int) -> dict:
     local = [kind.rope.base for kind in config.kinds if kind.rope]
-    return written(config, GLOBAL_ROPE, longest, "hidden_activation") | _written_both(config) | {
+    return always_a_window(written(config, GLOBAL_ROPE, longest, "hidden_activation") | _written_both(config)) | {
         "rope_local_base_freq": local[0] if local else LOCAL_BASE}
 
 

@@ -5,6 +5,7 @@ from longctx.hf.rope import Dialect
 from longctx.hf.settings import (
     SLIDING,
     Settings,
+    always_a_window,
     biases,
     every,
     layer_types,
@@ -44,6 +45,6 @@ def read(settings: Settings) -> ModelConfig:
 
 
 def write(config: ModelConfig, longest: int) -> dict:
-    return written(config, ROPE, longest) | written_windows(config) | {
+    return always_a_window(written(config, ROPE, longest) | written_windows(config)) | {
         "attention_bias": config.qkv_bias, "num_local_experts": config.experts,
         "num_experts_per_tok": config.experts_per_token, "intermediate_size": config.expert_mlp or config.mlp}

@@ -8,6 +8,7 @@ import math
 
 from longctx.config import RopeConfig
 from longctx.errors import UserError, unknown_name
+from longctx.positions.api import READS
 from longctx.positions.scaling import rotary_size
 
 TYPES = {"default": "none", "linear": "linear", "dynamic": "dynamic", "yarn": "yarn", "longrope": "longrope",
@@ -23,6 +24,9 @@ _NUMBERS = {
     "longrope": _FACTOR | _ORIGINAL | {"attention_factor": "attention_factor", "short_factor": "short_factors",
                                        "long_factor": "long_factors"},
 }
+_IMPLIED = ("yarn", "longrope")         # whose factor config.json may leave to max_position_embeddings
+BOUND = ("dynamic", *_IMPLIED)          # of which transformers takes a number from max_position_embeddings
+ALWAYS = ("base", "scaling", "pairing", "rotary_share", "original_length")     # what is read with every scaling
 _DEFAULTS = RopeConfig()
 
 
@@ -54,10 +58,10 @@ def read(settings: dict, dialect: Dialect, parameters: dict | None = None) -> Ro
     if "original_length" in _NUMBERS[scaling].values():
         numbers["original_length"] = settings.get("original_max_position_embeddings") or numbers.get("original_length")
     original = numbers["original_length"] = numbers.get("original_length") or longest
-    if scaling in ("yarn", "longrope"):
+    if scaling in _IMPLIED:
         numbers.setdefault("factor", longest / original)
-    if not (numbers.get("mscale") and numbers.get("mscale_all_dim")):           # one alone means nothing
-        numbers = {name: value for name, value in numbers.items() if name not in ("mscale", "mscale_all_dim")}
+    if not (numbers.get("mscale") and numbers.get("mscale_all_dim")):
+        numbers = _without_mscale(numbers)
     _require(kind, scaling, numbers)
     share = 1.0 if dialect.share is None else _first(given.get("partial_rotary_factor"),
                                                      settings.get(dialect.share_name), dialect.share)
@@ -68,23 +72,76 @@ def read(settings: dict, dialect: Dialect, parameters: dict | None = None) -> Ro
                       **{name: _exact(value) for name, value in numbers.items()})
 
 
-def override(settings: dict, scaling: dict) -> dict:
-    """`settings` with other RoPE scaling: a rope_scaling or rope_parameters; what it leaves out stays as it was."""
-    given = settings.get("rope_scaling") or settings.get("rope_parameters") or {}
-    kept = {name: given[name] for name in ("rope_theta", "partial_rotary_factor") if name in given}
-    changed = settings | {"rope_scaling": kept | {"rope_type": "default"} | scaling}
-    if "type" in scaling and "rope_type" not in scaling:
-        changed["rope_scaling"]["rope_type"] = scaling["type"]
-    if "original_max_position_embeddings" in scaling:
-        changed.pop("original_max_position_embeddings", None)
-    return changed
+def fields_of(scaling: dict) -> dict:
+    """The fields of RopeConfig that a rope_scaling or rope_parameters of config.json says, as `override` takes them.
+
+    Raises:
+      UserError: for a name or a rope_type that is not known, or a value of another type.
+    """
+    names = {"rope_theta": "base", "partial_rotary_factor": "rotary_share", "rope_type": "scaling", "type": "scaling"}
+    names |= {theirs: ours for numbers in _NUMBERS.values() for theirs, ours in numbers.items()}
+    found = {}
+    for theirs, value in scaling.items():
+        if theirs not in names:
+            raise unknown_name("rope_scaling", theirs, names)
+        if value is not None:
+            found[names[theirs]] = _typed(theirs, value, getattr(_DEFAULTS, names[theirs]))
+    if not (found.get("mscale") and found.get("mscale_all_dim")):
+        found = _without_mscale(found)
+    kind = found.get("scaling", "default")
+    if kind not in TYPES:
+        raise unknown_name("rope_scaling: rope_type", kind, TYPES)
+    return found | ({"scaling": TYPES[kind]} if "scaling" in found else {})
+
+
+def override(rope: RopeConfig, fields: dict, longest: int, name: str = "rope_scaling") -> RopeConfig:
+    """`rope` of a checkpoint with other values of the fields that were said.
+
+    Who says a scaling begins anew: what is not said of it is as published. Of `rope` there stay base, pairing, the
+    share that rotates, and original_length: that is the one said, else that of the checkpoint's own scaling, else its
+    max_position_embeddings (`read` has seen to the last two).
+
+    longest: max_position_embeddings, for YaRN and LongRoPE without a factor, as transformers has it.
+    name: of all of it, for messages.
+
+    Raises:
+      UserError: for a number that the scaling does not read, or a factor that it lacks.
+    """
+    scaling = fields.get("scaling", rope.scaling)
+    if scaling not in READS:
+        raise unknown_name(f"{name}: scaling", scaling, READS)
+    if unread := [field for field in fields if field not in (*READS[scaling], *ALWAYS)]:
+        raise UserError(f"{name}: scaling {scaling!r} reads no {', '.join(unread)}; "
+                        f"{', '.join(other for other in READS if unread[0] in READS[other])} would.")
+    if "scaling" not in fields:
+        return dataclasses.replace(rope, **fields)
+    kept = {field: getattr(rope, field) for field in ALWAYS}
+    changed = RopeConfig(**kept | fields)
+    if "factor" in fields or "factor" not in READS[scaling] or scaling == "proportional":
+        return changed
+    if scaling not in _IMPLIED:
+        raise UserError(f"{name}: scaling {scaling!r} needs a factor, such as 4.0.")
+    return dataclasses.replace(changed, factor=longest / max(changed.original_length, 1))
+
+
+def stretched(rope: RopeConfig) -> int:
+    """The tokens that `rope` is for by its own numbers; 0: they do not say."""
+    return math.ceil(rope.original_length * (1 if rope.scaling in ("none", "dynamic") else rope.factor))
+
+
+def reach(rope: RopeConfig, longest: int = 0) -> int:
+    """max_position_embeddings: the tokens that `rope` is stretched to, or `longest` where these are more.
+
+    Version 4 of transformers takes the factor of YaRN and LongRoPE from it (version 5 warns where they differ), and
+    both versions the original length of dynamic: these get what they read.
+    """
+    if rope.scaling in BOUND and stretched(rope):
+        return stretched(rope)
+    return max(stretched(rope), longest) or 2048
 
 
 def write(rope: RopeConfig, dialect: Dialect, longest: int = 0) -> dict:
-    """The settings of config.json that say `rope`, in the dialect of version 4.
-
-    longest: the length in tokens that the model is for; 0 = factor * original_length.
-    """
+    """The settings of config.json that say `rope`, in the dialect of version 4; longest: see `reach`."""
     scaling = {"rope_type": next(theirs for theirs, ours in TYPES.items() if ours == rope.scaling)}
     for theirs, ours in _NUMBERS[rope.scaling].items():
         value = getattr(rope, ours)
@@ -92,11 +149,8 @@ def write(rope: RopeConfig, dialect: Dialect, longest: int = 0) -> dict:
             scaling[theirs] = list(value) if isinstance(value, tuple) else value
     if "mscale_all_dim" in scaling:
         scaling["mscale"] = rope.mscale
-    stretched = rope.original_length if rope.scaling in ("none", "dynamic") else rope.factor * rope.original_length
     settings = {dialect.base_name: rope.base, "rope_scaling": None if rope.scaling == "none" else scaling,
-                "max_position_embeddings": longest or math.ceil(stretched) or 2048}
-    if rope.scaling == "dynamic":
-        settings["max_position_embeddings"] = rope.original_length      # it is the one that dynamic reads
+                "max_position_embeddings": reach(rope, longest)}
     if rope.scaling == "longrope":
         settings["original_max_position_embeddings"] = rope.original_length     # version 4 reads it there
     if dialect.share is not None:
@@ -131,9 +185,25 @@ def _require(kind: str, scaling: str, numbers: dict) -> None:
         raise UserError(f"config.json: rope_type {kind!r} needs {', '.join(missing)} beside it.")
 
 
+def _without_mscale(numbers: dict) -> dict:
+    """Of mscale and mscale_all_dim one alone means nothing."""
+    return {name: value for name, value in numbers.items() if name not in ("mscale", "mscale_all_dim")}
+
+
 def _first(*values):
     return next(value for value in values if value is not None)
 
 
 def _exact(value):
     return tuple(float(one) for one in value) if isinstance(value, list | tuple) else value
+
+
+def _typed(name: str, value, like):
+    """A value of rope_scaling as the type of `like`, a default of RopeConfig."""
+    number = lambda x: isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
+    fits = {float: number, tuple: lambda x: isinstance(x, list | tuple) and all(map(number, x)),
+            int: lambda x: number(x) and x == int(x)}.get(type(like), lambda x: isinstance(x, type(like)))
+    if not fits(value):
+        words = {float: "a number", int: "a whole number", tuple: "a list of numbers", bool: "true or false"}
+        raise UserError(f"rope_scaling: {name}={value!r} must be {words.get(type(like), 'text')}.")
+    return _exact(value) if isinstance(like, tuple) else type(like)(value)

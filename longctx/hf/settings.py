@@ -119,3 +119,9 @@ def written_windows(config: ModelConfig) -> dict:
     sizes = [number_in(layer.mask, "window") for layer in layers(config)]
     return {"sliding_window": next(filter(None, sizes), None),
             "layer_types": [SLIDING if size else FULL for size in sizes]}
+
+
+def always_a_window(written: dict) -> dict:
+    """Settings for an architecture whose mask transformers makes of sliding_window also where no layer has one: then a
+    number that no layer reads and that hides nothing."""
+    return written | {"sliding_window": written["sliding_window"] or written["max_position_embeddings"]}

@@ -16,6 +16,12 @@ SCALINGS = {"none": scaling.none, "linear": scaling.linear, "ntk": scaling.ntk, 
 # the axis of the two members of a pair, once the rotating dimensions are cut into pairs
 PAIRINGS = {"half": -2, "interleaved": -1}
 NEED_ORIGINAL_LENGTH = {"dynamic": 1, "yarn": 1, "longrope": 2, "llama3": 1, "truncated": 1, "clex": 1}   # at least
+# the fields of RopeConfig that a scaling reads beside base, pairing, rotary_share and original_length
+READS = {"none": (), "linear": ("factor",), "ntk": ("factor",), "dynamic": ("factor",), "proportional": ("factor",),
+         "yarn": ("factor", "beta_fast", "beta_slow", "truncate", "mscale", "mscale_all_dim", "attention_factor"),
+         "longrope": ("factor", "short_factors", "long_factors", "attention_factor"),
+         "llama3": ("factor", "low_freq_factor", "high_freq_factor"), "power": ("power",), "truncated": (),
+         "clex": ("factor", "clex_width")}
 BY_LENGTH = frozenset({"dynamic", "longrope", "clex"})         # those that ask for a row's length
 NEED_FOUR_DIMENSIONS = ("ntk", "dynamic", "clex")
 

@@ -110,15 +110,17 @@ def test_arguments_have_the_types_of_their_defaults():
         "smoke": False, "rate": 1e-3, "x": "y"}
 
 
-def test_settings_of_an_existing_run(tmp_path):
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_settings_of_an_existing_run(tmp_path, stage):
+    """The RoPE is that of the stage that the checkpoint was made in."""
     old = parsed("--config.model.rope.base=3e4")
     step = tmp_path / configs.CHECKPOINTS / "10"
     (step / "state").mkdir(parents=True)
-    manifest.write(step, manifest.Manifest(10, {}, {}, None, {"config": dataclasses.asdict(old)}))
+    manifest.write(step, manifest.Manifest(10, {}, {}, None, {"config": dataclasses.asdict(old), "stage": stage}))
     command = ["command", "--workdir", str(tmp_path)]
     same, workdir = configs.from_workdir(command)
-    assert workdir == tmp_path and same.model.rope == old.stages[-1].rope
-    assert [stage.rope and stage.rope.base for stage in same.stages] == [3e4, old.stages[1].rope.base, None]
+    assert workdir == tmp_path and same.model.rope == old.stages[stage].rope
+    assert [one.rope or same.model.rope for one in same.stages] == [one.rope for one in old.stages]
     assert dataclasses.replace(same, model=old.model, stages=old.stages) == old
     new, _ = configs.from_workdir([*command, "--config.model.rope.scaling=linear", "--config.eval.documents=3"])
     assert new.model.rope == dataclasses.replace(same.model.rope, scaling="linear") and new.eval.documents == 3

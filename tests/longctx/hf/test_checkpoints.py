@@ -10,9 +10,10 @@ import pytest
 from jax.sharding import NamedSharding
 
 from longctx import hf, meshes
-from longctx.config import AttentionConfig, MeshConfig, ModelConfig, RopeConfig
+from longctx.config import AttentionConfig, DataConfig, MeshConfig, ModelConfig, RopeConfig
 from longctx.errors import UserError
 from longctx.hf import files
+from longctx.hf.architectures import differences
 from longctx.model import functional
 from tests.helpers import assert_close
 from tests.longctx.hf import tiny
@@ -111,8 +112,48 @@ def test_a_state_with_the_source_it_came_from(tmp_path):
     config = dataclasses.replace(model.config, rope=RopeConfig(scaling="yarn", factor=8.0, original_length=64))
     hf.save({"params": model.params}, tmp_path / "saved", config=config, source=source, longest=500)
     settings = json.loads((tmp_path / "saved/config.json").read_text())
-    assert settings["initializer_range"] == 0.02 and settings["max_position_embeddings"] == 500
+    assert settings["initializer_range"] == 0.02 and settings["max_position_embeddings"] == 512
     assert hf.model_config(tmp_path / "saved").rope == config.rope and (tmp_path / "saved/tokenizer.json").exists()
+
+
+YARN = RopeConfig(base=5e5, scaling="yarn", factor=4.0, original_length=64)
+
+
+@pytest.mark.parametrize("rope, longest, wanted", [
+    (None, 100, 512), (None, 600, 600),                             # the folder's, the longest row
+    (YARN, 100, 256), (dataclasses.replace(YARN, factor=16.0), 100, 1024),
+    (RopeConfig(base=8e6), 100, 512), (RopeConfig(base=8e6), 600, 600),
+    (RopeConfig(scaling="ntk", factor=16.0, original_length=64), 100, 1024)])
+def test_the_length_that_is_saved(tmp_path, rope, longest, wanted):
+    """max_position_embeddings is not the longest training row, and the tokenizer's model_max_length follows."""
+    source = tiny.write(tmp_path / "source", "llama_llama3", max_position_embeddings=512)
+    (source / "tokenizer_config.json").write_text('{"model_max_length": 1000000, "bos_token": "<s>"}')
+    model = hf.load(source)
+    config = dataclasses.replace(model.config, rope=rope or model.config.rope)
+    hf.save({"params": model.params}, tmp_path / "saved", config=config, source=source, longest=longest)
+    settings, beside = (json.loads((tmp_path / "saved" / name).read_text())
+                        for name in ("config.json", "tokenizer_config.json"))
+    assert settings["max_position_embeddings"] == wanted
+    assert beside == {"bos_token": "<s>", "model_max_length": 1000000 if wanted == 512 else wanted}
+    assert differences(config, hf.model_config(tmp_path / "saved")) == []
+    if rope and rope.original_length:                               # and where there is no folder
+        hf.save({"params": model.params}, tmp_path / "own", config=config, longest=longest)
+        assert json.loads((tmp_path / "own/config.json").read_text())["max_position_embeddings"] == wanted
+
+
+@pytest.mark.parametrize("from_folder", [False, True])
+def test_a_run_with_a_tokenizer_of_its_own(tmp_path, from_folder):
+    source = tiny.write(tmp_path / "source", "llama", bos_token_id=7, eos_token_id=[8, 9])
+    (source / "generation_config.json").write_text('{"eos_token_id": [8, 9]}')
+    model = hf.load(source)
+    hf.save({"params": model.params}, tmp_path / "saved", config=model.config, source=source if from_folder else None,
+            data=DataConfig(), longest=100)
+    settings, generation, beside = (json.loads((tmp_path / "saved" / name).read_text()) for name in (
+        "config.json", "generation_config.json", "tokenizer_config.json"))
+    assert generation == {"bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 258}
+    assert {name: settings[name] for name in generation} == generation
+    assert beside["model_max_length"] == settings["max_position_embeddings"] == 100
+    assert (tmp_path / "saved/tokenizer.json").exists()
 
 
 def test_what_cannot_be_saved(tmp_path):

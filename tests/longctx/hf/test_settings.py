@@ -1,5 +1,6 @@
 """What config.json means: both dialects, RoPE overrides, what can be written, and errors."""
 import dataclasses
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ from longctx import hf
 from longctx.config import LayerConfig, ModelConfig, RopeConfig
 from longctx.errors import UserError
 from longctx.hf import folder
+from longctx.hf import rope as ropes
 from longctx.hf.architectures import ARCHITECTURES, differences, explicit, express
 from longctx.hf.settings import shortest
 from tests.longctx.hf import tiny
@@ -67,6 +69,8 @@ def test_a_rope_config_overrides_all_but_what_the_weights_are_made_for():
     rope = RopeConfig(base=1e6, scaling="yarn", factor=4.0, original_length=64)
     assert folder.read(tiny.config("cohere2"), rope).rope == dataclasses.replace(rope, pairing="interleaved")
     assert folder.read(tiny.config("gpt_neox"), rope).rope == dataclasses.replace(rope, rotary_share=0.25)
+    unsaid = dataclasses.replace(rope, original_length=0)
+    assert folder.read(tiny.config("llama_longrope"), unsaid).rope == dataclasses.replace(rope, original_length=48)
 
 
 def test_original_length_beside_the_scaling_counts():
@@ -76,6 +80,45 @@ def test_original_length_beside_the_scaling_counts():
     assert folder.read(settings).rope.factor == 10
     beside = folder.read(settings | {"original_max_position_embeddings": 50}).rope
     assert (beside.original_length, beside.factor) == (50, 8)
+
+
+@pytest.mark.parametrize("name", tiny.NAMES)
+def test_without_windows(name):
+    """transformers makes the masks of some architectures of sliding_window even if no layer has one."""
+    config = folder.read(tiny.config(name))
+    kinds = tuple(dataclasses.replace(kind, mask="", rope=None, position="nope" if name == "cohere2" else kind.position)
+                  for kind in config.pattern)
+    model_type, settings, _ = express(dataclasses.replace(config, pattern=kinds), 100)
+    needs_a_number = model_type in ("gemma2", "gemma3_text", "cohere2", "gpt_oss")
+    assert settings.get("sliding_window") == (settings["max_position_embeddings"] if needs_a_number else None)
+    assert set(settings.get("layer_types", ["full_attention"])) == {"full_attention"}
+
+
+@pytest.mark.parametrize("rope, longest, wanted", [
+    (RopeConfig(), 0, 2048), (RopeConfig(), 100, 100), (RopeConfig(original_length=512), 100, 512),
+    (RopeConfig(scaling="linear", factor=4.0, original_length=64), 100, 256),
+    (RopeConfig(scaling="linear", factor=4.0, original_length=64), 500, 500),
+    # version 4 takes the factor from it
+    (RopeConfig(scaling="yarn", factor=4.0, original_length=64), 100, 256),
+    (RopeConfig(scaling="yarn", factor=4.0, original_length=64), 500, 256),
+    (RopeConfig(scaling="dynamic", factor=4.0, original_length=64), 500, 64),
+])
+def test_longest_row_of_a_written_rope(rope, longest, wanted):
+    assert ropes.reach(rope, longest) == wanted
+
+
+@pytest.mark.parametrize("scaling, part", [
+    ({"rope_type": "yarm", "factor": 2.0}, "rope_type='yarm'"), ({"facter": 2.0}, "Did you mean"),
+    ({"rope_type": "linear", "factor": "2"}, "factor='2' must be a number"),
+    ({"rope_type": "yarn", "factor": 2.0, "truncate": 1}, "truncate=1 must be true or false"),
+    ({"rope_type": "linear"}, "'linear' needs a factor"),
+    ({"factor": 2.0}, "scaling 'none' reads no factor"),
+    ({"rope_type": "linear", "factor": 2.0, "beta_fast": 8.0}, "scaling 'linear' reads no beta_fast; yarn would"),
+])
+def test_a_rope_that_cannot_be_said(scaling, part):
+    with pytest.raises(UserError, match=re.escape(part)) as error:
+        folder.read(tiny.config("llama"), scaling)
+    assert "\n" not in str(error.value)
 
 
 def test_shortest_pattern():

@@ -1,4 +1,5 @@
 """RoPE's frequencies: every setting against transformers (golden/make_positions.py), the rest against formulas."""
+import dataclasses
 import json
 import math
 import pathlib
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from longctx.config import RopeConfig
 from longctx.errors import UserError
+from longctx.hf.rope import ALWAYS
 from longctx.positions import api
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[2] / "golden" / "positions.npz")
@@ -39,6 +41,22 @@ def test_ntk_interpolates_the_slowest_dimension_and_keeps_the_fastest():
 def test_dynamic_ntk_is_ntk_at_the_ratio_of_lengths():
     got = frequencies(scaling="dynamic", factor=2.0, original_length=100, length=250)
     np.testing.assert_allclose(got[0], frequencies(scaling="ntk", factor=2.0 * 250 / 100 - 1)[0], rtol=SAME)
+
+
+@pytest.mark.parametrize("scaling", api.SCALINGS)
+def test_which_numbers_a_scaling_reads(scaling):
+    """Another value changes the frequencies of some length, or their factor, if and only if READS has the field."""
+    start = dict(base=1e4, scaling=scaling, factor=4.0, original_length=4096, mscale=0.8, mscale_all_dim=0.5,
+                 short_factors=(1.0,) * 32, long_factors=(2.0,) * 32, power=0.1)
+    other = dict(factor=6.0, beta_fast=9.0, beta_slow=2.0, truncate=False, mscale=0.9, mscale_all_dim=0.7,
+                 attention_factor=1.5, low_freq_factor=2.0, high_freq_factor=8.0, short_factors=(3.0,) * 32,
+                 long_factors=(4.0,) * 32, power=0.3, clex_width=2)
+    numbers = lambda **fields: [(tuple(inv_freq), factor) for inv_freq, factor in (
+        frequencies(64, length, **start | fields) for length in (32, 10**6))]
+    read = {name for name, value in other.items() if numbers(**{name: value}) != numbers()}
+    learned = {"clex_width"} if scaling == "clex" else set()                    # the shape of its weights
+    assert read | learned == set(api.READS[scaling])
+    assert set(other) | set(ALWAYS) == {field.name for field in dataclasses.fields(RopeConfig)}
 
 
 def test_yarn_without_extension_is_plain():

@@ -1,0 +1,21 @@
+"""A model of Hugging Face trained further, on longer rows. It says nothing of the model: that is the folder's.
+
+    python -m experiments.train --config configs/continue.py --config.init_from=FOLDER --config.data.path=TEXT \\
+        --config.model.rope.scaling=yarn --config.model.rope.factor=4
+    python -m experiments.train --config configs/continue.py:length=32768,steps=500 --config.init_from=FOLDER
+
+Arguments: length (tokens of a row), steps (of one row each). Without init_from it trains the default small model.
+"""
+from experiments import config as configs
+
+
+def get_config(arg: str = ""):
+    args = configs.arguments(arg, length=8192, steps=100)
+    config = configs.defaults()
+    config.name = "continue"
+    config.batch_tokens = args.length
+    config.stages = (configs.stage(seq_len=args.length, steps=args.steps),)
+    config.optim.update(learning_rate=1e-5, warmup_steps=10, weight_decay=0.0)
+    config.checkpoint.every_steps = 50
+    config.log.every_steps = 5
+    return config

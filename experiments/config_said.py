@@ -1,0 +1,41 @@
+"""Which settings were said: by a config file or on the command line, to whatever value, the default too."""
+from ml_collections.config_dict import ConfigDict
+
+
+class Section(ConfigDict):
+    """A group of fields that knows which of them were said: set after the group was complete and locked, by a config
+    file or on the command line, to whatever value."""
+
+    def __init__(self, *args, **kwargs):
+        object.__setattr__(self, "said", set())
+        super().__init__(*args, **kwargs)
+
+    def __setitem__(self, key, value):
+        super().__setitem__(key, value)
+        if self.is_locked:
+            self.said.add(key)
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self.said.update(state["said"])
+
+    def copy_and_resolve_references(self, visit_map=None):
+        copy = super().copy_and_resolve_references(visit_map)
+        copy.said.update(self.said)
+        return copy
+
+
+def said(group: ConfigDict, whole: bool = False) -> dict:
+    """The fields of a group that were said, with their values, in nested dicts.
+
+    whole: all of it was, as it was set in place of another.
+    """
+    found = {}
+    for name, value in group.items():
+        own = whole or not isinstance(group, Section) or name in group.said
+        if isinstance(value, ConfigDict):
+            if inner := said(value, own):
+                found[name] = inner
+        elif own or (isinstance(value, tuple) and any(isinstance(one, ConfigDict) and said(one) for one in value)):
+            found[name] = value
+    return found
