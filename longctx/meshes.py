@@ -73,6 +73,19 @@ def context_shards() -> int:
     return math.prod(mesh.shape[axis] for axis in CONTEXT)
 
 
+def sizes() -> dict[str, int]:
+    """Those of the axes of the mesh of `jax.set_mesh`; all 1 where there is none. Raises UserError for other axes."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return dict.fromkeys(AXES, 1)
+    explicit = {name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+                if kind == jax.sharding.AxisType.Explicit}
+    if not explicit.issuperset(AXES):
+        raise UserError(f"the mesh of jax.set_mesh has the Explicit axes ({', '.join(sorted(explicit))}), and must "
+                        f"have {', '.join(AXES)}: meshes.make(MeshConfig(...)) makes one.")
+    return dict(mesh.shape)
+
+
 def make(config: MeshConfig, devices=None) -> jax.sharding.Mesh:
     """The mesh of `config` over the first devices.
 
