@@ -128,6 +128,7 @@ def attention(q, k, v, *, segments=None, layout="zigzag", **how):
     in the data pipeline, and call `attend` in every layer.
     """
     queries, keys, v, (_, documents) = arguments.sequence(q, k, v, segments=segments)
+    arguments.check_runs(documents)
     (B, T), sizes = v.shape[:2], meshes.sizes()
     shards = sizes[OUTER] * sizes[INNER]
     width = -T % layouts.unit(layout, shards)

@@ -1,9 +1,12 @@
 """What a call of `attend` or `attention` must be given. Shapes and dtypes are checked, and values that are known."""
 from collections.abc import Mapping
 
+import numpy as np
+
+from longctx import cuts
 from longctx.config import DTYPES
 from longctx.errors import UserError, as_user_error, unknown_name
-from pallas_kernels.arguments import require_floats, require_whole, said
+from pallas_kernels.arguments import known, require_floats, require_whole, said
 from pallas_kernels.attention.arguments import as_jax, check_arrays, check_table, checked_tokens
 from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.masks import MOST, Tokens
@@ -28,6 +31,18 @@ def sequence(q, k, v, positions=None, segments=None):
         if q.shape != queries[0].shape:
             raise UserError(f"{said('q[0]', queries[0])} and {of_q}: all parts must be of one shape.")
     return queries, keys, v, as_user_error(checked_tokens, Tokens(positions, segments), queries[0], "q")
+
+
+def check_runs(segments) -> None:
+    """That each document is one run of tokens, where segments [B, T] are given and known. Raises UserError."""
+    if segments is None or (ids := known(segments)) is None:
+        return
+    starts = ids != np.pad(ids, ((0, 0), (1, 0)))[:, :-1]
+    for row, (here, start) in enumerate(zip(ids, starts, strict=True)):
+        numbers, runs = np.unique(here[start & (here > 0)], return_counts=True)
+        if (runs > 1).any():
+            raise UserError(f"row {row} of {said('segments', segments)} comes back to document "
+                            f"{numbers[runs > 1][0]}: each must be one run of tokens.")
 
 
 def specs(mask, parts: int, heads: int, table, sinks, **fields) -> tuple[AttentionSpec, ...]:
@@ -55,6 +70,5 @@ def check_cut(q, k, sizes: Mapping[str, int], head_groups: int, grads_dtype: str
         raise UserError(f"{said('q', q)}: mesh.data={sizes['data']} x mesh.fsdp={sizes['fsdp']} must divide the "
                         f"{q.shape[0]} rows; {-(-q.shape[0] // rows) * rows} rows work.")
     if key_heads % (parts * head_groups):
-        divisors = ", ".join(str(n) for n in range(1, key_heads + 1) if key_heads % n == 0)
         raise UserError(f"{said('k', k)}: mesh.tensor={parts} x head_groups={head_groups} must divide the {key_heads} "
-                        f"key heads; {divisors} would.")
+                        f"key heads; {cuts.divisors(key_heads)} would.")
