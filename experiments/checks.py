@@ -10,15 +10,12 @@ import pathlib
 from typing import NamedTuple
 
 from experiments import config as configs
-from longctx import layouts, run_identity
-from longctx.config import Config, StageConfig
+from longctx import cuts, layouts, run_identity
+from longctx.config import DTYPES, Config, StageConfig
 from longctx.data import curriculum, pipeline, recall, sources, tokenizers
 from longctx.errors import UserError, unknown_name
 from longctx.positions import api as positions
 from longctx.positions import extension
-
-DTYPES = ("bfloat16", "float32")
-MIXTURES = ("gpt_oss", "llama4")        # those of longctx.model.block.FEED_FORWARDS that have experts
 
 AT_LEAST = {
     "seed": 0,
@@ -137,43 +134,14 @@ def _require(config: Config, field: str, holds, bound: float, words: str) -> Non
 
 def _check_model(config: Config) -> None:
     """Sizes that have to divide each other, on the mesh too."""
-    model, mesh = config.model, config.mesh
-    if model.heads % model.key_heads:
-        divisors = ", ".join(str(n) for n in range(1, model.heads + 1) if model.heads % n == 0)
-        raise UserError(f"model.key_heads={model.key_heads} must divide model.heads={model.heads}; {divisors} would.")
-    if model.head_size % 2:
-        raise UserError(f"model.head_size={model.head_size} must be even; {model.head_size + 1} works.")
-    cuts = [(field, "tensor") for field in ("heads", "key_heads", "mlp", "vocab_size")] + [("embed", "fsdp")]
-    for field, axis in cuts:
-        size, parts = getattr(model, field), getattr(mesh, axis)
-        if size % parts:
-            works = -(-size // parts) * parts
-            raise UserError(f"model.{field}={size} must divide by mesh.{axis}={parts}; {works} works.")
-    key_heads, groups = model.key_heads // mesh.tensor, config.memory.head_groups
-    if key_heads % groups:
-        divisors = ", ".join(str(n) for n in range(1, key_heads + 1) if key_heads % n == 0)
-        raise UserError(f"memory.head_groups={groups} must divide the {key_heads} key heads of a tensor shard; "
-                        f"{divisors} would.")
-    _check_feed_forward(config)
+    mesh = config.mesh
+    cuts.check(config.model, mesh.axes)
+    cuts.check_groups("memory.head_groups", config.memory.head_groups, config.model.key_heads, mesh.tensor)
     if 0 < mesh.simulate < mesh.devices:
         raise UserError(f"mesh.simulate={mesh.simulate} is too few for the mesh ({mesh}); {mesh.devices} works.")
     for field in ("model.dtype", "model.param_dtype", "attention.grads_dtype"):
         if (name := operator.attrgetter(field)(config)) not in DTYPES:
             raise unknown_name(field, name, DTYPES)
-
-
-def _check_feed_forward(config: Config) -> None:
-    model, parts = config.model, config.mesh.tensor
-    sizes = {f"model.pattern[{i}].mlp": kind.mlp for i, kind in enumerate(model.kinds)}
-    if any(kind.feed_forward in MIXTURES for kind in model.kinds):
-        sizes["model.expert_mlp"] = model.expert_mlp
-        if not 1 <= model.experts_per_token <= model.experts:
-            raise UserError(f"model.experts_per_token={model.experts_per_token} must be from 1 to model.experts="
-                            f"{model.experts} for model.feed_forward={' or '.join(map(repr, MIXTURES))}.")
-    for field, size in sizes.items():
-        if size < 1 or size % parts:
-            raise UserError(f"{field}={size} must be above 0 and divide by mesh.tensor={parts}; "
-                            f"{max(-(-size // parts), 1) * parts} works.")
 
 
 def _check_positions(config: Config) -> None:
@@ -221,21 +189,13 @@ def _check_names(config: Config) -> None:
     from longctx import host, optim
     from longctx.context_parallel import api as context_parallel
     from longctx.evals.api import EVALS
-    from longctx.model import remat
-    from longctx.model.attention import QK_NORMS
-    from longctx.model.block import BLOCKS, FEED_FORWARDS
-    from longctx.model.mlp import ACTIVATIONS
-    from longctx.model.norm import NORMS
+    from longctx.model import names as model_names
     from longctx.positions import view
     from longctx.positions.augment import AUGMENTATIONS
     from longctx.streaming.step import CLIPS
     from longctx.train_step import BACKWARDS
     from pallas_kernels.attention.api import IMPLEMENTATIONS
     names = [
-        ("model.block", config.model.block, BLOCKS),
-        ("model.norm", config.model.norm, NORMS),
-        ("model.qk_norm", config.model.qk_norm, QK_NORMS),
-        ("model.activation", config.model.activation, ACTIVATIONS),
         ("attention.kernel", config.attention.kernel, {"auto", *IMPLEMENTATIONS}),
         ("attention.strategy", config.attention.strategy, context_parallel.STRATEGIES),
         ("memory.backward", config.memory.backward, BACKWARDS),
@@ -249,11 +209,9 @@ def _check_names(config: Config) -> None:
     for field, name, known in names:
         if name not in known:
             raise unknown_name(field, name, known)
-    remat.parse(config.model.remat)
+    model_names.check(config.model)
     kinds = {"model": config.model, **{f"model.pattern[{i}]": kind for i, kind in enumerate(config.model.kinds)}}
     for field, kind in kinds.items():
-        if kind.feed_forward not in FEED_FORWARDS:
-            raise unknown_name(f"{field}.feed_forward", kind.feed_forward, FEED_FORWARDS)
         method, mask, _ = view.resolve(kind, field)
         for part in method.parts():
             context_parallel.check(context_parallel.plan_of(config), mask & part.mask)

@@ -7,6 +7,8 @@ a layout, a schedule); experiments/config.py checks each name against its dict b
 import dataclasses
 import math
 
+DTYPES = ("bfloat16", "float32")        # of activations, of parameters, and of gradients that travel
+
 
 @dataclasses.dataclass(frozen=True)
 class RopeConfig:

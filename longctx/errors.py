@@ -8,6 +8,14 @@ class UserError(ValueError):
     """
 
 
+def as_user_error(check, *args, **named):
+    """check(*args, **named), its ValueError as a UserError: for checks of packages that know nothing of longctx."""
+    try:
+        return check(*args, **named)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
 def unknown_name(field: str, name: str, known) -> UserError:
     """The error for a name that its dict does not hold: the known names, and the nearest one."""
     import difflib

@@ -3,10 +3,13 @@ import jax
 import jax.numpy as jnp
 
 from longctx import meshes
+from longctx.errors import UserError, as_user_error
 from longctx.tiles import tiled
-from pallas_kernels.cross_entropy.api import head_scores
+from pallas_kernels.arguments import require_whole, said
+from pallas_kernels.cross_entropy import api as cross_entropy
 from pallas_kernels.cross_entropy.reference import target_logit
 from pallas_kernels.cross_entropy.spec import CrossEntropySpec, capped
+from pallas_kernels.masks import MOST
 
 
 def token_loss(x, head, targets, soft_cap: float = 0.0, weights=None, tiles: int = 1):
@@ -15,13 +18,18 @@ def token_loss(x, head, targets, soft_cap: float = 0.0, weights=None, tiles: int
     x: hidden states BTD; head: [D, V] cut over `tensor` in V; targets: int32 [B, T]. Runs under jax.set_mesh.
     weights: [B, T]; given, tokens of weight 0 have loss 0, and of `tiles` parts of a shard's tokens, those that have
     a weight in front, as many go through the head as it takes for these (Long-VITA's masked logits).
+    Raises UserError for shapes and dtypes that do not go together.
     """
+    as_user_error(cross_entropy.check, x, head, targets, "BT")
+    if weights is not None:
+        _require_one_shape("targets", targets, "weights", weights)
+        as_user_error(require_whole, "tiles", tiles, 1, MOST)
     def local(x, head, targets, *weights):
         shape, offset = targets.shape, jax.lax.axis_index("tensor") * head.shape[1]
         # the kernel wants its inputs typed alike; the transposes sum over these axes
         x = jax.lax.pcast(x, "tensor", to="varying")
         head = jax.lax.pcast(head, (*meshes.BATCH, *meshes.CONTEXT), to="varying")
-        scores = lambda head, x, targets: head_scores(x, head, targets, CrossEntropySpec(soft_cap))
+        scores = lambda head, x, targets: cross_entropy.head_scores(x, head, targets, CrossEntropySpec(soft_cap))
         scores = _of_weighted(scores, *weights, tiles) if weights else scores
         score, lse = scores(head, x.reshape(-1, x.shape[-1]), (targets - offset).reshape(-1))
         top = jax.lax.pmax(jax.lax.stop_gradient(lse), "tensor")
@@ -52,6 +60,8 @@ def target_is_top(x, head, targets, chunk: int = 1024):
 
     Same arguments as token_loss; at most `chunk` rows of logits exist.
     """
+    as_user_error(cross_entropy.check, x, head, targets, "BT")
+
     def local(x, head, targets):
         def best_and_target(token):
             logits = capped(token[0], head, CrossEntropySpec())
@@ -71,5 +81,11 @@ def mean_over_tokens(nll, weights):
 
     Both sums are global: shards weigh by their tokens. A mean of the shards' means would favour those mostly padded.
     """
+    _require_one_shape("nll", nll, "weights", weights)
     total = weights.sum()
     return jnp.where(total > 0, (nll * weights).sum() / jnp.where(total > 0, total, 1.0), 0.0)
+
+
+def _require_one_shape(name: str, x, other_name: str, other) -> None:
+    if x.shape != other.shape:
+        raise UserError(f"{said(name, x)} and {said(other_name, other)} must be of one shape [B, T].")

@@ -12,9 +12,11 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from longctx.config import MeshConfig
-from longctx.errors import UserError
+from longctx.errors import UserError, as_user_error
+from pallas_kernels.arguments import require_whole
 from pallas_kernels.dispatch import traced_platform
 
+MOST = 2**20                                          # devices, as good as any number
 AXES = tuple(MeshConfig().axes)
 BATCH = ("data", "fsdp")
 CONTEXT = ("context_outer", "context")
@@ -61,6 +63,7 @@ def simulate(count: int, processes: int = 1) -> None:
 
     Call before jax is used; NPROC must be in the environment before it starts.
     """
+    as_user_error(require_whole, "mesh.simulate", count, 1, MOST)
     if count % processes:
         raise UserError(f"mesh.simulate={count} must divide by the {processes} processes.")
     jax.config.update("jax_platforms", "cpu")
@@ -69,16 +72,32 @@ def simulate(count: int, processes: int = 1) -> None:
 
 def context_shards() -> int:
     """Into how many parts the mesh of `jax.set_mesh` cuts the sequence."""
+    axes = sizes()
+    return math.prod(axes[axis] for axis in CONTEXT)
+
+
+def sizes() -> dict[str, int]:
+    """Those of the axes of the mesh of `jax.set_mesh`; all 1 where there is none. Raises UserError for other axes."""
     mesh = jax.sharding.get_abstract_mesh()
-    return math.prod(mesh.shape[axis] for axis in CONTEXT)
+    if mesh.empty:
+        return dict.fromkeys(AXES, 1)
+    explicit = {name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+                if kind == jax.sharding.AxisType.Explicit}
+    if not explicit.issuperset(AXES):
+        raise UserError(f"the mesh of jax.set_mesh has the Explicit axes ({', '.join(sorted(explicit))}), and must "
+                        f"have {', '.join(AXES)}: meshes.make(MeshConfig(...)) makes one.")
+    return dict(mesh.shape)
 
 
 def make(config: MeshConfig, devices=None) -> jax.sharding.Mesh:
     """The mesh of `config` over the first devices.
 
     Raises:
-      UserError: when the mesh needs more devices than there are, or leaves out some of those of several processes.
+      UserError: for sizes that are not whole numbers from 1 on; when the mesh needs more devices than there are, or
+        leaves out some of those of several processes.
     """
+    for axis, size in config.axes.items():
+        as_user_error(require_whole, f"mesh.{axis}", size, 1, MOST)
     devices = jax.devices() if devices is None else devices
     need = config.devices
     if need < len(devices) and jax.process_count() > 1:

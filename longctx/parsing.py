@@ -15,7 +15,7 @@ def parse_call(field: str, text: str, known: dict[str, Callable], skip: int = 0,
     Raises:
       UserError: for an unknown name, or numbers that do not fit the entry's arguments; `field` names the setting.
     """
-    match = re.fullmatch(r"\s*(\w*)\s*(?:\(([^()]*)\))?\s*", text)
+    match = re.fullmatch(r"\s*(\w*)\s*(?:\(([^()]*)\))?\s*", text) if isinstance(text, str) else None
     if not match or match[1] not in known:
         raise unknown_name(field, match[1] if match else text, known)
     name, words = match[1], [word.strip() for word in match[2].split(",")] if match[2] else []

@@ -3,6 +3,9 @@ import jax
 import jax.numpy as jnp
 
 from longctx import meshes
+from longctx.errors import as_user_error
+from pallas_kernels.arguments import require_integers, require_range, require_whole, said
+from pallas_kernels.masks import MOST
 
 WHOLE = jax.sharding.PartitionSpec(*meshes.TOKENS[:1], None)        # [B, T] with T gathered
 
@@ -17,16 +20,15 @@ def ahead(x, positions, segments, offset: int = 1, fill=0):
     Args:
       x: [B, T], of any dtype: tokens, weights.
       positions, segments: int32 [B, T]. Positions differ within a document, and may skip some; segment 0 is padding.
-      offset: at least 1.
+      offset: at least 1. fill: a number that x's dtype has.
 
     Returns:
       [B, T], laid out and cut as x is.
 
     Raises:
-      ValueError: for an offset below 1.
+      UserError: for an offset below 1, arrays of other shapes or dtypes, or a fill that x cannot hold.
     """
-    if offset < 1:
-        raise ValueError(f"offset={offset} must be at least 1, the next token.")
+    as_user_error(_check, x, positions, segments, offset, fill)
     mesh = jax.sharding.get_abstract_mesh()
     place = (lambda array, spec: array) if mesh.empty else jax.sharding.reshard
     slots = jax.lax.broadcasted_iota(jnp.int32, x.shape, 1)
@@ -37,3 +39,16 @@ def ahead(x, positions, segments, offset: int = 1, fill=0):
         found = jnp.where((segment == segments) & (position == positions + offset), value, found)
     found = jnp.where(segments > 0, found, fill)
     return place(jax.lax.sort((slots, found), num_keys=1)[1], meshes.TOKENS)
+
+
+def _check(x, positions, segments, offset, fill):
+    require_whole("offset", offset, 1, MOST)
+    for name, numbers in (("positions", positions), ("segments", segments)):
+        require_integers(name, numbers, "BT")
+        if numbers.shape != x.shape:
+            raise ValueError(f"{said('x', x)} and {said(name, numbers)}: both must be [B, T].")
+    require_range("segments", segments, 0, MOST)
+    if jnp.issubdtype(x.dtype, jnp.integer):
+        held = jnp.iinfo(x.dtype)
+        if not held.min <= fill <= held.max or fill != int(fill):
+            raise ValueError(f"fill={fill} must be a whole number from {held.min} to {held.max} for {said('x', x)}.")

@@ -17,8 +17,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels.arguments import require_whole
+
 EMPTY, PARTIAL, FULL = 0, 1, 2
 _FAR = 2**30 - 1                   # beyond any position; differences still fit int32
+MOST = _FAR - 1                    # of positions and segments
 _ANY = float("inf")
 
 
@@ -48,7 +51,16 @@ def block_ranges(tokens: Tokens, block: int) -> Ranges:
 
 @dataclasses.dataclass(frozen=True)
 class Mask:
-    """Base of the algebra. Subclasses are frozen and hashable, so that a mask can be a static argument of a jit."""
+    """Base of the algebra. Subclasses are frozen and hashable, so that a mask can be a static argument of a jit.
+
+    Their numbers are whole: sizes, from 1 on, and counts, from 0 on. Raises ValueError for others.
+    """
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if field.type is int:
+                name = f"{type(self).__name__} with {field.name}"
+                require_whole(name, getattr(self, field.name), 1 if field.name == "size" else 0, _FAR)
 
     def visible(self, q: Tokens, k: Tokens) -> jax.Array:
         """Elementwise bool for broadcastable q and k."""
@@ -68,10 +80,12 @@ class Mask:
         return 0, self.reach()[1]
 
     def __and__(self, other: "Mask") -> "Mask":
+        if not isinstance(other, Mask):
+            return NotImplemented
         return self if other == Full() else other if self == Full() else And(self, other)
 
     def __or__(self, other: "Mask") -> "Mask":
-        return Or(self, other)
+        return Or(self, other) if isinstance(other, Mask) else NotImplemented
 
 
 @dataclasses.dataclass(frozen=True)
@@ -317,9 +331,13 @@ def _build(node: ast.expr, text: str) -> Mask:
             return _build(left, text) | _build(right, text)
         case ast.Name(name) if name in NAMES:
             return NAMES[name]()
-        case ast.Call(ast.Name(name), [ast.Constant(int(value))], []) if name in NAMES and value > 0:
+        case ast.Call(ast.Name(name), [ast.Constant(int(value))], []) if name in NAMES and _positive(value):
             return NAMES[name](value)
     raise ValueError(f"{ast.unparse(node)!r} in {text!r} is not a mask. {_help()}")
+
+
+def _positive(value: int) -> bool:
+    return value > 0 and value is not True
 
 
 def _help() -> str:

@@ -3,6 +3,7 @@
 To add a strategy: a file with a subclass of strategy.Strategy, and a line in STRATEGIES. Strategies nest: USP is
 Ulysses around a ring, a double ring is a ring of rings. This is the only place that enters jax.shard_map for them.
 """
+import dataclasses
 import functools
 
 import jax
@@ -12,6 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from longctx import layouts, meshes
 from longctx.config import Config
+from longctx.context_parallel import arguments
 from longctx.context_parallel.all_gather import AllGather
 from longctx.context_parallel.dispatch import Dispatch
 from longctx.context_parallel.lightseq import LightSeq
@@ -23,9 +25,9 @@ from longctx.context_parallel.token_ring import TokenRing
 from longctx.context_parallel.ulysses import Ulysses
 from longctx.errors import UserError, unknown_name
 from pallas_kernels import masks
+from pallas_kernels.attention import api as kernels
 from pallas_kernels.attention.reference import merge
 from pallas_kernels.attention.spec import AttentionSpec, rows
-from pallas_kernels.masks import Tokens
 
 OUTER, INNER = BOTH = meshes.CONTEXT
 SCOPE = "attend"                # of the names of operations in compiled programs, also of the backward's
@@ -56,12 +58,12 @@ def attend(q, k, v, *, positions=None, segments=None, mask=_CAUSAL, strategy="ri
     `attention` is the same for arrays in their natural order.
 
     Args:
-      q: [B, T, N, H]; k, v: [B, T, K, H] with K dividing N. Where the pairs of tokens fall into parts that are rotated
-        differently, q and k are tuples, of one array for each part.
-      positions: int32 [B, T], the place of each token in its document, increasing along it; default: T tokens in
-        `layout`.
-      segments: int32 [B, T], documents of a packed row, numbered from 1; 0 is padding. Given segments, tokens see only
-        their own. Default: one document.
+      q: [B, T, N, H]; k, v: [B, T, K, H] with K dividing N, T of any length; of one floating-point dtype. Where the
+        pairs of tokens fall into parts that are rotated differently, q and k are tuples, of one array for each part.
+      positions: integers [B, T], the place of each token in its document, increasing along it; default: T tokens in
+        `layout`, whose pieces T must then divide by ("contiguous" has none).
+      segments: integers [B, T], documents of a packed row, numbered from 1; 0 is padding. Given segments, tokens see
+        only their own. Default: one document.
       mask: of pallas_kernels.masks; a tuple of disjoint ones where q and k are tuples.
       strategy: a name in STRATEGIES; with one context shard every strategy is "local".
       kernel: a name in pallas_kernels.attention.api.IMPLEMENTATIONS, or "auto".
@@ -77,35 +79,39 @@ def attend(q, k, v, *, positions=None, segments=None, mask=_CAUSAL, strategy="ri
       out [B, T, N, H] in q's dtype; with_lse: (out, lse float32 [B, T, N]).
 
     Raises:
-      UserError: unknown strategy or layout, or a call that cannot be cut like this.
-      ValueError, NotImplementedError: see kernels.select.
+      UserError: unknown strategy or layout; arrays that do not go together, or whose positions or segments are below 0
+        (where they are known: not under a trace); a call that cannot be cut like this.
+      NotImplementedError: see kernels.select.
     """
     if strategy not in STRATEGIES:
         raise unknown_name("attention.strategy", strategy, STRATEGIES)
-    queries, keys, parts = (x if isinstance(x, tuple) else (x,) for x in (q, k, mask))
+    if kernel != "auto" and kernel not in kernels.IMPLEMENTATIONS:
+        raise unknown_name("attention.kernel", kernel, {"auto", *kernels.IMPLEMENTATIONS})
+    queries, keys, v, tokens = arguments.sequence(q, k, v, positions, segments)
     B, T, N = queries[0].shape[:3]
-    mesh = jax.sharding.get_abstract_mesh()
-    sizes = {"context_outer": 1, "context": 1, "tensor": 1} if mesh.empty else dict(mesh.shape)
+    table, sinks = (None if x is None else jnp.asarray(x) for x in (table, sinks))
+    specs = arguments.specs(mask, len(queries), N, table, sinks, scale=scale, bias=bias, soft_cap=soft_cap)
+    sizes = meshes.sizes()
+    arguments.check_cut(queries[0], v, sizes, head_groups, grads_dtype)
     shards = sizes[OUTER], sizes[INNER]
     if positions is None:
         layout = layout or "contiguous"
-        positions = jnp.broadcast_to(_order(layout, T, shards[0] * shards[1], segments).astype(np.int32), (B, T))
+        tokens = tokens._replace(positions=_default_positions(layout, (B, T), shards[0] * shards[1], segments))
     elif layout not in (None, "contiguous"):
         layouts.check(layout, T, shards[0] * shards[1])
     heads = _of_group((N, v.shape[2]), sizes["tensor"] * head_groups)
     plan = Plan("local" if shards == (1, 1) else strategy, kernel, shards, *heads, layout, segments is not None,
                 grads_dtype)
-    for part in parts:
-        check(plan, part)
+    for spec in specs:
+        check(plan, spec.mask)
     if segments is None:
-        segments = jnp.ones((B, T), jnp.int32)
+        tokens = tokens._replace(segments=jnp.ones((B, T), jnp.int32))
     else:
-        parts = [part & masks.Segments() for part in parts]
-    call = _attend if mesh.empty else _on_mesh
-    table = None if table is None else jnp.asarray(table, jnp.float32)
-    specs = tuple(AttentionSpec(part, scale, bias, soft_cap, partial=len(parts) > 1) for part in parts)
+        specs = tuple(dataclasses.replace(spec, mask=spec.mask & masks.Segments()) for spec in specs)
+    call = _attend if jax.sharding.get_abstract_mesh().empty else _on_mesh
+    table = None if table is None else table.astype(jnp.float32)
     with jax.named_scope(SCOPE):
-        out, lse = call(queries, keys, v, Tokens(positions, segments), table, specs, plan)
+        out, lse = call(queries, keys, v, tokens, table, specs, plan)
     if sinks is not None:
         out, lse = with_sinks(out, lse, sinks)
     return (out, lse) if with_lse else out
@@ -117,16 +123,26 @@ def attention(q, k, v, *, segments=None, layout="zigzag", **how):
         with jax.set_mesh(meshes.all_context()):                # every device there is
             out = attention(q, k, v, mask=Causal() & Window(4096))
 
-    q: [B, T, N, H]; k, v: [B, T, K, H]; segments and **how as for `attend`. Returns what `attend` does, in natural
-    order. For training, put the tokens into the layout once, in the data pipeline, and call `attend` in every layer.
+    q: [B, T, N, H]; k, v: [B, T, K, H], T of any length; segments, each one run of tokens, and **how as for `attend`.
+    Returns what `attend` does, in natural order. Raises as it does. For training, put the tokens into the layout once,
+    in the data pipeline, and call `attend` in every layer.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    order = _order(layout, v.shape[1], 1 if mesh.empty else mesh.shape[OUTER] * mesh.shape[INNER], segments)
-    whole = lambda x: x if mesh.empty else jax.sharding.reshard(x, meshes.REPLICATED)
-    laid = lambda tree: jax.tree.map(lambda x: whole(x)[:, order[0]], tree)
-    positions = None if segments is None else _positions(whole(segments))
-    result = attend(laid(q), laid(k), laid(v), positions=laid(positions), segments=laid(segments), layout=layout, **how)
-    return jax.tree.map(lambda x: whole(x)[:, layouts.inverse(order)[0]], result)
+    queries, keys, v, (_, documents) = arguments.sequence(q, k, v, segments=segments)
+    arguments.check_runs(documents)
+    (B, T), sizes = v.shape[:2], meshes.sizes()
+    shards = sizes[OUTER] * sizes[INNER]
+    width = -T % layouts.unit(layout, shards)
+    order = _order(layout, T + width, shards, segments)
+    if width and documents is None:                         # the padding is of segment 0, which sees nothing
+        documents = jnp.ones((B, T), jnp.int32)
+    unmeshed = jax.sharding.get_abstract_mesh().empty
+    whole = lambda x: x if unmeshed else jax.sharding.reshard(x, meshes.REPLICATED)
+    pad = lambda x: jnp.pad(x, [(0, 0), (0, width)] + [(0, 0)] * (x.ndim - 2)) if width else x
+    laid = lambda tree: jax.tree.map(lambda x: pad(whole(x))[:, order[0]], tree)
+    positions = None if documents is None else _positions(whole(documents))
+    result = attend(laid(queries), laid(keys), laid(v), positions=laid(positions), segments=laid(documents),
+                    layout=layout, **how)
+    return jax.tree.map(lambda x: whole(x)[:, layouts.inverse(order)[0, :T]], result)
 
 
 def plan_of(config: Config) -> Plan:
@@ -241,6 +257,12 @@ def _joined_heads(tree):
 
 
 _attend.defvjp(_forward, _backward)
+
+
+def _default_positions(layout, shape, shards, segments):
+    """int32 [B, T], those of one document in a layout; of a contiguous one, any T."""
+    order = np.arange(shape[1])[None] if layout == "contiguous" else _order(layout, shape[1], shards, segments)
+    return jnp.broadcast_to(order.astype(np.int32), shape)
 
 
 def _order(layout, length, shards, segments):

@@ -7,12 +7,15 @@ import numpy as np
 
 from longctx import meshes
 from longctx.config import ModelConfig, RopeConfig
-from longctx.errors import UserError
+from longctx.errors import UserError, as_user_error
 from longctx.generation import cache as caching
 from longctx.generation import decode
-from longctx.generation.request import Request
+from longctx.generation.request import Request, token_ids
 from longctx.model import functional
+from longctx.positions import api as positions
 from longctx.positions.api import BY_LENGTH
+from pallas_kernels.arguments import require_whole
+from pallas_kernels.masks import MOST
 
 NONE = -1               # in place of a token of a row that has ended
 
@@ -34,25 +37,28 @@ def stream(graph, params, prompts: Sequence, max_new_tokens: int, *, rope: RopeC
       graph, params: see model.functional; on the mesh.
       prompts: arrays of token ids, of any lengths.
       rope: replaces the model's.
-      length: what RoPE scalings that depend on a row's length take it to be, for the whole of the request: its tokens
-        are those of the uncached model at this `length`. Default: the longest prompt + max_new_tokens.
+      length: what RoPE scalings that depend on a row's length (dynamic, LongRoPE, CLEX) take it to be from its first
+        token on: its tokens are those of the uncached model at this `length`. Default: of each row its own prompt +
+        max_new_tokens, so that a row depends on no other, but on how many tokens it may get.
       key: of jax.random; the same key gives the same tokens. Default: of seed 0.
       how: the other fields of Request: chunk, temperature, top_p, stop.
 
     Raises:
       UserError: for numbers that cannot work, an empty prompt, ids that the model does not know, a mask under which
-        tokens see later ones.
+        tokens see later ones, logits that are NaN.
     """
     request = Request(max_new_tokens, **how).check()
     model, mesh = functional.merged(graph, params), jax.sharding.get_mesh()
+    _check_rope(rope, length, model.config)
     prompts = _checked(prompts, model.config.vocab_size)
     rows = len(prompts)
     prompts += prompts[:1] * (-rows % (mesh.shape["data"] * mesh.shape["fsdp"]))
     lengths = np.array([len(prompt) for prompt in prompts], np.int32)
     longest = int(lengths.max()) + max_new_tokens
+    by_row = length or tuple(int(count) + max_new_tokens for count in lengths)
     scalings = {(kind.rope or rope or model.config.rope).scaling for kind in model.config.kinds}
     # what differs from request to request would compile the steps again
-    reading = graph, rope, (length or longest) if scalings & BY_LENGTH else 0, params
+    reading = graph, rope, by_row if scalings & BY_LENGTH else 0, params
     cache, last = _read(reading, model.config, prompts, _whole(longest, request.chunk), request.chunk)
     key, done = jax.random.key(0) if key is None else key, np.zeros(rows, bool)
     for step in range(max_new_tokens):
@@ -60,6 +66,9 @@ def stream(graph, params, prompts: Sequence, max_new_tokens: int, *, rope: RopeC
         if step + 1 < max_new_tokens:           # it runs while the caller looks at the tokens
             cache, last = decode.read_one(*reading, cache, tokens, lengths + step)
         chosen = np.where(done, NONE, np.asarray(tokens)[:rows])
+        if (chosen[~done] < 0).any():
+            raise UserError(f"the model's logits are NaN after {step} new tokens: its weights or its dtype, "
+                            f"{model.config.dtype}, overflow.")
         yield chosen
         done |= np.isin(chosen, request.stop)
         if done.all():
@@ -84,17 +93,19 @@ def _whole(count: int, unit: int) -> int:
 
 
 def _checked(prompts: Sequence, vocab_size: int) -> list[np.ndarray]:
-    prompts = [np.asarray(prompt) for prompt in prompts]
-    for i, prompt in enumerate(prompts):
-        if prompt.ndim != 1 or not len(prompt) or not np.issubdtype(prompt.dtype, np.integer):
-            raise UserError(f"prompts[{i}] is {prompt.dtype}{list(prompt.shape)}; it must be a row of token ids, at "
-                            "least one.")
-        if prompt.min() < 0 or prompt.max() >= vocab_size:
-            raise UserError(f"prompts[{i}] holds ids from {prompt.min()} to {prompt.max()}; those of the model are "
-                            f"from 0 to {vocab_size - 1}.")
+    prompts = [token_ids(f"prompts[{i}]", prompt, vocab_size, "T") for i, prompt in enumerate(prompts)]
     if not prompts:
         raise UserError("prompts=[] must hold one at least.")
     return prompts
+
+
+def _check_rope(rope: RopeConfig | None, length: int | None, config: ModelConfig) -> None:
+    if rope is not None:
+        if not isinstance(rope, RopeConfig):
+            raise UserError(f"rope={rope!r} must be a RopeConfig, such as RopeConfig(scaling='linear', factor=4.0).")
+        positions.check(rope, config.head_size, "rope")
+    if length is not None:
+        as_user_error(require_whole, "length", length, 1, MOST)
 
 
 def _chunks(prompts: list[np.ndarray], width: int) -> Iterator[dict]:

@@ -58,11 +58,11 @@ def empty(config: ModelConfig, rows: int, longest: int) -> list[Cache]:
     return [of(i, kind) for i, kind in enumerate(config.kinds)]
 
 
-def extend(model, tokens, where: Tokens, cache: list[Cache], rope: RopeConfig | None, length: int):
+def extend(model, tokens, where: Tokens, cache: list[Cache], rope: RopeConfig | None, length):
     """(hidden states BTD, cache) of more tokens of every row, int32 [B, T], T a multiple of the context shards.
 
     `where`: their positions, which go on from those in the cache, and segments: 1, or 0 for none. length: what a RoPE
-    scaling takes the rows' to be.
+    scaling takes the rows' to be, int, or each row's, a tuple of them.
     """
     kinds, see = model.config.kinds, model.views(rope, length)
     steps = [Step(see(kind, where.positions), see(kind, old.tokens.positions), where, old, model.attention.kernel)

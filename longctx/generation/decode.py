@@ -16,9 +16,10 @@ from pallas_kernels.masks import Tokens
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(4, 5))
-def read(graph, rope: RopeConfig | None, length: int, params, cache, last, batch: dict):
+def read(graph, rope: RopeConfig | None, length: int | tuple[int, ...], params, cache, last, batch: dict):
     """(cache, last) after one chunk of the prompts.
 
+    length: what a RoPE scaling takes the rows' to be, or each row's.
     last: [B, D], the hidden state of each row's last token; zeros before it was read.
     batch: [B, T]: tokens, positions, segments (0: past the prompt's end), and `ends`, 1 at each row's last token.
     """
@@ -29,7 +30,7 @@ def read(graph, rope: RopeConfig | None, length: int, params, cache, last, batch
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
-def read_one(graph, rope: RopeConfig | None, length: int, params, cache, tokens, positions):
+def read_one(graph, rope: RopeConfig | None, length: int | tuple[int, ...], params, cache, tokens, positions):
     """The same for one more token of every row, at its position; int32 [B] each."""
     # every context shard takes a column, and all but the first are padding
     column = lambda x: jax.sharding.reshard(
@@ -41,6 +42,11 @@ def read_one(graph, rope: RopeConfig | None, length: int, params, cache, tokens,
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
 def choose(graph, params, last, temperature: float, top_p: float, key, step):
-    """The token int32 [B] after each row's `last`; `step` counts them, so that each is drawn by a key of its own."""
+    """The token int32 [B] after each row's `last`, -1 where logits are NaN.
+
+    `step` counts them, so that each is drawn by a key of its own.
+    """
     logits = functional.merged(graph, params).logits(last, meshes.ROW_LOGITS)
-    return sample(jax.sharding.reshard(logits, meshes.REPLICATED), jax.random.fold_in(key, step), temperature, top_p)
+    logits = jax.sharding.reshard(logits, meshes.REPLICATED)
+    token = sample(logits, jax.random.fold_in(key, step), temperature, top_p)
+    return jnp.where(jnp.isnan(logits).any(-1), -1, token)

@@ -1,5 +1,9 @@
 """What may be asked of a generation. Free of jax: a command checks it first."""
 import dataclasses
+import math
+import numbers
+
+import numpy as np
 
 from longctx.errors import UserError
 
@@ -23,10 +27,43 @@ class Request:
     def check(self) -> "Request":
         """Itself. Raises UserError for a number that cannot work."""
         for name in ("max_new_tokens", "chunk"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} must be at least 1 token.")
-        if not 0 <= self.temperature < float("inf"):
-            raise UserError(f"temperature={self.temperature} must be 0 (the likeliest token) or above, such as 0.8.")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p={self.top_p} must be above 0 and at most 1, which leaves out no token.")
+            if not _whole(getattr(self, name)) or getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)!r} must be at least 1 token, in whole numbers.")
+        check_sampling(self.temperature, self.top_p)
+        if not isinstance(self.stop, tuple | list) or not all(_whole(token) and token >= 0 for token in self.stop):
+            raise UserError(f"stop={self.stop!r} must be a tuple of token ids, such as (2,), or ().")
         return self
+
+
+def check_sampling(temperature: float, top_p: float) -> None:
+    """Raises UserError for what sampling.sample cannot take."""
+    if not _real(temperature) or not 0 <= temperature < math.inf:
+        raise UserError(f"temperature={temperature!r} must be 0 (the likeliest token) or above, such as 0.8.")
+    if not _real(top_p) or not 0 < top_p <= 1:
+        raise UserError(f"top_p={top_p!r} must be above 0 and at most 1, which leaves out no token.")
+
+
+def token_ids(field: str, ids, vocab_size: int, axes: str) -> np.ndarray:
+    """Token ids as int32, of an array that has the axes, "T" or "BT", and only ids that the model knows.
+
+    Raises UserError; `field` names the array in it.
+    """
+    try:
+        ids = np.asarray(ids)
+    except ValueError as error:
+        raise UserError(f"{field} is no array: {error}") from error
+    what = "a row of token ids" if axes == "T" else "token ids [B, T], rows of one length"
+    if ids.ndim != len(axes) or not ids.size or not np.issubdtype(ids.dtype, np.integer):
+        raise UserError(f"{field} is {ids.dtype}{list(ids.shape)}; it must be {what}, at least one, in integers.")
+    if ids.min() < 0 or ids.max() >= vocab_size:
+        raise UserError(f"{field} holds ids from {ids.min()} to {ids.max()}; those of the model are from 0 to "
+                        f"{vocab_size - 1}.")
+    return ids.astype(np.int32)
+
+
+def _whole(value) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _real(value) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)

@@ -2,19 +2,32 @@
 import jax
 import jax.numpy as jnp
 
+from longctx.errors import as_user_error
+from longctx.generation.request import check_sampling
+from pallas_kernels.arguments import require_floats
+
+_LEAST, _MOST = (float(bound) for bound in (jnp.finfo(jnp.float32).tiny, jnp.finfo(jnp.float32).max))
+
 
 def sample(logits, key, temperature: float = 0.0, top_p: float = 1.0):
     """int32 [B] from logits float32 [B, V]: drawn from softmax(logits / temperature), or the largest at temperature 0.
 
     top_p: of each row only the likeliest tokens can be drawn, as few as have that much probability together (nucleus
     sampling, arXiv 1904.09751). A row's draw depends on the key and its index alone, not on how many rows there are.
+    Raises UserError for a temperature or top_p that is none, or logits of another form.
     """
+    check_sampling(temperature, top_p)
+    as_user_error(require_floats, "logits", logits, "BV")
     if temperature == 0:
         return jnp.argmax(logits, -1).astype(jnp.int32)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(logits)))
-    logits, token = jax.lax.top_k(logits / temperature, logits.shape[-1])           # sorted
-    share = jax.nn.softmax(logits, -1)
-    before = jnp.cumsum(share, -1) - share
-    logits = jnp.where(before < top_p, logits, -jnp.inf)
+    logits, token = jax.lax.top_k(logits, logits.shape[-1])                         # sorted
+    # the largest becomes 0 before the division, which may overflow: at any temperature exp() is 1 there, and not NaN
+    below = jnp.where(logits == logits[:, :1], 0.0, logits - logits[:, :1])
+    logits = below / min(max(temperature, _LEAST), _MOST)
+    if top_p < 1:
+        share = jax.nn.softmax(logits, -1)
+        before = jnp.cumsum(share, -1) - share
+        logits = jnp.where(before < max(top_p, _LEAST), logits, -jnp.inf)
     place = jax.vmap(jax.random.categorical)(keys, logits)
     return jnp.take_along_axis(token, place[:, None], -1)[:, 0]

@@ -20,6 +20,7 @@ from longctx.config import AttentionConfig, DataConfig, MeshConfig, ModelConfig,
 from longctx.data import special_tokens
 from longctx.errors import UserError, unknown_name
 from longctx.generation import api as generation
+from longctx.generation.request import token_ids
 from longctx.hf import files, folder, parameters, rope, text
 from longctx.hf.architectures import ARCHITECTURES, differences, explicit, express
 from longctx.hf.settings import DTYPES
@@ -51,10 +52,11 @@ class Model:
             return functional.graph(self.config, self.attention)
 
     def __call__(self, ids) -> np.ndarray:
-        """Logits float32 [B, T, V] of token ids int [B, T]; RoPE scalings that look at the length see T."""
-        ids = np.asarray(ids, np.int32)
-        if ids.ndim != 2 or not ids.size:
-            raise UserError(f"ids of shape {ids.shape} must be [B, T].")
+        """Logits float32 [B, T, V] of token ids int [B, T]; RoPE scalings that look at the length see T.
+
+        Raises UserError for ids that are not integers, or not below V.
+        """
+        ids = token_ids("ids", ids, self.config.vocab_size, "BT")
         (B, T), shards = ids.shape, self.mesh.shape["context_outer"] * self.mesh.shape["context"]
         rows, columns = self.mesh.shape["data"] * self.mesh.shape["fsdp"], layouts.unit(self.attention.layout, shards)
         batch = {"tokens": ids, "positions": np.broadcast_to(np.arange(T, dtype=np.int32), (B, T)),
@@ -78,10 +80,13 @@ class Model:
           how: chunk, temperature, top_p, key, length, rope: as for generation.api.stream. Default: greedy.
         """
         stop = self.ends if stop is None else stop
-        prompts = [np.asarray(row, np.int32) for row in ids]
+        several = isinstance(ids, list | tuple)
+        vocab_size = self.config.vocab_size
+        prompts = [token_ids(f"ids[{i}]", row, vocab_size, "T") for i, row in enumerate(ids)] if several else list(
+            token_ids("ids", ids, vocab_size, "BT"))
         with jax.set_mesh(self.mesh):
             new = generation.generate(self.graph, self.params, prompts, max_new_tokens, stop=stop, **how)
-        if isinstance(ids, list | tuple):
+        if several:
             return [np.concatenate(both) for both in zip(prompts, new, strict=True)]
         return np.stack([np.pad(np.concatenate(both), (0, max_new_tokens - len(both[1])), "edge")
                          for both in zip(prompts, new, strict=True)])

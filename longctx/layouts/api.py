@@ -10,6 +10,7 @@ Even work is not all: kernels compute in blocks, and can skip none that holds to
 pieces should be about as wide as a kernel's blocks, as in "per_document(256)"; where documents are shorter than C such
 blocks, width 1 has every shard compute several times as many of them.
 """
+import numbers
 import re
 
 import numpy as np
@@ -28,7 +29,7 @@ WITH_WIDTH = {"striped": Striped, "per_document": PerDocument, "balanced": Balan
 
 def parse(text: str) -> Layout:
     """The layout that text such as "zigzag" or "striped(256)" names. Raises UserError for anything else."""
-    match = re.fullmatch(r"(\w+)\(([1-9]\d*)\)", text)
+    match = re.fullmatch(r"(\w+)\(([1-9]\d*)\)", text) if isinstance(text, str) else None
     if match and match[1] in WITH_WIDTH:
         return WITH_WIDTH[match[1]](int(match[2]))
     if text not in LAYOUTS:
@@ -37,7 +38,8 @@ def parse(text: str) -> Layout:
 
 
 def unit(name: str, shards: int) -> int:
-    """What the length of a row must divide by."""
+    """What the length of a row must divide by. Raises UserError for an unknown layout, or a number that is no count."""
+    _require_count("shards", shards)
     pieces = parse(name).pieces
     return shards * pieces if shards > 1 else 1
 
@@ -45,6 +47,7 @@ def unit(name: str, shards: int) -> int:
 def check(name: str, length: int, shards: int) -> None:
     """Raises UserError for an unknown layout, or a length that does not divide; names the nearest lengths that do."""
     need = unit(name, shards)
+    _require_count("seq_len", length)
     if length % need:
         below, above = length // need * need, -(-length // need) * need
         near = f"{below} or {above}" if below else f"{above}"
@@ -57,6 +60,8 @@ def permutation(name: str, segments: np.ndarray, shards: int, reaches: Reaches =
 
     segments: int [B, T], the documents of each row in runs. reaches: see Layout.owner. Raises UserError as `check`.
     """
+    if segments.ndim != 2 or not np.issubdtype(segments.dtype, np.integer) or segments.min(initial=0) < 0:
+        raise UserError(f"segments {segments.dtype}{list(segments.shape)} must be integers [B, T], none below 0.")
     check(name, segments.shape[1], shards)
     if shards == 1:
         return np.arange(segments.shape[1])[None]
@@ -70,11 +75,25 @@ def inverse(order: np.ndarray) -> np.ndarray:
 
 
 def permute(x, order: np.ndarray):
-    """An array [B, T, ...] with its rows in the given order."""
+    """An array [B, T, ...] with its rows in the given order, int [B, T], or [1, T] for all rows."""
+    if len(order) not in (1, len(x)) or order.shape[1:] != x.shape[1:2]:
+        raise UserError(f"an array {list(x.shape)} and an order {list(order.shape)}: rows must be of one length, and "
+                        "the order's be 1 or as many.")
     return x[np.arange(len(x))[:, None], order]
 
 
 def lay_out(batch: dict, name: str, shards: int, reaches: Reaches = CAUSAL) -> dict:
-    """A batch of arrays [B, T], `segments` among them, in the order of a layout."""
+    """A batch of arrays [B, T], `segments` among them, in the order of a layout. Raises UserError as `permutation`."""
+    if "segments" not in batch:
+        raise UserError(f"the batch holds {', '.join(batch)}, and must hold segments: int [B, T], 0 is padding.")
+    others = {key: x.shape for key, x in batch.items() if x.shape[:2] != batch["segments"].shape}
+    if others:
+        key, shape = next(iter(others.items()))
+        raise UserError(f"segments {list(batch['segments'].shape)} and {key} {list(shape)}: both must be [B, T].")
     order = permutation(name, batch["segments"], shards, reaches)
     return {key: permute(x, order) for key, x in batch.items()}
+
+
+def _require_count(name: str, value) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise UserError(f"{name}={value!r} must be a whole number from 1 on.")

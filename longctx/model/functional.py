@@ -7,8 +7,11 @@ import functools
 import jax
 from flax import nnx
 
+from longctx import cuts, meshes
 from longctx.config import AttentionConfig, MemoryConfig, ModelConfig, RopeConfig
+from longctx.errors import UserError
 from longctx.loss import target_is_top, token_loss
+from longctx.model import names
 from longctx.model.transformer import Transformer
 from pallas_kernels.masks import Tokens
 
@@ -16,14 +19,26 @@ _PLAIN = MemoryConfig()
 
 
 def graph(config: ModelConfig, attention: AttentionConfig, memory: MemoryConfig = _PLAIN):
-    """The static part of the model. Costs a trace, no arrays."""
+    """The static part of the model. Costs a trace, no arrays. Raises UserError as `init`."""
+    _check(config)
     make = lambda: Transformer(jax.random.key(0), config, attention, memory)
     return nnx.split(jax.eval_shape(make), graph=False)[0]
 
 
 def init(config: ModelConfig, attention: AttentionConfig, key):
-    """Parameters as a nested dict of arrays, each born in its sharding."""
+    """Parameters as a nested dict of arrays, each born in its sharding.
+
+    Raises UserError for sizes that do not divide one another, or by the axes of the mesh, and for unknown names.
+    """
+    _check(config)
     return nnx.to_pure_dict(nnx.split(Transformer(key, config, attention, _PLAIN), graph=False)[1])
+
+
+def _check(config: ModelConfig) -> None:
+    if jax.sharding.get_abstract_mesh().empty:
+        raise UserError("there is no mesh: call it under jax.set_mesh(meshes.make(MeshConfig())), one device.")
+    cuts.check(config, meshes.sizes())
+    names.check(config)
 
 
 def merged(graph, params) -> Transformer:

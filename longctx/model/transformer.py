@@ -57,8 +57,11 @@ class Transformer(nnx.Module):
         attends = [functools.partial(self._attend, views[kind], where) for kind in kinds]
         return self.through(tokens, attends)[0]
 
-    def views(self, rope: RopeConfig | None, length: int, stretch=None):
-        """(kind, positions int32 [B, T]) -> View: what the layers of a kind see of positions; for once per step."""
+    def views(self, rope: RopeConfig | None, length: int | tuple[int, ...], stretch=None):
+        """(kind, positions int32 [B, T]) -> View: what the layers of a kind see of positions; for once per step.
+
+        length: what a RoPE scaling takes the rows' to be, or each row's.
+        """
         config = self.config
         learned = jnp.asarray(self.bias_table) if learned_numbers(config.kinds) else None
 

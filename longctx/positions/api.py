@@ -2,7 +2,10 @@
 
 Free of jax: settings are checked here before it starts.
 """
+import dataclasses
 import functools
+import math
+import numbers
 
 from longctx.config import RopeConfig
 from longctx.errors import UserError, unknown_name
@@ -36,6 +39,9 @@ def frequencies(config: RopeConfig, head_size: int, length: int) -> Frequencies:
       UserError: for an unknown scaling, or one that misses a setting.
     """
     check(config, head_size)
+    if config.scaling in BY_LENGTH and (not isinstance(length, numbers.Integral) or length < 1):
+        raise UserError(f"length={length!r} must be that of a row, from 1 on, for model.rope.scaling="
+                        f"{config.scaling!r}.")
     return SCALINGS[config.scaling](config, head_size, length)
 
 
@@ -45,6 +51,7 @@ def check(config: RopeConfig, head_size: int, field: str = "model.rope") -> None
         raise unknown_name(f"{field}.scaling", config.scaling, SCALINGS)
     if config.pairing not in PAIRINGS:
         raise unknown_name(f"{field}.pairing", config.pairing, PAIRINGS)
+    _check_numbers(config, head_size, field)
     if config.base <= 1:
         raise UserError(f"{field}.base={config.base} must be above 1, e.g. 10000.")
     if config.factor <= 0:
@@ -57,6 +64,15 @@ def check(config: RopeConfig, head_size: int, field: str = "model.rope") -> None
                         f"for {field}.scaling={config.scaling!r}, at least {needed}.")
     _check_size(config, head_size, field)
     _check_knobs(config, field)
+
+
+def _check_numbers(config: RopeConfig, head_size: int, field: str) -> None:
+    if head_size < 1:
+        raise UserError(f"head_size={head_size} must be at least 1.")
+    for name, value in dataclasses.asdict(config).items():
+        held = () if name in ("scaling", "pairing") else value if isinstance(value, tuple) else (value,)
+        if not all(isinstance(number, numbers.Real) and math.isfinite(number) for number in held):
+            raise UserError(f"{field}.{name}={value!r} must be finite, a number.")
 
 
 def _check_size(config: RopeConfig, head_size: int, field: str) -> None:

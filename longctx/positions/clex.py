@@ -27,13 +27,14 @@ class Clex(nnx.Module):
         self.clex_up = weight(key, "clex_up", (d // 2, config.clex_width * d), d // 2, dtype)
         self.clex_down = constant(0.0, "clex_down", (config.clex_width * d, d // 2), dtype)
 
-    def tables(self, positions, config: RopeConfig, head_size: int, length: int, stretch=None,
+    def tables(self, positions, config: RopeConfig, head_size: int, length: int | tuple[int, ...], stretch=None,
                divisor=1) -> rope.Table:
         """As rope.tables; stretch: whole numbers t float32 [B]; None is what the row's length asks for."""
         up, down = (jnp.asarray(w).astype(jnp.float32) for w in (self.clex_up, self.clex_down))
         by_t = frequencies(up, down, config, head_size)
         if stretch is None:
-            mine = by_t[None, scaling.clex_stretch(config, length) - 1]
+            lengths = length if isinstance(length, tuple) else (length,)
+            mine = by_t[np.array([scaling.clex_stretch(config, n) - 1 for n in lengths])]
         else:
             # a gather, in a form that leaves the rows cut as they are
             chosen = jnp.minimum(stretch, len(by_t))[:, None] == jnp.arange(1.0, len(by_t) + 1)[None]

@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from longctx.errors import as_user_error
 from longctx.parsing import parse_call
+from pallas_kernels.arguments import require_whole
 from pallas_kernels.attention import bias as biases
-from pallas_kernels.masks import Beyond, Chunked, ChunksBefore, Full, Mask, Sinks, Window
+from pallas_kernels.masks import MOST, Beyond, Chunked, ChunksBefore, Full, Mask, Sinks, Window
 
 Map = Callable[[jax.Array], jax.Array]
 
@@ -45,7 +47,7 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """Base of the methods. Frozen and hashable; the fields are the numbers in parentheses of a setting.
+    """Base of the methods. Frozen and hashable; the fields are the numbers in parentheses of a setting, from 1 on.
 
     Attributes:
       rotates: whether queries and keys are rotated at all.
@@ -55,6 +57,10 @@ class Method:
     rotates = True
     bias = None
     learned = 0
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            as_user_error(require_whole, f"{type(self).__name__} with {field.name}", getattr(self, field.name), 1, MOST)
 
     def parts(self) -> tuple[Part, ...]:
         return Part(),

@@ -3,10 +3,14 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from longctx.config import RopeConfig
+from longctx.errors import UserError, as_user_error
 from longctx.positions import api
 from longctx.positions.angles import angles, constant_turns, learned_turns
+from pallas_kernels.arguments import require_floats, require_integers, require_range, require_whole, said
+from pallas_kernels.masks import MOST
 
 
 @jax.tree_util.register_dataclass
@@ -18,17 +22,23 @@ class Table:
     pairing: str = dataclasses.field(metadata=dict(static=True))
 
 
-def tables(positions: jax.Array, config: RopeConfig, head_size: int, length: int, stretch=None, divisor=1) -> Table:
+def tables(positions: jax.Array, config: RopeConfig, head_size: int, length: int | tuple[int, ...], stretch=None,
+           divisor=1) -> Table:
     """The table of int32 positions [B, T] in rows of `length` tokens; made once per step and shared by all layers.
 
-    stretch: float32 [B], divides the frequencies of each row. divisor: a whole number that divides all of them.
+    length: of all rows, or a tuple of B, each row's own. stretch: float32 [B], divides the frequencies of each row.
+    divisor: a whole number that divides all of them. Raises UserError for positions that are no integers, or below 0
+    where they are known.
     """
-    inv_freq, factor = api.frequencies(config, head_size, length)
-    inv_freq = inv_freq / divisor
+    as_user_error(require_integers, "positions", positions, "BT")
+    as_user_error(require_range, "positions", positions, 0, 2**31 - 1)
+    as_user_error(require_whole, "divisor", divisor, 1, MOST)
+    found = [api.frequencies(config, head_size, n) for n in (length if isinstance(length, tuple) else (length,))]
+    inv_freq, factor = np.stack([rows for rows, _ in found]) / divisor, found[0][1]     # no factor depends on a length
     if stretch is not None:
-        rows = jnp.asarray(inv_freq, jnp.float32)[None] / stretch[:, None]
+        rows = jnp.asarray(inv_freq, jnp.float32) / stretch[:, None]
         return learned_table(positions, rows, config.pairing, factor)
-    return _table(angles(positions[..., None], constant_turns(inv_freq[None, None])), config.pairing, factor)
+    return _table(angles(positions[..., None], constant_turns(inv_freq[:, None])), config.pairing, factor)
 
 
 def learned_table(positions: jax.Array, frequencies: jax.Array, pairing: str, factor: float = 1.0) -> Table:
@@ -45,9 +55,16 @@ def _table(angle, pairing: str, factor: float) -> Table:
 
 
 def rotate(x: jax.Array, table: Table) -> jax.Array:
-    """x BTNH, its first 2 * pairs dimensions rotated by its tokens' angles; in float32, returned in x's dtype."""
+    """x BTNH, its first 2 * pairs dimensions rotated by its tokens' angles; in float32, returned in x's dtype.
+
+    Raises UserError where x is not that, or the table of other tokens or larger heads.
+    """
+    as_user_error(require_floats, "x", x, "BTNH")
+    (rows, length, pairs), (B, T, _, H) = table.cos.shape, x.shape
+    if rows not in (1, B) or length != T or 2 * pairs > H:
+        raise UserError(f"{said('x', x)} and a table of [B, T, pairs] = {list(table.cos.shape)} do not go together.")
     cos, sin = table.cos[:, :, None], table.sin[:, :, None]                       # BT1p
-    pairs, axis = cos.shape[-1], api.PAIRINGS[table.pairing]
+    axis = api.PAIRINGS[table.pairing]
     if pairs == 0:                                                                # NoPE
         return x
     turning, passing = x[..., :2 * pairs].astype(jnp.float32), x[..., 2 * pairs:]

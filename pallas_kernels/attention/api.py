@@ -8,7 +8,7 @@ import functools
 import jax
 
 from pallas_kernels import dispatch
-from pallas_kernels.attention import chunked, gpu_mosaic, jax_triton, reference, tpu
+from pallas_kernels.attention import arguments, chunked, gpu_mosaic, jax_triton, reference, tpu
 from pallas_kernels.attention.gpu_cudnn import Cudnn
 from pallas_kernels.attention.spec import AttentionSpec, rows
 from pallas_kernels.masks import Tokens
@@ -32,24 +32,19 @@ def select(name: str, q, k, spec: AttentionSpec, platform: str | None = None):
     """The implementation module called `name`, or the first one for `platform` that can do the job when name is "auto".
 
     Raises:
-      ValueError: for an unknown name (the known ones are listed), or when shapes do not fit together.
+      ValueError: for an unknown name (the known ones are listed).
       NotImplementedError: when the named one cannot, or none can; with each one's reason.
     """
-    if q.shape[2] % k.shape[2] or q.shape[-1] != k.shape[-1]:
-        raise ValueError(f"query heads {q.shape[2]} x {q.shape[-1]} do not go with "
-                         f"key heads {k.shape[2]} x {k.shape[-1]}: "
-                         "key heads must divide query heads, head sizes must be equal.")
     return dispatch.choose("attention", IMPLEMENTATIONS, PREFERENCE, name, platform, q, k, spec)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def attention(q, k, v, tokens: tuple[Tokens, Tokens], spec: AttentionSpec, implementation: str = "auto", table=None):
     """Softmax attention as the mergeable pair (out, lse), differentiable in q, k, v and table through both.
 
     Args:
       q: [B, T, N, H].
       k, v: [B, S, K, H]; K divides N (GQA, MQA).
-      tokens: (of the queries [B, T], of the keys [B, S]): positions and segment ids, all a mask may know.
+      tokens: (of the queries [B, T], of the keys [B, S]): positions and segment ids, all a mask may know; integers.
       spec: mask, scale, soft cap.
       implementation: a name in IMPLEMENTATIONS, or "auto".
       table: [N, D], what spec.bias reads.
@@ -57,12 +52,25 @@ def attention(q, k, v, tokens: tuple[Tokens, Tokens], spec: AttentionSpec, imple
     Returns:
       out [B, T, N, H] in q's dtype (float32 when spec.partial), and lse float32 [B, T, N]: log-sum-exp of the scores in
       nats. Rows that see no key have out = 0 and lse = -inf.
+
+    Raises:
+      ValueError: for shapes and dtypes that do not go together, or ids below 0 where they are known.
+      ValueError, NotImplementedError: see select.
     """
+    q, k, v, table = (arguments.as_jax(x) for x in (q, k, v, table))
+    arguments.check_arrays(q, k, v)
+    tokens = tuple(arguments.checked_tokens(here, x, name) for here, x, name in zip(tokens, (q, k), "qk", strict=True))
+    arguments.check_table(spec.bias, table, q.shape[2])
+    return _attention(q, k, v, tokens, spec, implementation, table)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _attention(q, k, v, tokens, spec, implementation, table):
     return select(implementation, q, k, spec).forward(q, k, v, tokens, spec, table)
 
 
-def _forward(q, k, v, tokens, spec, implementation, table=None):
-    result = attention(q, k, v, tokens, spec, implementation, table)
+def _forward(q, k, v, tokens, spec, implementation, table):
+    result = _attention(q, k, v, tokens, spec, implementation, table)
     return result, (q, k, v, tokens, table, result)
 
 
@@ -73,4 +81,4 @@ def _backward(spec, implementation, saved, cotangent):
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None, dtable
 
 
-attention.defvjp(_forward, _backward)
+_attention.defvjp(_forward, _backward)

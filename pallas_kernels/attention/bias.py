@@ -10,12 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pallas_kernels.arguments import require_whole
 from pallas_kernels.masks import Tokens
 
 
 @dataclasses.dataclass(frozen=True)
 class Bias:
-    """Base of the biases. Frozen and hashable, so that one can be a static argument of a jit."""
+    """Base of the biases. Frozen and hashable, so that one can be a static argument of a jit.
+
+    width: D, how many numbers of each head the table holds.
+    """
+    width = 1
 
     def score(self, table: jax.Array, distance: jax.Array) -> jax.Array:
         """[N, *distance.shape] in the table's dtype, from the table [N, D] and q's position - k's position."""
@@ -36,10 +41,20 @@ class T5(Bias):
 
     Half the buckets hold one distance each, the others grow as powers up to `max_distance` tokens; the last holds all
     beyond. Unless `bidirectional`, where half of the buckets are for later keys, those share the bucket of distance 0.
+    Raises ValueError for fewer than 2 buckets in a direction, or a max_distance that leaves none to grow.
     """
     buckets: int = 32
     max_distance: int = 128
     bidirectional: bool = False
+
+    def __post_init__(self):
+        least = 4 if self.bidirectional else 2
+        require_whole("buckets", self.buckets, least, 2**20)
+        require_whole("max_distance", self.max_distance, self._one_way() // 2 + 1, 2**30)
+
+    @property
+    def width(self):
+        return self.buckets
 
     def score(self, table, distance):
         near = jnp.clip(distance, -self.max_distance, self.max_distance) + self.max_distance
@@ -52,7 +67,7 @@ class T5(Bias):
         in its order, whatever the logarithm of the device gives.
         """
         distance = np.arange(-self.max_distance, self.max_distance + 1)
-        count = self.buckets // 2 if self.bidirectional else self.buckets
+        count = self._one_way()
         size = np.abs(distance) if self.bidirectional else np.maximum(distance, 0)
         exact = count // 2
         ratio = np.log(np.maximum(size, 1).astype(np.float32) / np.float32(exact))
@@ -60,12 +75,16 @@ class T5(Bias):
         bucket = np.where(size < exact, size, np.minimum(exact + grown.astype(np.int32), count - 1))
         return (bucket + np.where(self.bidirectional & (distance < 0), count, 0)).astype(np.int32)
 
+    def _one_way(self) -> int:
+        return self.buckets // 2 if self.bidirectional else self.buckets
+
 
 def alibi_slopes(heads: int) -> np.ndarray:
     """The published slopes, float32 [heads, 1]: 2^(-8 i / n) for i = 1..n.
 
     Where the heads are no power of two: those of the power below, then every second one of the power above.
     """
+    require_whole("heads", heads, 1, 2**20)
     power = 1 << (heads.bit_length() - 1)
     of = lambda n: 2.0 ** (-8.0 * np.arange(1, n + 1) / n)
     return np.concatenate([of(power), of(2 * power)[::2][:heads - power]]).astype(np.float32)[:, None]

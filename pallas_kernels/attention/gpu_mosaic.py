@@ -24,8 +24,6 @@ def why_not(q, k, spec: AttentionSpec, platform: str) -> str | None:
         return f"takes bfloat16 or float16 alone, not {q.dtype} queries with {k.dtype} keys"
     if q.shape[3] not in HEAD_SIZES:
         return f"takes head sizes 64 and 128 alone, not {q.shape[3]}"
-    if spec.score_scale(q.shape[3]) <= 0:
-        return f"takes a positive scale, not {spec.scale}"
     return None
 
 

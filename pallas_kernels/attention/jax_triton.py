@@ -29,8 +29,6 @@ def why_not(q, k, spec: AttentionSpec, platform: str) -> str | None:
         return f"takes heads of size {', '.join(map(str, HEAD_SIZES))} alone, not {q.shape[-1]}"
     if reason := triton_blocks.why_not(q, spec.block):
         return reason
-    if spec.score_scale(q.shape[-1]) <= 0:
-        return f"wants a positive scale, not {spec.scale}"
     return None
 
 

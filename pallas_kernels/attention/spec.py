@@ -6,7 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels import masks
+from pallas_kernels.arguments import require_finite, require_whole, short
 from pallas_kernels.attention.bias import Bias
+
+_TINY = float(jnp.finfo(jnp.float32).tiny)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +23,8 @@ class AttentionSpec:
       soft_cap: scores become cap * tanh(scores / cap); 0 is none.
       partial: out, dq, dk, dv come in float32 because they are summed with other parts; else in the inputs' dtypes.
       block: tokens per block, for implementations that have one; 0 lets them choose.
+
+    Raises ValueError for a mask, a bias or a number that is none.
     """
     mask: masks.Mask = masks.Causal()
     scale: float | None = None
@@ -27,6 +32,16 @@ class AttentionSpec:
     soft_cap: float = 0.0
     partial: bool = False
     block: int = 0
+
+    def __post_init__(self):
+        if not isinstance(self.mask, masks.Mask):
+            raise ValueError(f"mask={short(self.mask)} must be one of pallas_kernels.masks, such as Causal().")
+        if not isinstance(self.bias, Bias | None):
+            raise ValueError(f"bias={short(self.bias)} must be None or of pallas_kernels.attention.bias, as Alibi().")
+        if self.scale is not None:
+            require_finite("scale", self.scale, _TINY, "above 0; None is 1 / sqrt(head size)")
+        require_finite("soft_cap", self.soft_cap, 0, "0 (none) or above")
+        require_whole("block", self.block, 0, masks.MOST)
 
     def score_scale(self, head_size: int) -> float:
         return self.scale if self.scale is not None else head_size ** -0.5

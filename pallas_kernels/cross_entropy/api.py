@@ -11,6 +11,7 @@ import functools
 import jax
 
 from pallas_kernels import dispatch
+from pallas_kernels.arguments import require_floats, require_integers, said
 from pallas_kernels.cross_entropy import chunked, jax_triton, reference, tpu
 from pallas_kernels.cross_entropy.spec import CrossEntropySpec
 
@@ -27,7 +28,6 @@ def select(name: str, x, head, spec: CrossEntropySpec, platform: str | None = No
     return dispatch.choose("cross-entropy", IMPLEMENTATIONS, PREFERENCE, name, platform, x, head, spec)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def head_scores(x, head, targets, spec: CrossEntropySpec, implementation: str = "auto"):
     """Target scores and log-sum-exps of the logits x @ head, differentiable in x and head through both.
 
@@ -39,12 +39,36 @@ def head_scores(x, head, targets, spec: CrossEntropySpec, implementation: str = 
 
     Returns:
       (score, lse), each float32 [M]; the loss of a token in nats is lse - score.
+
+    Raises:
+      ValueError: for shapes and dtypes that do not go together.
+      ValueError, NotImplementedError: see select.
     """
+    check(x, head, targets)
+    return _head_scores(x, head, targets, spec, implementation)
+
+
+def check(x, head, targets, letters: str = "M") -> None:
+    """That hidden states [M, D], a head [D, V] and targets [M] go together. Raises ValueError.
+
+    letters: of the axes of tokens, M or others.
+    """
+    require_floats("x", x, letters + "D")
+    require_floats("head", head, "DV")
+    require_integers("targets", targets, letters)
+    if x.shape[-1] != head.shape[0] or x.dtype != head.dtype:
+        raise ValueError(f"{said('x', x)} and {said('head', head)} must have one dtype and one D: x @ head are logits.")
+    if x.shape[:-1] != targets.shape:
+        raise ValueError(f"{said('x', x)} and {said('targets', targets)}: there must be a target for each token.")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _head_scores(x, head, targets, spec, implementation):
     return select(implementation, x, head, spec).forward(x, head, targets, spec)
 
 
 def _forward(x, head, targets, spec, implementation):
-    score, lse = head_scores(x, head, targets, spec, implementation)
+    score, lse = _head_scores(x, head, targets, spec, implementation)
     return (score, lse), (x, head, targets, lse)
 
 
@@ -54,4 +78,4 @@ def _backward(spec, implementation, saved, cotangent):
     return dx, dhead, None
 
 
-head_scores.defvjp(_forward, _backward)
+_head_scores.defvjp(_forward, _backward)

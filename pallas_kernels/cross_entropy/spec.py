@@ -3,6 +3,8 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from pallas_kernels.arguments import require_finite, require_whole
+
 
 @dataclasses.dataclass(frozen=True)
 class CrossEntropySpec:
@@ -14,6 +16,10 @@ class CrossEntropySpec:
     """
     soft_cap: float = 0.0
     chunk: int = 1024
+
+    def __post_init__(self):
+        require_finite("soft_cap", self.soft_cap, 0, "0 (none) or above")
+        require_whole("chunk", self.chunk, 1, 2**31 - 1)
 
     def cap(self, logits):
         """The soft-capped logits."""

@@ -136,3 +136,25 @@ def test_an_unknown_layout_names_the_known(name, hint):
     with pytest.raises(UserError, match=hint) as error:
         layouts.parse(name)
     assert "\n" not in str(error.value) and "per_document" in str(error.value)
+
+
+ROW = np.ones((2, 16), np.int32)
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda: layouts.lay_out({"tokens": ROW}, "zigzag", 2), "the batch holds tokens, and must hold segments"),
+    (lambda: layouts.lay_out({"segments": ROW, "tokens": ROW[:, :12]}, "zigzag", 2),
+     r"segments \[2, 16\] and tokens \[2, 12\]"),
+    (lambda: layouts.lay_out({"segments": ROW, "tokens": ROW[:1]}, "zigzag", 2), r"tokens \[1, 16\]"),
+    (lambda: layouts.lay_out({"segments": ROW[0]}, "zigzag", 2), r"segments int32\[16\] must be integers \[B, T\]"),
+    (lambda: layouts.lay_out({"segments": ROW * 1.5}, "per_document", 2), "segments float64"),
+    (lambda: layouts.lay_out({"segments": ROW > 0}, "zigzag", 2), "segments bool"),
+    (lambda: layouts.lay_out({"segments": -ROW}, "zigzag", 2), "none below 0"),
+    (lambda: layouts.lay_out({"segments": ROW}, "zigzag", -1), "shards=-1 must be a whole number from 1"),
+    (lambda: layouts.lay_out({"segments": ROW}, "zigzag", 2.0), "shards=2.0"),
+    (lambda: layouts.check("zigzag", 0, 2), "seq_len=0"), (lambda: layouts.parse(None), "attention.layout=None"),
+    (lambda: layouts.permute(ROW, np.arange(12)[None]), r"array \[2, 16\] and an order \[1, 12\]"),
+])
+def test_what_cannot_be_laid_out(call, message):
+    with pytest.raises(UserError, match=message):
+        call()

@@ -8,6 +8,7 @@ from longctx.config import MeshConfig
 from longctx.data import rows
 from longctx.data.packing import pack
 from longctx.data.tokenizers import ByteTokenizer
+from longctx.errors import UserError
 from longctx.shift import ahead
 from tests.helpers import assert_close, packed
 
@@ -35,6 +36,34 @@ def test_tokens_ahead_without_a_mesh():
     assert ahead(**data, offset=2, fill=-1).tolist() == [[3, -1, -1, -1, -1, -1, -1]]
     with pytest.raises(ValueError, match="offset=0"):
         ahead(**data, offset=0)
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(positions=np.ones((2, 9), int)), r"x int32\[2, 48\] and positions int64\[2, 9\]: both must be"),
+    (dict(segments=np.ones((2, 48))), "segments float64.* integers"), (dict(segments=np.ones((2, 48), bool)), "bool"),
+    (dict(segments=-np.ones((2, 48), int)), "from -1 to -1"), (dict(offset=-1), "offset=-1"),
+    (dict(offset=1.5), "offset=1.5 must be a whole"), (dict(fill=float("nan")), "fill=nan"),
+    (dict(fill=0.5), "fill=0.5 must be a whole number from -2147483648"),
+    (dict(x=np.ones((2, 48), np.uint8), fill=-1), "fill=-1 .* from 0 to 255")])
+def test_what_has_nothing_ahead(change, message):
+    with pytest.raises(UserError, match=message):
+        ahead(**batch() | change)
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(targets=np.ones((2, 9), int)), r"x float32\[2, 6, 4\] and targets int64\[2, 9\]: there must be a target"),
+    (dict(targets=np.ones((2, 6))), "targets float64"), (dict(head=np.ones((5, 8), np.float32)), "one dtype and one D"),
+    (dict(weights=np.ones((2, 1))), r"targets int64\[2, 6\] and weights float64\[2, 1\] must be of one shape"),
+    (dict(weights=np.ones((2, 6)), tiles=0), "tiles=0")])
+def test_losses_of_what_does_not_go_together(change, message):
+    call = dict(x=np.ones((2, 6, 4), np.float32), head=np.ones((4, 8), np.float32), targets=np.ones((2, 6), int))
+    with pytest.raises(UserError, match=message):
+        loss.token_loss(**call | change)
+
+
+def test_a_mean_over_tokens_broadcasts_nothing():
+    with pytest.raises(UserError, match=r"nll float64\[2, 6\] and weights float64\[2, 1\]"):
+        loss.mean_over_tokens(np.ones((2, 6)), np.ones((2, 1)))
 
 
 @pytest.mark.parametrize("jit", [True, False])

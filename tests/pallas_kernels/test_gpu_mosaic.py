@@ -78,11 +78,11 @@ def test_cut_keys_and_rows_that_see_nothing(no_races):
     ("h200", {}, None), ("h100", dict(H=64, dtype="float16", mask="full"), None),
     ("b200", {}, "compute capability 9.0 (H100, H200), not 10.0"), ("a100", {}, "not 8.0"),
     ("h200", dict(dtype="float32"), "float32"), ("h200", dict(H=80), "not 80"),
-    ("h200", dict(bias=Alibi()), "no bias"), ("h200", dict(scale=-1.0), "positive scale")])
+    ("h200", dict(bias=Alibi()), "no bias")])
 def test_why_not_says_why(chip, change, words):
-    about = dict(H=128, dtype="bfloat16", mask="causal", bias=None, scale=None) | change
+    about = dict(H=128, dtype="bfloat16", mask="causal", bias=None) | change
     q = jax.ShapeDtypeStruct((1, 64, 2, about["H"]), about["dtype"])
-    spec = AttentionSpec(masks.parse(about["mask"]), scale=about["scale"], bias=about["bias"])
+    spec = AttentionSpec(masks.parse(about["mask"]), bias=about["bias"])
     with gpu_chips.target(chip):
         reason = gpu_mosaic.why_not(q, q, spec, "gpu")
     assert reason is None if words is None else words in reason

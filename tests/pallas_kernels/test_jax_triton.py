@@ -71,7 +71,6 @@ def test_pieces_of_a_cut_sequence(layout):
     ("bfloat16", 64, AttentionSpec(), "cpu", "runs on GPUs"), ("float32", 64, AttentionSpec(), "gpu", "not float32"),
     ("bfloat16", 64, AttentionSpec(bias=Alibi()), "gpu", "no bias"),
     ("bfloat16", 80, AttentionSpec(), "gpu", "16, 32, 64, 128 alone, not 80"),
-    ("bfloat16", 64, AttentionSpec(scale=-1.0), "gpu", "positive scale, not -1.0"),
     ("float16", 64, AttentionSpec(block=48), "gpu", "power of two, 16 or more, not 48"),
     ("bfloat16", 128, AttentionSpec(block=256), "gpu", "bytes of shared memory, and may take 232448"),
     ("float16", 128, AttentionSpec(block=64), "gpu", None), ("bfloat16", 128, AttentionSpec(), "gpu", None)])

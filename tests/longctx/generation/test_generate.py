@@ -13,6 +13,9 @@ from tests.longctx.generation.helpers import LENGTH, ONE, TINY, setup, uncached
 # a full layer, and one whose ring is shorter than a chunk
 MODEL = dataclasses.replace(TINY, pattern=(LayerConfig(), LayerConfig(mask="causal & (window(5) | sinks(2))")))
 DYNAMIC = dataclasses.replace(TINY, layers=1, rope=RopeConfig(scaling="dynamic", factor=2.0, original_length=8))
+LONGROPE = dataclasses.replace(TINY, layers=1, rope=RopeConfig(
+    scaling="longrope", original_length=30, short_factors=(1.0,) * 4, long_factors=(1.0, 2.0, 4.0, 8.0)))
+CLEX = dataclasses.replace(TINY, layers=1, rope=RopeConfig(scaling="clex", factor=8.0, original_length=6))
 PROMPTS = [np.random.default_rng(n).integers(0, TINY.vocab_size, n) for n in (21, 1, 16)]
 NEW = 12
 
@@ -50,8 +53,28 @@ def test_greedy_tokens_are_those_of_the_uncached_model_on_any_mesh(mesh_config):
     assert all(row.dtype == np.int32 for row in got) and len({*np.concatenate(got)}) > 3
 
 
-def test_a_scaling_by_length_takes_that_of_the_whole_request():
-    same(generate(DYNAMIC), by_hand(DYNAMIC, PROMPTS, NEW, length=21 + NEW))
+def of_each(config, length=None, prompts=PROMPTS):
+    """Greedy tokens of each prompt alone, in rows of `length`, or of what it may grow to."""
+    return [by_hand(config, [prompt], NEW, length or len(prompt) + NEW)[0] for prompt in prompts]
+
+
+@pytest.mark.parametrize("config, mesh_config", [
+    (DYNAMIC, MeshConfig(data=2, context=2)), (LONGROPE, ONE), (CLEX, MeshConfig(data=2))])
+def test_a_scaling_by_length_takes_that_of_each_row(config, mesh_config):
+    want = of_each(config)
+    same(generate(config, mesh_config), want)
+    assert any((a != b).any() for a, b in zip(want, of_each(config, length=21 + NEW), strict=True))
+
+
+def test_a_length_that_is_given_is_that_of_all_rows():
+    same(generate(DYNAMIC, length=40), by_hand(DYNAMIC, PROMPTS, NEW, length=40))
+
+
+def test_logits_that_are_nan_are_no_tokens():
+    mesh, graph, params = setup(MODEL)
+    broken = jax.tree.map(lambda x: x * float("nan"), params)
+    with jax.set_mesh(mesh), pytest.raises(UserError, match="logits are NaN after 0 new tokens: .* float32"):
+        api.generate(graph, broken, PROMPTS, NEW, chunk=8)
 
 
 def test_prompts_of_other_lengths_compile_nothing_again():
@@ -89,6 +112,12 @@ def test_a_seed_repeats_and_another_differs():
     ([[1]], {"chunk": 0}, "chunk=0 must be at least 1"),
     ([[1]], {"temperature": -1.0}, "temperature=-1.0 must be 0 .* or above"),
     ([[1]], {"top_p": 0.0}, "top_p=0.0 must be above 0"),
+    ([[True]], {}, r"prompts\[0\] is bool\[1\]"), ([[2**40]], {}, "from 1099511627776 to 1099511627776"),
+    ([[1]], {"count": 1.5}, "max_new_tokens=1.5 must be .* in whole numbers"),
+    ([[1]], {"top_p": float("nan")}, "top_p=nan must be above 0"), ([[1]], {"stop": 3}, r"stop=3 must be a tuple"),
+    ([[1]], {"stop": (1.5,)}, r"stop=\(1.5,\) must be a tuple"), ([[1]], {"length": 0}, "length=0 must be a whole"),
+    ([[1]], {"rope": "yarn"}, "rope='yarn' must be a RopeConfig"),
+    ([[1]], {"rope": RopeConfig(scaling="yran")}, "rope.scaling='yran' is not known. Did you mean 'yarn'"),
 ])
 def test_what_cannot_be_generated(prompts, how, message):
     with pytest.raises(UserError, match=message):

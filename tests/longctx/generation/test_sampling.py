@@ -3,6 +3,7 @@ import jax
 import numpy as np
 import pytest
 
+from longctx.errors import UserError
 from longctx.generation.sampling import sample
 
 ROWS = np.random.default_rng(0).standard_normal((5, 16)).astype(np.float32) * 2
@@ -19,6 +20,29 @@ def test_greedy_is_the_largest_and_what_a_temperature_near_0_draws():
     np.testing.assert_array_equal(sample(ROWS, None), largest)
     np.testing.assert_array_equal(draws(ROWS, 20, temperature=1e-3), np.tile(largest, (20, 1)))
     np.testing.assert_array_equal(draws(ROWS, 20, temperature=2.0, top_p=1e-6), np.tile(largest, (20, 1)))
+
+
+@pytest.mark.parametrize("temperature, top_p", [
+    (1e-37, 1.0), (1e-38, 0.9), (1e-45, 1.0), (1e-300, 1.0), (1e-300, 1e-300), (1.0, 1e-45)])
+def test_the_likeliest_token_at_the_ends_of_temperature_and_top_p(temperature, top_p):
+    rows = np.concatenate([ROWS, 1e30 * ROWS[:1], np.where(np.arange(16) % 3, -np.inf, ROWS[:1])])
+    want = np.tile(rows.argmax(-1), (20, 1))
+    np.testing.assert_array_equal(draws(rows, 20, temperature=temperature, top_p=top_p), want)
+
+
+def test_at_no_temperature_a_tie_stays_one_and_at_any_all_may_come():
+    tie = np.array([[1.0, 3.0, 3.0, 0.0]], np.float32)
+    assert set(draws(tie, 60, temperature=1e-300)[:, 0]) == {1, 2}
+    assert set(draws(tie, 200, temperature=1e300)[:, 0]) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("logits, how, message", [
+    (ROWS, dict(temperature=-1.0), "temperature=-1.0"), (ROWS, dict(temperature=float("nan")), "temperature=nan"),
+    (ROWS, dict(temperature=1.0, top_p=0.0), "top_p=0.0"), (ROWS, dict(top_p=2), "top_p=2 must"),
+    (ROWS[0], {}, r"logits float32\[16\]"), (ROWS.astype(int), {}, "logits int64")])
+def test_what_cannot_be_sampled(logits, how, message):
+    with pytest.raises(UserError, match=message):
+        sample(logits, jax.random.key(0), **how)
 
 
 @pytest.mark.parametrize("temperature, top_p", [(1.0, 0.5), (0.5, 0.9), (2.0, 0.8)])

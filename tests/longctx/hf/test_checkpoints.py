@@ -240,7 +240,7 @@ def test_index_that_names_a_missing_file(tmp_path):
 
 def test_ids_and_dtypes_that_are_refused(tmp_path):
     folder = tiny.write(tmp_path, "llama")
-    with pytest.raises(UserError, match=r"ids of shape \(3,\)"):
+    with pytest.raises(UserError, match=r"ids is int64\[3\]; it must be token ids \[B, T\]"):
         hf.load(folder)([1, 2, 3])
     with pytest.raises(UserError, match="dtype='float8' is not known"):
         hf.load(folder, dtype="float8")

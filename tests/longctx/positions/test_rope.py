@@ -8,6 +8,7 @@ import pytest
 
 from longctx import meshes
 from longctx.config import MeshConfig, RopeConfig
+from longctx.errors import UserError
 from longctx.positions import api, rope
 from tests.helpers import assert_close, relative_error, tolerance
 
@@ -87,3 +88,33 @@ def test_a_table_crosses_jit_and_knows_its_pairing():
     table = jax.jit(lambda p: rope.tables(p, RopeConfig(pairing="interleaved"), 8, 6))(positions)
     x = jnp.asarray(draw(6, 1, 6, 1, 8), jnp.float32)
     assert relative_error(jax.jit(rope.rotate)(x, table), rotated(x, positions, RopeConfig())) > 0.1
+
+
+POSITIONS = jnp.arange(6, dtype=jnp.int32)[None]
+turned = lambda x: rope.rotate(x, rope.tables(POSITIONS, RopeConfig(), 8, 6))
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda: rope.tables(POSITIONS * 0.5, RopeConfig(), 8, 6), "positions float32.* must be integers"),
+    (lambda: rope.tables(POSITIONS > 0, RopeConfig(), 8, 6), "positions bool"),
+    (lambda: rope.tables(POSITIONS[0], RopeConfig(), 8, 6), r"positions int32\[6\] must have the axes \[B, T\]"),
+    (lambda: rope.tables(POSITIONS - 3, RopeConfig(), 8, 6), "from -3 to 2, and they must be from 0"),
+    (lambda: rope.tables(POSITIONS, RopeConfig(), 8, 6, divisor=0), "divisor=0"),
+    (lambda: rope.tables(POSITIONS, RopeConfig(scaling="dynamic", original_length=4), 8, 0), "length=0 must be"),
+    (lambda: turned(jnp.ones((1, 6, 2, 4))), "do not go together"),
+    (lambda: turned(jnp.ones((1, 5, 2, 8))), r"x float32\[1, 5, 2, 8\]"),
+    (lambda: turned(jnp.ones((1, 6, 2, 8), int)), "x int32"),
+])
+def test_what_cannot_be_rotated(call, message):
+    with pytest.raises(UserError, match=message):
+        call()
+
+
+def test_each_row_of_a_length_of_its_own():
+    config = RopeConfig(scaling="dynamic", factor=2.0, original_length=4)
+    both, lengths = rope.tables(jnp.tile(POSITIONS, (2, 1)), config, 8, (6, 64)), (6, 64)
+    for row, length in enumerate(lengths):
+        alone = rope.tables(POSITIONS, config, 8, length)
+        np.testing.assert_array_equal(both.cos[row], alone.cos[0])
+        np.testing.assert_array_equal(both.sin[row], alone.sin[0])
+    assert (both.cos[0] != both.cos[1]).any()

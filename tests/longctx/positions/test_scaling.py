@@ -139,6 +139,9 @@ def test_whatever_is_accepted_gives_finite_frequencies(config, length):
     (dict(mscale=-1.0), "mscale=-1.0 must not be negative"),
     (dict(attention_factor=-1.0), "attention_factor=-1.0 must not be negative"),
     (dict(scaling="power"), "power=0.0 must be positive"),
+    (dict(base=float("nan")), "base=nan must be finite"), (dict(base="1e4"), "base='1e4' must be finite, a number"),
+    (dict(factor=float("inf")), "factor=inf must be finite"), (dict(rotary_share=float("nan")), "rotary_share=nan"),
+    (dict(scaling="longrope", original_length=8, short_factors=(float("nan"),) * 8), "short_factors=.nan"),
     (dict(scaling="llama3", original_length=8, low_freq_factor=5.0), "high_freq_factor=4.0 must not be below")])
 def test_settings_that_cannot_work_are_named(config, message):
     with pytest.raises(UserError, match=message) as caught:

@@ -1,0 +1,56 @@
+"""What sizes of a model must divide: one another, and by the axes of a mesh. Free of jax."""
+from collections.abc import Mapping
+
+from longctx.config import ModelConfig
+from longctx.errors import UserError
+
+MIXTURES = ("gpt_oss", "llama4")        # those of longctx.model.block.FEED_FORWARDS that have experts
+
+
+def check(model: ModelConfig, axes: Mapping[str, int]) -> None:
+    """Raises UserError for the first size that does not divide on a mesh whose axes are so long; names what would."""
+    sizes = {f"model.{field}": getattr(model, field)
+             for field in ("layers", "heads", "key_heads", "head_size", "vocab_size", "embed")}
+    for field, size in sizes.items():
+        if size < 1:
+            raise UserError(f"{field}={size} must be at least 1.")
+    if model.heads % model.key_heads:
+        raise UserError(f"model.key_heads={model.key_heads} must divide model.heads={model.heads}; "
+                        f"{divisors(model.heads)} would.")
+    if model.head_size % 2:
+        raise UserError(f"model.head_size={model.head_size} must be even; {model.head_size + 1} works.")
+    for field in ("heads", "key_heads", "vocab_size"):
+        _check_axis(f"model.{field}", sizes[f"model.{field}"], "tensor", axes["tensor"])
+    _check_axis("model.embed", model.embed, "fsdp", axes["fsdp"])
+    _check_feed_forward(model, axes["tensor"])
+
+
+def check_groups(field: str, groups: int, key_heads: int, tensor: int) -> None:
+    """Raises UserError where so many groups do not divide the key heads of one part of `tensor`; `field` names them."""
+    if key_heads // tensor % groups:
+        raise UserError(f"{field}={groups} must divide the {key_heads // tensor} key heads of a tensor shard; "
+                        f"{divisors(key_heads // tensor)} would.")
+
+
+def divisors(size: int) -> str:
+    """What divides a size, in words."""
+    return ", ".join(str(n) for n in range(1, size + 1) if size % n == 0)
+
+
+def _check_axis(field: str, size: int, axis: str, parts: int) -> None:
+    if size < 1 or size % parts:
+        works = max(-(-size // parts), 1) * parts
+        fits = f", or mesh.{axis}={max(n for n in range(1, parts) if size % n == 0)}" if size > 0 and parts > 1 else ""
+        raise UserError(f"{field}={size} must be above 0 and divide by mesh.{axis}={parts}; {works} works{fits}.")
+
+
+def _check_feed_forward(model: ModelConfig, tensor: int) -> None:
+    sizes = {f"model.pattern[{i}].mlp" if model.pattern[i].mlp else "model.mlp": kind.mlp
+             for i, kind in enumerate(model.kinds)}
+    if any(kind.feed_forward in MIXTURES for kind in model.kinds):
+        sizes["model.expert_mlp"] = model.expert_mlp
+        if not 1 <= model.experts_per_token <= model.experts:
+            raise UserError(f"model.experts_per_token={model.experts_per_token} must be from 1 to model.experts="
+                            f"{model.experts} for model.feed_forward={' or '.join(map(repr, MIXTURES))}.")
+    for field, size in sizes.items():
+        _check_axis(field, size, "tensor", tensor)

@@ -1,0 +1,27 @@
+"""The names in the settings of a model, against the dicts that hold them."""
+from longctx.config import ModelConfig
+from longctx.errors import unknown_name
+from longctx.model import remat
+from longctx.model.attention import QK_NORMS
+from longctx.model.block import BLOCKS, FEED_FORWARDS
+from longctx.model.mlp import ACTIVATIONS
+from longctx.model.norm import NORMS
+from pallas_kernels.arguments import FLOATS
+
+
+def check(model: ModelConfig) -> None:
+    """Raises UserError for the first name that is not known."""
+    names = [
+        ("model.block", model.block, BLOCKS),
+        ("model.norm", model.norm, NORMS),
+        ("model.qk_norm", model.qk_norm, QK_NORMS),
+        ("model.activation", model.activation, ACTIVATIONS),
+        ("model.dtype", model.dtype, FLOATS),
+        ("model.param_dtype", model.param_dtype, FLOATS),
+        ("model.feed_forward", model.feed_forward, FEED_FORWARDS),
+        *((f"model.pattern[{i}].feed_forward", kind.feed_forward, FEED_FORWARDS) for i, kind in enumerate(model.kinds)),
+    ]
+    for field, name, known in names:
+        if name not in known:
+            raise unknown_name(field, name, known)
+    remat.parse(model.remat)

@@ -1,0 +1,75 @@
+"""Checks of what callers give to public functions: shapes and dtypes always, values where they are known already.
+
+Each raises a ValueError that names both sides. Under a trace shapes and dtypes are known and values are not, so that a
+compiled program has no trace of a check.
+"""
+import math
+import numbers
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+def said(name: str, x) -> str:
+    """An array in a message: "q bfloat16[2, 128, 4, 64]"."""
+    return f"{name} {jnp.dtype(x.dtype).name}{list(x.shape)}"
+
+
+def short(value) -> str:
+    """Anything in a message, on one line."""
+    return textwrap.shorten(repr(value), 60, placeholder="...")
+
+
+def require_floats(name: str, x, letters: str) -> None:
+    """That x is an array of floating-point numbers, with an axis for each of the letters, none of them empty."""
+    _require_array(name, x, letters)
+    if jnp.dtype(x.dtype).name not in FLOATS:
+        raise ValueError(f"{said(name, x)} must be of one of the dtypes {', '.join(FLOATS)}.")
+
+
+def require_integers(name: str, x, letters: str) -> None:
+    """The same of integers; booleans are none."""
+    _require_array(name, x, letters)
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        raise ValueError(f"{said(name, x)} must be integers, such as int32.")
+
+
+def require_range(name: str, x, least: int, most: int, where=True) -> None:
+    """That the numbers of x from `least` to `most` are all there are, `where` it counts, if x is known."""
+    values = known(x)
+    if values is None or not (values := values[np.broadcast_to(where, values.shape)]).size:
+        return
+    if values.min() < least or values.max() > most:
+        raise ValueError(f"{said(name, x)} holds numbers from {values.min()} to {values.max()}, and they must be from "
+                         f"{least} to {most}.")
+
+
+def require_whole(name: str, value, least: int, most: int) -> None:
+    """That a setting is a whole number between two, both included."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not least <= value <= most:
+        raise ValueError(f"{name}={short(value)} must be a whole number from {least} to {most}.")
+
+
+def require_finite(name: str, value, least: float, hint: str) -> None:
+    """That a setting is a finite number, not below `least`; the hint says what such a one means."""
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < least:
+        raise ValueError(f"{name}={short(value)} must be a finite number, {hint}.")
+
+
+def known(x) -> np.ndarray | None:
+    """The values of an array, or None where they cannot be had: under a trace, or with parts on other processes."""
+    if isinstance(x, jax.core.Tracer) or isinstance(x, jax.Array) and not x.is_fully_addressable:
+        return None
+    return np.asarray(x)
+
+
+def _require_array(name: str, x, letters: str) -> None:
+    if not isinstance(x, jax.Array | np.ndarray):
+        raise ValueError(f"{name} is of type {type(x).__name__}, and must be an array [{', '.join(letters)}].")
+    if x.ndim != len(letters) or 0 in x.shape:
+        raise ValueError(f"{said(name, x)} must have the axes [{', '.join(letters)}], none of them empty.")
