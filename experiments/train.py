@@ -67,7 +67,7 @@ def main(argv) -> None:
     with Checkpointer(workdir / configs.CHECKPOINTS, config.checkpoint.keep) as checkpoints, StopRequest() as stop:
         restored = checkpoints.restore_latest(train_step.abstract_state(config, mesh))
         state = restored.state if restored else train_step.init_state(config, mesh, start_from(config, mesh))
-        for line in (describe(config, mesh, state, text, corpus), *checkpoints.notes):
+        for line in (describe(config, mesh, state, text, corpus), *corpus.notes, *checkpoints.notes):
             print(line, flush=True)
 
         # ---- stages -------------------------------------------------------------------------------------------------

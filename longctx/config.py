@@ -154,6 +154,10 @@ class MemoryConfig:
 class DataConfig:
     """Where the text comes from and how it becomes tokens."""
     path: str = "stdlib"                # .txt .md .py .jsonl (also .gz) file or folder; "stdlib": Python's own library
+    ignore: tuple[str, ...] = ()        # endings of files in that folder that are left out, e.g. (".json", ".parquet")
+    bad: str = "stop"                   # a document that cannot be used is an error, before the first step; "skip": it
+                                        #   is left out and counted
+    max_bytes: int = 0                  # of text that is read, decompressed; 0 = what fits into the free memory
     tokenizer: str = "bytes"            # "bytes", or a local tokenizer.json
     text_field: str = "text"            # .jsonl: the field that holds the document
     holdout: float = 0.1                # share of documents kept for evaluation, chosen by a hash of their file name
