@@ -37,7 +37,7 @@ def run(predictor, documents, tokenizer, config, lengths, seed) -> dict:
     Rows of `grid` run over depths, columns over lengths. A length too short for the prompt has None, and so has all
     of it if no token holds a digit. No document is read.
     """
-    depths = [round(float(depth), 4) for depth in np.linspace(0, 1, config.depths)]
+    depths = _depths(config.depths)
     columns = [_column(predictor, tokenizer, length, depths, config.samples, seed) for length in lengths]
     controls = [cell["control"] for column in columns for cell in column if cell["control"] is not None]
     return {
@@ -55,17 +55,44 @@ def run(predictor, documents, tokenizer, config, lengths, seed) -> dict:
     }
 
 
+def by_depth(predictor, tokenizer, length: int, samples: int, depths: int, seed: int) -> list[dict]:
+    """For each of `depths` depths: how many numbers were asked for, and how many are right, as `exact` in `run`'s grid.
+
+    No control row is read. Nothing is asked where `run` has None.
+    """
+    prompts = _prompts(tokenizer, length, _depths(depths), samples, seed)
+    if prompts is None:
+        return [{"asked": 0, "right": 0}] * depths
+    right = [own.top.all() for own, in _answers(predictor, prompts, length, tokenizer.pad, ("own",))]
+    return [{"asked": samples, "right": int(sum(right[i:i + samples]))} for i in range(0, len(right), samples)]
+
+
+def _depths(count: int) -> list[float]:
+    return [round(float(depth), 4) for depth in np.linspace(0, 1, count)]
+
+
 def _column(predictor, tokenizer, length, depths, samples, seed) -> list[dict]:
     """The cells of one length, in the order of depths."""
+    prompts = _prompts(tokenizer, length, depths, samples, seed)
+    if prompts is None:
+        return [dict.fromkeys(CELL) for _ in depths]
+    answers = _answers(predictor, prompts, length, tokenizer.pad, ("own", "control"))
+    return [_cell(answers[i:i + samples]) for i in range(0, len(answers), samples)]
+
+
+def _prompts(tokenizer, length, depths, samples, seed) -> list[Prompt] | None:
+    """`samples` prompts of each depth in turn; None where one of them cannot be made."""
     rng = np.random.default_rng([seed, length])
     prompts = [_prompt(rng, tokenizer, length, depth) for depth in depths for _ in range(samples)]
-    if None in prompts:
-        return [dict.fromkeys(CELL) for _ in depths]
-    rows = [[piece] for prompt in prompts for piece in (prompt.own, prompt.control)]
-    predictions = iter(batches.score(predictor, rows, length, tokenizer.pad))
-    answers = [[batches.Prediction(*(values[prompt.scored] for values in next(predictions)[0])) for _ in range(2)]
-               for prompt in prompts]
-    return [_cell(answers[i:i + samples]) for i in range(0, len(answers), samples)]
+    return None if None in prompts else prompts
+
+
+def _answers(predictor, prompts, length, pad, names) -> list[list[batches.Prediction]]:
+    """For each prompt, for each of its pieces in `names`, the prediction of the scored tokens."""
+    rows = [[getattr(prompt, name)] for prompt in prompts for name in names]
+    predictions = iter(batches.score(predictor, rows, length, pad))
+    return [[batches.Prediction(*(values[prompt.scored] for values in next(predictions)[0])) for _ in names]
+            for prompt in prompts]
 
 
 def _cell(answers: list[list[batches.Prediction]]) -> dict:
