@@ -56,22 +56,28 @@ class NoSplit(UserError):
 class LeftOut:
     """What was found and is not in the corpus. As a str: all of it in one line, "" for nothing.
 
-    files: by extension; folders: by name; names: other ones of files that are in it; empty: documents; bad: a sentence
-    about each bad document.
+    files: by extension; folders: by name; names: other ones of files that are in it; empty, bad: documents; first_bad:
+    a sentence about each of the first bad ones.
     """
     files: Counter[str] = dataclasses.field(default_factory=Counter)
     folders: Counter[str] = dataclasses.field(default_factory=Counter)
     names: int = 0
     empty: int = 0
-    bad: list[str] = dataclasses.field(default_factory=list)
+    bad: int = 0
+    first_bad: list[str] = dataclasses.field(default_factory=list)
+
+    def add_bad(self, sentence: str) -> None:
+        """One more bad document."""
+        self.bad += 1
+        self.first_bad += [sentence] if self.bad <= SHOWN else []
 
     def __str__(self):
         parts = [_counted(self.files, "file"), _counted(self.folders, "folder"),
-                 plural(self.names, "other name") + " of files that are read" if self.names else "",
-                 plural(self.empty, "empty document") if self.empty else ""]
+                 _plural(self.names, "other name") + " of files that are read" if self.names else "",
+                 _plural(self.empty, "empty document") if self.empty else ""]
         if self.bad:
-            more = f"; and {len(self.bad) - SHOWN:,} more" if len(self.bad) > SHOWN else ""
-            parts.append(f"{plural(len(self.bad), 'bad document')} ({'; '.join(self.bad[:SHOWN])}{more})")
+            more = f"; and {self.bad - SHOWN:,} more" if self.bad > SHOWN else ""
+            parts.append(f"{_plural(self.bad, 'bad document')} ({'; '.join(self.first_bad)}{more})")
         return ", ".join(filter(None, parts))
 
 
@@ -94,7 +100,7 @@ class Budget:
 
     def price(self, files: list[folders.File]) -> None:
         """Raises UserError if the files are too many bytes as they are, before any is read."""
-        self._require(sum(file.stat.st_size for file in files), f"in {plural(len(files), 'file')}")
+        self._require(sum(file.stat.st_size for file in files), f"in {_plural(len(files), 'file')}")
 
     def take(self, path: str, size: int) -> None:
         """Raises UserError if the bytes that were read and `size` more, of the file at `path`, are too many."""
@@ -223,7 +229,7 @@ def _documents(files: list[folders.File], config: DataConfig, any_bytes: bool, l
                 raise UserError(f"data.path: {_where(file.path, part)} {why}; {works}data.bad='skip' leaves out and "
                                 "counts what is bad.")
             if why:
-                left.bad.append(f"{_where(file.name, part)} {why}")
+                left.add_bad(f"{_where(file.name, part)} {why}")
             elif readers.is_empty(part.text):
                 left.empty += 1
             else:
@@ -238,10 +244,10 @@ def _counted(counts: Counter[str], what: str) -> str:
     """For example "12 files (8 .png, 4 .json)", the most frequent first."""
     common = [f"{count:,} {name}" for name, count in counts.most_common(KINDS)]
     more = [f"{len(counts) - KINDS} other kinds"] if len(counts) > KINDS else []
-    return f"{plural(counts.total(), what)} ({', '.join(common + more)})" if counts else ""
+    return f"{_plural(counts.total(), what)} ({', '.join(common + more)})" if counts else ""
 
 
-def plural(count: int, what: str) -> str:
+def _plural(count: int, what: str) -> str:
     return f"{count:,} {what}" + ("s" if count != 1 else "")
 
 
