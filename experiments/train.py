@@ -78,6 +78,11 @@ def main(argv) -> None:
             loop = Loop(config, mesh, checkpoints, metrics, bar, stop, started)
             if restored:
                 bar.note(f"continuing at step {restored.step} of {stages[-1].end_step}")
+                saved_in = stages[restored.data["stage"]]
+                if restored.step == saved_in.end_step < stages[-1].end_step:
+                    stream, _ = batches(saved_in)           # the next stage has no state to compare its text with
+                    stream.set_state(restored.data)
+                    stream.close()
             tokens_before = 0
             for stage in stages:
                 if int(state["step"]) < stage.end_step and not stop.asked:

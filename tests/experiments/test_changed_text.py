@@ -7,6 +7,7 @@ import pytest
 from experiments import config as configs
 from longctx import manifest
 from longctx.errors import UserError
+from tests.experiments.train_helpers import BOUNDARY, Tiny, ended_well, refusal, rewound
 
 PLAIN = pathlib.Path(__file__).parents[1] / "golden" / "three_stages.py"
 
@@ -35,3 +36,14 @@ def test_a_text_that_lost_a_file_is_not_that_of_the_run(tmp_path):
     free = dataclasses.replace(config, data=dataclasses.replace(config.data, ignore=(".json",), bad="skip", prefetch=2))
     with pytest.raises(UserError, match="not the text that"):
         configs.check(free, workdir)
+
+
+@pytest.mark.slow
+def test_a_text_that_changed_between_two_stages(tmp_path):
+    tiny = Tiny.write(tmp_path, tmp_path / "compiled")
+    (tmp_path / "text" / "left.png").write_bytes(b"")
+    output = ended_well(tiny.train(tmp_path / "finished"))
+    assert f"left out of data.path={str(tmp_path / 'text')!r}: 1 file (1 .png)\n" in output
+    workdir = rewound(tmp_path / "finished", tmp_path / "run", BOUNDARY)
+    (tmp_path / "text" / "new.txt").write_text("more words")
+    assert "not the text that this run was trained on" in refusal(tiny.train(workdir))
