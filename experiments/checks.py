@@ -50,7 +50,14 @@ def check(config: Config, workdir=None) -> Checked:
     workdir: where the run would put its checkpoints; any that are there must be those of the same run.
     """
     stages = check_settings(config)
-    corpus, tokenizer = _load_data(config, stages, workdir)
+    try:
+        corpus, tokenizer = _load_data(config, stages, workdir)
+    except sources.NoSplit as error:
+        if workdir is not None and _check_workdir(config, pathlib.Path(workdir)):
+            raise UserError(f"data.path={config.data.path!r}: not the text that the run in --workdir={str(workdir)!r} "
+                            f"was trained on, which could be split ({str(error).rstrip('.')}); bring the old files "
+                            "back, or start in a new --workdir.") from error
+        raise
     if workdir is not None:
         _check_workdir(config, pathlib.Path(workdir))
     return Checked(corpus, tokenizer, stages)
@@ -271,26 +278,21 @@ def _load_data(config: Config, stages, workdir) -> tuple[sources.Corpus, tokeniz
     tokenizer = tokenizers.of(data)
     tokenizers.check_vocabulary(tokenizer, config.model.vocab_size)
     pipeline.check(config.data, stages, tokenizer)
-    corpus = sources.load(config.data)
-    if config.data.tokenizer != "bytes":
-        for document in corpus.train + corpus.held_out:
-            try:
-                document.text.decode()
-            except UnicodeDecodeError:
-                tokenizer.encode(document.text, document.name)      # raises: it knows what to say
-    return corpus, tokenizer
+    return sources.load(config.data), tokenizer
 
 
-def _check_workdir(config: Config, workdir: pathlib.Path) -> None:
+def _check_workdir(config: Config, workdir: pathlib.Path) -> bool:
+    """Whether the workdir holds a run to continue, which then is this one."""
     there = next(folder for folder in (workdir, *workdir.absolute().parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         problem = "cannot be written to" if there.is_dir() else "is not a folder"
         raise UserError(f"--workdir={str(workdir)!r} cannot be used: {str(there)!r} {problem}.")
     stored = configs.stored(workdir)
     if stored is None:
-        return
+        return False
     try:
         before = configs.from_config_dict(stored)               # fields that are newer than it have their defaults
         run_identity.check_same_run(dataclasses.asdict(before), dataclasses.asdict(config))
     except UserError as error:
         raise UserError(f"--workdir={str(workdir)!r}: {error} Or delete it to start again.") from error
+    return True

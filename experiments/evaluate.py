@@ -46,7 +46,8 @@ def main(argv) -> None:
     from experiments.records import load_params
     mesh = processes.start(config.mesh)
     step, params = load_params(config, workdir, mesh)
-    print(f"{config.name}: step {step}", flush=True)
+    for line in (f"{config.name}: step {step}", *corpus.notes):
+        print(line, flush=True)
     run(config, mesh, params, config.model.rope, corpus.held_out, tokenizer, workdir)
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from experiments import config as configs
 from experiments import processes
-from longctx.config import Config, EvalConfig, ModelConfig, StageConfig
+from longctx.config import Config, ModelConfig, StageConfig
 
 STEPS_IN_FLIGHT = 16
 
@@ -66,15 +66,11 @@ def _recall(config: Config, trained: int) -> Task:
 
 def _passkeys(config: Config, trained: int, tokenizer) -> Task:
     """A prompt is right where all digits are."""
-    def cells(predictor, length):
-        from longctx.evals import passkey
-        samples = -(-extend.rows // extend.depths)
-        grid = passkey.run(predictor, (), tokenizer, EvalConfig(depths=extend.depths, samples=samples), (length,),
-                           config.seed)["grid"]["exact"]
-        return [{"asked": 0, "right": 0} if share is None else {"asked": samples, "right": round(share * samples)}
-                for share, in grid]
+    from longctx.evals import passkey
     extend = config.extend
-    return Task("passkeys found", trained, 0.0, cells)
+    samples = -(-extend.rows // extend.depths)
+    return Task("passkeys found", trained, 0.0, lambda predictor, length: passkey.by_depth(
+        predictor, tokenizer, length, samples, extend.depths, config.seed))
 
 
 def trained(config: Config, mesh, params=None) -> tuple[dict, dict]:

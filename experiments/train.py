@@ -69,7 +69,7 @@ def main(argv) -> None:
         restored = checkpoints.restore_latest(train_step.abstract_state(config, mesh))
         state = restored.state if restored else train_step.init_state(config, mesh, start_from(config, mesh))
         dropped = tokenizers.losses(tokenizer, [document.text for document in corpus.train + corpus.held_out])
-        for line in (describe(config, mesh, state, text, corpus), *dropped, *checkpoints.notes):
+        for line in (describe(config, mesh, state, text, corpus), *corpus.notes, *dropped, *checkpoints.notes):
             print(line, flush=True)
 
         # ---- stages -------------------------------------------------------------------------------------------------
@@ -80,6 +80,11 @@ def main(argv) -> None:
             loop = Loop(config, mesh, checkpoints, metrics, bar, stop, started)
             if restored:
                 bar.note(f"continuing at step {restored.step} of {stages[-1].end_step}")
+                saved_in = stages[restored.data["stage"]]
+                if restored.step == saved_in.end_step < stages[-1].end_step:
+                    stream, _ = batches(saved_in)           # the next stage has no state to compare its text with
+                    stream.set_state(restored.data)
+                    stream.close()
             tokens_before = 0
             for stage in stages:
                 if int(state["step"]) < stage.end_step and not stop.asked:

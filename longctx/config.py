@@ -156,6 +156,10 @@ class MemoryConfig:
 class DataConfig:
     """Where the text comes from and how it becomes tokens."""
     path: str = "stdlib"                # .txt .md .py .jsonl (also .gz) file or folder; "stdlib": Python's own library
+    ignore: tuple[str, ...] = ()        # endings of files in that folder that are left out, e.g. (".json", ".parquet")
+    bad: str = "stop"                   # a document that cannot be used is an error, before the first step; "skip": it
+                                        #   is left out and counted
+    max_bytes: int = 0                  # of text that is read, decompressed; 0 = what fits into the free memory
     tokenizer: str = "bytes"            # "bytes", or a local tokenizer.json
     bos: str = ""                       # the token that starts documents; "": as the files beside it say (data/
     eos: str = ""                       #   special_tokens.py), and the one that ends them

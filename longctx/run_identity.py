@@ -6,9 +6,10 @@ from longctx import manifest
 from longctx.errors import UserError
 
 # Fields that may change between restarts of one run: they touch neither the meaning of the state nor the order of the
-# data. (Another mesh, kernel, strategy, layout or backward changes the last bits of the losses.)
-FREE_FIELDS = frozenset({"name", "mesh", "attention", "memory", "model.remat", "data.prefetch", "checkpoint", "log",
-                         "eval", "recall", "extend"})
+# data. (Another mesh, kernel, strategy, layout or backward changes the last bits of the losses. What data.ignore and
+# data.bad let through is compared by the text's checksum.)
+FREE_FIELDS = frozenset({"name", "mesh", "attention", "memory", "model.remat", "data.prefetch", "data.ignore",
+                         "data.bad", "data.max_bytes", "checkpoint", "log", "eval", "recall", "extend"})
 _SHOWN = 5
 
 

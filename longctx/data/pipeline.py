@@ -16,16 +16,18 @@ from longctx.data.rows import PackedRows, TokenTable, joined, table
 from longctx.data.sources import Document
 from longctx.data.tokenizers import Tokenizer
 from longctx.errors import UserError
+from longctx.sizes import free_memory, readable
 
 Batch = dict[str, np.ndarray]
 
-THREADS = 4     # a batch takes milliseconds: more threads would only take cores from the model
+THREADS = 4             # a batch takes milliseconds: more threads would only take cores from the model
+MOST_PREFETCH = 1024    # batches, all of which are begun before the first is there
+TOKEN_BYTES = 20        # of a batch: what PackedRows.gather makes
 
 
 def check(config: DataConfig, stages: Sequence[Stage], tokenizer: Tokenizer) -> None:
     """Raises UserError for a data.prefetch or a share of generated documents that cannot work in these stages."""
-    if config.prefetch < 0:
-        raise UserError(f"data.prefetch={config.prefetch} must be at least 0; 8 reads eight batches ahead.")
+    _check_prefetch(config.prefetch, max(stage.batch_tokens for stage in stages) * TOKEN_BYTES)
     for field in ("passkey_share", "copy_share"):
         share = getattr(config, field)
         if not 0 <= share < 1:
@@ -38,6 +40,16 @@ def check(config: DataConfig, stages: Sequence[Stage], tokenizer: Tokenizer) -> 
             if getattr(config, field) and stage.seq_len < needed:
                 raise UserError(f"data.{field}={getattr(config, field)} needs stages of at least {needed} tokens, and "
                                 f"stages[{stage.index}].seq_len={stage.seq_len}; 0 turns the tasks off.")
+
+
+def _check_prefetch(prefetch: int, batch_bytes: int) -> None:
+    if not 0 <= prefetch <= MOST_PREFETCH:
+        raise UserError(f"data.prefetch={prefetch} must be at least 0 and at most {MOST_PREFETCH:,}; 8 reads eight "
+                        "batches ahead.")
+    free = free_memory()
+    if free is not None and prefetch * batch_bytes > free:
+        raise UserError(f"data.prefetch={prefetch} holds as many batches of {readable(batch_bytes)}, and "
+                        f"{readable(free)} of memory are free; {free // batch_bytes} would fit, 0 reads none ahead.")
 
 
 def stage_rows(text: TokenTable, documents: Sequence[Document], tokenizer: Tokenizer, stage: Stage,

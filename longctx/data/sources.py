@@ -1,25 +1,32 @@
 """Documents from files, split into training and held-out ones by file. Free of jax and grain: errors come at once."""
 import dataclasses
 import difflib
-import gzip
+import functools
 import hashlib
-import json
 import math
 import os
 import sysconfig
-import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from longctx.config import DataConfig
-from longctx.errors import UserError
+from longctx.data import folders, readers
+from longctx.errors import UserError, unknown_name
+from longctx.sizes import free_memory, readable
 
-WHOLE_FILE = (".txt", ".md", ".py")         # one document per file
-BY_LINE = (".jsonl",)                       # one document per line
-KNOWN = WHOLE_FILE + BY_LINE                # each also with .gz
-
+# Files that hold data, and that no reader is there for: beside text they may be what was meant to be trained on.
+UNREAD = frozenset("""
+    .parquet .arrow .feather .orc .avro .json .ndjson .csv .tsv .xlsx .msgpack .pkl .pickle .npy .npz .bin .idx .h5
+    .hdf5 .mds .tfrecord .array_record .db .sqlite .warc .gz .zst .xz .bz2 .lz4 .zip .tar .tgz .7z .rar""".split())
+SKIP = frozenset({"__pycache__"})
 # Parts of the standard library that are not code: help texts, character tables, and what others installed into it.
-STDLIB_SKIP = frozenset({"site-packages", "dist-packages", "__pycache__", "pydoc_data", "encodings", "idlelib"})
+STDLIB_SKIP = SKIP | {"site-packages", "dist-packages", "pydoc_data", "encodings", "idlelib"}
+
+BAD = ("stop", "skip")
+MEMORY_PER_BYTE = 5         # of text while it becomes token ids: the text, and two copies of ids of two bytes
+SHOWN = 3                   # bad documents that a note names
+KINDS = 8                   # extensions that a note names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,62 +38,176 @@ class Document:
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """Training and held-out documents, each sorted by file name, from `root`. All of the text is held in memory."""
+    """Training and held-out documents, each sorted by file name, from `root`. All of the text is held in memory.
+
+    notes: a line for people about everything that was found and left out; none if that is nothing.
+    """
     root: str
     train: tuple[Document, ...]
     held_out: tuple[Document, ...]
+    notes: tuple[str, ...] = ()
+
+
+class NoSplit(UserError):
+    """The documents there are cannot be split as data.holdout says."""
+
+
+@dataclasses.dataclass
+class LeftOut:
+    """What was found and is not in the corpus. As a str: all of it in one line, "" for nothing.
+
+    files: by extension; folders: by name; names: other ones of files that are in it; empty, bad: documents; first_bad:
+    a sentence about each of the first bad ones.
+    """
+    files: Counter[str] = dataclasses.field(default_factory=Counter)
+    folders: Counter[str] = dataclasses.field(default_factory=Counter)
+    names: int = 0
+    empty: int = 0
+    bad: int = 0
+    first_bad: list[str] = dataclasses.field(default_factory=list)
+
+    def add_bad(self, sentence: str) -> None:
+        """One more bad document."""
+        self.bad += 1
+        self.first_bad += [sentence] if self.bad <= SHOWN else []
+
+    def __str__(self):
+        parts = [_counted(self.files, "file"), _counted(self.folders, "folder"),
+                 _plural(self.names, "other name") + " of files that are read" if self.names else "",
+                 _plural(self.empty, "empty document") if self.empty else ""]
+        if self.bad:
+            more = f"; and {self.bad - SHOWN:,} more" if self.bad > SHOWN else ""
+            parts.append(f"{_plural(self.bad, 'bad document')} ({'; '.join(self.first_bad)}{more})")
+        return ", ".join(filter(None, parts))
+
+
+@dataclasses.dataclass
+class Budget:
+    """Bytes that may be read, or decompressed, of data.path; limit None: any number."""
+    path: str
+    limit: int | None
+    reason: str
+    taken: int = 0
+
+    @classmethod
+    def of(cls, config: DataConfig) -> "Budget":
+        """data.max_bytes, or what fits into the free memory while it becomes token ids."""
+        if config.max_bytes:
+            return cls(config.path, config.max_bytes, f"data.max_bytes={config.max_bytes}")
+        free = free_memory()
+        return cls(config.path, free and free // MEMORY_PER_BYTE,
+                   f"{readable(free or 0)} of memory are free, and a byte of text takes {MEMORY_PER_BYTE} with its ids")
+
+    def price(self, files: list[folders.File]) -> None:
+        """Raises UserError if the files are too many bytes as they are, before any is read."""
+        self._require(sum(file.stat.st_size for file in files), f"in {_plural(len(files), 'file')}")
+
+    def take(self, path: str, size: int) -> None:
+        """Raises UserError if the bytes that were read and `size` more, of the file at `path`, are too many."""
+        self.taken += size
+        self._require(self.taken, f"or more, up to {path!r} decompressed")
+
+    def _require(self, size: int, what: str) -> None:
+        if self.limit is not None and size > self.limit:
+            raise UserError(f"data.path={self.path!r} holds {readable(size)} {what}, and at most "
+                            f"{readable(self.limit)} can be read: {self.reason}. A part of the files works, or another "
+                            "data.max_bytes.")
 
 
 def load(config: DataConfig) -> Corpus:
     """Reads config.path and splits its documents by the md5 of their names: equal names fall on the same side anywhere.
 
     "stdlib" is the library of the running Python: its .py files in UTF-8, without installed packages and tables. (A
-    folder of that name is "./stdlib".) Any other path is a file, or a folder that is searched recursively, hidden
-    folders excepted. A source of a single document is cut in two: its last `holdout` share is held out.
+    folder of that name is "./stdlib".) Any other path is a file, or a folder that is searched recursively, links
+    followed. A source of a single document is cut in two: its last `holdout` share is held out.
 
-    Raises UserError for a path that is missing, holds no text or cannot be read, and for a holdout without a split.
+    Left out and counted in `notes`: hidden files and folders, files with an extension that no reader knows or that
+    config.ignore ends with, other names of a file, empty documents, and with config.bad="skip" bad ones.
+
+    Raises UserError for a path that is missing, holds no text or cannot be read; for files in UNREAD that config.ignore
+    does not name; for a bad document (see longctx.data.readers; with a tokenizer.json also one that is not UTF-8) if
+    config.bad="stop"; for more text than config.max_bytes, or than fits into memory; and for a holdout without a split
+    (NoSplit).
     """
+    _check(config)
+    left = LeftOut()
+    if config.path == "stdlib":
+        root = sysconfig.get_path("stdlib")
+        files = [file for file in folders.walk(root, STDLIB_SKIP)[0] if file.name.endswith(".py")]
+        # Some of the library's own tests are in other encodings on purpose; a tokenizer.json could not take them.
+        documents = list(_documents(files, dataclasses.replace(config, bad="skip"), False, left))
+    else:
+        root = os.path.abspath(os.path.expanduser(config.path))
+        documents = list(_documents(_files(root, config, left), config, config.tokenizer == "bytes", left))
+    note = f"left out of data.path={config.path!r}: {left}" if str(left) else ""
+    if not documents:
+        raise UserError(f"data.path={config.path!r} holds no text: there is no document in {root!r}"
+                        f"{f' ({note})' if note else ''}.")
+    return Corpus(root, *_split(documents, config.holdout), (note,) if note else ())
+
+
+def _check(config: DataConfig) -> None:
     if not 0 < config.holdout < 1:
         raise UserError(f"data.holdout={config.holdout} must be between 0 and 1; 0.1 keeps a tenth for evaluation.")
-    if config.path == "stdlib":
-        root = Path(sysconfig.get_path("stdlib"))
-        documents = list(_stdlib(root))
-    else:
-        root = Path(os.path.abspath(os.path.expanduser(config.path)))
-        documents = list(_documents(root, config))
-    if not documents:
-        raise UserError(f"data.path={config.path!r} holds no text: every file in {str(root)!r} is empty.")
-    return Corpus(str(root), *_split(documents, config.holdout))
+    if config.bad not in BAD:
+        raise unknown_name("data.bad", config.bad, BAD)
+    if config.max_bytes < 0:
+        raise UserError(f"data.max_bytes={config.max_bytes} must be at least 0; 0 reads what fits into memory.")
+    for i, ending in enumerate(config.ignore):
+        if not ending.startswith("."):
+            raise UserError(f"data.ignore[{i}]={ending!r} must be an extension with its dot, such as '.json'.")
 
 
-def _stdlib(root: Path) -> Iterator[Document]:
-    for name in _walk(root, STDLIB_SKIP):
-        if name.endswith(".py"):
-            text = _read(root / name)
-            # Some of the library's own tests are in other encodings on purpose; a tokenizer.json could not take them.
-            if text.strip() and _is_utf8(text):
-                yield Document(name, text)
-
-
-def _documents(root: Path, config: DataConfig) -> Iterator[Document]:
-    known = f"Known are {' '.join(KNOWN)}, each also with .gz."
+def _files(root: str, config: DataConfig, left: LeftOut) -> list[folders.File]:
+    """The files to be read, each once, by name."""
     if not config.path or not os.path.exists(root):
-        raise UserError(f"data.path={config.path!r} does not exist: there is no {str(root)!r}.{_near(root)}")
-    if root.is_dir():
-        names = [name for name in _walk(root, frozenset({"__pycache__"})) if _extension(name) in KNOWN]
-        if not names:
-            raise UserError(f"data.path={config.path!r}: the folder {str(root)!r} has no text files. {known}")
-        folder = root
+        raise UserError(f"data.path={config.path!r} does not exist: there is no {root!r}.{_near(Path(root))}")
+    if os.path.isdir(root):
+        found, left.folders = folders.walk(root, SKIP)
+        wanted = lambda file: not _is_hidden(file) and not _ends_with(file.name.lower(), config.ignore)
     else:
-        folder, names = root.parent, [root.name]
-        if _extension(root.name) not in KNOWN:
-            raise UserError(f"data.path={config.path!r} has an unknown extension. {known}")
-    for name in names:
-        text = _read(folder / name)
-        if _extension(name) in BY_LINE:
-            yield from _lines(folder / name, name, text, config.text_field)
-        elif text.strip():
-            yield Document(name, text)
+        found, wanted = [folders.file(root, os.path.basename(root))], lambda file: True
+    chosen = {}
+    for file in found:
+        if wanted(file) and readers.extension(file.name) in readers.READERS:
+            folders.require_readable(file)
+            left.names += file.identity in chosen
+            chosen.setdefault(file.identity, file)
+    others = [file for file in found if file.identity not in chosen]
+    unread = [file for file in others if wanted(file) and readers.extension(file.name) in UNREAD]
+    left.files = _by_kind(others)
+    _require_text(root, config.path, list(chosen.values()), unread, left)
+    return sorted(chosen.values(), key=lambda file: file.name)
+
+
+def _require_text(root: str, path: str, chosen: list, unread: list[folders.File], left: LeftOut) -> None:
+    """Raises UserError where there is no file to read, or one that may be what was meant."""
+    known = f"Known are {' '.join(readers.READERS)}, each also with .gz."
+    if not chosen and not os.path.isdir(root):
+        raise UserError(f"data.path={path!r} has an unknown extension. {known}")
+    if unread:
+        kinds = _by_kind(unread)
+        raise UserError(f"data.path={path!r} holds data that cannot be read: {_counted(kinds, 'file')}, first "
+                        f"{unread[0].name!r}. {known} data.ignore={tuple(sorted(kinds))} leaves them out.")
+    if not chosen:
+        there = f", only {left}" if str(left) else ""
+        raise UserError(f"data.path={path!r}: the folder {root!r} has no text files{there}. {known}")
+
+
+def _ends_with(name: str, endings: tuple[str, ...]) -> bool:
+    """Whether a name has one of the extensions, or is that of such a file compressed."""
+    endings = tuple(ending.lower() for ending in endings)
+    return name.endswith(endings) or name.removesuffix(".gz").endswith(endings)
+
+
+def _is_hidden(file: folders.File) -> bool:
+    return os.path.basename(file.name).startswith(".")
+
+
+def _by_kind(files: list[folders.File]) -> Counter[str]:
+    """How many files have which extension."""
+    return Counter("hidden" if _is_hidden(file) else readers.extension(file.name) or "without extension"
+                   for file in files)
 
 
 def _near(root: Path) -> str:
@@ -97,64 +218,37 @@ def _near(root: Path) -> str:
     return f" Did you mean {str(root.parent / near[0])!r}?" if near else ""
 
 
-def _walk(root: Path, skip: frozenset[str]) -> list[str]:
-    """The relative names of all files below root, sorted; without hidden folders and those named in skip."""
-    names = []
-    for folder, folders, files in os.walk(root, onerror=_refuse):
-        folders[:] = [name for name in folders if name not in skip and not name.startswith(".")]
-        names += [Path(folder, name).relative_to(root).as_posix() for name in files]
-    return sorted(names)
+def _documents(files: list[folders.File], config: DataConfig, any_bytes: bool, left: LeftOut) -> Iterator[Document]:
+    budget = Budget.of(config)
+    budget.price(files)
+    for file in files:
+        for part in readers.parts(file.path, config.text_field, functools.partial(budget.take, file.path)):
+            why = part.bad or ("" if any_bytes else readers.why_not_utf8(part.text))
+            if why and config.bad == "stop":
+                works = "" if part.bad else "data.tokenizer='bytes' takes any bytes, and "
+                raise UserError(f"data.path: {_where(file.path, part)} {why}; {works}data.bad='skip' leaves out and "
+                                "counts what is bad.")
+            if why:
+                left.add_bad(f"{_where(file.name, part)} {why}")
+            elif readers.is_empty(part.text):
+                left.empty += 1
+            else:
+                yield Document(f"{file.name}:{part.line}" if part.line else file.name, part.text)
 
 
-def _refuse(error: OSError):
-    raise UserError(f"data.path: {str(error.filename)!r} cannot be read: {error.strerror}.") from error
+def _where(path: str, part: readers.Part) -> str:
+    return f"line {part.line} of {path!r}" if part.line else repr(path)
 
 
-def _extension(name: str) -> str:
-    """The extension in lower case, that of the compressed file for .gz."""
-    name = name.lower()
-    return Path(name.removesuffix(".gz")).suffix
+def _counted(counts: Counter[str], what: str) -> str:
+    """For example "12 files (8 .png, 4 .json)", the most frequent first."""
+    common = [f"{count:,} {name}" for name, count in counts.most_common(KINDS)]
+    more = [f"{len(counts) - KINDS} other kinds"] if len(counts) > KINDS else []
+    return f"{_plural(counts.total(), what)} ({', '.join(common + more)})" if counts else ""
 
 
-def _read(path: Path) -> bytes:
-    if path.exists() and not path.is_file():        # opening a pipe would wait for ever
-        raise UserError(f"data.path: {str(path)!r} cannot be read: it is not a regular file.")
-    try:
-        data = path.read_bytes()
-        return gzip.decompress(data) if path.name.lower().endswith(".gz") else data
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"data.path: {str(path)!r} is not a whole gzip file ({error}); compress it again.") from error
-    except OSError as error:
-        raise UserError(f"data.path: {str(path)!r} cannot be read: {error.strerror}.") from error
-
-
-def _lines(path: Path, name: str, data: bytes, field: str) -> Iterator[Document]:
-    """The documents of a .jsonl file; blank lines and empty texts are passed over."""
-    for number, line in enumerate(data.split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        place = f"line {number} of {str(path)!r}"
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:       # ValueError: not JSON, or not UTF-8
-            raise UserError(f"data.path: {place} is not JSON ({error}); every line must be one object.") from error
-        if not isinstance(record, dict):
-            raise UserError(f"data.path: {place} is a JSON {type(record).__name__}; every line must be one object.")
-        if not isinstance(record.get(field), str):
-            strings = [key for key, value in record.items() if isinstance(value, str)]
-            raise UserError(f"data.text_field={field!r} is not text in {place}; "
-                            f"the text fields there: {', '.join(map(repr, strings)) or 'none'}.")
-        text = record[field].encode("utf-8", "surrogatepass")
-        if text.strip():
-            yield Document(f"{name}:{number}", text)
-
-
-def _is_utf8(text: bytes) -> bool:
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+def _plural(count: int, what: str) -> str:
+    return f"{count:,} {what}" + ("s" if count != 1 else "")
 
 
 def _split(documents: list[Document], holdout: float) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
@@ -166,10 +260,10 @@ def _split(documents: list[Document], holdout: float) -> tuple[tuple[Document, .
     given = f"data.holdout={holdout} holds out"
     if not held_out:
         works = math.ceil(1000 * min(places) + 1) / 1000
-        raise UserError(f"{given} none of the {len(documents)} documents; {works} holds out one.")
+        raise NoSplit(f"{given} none of the {len(documents)} documents; {works} holds out one.")
     if not train:
         works = math.floor(1000 * max(places)) / 1000
-        raise UserError(f"{given} all of the {len(documents)} documents; {works} leaves one to train on.")
+        raise NoSplit(f"{given} all of the {len(documents)} documents; {works} leaves one to train on.")
     return train, held_out
 
 

@@ -7,8 +7,8 @@ Every task is a function
     predictor  batch -> batches.Prediction(nll, top): nll f32[B, T], the negative log-likelihood in nats of each target,
                and top bool[B, T], whether no logit is above the target's. A batch is a dict of numpy arrays [B, T] in
                natural order: tokens, targets, positions, segments (int32; segment 0 is padding) and weights (f32, 1 on
-               real targets). Every batch of a length T has `batches.rows_at(T)` rows, in every task, so the predictor
-               compiles once per length; on a mesh it adds the rows that its data axes need and drops their results.
+               real targets). B is what there is to read, at most `batches.rows_at(T)`; the predictor pads it
+               to few shapes (longctx.evals.predictor).
     documents  a sequence of held-out documents with `.text` in bytes.
     tokenizer  longctx.data.tokenizers: encode, encode_with_spans, bos, eos, pad.
     config     longctx.config.EvalConfig.

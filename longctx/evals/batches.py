@@ -1,11 +1,11 @@
-"""From documents to batches of one shape per length, and back to one prediction per piece of text."""
+"""From documents to batches as large as the work, and back to one prediction per piece of text."""
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-BATCH_TOKENS = 16384        # a batch holds about this many tokens: long rows come alone, short ones together
+BATCH_TOKENS = 16384        # a batch holds at most about this many tokens: long rows come alone, short ones together
 WINDOW_TOKENS = 8192        # short windows: as many per document as fill this, so that short lengths are not noisier
 SCAN_BYTES = 1 << 25        # tokenise at most this much text while looking for documents that are long enough
 NONE_LONG_ENOUGH = "no held-out document is that long"
@@ -38,7 +38,7 @@ class LongDocument(NamedTuple):
 
 
 def rows_at(length: int) -> int:
-    """Rows of every evaluation batch at a length in tokens."""
+    """The most rows of an evaluation batch at a length in tokens."""
     return max(1, BATCH_TOKENS // length)
 
 
@@ -89,10 +89,10 @@ def score(predictor: Predictor, rows: Sequence[Sequence[Piece]], length: int, pa
     size = rows_at(length)
     for start in range(0, len(rows), size):
         group = rows[start:start + size]
-        prediction = predictor(_batch(group, size, length, pad))
+        prediction = predictor(_batch(group, length, pad))
         nll, top = np.asarray(prediction.nll, np.float64), np.asarray(prediction.top, bool)
-        assert nll.shape == top.shape == (size, length), \
-            f"The predictor gave nll {nll.shape} and top {top.shape} for a batch of {(size, length)}."
+        assert nll.shape == top.shape == (len(group), length), \
+            f"The predictor gave nll {nll.shape} and top {top.shape} for a batch of {(len(group), length)}."
         for i, row in enumerate(group):
             ends = np.cumsum([len(piece.inputs) for piece in row])
             cuts = [(i, slice(end - len(piece.inputs), end)) for piece, end in zip(row, ends, strict=True)]
@@ -100,7 +100,8 @@ def score(predictor: Predictor, rows: Sequence[Sequence[Piece]], length: int, pa
     return results
 
 
-def _batch(rows: Sequence[Sequence[Piece]], size: int, length: int, pad: int) -> dict[str, np.ndarray]:
+def _batch(rows: Sequence[Sequence[Piece]], length: int, pad: int) -> dict[str, np.ndarray]:
+    size = len(rows)
     batch = {
         "tokens": np.full((size, length), pad, np.int32), "targets": np.full((size, length), pad, np.int32),
         "weights": np.zeros((size, length), np.float32), "positions": np.zeros((size, length), np.int32),

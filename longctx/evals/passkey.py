@@ -37,7 +37,7 @@ def run(predictor, documents, tokenizer, config, lengths, seed) -> dict:
     Rows of `grid` run over depths, columns over lengths. A length too short for the prompt has None, and so has all
     of it if the tokenizer does not tell numbers apart. No document is read.
     """
-    depths = [round(float(depth), 4) for depth in np.linspace(0, 1, config.depths)]
+    depths = _depths(config.depths)
     columns = [_column(predictor, tokenizer, length, depths, config.samples, seed) for length in lengths]
     controls = [cell["control"] for column in columns for cell in column if cell["control"] is not None]
     return {
@@ -55,17 +55,44 @@ def run(predictor, documents, tokenizer, config, lengths, seed) -> dict:
     }
 
 
+def by_depth(predictor, tokenizer, length: int, samples: int, depths: int, seed: int) -> list[dict]:
+    """For each of `depths` depths: how many numbers were asked for, and how many are right, as `exact` in `run`'s grid.
+
+    No control row is read. Nothing is asked where `run` has None.
+    """
+    prompts = _prompts(tokenizer, length, _depths(depths), samples, seed)
+    if prompts is None:
+        return [{"asked": 0, "right": 0}] * depths
+    alone = [(own,) for own, _ in prompts]
+    right = [own.top.all() for own, in _answers(predictor, alone, length, tokenizer.pad)]
+    return [{"asked": samples, "right": int(sum(right[i:i + samples]))} for i in range(0, len(right), samples)]
+
+
+def _depths(count: int) -> list[float]:
+    return [round(float(depth), 4) for depth in np.linspace(0, 1, count)]
+
+
 def _column(predictor, tokenizer, length, depths, samples, seed) -> list[dict]:
     """The cells of one length, in the order of depths."""
+    prompts = _prompts(tokenizer, length, depths, samples, seed)
+    if prompts is None:
+        return [dict.fromkeys(CELL) for _ in depths]
+    answers = _answers(predictor, prompts, length, tokenizer.pad)
+    return [_cell(answers[i:i + samples]) for i in range(0, len(answers), samples)]
+
+
+def _prompts(tokenizer, length, depths, samples, seed) -> list[tuple[Prompt, Prompt]] | None:
+    """`samples` pairs (see _pair) of each depth in turn; None where one of them cannot be made."""
     rng = np.random.default_rng([seed, length])
     pairs = [_pair(rng, tokenizer, length, depth) for depth in depths for _ in range(samples)]
-    if None in pairs:
-        return [dict.fromkeys(CELL) for _ in depths]
-    predictions = iter(batches.score(predictor, [[prompt.piece] for pair in pairs for prompt in pair], length,
-                                     tokenizer.pad))
-    answers = [[batches.Prediction(*(values[prompt.scored] for values in next(predictions)[0])) for prompt in pair]
-               for pair in pairs]
-    return [_cell(answers[i:i + samples]) for i in range(0, len(answers), samples)]
+    return None if None in pairs else pairs
+
+
+def _answers(predictor, prompts: list[tuple[Prompt, ...]], length, pad) -> list[list[batches.Prediction]]:
+    """For each group of prompts, of each the prediction of its scored tokens."""
+    predictions = iter(batches.score(predictor, [[prompt.piece] for group in prompts for prompt in group], length, pad))
+    return [[batches.Prediction(*(values[prompt.scored] for values in next(predictions)[0])) for prompt in group]
+            for group in prompts]
 
 
 def _cell(answers: list[list[batches.Prediction]]) -> dict:

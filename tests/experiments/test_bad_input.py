@@ -230,7 +230,7 @@ def test_text_that_a_tokenizer_cannot_take(tmp_path):
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "latin.txt").write_bytes("caf\u00e9 ".encode("latin-1") * 9)
     path = f"data.path={tmp_path}/text"
-    has(wrong(path, f"data.tokenizer={tmp_path}"), "'latin.txt", "not UTF-8", "0xe9", "'bytes' takes any")
+    has(wrong(path, f"data.tokenizer={tmp_path}"), "latin.txt'", "not UTF-8", "0xe9", "'bytes' takes any")
     has(wrong(path, f"data.tokenizer={tmp_path}", "model.vocab_size=1"), "model.vocab_size=1", "2 tokens")
     argv = ["command", *FILE, f"--config.{path}"]
     assert configs.check(configs.from_command_line(argv)[0]).corpus.train       # bytes take it

@@ -183,11 +183,23 @@ def test_passkey_tasks_are_their_share_of_the_tokens():
 @pytest.mark.parametrize("fields, reason", [
     ({"passkey_share": -0.1}, "data.passkey_share=-0.1"), ({"passkey_share": 1.0}, "data.passkey_share=1.0"),
     ({"passkey_share": 0.1}, "stages[0].seq_len=32"), ({"copy_share": 1.5}, "data.copy_share=1.5"),
-    ({"passkey_share": 0.5, "copy_share": 0.5}, "must leave room"), ({"prefetch": -1}, "data.prefetch=-1")])
+    ({"passkey_share": 0.5, "copy_share": 0.5}, "must leave room"), ({"prefetch": -1}, "data.prefetch=-1"),
+    ({"prefetch": 10**9}, "data.prefetch=1000000000 must be at least 0 and at most 1,024")])
 def test_settings_that_cannot_work(fields, reason):
     with pytest.raises(UserError) as error:
         pipeline.check(DataConfig(**fields), [stage()], TOKENIZER)
     assert reason in str(error.value) and "\n" not in str(error.value)
+
+
+def test_batches_read_ahead_fit_into_memory(monkeypatch):
+    """A batch of 4 x 32 tokens is five arrays of four bytes a token."""
+    bytes_of = sum(array.nbytes for array in packed().gather(np.arange(BATCH)).values())
+    monkeypatch.setattr(pipeline, "free_memory", lambda: 3 * bytes_of)
+    pipeline.check(DataConfig(prefetch=3), [stage()], TOKENIZER)
+    with pytest.raises(UserError, match="data.prefetch=4 holds .*; 3 would fit"):
+        pipeline.check(DataConfig(prefetch=4), [stage()], TOKENIZER)
+    monkeypatch.setattr(pipeline, "free_memory", lambda: None)
+    pipeline.check(DataConfig(prefetch=4), [stage()], TOKENIZER)
 
 
 def test_the_length_that_check_names_works():

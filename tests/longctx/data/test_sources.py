@@ -1,14 +1,16 @@
+import codecs
 import gzip
 import json
 import os
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import pytest
 
 from longctx.config import DataConfig
-from longctx.data import sources
+from longctx.data import readers, sources
 from longctx.errors import UserError
 
 
@@ -48,6 +50,7 @@ def test_stdlib_split_is_disjoint_and_the_same_every_time():
     assert list(corpus.train) == sorted(corpus.train, key=lambda document: document.name)
     assert all(document.text.decode() for document in corpus.train)
     assert sum(len(document.text) for document in corpus.train) > 5_000_000
+    assert "bad documents" in corpus.notes[0] and "is not UTF-8 at byte" in corpus.notes[0]
 
 
 def test_a_name_alone_decides_the_side(tmp_path):
@@ -71,7 +74,10 @@ def test_a_folder_of_every_kind_plain_and_gzipped(tmp_path):
     write(tmp_path / ".hidden" / "no.txt", "no")
     write(tmp_path / "picture.png", b"\x89")
     write(tmp_path / "empty.txt", " \n")
-    found = texts(sources.load(config(tmp_path)))
+    corpus = sources.load(config(tmp_path))
+    found = texts(corpus)
+    assert corpus.notes == (f"left out of data.path={str(tmp_path)!r}: 1 file (1 .png), 1 folder (1 .hidden), "
+                            "1 empty document",)
     assert len(found) == 4 + 4 + 3 + 3
     assert found["deep/1.md"] == b"text 1" and found["3.TXT.gz"] == b"zipped 3"
     assert found["lines.jsonl:3"] == b"line 1" and found["more.jsonl.gz:5"] == b"line 2"
@@ -80,12 +86,14 @@ def test_a_folder_of_every_kind_plain_and_gzipped(tmp_path):
 def test_any_bytes_survive_and_jsonl_text_is_unescaped(tmp_path):
     junk = bytes(range(256)) * 4
     write(tmp_path / "junk.txt", junk)
-    write(tmp_path / "other.jsonl", json.dumps({"body": "naïve \U0001f600 \ud800"}) + "\r\n")
+    line = json.dumps({"body": "naïve \U0001f600"})[:-1] + f', "number": {"9" * 5000}}}\r\n'
+    write(tmp_path / "other.jsonl", line)
     for i in range(9):
         write(tmp_path / f"{i}.txt", "so that there is a split")
-    found = texts(sources.load(config(tmp_path, text_field="body")))
-    assert found["junk.txt"] == junk
-    assert found["other.jsonl:1"] == "naïve \U0001f600 \ud800".encode("utf-8", "surrogatepass")
+    corpus = sources.load(config(tmp_path, text_field="body"))
+    found = texts(corpus)
+    assert found["junk.txt"] == junk and not corpus.notes
+    assert found["other.jsonl:1"] == "naïve \U0001f600".encode()
 
 
 @pytest.mark.parametrize("text", [b"0123456789" * 10, "äöü€😀".encode() * 19, b"ab", b"\x80" * 9])
@@ -136,17 +144,112 @@ def test_broken_gzip(tmp_path, damage):
     assert repr(str(path)) in text and "gzip" in text
 
 
-@pytest.mark.parametrize("line, reason", [
-    ('{"text": "a"', "is not JSON"), (b'{"text": "\xff"}', "is not JSON"), ("[" * 100_000, "is not JSON"),
-    ('["a"]', "is a JSON list"), ('"a"', "is a JSON str"),
-    ('{"txt": "a", "n": 1, "title": "b"}', "the text fields there: 'txt', 'title'"),
-    ('{"text": 5}', "the text fields there: none"), ("{}", "the text fields there: none")])
-def test_broken_jsonl_names_file_and_line(tmp_path, line, reason):
-    good = json.dumps({"text": "good"}).encode()
-    line = line if isinstance(line, bytes) else line.encode()
-    path = write(tmp_path / "a.jsonl", b"\n".join([good, b"", line, good]))
+BAD_LINES = [
+    (b'{"text": "a"', "is not JSON"), (b'{"text": "\xff"}', "is not UTF-8 at byte 10 (0xff)"),
+    (b"[" * 100_000, "nested deeper"), (b'{"text": "a", "more": ' + b"[" * 100_000, "nested deeper"),
+    (b'["a"]', "is a JSON list"), (b'"a"', "is a JSON str"),
+    (b'{"txt": "a", "n": 1, "title": "b"}', "the text fields there: 'txt', 'title'"),
+    (b'{"text": 5}', "the text fields there: none"), (b"{}", "the text fields there: none"),
+    (b'{"text": "\\ud83d"}', "half of a surrogate pair"), (b'{"text": "a", "text": "b"}', "the key 'text' twice")]
+GOOD = json.dumps({"text": "good"}).encode()
+
+
+@pytest.mark.parametrize("line, reason", BAD_LINES, ids=[reason for _, reason in BAD_LINES])
+def test_a_bad_line_is_named_with_its_file(tmp_path, line, reason):
+    path = write(tmp_path / "a.jsonl", b"\n".join([GOOD, b"", line, GOOD]))
     text = message(tmp_path)
-    assert f"line 3 of {str(path)!r}" in text and reason in text
+    assert f"line 3 of {str(path)!r}" in text and reason in text and "data.bad='skip'" in text
+
+
+def test_bad_documents_are_left_out_and_counted(tmp_path):
+    write(tmp_path / "a.jsonl", b"\n".join([*(line for line, _ in BAD_LINES), GOOD]))
+    write(tmp_path / "b.txt.gz", gzip.compress(os.urandom(1000))[:-9])
+    write(tmp_path / "latin.txt", "caf\u00e9".encode("latin-1"))
+    corpus = sources.load(config(tmp_path, bad="skip", tokenizer="tokenizer.json", holdout=0.3))
+    assert set(texts(corpus)) == {f"a.jsonl:{len(BAD_LINES) + 1} ({part})" for part in ("start", "end")}
+    note, = corpus.notes
+    assert f"{len(BAD_LINES) + 2} bad documents (line 1 of 'a.jsonl' is not JSON" in note
+    assert note.endswith(f"; and {len(BAD_LINES) + 2 - sources.SHOWN} more)") and len(note) < 500
+    assert "'latin.txt' is not UTF-8" not in note and "b'caf" not in note
+    text = message(tmp_path / "latin.txt", tokenizer="tokenizer.json")
+    assert "latin.txt' is not UTF-8 at byte 3 (0xe9)" in text and "data.tokenizer='bytes' takes any" in text
+    assert "data.bad='skp'" in message(tmp_path, bad="skp")
+
+
+@pytest.mark.parametrize("data, expected", [
+    (codecs.BOM_UTF8 + b"text", b"text"), ("t\u00e9xt \U0001f600".encode("utf-16"), "t\u00e9xt \U0001f600".encode()),
+    (codecs.BOM_UTF16_BE + "text".encode("utf-16-be"), b"text"), ("text".encode("utf-32"), b"text"),
+    (codecs.BOM_UTF16_LE + b"odd", "begins with the byte order mark of UTF-16-LE, and is not"),
+    ("No byte order mark.".encode("utf-16-le"), "looks like UTF-16"), (b"zeros" + bytes(9), b"zeros" + bytes(9))],
+    ids=["utf-8", "utf-16", "utf-16 big endian", "utf-32", "not whole", "no mark", "zeros at the end"])
+def test_a_byte_order_mark_is_no_text(tmp_path, data, expected):
+    path = write(tmp_path / "a.txt", data)
+    write(tmp_path / "b.txt", "another")
+    if isinstance(expected, str):
+        text = message(tmp_path)
+        assert f"{str(path)!r} {expected}" in text
+    else:
+        assert texts(sources.load(config(tmp_path, holdout=0.8)))["a.txt"] == expected
+
+
+def test_jsonl_is_utf8(tmp_path):
+    assert "is UTF-16-LE; .jsonl must be UTF-8" in message(write(tmp_path / "a.jsonl", GOOD.decode().encode("utf-16")))
+    assert "is UTF-16; .jsonl" in message(write(tmp_path / "b.jsonl", GOOD.decode().encode("utf-16-be")))
+    found = texts(sources.load(config(write(tmp_path / "c.jsonl", codecs.BOM_UTF8 + GOOD))))
+    assert b"".join(found.values()) == b"good"
+
+
+@pytest.mark.parametrize("name", ["a/train.parquet", "train.jsonl.zst", "data.json", "x.csv.gz", "words.gz", "ids.BIN"])
+def test_data_that_nobody_can_read_is_not_left_out_unasked(tmp_path, name):
+    write(tmp_path / "README.md", "what it is " * 9)
+    write(tmp_path / name, "data")
+    kind = readers.extension(name)
+    text = message(tmp_path)
+    assert f"1 file (1 {kind})" in text and repr(name) in text and f"data.ignore=({kind!r},) leaves" in text
+    corpus = sources.load(config(tmp_path, ignore=(kind.upper(),) if kind != ".gz" else (".txt", kind)))
+    assert {document.split(" ")[0] for document in texts(corpus)} == {"README.md"}
+    assert f"1 file (1 {kind})" in corpus.notes[0]
+
+
+def test_what_is_ignored_may_be_text_and_must_be_an_extension(tmp_path):
+    write(tmp_path / "README.md", "what it is")
+    write(tmp_path / "a.txt", "text")
+    assert {name.split(" ")[0] for name in texts(sources.load(config(tmp_path, ignore=(".md",))))} == {"a.txt"}
+    assert "data.ignore[1]='md'" in message(tmp_path, ignore=(".x", "md"))
+    assert "only 2 files (1 .md, 1 .txt)" in message(tmp_path, ignore=(".md", ".txt"))
+
+
+def test_links_are_followed_and_each_file_is_read_once(tmp_path):
+    """A link to a folder outside, one in a circle, and links to files: one with another name is no other document."""
+    write(tmp_path / "outside" / "far.txt", "far")
+    write(tmp_path / "outside" / "blob", "by its link alone")
+    root = tmp_path / "root"
+    write(root / "z" / "real.txt", "real")
+    os.link(root / "z" / "real.txt", root / "z" / "same.txt")
+    for name, target in (("a", root / "z"), ("circle", root), ("z/up", tmp_path), ("linked", tmp_path / "outside"),
+                         ("b.txt", root / "z" / "real.txt"), ("c.md", tmp_path / "outside" / "blob")):
+        (root / name).symlink_to(target)
+    corpus = sources.load(config(root, holdout=0.4))
+    assert texts(corpus) == {"z/real.txt": b"real", "linked/far.txt": b"far", "c.md": b"by its link alone"}
+    assert corpus.notes[0].endswith(": 2 other names of files that are read")
+
+
+def test_more_text_than_memory_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    """A few kilobytes of gzip that hold 60 MB, as one document and as one line, take no more memory than they may."""
+    monkeypatch.setattr(sources, "free_memory", lambda: 5 * 4_000_000)
+    for name in ("a.txt.gz", "a.jsonl.gz"):
+        path = write(tmp_path / name, gzip.compress(b"1" * 60_000_000, 1))
+        tracemalloc.start()
+        text = message(path)
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+        tracemalloc.stop()
+        assert "holds 4.2 MB or more" in text and "at most 4.0 MB" in text and "20.0 MB of memory are free" in text
+    write(tmp_path / "b.txt", b"1" * 900_000)
+    assert "1.4 MB in 3 files" in message(tmp_path, max_bytes=500_000)
+    monkeypatch.setattr(readers, "open", None, raising=False)               # nothing is read
+    assert "0.9 MB in 1 file, and at most 0.5 MB can be read: data.max_bytes=500000" in message(
+        tmp_path / "b.txt", max_bytes=500_000)
+    assert "data.max_bytes=-1" in message(tmp_path, max_bytes=-1)
 
 
 def test_unreadable_files(tmp_path, monkeypatch):
@@ -159,9 +262,9 @@ def test_unreadable_files(tmp_path, monkeypatch):
 
     path = write(tmp_path / "secret.txt", "x")
 
-    def refuse(self):
-        raise PermissionError(13, "Permission denied", str(self))
-    monkeypatch.setattr(sources.Path, "read_bytes", refuse)     # file modes do not stop root
+    def refuse(path, mode):
+        raise PermissionError(13, "Permission denied", path)
+    monkeypatch.setattr(readers, "open", refuse, raising=False)         # file modes do not stop root
     assert repr(str(path)) in message(tmp_path) and "Permission denied" in message(tmp_path)
 
 

@@ -81,6 +81,16 @@ def test_depth_is_where_the_number_is(byte_tokenizer):
     assert accuracy.tolist() == [0, 0, 1]
 
 
+def test_by_depth_counts_what_is_exact_and_reads_no_control(byte_tokenizer):
+    config, reads = EvalConfig(depths=4, samples=3), []
+    counted = lambda batch: reads.append(int((batch["weights"].sum(1) > 0).sum())) or copier(reach=500)(batch)
+    cells = passkey.by_depth(counted, byte_tokenizer, 1024, 3, 4, seed=5)
+    assert sum(reads) == 4 * 3
+    exact = grid(passkey.run(copier(reach=500), [], byte_tokenizer, config, (1024,), 5), "exact")[:, 0]
+    assert [cell["right"] / cell["asked"] for cell in cells] == exact.tolist() == [0, 0, 1, 1]
+    assert passkey.by_depth(never, byte_tokenizer, 16, 3, 2, 0) == [{"asked": 0, "right": 0}] * 2
+
+
 def test_accuracy_is_over_digits_and_exact_over_prompts(byte_tokenizer):
     """A guesser of even digits gets as much with another number hidden: that is the chance, and the gain is 0."""
     predictor, rows = recorder()

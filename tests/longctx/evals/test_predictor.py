@@ -4,7 +4,7 @@ import pytest
 
 from longctx import meshes, train_step
 from longctx.config import AttentionConfig, Config, MeshConfig, ModelConfig, RopeConfig
-from longctx.evals.predictor import predictor
+from longctx.evals.predictor import predictor, rows_computed
 from longctx.model import functional
 from tests.helpers import packed, slow
 
@@ -33,6 +33,13 @@ def test_predictions_are_those_of_the_logits_on_any_mesh(mesh_config, layout):
     np.testing.assert_allclose(got.nll, -np.take_along_axis(log_p, batch["targets"][..., None], -1)[..., 0], atol=1e-4)
     np.testing.assert_array_equal(got.top, batch["targets"] == logits.argmax(-1))
     assert got.top[0].all() and not got.top.all()
+
+
+@pytest.mark.parametrize("rows, length, worth, computed", [
+    (1, 256, 1e3, 4), (1, 256, 1e2, 1), (5, 256, 1e2, 8), (40, 256, 1e2, 64), (64, 256, 1e2, 64),
+    (1, 256, 1e9, 64), (40, 256, 1e9, 64), (1, 3000, 1, 1), (2, 3000, 1, 2), (3, 3000, 1, 5), (1, 99_999, 1e9, 1)])
+def test_rows_that_are_computed_are_as_many_as_the_work_or_cheaper_than_a_compilation(rows, length, worth, computed):
+    assert rows_computed(rows, length, worth) == computed
 
 
 def all_logits(config, mesh, batch, rope):

@@ -35,3 +35,9 @@ def test_guessing_a_value_is_right_as_often_as_chance_says():
     cells = by_depth(guess, TASK, 32, rows=512, depths=1, seed=0)
     share, chance = cells[0]["right"] / cells[0]["asked"], 1 / TASK.values
     assert abs(share - chance) < 4 * (chance * (1 - chance) / cells[0]["asked"]) ** 0.5      # four standard errors
+
+
+def test_no_more_rows_are_read_than_asked_for():
+    read = []
+    cells = by_depth(lambda batch: read.append(batch["tokens"].shape) or looks_back(64)(batch), TASK, 64, 32, 2, 0)
+    assert read == [(32, 64)] and sum(cell["asked"] for cell in cells) == 32 * TASK.needles

@@ -1,0 +1,75 @@
+"""The files below a folder, links followed. Free of jax and grain."""
+import heapq
+import os
+import stat
+from collections import Counter
+from typing import NamedTuple
+
+from longctx.errors import UserError
+
+
+class File(NamedTuple):
+    """A file: its name below the folder, its path, and what the system says of it.
+
+    stat: None, with the reason in `missing`, for a link that leads nowhere.
+    """
+    name: str
+    path: str
+    stat: os.stat_result | None
+    missing: str = ""
+
+    @property
+    def identity(self) -> tuple[int, int] | None:
+        """The same for all names of one file."""
+        return self.stat and (self.stat.st_dev, self.stat.st_ino)
+
+
+def walk(root: str, skip: frozenset[str]) -> tuple[list[File], Counter[str]]:
+    """All files below a folder, and how many folders of which name were passed over: hidden ones and those in `skip`.
+
+    A folder that several links lead to is entered once, so links cannot lead in circles. What lies behind no link comes
+    first, so that a new link gives no other file another name; apart from that files are sorted by name. A file with
+    several names is listed by all of them. Raises UserError for a folder that cannot be read.
+    """
+    found, passed_over, entered, waiting = [], Counter(), set(), [(False, root)]
+    while waiting:
+        behind_link, folder = heapq.heappop(waiting)
+        entries, identity = _entries(folder)
+        if identity in entered:
+            continue
+        entered.add(identity)
+        for entry in entries:
+            linked = behind_link or entry.is_symlink()
+            if not os.path.isdir(entry.path):
+                found.append((linked, file(entry.path, os.path.relpath(entry.path, root))))
+            elif entry.name.startswith(".") or entry.name in skip:
+                passed_over[entry.name] += 1
+            else:
+                heapq.heappush(waiting, (linked, entry.path))
+    return [one for _, one in sorted(found, key=lambda pair: (pair[0], pair[1].name))], passed_over
+
+
+def file(path: str, name: str) -> File:
+    """The file at a path."""
+    try:
+        return File(name, path, os.stat(path))
+    except OSError as error:
+        return File(name, path, None, error.strerror)
+
+
+def require_readable(one: File) -> None:
+    """Raises UserError for a link that leads nowhere, and for what is no file: opening a pipe would wait for ever."""
+    if one.stat is None:
+        raise UserError(f"data.path: {one.path!r} cannot be read: {one.missing}.")
+    if not stat.S_ISREG(one.stat.st_mode):
+        raise UserError(f"data.path: {one.path!r} cannot be read: it is not a regular file.")
+
+
+def _entries(folder: str) -> tuple[list[os.DirEntry], tuple[int, int]]:
+    """What a folder holds, and its identity."""
+    try:
+        found = os.stat(folder)
+        with os.scandir(folder) as entries:
+            return list(entries), (found.st_dev, found.st_ino)
+    except OSError as error:
+        raise UserError(f"data.path: {error.filename!r} cannot be read: {error.strerror}.") from error
