@@ -5,11 +5,11 @@ First what the settings alone say, then the names that jax modules know, then th
 import dataclasses
 import math
 import operator
-import os
 import pathlib
 from typing import NamedTuple
 
 from experiments import config as configs
+from experiments import places
 from longctx import layouts, run_identity
 from longctx.config import Config, StageConfig
 from longctx.data import curriculum, pipeline, recall, sources, tokenizers
@@ -53,6 +53,8 @@ def check(config: Config, workdir=None) -> Checked:
     workdir: where the run would put its checkpoints; any that are there must be those of the same run.
     """
     stages = check_settings(config)
+    if workdir is not None:
+        places.check_folder("--workdir", workdir)
     corpus, tokenizer = _load_data(config, stages)
     if workdir is not None:
         _check_workdir(config, pathlib.Path(workdir))
@@ -320,10 +322,6 @@ def _load_data(config: Config, stages) -> tuple[sources.Corpus, tokenizers.Token
 
 
 def _check_workdir(config: Config, workdir: pathlib.Path) -> None:
-    there = next(folder for folder in (workdir, *workdir.absolute().parents) if folder.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        problem = "cannot be written to" if there.is_dir() else "is not a folder"
-        raise UserError(f"--workdir={str(workdir)!r} cannot be used: {str(there)!r} {problem}.")
     stored = configs.stored(workdir)
     if stored is None:
         return

@@ -5,16 +5,18 @@
 A run that started from such a folder (init_from) gives its config.json back, its RoPE and length as they are now, and
 its tokenizer; another one becomes a model of the first architecture that can say its settings.
 """
-from experiments import benchmark, processes
 from experiments import config as configs
+from experiments import places, processes
+from experiments.options import Parser
 
 
 def main(argv) -> None:
-    parser = benchmark.Parser(description=__doc__.split("\n")[0])
+    parser = Parser(__doc__.split("\n")[0])
     parser.add_argument("--workdir", required=True, help="the folder of the run")
     parser.add_argument("--out", required=True, help="the folder to write, without weights in it")
     asked = parser.parse_args(argv[1:])
     config, workdir = configs.from_workdir([argv[0], "--workdir", asked.workdir])
+    places.check_folder("--out", asked.out)
 
     from experiments.records import load_params
     from longctx import hf

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from experiments import config as configs
-from experiments import processes
+from experiments import places, processes
 from longctx.config import Config, EvalConfig, ModelConfig, StageConfig
 
 STEPS_IN_FLIGHT = 16
@@ -30,6 +30,7 @@ class Task(NamedTuple):
 def main(argv) -> None:
     config, workdir = configs.from_command_line(argv)
     from experiments import checks
+    places.check_folder("--workdir", workdir)
     task = _passkeys(config, *checks.check_extend_checkpoint(config)) if config.init_from else _recall(
         config, checks.check_extend(config)[-1].seq_len)
 

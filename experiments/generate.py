@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments import config as configs
 from experiments import processes
-from experiments.benchmark import Parser
+from experiments.options import Parser
 from longctx.data import tokenizers
 from longctx.errors import UserError
 from longctx.generation.request import Request
@@ -24,7 +24,7 @@ UNFINISHED = "\ufffd"           # what tokenizers show of a character whose last
 
 def options(argv):
     """(the options of this command, the --config.field=value among the arguments)."""
-    parser = Parser(prog="python -m experiments.generate", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", metavar="PATH", required=True, help="workdir of a run, or Hugging Face model")
     parser.add_argument("--prompt-file", metavar="FILE", required=True, help="the text to go on from")
     parser.add_argument("--max-new-tokens", metavar="N", type=int, required=True)
@@ -34,10 +34,7 @@ def options(argv):
     parser.add_argument("--chunk", metavar="N", type=int, default=512,
                         help="tokens of the prompt read at a time (default: %(default)s)")
     parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.json or bytes (default: the checkpoint's)")
-    asked, overrides = parser.parse_known_args(argv)
-    if unknown := [word for word in overrides if not word.startswith("--config.")]:
-        parser.error(f"{unknown[0]!r} is not an option; --help lists them.")
-    return asked, overrides
+    return parser.parse_with_settings(argv)
 
 
 def text_as_it_comes(tokenizer: tokenizers.Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
