@@ -6,7 +6,7 @@ A run that started from such a folder (init_from) gives its config.json back, it
 its tokenizer; another one becomes a model of the first architecture that can say its settings.
 """
 from experiments import config as configs
-from experiments import places, processes
+from experiments import places, price, processes
 from experiments.options import Parser
 
 
@@ -20,7 +20,9 @@ def main(argv) -> None:
 
     from experiments.records import load_params
     from longctx import hf
-    step, params = load_params(config, workdir, processes.start(config.mesh))
+    mesh = processes.start(config.mesh)
+    price.check(config, mesh)
+    step, params = load_params(config, workdir, mesh)
     longest = max(stage.seq_len for stage in config.stages)
     hf.save({"params": params}, asked.out, config=config.model, source=config.init_from or None, longest=longest)
     print(f"step {step} of {config.name}: {asked.out}", flush=True)

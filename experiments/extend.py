@@ -36,10 +36,12 @@ def main(argv) -> None:
 
     import jax
 
-    from experiments import benchmark, figures, train
+    from experiments import benchmark, figures, price, train
     from experiments.metrics import dump
+    from longctx.data import curriculum
     mesh = processes.start(config.mesh)
     config = _with_lengths(config, task.trained)
+    price.check(config, mesh, () if config.init_from else curriculum.plan(config), config.extend.lengths)
     params, training = (train.start_from(config, mesh), {}) if config.init_from else trained(config, mesh)
     records = [_record(config, mesh, params, "as trained", name, task) for name in config.extend.methods]
     records += [_tuned(config, mesh, params, name, task) for name in config.extend.tunings]

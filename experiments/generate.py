@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from experiments import config as configs
-from experiments import processes
+from experiments import price, processes
 from experiments.options import Parser
 from longctx.data import tokenizers
 from longctx.errors import UserError
@@ -63,6 +63,7 @@ def of_run(path: str, tokenizer: str | None, overrides: list[str]) -> tuple[toke
         from experiments.records import load_params
         from longctx.model import functional
         mesh = processes.start(config.mesh)
+        price.check(config, mesh)
         _, params = load_params(config, workdir, mesh)
         with jax.set_mesh(mesh):
             return mesh, functional.graph(config.model, config.attention), params
