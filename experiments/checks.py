@@ -9,7 +9,7 @@ import pathlib
 from typing import NamedTuple
 
 from experiments import config as configs
-from experiments import places, price, processes
+from experiments import places, price, processes, unread
 from longctx import layouts, run_identity
 from longctx.config import Config, StageConfig
 from longctx.data import curriculum, pipeline, recall, sources, tokenizers
@@ -18,7 +18,6 @@ from longctx.positions import api as positions
 from longctx.positions import extension
 
 DTYPES = ("bfloat16", "float32")
-MIXTURES = ("gpt_oss", "llama4")        # those of longctx.model.block.FEED_FORWARDS that have experts
 
 AT_LEAST = {
     "seed": 0,
@@ -55,6 +54,7 @@ def check(config: Config, workdir=None) -> Checked:
     workdir: where the run would put its checkpoints; any that are there must be those of the same run.
     """
     stages = check_settings(config)
+    unread.check(config)
     if workdir is not None:
         places.check_folder("--workdir", workdir)
         price.check_rows(config, stages)
@@ -95,6 +95,7 @@ def check_extend(config: Config) -> tuple[curriculum.Stage, ...]:
 
 def _check_extend(config: Config, trained: int) -> None:
     extend = config.extend
+    unread.check_extend(config)
     if min(extend.lengths, default=trained) < trained:
         raise UserError(f"extend.lengths={extend.lengths}: {min(extend.lengths)} is below the trained length; "
                         f"{trained} or more works.")
@@ -186,11 +187,11 @@ def _check_model(config: Config) -> None:
 def _check_feed_forward(config: Config) -> None:
     model, parts = config.model, config.mesh.tensor
     sizes = {f"model.pattern[{i}].mlp": kind.mlp for i, kind in enumerate(model.kinds)}
-    if any(kind.feed_forward in MIXTURES for kind in model.kinds):
+    if any(kind.feed_forward in unread.MIXTURES for kind in model.kinds):
         sizes["model.expert_mlp"] = model.expert_mlp
         if not 1 <= model.experts_per_token <= model.experts:
             raise UserError(f"model.experts_per_token={model.experts_per_token} must be from 1 to model.experts="
-                            f"{model.experts} for model.feed_forward={' or '.join(map(repr, MIXTURES))}.")
+                            f"{model.experts} for model.feed_forward={' or '.join(map(repr, unread.MIXTURES))}.")
     for field, size in sizes.items():
         if size < 1 or size % parts:
             raise UserError(f"{field}={size} must be above 0 and divide by mesh.tensor={parts}; "

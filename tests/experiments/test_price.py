@@ -99,7 +99,7 @@ def test_devices_and_their_host_are_told_apart(free):
 def test_the_rows_of_a_step_are_priced_before_the_data_is_read(free, monkeypatch):
     free(GB)
     monkeypatch.setattr(checks, "_load_data", None)
-    with pytest.raises(UserError, match=r"^batch_tokens=68719476736: .* 1,374.39 GB .* most batch_tokens=49999872 fits"):
+    with pytest.raises(UserError, match=r"^batch_tokens=68719476736: .* 1,374.39 GB .* batch_tokens=49999872 fits"):
         checks.check(Config(batch_tokens=2**36), "run")
     own = dataclasses.replace(Config().stages[0], batch_tokens=2**36)
     monkeypatch.setenv("JAX_NUM_PROCESSES", "4")
