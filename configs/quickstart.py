@@ -43,8 +43,9 @@ def get_config(arg: str = ""):
 
 def _stage(config, length, steps, original):
     """`steps` steps at a length, with RoPE stretched from the original one; at least one whole row a step."""
+    own = length if length > config.batch_tokens else 0
     rope = configs.rope(scaling="yarn", factor=length / original, original_length=original)
-    return configs.stage(seq_len=length, steps=steps, rope=rope, batch_tokens=max(config.batch_tokens, length))
+    return configs.stage(seq_len=length, steps=steps, rope=rope, batch_tokens=own)
 
 
 def _shrink(config):

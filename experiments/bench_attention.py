@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import benchmark, benchmark_worker
+from experiments import benchmark, benchmark_worker, places
 from longctx.errors import UserError
 
 PASSES = ("forward", "forward+backward")
@@ -226,8 +226,8 @@ def main(argv: list[str] | None = None) -> int:
     lengths, dtypes = benchmark.whole_numbers("--lengths", args.lengths), benchmark.dtypes(args.dtype)
     if min(args.heads, args.key_heads, args.head_size) < 1 or args.heads % args.key_heads:
         raise UserError(f"--key-heads={args.key_heads} must divide --heads={args.heads}; 1 and {args.heads} do.")
-    benchmark.check_writable("--out", args.out)
-    benchmark.check_writable("--picture", args.picture)
+    places.check_file("--out", args.out)
+    places.check_file("--picture", args.picture)
     limit = min(args.memory_limit * 1024, benchmark_worker.memory_mb() / 2)
     environment, records = benchmark.environment(), []
     for length, dtype in itertools.product(lengths, dtypes):

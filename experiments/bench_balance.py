@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from experiments import attention_step, benchmark, figures
+from experiments import attention_step, benchmark, figures, places
 from experiments.hardware import CHIPS
 from experiments.lengths import KINDS, documents, row
 from experiments.shapes import MODELS
@@ -179,8 +179,8 @@ def options(argv):
     chosen.shards = benchmark.whole_numbers("--shards", chosen.shards)
     if chosen.tokens < 512 or chosen.tokens % 512:
         raise UserError(f"--tokens={chosen.tokens} must be a multiple of 512, the widest chunks that are compared.")
-    benchmark.check_writable("--out", chosen.out)
-    benchmark.check_writable("--picture", chosen.picture)
+    places.check_file("--out", chosen.out)
+    places.check_file("--picture", chosen.picture)
     return chosen
 
 

@@ -15,7 +15,7 @@ import tempfile
 
 import jax
 
-from experiments import bench_gpu_kernels, benchmark, figures, kernel_worker, tpu_schedule
+from experiments import bench_gpu_kernels, benchmark, extras, figures, kernel_worker, places, tpu_schedule
 from experiments.kernel_cases import EVERY, GPU_KERNELS, KERNELS, MATMULS, Case, Ours, missing
 from longctx.errors import UserError
 from pallas_kernels import gpu_chips, masks, tpu_chips
@@ -66,7 +66,7 @@ EMPTY_SHARE = 0.30               # a partial with 3/4 of its blocks EMPTY, over 
 
 def measure(chip: str, case: Case, lengths: list[int]) -> list[Result]:
     """A result for each length; lengths whose blocks are the same share one compilation."""
-    reason = missing(case.kernel) or missing_compiler()
+    reason = missing(case.kernel) or extras.missing("libtpu")
     if reason:
         return [Result(chip, case, length, note=reason) for length in lengths]
     compiled, results = {}, []
@@ -81,15 +81,6 @@ def measure(chip: str, case: Case, lengths: list[int]) -> list[Result]:
             continue
         results.append(_priced(chip, case, length, blocks, work, *compiled[blocks]))
     return results
-
-
-def missing_compiler() -> str | None:
-    """Why nothing can be compiled for a TPU here, or None."""
-    try:
-        import libtpu  # noqa: F401
-    except ImportError:
-        return "libtpu is not installed: pip install -e '.[aot]'"
-    return None
 
 
 def _priced(chip, case, length, blocks, work, kernel, compile_s):
@@ -224,8 +215,8 @@ def options(argv):
     if any(length % WHOLE for length in chosen.lengths):
         raise UserError(f"--lengths={','.join(map(str, chosen.lengths))} must be multiples of {WHOLE}, "
                         "the largest block of the kernels compared.")
-    benchmark.check_writable("--out", chosen.out)
-    benchmark.check_writable("--picture", chosen.picture)
+    places.check_file("--out", chosen.out)
+    places.check_file("--picture", chosen.picture)
     if chosen.picture and not any(chip in CHIPS for chip in chosen.chip):
         raise UserError(f"--picture={chosen.picture} shows predicted TFLOP/s, which there are of TPUs alone: "
                         f"{', '.join(CHIPS)}.")

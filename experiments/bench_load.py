@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from experiments import benchmark, benchmark_worker
+from experiments import benchmark, benchmark_worker, places
 from longctx import hf
 from longctx.config import MeshConfig
 from longctx.errors import UserError
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
         return benchmark_worker.serve(build, args.worker)
     if args.megabytes < 1:
         raise UserError(f"--megabytes={args.megabytes} must be 1 or more.")
-    benchmark.check_writable("--out", args.out)
+    places.check_file("--out", args.out)
     environment, records = benchmark.environment(), measure(args.megabytes)
     number = benchmark.number
     print(benchmark.table(("mesh", "dtype", "arrays MiB", "seconds", "MiB beside"),

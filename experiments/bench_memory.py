@@ -9,7 +9,7 @@ import dataclasses
 import sys
 import time
 
-from experiments import bench_train, benchmark, benchmark_worker
+from experiments import bench_train, benchmark, benchmark_worker, places
 from longctx.config import Config, MemoryConfig, ModelConfig, StageConfig
 from longctx.data import curriculum
 from longctx.errors import UserError
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     lengths = benchmark.whole_numbers("--lengths", args.lengths)
     if any(length % args.chunk for length in lengths):
         raise UserError(f"--chunk={args.chunk} must divide --lengths={args.lengths}.")
-    benchmark.check_writable("--out", args.out)
+    places.check_file("--out", args.out)
     environment, records = benchmark.environment(), []
     for length in lengths:
         print(f"{length} tokens ...", file=sys.stderr, flush=True)

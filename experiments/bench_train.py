@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 
-from experiments import benchmark, benchmark_worker
+from experiments import benchmark, benchmark_worker, places
 from longctx.config import Config, ModelConfig, StageConfig
 from longctx.data import curriculum
 
@@ -196,7 +196,7 @@ def main(argv: list[str] | None = None) -> int:
     lengths, dtypes = benchmark.whole_numbers("--lengths", args.lengths), benchmark.dtypes(args.dtype)
     for length in lengths:
         curriculum.plan(config_of({"length": length, "dtype": dtypes[0], "batch_tokens": args.batch_tokens}))
-    benchmark.check_writable("--out", args.out)
+    places.check_file("--out", args.out)
     environment, records, agreed = benchmark.environment(), [], None
     for length in lengths if args.rounds else ():
         print(f"{length} tokens ...", file=sys.stderr, flush=True)

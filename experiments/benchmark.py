@@ -7,9 +7,10 @@ import os
 import pathlib
 import platform
 import subprocess
-import sys
 
-from experiments.benchmark_worker import ROOT, memory_mb, missing, threads
+from experiments.benchmark_worker import ROOT, memory_mb, threads
+from experiments.extras import missing
+from experiments.options import Parser, complain
 from longctx.errors import UserError, unknown_name
 
 DTYPES = ("float32", "bfloat16")
@@ -70,13 +71,6 @@ def target_table(targets: list[dict]) -> str:
                  [(t["what"], number(t["value"]), t["target"], t["result"]) for t in targets])
 
 
-class Parser(argparse.ArgumentParser):
-    """Errors in one line."""
-
-    def error(self, message):
-        self.exit(2, f"{message}\n")
-
-
 OPTIONS = {
     "lengths": dict(help="tokens, with commas (default: %(default)s)"),
     "dtype": dict(help="(default: %(default)s)"),
@@ -88,7 +82,7 @@ OPTIONS = {
 
 def parser(description: str, **defaults) -> Parser:
     """Of OPTIONS those that a benchmark has, with their defaults."""
-    result = Parser(description=description)
+    result = Parser(description)
     for name, default in defaults.items():
         result.add_argument(f"--{name}", default=default, **OPTIONS[name])
     return result
@@ -114,12 +108,6 @@ def dtypes(text: str) -> list[str]:
     return names("--dtype", text, DTYPES)
 
 
-def check_writable(option: str, path: str | None) -> None:
-    """Raises UserError, before anything is measured, where a result could not be written."""
-    if path and not os.access(pathlib.Path(path).absolute().parent, os.W_OK):
-        raise UserError(f"{option}={path} cannot be written; give a file in a folder that exists and is writable.")
-
-
 def write(path: str | None, content: dict) -> None:
     """Writes a result as JSON, if it was asked for."""
     if path:
@@ -131,5 +119,4 @@ def command(main, argv: list[str] | None = None) -> int:
     try:
         return main(argv)
     except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+        return complain(error)

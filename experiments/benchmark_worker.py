@@ -6,7 +6,6 @@ asked. The sides are asked in turn, round after round, so that a disturbance of 
 """
 import contextlib
 import ctypes
-import importlib.util
 import itertools
 import json
 import os
@@ -17,8 +16,9 @@ import tempfile
 import threading
 import time
 
+from experiments.extras import missing
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-NOT_INSTALLED = "not installed: pip install -e '.[bench]'"
 BURST = 0.3                          # seconds: short work is repeated until a burst lasts this long
 LIMIT = 1800                         # seconds that a worker may take to answer
 MIB = 2**20
@@ -151,11 +151,6 @@ def timed(run, burst: float = BURST) -> dict:
         run()
         seconds.append(time.perf_counter() - start)
     return {"seconds": seconds}
-
-
-def missing(*packages: str) -> str:
-    """What to do about packages that are not there; empty when all are."""
-    return "" if all(importlib.util.find_spec(package) for package in packages) else NOT_INSTALLED
 
 
 def peak_mb() -> float:

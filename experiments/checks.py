@@ -5,11 +5,11 @@ First what the settings alone say, then the names that jax modules know, then th
 import dataclasses
 import math
 import operator
-import os
 import pathlib
 from typing import NamedTuple
 
 from experiments import config as configs
+from experiments import places, price, processes, unread
 from longctx import cuts, layouts, run_identity
 from longctx.config import DTYPES, Config, StageConfig
 from longctx.data import curriculum, pipeline, recall, sources, tokenizers
@@ -35,6 +35,8 @@ ABOVE = {"model.norm_eps": 0, "optim.eps": 0}
 FOR_BACKWARD = {"loss_tiles": "autodiff", "head_groups": "autodiff", "chunk": "streamed", "every": "streamed",
                 "keep_attention": "streamed", "clip": "streamed"}      # settings of memory that the others do not have
 BELOW = {"seed": 2**63, "optim.b1": 1, "optim.b2": 1}
+POSITIONS = 2**31                       # there are so many: they are int32
+SIMULATED = 2048                        # devices that jax's CPU backend has in one process, at most
 
 
 class Checked(NamedTuple):
@@ -50,6 +52,10 @@ def check(config: Config, workdir=None) -> Checked:
     workdir: where the run would put its checkpoints; any that are there must be those of the same run.
     """
     stages = check_settings(config)
+    unread.check(config)
+    if workdir is not None:
+        places.check_folder("--workdir", workdir)
+        price.check_rows(config, stages)
     try:
         corpus, tokenizer = _load_data(config, stages, workdir)
     except sources.NoSplit as error:
@@ -94,6 +100,7 @@ def check_extend(config: Config) -> tuple[curriculum.Stage, ...]:
 
 def _check_extend(config: Config, trained: int) -> None:
     extend = config.extend
+    unread.check_extend(config)
     if min(extend.lengths, default=trained) < trained:
         raise UserError(f"extend.lengths={extend.lengths}: {min(extend.lengths)} is below the trained length; "
                         f"{trained} or more works.")
@@ -129,8 +136,24 @@ def _check_numbers(config: Config) -> None:
             raise UserError(f"stages[{i}].lr_scale={stage.lr_scale} must be at least 0; 1.0 changes nothing.")
     if min(config.eval.lengths, default=1) < 1:
         raise UserError(f"eval.lengths={config.eval.lengths} must all be at least 1.")
+    _check_most(config)
     if config.name in ("", ".", "..") or "/" in config.name:
         raise UserError(f"name={config.name!r} must be a folder name without '/', such as 'run'.")
+
+
+def _check_most(config: Config) -> None:
+    """Lengths that no row can have, and devices that no process can."""
+    lengths = {f"stages[{i}].seq_len": stage.seq_len for i, stage in enumerate(config.stages)}
+    lengths |= {f"stages[{i}].augment_length": stage.augment_length for i, stage in enumerate(config.stages)}
+    lengths |= {"eval.lengths": max(config.eval.lengths, default=0), "extend.tune_length": config.extend.tune_length,
+                "extend.lengths": max(config.extend.lengths, default=0)}
+    for field, length in lengths.items():
+        if length >= POSITIONS:
+            raise UserError(f"{field} asks for {length} tokens in a row, and positions are below 2**31={POSITIONS}.")
+    most, simulate = SIMULATED * processes.count(), config.mesh.simulate
+    if simulate > most:
+        raise UserError(f"mesh.simulate={simulate} is more than the {SIMULATED} devices that jax can simulate in a "
+                        f"process; {most} works.")
 
 
 def _require(config: Config, field: str, holds, bound: float, words: str) -> None:
@@ -283,10 +306,6 @@ def _load_data(config: Config, stages, workdir) -> tuple[sources.Corpus, tokeniz
 
 def _check_workdir(config: Config, workdir: pathlib.Path) -> bool:
     """Whether the workdir holds a run to continue, which then is this one."""
-    there = next(folder for folder in (workdir, *workdir.absolute().parents) if folder.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        problem = "cannot be written to" if there.is_dir() else "is not a folder"
-        raise UserError(f"--workdir={str(workdir)!r} cannot be used: {str(there)!r} {problem}.")
     stored = configs.stored(workdir)
     if stored is None:
         return False

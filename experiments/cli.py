@@ -14,7 +14,8 @@ from absl import flags, logging
 from ml_collections import config_flags
 from ml_collections.config_dict import ConfigDict
 
-from experiments import config_file, processes
+from experiments import config_file, places, processes
+from experiments.options import complain
 from longctx.errors import UserError
 
 USAGE = """python -m experiments.COMMAND --config FILE[:arg=value,...] [--config.field=value ...] [--workdir DIR]
@@ -24,6 +25,7 @@ USAGE = """python -m experiments.COMMAND --config FILE[:arg=value,...] [--config
   --config.init_from=DIR  a folder of Hugging Face to start from; then there may be no config file
   --workdir DIR         where the run keeps everything; default runs/NAME, with the config's name"""
 
+PATHS = "init_from", "data.path", "data.tokenizer"      # settings that name a file or a folder
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
 _PATH = re.compile(r"[A-Za-z_]\w*(\[-?\d+\])*(\.[A-Za-z_]\w*(\[-?\d+\])*)*")
 _PART = re.compile(r"\w+|\[-?\d+\]")
@@ -40,10 +42,22 @@ def run(main: Callable[[list[str]], None]) -> None:
     try:
         main(sys.argv)
     except UserError as error:
-        print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
-        processes.end(2)
+        processes.end(complain(error))
     except KeyboardInterrupt:
         processes.end(130)
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):      # jax's, whose type is not here yet when a setting is wrong
+            raise
+        processes.end(complain(_out_of_memory(error)))
+
+
+def _out_of_memory(error: RuntimeError) -> UserError:
+    """What a device had too little memory for, in a line, and what takes less."""
+    said = re.search(r"RESOURCE_EXHAUSTED: (.*)", str(error))
+    return UserError(f"a device has too little memory: {said[1].strip()} More devices take less each; so do shorter "
+                     "rows (stages[i].seq_len, eval.lengths), fewer in a step (batch_tokens), memory.loss_tiles, "
+                     "model.remat='layer' or 'offload_layer', memory.offload=('moments',); experiments.plan tells what "
+                     "of it would do.")
 
 
 def _unraisable(problem) -> None:
@@ -74,6 +88,8 @@ def parse(argv: list[str], fields: ConfigDict,
     if named.help:
         print(USAGE)
         sys.exit(0)
+    for option in ("config", "workdir"):
+        places.check_local(f"--{option}", named[option].value)
     paths = [_override(arg) for arg in rest[1:] if arg.startswith("-") and not _NUMBER.fullmatch(arg)]
     if stored and named.config:
         raise UserError(f"--config {named.config}: the settings are those of the run in --workdir; "
@@ -87,7 +103,10 @@ def parse(argv: list[str], fields: ConfigDict,
     else:
         example = next((arg for arg in rest[1:] if ".py" in arg), "configs/quickstart.py")
         raise UserError(f"--config is missing; give a config file, such as --config {example}.")
-    return _overridden(config, paths, rest), named.workdir
+    config = _overridden(config, paths, rest)
+    for path in PATHS:
+        places.check_local(path, value_at(config, path))
+    return config, named.workdir
 
 
 def value_at(tree: ConfigDict, path: str):

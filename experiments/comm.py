@@ -12,24 +12,24 @@ the closed form (longctx/context_parallel/cost.py). Below them, how even the lay
 or with --lengths web, code or prolong over documents as long as those of web pages, of code, and of mixtures for long
 contexts. Saves comm.json and comm.png in --workdir, default runs/NAME/comm-TARGET.
 """
-import argparse
 import pathlib
 import sys
 
 from experiments import config as configs
-from experiments import hardware
-from experiments.benchmark import Parser
+from experiments import hardware, places
+from experiments.options import Parser
 
 
 def main(argv) -> None:
-    parser = Parser(prog="python -m experiments.comm", description=__doc__, allow_abbrev=False,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--target", required=True)
     parser.add_argument("--compare", metavar="WAYS")
     parser.add_argument("--lengths", default="data", help="data, document, web, code, prolong (default: %(default)s)")
     parser.add_argument("--workdir")
-    asked, settings = parser.parse_known_args(argv[1:])
+    asked, settings = parser.parse_with_settings(argv[1:])
     config, run = configs.from_command_line([argv[0], *settings])
+    folder = pathlib.Path(asked.workdir or run / f"comm-{asked.target.replace(':', '-')}")
+    places.check_folder("--workdir", folder)
     target = hardware.target(asked.target, simulate=True)
     from experiments.meter import measure, rows, show
     from experiments.planner import auto, search
@@ -43,7 +43,6 @@ def main(argv) -> None:
         meters, failed = {config.attention.strategy: measure.measure(config, target, asked.lengths)}, {}
         show.show(*meters.values())
     if meters:
-        folder = pathlib.Path(asked.workdir or run / f"comm-{asked.target.replace(':', '-')}")
         print("saved:", *show.save(meters, failed, folder))
 
 

@@ -19,6 +19,11 @@ def lengths(config: Config) -> tuple[int, ...]:
     return tuple(config.eval.lengths) or (*trained, 2 * trained[-1])
 
 
+def passkey_lengths(config: Config) -> tuple[int, ...]:
+    """Those of them that are read however long the documents are."""
+    return lengths(config) if "passkey" in config.eval.tasks else ()
+
+
 def run(config: Config, mesh, params, rope: RopeConfig, documents, tokenizer, workdir) -> dict:
     """Every task of config.eval on held-out documents; process 0 writes workdir/evals.json and draws the report."""
     import jax
@@ -43,8 +48,10 @@ def main(argv) -> None:
     config, workdir = configs.from_workdir(argv)
     corpus, tokenizer, _ = configs.check(config)
 
+    from experiments import price
     from experiments.records import load_params
     mesh = processes.start(config.mesh)
+    price.check(config, mesh, lengths=passkey_lengths(config))
     step, params = load_params(config, workdir, mesh)
     for line in (f"{config.name}: step {step}", *corpus.notes):
         print(line, flush=True)

@@ -6,21 +6,25 @@ A run that started from such a folder (init_from) gives its config.json back, wi
 checkpoint was made in, and its tokenizer, from the copies in the workdir; another one becomes a model of the first
 architecture that can say its settings, with the tokenizer that it was trained with.
 """
-from experiments import benchmark, processes
 from experiments import config as configs
+from experiments import places, price, processes
+from experiments.options import Parser
 
 
 def main(argv) -> None:
-    parser = benchmark.Parser(description=__doc__.split("\n")[0])
+    parser = Parser(__doc__.split("\n")[0])
     parser.add_argument("--workdir", required=True, help="the folder of the run")
     parser.add_argument("--out", required=True, help="the folder to write, without weights in it")
     asked = parser.parse_args(argv[1:])
     config, workdir = configs.from_workdir([argv[0], "--workdir", asked.workdir])
+    places.check_folder("--out", asked.out)
 
     from experiments.records import load_params
     from longctx import hf
     from longctx.data import curriculum
-    step, params = load_params(config, workdir, processes.start(config.mesh))
+    mesh = processes.start(config.mesh)
+    price.check(config, mesh)
+    step, params = load_params(config, workdir, mesh)
     longest = max(stage.seq_len for stage in curriculum.plan(config) if stage.first_step < step)
     data = config.data if config.data.tokenizer != config.init_from else None
     hf.save({"params": params}, asked.out, config=config.model, source=config.init_from or None, longest=longest,

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from experiments import config as configs
-from experiments import processes
+from experiments import places, processes
 from longctx.config import Config, ModelConfig, StageConfig
 
 STEPS_IN_FLIGHT = 16
@@ -30,15 +30,18 @@ class Task(NamedTuple):
 def main(argv) -> None:
     config, workdir = configs.from_command_line(argv)
     from experiments import checks
+    places.check_folder("--workdir", workdir)
     task = _passkeys(config, *checks.check_extend_checkpoint(config)) if config.init_from else _recall(
         config, checks.check_extend(config)[-1].seq_len)
 
     import jax
 
-    from experiments import benchmark, figures, train
+    from experiments import benchmark, figures, price, train
     from experiments.metrics import dump
+    from longctx.data import curriculum
     mesh = processes.start(config.mesh)
     config = _with_lengths(config, task.trained)
+    price.check(config, mesh, () if config.init_from else curriculum.plan(config), config.extend.lengths)
     params, training = (train.start_from(config, mesh), {}) if config.init_from else trained(config, mesh)
     records = [_record(config, mesh, params, "as trained", name, task) for name in config.extend.methods]
     records += [_tuned(config, mesh, params, name, task) for name in config.extend.tunings]

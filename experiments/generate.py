@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments import config as configs
-from experiments import processes
-from experiments.benchmark import Parser
+from experiments import price, processes
+from experiments.options import Parser
 from longctx.data import special_tokens, tokenizers
 from longctx.errors import UserError
 from longctx.generation import text
@@ -27,7 +27,7 @@ from longctx.generation.request import Request
 
 def options(argv):
     """(the options of this command, the --config.field=value among the arguments)."""
-    parser = Parser(prog="python -m experiments.generate", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", metavar="PATH", required=True, help="workdir of a run, or Hugging Face model")
     parser.add_argument("--prompt-file", metavar="FILE", required=True, help="the text to go on from")
     parser.add_argument("--max-new-tokens", metavar="N", type=int, required=True)
@@ -39,10 +39,7 @@ def options(argv):
     parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.json or bytes (default: the checkpoint's)")
     parser.add_argument("--special-tokens", choices=("parse", "text"), default="parse",
                         help="what the text of a special token in the prompt is (default: %(default)s)")
-    asked, overrides = parser.parse_known_args(argv)
-    if unknown := [word for word in overrides if not word.startswith("--config.")]:
-        parser.error(f"{unknown[0]!r} is not an option; --help lists them.")
-    return asked, overrides
+    return parser.parse_with_settings(argv)
 
 
 class Source(NamedTuple):
@@ -66,6 +63,7 @@ def of_run(path: str, tokenizer: str | None, overrides: list[str]) -> Source:
         from experiments.records import load_params
         from longctx.model import functional
         mesh = processes.start(config.mesh)
+        price.check(config, mesh)
         _, params = load_params(config, workdir, mesh)
         with jax.set_mesh(mesh):
             return mesh, functional.graph(config.model, config.attention), params

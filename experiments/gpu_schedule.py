@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import tempfile
 
+from experiments import extras
 from pallas_kernels.gpu_chips import Chip
 
 _LAUNCH = re.compile(r"@mosaic_gpu_launch_kernel\(ptr \S+((?:, i32 \d+)+)")
@@ -98,11 +99,11 @@ class Kernel:
     loops: list[Loop] = dataclasses.field(default_factory=list)
 
 
-def missing() -> str | None:
-    """Why no machine code can be read here, or None."""
-    if importlib.util.find_spec("jax_cuda13_plugin") is None or not (_tool("ptxas") and _tool("nvdisasm")):
-        return "XLA's CUDA compiler or NVIDIA's assembler is not installed: pip install -e '.[aot]'"
-    return None
+def missing(*tools: str) -> str:
+    """Why nothing can be compiled for a GPU here; "" where it can. tools: of NVIDIA, by default those that also read
+    machine code."""
+    absent = [name for name in tools or ("ptxas", "nvdisasm") if not _tool(name)]
+    return extras.missing("jax_cuda13_plugin") or extras.not_installed(absent)
 
 
 def environment(folder: str | pathlib.Path) -> dict[str, str]:

@@ -4,6 +4,7 @@ import math
 import os
 import re
 
+from experiments import extras, gpu_schedule
 from experiments.tpu_schedule import ENVIRONMENT
 from longctx.config import MeshConfig
 from longctx.errors import UserError, unknown_name
@@ -80,8 +81,10 @@ def target(name: str, simulate: bool = False) -> Target:
     os.environ.update(ENVIRONMENT, JAX_SKIP_CUDA_CONSTRAINTS_CHECK="1")     # no libraries of NVIDIA are here
     gpus, tpus = re.fullmatch(r"([a-z]+\d+)x(\d+)", name), re.fullmatch(r"(\w+):[\dx]+", name)
     if gpus and gpus[1] in CHIPS:
+        extras.need(f"compiling for {name}", gpu_schedule.missing("ptxas"))
         return Target(name, CHIPS[gpus[1]], _gpus(gpus[1], int(gpus[2])), "cuda")
     if tpus and tpus[1] in CHIPS:
+        extras.need(f"compiling for {name}", extras.missing("libtpu"))
         return Target(name, CHIPS[tpus[1]], _tpus(name), "tpu")
     known = [f"{chip}x8" for chip in CHIPS if chip in gpu_chips.CHIPS]
     known += ["v5p:2x2x1", "v5e:4x4", "v6e:16x16", "v4:2x2x1"] + ["cpu:8"] * simulate

@@ -13,25 +13,25 @@ assumptions that are printed with it. Saves plan.json and plan.png in --workdir,
 The TPU compiler refuses what does not fit on a device, and overstates temporaries a little; the one for GPUs refuses
 nothing: there 9/10 of the memory is the limit.
 """
-import argparse
 import pathlib
 import sys
 
 from experiments import config as configs
-from experiments import hardware
-from experiments.benchmark import Parser
+from experiments import hardware, places
+from experiments.options import Parser
 
 
 def main(argv) -> None:
-    parser = Parser(prog="python -m experiments.plan", description=__doc__, allow_abbrev=False,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--target", required=True)
     parser.add_argument("--find-max-length", action="store_true")
     parser.add_argument("--compare", metavar="WAYS")
     parser.add_argument("--lengths", default="data", help="data, document, web, code, prolong (default: %(default)s)")
     parser.add_argument("--workdir")
-    asked, settings = parser.parse_known_args(argv[1:])
+    asked, settings = parser.parse_with_settings(argv[1:])
     config, run = configs.from_command_line([argv[0], *settings])
+    folder = pathlib.Path(asked.workdir or run / f"plan-{asked.target.replace(':', '-')}")
+    places.check_folder("--workdir", folder)
     target = hardware.target(asked.target)
     from experiments.meter import rows
     from experiments.planner import auto, search, show
@@ -46,7 +46,7 @@ def main(argv) -> None:
     else:
         best = search.plan_of(config, target)
     show.show(best)
-    print("saved:", *show.save(best, pathlib.Path(asked.workdir or run / f"plan-{asked.target.replace(':', '-')}")))
+    print("saved:", *show.save(best, folder))
 
 
 if __name__ == "__main__":

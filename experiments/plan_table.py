@@ -5,7 +5,6 @@
 
 Prints a Markdown table and keeps each plan in FOLDER, default runs/longest. GPUs take half a minute each, TPUs minutes.
 """
-import argparse
 import json
 import os
 import pathlib
@@ -14,8 +13,10 @@ import subprocess
 import sys
 
 from experiments import config as configs
-from experiments.benchmark import Parser, names
+from experiments import places
+from experiments.benchmark import names
 from experiments.hardware import GIB
+from experiments.options import Parser
 from longctx.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -25,16 +26,17 @@ HEADER = ("case, target", "tokens", "fits", "k", "device: arguments and temporar
 
 
 def main(argv) -> None:
-    parser = Parser(prog="python -m experiments.plan_table", description=__doc__,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--cases", default="")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/longest"))
+    parser.add_argument("--out", default="runs/longest")
     args = parser.parse_args(argv[1:])
+    places.check_folder("--out", args.out)
     cases = runpy.run_path(str(ROOT / CONFIG))["CASES"]
     chosen = names("--cases", args.cases, cases) if args.cases else list(cases)
     print(_line(HEADER), _line(["---"] * len(HEADER)), sep="\n")
     for name in chosen:
-        print(_line(_row(name, cases[name], _planned(name, cases[name].target, args.out / name))), flush=True)
+        found = _planned(name, cases[name].target, pathlib.Path(args.out, name))
+        print(_line(_row(name, cases[name], found)), flush=True)
 
 
 def _planned(name: str, target: str, folder: pathlib.Path) -> dict:
@@ -43,7 +45,7 @@ def _planned(name: str, target: str, folder: pathlib.Path) -> dict:
                "--workdir", str(folder.absolute())]
     done = subprocess.run(command, cwd=ROOT, env=os.environ, text=True, capture_output=True)
     if done.returncode:
-        raise UserError(f"planning {name} failed: {done.stderr.strip().splitlines()[-1]}")
+        raise UserError(f"planning {name} failed: {done.stderr.strip().splitlines()[-1].removeprefix('error: ')}")
     return json.loads((folder / "plan.json").read_text())
 
 

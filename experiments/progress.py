@@ -6,7 +6,11 @@
         bar.note("saved step 100")
 
 The total is in tokens because later stages are slower per step; the time left is the tokens left at the latest speed.
+
+    with phase("compiling"):
+        ...
 """
+import contextlib
 import sys
 import time
 
@@ -29,6 +33,27 @@ def duration(seconds: float) -> str:
     minutes, s = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{s:02}" if hours else f"{minutes}:{s:02}" if minutes else f"{s} s"
+
+
+@contextlib.contextmanager
+def phase(what: str, stream=None):
+    """Says what is done, and once it is done the seconds that it took: on stderr, for stdout is what people parse.
+
+    On a terminal the seconds are also counted while it lasts.
+    """
+    stream, started = stream or sys.stderr, time.monotonic()
+    if stream.isatty():
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        shown = Progress(SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn(),
+                         console=Console(file=stream), transient=True)
+        shown.add_task(what, total=None)
+    else:
+        shown = contextlib.nullcontext()
+        print(f"{what} ...", file=stream, flush=True)
+    with shown:
+        yield
+    print(f"{what}: {time.monotonic() - started:.1f} s", file=stream, flush=True)
 
 
 class Plain:

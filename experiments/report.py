@@ -4,7 +4,6 @@
 
 Reads metrics.jsonl and, where they are there, evals.json, config.json and versions.json. Safe to call during a run.
 """
-import argparse
 import html
 import json
 import math
@@ -17,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments import figures, metrics
+from experiments.options import Parser, complain
 from experiments.progress import duration
 from experiments.report_page import PAGE, STYLE
 from longctx.errors import UserError
@@ -232,13 +232,12 @@ def _flat(value, prefix: str = "") -> dict[str, str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, help="the folder of a training run")
     try:
         print(write(parser.parse_args(argv).workdir))
     except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+        return complain(error)
     return 0
 
 

@@ -29,7 +29,7 @@ def main(argv) -> None:
     # ---- what takes seconds to import waits until the settings are known to be good ---------------------------------
     import jax
 
-    from experiments import evaluate, hardware
+    from experiments import evaluate, hardware, price
     from experiments.loop import Loop
     from experiments.meter.rows import of_text
     from experiments.metrics import Metrics, Unrecorded
@@ -45,6 +45,7 @@ def main(argv) -> None:
 
     # ---- devices ----------------------------------------------------------------------------------------------------
     mesh = processes.start(config.mesh)
+    price.check(configs.stand_in(config), mesh, checked.stages, evaluate.passkey_lengths(config))
 
     # ---- data -------------------------------------------------------------------------------------------------------
     corpus, tokenizer, stages = checked

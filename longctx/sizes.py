@@ -18,7 +18,9 @@ def free_memory() -> int | None:
     found = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
     limit, used = _read(_CGROUP / "memory.max"), _read(_CGROUP / "memory.current")
     if limit.strip().isdecimal() and used.strip().isdecimal():
-        found.append(max(int(limit) - int(used), 0))
+        files = [line.split()[1] for line in _read(_CGROUP / "memory.stat").splitlines()
+                 if line.startswith(("active_file ", "inactive_file "))]        # read, and dropped when memory is short
+        found.append(max(int(limit) - int(used) + sum(map(int, files)), 0))
     return min(found, default=None)
 
 

@@ -135,6 +135,17 @@ def lower_step(config: Config, rate, stage, mesh, platform: str | None = None) -
 
     platform: "tpu" or "cuda" where the devices of the mesh are not here but described by jax's topologies.
     """
+    return lowered(trace_step(config, rate, stage, mesh), mesh, platform)
+
+
+def lowered(traced: jax.stages.Traced, mesh, platform: str | None = None) -> jax.stages.Lowered:
+    """What `trace_step` gives for a mesh, for the compiler of a platform."""
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        return traced.lower(lowering_platforms=platform and (platform,))
+
+
+def trace_step(config: Config, rate, stage, mesh) -> jax.stages.Traced:
+    """The step before it is lowered."""
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         graph = functional.graph(config.model, config.attention, config.memory)
 
@@ -145,8 +156,7 @@ def lower_step(config: Config, rate, stage, mesh, platform: str | None = None) -
 
         args = abstract_state(config, mesh), abstract_batch(stage, mesh)
         options = OPTIONS.get(mesh.devices.flat[0].platform)
-        traced = jax.jit(step, donate_argnums=0, compiler_options=options).trace(*args)
-        return traced.lower(lowering_platforms=platform and (platform,))
+        return jax.jit(step, donate_argnums=0, compiler_options=options).trace(*args)
 
 
 def abstract_batch(stage, mesh) -> dict:

@@ -4,13 +4,13 @@ import dataclasses
 import re
 import time
 
-from experiments import checks, hardware
+from experiments import checks, hardware, step_program
 from experiments.hardware import Target
 from experiments.hlo import program
 from experiments.hlo.loops import Known
 from experiments.meter import closed
 from experiments.meter import rows as of_rows
-from longctx import meshes, optim, train_step
+from longctx import meshes, train_step
 from longctx.balance import Balance
 from longctx.config import Config
 from longctx.context_parallel import api as context_parallel
@@ -83,8 +83,7 @@ def measure(config: Config, target: Target, lengths: str | None = None) -> Meter
     stage = max(stages, key=lambda one: one.seq_len)
     hardware.check_devices(config.mesh, target)
     start, mesh = time.monotonic(), meshes.make(config.mesh, target.devices)
-    lowered = train_step.lower_step(config, optim.learning_rate(config.optim, stages), stage, mesh, target.platform)
-    text = (lowered.compile() if target.platform == "cpu" else hardware.compiled(lowered)).as_text()
+    text = step_program.compiled(config, stage, stages, mesh, target).as_text()
     expected = _closed(config, stage, mesh, target)
     key, found = lambda one: _key(config, expected, one), collections.defaultdict(list)
     for one in program.read(text, mesh).collectives:

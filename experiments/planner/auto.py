@@ -73,13 +73,24 @@ def settle(config: Config, target: Target, batches: Callable[[Stage], Iterator[B
     ways, refused = _weighed(config, stage, dataclasses.replace(target, chip=chip, platform=platform), batches)
     if not ways:
         raise UserError(next(iter(refused.values())))
-    least = min(way.seconds for way in ways)
-    best = next(way for way in ways if way.seconds <= _CLOSE * least)
+    best, why = _taken(ways)
     print(f"attention in a step of {stage.batch_size} x {stage.seq_len:,} tokens, predicted by the rates of "
-          f"{target.name if target.chip else ASSUMED}, the best layout of each strategy:", *_best_of_each(ways),
-          *(f"{name}: {reason}" for name, reason in refused.items()), f"taken: {best.strategy}, {best.layout}",
-          sep="\n  ", flush=True)
+          f"{target.name if target.chip else ASSUMED} (seconds of computing, of waiting for the busiest shard on rows "
+          "of this data, and of links that computing does not hide), the best layout of each strategy:",
+          *_best_of_each(ways), *(f"{name}: {reason}" for name, reason in refused.items()),
+          f"taken: {best.strategy}, {best.layout}, {why}", sep="\n  ", flush=True)
     return configs.with_attention(config, strategy=best.strategy, layout=best.layout)
+
+
+def _taken(ways: list[Way]) -> tuple[Way, str]:
+    """The way to go, and why that one: the fastest, or the simplest of those that are as good as that."""
+    fastest = min(ways, key=lambda way: way.seconds)
+    close = [way for way in ways if way.seconds <= _CLOSE * fastest.seconds]
+    if close[0] is fastest:
+        return fastest, "the fastest"
+    slower = close[0].seconds / fastest.seconds - 1
+    return close[0], (f"{close[0].seconds:.3g} s: slower than {fastest.strategy}, {fastest.layout}, by {slower:.2%}; "
+                      f"within {_CLOSE - 1:.0%} the simplest is taken, first of layout, then of strategy")
 
 
 def _best_of_each(ways) -> list[Way]:

@@ -2,16 +2,14 @@
 import dataclasses
 import time
 
-import jax
-
-from experiments import hardware
+from experiments import hardware, step_program
 from experiments.hardware import Target
 from experiments.hlo import program
 from experiments.planner import memory
 from experiments.planner.memory import Memory
 from experiments.planner.time import Time, predict
 from experiments.planner.work import Work, work
-from longctx import meshes, optim, train_step
+from longctx import meshes, train_step
 from longctx.config import Config
 from longctx.data.curriculum import Stage
 
@@ -63,13 +61,10 @@ def plan(config: Config, stage: Stage, stages: tuple[Stage, ...], target: Target
     start, mesh = time.monotonic(), meshes.make(config.mesh, target.devices)
     state, how = train_step.abstract_state(config, mesh), (stage.seq_len, stage.batch_size)
     whole = work(config, state["params"], *how)
-    lowered = train_step.lower_step(config, optim.learning_rate(config.optim, stages), stage, mesh, target.platform)
     try:
-        compiled = hardware.compiled(lowered)
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return Plan(config, target, stage, whole, time.monotonic() - start, refused=str(error).splitlines()[0])
+        compiled = step_program.compiled(config, stage, stages, mesh, target)
+    except step_program.DoesNotFit as error:
+        return Plan(config, target, stage, whole, time.monotonic() - start, refused=error.said)
     found = memory.with_rest(memory.known(config, state, *how), compiled.memory_analysis())
     read = program.read(compiled.as_text(), mesh)
     exact = [one for one in read.matmuls if not one.runs.known]

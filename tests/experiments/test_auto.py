@@ -93,6 +93,16 @@ def test_what_does_not_work_is_said(capsys):
     assert "all_gather, zigzag" in few and "all_gather: holds 12.0 GiB of keys and their gradients" in many
 
 
+def test_why_one_is_taken():
+    """The fastest; or where a simpler one is as good, that one, and by how much it is slower."""
+    way = lambda seconds, strategy, layout="zigzag": auto.Way(strategy, layout, seconds, 0.0, 0.0)
+    assert auto._taken([way(2.0, "ring"), way(1.0, "ulysses")]) == (way(1.0, "ulysses"), "the fastest")
+    taken, why = auto._taken([way(1.004, "ring"), way(1.0, "ulysses", "striped(4)")])
+    assert taken == way(1.004, "ring")
+    assert why == ("1 s: slower than ulysses, striped(4), by 0.40%; within 1% the simplest is taken, first of layout, "
+                   "then of strategy")
+
+
 def test_all_that_is_asked_for_is_settled_and_nothing_else():
     given = config_of(2**14, "usp", "zigzag", context=4, context_outer=2)
     assert auto.settle(given, H100, None) is given

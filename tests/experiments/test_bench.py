@@ -7,7 +7,7 @@ import socket
 import numpy as np
 import pytest
 
-from experiments import bench_attention, bench_memory, bench_train, benchmark, benchmark_worker
+from experiments import bench_attention, bench_memory, bench_train, benchmark, benchmark_worker, extras
 from experiments.bench_attention import OURS, PASSES, Problem
 from longctx.config import Config, ModelConfig, OptimConfig, StageConfig
 from longctx.errors import UserError
@@ -18,7 +18,7 @@ TINY = Problem(length=48, heads=4, key_heads=2, head_size=8, dtype="float32", me
 @pytest.fixture
 def no_extras(monkeypatch):
     """As if nothing of the extra [bench] were installed."""
-    note = benchmark_worker.NOT_INSTALLED
+    note = extras.not_installed(["torch"])
     monkeypatch.setattr(benchmark_worker, "missing", lambda *packages: note if packages else "")
 
 
@@ -31,7 +31,7 @@ def test_attention_command(tmp_path, capsys, no_extras):
     assert {(r["side"], r["pass"]) for r in records} == {(s, p) for s in bench_attention.SIDES for p in PASSES}
     for record in records:
         if record["side"] == bench_attention.TORCH:
-            assert record["note"] == benchmark_worker.NOT_INSTALLED and record["best_s"] is None
+            assert record["note"] == extras.not_installed(["torch"]) and record["best_s"] is None
         else:
             assert record["note"] == "" and 0 < record["best_s"] <= record["median_s"] and record["compile_s"] > 0
         assert (record["times_ours"] == 1) == (record["side"] == OURS)
@@ -105,7 +105,7 @@ def test_train_ratios_and_targets(monkeypatch):
 
 
 def test_train_without_torch_has_no_ratio(monkeypatch):
-    note = benchmark_worker.NOT_INSTALLED
+    note = extras.not_installed(["torch"])
     canned = {"longctx float32": said([0.5], 600, compile_s=4.0),
               "PyTorch float32": {"seconds": {"step": []}, "note": note}}
     monkeypatch.setattr(benchmark_worker, "compare", lambda *_: canned)

@@ -111,7 +111,8 @@ def test_a_prompt_is_parsed_and_what_it_loses_is_said(tmp_path, capsys):
 def test_an_option_that_there_is_not(capsys):
     with pytest.raises(SystemExit) as stopped:
         generate.main(["command", "--checkpoint", "x", "--prompt-file", "y", "--max-new-tokens", "4", "--top-k", "3"])
-    assert stopped.value.code == 2 and capsys.readouterr().err == "'--top-k' is not an option; --help lists them.\n"
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith("error: --top-k is not an option. Did you mean --top-p?")
 
 
 def test_it_says_so_in_one_line_before_jax_is_there(tmp_path):

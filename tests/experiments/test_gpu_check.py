@@ -70,7 +70,7 @@ def test_it_stops_in_time_and_goes_on(stub, tmp_path):
 def test_no_gpu_is_one_line(tmp_path, capsys):
     assert gpu_check.benchmark.command(gpu_check.main, ["--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("there is no GPU that jax can use here") and "bench_kernels --chip h200" in said
+    assert said.startswith("error: there is no GPU that jax can use here") and "bench_kernels --chip h200" in said
 
 
 @pytest.mark.parametrize("case", [

@@ -18,4 +18,6 @@ def test_free_memory_knows_the_limit_of_a_container(tmp_path, monkeypatch):
     unlimited = sizes.free_memory()
     (tmp_path / "memory.max").write_text("5000\n")
     assert sizes.free_memory() == 4000
+    (tmp_path / "memory.stat").write_text("anon 700\ninactive_file 200\nactive_file 100\nslab 5\n")
+    assert sizes.free_memory() == 4300
     assert unlimited is None or unlimited > 4000
