@@ -36,7 +36,6 @@ FOR_BACKWARD = {"loss_tiles": "autodiff", "head_groups": "autodiff", "chunk": "s
                 "keep_attention": "streamed", "clip": "streamed"}      # settings of memory that the others do not have
 BELOW = {"seed": 2**63, "optim.b1": 1, "optim.b2": 1}
 POSITIONS = 2**31                       # there are so many: they are int32
-SIMULATED = 2048                        # devices that jax's CPU backend has in one process, at most
 
 
 class Checked(NamedTuple):
@@ -150,10 +149,10 @@ def _check_most(config: Config) -> None:
     for field, length in lengths.items():
         if length >= POSITIONS:
             raise UserError(f"{field} asks for {length} tokens in a row, and positions are below 2**31={POSITIONS}.")
-    most, simulate = SIMULATED * processes.count(), config.mesh.simulate
+    most, simulate = processes.SIMULATED * processes.count(), config.mesh.simulate
     if simulate > most:
-        raise UserError(f"mesh.simulate={simulate} is more than the {SIMULATED} devices that jax can simulate in a "
-                        f"process; {most} works.")
+        raise UserError(f"mesh.simulate={simulate} is more than the {processes.SIMULATED} devices that jax can "
+                        f"simulate in a process; {most} works.")
 
 
 def _require(config: Config, field: str, holds, bound: float, words: str) -> None:

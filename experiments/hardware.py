@@ -5,6 +5,7 @@ import os
 import re
 
 from experiments import extras, gpu_schedule
+from experiments.processes import SIMULATED
 from experiments.tpu_schedule import ENVIRONMENT
 from longctx.config import MeshConfig
 from longctx.errors import UserError, unknown_name
@@ -109,6 +110,9 @@ def check_devices(mesh: MeshConfig, target: Target) -> None:
 
 def _cpus(count: int):
     # nothing is run there: its code need not be fast
+    if count > SIMULATED:
+        raise UserError(f"target cpu:{count} is more than the {SIMULATED} devices that jax can simulate in a process; "
+                        f"cpu:{SIMULATED} works.")
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
     import jax
 

@@ -8,6 +8,8 @@ import sys
 from longctx.config import MeshConfig
 from longctx.errors import UserError
 
+SIMULATED = 2048                # devices that jax's CPU backend has in one process, at most
+
 
 def count() -> int:
     """How many processes the environment speaks of; 1 where it says nothing.

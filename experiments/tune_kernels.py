@@ -10,7 +10,7 @@ import sys
 
 import jax
 
-from experiments import bench_kernels, benchmark
+from experiments import bench_kernels, benchmark, extras
 from experiments.kernel_cases import MATMULS, Case
 from pallas_kernels.attention.tpu_blocks import Blocks
 from pallas_kernels.tpu_chips import CHIPS
@@ -53,6 +53,7 @@ def options(argv):
 def main(argv=None) -> int:
     jax.config.update("jax_platforms", "cpu")           # this process only counts; workers compile
     chosen = options(argv)
+    extras.need("tuning", extras.missing("libtpu"))
     lines = []
     for op, chip, head_size in itertools.product(chosen.op, chosen.chip, chosen.head_size):
         best = next(iter(tried(chip, op, head_size, chosen.lengths)), None)

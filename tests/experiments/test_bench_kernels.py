@@ -110,6 +110,7 @@ def test_tuning_prints_the_best_candidate(monkeypatch, capsys):
             return [bench_kernels.Result(chip, case, length, note="does not fit") for length in lengths]
         return [bench_kernels.Result(chip, case, length, tflops=case.sizes[2] + length / 1024) for length in lengths]
     monkeypatch.setattr(bench_kernels, "measure", priced)
+    monkeypatch.setattr(tune_kernels.extras, "missing", lambda package: "")
     assert benchmark.command(tune_kernels.main, ["--chip=v6e", "--op=forward", "--head-size=128"]) == 0
     out = capsys.readouterr().out
     assert "2048/2048/256/512/512: does not fit" in out

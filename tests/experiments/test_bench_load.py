@@ -18,4 +18,4 @@ def test_command(tmp_path, capsys, monkeypatch):
 
 def test_size_that_is_refused(capsys):
     assert benchmark.command(bench_load.main, ["--megabytes", "0"]) == 2
-    assert capsys.readouterr().err == "--megabytes=0 must be 1 or more.\n"
+    assert capsys.readouterr().err == "error: --megabytes=0 must be 1 or more.\n"

@@ -105,6 +105,8 @@ def test_what_cannot_be_measured(capsys):
     for name in ("cpu:0", "cpu", "h800x8"):
         with pytest.raises(UserError, match=f"target='{name}' is not known.*cpu:8"):
             hardware.target(name, simulate=True)
+    with pytest.raises(UserError, match="cpu:5000 is more than the 2048 devices that jax can simulate.*cpu:2048 works"):
+        hardware.target("cpu:5000", simulate=True)
     with pytest.raises(UserError, match="target='cpu:8' is not known"):
         hardware.target("cpu:8")
     with pytest.raises(UserError, match="mesh .* is of 1 devices, and target cpu:4 has 4; --config.mesh.context=4"):

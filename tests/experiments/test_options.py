@@ -4,7 +4,20 @@ import re
 
 import pytest
 
-from experiments import benchmark, cli, comm, export, extras, generate, hardware, options, plan, plan_table, report
+from experiments import (
+    benchmark,
+    cli,
+    comm,
+    export,
+    extras,
+    generate,
+    hardware,
+    options,
+    plan,
+    plan_table,
+    report,
+    tune_kernels,
+)
 from longctx.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -96,6 +109,8 @@ def test_what_is_not_installed_is_said_with_its_extra(monkeypatch):
     monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)
     assert extras.missing("torch") == "torch is not installed: pip install -e '.[bench]'"
     assert extras.missing("torch", "libtpu").endswith("and libtpu are not installed: pip install -e '.[aot,bench]'")
+    with pytest.raises(UserError, match=r"tuning cannot be done here: libtpu is not installed: pip .*'.\[aot\]'"):
+        tune_kernels.main([])
     for target in ("v5e:2x4", "h100x8"):
         with pytest.raises(UserError, match=rf"for {target} cannot be done here: \w+ is not inst.*pip .*'.\[aot\]'"):
             hardware.target(target)
