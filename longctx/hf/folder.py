@@ -1,6 +1,7 @@
 """A model's folder: config.json and what it means. Free of jax."""
 import dataclasses
 import pathlib
+import re
 
 from longctx.config import ModelConfig, RopeConfig
 from longctx.errors import UserError, unknown_name
@@ -28,10 +29,11 @@ def model_config(path, rope_scaling: dict | RopeConfig | None = None) -> ModelCo
     folder = pathlib.Path(path)
     content = settings(folder)
     architecture = architecture_of(content)
-    config = read(content, rope_scaling)
     name, stored = architecture.outside["embedding.table"].name, files.tensors(folder)
     if name not in stored:
         raise UserError(f"{folder} has no tensor {name}, which a {content['model_type']} must have.")
+    _require_sizes(architecture, content, name, stored)
+    config = read(content, rope_scaling)
     param_dtype = stored[name].dtype.name
     return dataclasses.replace(config, param_dtype=param_dtype, dtype=dtype_of(content) or param_dtype)
 
@@ -43,10 +45,23 @@ def settings(folder: pathlib.Path) -> dict:
     return files.read_json(folder / CONFIG)
 
 
+def _require_sizes(architecture: Architecture, content: dict, table: str, stored: dict) -> None:
+    """The layers and the embedding that config.json speaks of: the rest is found out in time that grows with them."""
+    known = architecture.settings(content)
+    layer = re.compile(rf"{re.escape(architecture.at)}\.(\d+)\.")
+    layers = {found[1] for name in stored if (found := layer.match(name))}
+    if known["num_hidden_layers"] > len(layers):
+        raise UserError(f"{CONFIG}: num_hidden_layers={known['num_hidden_layers']}, and the files hold {len(layers)}.")
+    if stored[table].shape != (known["vocab_size"], known["hidden_size"]):
+        raise UserError(f"{CONFIG}: vocab_size={known['vocab_size']} and hidden_size={known['hidden_size']}, and "
+                        f"{table} is {list(stored[table].shape)}.")
+
+
 def architecture_of(content: dict) -> Architecture:
-    if content.get("model_type") not in ARCHITECTURES:
-        raise unknown_name(f"{CONFIG}: model_type", content.get("model_type"), ARCHITECTURES)
-    return ARCHITECTURES[content["model_type"]]
+    name = content.get("model_type")
+    if not isinstance(name, str) or name not in ARCHITECTURES:
+        raise unknown_name(f"{CONFIG}: model_type", name, ARCHITECTURES)
+    return ARCHITECTURES[name]
 
 
 def read(content: dict, rope_scaling: dict | RopeConfig | None = None) -> ModelConfig:
@@ -55,10 +70,14 @@ def read(content: dict, rope_scaling: dict | RopeConfig | None = None) -> ModelC
     A RopeConfig keeps the file's pairing and rotary_share: the weights are made for these.
     """
     if quantization := content.get("quantization_config"):
-        raise UserError(f"{CONFIG}: the weights are quantized ({quantization.get('quant_method', 'unknown')}), "
-                        "which is not supported; save them in bfloat16, float16 or float32.")
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+        raise UserError(f"{CONFIG}: the weights are quantized ({method or 'unknown'}), which is not supported; save "
+                        "them in bfloat16, float16 or float32.")
+    if not isinstance(rope_scaling, dict | RopeConfig | None):
+        raise UserError(f"rope_scaling={rope_scaling!r} must be a dict, as in {CONFIG}, or a RopeConfig.")
     architecture = architecture_of(content)
     if isinstance(rope_scaling, dict):
+        architecture.settings(content)                  # what is overridden must be readable as well
         content = rope.override(content, rope_scaling)
     config = architecture.read(architecture.settings(content))
     if isinstance(rope_scaling, RopeConfig):
@@ -70,6 +89,6 @@ def read(content: dict, rope_scaling: dict | RopeConfig | None = None) -> ModelC
 def dtype_of(content: dict) -> str | None:
     """What config.json says of the dtype, in either dialect."""
     name = content.get("dtype") or content.get("torch_dtype")
-    if name is not None and name not in DTYPES:
+    if name and name not in DTYPES:
         raise unknown_name(f"{CONFIG}: dtype", name, DTYPES)
     return name

@@ -8,6 +8,7 @@ import math
 
 from longctx.config import RopeConfig
 from longctx.errors import UserError, unknown_name
+from longctx.hf.fields import BASE, FACTORS, FLAG, NOT_NEGATIVE, POSITIVE, SHARE, SIZE, TEXT, optional, said
 from longctx.positions.scaling import rotary_size
 
 TYPES = {"default": "none", "linear": "linear", "dynamic": "dynamic", "yarn": "yarn", "longrope": "longrope",
@@ -24,6 +25,11 @@ _NUMBERS = {
                                        "long_factor": "long_factors"},
 }
 _DEFAULTS = RopeConfig()
+_FIELDS = {"rope_type": TEXT, "type": TEXT, "rope_theta": BASE, "partial_rotary_factor": SHARE, "factor": POSITIVE,
+           "original_max_position_embeddings": SIZE, "low_freq_factor": POSITIVE, "high_freq_factor": POSITIVE,
+           "beta_fast": POSITIVE, "beta_slow": POSITIVE, "attention_factor": POSITIVE, "mscale": NOT_NEGATIVE,
+           "mscale_all_dim": NOT_NEGATIVE, "truncate": FLAG, "short_factor": FACTORS, "long_factor": FACTORS}
+_HARMLESS = ("finetuned",)              # that the weights are trained for it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +50,8 @@ def read(settings: dict, dialect: Dialect, parameters: dict | None = None) -> Ro
     Raises:
       UserError: for a rope_type that is not known, or one that misses a number.
     """
-    given = settings.get("rope_scaling") or settings.get("rope_parameters") or {}
-    given = given if parameters is None else parameters
+    where = "rope_scaling" if settings["rope_scaling"] else "rope_parameters"
+    given = _checked(where, (settings[where] or {}) if parameters is None else parameters)
     kind = given.get("rope_type") or given.get("type") or "default"
     if kind not in TYPES:
         raise unknown_name("config.json: rope_type", kind, TYPES)
@@ -59,13 +65,24 @@ def read(settings: dict, dialect: Dialect, parameters: dict | None = None) -> Ro
     if not (numbers.get("mscale") and numbers.get("mscale_all_dim")):           # one alone means nothing
         numbers = {name: value for name, value in numbers.items() if name not in ("mscale", "mscale_all_dim")}
     _require(kind, scaling, numbers)
-    share = 1.0 if dialect.share is None else _first(given.get("partial_rotary_factor"),
-                                                     settings.get(dialect.share_name), dialect.share)
-    if scaling == "proportional":
-        share = given.get("partial_rotary_factor", 1.0)
+    share = _first(given.get("partial_rotary_factor"), settings.get(dialect.share_name), dialect.share, 1.0)
+    if dialect.share is None and scaling != "proportional" and share != 1:
+        raise UserError(f"config.json: partial_rotary_factor={share!r} is not supported for rope_type {kind!r} of "
+                        f"this model_type; 1.0 is.")
     return RopeConfig(base=float(_first(given.get("rope_theta"), settings.get(dialect.base_name), dialect.base)),
                       scaling=scaling, pairing=dialect.pairing, rotary_share=float(share),
                       **{name: _exact(value) for name, value in numbers.items()})
+
+
+def _checked(where: str, given: dict) -> dict:
+    """Their settings of a RoPE, each of its kind, without those that no rope_type knows."""
+    for name, value in given.items():
+        if name in _FIELDS:
+            optional(_FIELDS[name]).check(f"{where}.{name}", value)
+        elif value and name not in _HARMLESS:
+            raise UserError(f"config.json: {said(f'{where}.{name}', value)} is not known to longctx; remove it if "
+                            "it changes no numbers.")
+    return {name: value for name, value in given.items() if name in _FIELDS}
 
 
 def override(settings: dict, scaling: dict) -> dict:
