@@ -56,8 +56,8 @@ SHARE = _number("from 0 to 1", lambda value: 0 <= value <= 1)
 EPSILON = _number("from 0 to below 1", lambda value: 0 <= value < 1)
 FLAG = Kind("true or false", lambda value: type(value) is bool)
 SWITCH = Kind("true, false or a whole number", lambda value: type(value) in (bool, int))    # 4 in the first Llama 4
-TEXT = Kind("a string", lambda value: isinstance(value, str))
-TEXTS = _list("strings", TEXT.fits)
+NAME = Kind("a name", lambda value: isinstance(value, str) and len(value) < 100)
+NAMES = _list("names", NAME.fits)
 SWITCHES = _list("0 and 1", lambda value: type(value) in (bool, int) and value in (0, 1))
 COUNTS = _list("whole numbers from 0 on", COUNT.fits)
 FACTORS = _list("numbers above 0", POSITIVE.fits)
@@ -66,13 +66,13 @@ OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 FIELDS = {                              # of every setting that some architecture reads
     "vocab_size": SIZE, "hidden_size": SIZE, "intermediate_size": SIZE, "num_hidden_layers": LAYERS,
     "num_attention_heads": SIZE, "num_key_value_heads": optional(SIZE), "head_dim": optional(SIZE),
-    "tie_word_embeddings": FLAG, "hidden_act": TEXT, "hidden_activation": TEXT, "rms_norm_eps": EPSILON,
+    "tie_word_embeddings": FLAG, "hidden_act": NAME, "hidden_activation": NAME, "rms_norm_eps": EPSILON,
     "layer_norm_eps": EPSILON, "attention_bias": FLAG, "mlp_bias": FLAG, "use_parallel_residual": FLAG,
     "use_qk_norm": FLAG, "logit_scale": POSITIVE, "query_pre_attn_scalar": POSITIVE,
     "attn_logit_softcapping": optional(POSITIVE), "final_logit_softcapping": optional(POSITIVE),
     # which keys a layer sees
     "sliding_window": optional(SIZE), "use_sliding_window": FLAG, "max_window_layers": COUNT,
-    "sliding_window_pattern": SIZE, "layer_types": optional(TEXTS), "attention_chunk_size": optional(SIZE),
+    "sliding_window_pattern": SIZE, "layer_types": optional(NAMES), "attention_chunk_size": optional(SIZE),
     # positions
     "max_position_embeddings": SIZE, "original_max_position_embeddings": optional(SIZE), "rope_theta": optional(BASE),
     "rotary_emb_base": BASE, "rope_local_base_freq": optional(BASE), "partial_rotary_factor": optional(SHARE),

@@ -82,7 +82,7 @@ def _paths(folder: pathlib.Path) -> list[pathlib.Path]:
     if not isinstance(named, dict):
         raise UserError(f"{folder / INDEX} has no weight_map.")
     for tensor, name in named.items():
-        if not isinstance(name, str) or name != pathlib.Path(name).name or "\0" in name:
+        if not isinstance(name, str) or name in ("", "..") or name != pathlib.Path(name).name or "\0" in name:
             raise UserError(f"{folder / INDEX}: weight_map: {said(tensor, name)} must be the name of a file beside it.")
     names = sorted(set(named.values()))
     missing = [name for name in names if not (folder / name).is_file()]

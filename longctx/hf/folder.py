@@ -7,6 +7,7 @@ from longctx.config import ModelConfig, RopeConfig
 from longctx.errors import UserError, unknown_name
 from longctx.hf import files, rope
 from longctx.hf.architectures import ARCHITECTURES, Architecture
+from longctx.hf.fields import NAME, optional
 from longctx.hf.settings import DTYPES
 
 CONFIG = "config.json"
@@ -59,7 +60,8 @@ def _require_sizes(architecture: Architecture, content: dict, table: str, stored
 
 def architecture_of(content: dict) -> Architecture:
     name = content.get("model_type")
-    if not isinstance(name, str) or name not in ARCHITECTURES:
+    optional(NAME).check("model_type", name)
+    if name not in ARCHITECTURES:
         raise unknown_name(f"{CONFIG}: model_type", name, ARCHITECTURES)
     return ARCHITECTURES[name]
 
@@ -88,7 +90,8 @@ def read(content: dict, rope_scaling: dict | RopeConfig | None = None) -> ModelC
 
 def dtype_of(content: dict) -> str | None:
     """What config.json says of the dtype, in either dialect."""
-    name = content.get("dtype") or content.get("torch_dtype")
+    name = content.get("dtype") or content.get("torch_dtype") or None
+    optional(NAME).check("dtype", name)
     if name and name not in DTYPES:
         raise unknown_name(f"{CONFIG}: dtype", name, DTYPES)
     return name

@@ -5,7 +5,7 @@ from longctx.config import ModelConfig, RopeConfig
 from longctx.errors import unknown_name
 from longctx.hf import rope as ropes
 from longctx.hf import tensors
-from longctx.hf.fields import OBJECT
+from longctx.hf.fields import OBJECT, optional
 from longctx.hf.settings import (
     FULL,
     SLIDING,
@@ -62,9 +62,8 @@ def _ropes(settings: Settings) -> tuple[RopeConfig, RopeConfig]:
     for name in given:
         if name not in (FULL, SLIDING):
             raise unknown_name("config.json: rope_parameters of gemma3_text", name, (FULL, SLIDING))
+        optional(OBJECT).check(f"rope_parameters.{name}", given[name])
     full, local = (given.get(kind) or {} for kind in (FULL, SLIDING))
-    for kind, part in ((FULL, full), (SLIDING, local)):
-        OBJECT.check(f"rope_parameters.{kind}", part)
     if settings["rope_scaling"]:
         full = {"rope_theta": full.get("rope_theta")} | settings["rope_scaling"]
     seen = Settings(settings, original_max_position_embeddings=None)

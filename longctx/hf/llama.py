@@ -58,7 +58,8 @@ def write_qwen3(config: ModelConfig, longest: int) -> dict:
 
 def _qwen_layers(settings: Settings) -> list[LayerConfig]:
     window = settings["sliding_window"] if settings["use_sliding_window"] else None
-    types = layer_types(settings, lambda i: SLIDING if window and i >= settings["max_window_layers"] else FULL)
+    unseen = settings["max_window_layers"]
+    types = layer_types(settings, lambda i: SLIDING if window and i >= unseen else FULL)
     return list(map(windowed, sized(types, "sliding_window or use_sliding_window", window)))
 
 

@@ -8,7 +8,7 @@ import math
 
 from longctx.config import RopeConfig
 from longctx.errors import UserError, unknown_name
-from longctx.hf.fields import BASE, FACTORS, FLAG, NOT_NEGATIVE, POSITIVE, SHARE, SIZE, TEXT, optional, said
+from longctx.hf.fields import BASE, FACTORS, FLAG, NAME, NOT_NEGATIVE, POSITIVE, SHARE, SIZE, optional, said
 from longctx.positions.scaling import rotary_size
 
 TYPES = {"default": "none", "linear": "linear", "dynamic": "dynamic", "yarn": "yarn", "longrope": "longrope",
@@ -25,7 +25,7 @@ _NUMBERS = {
                                        "long_factor": "long_factors"},
 }
 _DEFAULTS = RopeConfig()
-_FIELDS = {"rope_type": TEXT, "type": TEXT, "rope_theta": BASE, "partial_rotary_factor": SHARE, "factor": POSITIVE,
+_FIELDS = {"rope_type": NAME, "type": NAME, "rope_theta": BASE, "partial_rotary_factor": SHARE, "factor": POSITIVE,
            "original_max_position_embeddings": SIZE, "low_freq_factor": POSITIVE, "high_freq_factor": POSITIVE,
            "beta_fast": POSITIVE, "beta_slow": POSITIVE, "attention_factor": POSITIVE, "mscale": NOT_NEGATIVE,
            "mscale_all_dim": NOT_NEGATIVE, "truncate": FLAG, "short_factor": FACTORS, "long_factor": FACTORS}

@@ -73,7 +73,10 @@ def model(settings: Settings, dialect: ropes.Dialect, kinds=ALIKE, activation: s
     kinds: one LayerConfig for each layer, or one for all.
     """
     derived = {"num_key_value_heads": settings["num_attention_heads"], "head_dim": head_size(settings)}
-    sizes = {ours: settings.get(theirs) or derived.get(theirs) or settings[theirs] for theirs, ours in SIZES.items()}
+    sizes = {ours: settings.get(theirs) or derived.get(theirs, 0) if theirs in derived else settings[theirs]
+             for theirs, ours in SIZES.items()}
+    if not sizes["head_size"]:
+        raise UserError(f"config.json: hidden_size={sizes['embed']} makes {sizes['heads']} heads of size 0.")
     if sizes["heads"] % sizes["key_heads"]:
         raise UserError(f"config.json: num_key_value_heads={sizes['key_heads']} must divide num_attention_heads="
                         f"{sizes['heads']}.")
@@ -86,7 +89,7 @@ def model(settings: Settings, dialect: ropes.Dialect, kinds=ALIKE, activation: s
         fields["rope"] = ropes.read(settings, dialect)
     config = ModelConfig(**fields | rest)
     for rope in (config.rope, *(kind.rope for kind in config.pattern if kind.rope)):
-        positions.check(rope, config.head_size, "config.json: rope")
+        positions.check(rope, config.head_size, "config.json's rope")
     return config
 
 
