@@ -47,7 +47,10 @@ def settings(folder: pathlib.Path) -> dict:
 
 
 def _require_sizes(architecture: Architecture, content: dict, table: str, stored: dict) -> None:
-    """The layers and the embedding that config.json speaks of: the rest is found out in time that grows with them."""
+    """UserError unless the files hold the layers and the embedding of config.json.
+
+    It comes before anything that takes time in proportion to their sizes.
+    """
     known = architecture.settings(content)
     layer = re.compile(rf"{re.escape(architecture.at)}\.(\d+)\.")
     layers = {found[1] for name in stored if (found := layer.match(name))}
@@ -79,7 +82,7 @@ def read(content: dict, rope_scaling: dict | RopeConfig | None = None) -> ModelC
         raise UserError(f"rope_scaling={rope_scaling!r} must be a dict, as in {CONFIG}, or a RopeConfig.")
     architecture = architecture_of(content)
     if isinstance(rope_scaling, dict):
-        architecture.settings(content)                  # what is overridden must be readable as well
+        architecture.settings(content)                  # an override keeps parts of it
         content = rope.override(content, rope_scaling)
     config = architecture.read(architecture.settings(content))
     if isinstance(rope_scaling, RopeConfig):

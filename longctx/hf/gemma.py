@@ -54,7 +54,7 @@ def read_gemma3(settings: Settings) -> ModelConfig:
 
 
 def _ropes(settings: Settings) -> tuple[RopeConfig, RopeConfig]:
-    """Of layers that see everything, and of those with a window: rope_parameters holds one of each.
+    """The RoPE of layers that see everything, and that of layers with a window: rope_parameters holds both.
 
     transformers sees neither a trained length beside the two nor, for YaRN, `truncate` inside of them.
     """

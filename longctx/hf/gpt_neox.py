@@ -38,5 +38,4 @@ def read(settings: Settings) -> ModelConfig:
 
 def write(config: ModelConfig, longest: int) -> dict:
     return written(config, ROPE, longest, eps="layer_norm_eps") | {
-        "attention_bias": config.qkv_bias,
-        "use_parallel_residual": config.block == "parallel"}
+        "attention_bias": config.qkv_bias, "use_parallel_residual": config.block == "parallel"}

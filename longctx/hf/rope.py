@@ -50,8 +50,8 @@ def read(settings: dict, dialect: Dialect, parameters: dict | None = None) -> Ro
     Raises:
       UserError: for a rope_type that is not known, or one that misses a number.
     """
-    where = "rope_scaling" if settings["rope_scaling"] else "rope_parameters"
-    given = _checked(where, (settings[where] or {}) if parameters is None else parameters)
+    where = "rope_scaling" if settings.get("rope_scaling") else "rope_parameters"
+    given = _checked(where, (settings.get(where) or {}) if parameters is None else parameters)
     kind = given.get("rope_type") or given.get("type") or "default"
     if kind not in TYPES:
         raise unknown_name("config.json: rope_type", kind, TYPES)
@@ -68,14 +68,14 @@ def read(settings: dict, dialect: Dialect, parameters: dict | None = None) -> Ro
     share = _first(given.get("partial_rotary_factor"), settings.get(dialect.share_name), dialect.share, 1.0)
     if dialect.share is None and scaling != "proportional" and share != 1:
         raise UserError(f"config.json: partial_rotary_factor={share!r} is not supported for rope_type {kind!r} of "
-                        f"this model_type; 1.0 is.")
+                        "this model_type; 1.0 is.")
     return RopeConfig(base=float(_first(given.get("rope_theta"), settings.get(dialect.base_name), dialect.base)),
                       scaling=scaling, pairing=dialect.pairing, rotary_share=float(share),
                       **{name: _exact(value) for name, value in numbers.items()})
 
 
 def _checked(where: str, given: dict) -> dict:
-    """Their settings of a RoPE, each of its kind, without those that no rope_type knows."""
+    """The settings of a RoPE under the key `where`, each of its kind, without those that no rope_type knows."""
     for name, value in given.items():
         if name in _FIELDS:
             optional(_FIELDS[name]).check(f"{where}.{name}", value)

@@ -18,8 +18,6 @@ SIZES = {"vocab_size": "vocab_size", "hidden_size": "embed", "num_hidden_layers"
          "num_attention_heads": "heads", "num_key_value_heads": "key_heads", "head_dim": "head_size"}
 ALIKE = (LayerConfig(),)                # all layers as the model says
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
-
-
 REQUIRED = ("vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads")
 
 
@@ -62,7 +60,7 @@ def only(name: str, value, supported) -> None:
 
 
 def head_size(settings: Settings) -> int:
-    """Of models that do not say it, or say just that."""
+    """What head_dim is where config.json does not say it."""
     return settings["hidden_size"] // settings["num_attention_heads"]
 
 
@@ -73,7 +71,7 @@ def model(settings: Settings, dialect: ropes.Dialect, kinds=ALIKE, activation: s
     kinds: one LayerConfig for each layer, or one for all.
     """
     derived = {"num_key_value_heads": settings["num_attention_heads"], "head_dim": head_size(settings)}
-    sizes = {ours: settings.get(theirs) or derived.get(theirs, 0) if theirs in derived else settings[theirs]
+    sizes = {ours: settings.get(theirs) or (derived[theirs] if theirs in derived else settings[theirs])
              for theirs, ours in SIZES.items()}
     if not sizes["head_size"]:
         raise UserError(f"config.json: hidden_size={sizes['embed']} makes {sizes['heads']} heads of size 0.")
