@@ -9,6 +9,7 @@ from longctx.hf import files, rope
 from longctx.hf.architectures import ARCHITECTURES, Architecture
 from longctx.hf.fields import NAME, optional
 from longctx.hf.settings import DTYPES
+from longctx.positions import api as positions
 
 CONFIG = "config.json"
 # the settings that say the RoPE, in both dialects
@@ -88,6 +89,8 @@ def read(content: dict, rope_scaling: dict | RopeConfig | None = None) -> ModelC
     if isinstance(rope_scaling, RopeConfig):
         kept = {name: getattr(config.rope, name) for name in ("pairing", "rotary_share")}
         config = dataclasses.replace(config, rope=dataclasses.replace(rope_scaling, **kept))
+    if rope_scaling is not None:
+        positions.check(config.rope, config.head_size, "rope_scaling")
     return config
 
 
