@@ -112,7 +112,8 @@ def load(path, rope_scaling: dict | RopeConfig | None = None, mesh: jax.sharding
 
     Raises:
       UserError: for an architecture, a setting or a tensor that is not known; for tensors that are missing or of
-        another shape; for files that are missing, truncated or damaged.
+        another shape; for files that are missing, truncated or damaged; for numbers that `dtype` does not hold, and
+        parameters that memory does not.
     """
     if dtype is not None and dtype not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES)
@@ -130,8 +131,10 @@ def load(path, rope_scaling: dict | RopeConfig | None = None, mesh: jax.sharding
         parameters.check(located, stored, head, str(source))
         if head in stored:
             _require_tied(stored[head], stored[architecture.outside["embedding.table"].name], head)
+        asked = dtype and jnp.dtype(dtype)
+        parameters.require_room(located, shapes, stored, asked, str(source))
         place = lambda leaf, parameter: parameters.load(parameter, stored, NamedSharding(mesh, leaf.sharding.spec),
-                                                        dtype and jnp.dtype(dtype))
+                                                        asked, jnp.dtype(config.dtype))
         params = jax.tree.map(place, shapes, located)
     return Model(config, params, mesh, source, settings, ends=special_tokens.ends(source))
 

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from longctx.errors import UserError
+from longctx.hf.fields import said
 
 DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16),
           "F64": np.dtype(np.float64)}
@@ -61,7 +62,9 @@ def read_json(path: pathlib.Path) -> dict:
     """The object in a JSON file. Raises UserError for anything else."""
     try:
         content = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except RecursionError as error:
+        raise UserError(f"{path} cannot be read: it is nested too deeply.") from error
+    except (OSError, ValueError) as error:              # not UTF-8, not JSON, a number of thousands of digits
         raise UserError(f"{path} cannot be read: {error}.") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no JSON object.")
@@ -69,17 +72,20 @@ def read_json(path: pathlib.Path) -> dict:
 
 
 def _paths(folder: pathlib.Path) -> list[pathlib.Path]:
-    if (folder / SINGLE).exists():
+    if (folder / SINGLE).is_file():
         return [folder / SINGLE]
-    if not (folder / INDEX).exists():
+    if not (folder / INDEX).is_file():
         pickled = sorted(path.name for path in folder.glob("*.bin"))
         others = f"; {pickled[0]} is pickled, convert it with save_pretrained of transformers" if pickled else ""
         raise UserError(f"{folder} holds neither {SINGLE} nor {INDEX}{others}.")
     named = read_json(folder / INDEX).get("weight_map")
     if not isinstance(named, dict):
         raise UserError(f"{folder / INDEX} has no weight_map.")
+    for tensor, name in named.items():
+        if not isinstance(name, str) or name in ("", "..") or name != pathlib.Path(name).name or "\0" in name:
+            raise UserError(f"{folder / INDEX}: weight_map: {said(tensor, name)} must be the name of a file beside it.")
     names = sorted(set(named.values()))
-    missing = [name for name in names if not (folder / name).exists()]
+    missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{folder / INDEX} names files that are missing: {some(missing)}.")
     return [folder / name for name in names]

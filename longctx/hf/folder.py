@@ -1,12 +1,15 @@
 """A model's folder: config.json and what it means. Free of jax."""
 import dataclasses
 import pathlib
+import re
 
 from longctx.config import ModelConfig, RopeConfig
 from longctx.errors import UserError, unknown_name
 from longctx.hf import files, rope
 from longctx.hf.architectures import ARCHITECTURES, Architecture
+from longctx.hf.fields import NAME, optional
 from longctx.hf.settings import DTYPES
+from longctx.positions import api as positions
 
 CONFIG = "config.json"
 # the settings that say the RoPE, in both dialects
@@ -25,10 +28,11 @@ def model_config(path, rope_scaling: dict | RopeConfig | None = None) -> ModelCo
     folder = pathlib.Path(path)
     content = settings(folder)
     architecture = architecture_of(content)
-    config = read(content, rope_scaling)
     name, stored = architecture.outside["embedding.table"].name, files.tensors(folder)
     if name not in stored:
         raise UserError(f"{folder} has no tensor {name}, which a {content['model_type']} must have.")
+    _require_sizes(architecture, content, name, stored)
+    config = read(content, rope_scaling)
     param_dtype = stored[name].dtype.name
     return dataclasses.replace(config, param_dtype=param_dtype, dtype=dtype_of(content) or param_dtype)
 
@@ -40,10 +44,27 @@ def settings(folder: pathlib.Path) -> dict:
     return files.read_json(folder / CONFIG)
 
 
+def _require_sizes(architecture: Architecture, content: dict, table: str, stored: dict) -> None:
+    """UserError unless the files hold the layers and the embedding of config.json.
+
+    It comes before anything that takes time in proportion to their sizes.
+    """
+    known = architecture.settings(content)
+    layer = re.compile(rf"{re.escape(architecture.at)}\.(\d+)\.")
+    layers = {found[1] for name in stored if (found := layer.match(name))}
+    if known["num_hidden_layers"] > len(layers):
+        raise UserError(f"{CONFIG}: num_hidden_layers={known['num_hidden_layers']}, and the files hold {len(layers)}.")
+    if stored[table].shape != (known["vocab_size"], known["hidden_size"]):
+        raise UserError(f"{CONFIG}: vocab_size={known['vocab_size']} and hidden_size={known['hidden_size']}, and "
+                        f"{table} is {list(stored[table].shape)}.")
+
+
 def architecture_of(content: dict) -> Architecture:
-    if content.get("model_type") not in ARCHITECTURES:
-        raise unknown_name(f"{CONFIG}: model_type", content.get("model_type"), ARCHITECTURES)
-    return ARCHITECTURES[content["model_type"]]
+    name = content.get("model_type")
+    optional(NAME).check("model_type", name)
+    if name not in ARCHITECTURES:
+        raise unknown_name(f"{CONFIG}: model_type", name, ARCHITECTURES)
+    return ARCHITECTURES[name]
 
 
 def read(content: dict, rope_scaling: dict | RopeConfig | None = None) -> ModelConfig:
@@ -53,8 +74,11 @@ def read(content: dict, rope_scaling: dict | RopeConfig | None = None) -> ModelC
     is 0, the file's counts.
     """
     if quantization := content.get("quantization_config"):
-        raise UserError(f"{CONFIG}: the weights are quantized ({quantization.get('quant_method', 'unknown')}), "
-                        "which is not supported; save them in bfloat16, float16 or float32.")
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+        raise UserError(f"{CONFIG}: the weights are quantized ({method or 'unknown'}), which is not supported; save "
+                        "them in bfloat16, float16 or float32.")
+    if not isinstance(rope_scaling, dict | RopeConfig | None):
+        raise UserError(f"rope_scaling={rope_scaling!r} must be a dict, as in {CONFIG}, or a RopeConfig.")
     architecture = architecture_of(content)
     config = architecture.read(architecture.settings(content))
     if isinstance(rope_scaling, dict):
@@ -64,6 +88,8 @@ def read(content: dict, rope_scaling: dict | RopeConfig | None = None) -> ModelC
         kept = {name: getattr(config.rope, name) for name in ("pairing", "rotary_share")}
         kept["original_length"] = rope_scaling.original_length or config.rope.original_length
         config = dataclasses.replace(config, rope=dataclasses.replace(rope_scaling, **kept))
+    if rope_scaling is not None:
+        positions.check(config.rope, config.head_size, "rope_scaling")
     return config
 
 
@@ -74,7 +100,8 @@ def longest(content: dict) -> int:
 
 def dtype_of(content: dict) -> str | None:
     """What config.json says of the dtype, in either dialect."""
-    name = content.get("dtype") or content.get("torch_dtype")
-    if name is not None and name not in DTYPES:
+    name = content.get("dtype") or content.get("torch_dtype") or None
+    optional(NAME).check("dtype", name)
+    if name and name not in DTYPES:
         raise unknown_name(f"{CONFIG}: dtype", name, DTYPES)
     return name

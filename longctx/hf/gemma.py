@@ -1,7 +1,11 @@
 """Gemma 2 and 3: sandwiched (1 + w) norms, scaled embeddings, windows in turn, soft caps; Gemma 3 has a local RoPE."""
+import dataclasses
+
 from longctx.config import ModelConfig, RopeConfig
+from longctx.errors import unknown_name
 from longctx.hf import rope as ropes
 from longctx.hf import tensors
+from longctx.hf.fields import OBJECT, optional
 from longctx.hf.settings import (
     FULL,
     SLIDING,
@@ -11,7 +15,7 @@ from longctx.hf.settings import (
     every,
     layer_types,
     model,
-    only,
+    sized,
     windowed,
     written,
     written_windows,
@@ -21,6 +25,7 @@ from longctx.hf.tensors import Piece
 ROPE = ropes.Dialect()
 GLOBAL_ROPE = ropes.Dialect(base=1_000_000.0)
 LOCAL_BASE = 10_000.0
+LOCAL_ROPE = ropes.Dialect(base=LOCAL_BASE, base_name="rope_local_base_freq")
 
 BLOCK = tensors.LLAMA | {
     "attention_post_norm.scale": Piece("post_attention_layernorm.weight"),
@@ -30,27 +35,42 @@ BLOCK = tensors.LLAMA | {
 
 def read_gemma2(settings: Settings) -> ModelConfig:
     types = layer_types(settings, every(2))
-    kinds = [windowed(settings["sliding_window"] if kind == SLIDING else None) for kind in types]
-    return model(settings, ROPE, kinds, "hidden_activation", **_both(settings))
+    kinds = list(map(windowed, sized(types, "sliding_window", settings["sliding_window"])))
+    return model(settings, ROPE, kinds, "hidden_activation", **_both(settings),
+                 attention_soft_cap=settings["attn_logit_softcapping"] or 0.0)
 
 
 def write_gemma2(config: ModelConfig, longest: int) -> dict:
-    return always_a_window(written(config, ROPE, longest, "hidden_activation") | _written_both(config))
+    return always_a_window(written(config, ROPE, longest, "hidden_activation") | _written_both(config)) | {
+        "attn_logit_softcapping": config.attention_soft_cap or None}
 
 
 def read_gemma3(settings: Settings) -> ModelConfig:
-    """Layers with a window have a RoPE of their own, which scaling leaves alone."""
-    parameters = settings.get("rope_parameters") or {}
-    full, local = parameters.get(FULL) or {}, parameters.get(SLIDING) or {}
-    if settings.get("rope_scaling"):
-        full = {"rope_theta": full.get("rope_theta")} | settings["rope_scaling"]
-    full = {name: value for name, value in full.items() if name != "truncate"}      # transformers does not see it there
-    base = local.get("rope_theta") or settings.get("rope_local_base_freq") or LOCAL_BASE
+    """Layers with a window have a RoPE of their own, which an old file's rope_scaling leaves alone."""
+    full, local = _ropes(settings)
     types = layer_types(settings, every(settings["sliding_window_pattern"]))
-    kinds = [windowed(settings["sliding_window"], rope=RopeConfig(base=float(base))) if kind == SLIDING
-             else windowed(None) for kind in types]
-    return model(settings, GLOBAL_ROPE, kinds, "hidden_activation", qk_norm="rms",
-                 rope=ropes.read(settings, GLOBAL_ROPE, full), **_both(settings))
+    kinds = [windowed(size, rope=local if size else None)
+             for size in sized(types, "sliding_window", settings["sliding_window"])]
+    return model(settings, GLOBAL_ROPE, kinds, "hidden_activation", qk_norm="rms", rope=full, **_both(settings))
+
+
+def _ropes(settings: Settings) -> tuple[RopeConfig, RopeConfig]:
+    """The RoPE of layers that see everything, and that of layers with a window: rope_parameters holds both.
+
+    transformers sees neither a trained length beside the two nor, for YaRN, `truncate` inside of them.
+    """
+    given = settings["rope_parameters"] or {}
+    for name in given:
+        if name not in (FULL, SLIDING):
+            raise unknown_name("config.json: rope_parameters of gemma3_text", name, (FULL, SLIDING))
+        optional(OBJECT).check(f"rope_parameters.{name}", given[name])
+    full, local = (given.get(kind) or {} for kind in (FULL, SLIDING))
+    if settings["rope_scaling"]:
+        full = {"rope_theta": full.get("rope_theta")} | settings["rope_scaling"]
+    seen = Settings(settings, original_max_position_embeddings=None)
+    full, local = (ropes.read(seen, dialect, part) for dialect, part in ((GLOBAL_ROPE, full), (LOCAL_ROPE, local)))
+    local = local if local.scaling != "none" else RopeConfig(base=local.base)
+    return tuple(dataclasses.replace(rope, truncate=True) for rope in (full, local))
 
 
 def write_gemma3(config: ModelConfig, longest: int) -> dict:
@@ -60,17 +80,14 @@ def write_gemma3(config: ModelConfig, longest: int) -> dict:
 
 
 def _both(settings: Settings) -> dict:
-    only(settings, use_bidirectional_attention=False)
     return biases(settings) | {
         "block": "sandwich", "norm_offset": 1.0, "embedding_scale": settings["hidden_size"] ** 0.5,
         "attention_scale": settings["query_pre_attn_scalar"] ** -0.5,
-        "attention_soft_cap": settings["attn_logit_softcapping"] or 0.0,
         "logit_soft_cap": settings["final_logit_softcapping"] or 0.0}
 
 
 def _written_both(config: ModelConfig) -> dict:
     scalar = (config.attention_scale or config.head_size ** -0.5) ** -2
     return written_windows(config) | {
-        "attention_bias": config.qkv_bias, "query_pre_attn_scalar": round(scalar),
-        "attn_logit_softcapping": config.attention_soft_cap or None,
+        "attention_bias": config.qkv_bias, "query_pre_attn_scalar": max(round(scalar), 1),
         "final_logit_softcapping": config.logit_soft_cap or None}

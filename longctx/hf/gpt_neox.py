@@ -1,7 +1,7 @@
 """GPT-NeoX and Pythia: LayerNorm with bias, both halves in parallel (or not), plain feed-forward, partial rotation."""
 from longctx.config import ModelConfig
 from longctx.hf.rope import Dialect
-from longctx.hf.settings import Settings, biases, model, written
+from longctx.hf.settings import Settings, biases, head_size, model, only, written
 from longctx.hf.tensors import Names, Piece
 
 ROPE = Dialect(base_name="rotary_emb_base", share=0.25, share_name="rotary_pct")
@@ -28,13 +28,14 @@ BLOCK: Names = _heads("q", 0) | _heads("k", 1) | _heads("v", 2) | {
 
 
 def read(settings: Settings) -> ModelConfig:
-    settings = Settings(settings, head_dim=None, num_key_value_heads=None)      # it has none of its own
-    return model(settings, ROPE, norm="layer_bias", norm_eps=settings["layer_norm_eps"],
-                 feed_forward="plain", mlp_bias=True,
+    """Some files say a setting twice, in Llama's words as well."""
+    for name, value in (("head_dim", head_size(settings)), ("rope_theta", settings["rotary_emb_base"]),
+                        ("partial_rotary_factor", settings["rotary_pct"])):
+        only(name, settings[name], value)
+    return model(settings, ROPE, eps="layer_norm_eps", norm="layer_bias", feed_forward="plain", mlp_bias=True,
                  block="parallel" if settings["use_parallel_residual"] else "sequential", **biases(settings))
 
 
 def write(config: ModelConfig, longest: int) -> dict:
-    return written(config, ROPE, longest) | {
-        "layer_norm_eps": config.norm_eps, "attention_bias": config.qkv_bias,
-        "use_parallel_residual": config.block == "parallel"}
+    return written(config, ROPE, longest, eps="layer_norm_eps") | {
+        "attention_bias": config.qkv_bias, "use_parallel_residual": config.block == "parallel"}

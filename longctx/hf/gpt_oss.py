@@ -3,14 +3,14 @@ from longctx.config import ModelConfig
 from longctx.hf import tensors
 from longctx.hf.rope import Dialect
 from longctx.hf.settings import (
-    SLIDING,
     Settings,
     always_a_window,
     biases,
     every,
     layer_types,
+    mixture,
     model,
-    only,
+    sized,
     windowed,
     written,
     written_windows,
@@ -34,14 +34,12 @@ BLOCK: Names = tensors.NORMS | tensors.attention("self_attn") | {
 
 
 def read(settings: Settings) -> ModelConfig:
-    only(settings, swiglu_alpha=1.702, swiglu_limit=7.0, hidden_act="silu")
-    if not (settings.get("rope_scaling") or settings.get("rope_parameters")):
+    if not (settings["rope_scaling"] or settings["rope_parameters"]):
         settings = Settings(settings, rope_scaling=PUBLISHED)
     types = layer_types(settings, every(2))
-    kinds = [windowed(settings["sliding_window"] if kind == SLIDING else None) for kind in types]
+    kinds = list(map(windowed, sized(types, "sliding_window", settings["sliding_window"])))
     return model(settings, ROPE, kinds, feed_forward="gpt_oss", learned_sinks=True, mlp_bias=True,
-                 experts=settings["num_local_experts"], experts_per_token=settings["num_experts_per_tok"],
-                 expert_mlp=settings["intermediate_size"], **biases(settings))
+                 **mixture(settings), **biases(settings))
 
 
 def write(config: ModelConfig, longest: int) -> dict:

@@ -1,5 +1,6 @@
 """Llama 2 and 3, and the decoders that differ from it by settings: Mistral, Qwen 2, Qwen 3, SmolLM3."""
 from longctx.config import LayerConfig, ModelConfig
+from longctx.errors import UserError
 from longctx.hf.rope import Dialect
 from longctx.hf.settings import (
     FULL,
@@ -10,6 +11,7 @@ from longctx.hf.settings import (
     layers,
     model,
     number_in,
+    sized,
     windowed,
     written,
     written_windows,
@@ -20,7 +22,7 @@ SMOLLM3_ROPE = Dialect(base=2_000_000.0)
 
 
 def read_llama(settings: Settings) -> ModelConfig:
-    return model(settings, ROPE, mlp_bias=bool(settings["mlp_bias"]), **biases(settings))
+    return model(settings, ROPE, mlp_bias=settings["mlp_bias"], **biases(settings))
 
 
 def write_llama(config: ModelConfig, longest: int) -> dict:
@@ -28,7 +30,10 @@ def write_llama(config: ModelConfig, longest: int) -> dict:
 
 
 def read_mistral(settings: Settings) -> ModelConfig:
-    return model(settings, ROPE, [windowed(settings["sliding_window"])])
+    """transformers takes one with layer_types for a Ministral."""
+    window = settings["sliding_window"]
+    types = layer_types(settings, lambda i: SLIDING if window else FULL)
+    return model(settings, ROPE, list(map(windowed, sized(types, "sliding_window", window))))
 
 
 def write_mistral(config: ModelConfig, longest: int) -> dict:
@@ -53,8 +58,9 @@ def write_qwen3(config: ModelConfig, longest: int) -> dict:
 
 def _qwen_layers(settings: Settings) -> list[LayerConfig]:
     window = settings["sliding_window"] if settings["use_sliding_window"] else None
-    types = layer_types(settings, lambda i: SLIDING if window and i >= settings["max_window_layers"] else FULL)
-    return [windowed(window if kind == SLIDING else None) for kind in types]
+    unseen = settings["max_window_layers"]
+    types = layer_types(settings, lambda i: SLIDING if window and i >= unseen else FULL)
+    return list(map(windowed, sized(types, "sliding_window or use_sliding_window", window)))
 
 
 def _written_qwen_layers(config: ModelConfig) -> dict:
@@ -64,12 +70,13 @@ def _written_qwen_layers(config: ModelConfig) -> dict:
 
 
 def read_smollm3(settings: Settings) -> ModelConfig:
-    window = settings["sliding_window"] if settings["use_sliding_window"] else None
-    rotates = rotating(settings)
-    types = layer_types(settings, lambda i: FULL if rotates[i] else SLIDING)
-    kinds = [windowed(window if kind == SLIDING else None, position="" if rotating else "nope")
-             for kind, rotating in zip(types, rotates, strict=True)]
-    return model(settings, SMOLLM3_ROPE, kinds, mlp_bias=bool(settings["mlp_bias"]), **biases(settings))
+    """use_sliding_window counts only where layer_types is left out."""
+    window, rotates = settings["sliding_window"], rotating(settings)
+    by_default = settings["use_sliding_window"] and window
+    types = layer_types(settings, lambda i: SLIDING if by_default and not rotates[i] else FULL)
+    kinds = [windowed(size, position="" if rotating else "nope")
+             for size, rotating in zip(sized(types, "sliding_window", window), rotates, strict=True)]
+    return model(settings, SMOLLM3_ROPE, kinds, mlp_bias=settings["mlp_bias"], **biases(settings))
 
 
 def write_smollm3(config: ModelConfig, longest: int) -> dict:
@@ -81,9 +88,11 @@ def write_smollm3(config: ModelConfig, longest: int) -> dict:
 
 def rotating(settings: Settings) -> list[int]:
     """For each layer, whether it has RoPE: no_rope_layers, whose name says the opposite."""
-    count = settings["num_hidden_layers"]
-    given = settings.get("no_rope_layers")
-    return (given or [int((i + 1) % settings["no_rope_layer_interval"] != 0) for i in range(count)])[:count]
+    count, interval = settings["num_hidden_layers"], settings["no_rope_layer_interval"]
+    rotates = settings["no_rope_layers"] or [int((i + 1) % interval != 0) for i in range(count)]
+    if len(rotates) < count:
+        raise UserError(f"config.json: no_rope_layers names {len(rotates)} layers of {count}.")
+    return rotates[:count]
 
 
 def written_rotating(config: ModelConfig) -> dict:

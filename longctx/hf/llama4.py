@@ -2,11 +2,28 @@
 q and k, and a mixture of experts with a shared one in some layers."""
 import re
 
+import numpy as np
+
 from longctx.config import LayerConfig, ModelConfig
+from longctx.errors import UserError
 from longctx.hf import tensors
+from longctx.hf.fields import said
 from longctx.hf.llama import rotating, written_rotating
 from longctx.hf.rope import Dialect
-from longctx.hf.settings import CHUNKED, FULL, Settings, biases, chunked, layer_types, layers, model, number_in, written
+from longctx.hf.settings import (
+    CHUNKED,
+    FULL,
+    Settings,
+    biases,
+    chunked,
+    layer_types,
+    layers,
+    mixture,
+    model,
+    number_in,
+    sized,
+    written,
+)
 from longctx.hf.tensors import Names, Piece
 
 ROPE = Dialect(base=500_000.0, pairing="interleaved")
@@ -24,26 +41,33 @@ EXPERTS: Names = _ATTENTION | tensors.gated("mlp.shared", f"{_AT}.shared_expert"
 def read(settings: Settings) -> ModelConfig:
     """`mlp` is that of the shared expert; dense layers have their own."""
     rotates = rotating(settings)
-    types = layer_types(settings, lambda i: CHUNKED if rotates[i] else FULL)
-    mixed = _mixed(settings)
-    tuned = settings["attn_temperature_tuning"]
-    temperature = f"llama4({settings['floor_scale']}, {settings['attn_scale']})" if tuned else ""
+    size = settings["attention_chunk_size"]
+    types = layer_types(settings, lambda i: CHUNKED if rotates[i] and size else FULL, CHUNKED)
+    sizes, mixed = sized(types, "attention_chunk_size", size), _mixed(settings)
+    tuned = f"llama4({settings['floor_scale']}, {np.format_float_positional(settings['attn_scale'], trim='-')})"
+    temperature = tuned if settings["attn_temperature_tuning"] else ""
     kinds = [chunked(
-        settings["attention_chunk_size"] if types[i] == CHUNKED else None,
-        position="" if rotates[i] else "nope", temperature="" if rotates[i] else temperature,
+        sizes[i], position="" if rotates[i] else "nope", temperature="" if rotates[i] else temperature,
         **({"feed_forward": "llama4"} if i in mixed else {"mlp": settings["intermediate_size_mlp"]}))
         for i in range(settings["num_hidden_layers"])]
-    size = settings["intermediate_size"]
-    experts = {"experts": settings["num_local_experts"], "experts_per_token": settings["num_experts_per_tok"],
-               "expert_mlp": size} if mixed else {}
-    return model(settings, ROPE, kinds, qk_norm="l2" if settings["use_qk_norm"] else "none", **experts,
-                 **biases(settings))
+    return model(settings, ROPE, kinds, qk_norm="l2" if settings["use_qk_norm"] else "none",
+                 **(_experts(settings) if mixed else {}), **biases(settings))
 
 
 def _mixed(settings: Settings) -> set[int]:
     """The layers with experts."""
-    step, given = settings["interleave_moe_layer_step"], settings.get("moe_layers")
-    return set(range(step - 1, settings["num_hidden_layers"], step) if given is None else given)
+    step, given, count = settings["interleave_moe_layer_step"], settings["moe_layers"], settings["num_hidden_layers"]
+    if given is None and not step:
+        raise UserError("config.json: interleave_moe_layer_step=0 needs moe_layers, the layers with experts.")
+    return set(range(step - 1, count, step) if given is None else given) & set(range(count))
+
+
+def _experts(settings: Settings) -> dict:
+    """transformers would give them another activation with hidden_act; ours have one."""
+    if settings["hidden_act"] not in ("silu", "swish"):
+        raise UserError(f"config.json: {said('hidden_act', settings['hidden_act'])} is not supported in layers with "
+                        "experts; 'silu' is.")
+    return mixture(settings)
 
 
 def write(config: ModelConfig, longest: int) -> dict:

@@ -1,6 +1,7 @@
 """Parameters of ours and tensors of a checkpoint, one at a time: what is where, and how it gets there."""
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -13,7 +14,9 @@ from longctx.config import ModelConfig
 from longctx.errors import UserError
 from longctx.hf.architectures import Architecture
 from longctx.hf.files import Planned, Stored, some
+from longctx.hf.settings import DTYPES
 from longctx.hf.tensors import Piece, blocks
+from longctx.sizes import free_memory, readable
 
 _AT_ONCE = 1 << 20                      # bytes of a file that are copied at once; what is transposed stays in caches
 # buffers that old files hold and that say nothing
@@ -66,34 +69,85 @@ def check(located, stored: dict[str, Stored], tied: str | None, where: str) -> N
         raise UserError(f"{where} does not hold the tensors of its config.json: {'; '.join(problems)}.")
 
 
-def load(parameter: Parameter, stored: dict[str, Stored], sharding: NamedSharding, dtype) -> jax.Array:
+def require_room(located, shapes, stored: dict[str, Stored], dtype, where: str) -> None:
+    """UserError where the arrays do not fit in what is free now: host memory for CPU devices, else a device's.
+
+    shapes: of the arrays, with their shardings, on the mesh that is set. dtype: None is the file's.
+    """
+    mesh = jax.sharding.get_mesh()
+    share = lambda leaf: math.prod(NamedSharding(mesh, leaf.sharding.spec).shard_shape(leaf.shape))
+    sizes = list(map(share, jax.tree.leaves(shapes)))       # elements on each device
+    dtypes = [_dtype(parameter, stored, dtype) for parameter in _leaves(located)]
+    needed = sum(size * one.itemsize for size, one in zip(sizes, dtypes, strict=True))
+    devices = mesh.local_devices
+    if devices[0].platform == "cpu":
+        needed, narrow, free = needed * len(devices), 2 * sum(sizes) * len(devices), free_memory()
+    else:
+        narrow, memory = 2 * sum(sizes), devices[0].memory_stats() or {}
+        free = memory["bytes_limit"] - memory["bytes_in_use"] if "bytes_limit" in memory else None
+    if free is not None and needed > free:
+        smaller = f"dtype='bfloat16' needs {readable(narrow)}; else" if narrow < needed else "it takes"
+        raise UserError(f"{where}: the parameters need {readable(needed)} of this process's memory, and "
+                        f"{readable(free)} are free. {smaller} a mesh of more devices or a larger machine.")
+
+
+def _dtype(parameter: Parameter, stored: dict[str, Stored], dtype) -> np.dtype:
+    """Of the array; dtype: None is the file's."""
+    return dtype or functools.reduce(jnp.promote_types, (stored[name].dtype for name, _ in parameter.pieces))
+
+
+def load(parameter: Parameter, stored: dict[str, Stored], sharding: NamedSharding, dtype, compute) -> jax.Array:
     """The array, each device's share read from the disk.
 
-    Host memory beside the result: the local shares of one layer. dtype: None is the file's.
+    Host memory beside the result: the local shares of one layer.
+
+    Args:
+      dtype: None is the file's.
+      compute: the dtype that the model casts it to.
+
+    Raises:
+      UserError: where a finite number would become infinite in either.
     """
-    dtype = dtype or functools.reduce(jnp.promote_types, (stored[name].dtype for name, _ in parameter.pieces))
+    dtype = _dtype(parameter, stored, dtype)
     if not parameter.stacked:
-        return _read(parameter, 0, stored, sharding, dtype)
+        return _read(parameter, 0, stored, sharding, dtype, compute)
     inner = NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*sharding.spec[1:]))
     stack = jnp.zeros((len(parameter.pieces), *parameter.shape), dtype, out_sharding=sharding)
     for i in range(len(parameter.pieces)):
-        stack = _with_layer(stack, _read(parameter, i, stored, inner, dtype), i)
+        stack = _with_layer(stack, _read(parameter, i, stored, inner, dtype, compute), i)
         stack.block_until_ready()           # else many layers wait in memory
     return stack
 
 
-def _read(parameter: Parameter, i: int, stored: dict[str, Stored], sharding: NamedSharding, dtype) -> jax.Array:
+def _read(parameter: Parameter, i: int, stored: dict[str, Stored], sharding: NamedSharding, dtype,
+          compute) -> jax.Array:
     name, piece = parameter.pieces[i]
+    narrowest = min((np.dtype(dtype), np.dtype(compute)), key=lambda one: jnp.finfo(one).max)
 
     def share(index):
         view = lambda: piece.ours(stored[name].view(), parameter.shape)[index]
-        return _copied(view, dtype)
+        return _copied(view, dtype, lambda part: _require_finite(part, narrowest, name))
 
     return jax.make_array_from_callback(parameter.shape, sharding, share, dtype=dtype)
 
 
-def _copied(view: Callable[[], np.ndarray], dtype) -> np.ndarray:
-    """A copy of view(), which maps a file anew each time: of that, little is in memory at once."""
+def _require_finite(part: np.ndarray, dtype: np.dtype, name: str) -> None:
+    """UserError for a number that has no finite value in dtype."""
+    largest = jnp.finfo(dtype).max
+    if jnp.finfo(part.dtype).max <= largest:
+        return
+    with np.errstate(over="ignore"):
+        lost = np.isfinite(part) & ~np.isfinite(part.astype(dtype))
+    if lost.any():
+        raise UserError(f"{name} holds {float(part[lost][0]):g}, and the largest number of {dtype.name} is "
+                        f"{float(largest):g}; load it with another dtype of {', '.join(DTYPES)}.")
+
+
+def _copied(view: Callable[[], np.ndarray], dtype, check: Callable[[np.ndarray], None]) -> np.ndarray:
+    """A copy of view(), which maps a file anew each time: of that, little is in memory at once.
+
+    check: called with each part of it.
+    """
     shape, strides, itemsize = view().shape, view().strides, view().itemsize
     copy = _aligned(shape, np.dtype(dtype))
     if not copy.size:
@@ -102,6 +156,7 @@ def _copied(view: Callable[[], np.ndarray], dtype) -> np.ndarray:
     step = max(1, _AT_ONCE // max(strides[slowest], itemsize))
     for start in range(0, shape[slowest], step):
         part = (slice(None),) * slowest + (slice(start, start + step),)
+        check(view()[part])
         copy[part] = view()[part]
     return copy
 

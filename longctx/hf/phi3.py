@@ -10,8 +10,8 @@ ROPE = Dialect(share=1.0)
 
 def read(settings: Settings) -> ModelConfig:
     """Old files call LongRoPE "su" or "yarn"."""
-    scaling = settings.get("rope_scaling") or {}
-    if "short_factor" in scaling:
+    scaling = settings["rope_scaling"] or settings["rope_parameters"] or {}
+    if "short_factor" in scaling and scaling.get("rope_type", scaling.get("type")) in ("su", "yarn"):
         settings = Settings(settings, rope_scaling=scaling | {"rope_type": "longrope"})
     return model(settings, ROPE, [windowed(settings["sliding_window"])])
 

@@ -9,6 +9,7 @@ import math
 from longctx.config import RopeConfig
 from longctx.errors import UserError, unknown_name
 from longctx.positions.api import READS
+from longctx.hf.fields import BASE, FACTORS, FLAG, NAME, NOT_NEGATIVE, POSITIVE, SHARE, SIZE, optional, said
 from longctx.positions.scaling import rotary_size
 
 TYPES = {"default": "none", "linear": "linear", "dynamic": "dynamic", "yarn": "yarn", "longrope": "longrope",
@@ -28,6 +29,11 @@ _IMPLIED = ("yarn", "longrope")         # whose factor config.json may leave to 
 BOUND = ("dynamic", *_IMPLIED)          # of which transformers takes a number from max_position_embeddings
 ALWAYS = ("base", "scaling", "pairing", "rotary_share", "original_length")     # what is read with every scaling
 _DEFAULTS = RopeConfig()
+_FIELDS = {"rope_type": NAME, "type": NAME, "rope_theta": BASE, "partial_rotary_factor": SHARE, "factor": POSITIVE,
+           "original_max_position_embeddings": SIZE, "low_freq_factor": POSITIVE, "high_freq_factor": POSITIVE,
+           "beta_fast": POSITIVE, "beta_slow": POSITIVE, "attention_factor": POSITIVE, "mscale": NOT_NEGATIVE,
+           "mscale_all_dim": NOT_NEGATIVE, "truncate": FLAG, "short_factor": FACTORS, "long_factor": FACTORS}
+_HARMLESS = ("finetuned",)              # that the weights are trained for it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +54,8 @@ def read(settings: dict, dialect: Dialect, parameters: dict | None = None) -> Ro
     Raises:
       UserError: for a rope_type that is not known, or one that misses a number.
     """
-    given = settings.get("rope_scaling") or settings.get("rope_parameters") or {}
-    given = given if parameters is None else parameters
+    where = "rope_scaling" if settings.get("rope_scaling") else "rope_parameters"
+    given = _checked(where, (settings.get(where) or {}) if parameters is None else parameters)
     kind = given.get("rope_type") or given.get("type") or "default"
     if kind not in TYPES:
         raise unknown_name("config.json: rope_type", kind, TYPES)
@@ -63,10 +69,10 @@ def read(settings: dict, dialect: Dialect, parameters: dict | None = None) -> Ro
     if not (numbers.get("mscale") and numbers.get("mscale_all_dim")):
         numbers = _without_mscale(numbers)
     _require(kind, scaling, numbers)
-    share = 1.0 if dialect.share is None else _first(given.get("partial_rotary_factor"),
-                                                     settings.get(dialect.share_name), dialect.share)
-    if scaling == "proportional":
-        share = given.get("partial_rotary_factor", 1.0)
+    share = _first(given.get("partial_rotary_factor"), settings.get(dialect.share_name), dialect.share, 1.0)
+    if dialect.share is None and scaling != "proportional" and share != 1:
+        raise UserError(f"config.json: partial_rotary_factor={share!r} is not supported for rope_type {kind!r} of "
+                        "this model_type; 1.0 is.")
     return RopeConfig(base=float(_first(given.get("rope_theta"), settings.get(dialect.base_name), dialect.base)),
                       scaling=scaling, pairing=dialect.pairing, rotary_share=float(share),
                       **{name: _exact(value) for name, value in numbers.items()})
@@ -84,8 +90,9 @@ def fields_of(scaling: dict) -> dict:
     for theirs, value in scaling.items():
         if theirs not in names:
             raise unknown_name("rope_scaling", theirs, names)
+        optional(_FIELDS[theirs]).check(theirs, value, "rope_scaling: ")
         if value is not None:
-            found[names[theirs]] = _typed(theirs, value, getattr(_DEFAULTS, names[theirs]))
+            found[names[theirs]] = type(getattr(_DEFAULTS, names[theirs]))(_exact(value))
     if not (found.get("mscale") and found.get("mscale_all_dim")):
         found = _without_mscale(found)
     kind = found.get("scaling", "default")
@@ -138,6 +145,15 @@ def reach(rope: RopeConfig, longest: int = 0) -> int:
     if rope.scaling in BOUND and stretched(rope):
         return stretched(rope)
     return max(stretched(rope), longest) or 2048
+def _checked(where: str, given: dict) -> dict:
+    """The settings of a RoPE under the key `where`, each of its kind, without those that no rope_type knows."""
+    for name, value in given.items():
+        if name in _FIELDS:
+            optional(_FIELDS[name]).check(f"{where}.{name}", value)
+        elif value and name not in _HARMLESS:
+            raise UserError(f"config.json: {said(f'{where}.{name}', value)} is not known to longctx; remove it if "
+                            "it changes no numbers.")
+    return {name: value for name, value in given.items() if name in _FIELDS}
 
 
 def write(rope: RopeConfig, dialect: Dialect, longest: int = 0) -> dict:
@@ -196,14 +212,3 @@ def _first(*values):
 
 def _exact(value):
     return tuple(float(one) for one in value) if isinstance(value, list | tuple) else value
-
-
-def _typed(name: str, value, like):
-    """A value of rope_scaling as the type of `like`, a default of RopeConfig."""
-    number = lambda x: isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
-    fits = {float: number, tuple: lambda x: isinstance(x, list | tuple) and all(map(number, x)),
-            int: lambda x: number(x) and x == int(x)}.get(type(like), lambda x: isinstance(x, type(like)))
-    if not fits(value):
-        words = {float: "a number", int: "a whole number", tuple: "a list of numbers", bool: "true or false"}
-        raise UserError(f"rope_scaling: {name}={value!r} must be {words.get(type(like), 'text')}.")
-    return _exact(value) if isinstance(like, tuple) else type(like)(value)

@@ -8,6 +8,8 @@ import re
 from longctx.config import LayerConfig, ModelConfig
 from longctx.errors import UserError, unknown_name
 from longctx.hf import rope as ropes
+from longctx.hf.fields import FIELDS, FIXED, HARMLESS, said
+from longctx.positions import api as positions
 
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh",
                "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh"}
@@ -16,6 +18,7 @@ SIZES = {"vocab_size": "vocab_size", "hidden_size": "embed", "num_hidden_layers"
          "num_attention_heads": "heads", "num_key_value_heads": "key_heads", "head_dim": "head_size"}
 ALIKE = (LayerConfig(),)                # all layers as the model says
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
+REQUIRED = ("vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads")
 
 
 class Settings(dict):
@@ -25,47 +28,81 @@ class Settings(dict):
         raise UserError(f"config.json has no {name!r}.")
 
 
+def checked(content: dict, defaults: dict, fixed: dict, harmless) -> Settings:
+    """The settings that an architecture reads, each of its kind.
+
+    Args:
+      defaults: what it reads beside REQUIRED, with the value of one that is left out.
+      fixed: settings that must have one value, or be null or left out.
+      harmless: names beside fields.HARMLESS that change no number.
+
+    Raises:
+      UserError: for a value of another kind, and for a setting that is none of these, unless it says nothing: null,
+        false, 0 or empty.
+    """
+    read, fixed = {}, FIXED | fixed
+    for name, value in content.items():
+        if name in defaults or name in REQUIRED:
+            FIELDS[name].check(name, value)
+            read[name] = value
+        elif name in fixed:
+            only(name, value, fixed[name])
+        elif value and name not in HARMLESS and name not in harmless:
+            raise UserError(f"config.json: {said(name, value)} is not known to longctx for "
+                            f"{content.get('model_type')}; remove it if it changes no numbers.")
+    return Settings(defaults | read)
+
+
+def only(name: str, value, supported) -> None:
+    """UserError for a setting that has another value than the one that is known here; null is that one."""
+    if value is not None and value != supported:
+        raise UserError(f"config.json: {said(name, value)} is not supported; {supported!r} is.")
+
+
+def head_size(settings: Settings) -> int:
+    """What head_dim is where config.json does not say it."""
+    return settings["hidden_size"] // settings["num_attention_heads"]
+
+
 def model(settings: Settings, dialect: ropes.Dialect, kinds=ALIKE, activation: str = "hidden_act",
-          **rest) -> ModelConfig:
+          eps: str = "rms_norm_eps", **rest) -> ModelConfig:
     """The ModelConfig of settings that are named as Llama's, `rest` being what a family says otherwise.
 
     kinds: one LayerConfig for each layer, or one for all.
     """
-    heads = settings["num_attention_heads"]
-    derived = {"num_key_value_heads": heads, "head_dim": settings["hidden_size"] // heads}
-    sizes = {ours: settings.get(theirs) or derived.get(theirs) or settings[theirs] for theirs, ours in SIZES.items()}
-    for theirs, ours in SIZES.items():
-        if type(sizes[ours]) is not int or sizes[ours] < 1:
-            raise UserError(f"config.json: {theirs}={sizes[ours]!r} must be a whole number from 1 on.")
-    name = settings[activation]
-    if name not in ACTIVATIONS:
-        raise unknown_name(f"config.json: {activation}", name, ACTIVATIONS)
+    derived = {"num_key_value_heads": settings["num_attention_heads"], "head_dim": head_size(settings)}
+    sizes = {ours: settings.get(theirs) or (derived[theirs] if theirs in derived else settings[theirs])
+             for theirs, ours in SIZES.items()}
+    if not sizes["head_size"]:
+        raise UserError(f"config.json: hidden_size={sizes['embed']} makes {sizes['heads']} heads of size 0.")
+    if sizes["heads"] % sizes["key_heads"]:
+        raise UserError(f"config.json: num_key_value_heads={sizes['key_heads']} must divide num_attention_heads="
+                        f"{sizes['heads']}.")
+    if settings[activation] not in ACTIVATIONS:
+        raise unknown_name(f"config.json: {activation}", settings[activation], ACTIVATIONS)
     fields = sizes | {
-        "tied_head": bool(settings["tie_word_embeddings"]), "activation": ACTIVATIONS[name], "embedding_scale": 1.0,
-        "rope": ropes.read(settings, dialect), "pattern": shortest(kinds)}
-    if "norm_eps" not in rest:
-        fields["norm_eps"] = settings["rms_norm_eps"]
-    return ModelConfig(**fields | rest)
+        "tied_head": settings["tie_word_embeddings"], "activation": ACTIVATIONS[settings[activation]],
+        "embedding_scale": 1.0, "norm_eps": settings[eps], "pattern": shortest(kinds)}
+    if "rope" not in rest:
+        fields["rope"] = ropes.read(settings, dialect)
+    config = ModelConfig(**fields | rest)
+    for rope in (config.rope, *(kind.rope for kind in config.pattern if kind.rope)):
+        positions.check(rope, config.head_size, "config.json's rope")
+    return config
 
 
-def written(config: ModelConfig, dialect: ropes.Dialect, longest: int, activation: str = "hidden_act") -> dict:
+def written(config: ModelConfig, dialect: ropes.Dialect, longest: int, activation: str = "hidden_act",
+            eps: str = "rms_norm_eps") -> dict:
     """The settings that `model` reads."""
     return {theirs: getattr(config, ours) for theirs, ours in SIZES.items()} | {
-        "tie_word_embeddings": config.tied_head, "rms_norm_eps": config.norm_eps,
+        "tie_word_embeddings": config.tied_head, eps: config.norm_eps,
         activation: next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.activation),
         } | ropes.write(config.rope, dialect, longest)
 
 
 def biases(settings: Settings) -> dict:
     """Of models with one setting for all four projections of attention."""
-    return {"qkv_bias": bool(settings["attention_bias"]), "out_bias": bool(settings["attention_bias"])}
-
-
-def only(settings: Settings, **supported) -> None:
-    """UserError for a setting that has another value than the one that is known here; null and none are that one."""
-    for name, value in supported.items():
-        if settings.get(name) not in (None, value):
-            raise UserError(f"config.json: {name}={settings[name]!r} is not supported; {value!r} is.")
+    return {"qkv_bias": settings["attention_bias"], "out_bias": settings["attention_bias"]}
 
 
 def shortest(kinds) -> tuple[LayerConfig, ...]:
@@ -97,16 +134,33 @@ def number_in(mask: str, call: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def layer_types(settings: Settings, default) -> list[str]:
-    """Of each layer; default: of layer i, where config.json has no list."""
+def mixture(settings: Settings) -> dict:
+    """Of models whose layers with experts have these three sizes."""
+    experts, chosen = settings["num_local_experts"], settings["num_experts_per_tok"]
+    if not 1 <= chosen <= experts:
+        raise UserError(f"config.json: num_experts_per_tok={chosen} must be from 1 to num_local_experts={experts}.")
+    return {"experts": experts, "experts_per_token": chosen, "expert_mlp": settings["intermediate_size"]}
+
+
+def layer_types(settings: Settings, default, windows: str = SLIDING) -> list[str]:
+    """Of each layer: FULL or `windows`; default: of layer i, where config.json has no list."""
     count = settings["num_hidden_layers"]
-    types = settings.get("layer_types") or [default(i) for i in range(count)]
+    types = settings["layer_types"]
+    if types is None:
+        return [default(i) for i in range(count)]
     for kind in types:
-        if kind not in (FULL, SLIDING, CHUNKED):
-            raise unknown_name("config.json: layer_types", kind, (FULL, SLIDING, CHUNKED))
-    if len(types) < count:
+        if kind not in (FULL, windows):
+            raise unknown_name("config.json: layer_types", kind, (FULL, windows))
+    if len(types) != count:
         raise UserError(f"config.json: layer_types names {len(types)} layers of {count}.")
-    return types[:count]
+    return list(types)
+
+
+def sized(types: list[str], name: str, size: int | None) -> list[int | None]:
+    """For each layer how far back it sees, None: all the way. name: the setting that holds `size`."""
+    if size is None and set(types) != {FULL}:
+        raise UserError(f"config.json: {name} is null, and layers of type {(set(types) - {FULL}).pop()} need it.")
+    return [None if kind == FULL else size for kind in types]
 
 
 def every(interval: int):
