@@ -8,8 +8,8 @@ import math
 
 from longctx.config import RopeConfig
 from longctx.errors import UserError, unknown_name
-from longctx.positions.api import READS
 from longctx.hf.fields import BASE, FACTORS, FLAG, NAME, NOT_NEGATIVE, POSITIVE, SHARE, SIZE, optional, said
+from longctx.positions.api import READS
 from longctx.positions.scaling import rotary_size
 
 TYPES = {"default": "none", "linear": "linear", "dynamic": "dynamic", "yarn": "yarn", "longrope": "longrope",
