@@ -244,5 +244,6 @@ def _value(kind, value, field: str):
         return tuple(_value(typing.get_args(kind)[0], item, f"{field}[{i}]") for i, item in enumerate(value))
     fits = isinstance(value, int | float if kind is float else kind) and (kind is bool or not isinstance(value, bool))
     if not fits or (kind is float and not abs(value) <= LARGEST):           # NaN compares false
-        raise UserError(f"{field}={value!r} must be {'a number up to 3.4e38' if kind is float else kind.__name__}.")
+        wanted = "a finite number, at most 3.4e38" if kind is float else kind.__name__
+        raise UserError(f"{field}={value!r} must be {wanted}.")
     return kind(value)

@@ -27,7 +27,7 @@ class StopRequest:
 
     def __init__(self):
         self.asked = False
-        self.first = "the run is set up; it has no step to save yet"
+        self.first = "the run is set up; there is no new step to save yet"
         self._at_once = False
         self._several = jax.process_count() > 1
 
