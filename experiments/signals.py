@@ -19,7 +19,7 @@ class StopRequest:
 
     What is done before the run leaves, `first`, is said on stderr as soon as the signal comes: by a thread, for Python
     gives it to the main one only when a compilation or a step on the device is over. (Of several processes SIGTERM
-    goes to jax alone, and it is said at the step that was found.)
+    goes to jax alone, and process 0 says it at the step that was found.)
 
     Once there is nothing left to save, `leave_at_once()`: a signal then, or one before, ends the process with exit
     code 0.
@@ -34,7 +34,7 @@ class StopRequest:
     def at(self, step: int) -> bool:
         if self._several and multihost_utils.reached_preemption_sync_point(step):
             if not self.asked:
-                say(f"asked to stop: step {step} is the last, in all processes")
+                print(f"asked to stop: step {step} is the last, in all processes", flush=True)
             self.asked = True
         return self.asked
 
