@@ -50,7 +50,8 @@ class StopRequest:
         reader, self._pipe = os.pipe()
         os.set_blocking(self._pipe, False)
         self._wakeup_before = signal.set_wakeup_fd(self._pipe, warn_on_full_buffer=False)
-        threading.Thread(target=self._tell, args=(reader,), daemon=True).start()
+        self._teller = threading.Thread(target=self._tell, args=(reader,), daemon=True)
+        self._teller.start()
         for number in (signal.SIGINT,) if self._several else self._before:
             signal.signal(number, self._ask)
         return self
@@ -79,7 +80,8 @@ class StopRequest:
 
     def __exit__(self, *_):
         signal.set_wakeup_fd(self._wakeup_before)
-        os.close(self._pipe)                            # ends the thread
+        os.close(self._pipe)
+        self._teller.join()                             # which ends with the pipe
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
