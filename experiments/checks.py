@@ -2,6 +2,7 @@
 
 First what the settings alone say, then the names that jax modules know, then the data, then the workdir.
 """
+import ctypes
 import dataclasses
 import math
 import operator
@@ -9,7 +10,7 @@ import pathlib
 from typing import NamedTuple
 
 from experiments import config as configs
-from experiments import places, price, processes, unread
+from experiments import metrics, places, price, processes, unread
 from longctx import cuts, layouts, run_identity
 from longctx.config import DTYPES, Config, StageConfig
 from longctx.data import curriculum, pipeline, recall, sources, tokenizers
@@ -26,7 +27,7 @@ AT_LEAST = {
     "memory.mlp_tiles": 1, "memory.loss_tiles": 0, "memory.head_groups": 1, "memory.chunk": 0, "memory.every": 1,
     "optim.learning_rate": 0, "optim.warmup_steps": 0, "optim.final_fraction": 0, "optim.b1": 0, "optim.b2": 0,
     "optim.weight_decay": 0, "optim.clip_norm": 0, "optim.max_bad_steps": 1,
-    "checkpoint.every_steps": 1, "checkpoint.keep": 1, "log.every_steps": 1,
+    "checkpoint.every_steps": 1, "checkpoint.every_minutes": 0, "checkpoint.keep": 1, "log.every_steps": 1,
     "eval.documents": 1, "eval.depths": 1, "eval.samples": 1,
     "model.embedding_std": 0, "extend.rows": 1, "extend.depths": 1, "extend.tune_length": 0, "extend.tune_steps": 1,
     "extend.tune_learning_rate": 0,
@@ -130,9 +131,14 @@ def _check_numbers(config: Config) -> None:
         _require(config, field, operator.gt, bound, "above")
     for field, bound in BELOW.items():
         _require(config, field, operator.lt, bound, "below")
+    optim = config.optim
     for i, stage in enumerate(config.stages):
         if stage.lr_scale < 0:
             raise UserError(f"stages[{i}].lr_scale={stage.lr_scale} must be at least 0; 1.0 changes nothing.")
+        if optim.learning_rate * max(1.0, optim.final_fraction) * stage.lr_scale > configs.LARGEST:
+            raise UserError(f"optim.learning_rate={optim.learning_rate} times optim.final_fraction="
+                            f"{optim.final_fraction} and stages[{i}].lr_scale={stage.lr_scale} must be at most 3.4e38, "
+                            "the largest float32.")
     if min(config.eval.lengths, default=1) < 1:
         raise UserError(f"eval.lengths={config.eval.lengths} must all be at least 1.")
     _check_most(config)
@@ -159,6 +165,8 @@ def _require(config: Config, field: str, holds, bound: float, words: str) -> Non
     value = operator.attrgetter(field)(config)
     if not holds(value, bound):
         raise UserError(f"{field}={value} must be {words} {bound}.")
+    if isinstance(value, float) and not holds(rounded := ctypes.c_float(value).value, bound):
+        raise UserError(f"{field}={value} must be {words} {bound} as a float32 too, and it is rounded to {rounded}.")
 
 
 def _check_model(config: Config) -> None:
@@ -307,6 +315,7 @@ def _check_workdir(config: Config, workdir: pathlib.Path) -> bool:
     """Whether the workdir holds a run to continue, which then is this one."""
     stored = configs.stored(workdir)
     if stored is None:
+        metrics.check_start(workdir, config.checkpoint.start_over)
         return False
     try:
         before = configs.from_config_dict(stored)               # fields that are newer than it have their defaults

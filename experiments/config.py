@@ -5,7 +5,6 @@ A config file starts from `defaults()`, sets fields and lists `stage(...)`s. `fr
 everything that can be known to be wrong before a device is touched. Nothing here imports jax.
 """
 import dataclasses
-import math
 import os
 import pathlib
 import types
@@ -22,6 +21,7 @@ from longctx.config import Config, LayerConfig, RopeConfig, StageConfig
 from longctx.errors import UserError, unknown_name
 
 AUTO = "auto"
+LARGEST = float.fromhex("0x1.fffffep127")       # of float32, in which a run computes with its settings
 _WORKS = {"strategy": "ring", "layout": "contiguous"}                  # for every mesh, mask and length
 # folders in a workdir
 CHECKPOINTS = "checkpoints"             # meta["config"] is dataclasses.asdict(config), meta["stage"] that of the step
@@ -251,6 +251,7 @@ def _value(kind, value, field: str):
             raise UserError(f"{field}={value!r} must be a tuple.")
         return tuple(_value(typing.get_args(kind)[0], item, f"{field}[{i}]") for i, item in enumerate(value))
     fits = isinstance(value, int | float if kind is float else kind) and (kind is bool or not isinstance(value, bool))
-    if not fits or (kind is float and not math.isfinite(value)):
-        raise UserError(f"{field}={value!r} must be {'a finite number' if kind is float else kind.__name__}.")
+    if not fits or (kind is float and not abs(value) <= LARGEST):           # NaN compares false
+        wanted = "a finite number, at most 3.4e38" if kind is float else kind.__name__
+        raise UserError(f"{field}={value!r} must be {wanted}.")
     return kind(value)

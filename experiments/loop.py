@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from longctx import meshes
+from longctx import checkpoint, meshes
 from longctx.config import Config
 from longctx.data.curriculum import Stage
 from longctx.errors import UserError
@@ -23,6 +23,7 @@ class Loop:
     bar: Any                        # experiments.progress
     stop: Any                       # experiments.signals.StopRequest
     started: float                  # time.monotonic() at the start of the command
+    noted: int = 0                  # how many of checkpoints.notes are printed
 
     def run(self, stage: Stage, train_step, stream, state, tokens_before: int):
         """Train from the step that `state` is at to the end of the stage, or to the step at which a stop was asked for.
@@ -33,27 +34,44 @@ class Loop:
         """
         step = int(state["step"])
         self._clock, self._clock_step = time.monotonic(), step
+        self._due, self._saved_at = False, time.monotonic()
         in_flight = []                                            # metrics of steps that nobody has waited for
         while step < stage.end_step:
+            self.stop.first = f"step {step + 1} is finished and saved"
             state, metrics = train_step(state, meshes.put_batch(next(stream), self.mesh))
             step += 1
             in_flight.append(metrics)
             stopping = self.stop.at(step)                         # looked at once: a stop asked for later waits a step
-            saves, logs = stopping or self._saves_at(step, stage), self._logs_at(step, stage)
-            if saves or logs or len(in_flight) == MOST_IN_FLIGHT:
+            leaving, logs = stopping or step == stage.end_step, self._logs_at(step, stage)
+            self._due = self._due or self._saves_at(step, logs)
+            if leaving or self._due or logs or len(in_flight) == MOST_IN_FLIGHT:
                 values = self._wait(in_flight, step)
                 in_flight = []
                 if logs:                                          # before the save: no gap in the log after a crash
                     self._log(stage, step, values, tokens_before)
             self.checkpoints.poll()
-            if saves:
-                self.checkpoints.save(step, state, stream.get_state(), self._meta(stage))
+            if leaving or self._due and not values["skipped_in_a_row"]:
+                self._save(stage, step, state, stream, skipped=values["skipped_in_a_row"])
             if stopping:
                 break
         return state
 
-    def _saves_at(self, step: int, stage: Stage) -> bool:
-        return step % self.config.checkpoint.every_steps == 0 or step == stage.end_step
+    def _saves_at(self, step: int, logs: bool) -> bool:
+        """Whether a save is due; of several processes process 0 says it, for each has a clock of its own."""
+        config = self.config.checkpoint
+        if step == 1 or step % config.every_steps == 0:
+            return True
+        minutes = (time.monotonic() - self._saved_at) / 60
+        return logs and config.every_minutes > 0 and checkpoint.from_process_0(int(minutes >= config.every_minutes)) > 0
+
+    def _save(self, stage: Stage, step: int, state, stream, skipped: int) -> None:
+        """A state after skipped steps is that of the last good one: it takes the place of none."""
+        meta = {"config": dataclasses.asdict(self.config), "stage": stage.index}
+        self.checkpoints.save(step, state, stream.get_state(), meta, in_place_of_older=not skipped)
+        self._due, self._saved_at = False, time.monotonic()
+        for line in self.checkpoints.notes[self.noted:]:
+            self.bar.note(line)
+        self.noted = len(self.checkpoints.notes)
 
     def _logs_at(self, step: int, stage: Stage) -> bool:
         return step % self.config.log.every_steps == 0 or step in (stage.first_step + 1, stage.end_step)
@@ -63,8 +81,8 @@ class Loop:
         values = jax.device_get(in_flight)
         limit = self.config.optim.max_bad_steps
         if max(metrics["skipped_in_a_row"] for metrics in values) >= limit:
-            raise UserError(f"the loss or its gradient was not finite for optim.max_bad_steps={limit} steps in a row, "
-                            f"up to step {step}; parameters were left as they were before. Lower "
+            raise UserError(f"the loss, its gradient or what the update gives was not finite for optim.max_bad_steps="
+                            f"{limit} steps in a row, up to step {step}; parameters were left as before. Lower "
                             f"optim.learning_rate={self.config.optim.learning_rate} or look at the data; "
                             "the same command continues from the newest checkpoint.")
         return {name: value.item() for name, value in values[-1].items()}
@@ -80,6 +98,3 @@ class Loop:
                            "padding": round(1.0 - values["weight"] / stage.batch_tokens, 6),
                            "time_s": round(now - self.started, 2)})
         self.bar.update(step, tokens, values["loss"], speed)
-
-    def _meta(self, stage: Stage) -> dict:
-        return {"config": dataclasses.asdict(self.config), "stage": stage.index}

@@ -2,7 +2,7 @@
 
     python -m experiments.report --workdir DIR
 
-Reads metrics.jsonl and, where they are there, evals.json, config.json and versions.json. Safe to call during a run.
+Reads what report_run.py says. Safe to call during a run.
 """
 import html
 import json
@@ -11,65 +11,32 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from experiments import figures, metrics
+from experiments import figures
 from experiments.options import Parser, complain
 from experiments.progress import duration
 from experiments.report_page import PAGE, STYLE
+from experiments.report_run import Run, load
 from longctx.errors import UserError
 
 RECENT = 20                 # logged steps that a headline number is averaged over
 
 
-class Run(NamedTuple):
-    """What a workdir holds."""
-    workdir: Path
-    steps: list[dict]
-    stages: list[dict]
-    evals: dict
-    config: dict
-    versions: dict
-
-    @property
-    def trained(self) -> int:
-        """The longest context trained at, in tokens; 0 if nothing was trained."""
-        return max((record.get("seq_len") or 0 for record in (*self.stages, *self.steps)), default=0)
-
-    @property
-    def lengths(self) -> list[int]:
-        """Every context length that any picture shows, increasing: its place in this list is its colour."""
-        shown = {record.get("seq_len", 0) for record in (*self.stages, *self.steps)}
-        for name in ("by_position", "context_gain"):
-            shown |= {record["length"] for record in self.evals.get(name, {}).get("lengths", ())}
-        return sorted(shown)
-
-
-def load(workdir: str | Path) -> Run:
-    """Reads a workdir. Raises UserError if it has no metrics or a file that is not JSON."""
-    workdir = Path(workdir)
-    if not (workdir / metrics.FILE).is_file():
-        raise UserError(f"--workdir={workdir} holds no {metrics.FILE}; give the folder that a training run wrote.")
-    records = metrics.read(workdir)
-    evals, config, versions = (_json(workdir / f"{name}.json") for name in ("evals", "config", "versions"))
-    return Run(workdir, [r for r in records if "event" not in r and "step" in r],
-               [r for r in records if r.get("event") == "stage"], evals, config, versions)
-
-
-def _json(path: Path) -> dict:
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); remove it or write it again.") from None
-
-
 def write(workdir: str | Path) -> Path:
-    """Writes report.html and figures/*.png into the workdir; returns the page's path."""
+    """Writes report.html and figures/*.png into the workdir; returns the page's path.
+
+    Raises UserError where what it reads is not what a run writes, or it cannot write.
+    """
     run = load(workdir)
+    try:
+        return _write(run)
+    except OSError as error:
+        raise UserError(f"The report cannot be written: {error.filename or run.workdir}: {error.strerror}.") from error
+
+
+def _write(run: Run) -> Path:
     folder = run.workdir / "figures"
     folder.mkdir(exist_ok=True)
     name = str(run.config.get("name") or run.workdir.resolve().name)
@@ -117,6 +84,8 @@ def _number(value: float, form: str) -> str:
 def _subtitle(run: Run) -> str:
     model = run.config.get("model", {})
     parts = [f"{len(run.stages)} stages: " + " → ".join(f"{s['seq_len']:,}" for s in run.stages)] if run.stages else []
+    if run.left_out:
+        parts.append(f"{run.left_out} lines of metrics.jsonl are no records and are left out")
     if model:
         parts.append("{layers} layers, width {embed}, {heads} heads of {head_size}".format_map(
             {"layers": "?", "embed": "?", "heads": "?", "head_size": "?", **model}))

@@ -77,8 +77,8 @@ def main(argv) -> None:
         rate = optim.learning_rate(config.optim, stages)
         recorder = Unrecorded if jax.process_index() else Metrics
         with (progress(sum(stage.steps * stage.batch_tokens for stage in stages)) as bar,
-              recorder(workdir, restored.step if restored else None, config.log.tensorboard) as metrics):
-            loop = Loop(config, mesh, checkpoints, metrics, bar, stop, started)
+              recorder(workdir, restored.step if restored else None, config.log.tensorboard, bar.note) as metrics):
+            loop = Loop(config, mesh, checkpoints, metrics, bar, stop, started, len(checkpoints.notes))
             if restored:
                 bar.note(f"continuing at step {restored.step} of {stages[-1].end_step}")
                 saved_in = stages[restored.data["stage"]]
@@ -90,6 +90,7 @@ def main(argv) -> None:
             for stage in stages:
                 if int(state["step"]) < stage.end_step and not stop.asked:
                     compiling = time.monotonic()
+                    stop.first = f"the step of stage {stage.index + 1} is compiled, taken once and saved"
                     step = train_step.compile_step(config, rate, stage, mesh)
                     compile_s = round(time.monotonic() - compiling, 2)
                     stream, waste = batches(stage)
@@ -104,6 +105,7 @@ def main(argv) -> None:
                     state = loop.run(stage, step, stream, state, tokens_before)
                     stream.close()
                 tokens_before += stage.steps * stage.batch_tokens
+        stop.first = "the checkpoint is written"
         checkpoints.wait()
         if int(state["step"]) < stages[-1].end_step:
             print(f"stopped at step {int(state['step'])}, with all of it saved; the same command continues", flush=True)

@@ -14,9 +14,10 @@ A directory holds
     *.orbax-checkpoint-tmp, deleting-*     left by a crash; removed at the next start
 
 A step gets its manifest before orbax renames it into place, so a kill at any moment leaves either a sealed step or a
-left-over. Older steps are deleted only after a newer one is sealed. SIGKILL, full disks and damaged files are tested on
-a local disk. Of several processes, which must all see the directory, process 0 alone locks, verifies, seals and
-deletes, and what is wrong with the directory is its error alone. Not tested: power cuts and network file systems.
+left-over. Older steps are deleted only after a newer one is sealed, and a state that is not finite is never saved.
+SIGKILL, full disks, damaged files and directories that vanish are tested on a local disk. Of several processes, which
+must all see the directory, process 0 alone locks, verifies, seals and deletes, and what is wrong with the directory is
+its error alone. Not tested: power cuts and network file systems.
 """
 import fcntl
 import json
@@ -30,7 +31,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from longctx import manifest
+from longctx import host, manifest
 from longctx.errors import UserError
 from longctx.sizes import readable
 
@@ -56,7 +57,8 @@ class Checkpointer:
     """The checkpoints of one run, in one directory on a file system with locks (POSIX).
 
     Args: directory, created if need be; keep, how many sealed steps stay (one more during a save).
-    Raises UserError (one line) when the directory is in use, unusable, or a save fails.
+    Raises UserError (one line) when the directory is in use, unusable, or a save fails. `notes` holds a line for each
+    thing that was wrong and is mended.
     """
 
     def __init__(self, directory, keep: int = 2):
@@ -68,6 +70,7 @@ class Checkpointer:
         self._primary = jax.process_index() == 0
         self._manager = None                                # orbax's CheckpointManager, made for the first save
         self._pending: manifest.Manifest | None = None      # the save in flight
+        self._deletes = True                                # and whether it takes the place of older ones
         self._lock = _take_lock(self.directory) if self._primary else None
         self.notes += [f"step {step}: an unfinished save was removed" for step in self._remove_leftovers()]
 
@@ -83,26 +86,30 @@ class Checkpointer:
             if damaged or any(self.directory.glob(f"{_DAMAGED}*")):
                 raise _no_sound_step(self.directory, damaged)
             return None
-        self._set_aside(damaged, found.step)
+        for step, problem in damaged:
+            self._set_aside(step, problem, f"step {found.step} is used")
         state = _read_state(self.directory, found, abstract_state, whole=True)
         return Restored(found.step, state, found.data, found.meta, tuple(self.notes))
 
-    def save(self, step: int, state, data, meta) -> None:
+    def save(self, step: int, state, data, meta, in_place_of_older: bool = True) -> None:
         """Starts saving `state` (tree of arrays) with `data` and `meta` (JSON-able); returns once they are copied.
 
         The arrays may be donated afterwards. Waits for the save before, and raises its failure. A step that is sealed
-        already is left as it is.
+        already is left as it is. in_place_of_older: whether all but the newest `keep` are deleted once it is sealed.
+
+        Raises UserError for a state with a number that is not finite.
         """
         self.wait()
-        newest = _from_process_0(max(manifest.steps(self.directory), default=_NONE))
-        if step == newest:
+        if from_process_0(int(self._primary and self._holds(step))):
             return
-        assert step > newest, f"step {step} is older than the checkpoint of step {newest}"
+        _require_finite(step, state)
         import orbax.checkpoint as ocp
         data, meta = json.loads(json.dumps([data, meta]))       # a copy: the manifest is written later
         _require_space(self.directory, step, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
         self._manager = self._manager or self._make_manager()
+        self._manager.reload()                                  # it remembers what is in the directory
         self._pending = manifest.Manifest(step, {}, _describe(state), data, meta)
+        self._deletes = in_place_of_older
         try:
             self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)), force=True)
         except _STORAGE_ERRORS as error:
@@ -125,10 +132,11 @@ class Checkpointer:
             raise self._failure(OSError(str(problem))) from problem
         except _STORAGE_ERRORS as error:
             raise self._failure(error) from error
-        self._pending = None
+        step, self._pending = self._pending.step, None
         if self._primary:
             manifest.sync_directory(self.directory)
-            for old in manifest.steps(self.directory)[self._keep:]:
+            mine = [found for found in manifest.steps(self.directory) if found <= step]     # a later one is no step yet
+            for old in mine[self._keep:] if self._deletes else ():
                 self._delete(old)
 
     def close(self) -> None:
@@ -171,10 +179,31 @@ class Checkpointer:
     def _failure(self, error: Exception) -> UserError:
         """Forgets the failed save, frees the space it took, and says in one line what went wrong."""
         step, self._pending = self._pending.step, None
-        free = readable(shutil.disk_usage(self.directory).free)
+        if not os.path.isdir(self.directory):
+            return _gone(self.directory, step)
+        free = readable(_free(self.directory, step))
         self._remove_leftovers()
         return UserError(f"The checkpoint of step {step} could not be written to {self.directory}: {_reason(error)} "
                          f"({free} free there). Earlier ones are intact: make room, or choose another --workdir.")
+
+    def _holds(self, step: int) -> bool:
+        """Whether that step is sealed. Makes way for it: what is there without a seal is set aside.
+
+        Raises UserError where the directory is gone, or another process has it since its LOCK was removed.
+        """
+        if not os.path.isdir(self.directory):
+            raise _gone(self.directory, step)
+        if not _is_at(self._lock, self.directory / manifest.LOCK):
+            self._lock.close()
+            self._lock = _take_lock(self.directory)
+        if not (self.directory / str(step)).exists():
+            return False
+        try:
+            manifest.read(self.directory / str(step))
+        except (manifest.Damaged, OSError) as problem:
+            self._set_aside(step, _reason(problem), "the run's own takes its place")
+            return False
+        return True
 
     def _remove_leftovers(self) -> list[int]:
         """Removes what crashed or failed saves and deletions left; returns the steps of the saves."""
@@ -188,16 +217,23 @@ class Checkpointer:
 
     def _delete(self, step: int) -> None:
         # First a rename: a kill half-way must not leave a step with files missing.
-        doomed = (self.directory / str(step)).rename(self.directory / f"{_DELETING}{step:08d}")
-        shutil.rmtree(doomed, ignore_errors=True)
+        try:
+            doomed = (self.directory / str(step)).rename(self.directory / f"{_DELETING}{step:08d}")
+        except OSError as error:
+            self.notes.append(f"step {step} could not be deleted: {error.strerror}")
+        else:
+            shutil.rmtree(doomed, ignore_errors=True)
 
-    def _set_aside(self, damaged: list[tuple[int, str]], used: int) -> None:
-        for step, problem in damaged:
-            name = f"{_DAMAGED}{step:08d}"
-            earlier = sum(1 for _ in self.directory.glob(f"{name}*"))
-            aside = self.directory / (f"{name}-{earlier + 1}" if earlier else name)
+    def _set_aside(self, step: int, problem: str, instead: str) -> None:
+        name = f"{_DAMAGED}{step:08d}"
+        earlier = sum(1 for _ in self.directory.glob(f"{name}*"))
+        aside = self.directory / (f"{name}-{earlier + 1}" if earlier else name)
+        try:
             (self.directory / str(step)).rename(aside)
-            self.notes.append(f"step {step} is damaged ({problem}); it is now {aside.name}, and step {used} is used")
+        except OSError as error:
+            raise UserError(f"The checkpoint {self.directory / str(step)} is damaged ({problem}) and cannot be set "
+                            f"aside: {error.strerror}.") from error
+        self.notes.append(f"step {step} is damaged ({problem}); it is now {aside.name}, and {instead}")
 
 
 def load_latest(directory, abstract_state) -> Restored:
@@ -217,7 +253,7 @@ def load_latest(directory, abstract_state) -> Restored:
 def _newest_sound(directory: pathlib.Path) -> tuple[manifest.Manifest | None, list[tuple[int, str]]]:
     """manifest.newest_sound by process 0; the others take the step that it found, and know of no damage."""
     found, damaged = manifest.newest_sound(directory) if jax.process_index() == 0 else (None, [])
-    step = _from_process_0(found.step if found else _NONE)
+    step = from_process_0(found.step if found else _NONE)
     return found or (None if step == _NONE else manifest.read(directory / str(step))), damaged
 
 
@@ -233,7 +269,11 @@ def _read_state(directory: pathlib.Path, found: manifest.Manifest, abstract_stat
     args = ocp.args.PyTreeRestore(abstract_state, partial_restore=not whole,
                                   restore_args=ocp.checkpoint_utils.construct_restore_args(abstract_state))
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        return reader.restore(directory / str(found.step) / "state", args=args)
+        try:
+            return reader.restore(directory / str(found.step) / "state", args=args)
+        except _STORAGE_ERRORS as error:
+            raise UserError(f"The checkpoint {directory / str(found.step)} is sound and yet cannot be read: "
+                            f"{_reason(error)}.") from error
 
 
 def _check_leaves(step_dir: pathlib.Path, stored: dict[str, str], wanted: dict[str, str], whole: bool) -> None:
@@ -254,11 +294,39 @@ def _describe(state) -> dict[str, str]:
             for path, leaf in leaves}
 
 
+def _require_finite(step: int, state) -> None:
+    """Once over the state, a part at a time of what is in the hosts' memory."""
+    finite = jax.device_get(_finite(jax.tree.leaves(state)))
+    bad = [name for name, good in zip(_describe(state), finite, strict=True) if not good]
+    if bad:
+        more = f" and {len(bad) - 1} more leaves hold numbers that are" if len(bad) > 1 else " holds a number that is"
+        raise UserError(f"The state of step {step} is not saved: {bad[0]}{more} not finite. Earlier "
+                        "checkpoints are intact: lower optim.learning_rate, or look at the data or the weights that "
+                        "the run started from.")
+
+
+@jax.jit
+def _finite(arrays):
+    return [host.finite(x) for x in arrays]
+
+
 def _require_space(directory: pathlib.Path, step: int, state_bytes: int) -> None:
-    needed, free = state_bytes + state_bytes // 20 + 2**20, shutil.disk_usage(directory).free
+    needed, free = state_bytes + state_bytes // 20 + 2**20, _free(directory, step)
     if free < needed:
         raise UserError(f"The checkpoint of step {step} needs {readable(needed)} in {directory} and {readable(free)} "
                         "are free: make room, lower checkpoint.keep, or choose another --workdir.")
+
+
+def _free(directory: pathlib.Path, step: int) -> int:
+    try:
+        return shutil.disk_usage(directory).free
+    except OSError as error:
+        raise _gone(directory, step) from error
+
+
+def _gone(directory: pathlib.Path, step: int) -> UserError:
+    return UserError(f"The checkpoint of step {step} could not be written: {directory} was removed, or its disk "
+                     "unmounted, while the run was using it. Bring it back, or choose another --workdir.")
 
 
 def _no_sound_step(directory: pathlib.Path, damaged: list[tuple[int, str]]) -> UserError:
@@ -279,14 +347,14 @@ def _take_lock(directory: pathlib.Path):
     """The open lock file; it is free again when this process closes it or ends, however it ends."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        lock = open(directory / "LOCK", "a+", encoding="utf-8")
+        lock = open(directory / manifest.LOCK, "a+", encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"The checkpoint directory {directory} cannot be used: {error.strerror}.") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         lock.seek(0)
-        holder = lock.read().strip()
+        holder = " ".join(lock.read(200).split())
         lock.close()
         if not isinstance(error, BlockingIOError):
             raise UserError(f"The checkpoint directory {directory} cannot be locked: {error.strerror}.") from error
@@ -298,7 +366,16 @@ def _take_lock(directory: pathlib.Path):
     return lock
 
 
-def _from_process_0(number: int) -> int:
+def _is_at(file, path: pathlib.Path) -> bool:
+    """Whether the open file is the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except OSError:
+        return False
+
+
+def from_process_0(number: int) -> int:
+    """What process 0 says, which may be below 2**31; all of them have to ask."""
     if jax.process_count() == 1:
         return number
     from jax.experimental import multihost_utils

@@ -201,8 +201,12 @@ class OptimConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
+    """When the state is saved: after step 1, so that it shows at once whether it can be; as said below; at the end of a
+    stage; and when the run is asked to stop. After a step that was skipped it waits for the next good one."""
     every_steps: int = 100
-    keep: int = 2
+    every_minutes: float = 10.0         # and once the last one is so old, looked at when a step is logged; 0 = never
+    keep: int = 2                       # the newest; while steps are skipped none is deleted
+    start_over: bool = False            # start from step 0 where steps are logged but no checkpoint is there
 
 
 @dataclasses.dataclass(frozen=True)

@@ -126,6 +126,16 @@ def write(tree, i, parts):
     return _map(lambda stack, part: stack.write(i, part), tree, parts)
 
 
+def finite(x):
+    """Whether every number of an array is finite; of one on the hosts, a part at a time on the device."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return jnp.bool_(True)
+    if not _on_host(x):
+        return jnp.isfinite(x).all()
+    stack = Stack(x)
+    return jax.lax.fori_loop(0, len(stack), lambda i, good: good & jnp.isfinite(stack.read(i)).all(), jnp.bool_(True))
+
+
 def _map(function, tree, *rest):
     return jax.tree.map(function, tree, *rest, is_leaf=lambda x: isinstance(x, Stack))
 

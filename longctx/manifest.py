@@ -11,11 +11,14 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 from typing import Any, NamedTuple
 
 from longctx.errors import UserError
 
 NAME = "MANIFEST.json"
+LOCK = "LOCK"                           # beside the steps, from before the first of them is written: see checkpoint.py
+_STEP = re.compile(r"0|[1-9][0-9]{0,17}")       # int() would also take "0974" and the digits of other scripts
 
 
 class Damaged(Exception):
@@ -53,13 +56,16 @@ def read(step_dir: pathlib.Path) -> Manifest:
     """The step's manifest, checked against its own checksum only. Raises Damaged."""
     try:
         stored = json.loads((step_dir / NAME).read_text(encoding="utf-8"))
+        body = stored.get("body") if isinstance(stored, dict) else None
+        same = isinstance(body, dict) and stored.get("sha256") == _digest(body)
     except FileNotFoundError:
-        raise Damaged(f"{NAME} is missing" if any(step_dir.iterdir()) else "the directory is empty") from None
-    except ValueError:                          # not UTF-8, or not JSON
+        raise Damaged(f"{NAME} is missing" if os.listdir(step_dir) else "the directory is empty") from None
+    except (ValueError, RecursionError):        # not UTF-8, not JSON, or brackets without end
         raise Damaged(f"{NAME} cannot be read") from None
-    body = stored.get("body") if isinstance(stored, dict) else None
-    if not isinstance(body, dict) or stored.get("sha256") != _digest(body):
+    if not same:
         raise Damaged(f"{NAME} has changed since it was written")
+    if not _fits(body):
+        raise Damaged(f"{NAME} is that of another version of this code")
     return Manifest(**body)
 
 
@@ -82,10 +88,17 @@ def verify(step_dir: pathlib.Path) -> Manifest:
 
 
 def steps(directory: pathlib.Path) -> list[int]:
-    """The steps that have a folder in `directory`, newest first, sound or not; empty where it does not exist."""
-    if not directory.is_dir():
+    """The steps that have a folder in `directory`, newest first, sound or not; empty where it does not exist.
+
+    Folders of other names are nobody's. Raises UserError where the directory cannot be read.
+    """
+    if not os.path.isdir(directory):
         return []
-    return sorted((int(p.name) for p in directory.iterdir() if p.name.isdecimal() and p.is_dir()), reverse=True)
+    try:
+        names = os.listdir(directory)
+    except OSError as error:
+        raise UserError(f"The checkpoint directory {directory} cannot be read: {error.strerror}.") from error
+    return sorted((int(n) for n in names if _STEP.fullmatch(n) and os.path.isdir(directory / n)), reverse=True)
 
 
 def newest_sound(directory: pathlib.Path) -> tuple[Manifest | None, list[tuple[int, str]]]:
@@ -110,6 +123,13 @@ def sync_directory(directory: pathlib.Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _fits(body: dict) -> bool:
+    """Whether a body has the fields of a Manifest, and of those that are read here the types."""
+    fields = body.keys() == set(Manifest._fields)
+    return fields and isinstance(body["step"], int) and isinstance(body["files"], dict) and all(
+        isinstance(entry, list) and len(entry) == 2 for entry in body["files"].values())
 
 
 def _digest(body: dict) -> str:

@@ -1,8 +1,11 @@
-"""AdamW with a schedule per run and a treatment per stage, and global-norm clipping."""
+"""AdamW with a schedule per run and a treatment per stage, global-norm clipping, and a guard on what it gives."""
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
 
+from longctx import host
 from longctx.config import OptimConfig
 
 
@@ -76,13 +79,17 @@ def optimizer(config: OptimConfig):
 
 
 def updated(config: OptimConfig, rate, grads, moments, params, good):
-    """(params, moments) after one step of AdamW at a learning rate; as they were where `good` is false.
+    """(params, moments, good) after one step of AdamW at a learning rate.
 
-    Any part of the parameters will do, with the same part of the moments.
+    Where `good` is false, or a new parameter is not finite, they are as they were, and good is false. It must say that
+    the squares of the gradients are finite: so are the new moments then, means of two finite numbers each. Any part of
+    the parameters will do, with the same part of the moments.
     """
     updates, new_moments = optimizer(config).update(grads, moments, params)
     new_params = jax.tree.map(lambda p, u: p + (rate * u).astype(p.dtype), params, updates)
-    return jax.tree.map(lambda new, old: jnp.where(good, new, old), (new_params, new_moments), (params, moments))
+    good = functools.reduce(jnp.logical_and, map(host.finite, jax.tree.leaves(new_params)), good)
+    kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), (new_params, new_moments), (params, moments))
+    return *kept, good
 
 
 def moments_of(moments, pick):

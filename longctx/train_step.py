@@ -68,9 +68,10 @@ def on_host(config: Config, kind: str, path, x) -> bool:
 
 
 def autodiff(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: dict):
-    """All BACKWARDS: (params, moments, mean loss, gradient norm) after one step at a learning rate.
+    """All BACKWARDS: (params, moments, mean loss, gradient norm, good) after one step at a learning rate.
 
-    Where the loss or the norm is not finite, parameters and moments are as they were.
+    good: whether the loss, the norm and the new parameters are finite; where one is not, parameters and moments are as
+    they were. (Of a step that updates layer by layer, streaming/step.py says which.)
     """
     def mean_loss(params):
         return loss.mean_over_tokens(functional.nll(graph, params, batch, rope), batch["weights"])
@@ -80,7 +81,8 @@ def autodiff(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: 
     value, grads = jax.value_and_grad(mean_loss)(state["params"])
     grads, norm = optim.clipped(grads, config.optim.clip_norm)
     good = jnp.isfinite(value) & jnp.isfinite(norm)
-    return *optim.updated(config.optim, rate, grads, state["moments"], state["params"], good), value, norm
+    params, moments, good = optim.updated(config.optim, rate, grads, state["moments"], state["params"], good)
+    return params, moments, value, norm, good
 
 
 def _by_layers(mean_loss, outside, optimizer, blocks, moments):
@@ -97,7 +99,7 @@ def _by_layers(mean_loss, outside, optimizer, blocks, moments):
         squares = jax.lax.fori_loop(0, host.count(stacks), add, squares)
     norm = jnp.sqrt(squares)
     factor, good = optimizer.factor(norm), jnp.isfinite(value) & jnp.isfinite(norm)
-    return *optimizer.layers(blocks, moments, grads, factor, good), outside, value, norm, factor
+    return *optimizer.layers(blocks, (moments, good), grads, factor), outside, value, norm, factor
 
 
 BACKWARDS = {"autodiff": autodiff, "streamed": streamed}
@@ -106,16 +108,15 @@ BACKWARDS = {"autodiff": autodiff, "streamed": streamed}
 def train_step(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: dict):
     """One step of AdamW on the weighted mean loss of a batch; rate: step -> learning rate.
 
-    Where the loss or the gradient norm is not finite, parameters and moments stay as they are and the step is counted
-    in `skipped`; the batch is spent all the same.
+    Where the loss, the gradient norm or what the update gives is not finite, parameters and moments stay as they are
+    and the step is counted in `skipped`; the batch is spent all the same.
 
     Returns:
       (state, metrics): metrics are float32 or int32 scalars: loss (nats per token), grad_norm, learning_rate, weight
       (sum of token weights), skipped, skipped_in_a_row.
     """
     lr = rate(state["step"])
-    params, moments, value, norm = BACKWARDS[config.memory.backward](graph, config, lr, rope, state, batch)
-    good = jnp.isfinite(value) & jnp.isfinite(norm)
+    params, moments, value, norm, good = BACKWARDS[config.memory.backward](graph, config, lr, rope, state, batch)
     bad = 1 - good.astype(jnp.int32)
     state = {"params": params, "moments": moments, "step": state["step"] + 1,
              "skipped": state["skipped"] + bad, "skipped_in_a_row": (state["skipped_in_a_row"] + bad) * bad,

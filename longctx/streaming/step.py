@@ -5,8 +5,8 @@ But for clipping, which must know the norm of the whole gradient: `exact` waits 
 only to know the norm. `delayed` takes that of the last good step, and does not clip the very first one. (Adam's first
 update does not depend on the scale of its gradient.)
 
-Under `delayed`, and without clipping, a layer whose gradient is not finite stays as it is, but those above it may have
-been updated by then.
+A layer whose gradient (under `delayed`, and without clipping) or whose new weights are not finite stays as it is,
+and so does all that is updated after it; but the layers before may have been updated by then.
 """
 import dataclasses
 
@@ -30,31 +30,35 @@ class Optimizer:
         return optim.clip_factor(norm, self.config.optim.clip_norm) if self.config.optim.clip_norm else jnp.float32(1)
 
     def updated(self, params, moments, grads, factor, good):
-        """(params, moments) after the step, or as they were; grads float32."""
+        """As optim.updated, with the clip factor; grads float32."""
         grads = jax.tree.map(lambda g, p: (g * factor).astype(p.dtype), grads, params)
         return optim.updated(self.config.optim, self.rate, grads, moments, params, good)
 
-    def layer(self, blocks, moments, kind, i, grads, factor, good):
-        """The same for layer i of a kind, in the stacks of all of them. Counts of the moments stay."""
-        part = lambda tree: host.read(tree[kind], i)
-        params, (adam, *_) = self.updated(part(blocks), optim.moments_of(moments, part), grads, factor, good)
+    def layer(self, blocks, done, kind, i, grads, factor):
+        """(blocks, done) after the step of layer i of a kind; blocks: stacks of all layers.
+
+        done: (stacks of their moments, good). Counts of the moments stay.
+        """
+        part, (moments, good) = lambda tree: host.read(tree[kind], i), done
+        params, (adam, *_), good = self.updated(part(blocks), optim.moments_of(moments, part), grads, factor, good)
         write = lambda tree, parts: tree | {kind: host.write(tree[kind], i, parts)}
         stacks, *rest = moments
         stacks = stacks._replace(mu=write(stacks.mu, adam.mu), nu=write(stacks.nu, adam.nu))
-        return write(blocks, params), (stacks, *rest)
+        return write(blocks, params), ((stacks, *rest), good)
 
-    def layers(self, blocks, moments, grads, factor, good):
+    def layers(self, blocks, done, grads, factor):
         """The same for all layers; grads: stacks of theirs."""
         for kind in blocks:
-            update = lambda i, carry, kind=kind: self.layer(*carry, kind, i, host.read(grads[kind], i), factor, good)
-            blocks, moments = jax.lax.fori_loop(0, host.count(blocks[kind]), update, (blocks, moments))
-        return blocks, moments
+            update = lambda i, carry, kind=kind: self.layer(*carry, kind, i, host.read(grads[kind], i), factor)
+            blocks, done = jax.lax.fori_loop(0, host.count(blocks[kind]), update, (blocks, done))
+        return blocks, done
 
 
 def exact(way: Walk, optimizer: Optimizer, blocks, moments, stream, last_norm):
-    """All CLIPS: (blocks, moments, the other parameters' gradients, mean loss, gradient norm, clip factor).
+    """All CLIPS: (blocks, (moments, good), the other parameters' gradients, mean loss, gradient norm, clip factor).
 
-    blocks, moments: stacks of the layers' weights and moments, updated in the result. last_norm: of the last good step.
+    blocks, moments: stacks of the layers' weights and moments, updated in the result; good: whether each of them was.
+    last_norm: of the last good step.
     """
     value, dy, sums = way.loss(stream)
     buffer = host.zeros_like(blocks, "grads" in way.config.memory.offload)
@@ -66,7 +70,7 @@ def exact(way: Walk, optimizer: Optimizer, blocks, moments, stream, last_norm):
     blocks, (buffer, squares), grads = way.backward(blocks, stream, dy, sums, (buffer, jnp.float32(0)), take)
     norm = jnp.sqrt(squares + squared(grads))
     factor, good = optimizer.factor(norm), jnp.isfinite(value) & jnp.isfinite(norm)
-    return *optimizer.layers(blocks, moments, buffer, factor, good), grads, value, norm, factor
+    return *optimizer.layers(blocks, (moments, good), buffer, factor), grads, value, norm, factor
 
 
 def exact_twice(way, optimizer, blocks, moments, stream, last_norm):
@@ -75,10 +79,10 @@ def exact_twice(way, optimizer, blocks, moments, stream, last_norm):
     blocks, squares, grads = way.backward(blocks, stream, dy, sums, jnp.float32(0), measure)
     norm = jnp.sqrt(squares + squared(grads))
     factor, good = optimizer.factor(norm), jnp.isfinite(value) & jnp.isfinite(norm)
-    update = lambda blocks, moments, kind, i, grads: optimizer.layer(blocks, moments, kind, i, grads, factor, good)
+    update = lambda blocks, done, kind, i, grads: optimizer.layer(blocks, done, kind, i, grads, factor)
     _, dy, sums = way.loss(stream)                      # the gradient of the stream has been spent
-    blocks, moments, _ = way.backward(blocks, stream, dy, sums, moments, update)
-    return blocks, moments, grads, value, norm, factor
+    blocks, done, _ = way.backward(blocks, stream, dy, sums, (moments, good), update)
+    return blocks, done, grads, value, norm, factor
 
 
 def delayed(way, optimizer, blocks, moments, stream, last_norm):
@@ -86,14 +90,14 @@ def delayed(way, optimizer, blocks, moments, stream, last_norm):
     factor = jnp.where(last_norm > 0, optimizer.factor(last_norm), 1.0)
 
     def take(blocks, done, kind, i, grads):
-        moments, squares = done
+        (moments, good), squares = done
         mine = squared(grads)
-        good = jnp.isfinite(value) & jnp.isfinite(mine)
-        blocks, moments = optimizer.layer(blocks, moments, kind, i, grads, factor, good)
-        return blocks, (moments, squares + mine)
+        blocks, done = optimizer.layer(blocks, (moments, good & jnp.isfinite(mine)), kind, i, grads, factor)
+        return blocks, (done, squares + mine)
 
-    blocks, (moments, squares), grads = way.backward(blocks, stream, dy, sums, (moments, jnp.float32(0)), take)
-    return blocks, moments, grads, value, jnp.sqrt(squares + squared(grads)), factor
+    start = (moments, jnp.isfinite(value)), jnp.float32(0)
+    blocks, (done, squares), grads = way.backward(blocks, stream, dy, sums, start, take)
+    return blocks, done, grads, value, jnp.sqrt(squares + squared(grads)), factor
 
 
 CLIPS = {"exact": exact, "exact_twice": exact_twice, "delayed": delayed}
@@ -108,17 +112,17 @@ def streamed(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: 
 
 
 def updated(config: Config, rate, state: dict, step):
-    """(params, moments, mean loss, gradient norm) after step(optimizer, blocks, moments), which is as the CLIPS."""
+    """(params, moments, mean loss, gradient norm, good) after step(optimizer, blocks, moments), one of CLIPS."""
     params, offload, optimizer = state["params"], config.memory.offload, Optimizer(config, rate)
     blocks = host.stacks(params["blocks"], "params" in offload)
     stacked = optim.moments_of(state["moments"], lambda tree: host.stacks(tree["blocks"], "moments" in offload))
-    blocks, stacked, grads, value, norm, factor = step(optimizer, blocks, stacked)
-    good = jnp.isfinite(value) & jnp.isfinite(norm)
-    outside, (adam, *rest) = optimizer.updated(others(params), optim.moments_of(state["moments"], others), grads,
-                                               factor, good)
+    blocks, (stacked, good), grads, value, norm, factor = step(optimizer, blocks, stacked)
+    good = good & jnp.isfinite(value) & jnp.isfinite(norm)
+    outside, (adam, *rest), good = optimizer.updated(others(params), optim.moments_of(state["moments"], others), grads,
+                                                     factor, good)
     whole = lambda outside, blocks: outside | {"blocks": host.arrays(blocks)}
     moments = adam._replace(mu=whole(adam.mu, stacked[0].mu), nu=whole(adam.nu, stacked[0].nu)), *rest
-    return whole(outside, blocks), moments, value, norm
+    return whole(outside, blocks), moments, value, norm, good
 
 
 def others(tree: dict) -> dict:

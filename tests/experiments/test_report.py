@@ -169,13 +169,54 @@ def test_counts_read_well():
 
 @pytest.mark.parametrize("spoil, message", [
     (lambda w: (w / FILE).unlink(), r"--workdir=.* holds no metrics\.jsonl"),
+    (lambda w: (w / FILE).unlink() or (w / FILE).mkdir(), r"metrics\.jsonl cannot be read: Is a directory"),
     (lambda w: (w / "evals.json").write_text("{"), r"evals\.json is not JSON"),
+    (lambda w: (w / "evals.json").write_text("[1]"), r"evals\.json is not what a run writes"),
+    (lambda w: (w / "config.json").write_bytes(b"\xff{}"), r"config\.json is not JSON"),
+    (lambda w: (w / "config.json").write_text('{"model": [1]}'), r"config\.json: 'model' is no group of fields"),
+    (lambda w: (w / "config.json").write_text('{"a": ' * 100 + "1" + "}" * 100), r"config\.json is not what a run"),
+    (lambda w: (w / "versions.json").write_text("[" * 100_000), r"versions\.json is not what a run writes"),
+    (lambda w: (w / "versions.json").unlink() or (w / "versions.json").mkdir(), r"versions\.json cannot be read: Is"),
+    (lambda w: (w / "figures").write_text(""), r"cannot be written: .*figures: File exists"),
+    (lambda w: (w / "report.html").mkdir(), r"cannot be written: .*report\.html: Is a directory"),
 ])
 def test_user_errors_are_one_line(run, spoil, message):
     spoil(run)
     with pytest.raises(UserError, match=message) as error:
         report.write(run)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("task", ["by_position", "context_gain", "passkey"])
+def test_results_of_any_other_type_are_one_line(run, task):
+    """Each field of a result, replaced by what it cannot be, or left out."""
+    def spoilt(value):
+        if isinstance(value, dict):
+            for name, item in value.items():
+                yield {key: each for key, each in value.items() if key != name}
+                yield from ({**value, name: other} for other in spoilt(item))
+        elif isinstance(value, list):
+            yield from ([other, *value[1:]] for other in spoilt(value[0]))
+            yield value[1:]
+        yield from ("text", 10**400)
+
+    refused = 0
+    for other in spoilt(evals()[task]):
+        (run / "evals.json").write_text(json.dumps({task: other}))
+        try:
+            found = report.load(run)
+        except UserError as error:
+            refused += 1
+            assert task in str(error) and "\n" not in str(error)
+        else:
+            assert report._sections(found._replace(steps=[]))           # what is not refused is drawn
+    assert refused > 20
+
+
+def test_lines_that_are_no_records_are_said(run):
+    with (run / FILE).open("ab") as file:
+        file.write(b'{"step": "many"}\n{"step": 51, "seq_len": "long"}\n')
+    assert "2 lines of metrics.jsonl are no records and are left out" in Page(report.write(run)).text
 
 
 def test_command(run, tmp_path):

@@ -1,8 +1,11 @@
+import hashlib
 import os
 import signal
+import threading
 
 import pytest
 
+from experiments import signals
 from experiments.signals import StopRequest
 
 
@@ -16,6 +19,21 @@ def test_the_first_signal_asks_and_a_second_interrupt_interrupts():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_what_is_waited_for_is_said_at_once_and_once(monkeypatch):
+    """Also while the main thread computes and does not listen, as in a compilation."""
+    said, computed = [], []
+    monkeypatch.setattr(signals, "say", lambda line: said.append((line, list(computed))))
+    with StopRequest() as stop:
+        stop.first = "step 7 is finished and saved"
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 3_000_000)              # a second or more, deaf to signals
+        computed.append(True)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked
+    assert said == [("asked to stop: first step 7 is finished and saved. Ctrl-C interrupts that.", [])]
+    assert signal.set_wakeup_fd(-1) == -1
 
 
 def test_a_signal_before_there_was_nothing_left_to_save_ends_the_process_then(capsys):

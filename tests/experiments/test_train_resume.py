@@ -11,7 +11,7 @@ import pytest
 from experiments import config as configs
 from experiments.loop import Loop
 from longctx import manifest, meshes
-from longctx.config import Config, StageConfig
+from longctx.config import CheckpointConfig, Config, LogConfig, StageConfig
 from longctx.data.curriculum import plan
 from tests.experiments.train_helpers import (
     BOUNDARY,
@@ -68,10 +68,11 @@ def test_killed_many_times_at_any_moment(tiny, finished_slowly, seed, tmp_path):
     assert_same_run(tmp_path, finished_slowly)
 
 
-def stopped(tiny, workdir, line, count=1, delay=0.0) -> int:
-    """SIGTERM at that line: the step at which the run saved itself."""
+def stopped(tiny, workdir, line, count=1, delay=0.0, first="step") -> int:
+    """SIGTERM at that line: the step at which the run saved itself. first: what it says that it waits for."""
     code, output = tiny.interrupted(workdir, signal.SIGTERM, line, count, delay)
     assert code == 0, output
+    assert f"asked to stop: first {first} " in output
     last = r"stopped at step (\d+), with all of it saved; the same command continues"
     step = int(re.fullmatch(last, output.splitlines()[-1])[1])
     assert saved_steps(workdir)[0] == manifest.verify(workdir / configs.CHECKPOINTS / str(step)).step == step
@@ -89,8 +90,8 @@ def test_sigterm_saves_and_the_next_start_goes_on_there(tiny, finished, tmp_path
 @pytest.mark.slow
 def test_sigterm_while_compiling(tiny, finished_slowly, tmp_path):
     tiny = dataclasses.replace(tiny, quick=False)
-    assert stopped(tiny, tmp_path, "tiny: ", delay=0.5) == 1
-    assert stopped(tiny, tmp_path, "continuing", delay=0.5) == 2
+    assert stopped(tiny, tmp_path, "tiny: ", delay=0.5, first="the step of stage 1 is compiled,") == 1
+    assert stopped(tiny, tmp_path, "continuing", delay=0.5, first="the step of stage 1 is compiled,") == 2
     ended_well(tiny.train(tmp_path))
     assert_same_run(tmp_path, finished_slowly)
 
@@ -155,23 +156,62 @@ class Batches:
 
 
 class Saves(list):
-    """Checkpoints that only note their steps."""
+    """Checkpoints that only note their steps, and which of them take the place of older ones."""
+    notes = ()
+
+    def __init__(self):
+        self.replacing = []
 
     def poll(self):
         pass
 
-    def save(self, step, state, data, meta):
+    def save(self, step, state, data, meta, in_place_of_older):
         self.append(step)
+        self.replacing += [step] if in_place_of_older else []
+
+
+def saves_of(config: Config, stop, bad=(), looked=lambda step: None):
+    """(Saves, last step) of a run of nothing; bad: steps that are skipped."""
+    ignored = types.SimpleNamespace(step=lambda record: None, update=lambda *fields: None)
+    numbers = dict.fromkeys(("loss", "grad_norm", "learning_rate", "weight"), np.float32(1)) | {"skipped": np.int32(0)}
+
+    def step(state, batch):
+        now, in_a_row = state["step"] + 1, 0
+        looked(now)
+        while now - in_a_row in bad:
+            in_a_row += 1
+        return {"step": now}, numbers | {"skipped_in_a_row": np.int32(in_a_row)}
+    saves = Saves()
+    loop = Loop(config, meshes.make(config.mesh), saves, ignored, ignored, stop, started=0.0)
+    return saves, loop.run(plan(config)[0], step, Batches(), {"step": 0}, tokens_before=0)["step"]
 
 
 @pytest.mark.parametrize("n", range(1, 5))
 def test_a_stop_at_any_moment_of_a_step_saves_that_step(n):
-    config = Config(stages=(StageConfig(steps=100),))
-    ignored = types.SimpleNamespace(step=lambda record: None, update=lambda *fields: None)
-    numbers = dict.fromkeys(("loss", "grad_norm", "learning_rate", "weight"), np.float32(1))
-    numbers |= dict.fromkeys(("skipped", "skipped_in_a_row"), np.int32(0))
-    step = lambda state, batch: ({"step": state["step"] + 1}, numbers)
-    saves = Saves()
-    loop = Loop(config, meshes.make(config.mesh), saves, ignored, ignored, AskedAtLook(n), started=0.0)
-    state = loop.run(plan(config)[0], step, Batches(), {"step": 0}, tokens_before=0)
-    assert saves == [state["step"]] and state["step"] < 100
+    saves, last = saves_of(Config(stages=(StageConfig(steps=100),)), AskedAtLook(n))
+    assert saves == [1, last] and 1 < last < 100
+
+
+SAVED = Config(stages=(StageConfig(steps=12),), checkpoint=CheckpointConfig(every_steps=4),
+               log=LogConfig(every_steps=1))
+
+
+@pytest.mark.parametrize("bad, saved, replacing", [
+    ((), [1, 4, 8, 12], [1, 4, 8, 12]),
+    ((1, 2, 4, 5, 6), [3, 7, 8, 12], [3, 7, 8, 12]),            # a save that is due waits for a good step
+    ((7, 8, 9, 10), [1, 4, 11, 12], [1, 4, 11, 12]),
+    ((9, 10, 11, 12), [1, 4, 8, 12], [1, 4, 8]),                # the last step is saved, and takes the place of none
+])
+def test_steps_that_are_skipped_cost_no_checkpoint(bad, saved, replacing):
+    saves, _ = saves_of(SAVED, AskedAtLook(99), bad)
+    assert (saves, saves.replacing) == (saved, replacing)
+
+
+def test_the_first_good_step_and_then_minutes_make_a_checkpoint(monkeypatch):
+    clock = types.SimpleNamespace(now=0.0)
+    monkeypatch.setattr("experiments.loop.time", types.SimpleNamespace(monotonic=lambda: clock.now))
+    tick = lambda step: setattr(clock, "now", 60.0 * 4 * step)          # four minutes a step
+    config = dataclasses.replace(SAVED, checkpoint=CheckpointConfig(every_steps=100, every_minutes=10))
+    assert saves_of(config, AskedAtLook(99), looked=tick)[0] == [1, 4, 7, 10, 12]
+    never = dataclasses.replace(SAVED, checkpoint=CheckpointConfig(every_steps=100, every_minutes=0))
+    assert saves_of(never, AskedAtLook(99), looked=tick)[0] == [1, 12]

@@ -1,5 +1,6 @@
 """Checkpoints survive what happens to them: kills, damage, full disks, two runs, another mesh, another model."""
 import errno
+import json
 import os
 import pathlib
 import random
@@ -156,6 +157,12 @@ def swap(step_dir):
     shutil.copytree(step_dir.with_name("10"), step_dir)
 
 
+def rewrite(step_dir, **changes):
+    """A manifest with other fields, and the checksum of those."""
+    body = manifest.read(step_dir)._asdict() | changes
+    (step_dir / manifest.NAME).write_text(json.dumps({"sha256": manifest._digest(body), "body": body}))
+
+
 DAMAGE = {
     "flip": (lambda d: flip(largest_file(d)), r"state/\S+ has changed"),
     "truncate": (lambda d: os.truncate(largest_file(d), 7), r"state/\S+ has 7 bytes instead of \d+"),
@@ -165,6 +172,10 @@ DAMAGE = {
     "cut manifest": (lambda d: os.truncate(d / manifest.NAME, 50), "MANIFEST.json cannot be read"),
     "empty": (empty, "the directory is empty"),
     "swapped": (swap, "MANIFEST.json is that of step 10"),
+    "deep manifest": (lambda d: (d / manifest.NAME).write_text("[" * 100_000), "MANIFEST.json cannot be read"),
+    "manifest as a folder": (lambda d: ((d / manifest.NAME).unlink(), (d / manifest.NAME).mkdir()), "Is a directory"),
+    "later version": (lambda d: rewrite(d, later=1), "MANIFEST.json is that of another version"),
+    "mistyped": (lambda d: rewrite(d, files={"state": 7}), "MANIFEST.json is that of another version"),
 }
 
 
@@ -218,6 +229,18 @@ def test_every_flipped_bit_is_found(saved):
             manifest.verify(step_dir)
         flip(path, bit)
     assert manifest.verify(step_dir).step == 20
+
+
+def test_folders_that_only_look_like_steps_are_nobodys(saved):
+    others = ["0974", "\u0661\u0662", "00", "1_000", "9" * 200]
+    for name in others:
+        (saved / name).mkdir()
+    (saved / "30").write_text("a file")
+    assert manifest.steps(saved) == [20, 10]
+    with Checkpointer(saved) as checkpoints:
+        assert checkpoints.restore_latest(abstract(make_state(0))).step == 20
+        checkpoints.save(21, make_state(21), {}, {})
+    assert names(saved) == sorted(["20", "21", "30", "LOCK", *others])
 
 
 # ---- failing saves

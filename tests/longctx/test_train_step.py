@@ -57,6 +57,19 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters():
     assert int(state["step"]) == 4
 
 
+def test_an_update_that_is_not_finite_changes_nothing_but_the_counters():
+    """In one array alone: its first moment makes an update that overflows."""
+    mesh, step = compiled()
+    state = train_step.init_state(CONFIG, mesh)
+    adam, *rest = state["moments"]
+    mu = adam.mu | {"embedding": jax.tree.map(lambda x: x + 1e38, adam.mu["embedding"])}
+    state["moments"] = adam._replace(mu=mu), *rest
+    before = jax.tree.map(np.asarray, {name: state[name] for name in ("params", "moments")})
+    state, metrics = step(state, batch(mesh))
+    assert np.isfinite([metrics["loss"], metrics["grad_norm"]]).all() and int(metrics["skipped_in_a_row"]) == 1
+    jax.tree.map(np.testing.assert_array_equal, {name: state[name] for name in before}, before)
+
+
 @pytest.mark.parametrize("name", ["pose", *slow("e2llm")])
 def test_an_augmentation_draws_anew_at_every_step_and_alike_in_every_run(name):
     """One batch, and a learning rate of 0: only the positions differ."""

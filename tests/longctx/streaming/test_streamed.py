@@ -150,6 +150,27 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(memory, rows
     assert np.isfinite(again[1]["loss"]) and int(again[0]["step"]) == 3
 
 
+@pytest.mark.parametrize("memory, rows", [(streamed(8, every=2, clip="exact_twice"), B),
+                                          (streamed(16, clip="delayed"), 2)])
+def test_an_update_that_is_not_finite_leaves_a_finite_state_and_is_counted(memory, rows):
+    """That of one layer: it stays as it is, with all that is updated after it, and so the embedding."""
+    config = run_of(PLAIN, memory=memory, rows=rows)
+    mesh, step = compiled(config)
+    state = train_step.init_state(config, mesh)
+    adam, *rest = state["moments"]
+    spoilt = lambda x: x.at[1].add(1e38) if x.ndim > 1 and len(x) == PLAIN.layers else x
+    state["moments"] = adam._replace(mu=adam.mu | {"blocks": jax.tree.map(spoilt, adam.mu["blocks"])}), *rest
+    before = jax.device_get(state["params"])
+    data = layouts.lay_out(batch(B=rows, T=T, seed=0), config.attention.layout, 1)
+    state, metrics = jax.device_get(step(state, meshes.put_batch(data, mesh)))
+    assert np.isfinite(metrics["loss"]) and metrics["skipped_in_a_row"] == 1
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
+    jax.tree.map(np.testing.assert_array_equal, state["params"]["embedding"], before["embedding"])
+    same = [np.array_equal(a[1], b[1]) for a, b in zip(*map(jax.tree.leaves, (state["params"]["blocks"],
+                                                                             before["blocks"])), strict=True)]
+    assert all(same)
+
+
 def test_parameters_and_moments_rest_where_they_are_offloaded_to():
     config = run_of(PLAIN, MeshConfig(fsdp=2), streamed(16, offload=("moments",)))
     mesh = meshes.make(config.mesh)
