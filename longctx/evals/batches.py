@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from longctx.sizes import readable
+
 BATCH_TOKENS = 16384        # a batch holds at most about this many tokens: long rows come alone, short ones together
 WINDOW_TOKENS = 8192        # short windows: as many per document as fill this, so that short lengths are not noisier
 SCAN_BYTES = 1 << 25        # tokenise at most this much text while looking for documents that are long enough
-NONE_LONG_ENOUGH = "no held-out document is that long"
+NONE_LONG_ENOUGH = f"no held-out document is that long, in {readable(SCAN_BYTES)} of text at most"
 
 
 class Prediction(NamedTuple):
