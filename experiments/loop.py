@@ -82,7 +82,7 @@ class Loop:
         limit = self.config.optim.max_bad_steps
         if max(metrics["skipped_in_a_row"] for metrics in values) >= limit:
             raise UserError(f"the loss, its gradient or what the update gives was not finite for optim.max_bad_steps="
-                            f"{limit} steps in a row, up to step {step}; parameters were left as before. Lower "
+                            f"{limit} steps in a row, up to step {step}; no such number is in the parameters. Lower "
                             f"optim.learning_rate={self.config.optim.learning_rate} or look at the data; "
                             "the same command continues from the newest checkpoint.")
         return {name: value.item() for name, value in values[-1].items()}

@@ -79,17 +79,18 @@ def optimizer(config: OptimConfig):
 
 
 def updated(config: OptimConfig, rate, grads, moments, params, good):
-    """(params, moments, good) after one step of AdamW at a learning rate.
+    """(params, moments, good) after one step of AdamW at a learning rate; as they were where `good` is false.
 
-    Where `good` is false, or a new parameter is not finite, they are as they were, and good is false. It must say that
-    the squares of the gradients are finite: so are the new moments then, means of two finite numbers each. Any part of
-    the parameters will do, with the same part of the moments.
+    A number of the new parameters that is not finite stays as it was, and makes the good that is returned false: so
+    the state is finite, whatever the learning rate, at the cost of no second pass over it. The good that is given must
+    say that the squares of the gradients are finite: so are the new moments then, means of two finite numbers each. Any
+    part of the parameters will do, with the same part of the moments.
     """
     updates, new_moments = optimizer(config).update(grads, moments, params)
     new_params = jax.tree.map(lambda p, u: p + (rate * u).astype(p.dtype), params, updates)
-    good = functools.reduce(jnp.logical_and, map(host.finite, jax.tree.leaves(new_params)), good)
-    kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), (new_params, new_moments), (params, moments))
-    return *kept, good
+    kept = jax.tree.map(lambda new, old: jnp.where(good & jnp.isfinite(new), new, old), new_params, params)
+    new_moments = jax.tree.map(lambda new, old: jnp.where(good, new, old), new_moments, moments)
+    return kept, new_moments, functools.reduce(jnp.logical_and, map(host.finite, jax.tree.leaves(new_params)), good)
 
 
 def moments_of(moments, pick):

@@ -70,8 +70,8 @@ def on_host(config: Config, kind: str, path, x) -> bool:
 def autodiff(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: dict):
     """All BACKWARDS: (params, moments, mean loss, gradient norm, good) after one step at a learning rate.
 
-    good: whether the loss, the norm and the new parameters are finite; where one is not, parameters and moments are as
-    they were. (Of a step that updates layer by layer, streaming/step.py says which.)
+    good: whether the loss, the norm and what the update gives are finite. Where the loss or the norm is not, parameters
+    and moments are as they were (of a step that updates layer by layer, streaming/step.py says which).
     """
     def mean_loss(params):
         return loss.mean_over_tokens(functional.nll(graph, params, batch, rope), batch["weights"])
@@ -108,8 +108,8 @@ BACKWARDS = {"autodiff": autodiff, "streamed": streamed}
 def train_step(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: dict):
     """One step of AdamW on the weighted mean loss of a batch; rate: step -> learning rate.
 
-    Where the loss, the gradient norm or what the update gives is not finite, parameters and moments stay as they are
-    and the step is counted in `skipped`; the batch is spent all the same.
+    Where the loss, the gradient norm or what the update gives is not finite, the step is counted in `skipped`, and the
+    state stays finite (see BACKWARDS and optim.updated); the batch is spent all the same.
 
     Returns:
       (state, metrics): metrics are float32 or int32 scalars: loss (nats per token), grad_norm, learning_rate, weight

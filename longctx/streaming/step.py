@@ -5,8 +5,9 @@ But for clipping, which must know the norm of the whole gradient: `exact` waits 
 only to know the norm. `delayed` takes that of the last good step, and does not clip the very first one. (Adam's first
 update does not depend on the scale of its gradient.)
 
-A layer whose gradient (under `delayed`, and without clipping) or whose new weights are not finite stays as it is,
-and so does all that is updated after it; but the layers before may have been updated by then.
+A layer whose gradient is not finite (under `delayed`, and without clipping) stays as it is, and so does all that is
+updated after it; but the layers before may have been updated by then. New weights that are not finite: see
+optim.updated; what is updated after them stays too.
 """
 import dataclasses
 
