@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from experiments.benchmark_worker import Worker, WorkerFailed
 from experiments.gpu_cases import ALONE, Case
+from longctx.errors import UserError
 
 START = 90                              # seconds for a process to start
 LIMITS = {"right": 90, "cross_entropy": 60, "time": 75, "step": 180}        # for a case, by kind
@@ -21,15 +22,18 @@ class Asker:
       until: by time.monotonic(); a case that is not answered by then is left open, for another start.
       start: limit in seconds -> a Worker.
       said: (case, answer) -> None, called after each.
+      patience: what START and LIMITS are multiplied by.
     """
 
-    def __init__(self, record: dict, until: float, start, save, said):
+    def __init__(self, record: dict, until: float, start, save, said, patience: int = 1):
         self.record, self.until, self._start, self._save, self._said = record, until, start, save, said
+        self._patience = patience
         self._workers: dict[str, Worker] = {}
         self._lost, self._prepared, self._lock = set(), {}, threading.Lock()
 
     def start(self, routes) -> None:
-        """Starts their processes side by side. Raises WorkerFailed where none does."""
+        """Starts their processes side by side. Raises WorkerFailed where none does, and UserError where the answers
+        that are there are of another device."""
         started = list(_each(routes, self._try_start))
         if all(isinstance(one, WorkerFailed) for one in started):
             raise started[0]
@@ -54,14 +58,19 @@ class Asker:
     def _left(self):
         return self.until - time.monotonic()
 
+    def _limit(self, seconds):
+        return max(0.0, min(self._patience * seconds, self._left()))
+
     def _try_start(self, route):
         try:
-            worker = self._start(max(0.0, min(START, self._left())))
+            worker = self._start(self._limit(START))
         except WorkerFailed as error:
             return error
         with self._lock:
-            self.record.setdefault("device", worker.ready["device"])
             self._workers[route] = worker
+            before, here = self.record.setdefault("device", worker.ready["device"]), worker.ready["device"]
+        if before != here:
+            raise UserError(f"the answers so far are of {before}, and this is {here}; give another --out.")
         return worker
 
     def _ask(self, case, wanted):
@@ -88,8 +97,7 @@ class Asker:
         try:
             if isinstance(worker, WorkerFailed):
                 raise worker
-            limit = min(LIMITS[case.kind], max(self._left(), 0.0))
-            return worker.ask(json.dumps({"wanted": wanted, "case": vars(case)}), limit)
+            return worker.ask(json.dumps({"wanted": wanted, "case": vars(case)}), self._limit(LIMITS[case.kind]))
         except WorkerFailed as error:
             if lost := self._workers.pop(case.route, None):
                 lost.close()

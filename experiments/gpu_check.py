@@ -213,7 +213,8 @@ def run(chosen, folder: pathlib.Path, programs: pathlib.Path) -> int:
     record = json.loads(path.read_text()) if path.exists() else {"environment": benchmark.environment(), "answers": {}}
     save = lambda: path.write_text(json.dumps(record, indent=1) + "\n")
     show = lambda case, found: print(f"{case.name}: {said(found)}", file=sys.stderr, flush=True)
-    _ask(groups, Asker(record, until, _starting(chosen, programs), save, show))
+    patience = 4 if chosen.rehearse else 1                          # interpreted kernels are slow
+    _ask(groups, Asker(record, until, _starting(chosen, programs), save, show, patience))
     save()
     asked = sum(groups, [])
     print(table(asked, record["answers"]))

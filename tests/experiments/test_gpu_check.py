@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from experiments import benchmark_worker, gpu_asking, gpu_cases, gpu_check
+from experiments import benchmark, benchmark_worker, gpu_asking, gpu_cases, gpu_check
 from experiments.gpu_cases import PEER, Answers, Case
 from pallas_kernels import gpu_chips
 from pallas_kernels.attention import api
@@ -115,6 +115,13 @@ def test_it_stops_in_time_and_goes_on(stub, tmp_path):
     assert run(tmp_path)
 
 
+def test_answers_of_two_devices_are_not_mixed(stub, tmp_path, monkeypatch, capsys):
+    run(tmp_path, "--routes", "chunked")
+    monkeypatch.setattr(stub, "ready", {"device": {"kind": "another"}})
+    assert benchmark.command(gpu_check.main, ["--out", str(tmp_path)]) == 2
+    assert "are of {'kind': 'a stub'}, and this is {'kind': 'another'}; give another --out" in capsys.readouterr().err
+
+
 def test_a_case_that_the_end_of_the_time_cuts_off_is_left_open(tmp_path):
     class Slow(Stub):
         def ask(self, line, limit):
@@ -139,7 +146,7 @@ def test_a_process_that_hangs_is_ended(tmp_path, monkeypatch):
 
 def test_no_gpu_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(gpu_check, "cases", lambda routes: [[Case("right", "chunked")]])
-    assert gpu_check.benchmark.command(gpu_check.main, ["--out", str(tmp_path)]) == 2
+    assert benchmark.command(gpu_check.main, ["--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert said.startswith("there is no GPU that jax can use here") and "bench_kernels --chip h200" in said
 
@@ -255,4 +262,4 @@ def test_workers_of_their_own_answer_without_these_packages(tmp_path, monkeypatc
     right, lowered, time, peer, step = (record["answers"][case.name] for case in sum(groups, []))
     assert right["error"]["dq"] <= right["limit"] and time["tflops"] > 0 < peer["tflops"]
     assert lowered["lowered"] == "for h200, not run"
-    assert step["tokens_per_second"] > 0 and step["losses"][0] == pytest.approx(6.2, abs=0.5)
+    assert step["tokens_per_second"] > 0 and step["losses"][-1] < step["losses"][0]
