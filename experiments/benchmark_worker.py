@@ -10,10 +10,11 @@ import itertools
 import json
 import os
 import pathlib
+import select
+import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
 from experiments.extras import missing
@@ -21,11 +22,16 @@ from experiments.extras import missing
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BURST = 0.3                          # seconds: short work is repeated until a burst lasts this long
 LIMIT = 1800                         # seconds that a worker may take to answer
+_LOG = 4000                          # characters kept of what a lost worker wrote
 MIB = 2**20
 
 
 class WorkerFailed(RuntimeError):
-    """A side could not be measured; the message is one line saying why."""
+    """A side could not be measured; the message is one line saying why, `log` the end of what it wrote to stderr."""
+
+    def __init__(self, message: str, log: str = ""):
+        super().__init__(message)
+        self.log = log
 
 
 class Worker:
@@ -52,36 +58,38 @@ class Worker:
             [sys.executable, "-m", module, "--worker", json.dumps(task)], cwd=ROOT, env=env, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors)
         try:
-            self.ready = self._reply()
+            self.ready = self._reply(limit)
         except BaseException:
             self.close()
             raise
 
-    def ask(self, request: str) -> dict:
+    def ask(self, request: str, limit: float | None = None) -> dict:
+        """The reply to a request. limit: seconds, where this one may take another time than the others."""
         with contextlib.suppress(BrokenPipeError):                  # a dead child is reported by the missing reply
             self._process.stdin.write(request + "\n")
             self._process.stdin.flush()
-        return self._reply()
+        return self._reply(self.limit if limit is None else limit)
 
-    def _reply(self) -> dict:
-        alarm = threading.Timer(self.limit, self._process.kill)
-        alarm.start()
-        try:
-            line = self._process.stdout.readline()
-        finally:
-            alarm.cancel()
-        if line:
+    def _reply(self, limit: float) -> dict:
+        stdout = self._process.stdout
+        if not select.select([stdout], [], [], max(limit, 0))[0]:
+            self._process.kill()
+            raise WorkerFailed(f"no answer within {limit:.0f} s", self._log())
+        if line := stdout.readline():
             return json.loads(line)
-        code = self._process.wait()
+        code, log = self._process.wait(), self._log()
         if code < 0:
-            raise WorkerFailed(f"ended by signal {-code} (out of memory, or no answer within {self.limit:.0f} s)")
+            raise WorkerFailed(f"ended by signal {-code}" + " (out of memory?)" * (code == -signal.SIGKILL), log)
+        raise WorkerFailed((log.splitlines() or [f"ended with code {code}"])[-1][:200], log)
+
+    def _log(self) -> str:
         self._errors.seek(0)
-        said = self._errors.read().strip().splitlines() or [f"ended with code {code}"]
-        raise WorkerFailed(said[-1][:200])
+        return self._errors.read().strip()[-_LOG:]
 
     def close(self) -> None:
         self._process.kill()
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):        # one that waits for a device may outlive its kill
+            self._process.wait(10)
         for stream in (self._process.stdin, self._process.stdout, self._errors):
             with contextlib.suppress(BrokenPipeError):
                 stream.close()
