@@ -8,8 +8,6 @@ from experiments import config as configs
 from experiments import unread
 from longctx.config import Config, ExtendConfig, LayerConfig, RopeConfig
 from longctx.errors import UserError
-from longctx.positions.api import SCALINGS
-from longctx.positions.scaling import Frequencies
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILE = str(ROOT / "tests/golden/three_stages.py")
@@ -45,22 +43,6 @@ def test_a_layer_of_a_pattern_reads_for_all():
     model = dataclasses.replace(Config().model, rope=RopeConfig(factor=2.0),
                                 pattern=(LayerConfig(rope=RopeConfig(scaling="linear", factor=2.0)), LayerConfig()))
     unread.check(Config(model=model))
-
-
-def frequencies(scaling: str, **fields) -> Frequencies:
-    said = dict(scaling=scaling, factor=4.0, original_length=4096, power=0.5, short_factors=(1.0,) * 8,
-                long_factors=(2.0,) * 8, mscale_all_dim=0.5, low_freq_factor=1.0, high_freq_factor=4.0)
-    found, factor = SCALINGS[scaling](RopeConfig(**said | fields), 16, 16384)
-    return [*found.tolist(), factor]
-
-
-@pytest.mark.parametrize("name, other", [
-    ("factor", 2.0), ("beta_fast", 4.0), ("beta_slow", 4.0), ("truncate", False), ("mscale", 3.0),
-    ("mscale_all_dim", 2.0), ("attention_factor", 2.0), ("low_freq_factor", 2.0), ("high_freq_factor", 16.0),
-    ("long_factors", (3.0,) * 8), ("power", 0.25)])
-def test_which_scalings_read_a_field_of_rope(name, other):
-    changed = {scaling for scaling in SCALINGS if frequencies(scaling) != frequencies(scaling, **{name: other})}
-    assert changed == set(unread.ROPE[name])
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
