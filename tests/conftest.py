@@ -9,10 +9,17 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # what @triton.jit makes is decided once for a process; those that compile for GPUs are processes of their own
 os.environ["TRITON_INTERPRET"] = "1"
 
+import pathlib  # noqa: E402
+
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 16)
+# what was compiled before, by another test or in another run, is read again: a second run takes a third of the time.
+# (In the environment it would reach the processes that compile for chips, whose dumps are what is tested.)
+jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 

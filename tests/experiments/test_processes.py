@@ -49,6 +49,7 @@ def assert_all_ended_well(done) -> None:
     assert not said, said
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_stops_both_at_one_step_and_one_process_goes_on(tiny, finished, tmp_path):
     command = tiny.command(tmp_path, *cut(fsdp=2, tensor=2))
     done = tiny.together(*command, send=signal.SIGTERM, line="step 2")

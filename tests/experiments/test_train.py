@@ -204,7 +204,7 @@ PLANNED = [name for name in CONFIG_FILES if "-m experiments.plan" in (ROOT / "co
 
 
 # the small form of those that are planned is two steps, and is run whole below
-@pytest.mark.parametrize("name", sorted({*CONFIG_FILES} - {*PLANNED}))
+@pytest.mark.parametrize("name", ["quickstart.py", *slow(*sorted({*CONFIG_FILES} - {*PLANNED, "quickstart.py"}))])
 def test_every_config_takes_two_steps(tiny, name, tmp_path):
     given = f"{ROOT / 'configs' / name}:smoke"
     config, _ = configs.from_command_line(["train", "--config", given])

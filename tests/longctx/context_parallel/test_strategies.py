@@ -22,9 +22,10 @@ from tests.longctx.context_parallel.cut import check, run
 STRATEGIES = [name for name in api.STRATEGIES if name != "local"]
 ANY_LAYOUT = [name for name in STRATEGIES if name != "lightseq"]
 SHARDED_HEADS = ("ulysses", "usp")
+QUICK = ["ring", "ulysses"]
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [*QUICK, *slow(*(name for name in STRATEGIES if name not in QUICK))])
 def test_what_a_strategy_can_do_is_what_the_readme_says(strategy):
     cells = capabilities.row(strategy)
     assert capabilities.line(strategy, cells) in capabilities.README.read_text().splitlines(), (

@@ -28,7 +28,7 @@ def test_without_a_mesh_and_eagerly():
     assert_close((out, lse), truth(p, AttentionSpec(masks.Causal()))[:2], "float32", 40)
 
 
-@pytest.mark.parametrize("strategy", ["all_gather", *slow("ring", "ulysses")])
+@pytest.mark.parametrize("strategy", slow("all_gather", "ring", "ulysses"))
 def test_eagerly_as_under_jit(strategy):
     p, mesh = problem(B=1, T=8, H=8), meshes.make(MeshConfig(context=2))
     with jax.set_mesh(mesh):
