@@ -4,6 +4,7 @@ absl and ml_collections parse and convert the values. What they would answer wit
 looked for first, so that every mistake is one line that names it and what would work.
 """
 import difflib
+import errno
 import logging as std_logging
 import re
 import sys
@@ -25,6 +26,7 @@ USAGE = """python -m experiments.COMMAND --config FILE[:arg=value,...] [--config
   --config.init_from=DIR  a folder of Hugging Face to start from; then there may be no config file
   --workdir DIR         where the run keeps everything; default runs/NAME, with the config's name"""
 
+_DISK = errno.ENOSPC, errno.EDQUOT, errno.EROFS         # no mistake of the code that writes
 PATHS = "init_from", "data.path", "data.tokenizer"      # settings that name a file or a folder
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
 _PATH = re.compile(r"[A-Za-z_]\w*(\[-?\d+\])*(\.[A-Za-z_]\w*(\[-?\d+\])*)*")
@@ -33,7 +35,8 @@ _NUMBER = re.compile(r"-[\d.][\d.eE+-]*")
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Calls main(sys.argv). A UserError becomes one line on stderr and exit code 2, an interrupt exit code 130."""
+    """Calls main(sys.argv). A UserError, a full device and a full disk become one line on stderr and exit code 2, an
+    interrupt exit code 130."""
     logging.set_verbosity(logging.FATAL)            # orbax reports through absl
     std_logging.getLogger("asyncio").setLevel(std_logging.CRITICAL)
     sys.unraisablehook = _unraisable
@@ -49,6 +52,11 @@ def run(main: Callable[[list[str]], None]) -> None:
         if "RESOURCE_EXHAUSTED" not in str(error):      # jax's, whose type is not here yet when a setting is wrong
             raise
         processes.end(complain(_out_of_memory(error)))
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        processes.end(complain(f"{error.filename or 'a result'} cannot be written: {error.strerror}. Make room, or "
+                               "give another folder."))
 
 
 def _out_of_memory(error: RuntimeError) -> UserError:

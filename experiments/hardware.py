@@ -12,6 +12,7 @@ from longctx.errors import UserError, unknown_name
 from pallas_kernels import gpu_chips, tpu_chips
 
 GIB = 2**30
+MOST_GPUS = 2**16       # of a target: more than any machine has, and few enough to be listed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +123,8 @@ def _cpus(count: int):
 
 
 def _gpus(name: str, count: int):
+    if not 1 <= count <= MOST_GPUS:
+        raise UserError(f"target {name}x{count} must have from 1 to {MOST_GPUS} devices.")
     nodes = math.ceil(count / CHIPS[name].per_host)
     if count % nodes:
         raise UserError(f"target {name}x{count} does not fill nodes of {CHIPS[name].per_host}; "

@@ -4,6 +4,7 @@ import functools
 import itertools
 import math
 import statistics
+import sys
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -54,6 +55,8 @@ def of_lengths(config: Config, stage: Stage, lengths: str) -> Iterator[Batch]:
     """
     if lengths == DATA:
         corpus, tokenizer = sources.load(config.data), tokenizers.of(config.data)
+        for line in corpus.notes:
+            print(line, file=sys.stderr, flush=True)
         return of_text(config, stage, rows.tokenize(corpus.train, tokenizer), corpus, tokenizer)
     whole = functools.partial(documents, lengths) if lengths in KINDS else lambda tokens, seed: [tokens]
     return _drawn(config, stage, whole)

@@ -128,12 +128,20 @@ def write(folder: pathlib.Path, planned: dict[str, Planned], value, max_shard_si
     for name, shard in zip(names, shards, strict=True):
         values = {tensor: array for tensor in shard if (array := value(tensor)) is not None and active}
         if active:
-            save_file(values, folder / name, {"format": "pt"})          # transformers asks for the format
+            _save(values, folder / name)
     if active and len(shards) > 1:
         where = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
         total = sum(one.bytes for one in planned.values())
         index = {"metadata": {"total_size": total}, "weight_map": where}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _save(values: dict[str, np.ndarray], path: pathlib.Path) -> None:
+    """One file. Raises UserError where the disk does not take it."""
+    try:
+        save_file(values, path, {"format": "pt"})                       # transformers asks for the format
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} cannot be written: {error}.") from error
 
 
 def _shards(planned: dict[str, Planned], max_shard_size: int) -> list[list[str]]:

@@ -107,6 +107,9 @@ def test_what_cannot_be_measured(capsys):
             hardware.target(name, simulate=True)
     with pytest.raises(UserError, match="cpu:5000 is more than the 2048 devices that jax can simulate.*cpu:2048 works"):
         hardware.target("cpu:5000", simulate=True)
+    for count in (0, 10**6):
+        with pytest.raises(UserError, match=f"target h100x{count} must have from 1 to 65536 devices"):
+            hardware._gpus("h100", count)
     with pytest.raises(UserError, match="target='cpu:8' is not known"):
         hardware.target("cpu:8")
     with pytest.raises(UserError, match="mesh .* is of 1 devices, and target cpu:4 has 4; --config.mesh.context=4"):

@@ -1,4 +1,5 @@
 """Every command says what is wrong with its options in one line that begins with "error: ", and exits with 2."""
+import errno
 import pathlib
 import re
 
@@ -116,12 +117,20 @@ def test_what_is_not_installed_is_said_with_its_extra(monkeypatch):
             hardware.target(target)
 
 
-def test_a_device_that_is_full_is_one_line(capsys):
+def test_a_device_or_a_disk_that_is_full_is_one_line(capsys):
     def full(argv):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 11264000000000 bytes.\nMore.")
 
     def broken(argv):
         raise RuntimeError("INTERNAL: a bug")
+    def disk(argv):
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/x/evals.json")
+
+    def mistaken(argv):
+        raise FileNotFoundError(errno.ENOENT, "No such file", "x")
     assert "Out of memory allocating 11264000000000 bytes. More devices take" in refused(capsys, cli.run, full)
+    assert "runs/x/evals.json cannot be written: No space left on device." in refused(capsys, cli.run, disk)
+    with pytest.raises(FileNotFoundError):
+        cli.run(mistaken)
     with pytest.raises(RuntimeError, match="a bug"):
         cli.run(broken)

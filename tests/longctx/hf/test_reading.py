@@ -87,3 +87,10 @@ def test_copies_on_simulated_devices_are_counted(tmp_path, monkeypatch):
     hf.load(folder)
     with pytest.raises(UserError, match="are free"):
         hf.load(folder, mesh=meshes.make(MeshConfig(data=2)))
+
+
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path):
+    planned = {"w": files.Planned((2,), np.dtype(np.float32))}
+    with pytest.raises(UserError, match="gone/model.safetensors cannot be written: .*No such file") as caught:
+        files.write(tmp_path / "gone", planned, lambda name: np.zeros(2, np.float32), 10**9)
+    assert "\n" not in str(caught.value)
