@@ -145,15 +145,6 @@ def reach(rope: RopeConfig, longest: int = 0) -> int:
     if rope.scaling in BOUND and stretched(rope):
         return stretched(rope)
     return max(stretched(rope), longest) or 2048
-def _checked(where: str, given: dict) -> dict:
-    """The settings of a RoPE under the key `where`, each of its kind, without those that no rope_type knows."""
-    for name, value in given.items():
-        if name in _FIELDS:
-            optional(_FIELDS[name]).check(f"{where}.{name}", value)
-        elif value and name not in _HARMLESS:
-            raise UserError(f"config.json: {said(f'{where}.{name}', value)} is not known to longctx; remove it if "
-                            "it changes no numbers.")
-    return {name: value for name, value in given.items() if name in _FIELDS}
 
 
 def write(rope: RopeConfig, dialect: Dialect, longest: int = 0) -> dict:
@@ -191,6 +182,17 @@ def plain(rope: RopeConfig, head_size: int) -> RopeConfig:
     said = {"base", "scaling", "pairing", "rotary_share", *_NUMBERS[rope.scaling].values()}
     said |= {"original_length"} if rope.scaling == "dynamic" else set()
     return RopeConfig(**{name: getattr(rope, name) for name in said})
+
+
+def _checked(where: str, given: dict) -> dict:
+    """The settings of a RoPE under the key `where`, each of its kind, without those that no rope_type knows."""
+    for name, value in given.items():
+        if name in _FIELDS:
+            optional(_FIELDS[name]).check(f"{where}.{name}", value)
+        elif value and name not in _HARMLESS:
+            raise UserError(f"config.json: {said(f'{where}.{name}', value)} is not known to longctx; remove it if "
+                            "it changes no numbers.")
+    return {name: value for name, value in given.items() if name in _FIELDS}
 
 
 def _require(kind: str, scaling: str, numbers: dict) -> None:
