@@ -8,6 +8,7 @@ import pytest
 from longctx.config import LayerConfig, MeshConfig, RopeConfig
 from longctx.errors import UserError
 from longctx.generation import api, decode
+from tests.helpers import slow
 from tests.longctx.generation.helpers import LENGTH, ONE, TINY, setup, uncached
 
 # a full layer, and one whose ring is shorter than a chunk
@@ -59,7 +60,7 @@ def of_each(config, length=None, prompts=PROMPTS):
 
 
 @pytest.mark.parametrize("config, mesh_config", [
-    (DYNAMIC, MeshConfig(data=2, context=2)), (LONGROPE, ONE), (CLEX, MeshConfig(data=2))])
+    (DYNAMIC, MeshConfig(data=2, context=2)), *slow((LONGROPE, ONE), (CLEX, MeshConfig(data=2)))])
 def test_a_scaling_by_length_takes_that_of_each_row(config, mesh_config):
     want = of_each(config)
     same(generate(config, mesh_config), want)
