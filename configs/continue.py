@@ -20,4 +20,6 @@ def get_config(arg: str = ""):
     config.optim.update(learning_rate=1e-5, warmup_steps=10, weight_decay=0.0)
     config.checkpoint.every_steps = 50
     config.log.every_steps = 5
+    if args.smoke:
+        config.eval.update(documents=1, depths=2, samples=1)
     return config

@@ -134,6 +134,7 @@ def test_a_run_settles_and_says_why_and_goes_on_so(tiny, tmp_path):
     asked = *cut(context=4), "attention.strategy=auto", "attention.layout=auto"
     output = ended_well(tiny.train(tmp_path, *asked))
     chosen = json.loads((tmp_path / "config.json").read_text())["attention"]
-    assert "predicted by the rates of h100, the best layout of each strategy:" in output
+    assert "predicted by the rates of h100 (seconds of computing," in output
+    assert f"taken: {chosen['strategy']}, {chosen['layout']}, " in output
     assert chosen["strategy"] in auto.WAITS and chosen["layout"] != "auto"
     assert ended_well(tiny.train(tmp_path, *asked)).count("predicted by the rates") == 1
