@@ -20,7 +20,7 @@ def lengths(config: Config) -> tuple[int, ...]:
 
 
 def passkey_lengths(config: Config) -> tuple[int, ...]:
-    """Those of them that are read however long the documents are."""
+    """The lengths at which passkeys are asked for, however long the documents are; none without that task."""
     return lengths(config) if "passkey" in config.eval.tasks else ()
 
 

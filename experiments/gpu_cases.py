@@ -189,7 +189,7 @@ def small_problem(case: Case):
 
 
 def large_problem(case: Case):
-    """Those of one that is timed, drawn on the device."""
+    """Arrays of a timed case, drawn on the device."""
     import jax
     import jax.numpy as jnp
 
@@ -316,7 +316,7 @@ def timed_call(case: Case, p, programs):
 
 
 def peer_call(case: Case, p, programs):
-    """The same for jax.nn's attention, by cuDNN on a GPU."""
+    """Forward and backward of jax.nn's attention, by cuDNN on a GPU."""
     import jax
     how = {"is_causal": case.mask == "causal", "implementation": "cudnn" if jax.default_backend() == "gpu" else "xla"}
     attend = programs("forward", lambda q, k, v: jax.nn.dot_product_attention(q, k, v, **how))

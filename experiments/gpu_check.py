@@ -64,7 +64,7 @@ def cases(routes: list[str]) -> list[list[Case]]:
 
 
 def rehearsed(case: Case) -> Case:
-    """The same question at a size that a CPU, or an interpreter of a GPU's kernels, answers in seconds."""
+    """A case at a size that a CPU, or an interpreter of a GPU's kernels, answers in seconds."""
     small = {} if case.kind == "step" else {"rows": 1, "heads": 2, "key_heads": min(case.key_heads, 1)}
     return dataclasses.replace(case, length=case.length // SMALLER[case.kind], **small)
 
@@ -147,7 +147,7 @@ def _build(task):
 
 
 def environment(platform: str) -> dict[str, str]:
-    """That of the processes: several on one GPU, with the CPU beside it for what the answers are compared with."""
+    """Variables for processes that share one GPU, with the CPU beside it for what the answers are compared with."""
     ours = {"JAX_PLATFORMS": platform, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "JAX_TRACEBACK_FILTERING": "off"}
     return ours | ({"CUDA_ROOT": root} if "CUDA_ROOT" not in os.environ and (root := cuda_root()) else {})
 

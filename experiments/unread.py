@@ -19,7 +19,7 @@ def check(config: Config) -> None:
 
 
 def check_extend(config: Config) -> None:
-    """The same for what only the tunings of experiments.extend read."""
+    """Raises UserError for the first setting that only tunings of experiments.extend read, where there are none."""
     for name in _said(config.extend, ExtendConfig(), () if config.extend.tunings else TUNING):
         raise UserError(f"extend.{name}={getattr(config.extend, name)!r} has no effect: extend.tunings is empty.")
 

@@ -77,7 +77,7 @@ def context_shards() -> int:
 
 
 def sizes() -> dict[str, int]:
-    """Those of the axes of the mesh of `jax.set_mesh`; all 1 where there is none. Raises UserError for other axes."""
+    """Sizes of the axes of the mesh of `jax.set_mesh`; all 1 where there is none. Raises UserError for other axes."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return dict.fromkeys(AXES, 1)

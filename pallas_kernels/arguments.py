@@ -25,21 +25,21 @@ def short(value) -> str:
 
 
 def require_floats(name: str, x, letters: str) -> None:
-    """That x is an array of floating-point numbers, with an axis for each of the letters, none of them empty."""
+    """Requires an array of floating-point numbers with an axis for each of the letters, none of them empty."""
     _require_array(name, x, letters)
     if jnp.dtype(x.dtype).name not in FLOATS:
         raise ValueError(f"{said(name, x)} must be of one of the dtypes {', '.join(FLOATS)}.")
 
 
 def require_integers(name: str, x, letters: str) -> None:
-    """The same of integers; booleans are none."""
+    """Requires an array of integers, which booleans are not, with an axis for each of the letters, none empty."""
     _require_array(name, x, letters)
     if not jnp.issubdtype(x.dtype, jnp.integer):
         raise ValueError(f"{said(name, x)} must be integers, such as int32.")
 
 
 def require_range(name: str, x, least: int, most: int, where=True) -> None:
-    """That the numbers of x from `least` to `most` are all there are, `where` it counts, if x is known."""
+    """Requires the numbers of x to be from `least` to `most`, `where` they count; passes if x is not known yet."""
     values = known(x)
     if values is None or not (values := values[np.broadcast_to(where, values.shape)]).size:
         return
@@ -49,13 +49,13 @@ def require_range(name: str, x, least: int, most: int, where=True) -> None:
 
 
 def require_whole(name: str, value, least: int, most: int) -> None:
-    """That a setting is a whole number between two, both included."""
+    """Requires a setting to be a whole number from `least` to `most`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not least <= value <= most:
         raise ValueError(f"{name}={short(value)} must be a whole number from {least} to {most}.")
 
 
 def require_finite(name: str, value, least: float, hint: str) -> None:
-    """That a setting is a finite number, not below `least`; the hint says what such a one means."""
+    """Requires a setting to be a finite number, not below `least`; the hint says what such a one means."""
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or value < least:
         raise ValueError(f"{name}={short(value)} must be a finite number, {hint}.")

@@ -34,7 +34,7 @@ def sequence(q, k, v, positions=None, segments=None):
 
 
 def check_runs(segments) -> None:
-    """That each document is one run of tokens, where segments [B, T] are given and known. Raises UserError."""
+    """Raises UserError unless each document is one run of tokens, where segments [B, T] are given and known."""
     if segments is None or (ids := known(segments)) is None:
         return
     starts = ids != np.pad(ids, ((0, 0), (1, 0)))[:, :-1]
@@ -61,7 +61,7 @@ def specs(mask, parts: int, heads: int, table, sinks, **fields) -> tuple[Attenti
 
 
 def check_cut(q, k, sizes: Mapping[str, int], head_groups: int, grads_dtype: str) -> None:
-    """That the axes of the mesh, of these sizes, divide queries and keys. Raises UserError."""
+    """Raises UserError unless the axes of the mesh, of these sizes, divide queries and keys."""
     if grads_dtype not in DTYPES:
         raise unknown_name("grads_dtype", grads_dtype, DTYPES)
     as_user_error(require_whole, "head_groups", head_groups, 1, MOST)

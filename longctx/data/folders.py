@@ -20,7 +20,7 @@ class File(NamedTuple):
 
     @property
     def identity(self) -> tuple[int, int] | None:
-        """The same for all names of one file."""
+        """A key that all names of one file share; None for a link that leads nowhere."""
         return self.stat and (self.stat.st_dev, self.stat.st_ino)
 
 

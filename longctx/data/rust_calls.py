@@ -44,13 +44,10 @@ def panics_unreported():
             yield
             return
         os.dup2(written.fileno(), _STDERR)
-        panic = False
         try:
             yield
-        except BaseException as error:
-            panic = _is_panic(type(error))
-            raise
         finally:
+            panic = _is_panic(sys.exc_info()[0])
             sys.stderr.flush()
             os.dup2(terminal, _STDERR)
             written.seek(0)

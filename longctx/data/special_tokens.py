@@ -39,7 +39,7 @@ class Special(NamedTuple):
 
 
 def find(tokenizer, folder: Path, field: str, bos: str = "", eos: str = "") -> Special:
-    """Those of a tokenizers.Tokenizer whose tokenizer.json lies in `folder`; data.tokenizer=`field` named it.
+    """The special tokens of a tokenizers.Tokenizer whose file lies in `folder`; data.tokenizer=`field` named it.
 
     bos, eos: the text of a token; "" to find it.
 

@@ -211,7 +211,7 @@ def load(name_or_path: str, bos: str = "", eos: str = "") -> Tokenizer:
 
 
 def of(config: DataConfig) -> Tokenizer:
-    """That of a run."""
+    """The tokenizer of a run. Raises UserError as `load`."""
     return load(config.tokenizer, config.bos, config.eos)
 
 

@@ -119,7 +119,7 @@ def _pair(rng, tokenizer, length, depth) -> tuple[Prompt, Prompt] | None:
 
 
 def _prompt(tokenizer, text: str, number: str, length: int) -> Prompt:
-    """Of a text that ends with the number."""
+    """The prompt that a text makes which ends with the number."""
     ids, spans = tokenizer.encode_with_spans(text.encode())
     digits = len(text.encode()) - len(number)                   # from here to the end
     scored = np.flatnonzero(spans[:, 1] > np.maximum(spans[:, 0], digits)) - len(ids)

@@ -92,7 +92,7 @@ def require_room(located, shapes, stored: dict[str, Stored], dtype, where: str) 
 
 
 def _dtype(parameter: Parameter, stored: dict[str, Stored], dtype) -> np.dtype:
-    """Of the array; dtype: None is the file's."""
+    """The dtype that a parameter is loaded in; dtype: None is the file's."""
     return dtype or functools.reduce(jnp.promote_types, (stored[name].dtype for name, _ in parameter.pieces))
 
 

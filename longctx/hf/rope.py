@@ -204,7 +204,7 @@ def _require(kind: str, scaling: str, numbers: dict) -> None:
 
 
 def _without_mscale(numbers: dict) -> dict:
-    """Of mscale and mscale_all_dim one alone means nothing."""
+    """Leaves out mscale and mscale_all_dim, of which one alone means nothing."""
     return {name: value for name, value in numbers.items() if name not in ("mscale", "mscale_all_dim")}
 
 

@@ -1,7 +1,7 @@
 """What the config.json of every family says in the same way, and ModelConfig: both directions.
 
 A family's `read` makes a ModelConfig of settings, its `write` settings of a ModelConfig. `write` may leave out what it
-has no words for: architectures.expressing reads the result back and compares.
+has no words for: architectures.express reads the result back and compares.
 """
 import re
 
@@ -135,7 +135,7 @@ def number_in(mask: str, call: str) -> int | None:
 
 
 def mixture(settings: Settings) -> dict:
-    """Of models whose layers with experts have these three sizes."""
+    """The sizes of a mixture of experts, as fields of ModelConfig."""
     experts, chosen = settings["num_local_experts"], settings["num_experts_per_tok"]
     if not 1 <= chosen <= experts:
         raise UserError(f"config.json: num_experts_per_tok={chosen} must be from 1 to num_local_experts={experts}.")
@@ -143,7 +143,7 @@ def mixture(settings: Settings) -> dict:
 
 
 def layer_types(settings: Settings, default, windows: str = SLIDING) -> list[str]:
-    """Of each layer: FULL or `windows`; default: of layer i, where config.json has no list."""
+    """The type of each layer, FULL or `windows`; default: that of layer i, where config.json has no list."""
     count = settings["num_hidden_layers"]
     types = settings["layer_types"]
     if types is None:

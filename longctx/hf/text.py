@@ -15,7 +15,7 @@ _OF_BYTES = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
 
 
 def copy(source, directory: pathlib.Path, names: tuple[str, ...] = FILES) -> None:
-    """Those of the named files that a folder has, or that lie beside a tokenizer.json, whatever it is called."""
+    """Copies the named files that a folder has, or that lie beside a tokenizer.json, whatever that is called."""
     source = pathlib.Path(os.path.expanduser(source))
     folder = source.parent if source.is_file() else source
     directory.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ class Optimizer:
         return optim.clip_factor(norm, self.config.optim.clip_norm) if self.config.optim.clip_norm else jnp.float32(1)
 
     def updated(self, params, moments, grads, factor, good):
-        """As optim.updated, with the clip factor; grads float32."""
+        """Calls optim.updated with clipped gradients; grads float32. Returns what it does."""
         grads = jax.tree.map(lambda g, p: (g * factor).astype(p.dtype), grads, params)
         return optim.updated(self.config.optim, self.rate, grads, moments, params, good)
 

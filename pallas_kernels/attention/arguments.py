@@ -13,7 +13,7 @@ def as_jax(x):
 
 
 def check_arrays(q, k, v, q_name: str = "q", k_name: str = "k") -> None:
-    """That queries [B, T, N, H] and keys and values [B, S, K, H] go together, K dividing N. Raises ValueError."""
+    """Raises ValueError unless queries [B, T, N, H] go with keys and values [B, S, K, H], K dividing N."""
     arrays = (q_name, q, "BTNH"), (k_name, k, "BSKH"), ("v", v, "BSKH")
     for name, x, letters in arrays:
         require_floats(name, x, letters)
@@ -51,7 +51,7 @@ def checked_tokens(tokens: Tokens, x, name: str) -> Tokens:
 
 
 def check_table(bias: Bias | None, table, heads: int) -> None:
-    """That there is a table [N, D] where there is a bias, and only there. Raises ValueError."""
+    """Raises ValueError unless there is a table [N, D] where there is a bias, and only there."""
     if (bias is None) != (table is None):
         raise ValueError(f"bias={bias} and {'no table' if table is None else said('table', table)}: a bias reads a "
                          "table [N, D], and nothing else does.")

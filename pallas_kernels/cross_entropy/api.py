@@ -49,7 +49,7 @@ def head_scores(x, head, targets, spec: CrossEntropySpec, implementation: str = 
 
 
 def check(x, head, targets, letters: str = "M") -> None:
-    """That hidden states [M, D], a head [D, V] and targets [M] go together. Raises ValueError.
+    """Raises ValueError unless hidden states [M, D], a head [D, V] and targets [M] go together.
 
     letters: of the axes of tokens, M or others.
     """
