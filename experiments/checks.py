@@ -15,6 +15,7 @@ from longctx import cuts, layouts, run_identity
 from longctx.config import DTYPES, Config, StageConfig
 from longctx.data import curriculum, pipeline, recall, sources, tokenizers
 from longctx.errors import UserError, unknown_name
+from longctx.hf.rope import stretched
 from longctx.positions import api as positions
 from longctx.positions import extension
 
@@ -111,9 +112,8 @@ def _check_extend(config: Config, trained: int) -> None:
 
 
 def check_extend_checkpoint(config: Config) -> tuple[int, tokenizers.Tokenizer]:
-    """The same for a model of Hugging Face: the length in tokens that it was trained for, and its tokenizer."""
-    rope = config.model.rope
-    trained = round(rope.original_length * (rope.factor if rope.scaling not in ("none", "dynamic") else 1))
+    """(tokens that a model of Hugging Face was trained for, its tokenizer), both looked at as `check_extend` does."""
+    trained = stretched(config.model.rope)
     check_settings(dataclasses.replace(config, stages=(StageConfig(seq_len=trained, steps=1),)))
     tokenizer = tokenizers.of(config.data)
     tokenizers.check_vocabulary(tokenizer, config.model.vocab_size)

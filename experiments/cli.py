@@ -6,6 +6,8 @@ looked for first, so that every mistake is one line that names it and what would
 import difflib
 import errno
 import logging as std_logging
+import os
+import pathlib
 import re
 import sys
 import warnings
@@ -53,10 +55,20 @@ def run(main: Callable[[list[str]], None]) -> None:
             raise
         processes.end(complain(_out_of_memory(error)))
     except OSError as error:
-        if error.errno not in _DISK:
+        if error.errno in _DISK:
+            processes.end(complain(f"{error.filename or 'a result'} cannot be written: {error.strerror}. Make room, or "
+                                   "give another folder."))
+        elif _has_gone(error):
+            processes.end(complain(f"{pathlib.Path(error.filename).parent} has gone while the command ran; "
+                                   f"{error.filename} cannot be read or written."))
+        else:
             raise
-        processes.end(complain(f"{error.filename or 'a result'} cannot be written: {error.strerror}. Make room, or "
-                               "give another folder."))
+
+
+def _has_gone(error: OSError) -> bool:
+    """Whether a folder was removed under a command: those that it is given are looked at before it begins."""
+    path = error.filename if isinstance(error, FileNotFoundError) else None
+    return isinstance(path, str | os.PathLike) and not pathlib.Path(path).parent.exists()
 
 
 def _out_of_memory(error: RuntimeError) -> UserError:

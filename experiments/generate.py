@@ -22,7 +22,7 @@ from experiments.options import Parser
 from longctx.data import special_tokens, tokenizers
 from longctx.errors import UserError
 from longctx.generation import text
-from longctx.generation.request import Request
+from longctx.generation.request import Request, stops
 
 
 def options(argv):
@@ -123,7 +123,7 @@ def main(argv) -> None:
     import jax
 
     from longctx.generation import api
-    request = dataclasses.replace(request, stop=source.ends)
+    request = dataclasses.replace(request, stop=stops(source.ends, source.vocab_size))
     with jax.set_mesh(mesh):
         steps = api.stream(graph, params, [prompt], key=jax.random.key(asked.seed), **dataclasses.asdict(request))
         for piece in text.as_it_comes(source.tokenizer, prompt, (int(chosen[0]) for chosen in steps)):

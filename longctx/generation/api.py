@@ -49,6 +49,8 @@ def stream(graph, params, prompts: Sequence, max_new_tokens: int, *, rope: RopeC
     """
     request = Request(max_new_tokens, **how).check()
     model, mesh = functional.merged(graph, params), jax.sharding.get_mesh()
+    if request.stop:
+        token_ids("stop", request.stop, model.config.vocab_size, "T")
     _check_rope(rope, length, model.config)
     prompts = _checked(prompts, model.config.vocab_size)
     rows = len(prompts)

@@ -61,6 +61,11 @@ def token_ids(field: str, ids, vocab_size: int, axes: str) -> np.ndarray:
     return ids.astype(np.int32)
 
 
+def stops(tokens, vocab_size: int) -> tuple[int, ...]:
+    """The stop tokens that a model can give, without those beyond the rows of its embedding, which folders may name."""
+    return tuple(token for token in tokens if token < vocab_size)
+
+
 def _whole(value) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 

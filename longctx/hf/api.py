@@ -20,7 +20,7 @@ from longctx.config import AttentionConfig, DataConfig, MeshConfig, ModelConfig,
 from longctx.data import special_tokens
 from longctx.errors import UserError, unknown_name
 from longctx.generation import api as generation
-from longctx.generation.request import token_ids
+from longctx.generation.request import stops, token_ids
 from longctx.hf import files, folder, parameters, rope, text
 from longctx.hf.architectures import ARCHITECTURES, differences, explicit, express
 from longctx.hf.settings import DTYPES
@@ -79,9 +79,9 @@ class Model:
           stop: tokens that end a row; default those of config.json and generation_config.json.
           how: chunk, temperature, top_p, key, length, rope: as for generation.api.stream. Default: greedy.
         """
-        stop = self.ends if stop is None else stop
         several = isinstance(ids, list | tuple)
         vocab_size = self.config.vocab_size
+        stop = stops(self.ends, vocab_size) if stop is None else stop
         prompts = [token_ids(f"ids[{i}]", row, vocab_size, "T") for i, row in enumerate(ids)] if several else list(
             token_ids("ids", ids, vocab_size, "BT"))
         with jax.set_mesh(self.mesh):

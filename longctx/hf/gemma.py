@@ -2,7 +2,7 @@
 import dataclasses
 
 from longctx.config import ModelConfig, RopeConfig
-from longctx.errors import unknown_name
+from longctx.errors import UserError, unknown_name
 from longctx.hf import rope as ropes
 from longctx.hf import tensors
 from longctx.hf.fields import OBJECT, optional
@@ -65,6 +65,9 @@ def _ropes(settings: Settings) -> tuple[RopeConfig, RopeConfig]:
             raise unknown_name("config.json: rope_parameters of gemma3_text", name, (FULL, SLIDING))
         optional(OBJECT).check(f"rope_parameters.{name}", given[name])
     full, local = (given.get(kind) or {} for kind in (FULL, SLIDING))
+    if settings["rope_scaling"] and full.get("rope_type", "default") != "default":
+        raise UserError(f"config.json: rope_scaling={settings['rope_scaling']} and rope_parameters.{FULL}={full} both "
+                        "scale RoPE; keep one of them.")
     if settings["rope_scaling"]:
         full = {"rope_theta": full.get("rope_theta")} | settings["rope_scaling"]
     seen = Settings(settings, original_max_position_embeddings=None)

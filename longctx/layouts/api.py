@@ -70,8 +70,15 @@ def permutation(name: str, segments: np.ndarray, shards: int, reaches: Reaches =
 
 
 def inverse(order: np.ndarray) -> np.ndarray:
-    """The permutation that undoes `order`: permute(permute(x, order), inverse(order)) is x."""
-    return np.argsort(order, axis=1)
+    """The permutation that undoes `order`: permute(permute(x, order), inverse(order)) is x.
+
+    Raises UserError for an order that is no permutation of every row.
+    """
+    back = np.argsort(order, axis=1)
+    if (np.take_along_axis(order, back, 1) != np.arange(order.shape[1])).any():
+        raise UserError(f"an order {list(order.shape)} must hold every slot of a row once, from 0 to "
+                        f"{order.shape[1] - 1}; it holds from {order.min()} to {order.max()}.")
+    return back
 
 
 def permute(x, order: np.ndarray):

@@ -117,7 +117,7 @@ def test_what_is_not_installed_is_said_with_its_extra(monkeypatch):
             hardware.target(target)
 
 
-def test_a_device_or_a_disk_that_is_full_is_one_line(capsys):
+def test_a_device_or_a_disk_that_is_full_and_a_folder_that_has_gone_are_one_line(capsys):
     def full(argv):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 11264000000000 bytes.\nMore.")
 
@@ -126,10 +126,14 @@ def test_a_device_or_a_disk_that_is_full_is_one_line(capsys):
     def disk(argv):
         raise OSError(errno.ENOSPC, "No space left on device", "runs/x/evals.json")
 
+    def removed(argv):
+        raise FileNotFoundError(errno.ENOENT, "No such file", "runs/gone/evals.json")
+
     def mistaken(argv):
         raise FileNotFoundError(errno.ENOENT, "No such file", "x")
     assert "Out of memory allocating 11264000000000 bytes. More devices take" in refused(capsys, cli.run, full)
     assert "runs/x/evals.json cannot be written: No space left on device." in refused(capsys, cli.run, disk)
+    assert "runs/gone has gone while the command ran; runs/gone/evals.json" in refused(capsys, cli.run, removed)
     with pytest.raises(FileNotFoundError):
         cli.run(mistaken)
     with pytest.raises(RuntimeError, match="a bug"):

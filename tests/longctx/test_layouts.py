@@ -45,6 +45,14 @@ def test_a_layout_permutes_each_row_and_its_inverse_undoes_it(name, shards, data
     assert (np.diff(by_shard, axis=2) > 0).all()        # the tokens of a shard stay in order
 
 
+@pytest.mark.parametrize("order, message", [
+    ([[0, 1, 1, 2]], r"an order \[1, 4\] must hold every slot of a row once, from 0 to 3; it holds from 0 to 2"),
+    ([[1, 0], [0, 2]], "from 0 to 1; it holds from 0 to 2")])
+def test_what_is_no_permutation_has_no_inverse(order, message):
+    with pytest.raises(UserError, match=message):
+        layouts.inverse(np.array(order))
+
+
 @pytest.mark.parametrize("name, expected", [
     ("contiguous", [0, 0, 0, 0, 1, 1, 1, 1]), ("zigzag", [0, 0, 1, 1, 1, 1, 0, 0]),
     ("striped", [0, 1, 0, 1, 0, 1, 0, 1]), ("striped(2)", [0, 0, 1, 1, 0, 0, 1, 1]),

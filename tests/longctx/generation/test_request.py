@@ -34,3 +34,11 @@ def test_ids_of_any_integers_are_the_models():
     for dtype in (np.int64, np.uint8, np.int32):
         got = token_ids("ids", IDS.astype(dtype), 32, "BT")
         assert got.dtype == np.int32 and (got == IDS).all()
+
+
+def test_a_stop_that_no_model_gives_is_refused_and_a_folders_ends_beyond_the_embedding_are_not():
+    mesh, _, params = setup(TINY)
+    with pytest.raises(UserError, match="stop holds ids from 2 to 32; those of the model are from 0 to 31"):
+        Model(TINY, params, mesh).generate(IDS, 2, stop=(2, 32))
+    beyond = Model(TINY, params, mesh, ends=(32, 33)).generate(IDS, 2)
+    np.testing.assert_array_equal(beyond, Model(TINY, params, mesh).generate(IDS, 2, stop=()))

@@ -80,6 +80,8 @@ def test_every_declared_setting_is_asked_for(model_type):
     ("gpt_oss", {"swiglu_alpha": 1.0}, "swiglu_alpha=1.0 is not supported; 1.702 is"),
     ("gemma3", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0"),     # transformers ignores it
     ("gemma3", {"rope_parameters": {"rope_type": "default"}}, "rope_type"),
+    ("gemma3", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}, "rope_parameters": {
+        FULL: {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0}}}, "both scale RoPE; keep one of them"),
     ("llama4_moe", {"hidden_act": "gelu"}, "hidden_act='gelu'"),                     # its experts have one
     ("cohere2", {"use_parallel_block": False}, "use_parallel_block=False"),
     ("phi3", {"interpolate_factor": 2}, "interpolate_factor=2"),
