@@ -21,7 +21,10 @@ setup(
                 "kernels, context parallelism, position methods",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["longctx*", "pallas_kernels*", "experiments*"]),
+    packages=[*find_packages(include=["longctx*", "pallas_kernels*", "experiments*"]), "experiments.configs"],
+    package_dir={"experiments.configs": "configs"},
+    package_data={"longctx": ["py.typed"], "pallas_kernels": ["py.typed"], "experiments": ["py.typed"]},
+    entry_points={"console_scripts": ["longctx = experiments.__main__:main"]},
     install_requires=[
         "jax>=0.10.2", "flax>=0.12.8", "optax>=0.2.8", "orbax-checkpoint>=0.12.8", "grain>=0.2.18",
         "ml-collections>=1.1.0", "absl-py>=2.1", "numpy>=2.0", "tokenizers>=0.21", "matplotlib>=3.9", "rich>=13.7",

@@ -27,9 +27,13 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")    # al
 import jax
 import numpy as np
 
-from experiments import attention_step, bench_balance, benchmark, hardware, placement_figures
-from experiments.lengths import row
+from experiments.bench import balance as bench_balance
+from experiments.hardware import targets
 from experiments.meter import measure, show
+from experiments.meter.lengths import row
+from experiments.pictures import placement
+from experiments.planner import attention_step
+from experiments.settings import console
 from longctx import config, layouts, meshes
 from longctx.context_parallel import api
 
@@ -53,7 +57,7 @@ print("jax", jax.__version__, "on", len(devices), "x", devices[0].device_kind)
 # gives each an early and a late piece, striped deals out small ones.
 
 # %%
-placement_figures.rings(["contiguous", "zigzag", "striped(16)"], [1024], 4, 16)
+placement.rings(["contiguous", "zigzag", "striped(16)"], [1024], 4, 16)
 
 # %% [markdown]
 # ## Packed documents
@@ -64,10 +68,10 @@ placement_figures.rings(["contiguous", "zigzag", "striped(16)"], [1024], 4, 16)
 
 # %%
 lengths = [512, 96, 160, 64, 128, 64]
-placement_figures.holders(["contiguous", "zigzag", "striped(16)", "per_document(8)", "balanced(16)"], lengths, 4)
+placement.holders(["contiguous", "zigzag", "striped(16)", "per_document(8)", "balanced(16)"], lengths, 4)
 
 # %%
-placement_figures.rings(["zigzag", "striped(16)", "per_document(8)", "balanced(16)"], lengths, 4, 16)
+placement.rings(["zigzag", "striped(16)", "per_document(8)", "balanced(16)"], lengths, 4, 16)
 
 # %% [markdown]
 # Zigzag is uneven now (I), and more so hop by hop (J). Here `per_document` is even at every hop, but it tears each
@@ -113,7 +117,7 @@ for strategy in ("ring", "double_ring", "all_gather", "ulysses", "usp", "dispatc
     across = attention(strategy, "balanced(16)", context_outer=2, context=4)
     errors[strategy] = [np.abs(a - b).max() / np.abs(b).max() for a, b in zip(across, alone, strict=True)]
 print("largest difference / largest value, float32")
-print(benchmark.table(("strategy", "out", "dq", "dk", "dv"),
+print(console.table(("strategy", "out", "dq", "dk", "dv"),
                       [(name, *(f"{error:.0e}" for error in found)) for name, found in errors.items()]))
 assert np.max(list(errors.values())) < 1e-5
 
@@ -128,7 +132,7 @@ assert np.max(list(errors.values())) < 1e-5
 small = config.Config(
     model=config.ModelConfig(layers=2, embed=64, mlp=64, heads=16, key_heads=8, head_size=16, dtype="float32"),
     mesh=config.MeshConfig(context=8), batch_tokens=4096, stages=(config.StageConfig(seq_len=4096, steps=1),))
-meter = measure.measure(small, hardware.Target("cpu:8", None, jax.devices("cpu")[:8], "cpu"), lengths="web")
+meter = measure.measure(small, targets.Target("cpu:8", None, jax.devices("cpu")[:8], "cpu"), lengths="web")
 show.show(meter)
 assert all(one.ratio == 1 for one in meter.rows if one.part == "attention")
 
@@ -139,7 +143,7 @@ assert all(one.ratio == 1 for one in meter.rows if one.part == "attention")
 # Ulysses in nodes of eight with a ring around them. Dispatch sends what the documents of a row ask for.
 
 # %%
-placement_figures.bytes_sent(["ring", "all_gather", "ulysses", "usp"], ["web", "prolong"], [8, 16, 32, 64, 128],
+placement.bytes_sent(["ring", "all_gather", "ulysses", "usp"], ["web", "prolong"], [8, 16, 32, 64, 128],
                              2**20, "llama3_8b")
 
 # %% [markdown]
@@ -147,14 +151,14 @@ placement_figures.bytes_sent(["ring", "all_gather", "ulysses", "usp"], ["web", "
 #
 # A ring sends while it computes. A hop's work grows with the square of a device's tokens, what it sends only with their
 # number: it is hidden as soon as there are enough. For eight key heads and 32 query heads, *predicted* from the rates
-# in `experiments/hardware.py`:
+# in `experiments/hardware/targets.py`:
 
 # %%
 layer = attention_step.Layer(heads=32, key_heads=8, head_size=128, block=256)
-print(benchmark.table(
+print(console.table(
     ("tokens a device, for a ring to be hidden", "near: forward", "backward", "between nodes: forward", "backward"),
     [(name, *(f"{tokens:,.0f}" for shards in (2, 4096) for tokens in attention_step.hidden_from(layer, chip, shards)))
-     for name, chip in hardware.CHIPS.items() if name in ("h100", "v5e", "v5p", "v6e")]))
+     for name, chip in targets.CHIPS.items() if name in ("h100", "v5e", "v5p", "v6e")]))
 
 # %% [markdown]
 # - **One document a row**: `zigzag` and a `ring`. Where devices hold fewer tokens than that: `ulysses`, as far as there

@@ -14,7 +14,7 @@
 
 # %%
 # %matplotlib inline
-from experiments import position_figures
+from experiments.pictures import positions as position_figures
 from longctx.config import RopeConfig
 
 TRAINED, TARGET, HEAD_SIZE = 4096, 32768, 128

@@ -7,7 +7,7 @@
 Arguments: length (tokens of a row), steps (of one row each), smoke (the same in miniature). Without init_from it trains
 the default small model.
 """
-from experiments import config as configs
+from experiments.settings import config as configs
 
 
 def get_config(arg: str = ""):

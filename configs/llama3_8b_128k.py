@@ -8,15 +8,15 @@ The first command on 2026-11-21, jax 0.10.2, nothing run:
 h100x8: fits; device 29.1 of 72.0 GiB, host 0.0 of 221.2 GiB (compiled);
 a step 5.47 s, MFU 45% (predicted).
 """
-from experiments import config as configs
-from experiments import shapes
+from experiments.settings import config as configs
+from experiments.settings import models
 
 
 def get_config(arg: str = ""):
     args = configs.arguments(arg, smoke=False)
     config = configs.defaults()
     config.name = "llama3-8b-128k"
-    shapes.fill(config, "llama3_8b", length=2**17, smoke=args.smoke, context=8)
+    models.fill(config, "llama3_8b", length=2**17, smoke=args.smoke, context=8)
     config.model.rope.base = 8e6                    # ProLong's, for rows of 64K and more
     config.model.remat = "attention"
     config.memory.mlp_tiles = 4

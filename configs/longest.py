@@ -10,8 +10,8 @@ Arguments: case, a name in CASES; smoke.
 """
 import dataclasses
 
-from experiments import config as configs
-from experiments import shapes
+from experiments.settings import config as configs
+from experiments.settings import models
 from longctx.errors import unknown_name
 
 M = 2**20
@@ -53,7 +53,7 @@ def get_config(arg: str = ""):
     config.name = f"longest-{args.case}"
     config.batch_tokens = tokens
     config.stages = (configs.stage(seq_len=tokens, steps=steps),)
-    config.model.update(**shapes.MODELS[case.model] | (shapes.SMOKE | dict(layers=4) if args.smoke else {}))
+    config.model.update(**models.MODELS[case.model] | (models.SMOKE | dict(layers=4) if args.smoke else {}))
     config.model.rope.base = 500_000.0
     config.mesh.update(context=case.context, context_outer=case.context_outer)
     config.attention.strategy = "usp" if case.context_outer > 1 else "ulysses"

@@ -12,7 +12,7 @@ again and again, and repeated digits, from which so small a model learns retriev
 
 Arguments: smoke (tiny model, short contexts, few steps), context=N (context shards, each a simulated CPU device).
 """
-from experiments import config as configs
+from experiments.settings import config as configs
 
 
 def get_config(arg: str = ""):

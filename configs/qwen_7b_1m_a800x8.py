@@ -7,15 +7,15 @@ The first command on 2026-11-21, jax 0.10.2, nothing run:
 a800x8: fits; device 26.6 of 72.0 GiB, host 52.0 of 221.2 GiB (compiled);
 a step 523 s, MFU 54% (predicted).
 """
-from experiments import config as configs
-from experiments import shapes
+from experiments.settings import config as configs
+from experiments.settings import models
 
 
 def get_config(arg: str = ""):
     args = configs.arguments(arg, smoke=False)
     config = configs.defaults()
     config.name = "qwen-7b-1m"
-    shapes.fill(config, "qwen2.5_7b", length=2**20, smoke=args.smoke, context=8)
+    models.fill(config, "qwen2.5_7b", length=2**20, smoke=args.smoke, context=8)
     config.model.rope.base = 1e7                    # Qwen2.5-1M's last stage
     config.model.remat = "offload_attention"
     config.memory.update(mlp_tiles=16, head_groups=4, offload=("grads",))

@@ -11,7 +11,7 @@ parameters read longer rows by every position method, as they are and after a sh
 
 Arguments: seed=N, smoke.
 """
-from experiments import config as configs
+from experiments.settings import config as configs
 
 
 def get_config(arg: str = ""):

@@ -11,7 +11,7 @@ tokens in one layer; see longctx/streaming. A step took 130 s on two CPU cores t
 
 Arguments: smoke, context=N (context shards, each a simulated CPU device).
 """
-from experiments import config as configs
+from experiments.settings import config as configs
 
 
 def get_config(arg: str = ""):

@@ -1,4 +1,6 @@
-"""Commands: train, evaluate, extend, generate, export, report, plan and the benchmarks.
+"""Commands: each file here runs as `python -m experiments.NAME`, or `longctx NAME`. A folder is a room."""
+import sys
 
-Each runs as `python -m experiments.NAME`.
-"""
+from experiments.settings.moved import Moved
+
+sys.meta_path.append(Moved())

@@ -15,9 +15,11 @@ contexts. Saves comm.json and comm.png in --workdir, default runs/NAME/comm-TARG
 import pathlib
 import sys
 
-from experiments import config as configs
-from experiments import hardware, places
-from experiments.options import Parser
+from experiments.hardware import targets
+from experiments.run import command
+from experiments.settings import config as configs
+from experiments.settings import places
+from experiments.settings.console import Parser
 
 
 def main(argv) -> None:
@@ -30,7 +32,7 @@ def main(argv) -> None:
     config, run = configs.from_command_line([argv[0], *settings])
     folder = pathlib.Path(asked.workdir or run / f"comm-{asked.target.replace(':', '-')}")
     places.check_folder("--workdir", folder)
-    target = hardware.target(asked.target, simulate=True)
+    target = targets.target(asked.target, simulate=True)
     from experiments.meter import measure, rows, show
     from experiments.planner import auto, search
     rows.check(asked.lengths)
@@ -47,4 +49,4 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
-    configs.run(main)
+    command.run(main)

@@ -8,8 +8,8 @@ in as model.rope; `--config.x=y` changes it. Writes evals.json and draws the rep
 """
 import time
 
-from experiments import config as configs
-from experiments import processes
+from experiments.run import checks, command, processes
+from experiments.settings import config as configs
 from longctx.config import Config, RopeConfig
 
 
@@ -29,7 +29,7 @@ def run(config: Config, mesh, params, rope: RopeConfig, documents, tokenizer, wo
     import jax
 
     from experiments import report
-    from experiments.metrics import dump
+    from experiments.run.metrics import dump
     from longctx.evals.api import EVALS
     from longctx.evals.predictor import predictor
     params = jax.tree.map(lambda x: jax.device_put(x, x.sharding.with_memory_kind("device")), params)
@@ -46,10 +46,10 @@ def run(config: Config, mesh, params, rope: RopeConfig, documents, tokenizer, wo
 
 def main(argv) -> None:
     config, workdir = configs.from_workdir(argv)
-    corpus, tokenizer, _ = configs.check(config)
+    corpus, tokenizer, _ = checks.check(config)
 
-    from experiments import price
-    from experiments.records import load_params
+    from experiments.planner import price
+    from experiments.run.records import load_params
     mesh = processes.start(config.mesh)
     price.check(config, mesh, lengths=passkey_lengths(config))
     step, params = load_params(config, workdir, mesh)
@@ -59,4 +59,4 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
-    configs.run(main)
+    command.run(main)

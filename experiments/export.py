@@ -6,9 +6,11 @@ A run that started from such a folder (init_from) gives its config.json back, wi
 checkpoint was made in, and its tokenizer, from the copies in the workdir; another one becomes a model of the first
 architecture that can say its settings, with the tokenizer that it was trained with.
 """
-from experiments import config as configs
-from experiments import places, price, processes
-from experiments.options import Parser
+from experiments.planner import price
+from experiments.run import command, processes
+from experiments.settings import config as configs
+from experiments.settings import places
+from experiments.settings.console import Parser
 
 
 def main(argv) -> None:
@@ -19,7 +21,7 @@ def main(argv) -> None:
     config, workdir = configs.from_workdir([argv[0], "--workdir", asked.workdir])
     places.check_folder("--out", asked.out)
 
-    from experiments.records import load_params
+    from experiments.run.records import load_params
     from longctx import hf
     from longctx.data import curriculum
     mesh = processes.start(config.mesh)
@@ -33,4 +35,4 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
-    configs.run(main)
+    command.run(main)

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from experiments import config as configs
-from experiments import places, processes
+from experiments.run import checks, command, processes
+from experiments.settings import config as configs
+from experiments.settings import places
 from longctx.config import Config, ModelConfig, StageConfig
 
 STEPS_IN_FLIGHT = 16
@@ -29,15 +30,17 @@ class Task(NamedTuple):
 
 def main(argv) -> None:
     config, workdir = configs.from_command_line(argv)
-    from experiments import checks
     places.check_folder("--workdir", workdir)
     task = _passkeys(config, *checks.check_extend_checkpoint(config)) if config.init_from else _recall(
         config, checks.check_extend(config)[-1].seq_len)
 
     import jax
 
-    from experiments import benchmark, figures, price, train
-    from experiments.metrics import dump
+    from experiments import train
+    from experiments.bench.harness import record
+    from experiments.pictures import run as figures
+    from experiments.planner import price
+    from experiments.run.metrics import dump
     from longctx.data import curriculum
     mesh = processes.start(config.mesh)
     config = _with_lengths(config, task.trained)
@@ -49,7 +52,7 @@ def main(argv) -> None:
         "what": f"{task.what} beyond the trained length", "units": {
             "lengths": "tokens", "accuracy": "share of the values asked for, over all depths",
             "cells": "by length, then by depth from the start of the haystack: values asked for, and right"},
-        "environment": benchmark.environment(), "seed": config.seed, "trained_length": task.trained,
+        "environment": record.environment(), "seed": config.seed, "trained_length": task.trained,
         "lengths": list(config.extend.lengths), "chance": task.chance, "training": training,
         "records": records, "config": dataclasses.asdict(config)}
     if jax.process_index():
@@ -61,7 +64,7 @@ def main(argv) -> None:
 
 
 def _recall(config: Config, trained: int) -> Task:
-    from longctx.evals import recall
+    from longctx.evals.tasks import recall
     extend = config.extend
     return Task("associative recall", trained, 1 / config.recall.values, lambda predictor, length: recall.by_depth(
         predictor, config.recall, length, extend.rows, extend.depths, config.seed))
@@ -69,7 +72,7 @@ def _recall(config: Config, trained: int) -> Task:
 
 def _passkeys(config: Config, trained: int, tokenizer) -> Task:
     """A prompt is right where all digits are."""
-    from longctx.evals import passkey
+    from longctx.evals.tasks import passkey
     extend = config.extend
     samples = -(-extend.rows // extend.depths)
     return Task("passkeys found", trained, 0.0, lambda predictor, length: passkey.by_depth(
@@ -83,7 +86,8 @@ def trained(config: Config, mesh, params=None) -> tuple[dict, dict]:
     import jax.numpy as jnp
 
     from longctx import layouts, meshes, optim, train_step
-    from longctx.data import curriculum, pipeline, recall
+    from longctx.data import curriculum, pipeline
+    from longctx.data.generated import recall
     from longctx.positions.view import reaches
     stages = curriculum.plan(config)
     rate = optim.learning_rate(config.optim, stages)
@@ -114,11 +118,11 @@ def trained(config: Config, mesh, params=None) -> tuple[dict, dict]:
 
 def table(result: dict) -> str:
     """Share of the values recalled, by method and length."""
-    from experiments import benchmark
+    from experiments.settings import console
     times = [f"x{length / result['trained_length']:g}" for length in result["lengths"]]
     rows = [(record["name"], record["how"], *(f"{share:.3f}" for share in record["accuracy"]))
             for record in result["records"]]
-    return benchmark.table(("method", "parameters", *times), rows)
+    return console.table(("method", "parameters", *times), rows)
 
 
 def _with_lengths(config: Config, trained: int) -> Config:
@@ -165,4 +169,4 @@ def _read(config: Config, mesh, params, change, task: Task) -> dict:
 
 
 if __name__ == "__main__":
-    configs.run(main)
+    command.run(main)

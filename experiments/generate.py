@@ -16,16 +16,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import config as configs
-from experiments import price, processes
-from experiments.options import Parser
+from experiments.planner import price
+from experiments.run import command, processes
+from experiments.settings import config as configs
+from experiments.settings.console import Parser
 from longctx.data import special_tokens, tokenizers
 from longctx.errors import UserError
 from longctx.generation import text
 from longctx.generation.request import Request, stops
 
 
-def options(argv):
+def arguments(argv):
     """(the options of this command, the --config.field=value among the arguments)."""
     parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", metavar="PATH", required=True, help="workdir of a run, or Hugging Face model")
@@ -52,7 +53,7 @@ class Source(NamedTuple):
 
 def of_run(path: str, tokenizer: str | None, overrides: list[str]) -> Source:
     """A run, which ends a text as its documents end, and as the folder of its tokenizer says."""
-    from experiments import checks
+    from experiments.settings import checks
     config, workdir = configs.from_workdir(["generate", "--workdir", path, *overrides])
     checks.check_settings(config)
     tokenizer = tokenizers.of(dataclasses.replace(config.data, tokenizer=tokenizer or config.data.tokenizer))
@@ -60,7 +61,7 @@ def of_run(path: str, tokenizer: str | None, overrides: list[str]) -> Source:
     def load():
         import jax
 
-        from experiments.records import load_params
+        from experiments.run.records import load_params
         from longctx.model import functional
         mesh = processes.start(config.mesh)
         price.check(config, mesh)
@@ -113,7 +114,7 @@ def _kind(path: str) -> Callable:
 
 
 def main(argv) -> None:
-    asked, overrides = options(argv[1:])
+    asked, overrides = arguments(argv[1:])
     request = Request(asked.max_new_tokens, asked.chunk, asked.temperature, asked.top_p).check()
     written = _read(asked.prompt_file)
     source = _kind(asked.checkpoint)(asked.checkpoint, asked.tokenizer, overrides)
@@ -132,4 +133,4 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
-    configs.run(main)
+    command.run(main)

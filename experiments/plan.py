@@ -16,9 +16,11 @@ nothing: there 9/10 of the memory is the limit.
 import pathlib
 import sys
 
-from experiments import config as configs
-from experiments import hardware, places
-from experiments.options import Parser
+from experiments.hardware import targets
+from experiments.run import command
+from experiments.settings import config as configs
+from experiments.settings import places
+from experiments.settings.console import Parser
 
 
 def main(argv) -> None:
@@ -32,7 +34,7 @@ def main(argv) -> None:
     config, run = configs.from_command_line([argv[0], *settings])
     folder = pathlib.Path(asked.workdir or run / f"plan-{asked.target.replace(':', '-')}")
     places.check_folder("--workdir", folder)
-    target = hardware.target(asked.target)
+    target = targets.target(asked.target)
     from experiments.meter import rows
     from experiments.planner import auto, search, show
     rows.check(asked.lengths)
@@ -50,4 +52,4 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
-    configs.run(main)
+    command.run(main)

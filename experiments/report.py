@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import figures
-from experiments.options import Parser, complain
-from experiments.progress import duration
-from experiments.report_page import PAGE, STYLE
-from experiments.report_run import Run, load
+from experiments.pictures import run as figures
+from experiments.pictures.page import PAGE, STYLE
+from experiments.run.progress import duration
+from experiments.run.written import Run, load
+from experiments.settings.console import Parser, complain
 from longctx.errors import UserError
 
 RECENT = 20                 # logged steps that a headline number is averaged over

@@ -8,8 +8,8 @@ settings, which may go then), and at the end evals.json, figures/ and report.htm
 """
 import time
 
-from experiments import config as configs
-from experiments import processes
+from experiments.run import checks, command, processes
+from experiments.settings import config as configs
 from longctx.config import Config
 
 
@@ -24,21 +24,22 @@ def start_from(config: Config, mesh) -> dict | None:
 def main(argv) -> None:
     started = time.monotonic()
     config, workdir = configs.from_command_line(argv)
-    checked = configs.check(configs.stand_in(config), workdir)
+    checked = checks.check(configs.stand_in(config), workdir)
 
     # ---- what takes seconds to import waits until the settings are known to be good ---------------------------------
     import jax
 
-    from experiments import evaluate, hardware, price
-    from experiments.loop import Loop
+    from experiments import evaluate
+    from experiments.hardware import targets
     from experiments.meter.rows import of_text
-    from experiments.metrics import Metrics, Unrecorded
-    from experiments.planner import auto
-    from experiments.progress import progress
-    from experiments.records import describe, write_records
-    from experiments.signals import StopRequest
+    from experiments.planner import auto, price
+    from experiments.run.loop import Loop
+    from experiments.run.metrics import Metrics, Unrecorded
+    from experiments.run.progress import progress
+    from experiments.run.records import describe, write_records
+    from experiments.run.signals import StopRequest
     from longctx import layouts, meshes, optim, train_step
-    from longctx.checkpoint import Checkpointer
+    from longctx.checkpoints.checkpointer import Checkpointer
     from longctx.data import pipeline, rows, tokenizers
     from longctx.data.packing import finish_together
     from longctx.positions.view import reaches
@@ -52,7 +53,7 @@ def main(argv) -> None:
     text = rows.tokenize(corpus.train, tokenizer)
     processes.check_same(text.fingerprint, f"data.path={config.data.path!r} holds other text on another host.")
     shard, shards = meshes.data_shard(mesh)
-    config = auto.settle(config, hardware.here(mesh), lambda stage: of_text(config, stage, text, corpus, tokenizer))
+    config = auto.settle(config, targets.here(mesh), lambda stage: of_text(config, stage, text, corpus, tokenizer))
     write_records(config, workdir, mesh)
 
     def batches(stage):
@@ -117,4 +118,4 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
-    configs.run(main)
+    command.run(main)

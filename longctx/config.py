@@ -1,8 +1,8 @@
 """Every setting of a run, as frozen dataclasses with their defaults. Imports neither jax nor any other package.
 
-A config file (configs/*.py) fills a ConfigDict made from these; experiments/config.py turns it back into them at the
-boundary, and nothing below experiments/ ever sees a ConfigDict. A choice is a name that some dict knows (a strategy,
-a layout, a schedule); experiments/config.py checks each name against its dict before anything starts.
+A config file (configs/*.py) fills a ConfigDict made from these; experiments/settings/config.py turns it back into them
+at the boundary, and nothing below experiments/ ever sees a ConfigDict. A choice is a name that some dict knows (a
+strategy, a layout, a schedule); experiments/settings/checks.py checks each name before anything starts.
 """
 import dataclasses
 import math
@@ -83,7 +83,7 @@ class ModelConfig:
     pattern: tuple[LayerConfig, ...] = (LayerConfig(),)     # kinds of layers: layer i is pattern[i % len(pattern)]
     dtype: str = "bfloat16"             # matmul operands and activations; softmax, norms and loss are always f32
     param_dtype: str = "float32"
-    remat: str = "attention"            # for longctx.model.remat.parse, e.g. "layer", "tokens(0.25, 0.5)"
+    remat: str = "attention"            # for longctx.memory.remat.parse, e.g. "layer", "tokens(0.25, 0.5)"
     rope: RopeConfig = RopeConfig()
 
     @property
@@ -143,7 +143,7 @@ class MemoryConfig:
                                         #   that are computed again, so that the way back attends once less
     clip: str = "exact"                 # a name in longctx.streaming.step.CLIPS
     # for both; of the names of offload "autodiff" has "params", "grads" and "moments":
-    offload: tuple[str, ...] = ()       # what is in the hosts' memory: names in longctx.host.NAMES
+    offload: tuple[str, ...] = ()       # what is in the hosts' memory: names in longctx.memory.host.NAMES
     mlp_tiles: int = 1                  # parts of a shard's tokens that go through the feed-forward one after another;
                                         #   of model.remat="tokens(...)" those that are computed again
     # for "autodiff", of which model.remat says what a layer keeps, and where:
@@ -227,7 +227,7 @@ class EvalConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RecallConfig:
-    """The task of experiments.extend, see longctx/data/recall.py; all but needles are sizes of its vocabulary."""
+    """The task of experiments.extend, see longctx/data/generated/recall.py; sizes of its vocabulary, and needles."""
     needles: int = 8
     keys: int = 64
     values: int = 32

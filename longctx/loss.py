@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from longctx import meshes
 from longctx.errors import UserError, as_user_error
-from longctx.tiles import tiled
+from longctx.memory.tiled import tiled
 from pallas_kernels.arguments import require_whole, said
 from pallas_kernels.cross_entropy import api as cross_entropy
 from pallas_kernels.cross_entropy.reference import target_logit

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from longctx.config import MeshConfig
 from longctx.errors import UserError, as_user_error
 from pallas_kernels.arguments import require_whole
-from pallas_kernels.dispatch import traced_platform
+from pallas_kernels.select import traced_platform
 
 MOST = 2**20                                          # devices, as good as any number
 AXES = tuple(MeshConfig().axes)

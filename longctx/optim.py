@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from longctx import host
 from longctx.config import OptimConfig
+from longctx.memory import host
 
 
 def cosine(config: OptimConfig, steps: int):

@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from longctx import host, loss, meshes, optim
+from longctx import loss, meshes, optim
 from longctx.config import Config, RopeConfig
+from longctx.memory import host
 from longctx.model import functional
 from longctx.positions import augment
 from longctx.streaming.step import others, squared, streamed, updated

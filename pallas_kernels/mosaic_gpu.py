@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from pallas_kernels import dispatch, gpu_chips
+from pallas_kernels import gpu_chips, select
 
 INTERPRETER = hasattr(plgpu, "InterpretGPUParams")          # since jax 0.11.2
 TILE = plgpu.Layout.WGMMA                                   # how a warpgroup holds the tiles that matmuls give and take
@@ -37,7 +37,7 @@ def _dotted(capability):
 
 def interpreted() -> bool:
     """Whether what is traced is for the interpreter."""
-    return dispatch.traced_platform() == "cpu"
+    return select.traced_platform() == "cpu"
 
 
 def call(kernel, out_type, scratch, grid: dict[str, int], warpgroups: int, operands):

@@ -9,14 +9,16 @@ import tempfile
 import jax
 import pytest
 
-from experiments import gpu_schedule, tpu_schedule
-from experiments.attention_problem import Problem as Problem
-from experiments.attention_problem import one_document as one_document
-from experiments.attention_problem import packed as packed
-from experiments.attention_problem import problem as problem
-from experiments.attention_problem import relative_error, tolerance
-from experiments.attention_problem import truth as truth
+from experiments.hardware import gpu_schedule, tpu_schedule
 from pallas_kernels import gpu_chips
+from pallas_kernels.testing import Problem as Problem
+from pallas_kernels.testing import one_document as one_document
+from pallas_kernels.testing import packed as packed
+from pallas_kernels.testing import problem as problem
+from pallas_kernels.testing import relative_error, tolerance
+from pallas_kernels.testing import truth as truth
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 NEEDS_TPU_COMPILER = pytest.mark.skipif(not importlib.util.find_spec("libtpu"),
                                         reason="libtpu, the TPU compiler, is not installed")
@@ -59,7 +61,7 @@ def compiled_for_gpu(chip: str, worker: str, *arguments, timeout: float) -> tupl
 
 def worker_lines(worker: str, arguments, environment: dict, timeout: float) -> list[str]:
     """The lines that the module `worker` prints, run in a process of its own."""
-    done = subprocess.run([sys.executable, "-m", worker, *arguments], cwd=pathlib.Path(__file__).parents[1], text=True,
+    done = subprocess.run([sys.executable, "-m", worker, *arguments], cwd=ROOT, text=True,
                           env=like_a_person() | environment, capture_output=True, timeout=timeout)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.splitlines()

@@ -9,7 +9,7 @@ from longctx.config import Config
 from longctx.context_parallel import api as context_parallel
 from longctx.context_parallel.cost import GATHER, SCATTER, WIDTHS, Call, Cost, Load, Sent, cost, merged
 from longctx.data.curriculum import Stage
-from longctx.model import remat
+from longctx.memory import remat
 from longctx.positions import view
 from longctx.train_step import BLOCKS
 

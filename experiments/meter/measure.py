@@ -4,12 +4,13 @@ import dataclasses
 import re
 import time
 
-from experiments import checks, hardware, step_program
-from experiments.hardware import Target
+from experiments.hardware import targets
+from experiments.hardware.targets import Target
 from experiments.hlo import program
 from experiments.hlo.loops import Known
-from experiments.meter import closed
+from experiments.meter import closed, step_program
 from experiments.meter import rows as of_rows
+from experiments.settings import checks
 from longctx import meshes, train_step
 from longctx.balance import Balance
 from longctx.config import Config
@@ -81,7 +82,7 @@ def measure(config: Config, target: Target, lengths: str | None = None) -> Meter
     """
     stages = checks.check_settings(config)
     stage = max(stages, key=lambda one: one.seq_len)
-    hardware.check_devices(config.mesh, target)
+    targets.check_devices(config.mesh, target)
     start, mesh = time.monotonic(), meshes.make(config.mesh, target.devices)
     text = step_program.compiled(config, stage, stages, mesh, target).as_text()
     expected = _closed(config, stage, mesh, target)

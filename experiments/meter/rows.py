@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from experiments.lengths import KINDS, documents, row
+from experiments.meter.lengths import KINDS, documents, row
 from longctx import balance, layouts
 from longctx.balance import Balance
 from longctx.config import Config

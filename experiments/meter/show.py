@@ -3,9 +3,9 @@ import dataclasses
 import json
 import pathlib
 
-from experiments.benchmark import table
 from experiments.hlo.loops import Known
 from experiments.meter.measure import PARTS, PHASES, Meter, Row
+from experiments.settings.console import table
 
 MIB = 2**20
 _TITLES = {"attention": "attention, a layer", "layers": "the rest of a layer", "rest": "all else, a step"}

@@ -8,19 +8,20 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 
-from experiments import attention_step, checks
-from experiments import config as configs
-from experiments.hardware import CHIPS, GIB, Target
+from experiments.hardware.targets import CHIPS, GIB, Target
 from experiments.meter import closed, rows
+from experiments.planner import attention_step
 from experiments.planner.time import rate
 from experiments.planner.work import share
+from experiments.settings import checks
+from experiments.settings import config as configs
 from longctx.balance import Balance
 from longctx.config import Config
 from longctx.context_parallel.cost import PERMUTE, WIDTHS, Sent
 from longctx.data.curriculum import Stage
 from longctx.data.pipeline import Batch
 from longctx.errors import UserError
-from longctx.model import remat
+from longctx.memory import remat
 
 ASSUMED = "h100"                        # stands in where the devices are simulated, or not in hardware.CHIPS
 LATENCY = 1e-5                          # seconds of a collective that the next one waits for

@@ -2,11 +2,11 @@
 import dataclasses
 import time
 
-from experiments import hardware, step_program
-from experiments.hardware import Target
+from experiments.hardware import targets
+from experiments.hardware.targets import Target
 from experiments.hlo import program
-from experiments.planner import memory
-from experiments.planner.memory import Memory
+from experiments.meter import memory, step_program
+from experiments.meter.memory import Memory
 from experiments.planner.time import Time, predict
 from experiments.planner.work import Work, work
 from longctx import meshes, train_step
@@ -57,7 +57,7 @@ class Plan:
 
 def plan(config: Config, stage: Stage, stages: tuple[Stage, ...], target: Target) -> Plan:
     """That of one stage. Raises UserError where the mesh is not of the target's devices."""
-    hardware.check_devices(config.mesh, target)
+    targets.check_devices(config.mesh, target)
     start, mesh = time.monotonic(), meshes.make(config.mesh, target.devices)
     state, how = train_step.abstract_state(config, mesh), (stage.seq_len, stage.batch_size)
     whole = work(config, state["params"], *how)

@@ -2,10 +2,10 @@
 import dataclasses
 import math
 
-from experiments import checks
-from experiments import config as configs
-from experiments.hardware import Target
+from experiments.hardware.targets import Target
 from experiments.planner.plan import Plan, plan
+from experiments.settings import checks
+from experiments.settings import config as configs
 from longctx.config import Config
 from longctx.errors import UserError, unknown_name
 

@@ -5,7 +5,7 @@ import pathlib
 from rich.console import Console
 from rich.table import Table
 
-from experiments.hardware import GIB
+from experiments.hardware.targets import GIB
 from experiments.planner.plan import Plan
 from experiments.planner.time import assumptions
 

@@ -1,7 +1,7 @@
 """A step's time as predicted from what its program does, by the rates of hardware.CHIPS. No measurement."""
 import dataclasses
 
-from experiments.hardware import Target
+from experiments.hardware.targets import Target
 from experiments.hlo import program
 from experiments.hlo.program import Program
 from experiments.planner.work import Work

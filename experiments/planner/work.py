@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from longctx.config import Config, LayerConfig
-from longctx.model import remat
+from longctx.memory import remat
 from longctx.positions import view
 from pallas_kernels import masks
 from pallas_kernels.masks import Tokens

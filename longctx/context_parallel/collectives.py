@@ -4,7 +4,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels.dispatch import traced_platform
+from pallas_kernels.select import traced_platform
 
 
 def shift(tree, axis, distance: int):

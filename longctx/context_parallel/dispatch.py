@@ -23,7 +23,7 @@ from longctx.context_parallel.collectives import Slices, ragged_all_to_all
 from longctx.context_parallel.merge import cast, neutral
 from longctx.context_parallel.strategy import Strategy
 from pallas_kernels import masks
-from pallas_kernels.attention import tiles
+from pallas_kernels.attention import blocks as tiles
 from pallas_kernels.masks import Ranges, Tokens
 
 LEAST_BLOCKS, WIDEST_BLOCK = 64, 512

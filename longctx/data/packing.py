@@ -6,6 +6,8 @@ import heapq
 
 import numpy as np
 
+from longctx.ragged import ragged_arange
+
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
@@ -79,12 +81,6 @@ def finish_together(rows: np.ndarray, work: np.ndarray, ranks: int) -> np.ndarra
     """The numbers of a batch's rows, in an order in which ranks that take equal parts of it, one after another, have
     nearly the same work. work: of every row there is."""
     return rows[np.argsort(deal(work[rows], ranks), kind="stable")]
-
-
-def ragged_arange(lengths: np.ndarray) -> np.ndarray:
-    """0 .. lengths[0] - 1, 0 .. lengths[1] - 1, and so on, as one array."""
-    ends = np.cumsum(lengths)
-    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
 
 
 def _best_fit(lengths: list[int], capacity: int) -> np.ndarray:

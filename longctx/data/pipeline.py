@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from longctx.config import DataConfig
-from longctx.data import copying, passkey
 from longctx.data.curriculum import Stage
+from longctx.data.generated import copying, passkey
 from longctx.data.packing import pack
 from longctx.data.rows import PackedRows, TokenTable, joined, table
 from longctx.data.sources import Document
 from longctx.data.tokenizers import Tokenizer
 from longctx.errors import UserError
-from longctx.sizes import free_memory, readable
+from longctx.memory.sizes import free_memory, readable
 
 Batch = dict[str, np.ndarray]
 

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from longctx.data.packing import Packing, ragged_arange
+from longctx.data.packing import Packing
 from longctx.data.sources import Document
 from longctx.data.tokenizers import Tokenizer
 from longctx.layouts import Reaches
 from longctx.layouts.balanced import pairs
+from longctx.ragged import ragged_arange
 
 
 @dataclasses.dataclass(frozen=True)

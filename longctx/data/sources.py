@@ -13,7 +13,7 @@ from pathlib import Path
 from longctx.config import DataConfig
 from longctx.data import folders, readers
 from longctx.errors import UserError, unknown_name
-from longctx.sizes import free_memory, readable
+from longctx.memory.sizes import free_memory, readable
 
 # Files that hold data, and that no reader is there for: beside text they may be what was meant to be trained on.
 UNREAD = frozenset("""

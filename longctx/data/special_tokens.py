@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from longctx.errors import UserError
+from longctx.json_files import read_object
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 WITH_TEXTS = (TOKENIZER_CONFIG, "special_tokens_map.json")
@@ -130,8 +131,7 @@ class _Search:
 
 
 def _contents(folder: Path, names: tuple[str, ...]) -> dict[str, dict]:
-    from longctx.hf import files
-    return {name: files.read_json(folder / name) for name in names if (folder / name).is_file()}
+    return {name: read_object(folder / name) for name in names if (folder / name).is_file()}
 
 
 def _text(content: dict, role: str, name: str) -> str | None:

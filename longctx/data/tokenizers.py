@@ -6,11 +6,11 @@ from typing import Protocol
 
 import numpy as np
 
-from longctx import sizes
 from longctx.config import DataConfig
 from longctx.data import special_tokens
 from longctx.data.rust_calls import RustCall, panics_unreported
 from longctx.errors import UserError
+from longctx.memory import sizes
 
 BATCH_BYTES = 1 << 22       # text per call into `tokenizers`: its results take many times the memory of the ids
 LARGEST_FILE = 64 << 20     # bytes of a tokenizer.json; the largest published ones have 35 MB

@@ -18,7 +18,7 @@ Every task is a function
 It returns a small dict that JSON can hold, with the unit of its numbers in it; a number that could not be measured is
 None and says why.
 """
-from longctx.evals import by_position, context_gain, passkey
+from longctx.evals.tasks import by_position, context_gain, passkey
 
 EVALS = {
     "by_position": by_position.run,

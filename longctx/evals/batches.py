@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from longctx.sizes import readable
+from longctx.memory.sizes import readable
 
 BATCH_TOKENS = 16384        # a batch holds at most about this many tokens: long rows come alone, short ones together
 WINDOW_TOKENS = 8192        # short windows: as many per document as fill this, so that short lengths are not noisier

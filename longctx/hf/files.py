@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from longctx.errors import UserError
 from longctx.hf.fields import said
+from longctx.json_files import read_object
 
 DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16),
           "F64": np.dtype(np.float64)}
@@ -58,19 +59,6 @@ def tensors(folder: pathlib.Path) -> dict[str, Stored]:
     return found
 
 
-def read_json(path: pathlib.Path) -> dict:
-    """The object in a JSON file. Raises UserError for anything else."""
-    try:
-        content = json.loads(path.read_text())
-    except RecursionError as error:
-        raise UserError(f"{path} cannot be read: it is nested too deeply.") from error
-    except (OSError, ValueError) as error:              # not UTF-8, not JSON, a number of thousands of digits
-        raise UserError(f"{path} cannot be read: {error}.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object.")
-    return content
-
-
 def _paths(folder: pathlib.Path) -> list[pathlib.Path]:
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
@@ -78,7 +66,7 @@ def _paths(folder: pathlib.Path) -> list[pathlib.Path]:
         pickled = sorted(path.name for path in folder.glob("*.bin"))
         others = f"; {pickled[0]} is pickled, convert it with save_pretrained of transformers" if pickled else ""
         raise UserError(f"{folder} holds neither {SINGLE} nor {INDEX}{others}.")
-    named = read_json(folder / INDEX).get("weight_map")
+    named = read_object(folder / INDEX).get("weight_map")
     if not isinstance(named, dict):
         raise UserError(f"{folder / INDEX} has no weight_map.")
     for tensor, name in named.items():

@@ -9,6 +9,7 @@ from longctx.hf import files, rope
 from longctx.hf.architectures import ARCHITECTURES, Architecture
 from longctx.hf.fields import NAME, optional
 from longctx.hf.settings import DTYPES
+from longctx.json_files import read_object
 from longctx.positions import api as positions
 
 CONFIG = "config.json"
@@ -41,7 +42,7 @@ def settings(folder: pathlib.Path) -> dict:
     """The content of config.json."""
     if not (folder / CONFIG).exists():
         raise UserError(f"{folder} has no {CONFIG}; it must be the folder of a Hugging Face model.")
-    return files.read_json(folder / CONFIG)
+    return read_object(folder / CONFIG)
 
 
 def _require_sizes(architecture: Architecture, content: dict, table: str, stored: dict) -> None:

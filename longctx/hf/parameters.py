@@ -16,7 +16,7 @@ from longctx.hf.architectures import Architecture
 from longctx.hf.files import Planned, Stored, some
 from longctx.hf.settings import DTYPES
 from longctx.hf.tensors import Piece, blocks
-from longctx.sizes import free_memory, readable
+from longctx.memory.sizes import free_memory, readable
 
 _AT_ONCE = 1 << 20                      # bytes of a file that are copied at once; what is transposed stays in caches
 # buffers that old files hold and that say nothing

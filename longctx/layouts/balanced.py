@@ -16,8 +16,8 @@ shard, which mostly has pieces of the same dense document.
 """
 import numpy as np
 
-from longctx.data.packing import ragged_arange
 from longctx.layouts.simple import Layout
+from longctx.ragged import ragged_arange
 
 TOLERANCE = 0.015                       # of the busiest shard's work above the mean
 _SWAPS = 4                              # at most so many for each shard: a chunk may be more than a shard's share

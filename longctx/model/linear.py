@@ -5,7 +5,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from longctx import meshes
-from longctx.model.remat import by_shares
+from longctx.memory.remat import by_shares
 
 
 def weight(key, name: str, shape, fan_in: int, dtype: str) -> nnx.Param:

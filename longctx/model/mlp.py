@@ -8,9 +8,9 @@ from jax.ad_checkpoint import checkpoint_name
 
 from longctx import meshes
 from longctx.config import MemoryConfig, ModelConfig
+from longctx.memory.remat import RECOMPUTED, by_shares
+from longctx.memory.tiled import tiled
 from longctx.model.linear import constant, weight
-from longctx.model.remat import RECOMPUTED, by_shares
-from longctx.tiles import tiled
 
 ACTIVATIONS = {"silu": jax.nn.silu, "gelu": functools.partial(jax.nn.gelu, approximate=False),
                "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}

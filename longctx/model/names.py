@@ -1,7 +1,7 @@
 """The names in the settings of a model, against the dicts that hold them."""
 from longctx.config import ModelConfig
 from longctx.errors import unknown_name
-from longctx.model import remat
+from longctx.memory import remat
 from longctx.model.attention import QK_NORMS
 from longctx.model.block import BLOCKS, FEED_FORWARDS
 from longctx.model.mlp import ACTIVATIONS

@@ -6,16 +6,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from longctx import host, meshes
+from longctx import meshes
 from longctx.config import AttentionConfig, MemoryConfig, ModelConfig, RopeConfig
 from longctx.context_parallel import api as context_parallel
+from longctx.memory import host
+from longctx.memory.remat import checkpointed
 from longctx.model import norm
 from longctx.model.block import BLOCKS
+from longctx.model.clex import Clex
 from longctx.model.embedding import Embedding
 from longctx.model.linear import constant, weight
-from longctx.model.remat import checkpointed
 from longctx.positions import rope as rotary
-from longctx.positions.clex import Clex
 from longctx.positions.view import View, learned_numbers, view
 from pallas_kernels.masks import Tokens
 

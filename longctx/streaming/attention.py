@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from longctx import host, meshes
+from longctx import meshes
 from longctx.config import Config
 from longctx.context_parallel.api import SCOPE, STRATEGIES, plan_of
 from longctx.context_parallel.merge import cast, neutral
 from longctx.context_parallel.strategy import Local, Plan, in_turn
-from longctx.host import Stack
+from longctx.memory import host
+from longctx.memory.host import Stack
 from pallas_kernels import masks
 from pallas_kernels.attention.spec import AttentionSpec, Rows
 from pallas_kernels.masks import Tokens

@@ -11,9 +11,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from longctx import host, meshes
+from longctx import meshes
 from longctx.context_parallel.merge import with_sinks
-from longctx.host import Section, Stack
+from longctx.memory import host
+from longctx.memory.host import Section, Stack
 from longctx.streaming.attention import ChunkAttention, Sums, Visits
 from pallas_kernels.attention.spec import rows
 from pallas_kernels.masks import Tokens

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from longctx import host, optim
+from longctx import optim
 from longctx.config import Config, RopeConfig
+from longctx.memory import host
 from longctx.streaming.walk import Walk, walk
 
 

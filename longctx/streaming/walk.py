@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from longctx import host, meshes
+from longctx import meshes
 from longctx.config import Config, RopeConfig
-from longctx.host import Section, Stack
 from longctx.loss import token_loss
+from longctx.memory import host
+from longctx.memory.host import Section, Stack
 from longctx.model import functional
 from longctx.streaming import layer as one
 from longctx.streaming.attention import ChunkAttention, plan_of_chunks, visits

@@ -7,14 +7,17 @@ import functools
 
 import jax
 
-from pallas_kernels import dispatch
-from pallas_kernels.attention import arguments, chunked, gpu_mosaic, jax_triton, reference, tpu
-from pallas_kernels.attention.gpu_cudnn import Cudnn
+from pallas_kernels import select as dispatch
+from pallas_kernels.attention import arguments, chunked, reference
+from pallas_kernels.attention.cudnn import Cudnn
+from pallas_kernels.attention.mosaic_gpu import kernel as mosaic_gpu
 from pallas_kernels.attention.spec import AttentionSpec, rows
+from pallas_kernels.attention.tpu import kernel as tpu
+from pallas_kernels.attention.triton import kernel as triton
 from pallas_kernels.masks import Tokens
 
 IMPLEMENTATIONS = {
-    "reference": reference, "chunked": chunked, "tpu": tpu, "mosaic": gpu_mosaic, "jax_triton": jax_triton,
+    "reference": reference, "chunked": chunked, "tpu": tpu, "mosaic": mosaic_gpu, "jax_triton": triton,
     "cudnn": Cudnn(lambda *call: dispatch.choose("attention", IMPLEMENTATIONS, PREFERENCE, "auto", "gpu", *call,
                                                  but="cudnn")),
 }

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels import masks
-from pallas_kernels.attention import bias, tiles
+from pallas_kernels.attention import bias, blocks
 from pallas_kernels.attention.spec import AttentionSpec, Rows, accumulator, cap, cap_slope
 from pallas_kernels.masks import Tokens
 
@@ -29,8 +29,8 @@ def forward(q, k, v, tokens, spec: AttentionSpec, table=None, before=None):
     """(out [B,T,N,H], lse float32 [B,T,N]); see reference.forward for the definition."""
     (B, T, N), K = q.shape[:3], k.shape[2]
     q_block, k_block = _block(spec, T), _block(spec, k.shape[1])
-    q_tokens, k_tokens = tiles.pad_tokens(tokens[0], q_block), tiles.pad_tokens(tokens[1], k_block)
-    plan = tiles.schedule(tiles.relations(spec.mask, q_tokens, k_tokens, q_block, k_block))
+    q_tokens, k_tokens = blocks.pad_tokens(tokens[0], q_block), blocks.pad_tokens(tokens[1], k_block)
+    plan = blocks.schedule(blocks.relations(spec.mask, q_tokens, k_tokens, q_block, k_block))
     before = before and (_blocks(before[0], q_block), _blocks(before[1][..., None], q_block))
     queries = _blocks(q, q_block), _token_blocks(q_tokens, q_block), plan, before                  # each B n ...
     keys = _columns(k, K, k_block), _blocks(v, k_block), _token_blocks(k_tokens, k_block)          # each B m ...
@@ -96,8 +96,8 @@ def backward(q, k, v, tokens, spec: AttentionSpec, rows: Rows, table=None):
     """(dq, dk, dv, dtable) of these keys and queries; see reference.backward."""
     (B, T, N), (S, K) = q.shape[:3], k.shape[1:3]
     q_block, k_block = _block(spec, T), _block(spec, S)
-    q_tokens, k_tokens = tiles.pad_tokens(tokens[0], q_block), tiles.pad_tokens(tokens[1], k_block)
-    plan = tiles.schedule(tiles.relations(spec.mask, q_tokens, k_tokens, q_block, k_block).swapaxes(-1, -2))
+    q_tokens, k_tokens = blocks.pad_tokens(tokens[0], q_block), blocks.pad_tokens(tokens[1], k_block)
+    plan = blocks.schedule(blocks.relations(spec.mask, q_tokens, k_tokens, q_block, k_block).swapaxes(-1, -2))
     # a row that sees nothing has only masked pairs: any value does
     lse = jnp.where(jnp.isfinite(rows.lse), rows.lse, 0.0)
     dout = rows.dout.astype(q.dtype)
@@ -185,7 +185,7 @@ def _token_blocks(tokens, block):
 
 def _blocks(x, block):
     """BTNH -> B n q N H, padded to whole blocks."""
-    x = tiles.pad(x, 1, block)
+    x = blocks.pad(x, 1, block)
     return x.reshape(x.shape[0], -1, block, *x.shape[2:])
 
 

@@ -10,12 +10,14 @@ import functools
 
 import jax
 
-from pallas_kernels import dispatch
+from pallas_kernels import select as dispatch
 from pallas_kernels.arguments import require_floats, require_integers, said
-from pallas_kernels.cross_entropy import chunked, jax_triton, reference, tpu
+from pallas_kernels.cross_entropy import chunked, reference
 from pallas_kernels.cross_entropy.spec import CrossEntropySpec
+from pallas_kernels.cross_entropy.tpu import kernel as tpu
+from pallas_kernels.cross_entropy.triton import kernel as triton
 
-IMPLEMENTATIONS = {"reference": reference, "chunked": chunked, "tpu": tpu, "jax_triton": jax_triton}
+IMPLEMENTATIONS = {"reference": reference, "chunked": chunked, "tpu": tpu, "jax_triton": triton}
 PREFERENCE = {"cpu": ("chunked",), "gpu": ("chunked",), "tpu": ("tpu", "chunked")}   # what "auto" tries, in this order
 
 

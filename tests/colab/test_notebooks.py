@@ -3,7 +3,6 @@
     jupytext --update --to ipynb colab/*.py             after a change of a script
 """
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -11,9 +10,8 @@ import sys
 import jupytext
 import pytest
 
-from tests.helpers import slow
+from tests.helpers import ROOT, slow
 
-ROOT = pathlib.Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "colab").glob("*.py"))
 QUICK = "rope_scaling"
 of_notebooks = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

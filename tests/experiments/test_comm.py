@@ -1,15 +1,15 @@
 """The communication meter: steps compiled for simulated devices against the closed forms, and the command."""
 import dataclasses
 import json
-import pathlib
 import subprocess
 import sys
 
 import jax
 import pytest
 
-from experiments import comm, hardware
-from experiments.hardware import Target
+from experiments import comm
+from experiments.hardware import targets
+from experiments.hardware.targets import Target
 from experiments.hlo.loops import Known
 from experiments.meter import closed, measure, rows
 from longctx import train_step
@@ -17,9 +17,8 @@ from longctx.config import AttentionConfig, Config, LayerConfig, MeshConfig, Mod
 from longctx.context_parallel.api import STRATEGIES
 from longctx.data import curriculum
 from longctx.errors import UserError
-from tests.helpers import like_a_person, slow
+from tests.helpers import ROOT, like_a_person, slow
 
-ROOT = pathlib.Path(__file__).parents[2]
 MODEL = ModelConfig(layers=2, embed=64, mlp=64, heads=8, key_heads=2, head_size=8, vocab_size=64)
 QUICK = "ring", "ulysses"
 BOUNDED = "local", "dispatch"           # nothing is sent; what is depends on the batch
@@ -104,14 +103,14 @@ def test_gradients_are_scattered_where_compilers_can():
 def test_what_cannot_be_measured(capsys):
     for name in ("cpu:0", "cpu", "h800x8"):
         with pytest.raises(UserError, match=f"target='{name}' is not known.*cpu:8"):
-            hardware.target(name, simulate=True)
+            targets.target(name, simulate=True)
     with pytest.raises(UserError, match="cpu:5000 is more than the 2048 devices that jax can simulate.*cpu:2048 works"):
-        hardware.target("cpu:5000", simulate=True)
+        targets.target("cpu:5000", simulate=True)
     for count in (0, 10**6):
         with pytest.raises(UserError, match=f"target h100x{count} must have from 1 to 65536 devices"):
-            hardware._gpus("h100", count)
+            targets._gpus("h100", count)
     with pytest.raises(UserError, match="target='cpu:8' is not known"):
-        hardware.target("cpu:8")
+        targets.target("cpu:8")
     with pytest.raises(UserError, match="mesh .* is of 1 devices, and target cpu:4 has 4; --config.mesh.context=4"):
         measure.measure(dataclasses.replace(config_of("ring"), mesh=MeshConfig()), simulated(4))
     with pytest.raises(SystemExit):

@@ -1,7 +1,6 @@
 """The context-extension experiment: its table and picture from numbers written by hand, and all of it in miniature."""
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -9,16 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import checks, extend, figures
-from experiments import config as configs
+from experiments import extend
+from experiments.pictures import run as figures
+from experiments.run import checks
+from experiments.settings import config as configs
 from longctx.config import ModelConfig
 from longctx.errors import UserError
 from longctx.positions import api as positions
 from longctx.positions import extension, methods, view
 from pallas_kernels.masks import Causal, Tokens
 from tests.experiments.train_helpers import QUICK
+from tests.helpers import ROOT
 
-ROOT = pathlib.Path(__file__).parents[2]
 RECALL = str(ROOT / "configs" / "recall.py")
 CELLS = [[{"asked": 4, "right": 4}, {"asked": 4, "right": 3}], [{"asked": 0, "right": 0}, {"asked": 8, "right": 2}]]
 RESULT = {"trained_length": 256, "lengths": [256, 1024], "chance": 0.0625, "records": [

@@ -11,15 +11,16 @@ from experiments import generate
 from longctx import hf
 from longctx.config import Config, DataConfig, ModelConfig
 from longctx.data import tokenizers
-from tests.experiments.test_bad_input import ROOT, has, problem
+from tests.experiments.settings.test_bad_input import ROOT, has, problem
 from tests.longctx.data import tiny_tokenizers
 from tests.longctx.hf import tiny
 
 SCRIPT = """
 import sys
-from experiments import config, generate
+from experiments import generate
+from experiments.run import command
 try:
-    config.run(generate.main)
+    command.run(generate.main)
 finally:
     assert "jax" not in sys.modules
 """
@@ -101,7 +102,7 @@ def test_a_run_ends_as_its_documents_do(tmp_path, monkeypatch):
 def test_a_prompt_is_parsed_and_what_it_loses_is_said(tmp_path, capsys):
     source = generate.Source(tokenizers.load(tiny_tokenizers.write(tmp_path, tiny_tokenizers.metaspace(unk=None))),
                              64, (), None)
-    asked = lambda *argv: generate.options(command(tmp_path, *argv)[1:])[0]
+    asked = lambda *argv: generate.arguments(command(tmp_path, *argv)[1:])[0]
     assert generate._tokens(source, "</s>a\u00e9".encode(), asked())[:2].tolist() == [1, 2]
     assert "drops 1 characters of 1 of 1 texts ('\u00e9'): " in capsys.readouterr().err
     assert 2 not in generate._tokens(source, b"</s>a", asked("--special-tokens", "text"))

@@ -2,7 +2,6 @@
 import dataclasses
 import json
 import math
-import pathlib
 import subprocess
 import sys
 import types
@@ -10,19 +9,20 @@ import types
 import jax
 import pytest
 
-from experiments import config as configs
-from experiments import hardware, plan
-from experiments.planner import memory, search
+from experiments import plan
+from experiments.hardware import targets
+from experiments.meter import memory
+from experiments.planner import search
 from experiments.planner.work import share, work
+from experiments.settings import config as configs
 from longctx import meshes, train_step
 from longctx.config import Config, LayerConfig, MemoryConfig, MeshConfig, ModelConfig, StageConfig
 from longctx.errors import UserError
-from tests.helpers import NEEDS_CUDA_COMPILER, NEEDS_TPU_COMPILER, like_a_person
+from tests.helpers import NEEDS_CUDA_COMPILER, NEEDS_TPU_COMPILER, ROOT, like_a_person
 
-ROOT = pathlib.Path(__file__).parents[2]
 SHIPPED = ["llama3_8b_128k", "llama3_8b_1m", "llama3_8b_10m_h100x8", "qwen_7b_1m_a800x8", "llama3_70b_1m_v5p"]
 TINY = ModelConfig(layers=3, embed=32, mlp=48, heads=4, key_heads=2, head_size=8, vocab_size=64, remat="layer")
-GIB = hardware.GIB
+GIB = targets.GIB
 
 
 def shapes_of(config: Config):
@@ -96,7 +96,7 @@ def test_the_longest_row_is_found_in_few_compiles(monkeypatch):
 
 def test_what_cannot_be_planned(capsys):
     with pytest.raises(UserError, match="'h800x8' is not known.*h100x8"):
-        hardware.target("h800x8")
+        targets.target("h800x8")
     with pytest.raises(UserError, match="mesh .* is of 1 devices, and target h100x2 has 2; --config.mesh.context=2"):
         search.plan_of(Config(), types.SimpleNamespace(name="h100x2", devices=[None, None]))
     with pytest.raises(SystemExit):
@@ -108,7 +108,7 @@ def test_what_cannot_be_planned(capsys):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_config_can_be_sharded(name):
-    from experiments import checks
+    from experiments.settings import checks
     config, _ = configs.from_command_line(["plan", "--config", str(ROOT / f"configs/{name}.py")])
     assert checks.check_settings(config)[0].seq_len >= 2**17
 

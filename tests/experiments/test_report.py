@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import figures, report
-from experiments.metrics import FILE, Metrics
+from experiments import report
+from experiments.pictures import run as figures
+from experiments.run.metrics import FILE, Metrics
 from longctx.errors import UserError
 
 

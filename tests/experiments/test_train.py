@@ -5,9 +5,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import config as configs
-from experiments import metrics
-from longctx import manifest
+from experiments.run import metrics
+from experiments.settings import config as configs
+from longctx.checkpoints import manifest
 from tests.experiments.train_helpers import (
     BATCH_TOKENS,
     BOUNDARY,

@@ -14,16 +14,17 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments import config as configs
-from experiments import metrics
-from longctx import checkpoint, manifest, meshes, train_step
+from experiments.run import metrics
+from experiments.settings import config as configs
+from longctx import meshes, train_step
+from longctx.checkpoints import checkpointer, manifest
 from longctx.config import MeshConfig
+from tests.helpers import ROOT
 
-ROOT = pathlib.Path(__file__).parents[2]
 LIMIT_S = 240
 BOUNDARY, STEPS, BATCH_TOKENS = 12, 20, 256             # of the run below: steps of its first stage, and of both
 CONFIG = f"""
-from experiments import config as configs
+from experiments.settings import config as configs
 
 def get_config():
     config = configs.defaults()
@@ -160,7 +161,7 @@ def saved_state(workdir):
     """The state in the newest sound checkpoint, as numpy arrays."""
     config = configs.from_config_dict(configs.stored(workdir))
     abstract = train_step.abstract_state(config, meshes.make(MeshConfig()))
-    return jax.device_get(checkpoint.load_latest(workdir / configs.CHECKPOINTS, abstract).state)
+    return jax.device_get(checkpointer.load_latest(workdir / configs.CHECKPOINTS, abstract).state)
 
 
 def assert_same_run(workdir, finished) -> None:

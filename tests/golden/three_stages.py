@@ -1,5 +1,5 @@
 """A config for the tests of settings: all defaults, three lengths."""
-from experiments import config as configs
+from experiments.settings import config as configs
 
 
 def get_config():

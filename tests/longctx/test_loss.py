@@ -9,7 +9,7 @@ from longctx import loss, meshes
 from longctx.config import MeshConfig
 from pallas_kernels.cross_entropy import api
 from tests.helpers import NEEDS_TPU_COMPILER, assert_close, compiled_for_tpu
-from tests.pallas_kernels.test_cross_entropy import inputs
+from tests.pallas_kernels.cross_entropy.test_cross_entropy import inputs
 
 
 def test_kernels_agree(monkeypatch):

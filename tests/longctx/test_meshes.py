@@ -8,8 +8,9 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from experiments.hlo.program import read, total
-from longctx import host, meshes
+from longctx import meshes
 from longctx.config import AttentionConfig, MeshConfig
+from longctx.memory import host
 from longctx.model import functional
 from tests.helpers import assert_close
 from tests.longctx.model.test_transformer import TINY, batch

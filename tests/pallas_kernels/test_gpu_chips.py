@@ -4,7 +4,7 @@ import types
 import jax
 import pytest
 
-from pallas_kernels import dispatch, gpu_chips
+from pallas_kernels import gpu_chips, select
 from pallas_kernels.attention import api, chunked
 from pallas_kernels.attention.spec import AttentionSpec
 
@@ -52,7 +52,7 @@ def test_a_capability_without_an_order_has_that_of_its_platform(monkeypatch):
         def why_not(self, *call):
             return None
     ours, theirs = Any(), Any()
-    choose = lambda **how: dispatch.choose("work", {"ours": ours, "theirs": theirs},
+    choose = lambda **how: select.choose("work", {"ours": ours, "theirs": theirs},
                                            {(9, 0): ("ours", "theirs"), "gpu": ("theirs",)}, "auto", "gpu", **how)
     for capability, chosen in (((9, 0), ours), ((8, 9), theirs), (None, theirs)):
         monkeypatch.setattr(gpu_chips, "capability", lambda capability=capability: capability)

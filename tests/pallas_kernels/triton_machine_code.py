@@ -1,5 +1,5 @@
 """What Triton's and NVIDIA's compilers make of the Triton kernels, held to what every one of them has to be."""
-from experiments.gpu_schedule import Kernel
+from experiments.hardware.gpu_schedule import Kernel
 from pallas_kernels.gpu_chips import CHIPS
 from tests.helpers import compiled_for_gpu
 
@@ -9,7 +9,7 @@ _STATIC = 16                    # bytes of shared memory that the assembler may 
 def triton_kernels_for(chip: str, *what) -> dict[str, Kernel]:
     """The kernels that compile_triton.py compiles, by name: none spills, none takes more shared memory than the rule
     says, and they use the architecture's best matrix instructions."""
-    found, lines = compiled_for_gpu(chip, "tests.pallas_kernels.compile_triton", *what, timeout=280)
+    found, lines = compiled_for_gpu(chip, "tests.pallas_kernels.attention.triton.compile_triton", *what, timeout=280)
     expected = {name: int(size) for name, size in map(str.split, lines)}
     kernels = {kernel.name: kernel for kernel in found if kernel.name in expected}
     for name, kernel in kernels.items():

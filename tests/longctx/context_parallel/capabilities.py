@@ -7,8 +7,9 @@ devices, and - if the strategy refuses every case that has it, with an error tha
 fails the tests.
 """
 import os
-import pathlib
 from typing import NamedTuple
+
+from tests.helpers import ROOT
 
 if __name__ == "__main__":
     os.environ["NPROC"] = "32"                  # before jax starts, see tests/conftest.py
@@ -25,7 +26,7 @@ from pallas_kernels.attention.bias import Alibi, alibi_slopes
 from tests.helpers import one_document, packed, problem
 from tests.longctx.context_parallel.cut import check
 
-README = pathlib.Path(__file__).parents[3] / "README.md"
+README = ROOT / "README.md"
 BEGIN, END = "<!-- capabilities: begin -->", "<!-- capabilities: end -->"
 HEADS = {"MHA": dict(N=4, K=4), "GQA": dict(N=8, K=2), "MQA": dict(N=4, K=1)}
 TWO_LEVELS = ("double_ring", "usp")

@@ -6,7 +6,7 @@ import pytest
 from longctx import meshes
 from longctx.config import MeshConfig
 from longctx.context_parallel import api, collectives, dispatch
-from longctx.model.remat import checkpointed
+from longctx.memory.remat import checkpointed
 from pallas_kernels import masks
 from tests.longctx.context_parallel.traffic import sent_bytes
 

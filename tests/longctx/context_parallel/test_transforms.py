@@ -8,7 +8,7 @@ import pytest
 from longctx import meshes
 from longctx.config import MeshConfig
 from longctx.context_parallel import api
-from longctx.model.remat import checkpointed
+from longctx.memory.remat import checkpointed
 from pallas_kernels import masks
 from pallas_kernels.attention.spec import AttentionSpec
 from tests.helpers import assert_close, packed, problem, slow, truth

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from longctx.data import copying
+from longctx.data.generated import copying
 from longctx.data.tokenizers import ByteTokenizer
 
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from longctx.config import DataConfig
 from longctx.data import sources
-from longctx.data.packing import deal, finish_together, pack, ragged_arange
+from longctx.data.packing import deal, finish_together, pack
+from longctx.ragged import ragged_arange
 
 lengths_and_capacity = st.tuples(st.lists(st.integers(1, 60), max_size=60), st.integers(1, 40))
 

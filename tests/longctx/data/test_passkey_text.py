@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from longctx.data import passkey, tokenizers
+from longctx.data import tokenizers
+from longctx.data.generated import passkey
 from longctx.data.sources import Document
 
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from longctx.config import RecallConfig, RopeConfig
-from longctx.data import recall
 from longctx.data.curriculum import Stage
+from longctx.data.generated import recall
 from longctx.data.pipeline import BatchStream
 from longctx.errors import UserError
 

@@ -7,8 +7,8 @@ import pytest
 
 from longctx.config import EvalConfig
 from longctx.data.sources import Document
-from longctx.evals import by_position, context_gain
 from longctx.evals.batches import Prediction
+from longctx.evals.tasks import by_position, context_gain
 
 LENGTHS = (256, 1024, 4096)
 CONFIG = EvalConfig(documents=3)

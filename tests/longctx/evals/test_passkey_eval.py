@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from longctx.config import EvalConfig
-from longctx.data import passkey as passkey_text
 from longctx.data import tokenizers
-from longctx.data.passkey import LARGEST
+from longctx.data.generated import passkey as passkey_text
+from longctx.data.generated.passkey import LARGEST
 from longctx.data.tokenizers import ByteTokenizer
-from longctx.evals import passkey
 from longctx.evals.batches import Prediction
+from longctx.evals.tasks import passkey
 from tests.longctx.data import tiny_tokenizers as tiny
 
 CONFIG = EvalConfig(depths=3, samples=2)

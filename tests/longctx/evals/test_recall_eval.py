@@ -1,9 +1,9 @@
 import numpy as np
 
 from longctx.config import RecallConfig
-from longctx.data import recall
+from longctx.data.generated import recall
 from longctx.evals import batches
-from longctx.evals.recall import by_depth
+from longctx.evals.tasks.recall import by_depth
 
 TASK = RecallConfig(needles=4, keys=9, values=5, fillers=3)
 

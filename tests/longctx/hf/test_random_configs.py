@@ -14,11 +14,12 @@ from longctx.config import AttentionConfig, MeshConfig
 from longctx.errors import UserError
 from longctx.hf import files, folder, parameters
 from longctx.model import functional
+from tests.helpers import ROOT
 from tests.longctx.hf.test_parity import FAST_COMPILE
 from tests.longctx.hf.tiny_weights import weights
 
 FILES = [json.loads(line) for line in
-         (pathlib.Path(__file__).parents[2] / "golden/hf_random.json").read_text().splitlines()]
+         (ROOT / "tests/golden/hf_random.json").read_text().splitlines()]
 IDS = np.array([[(7 * i * i + 3 * i) % 40 for i in range(40)]], np.int32)
 AT, KEPT = (11, 39), 5
 TOLERANCE = 2e-4                        # of logits of order 1

@@ -5,9 +5,10 @@ import pathlib
 import numpy as np
 
 from longctx.hf import files
+from tests.helpers import ROOT
 from tests.longctx.hf.tiny_weights import weights
 
-GOLDEN = pathlib.Path(__file__).parents[2] / "golden/hf"
+GOLDEN = ROOT / "tests/golden/hf"
 NAMES = sorted(path.name for path in GOLDEN.iterdir())
 V5, V4 = "config.json", "config_legacy.json"
 

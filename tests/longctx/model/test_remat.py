@@ -9,7 +9,8 @@ import pytest
 from longctx import meshes
 from longctx.config import AttentionConfig, LayerConfig, MemoryConfig, MeshConfig
 from longctx.errors import UserError
-from longctx.model import functional, remat
+from longctx.memory import remat
+from longctx.model import functional
 from tests.helpers import slow
 from tests.longctx.model.test_transformer import TINY, batch
 

@@ -12,8 +12,8 @@ from jax.sharding import PartitionSpec as P
 
 from longctx import layouts, loss, meshes
 from longctx.config import AttentionConfig, MeshConfig, ModelConfig, RopeConfig
+from longctx.memory.remat import POLICIES
 from longctx.model import functional
-from longctx.model.remat import POLICIES
 from longctx.positions import api as positions
 from pallas_kernels import masks
 from tests.helpers import assert_close, packed, slow

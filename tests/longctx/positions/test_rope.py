@@ -1,5 +1,4 @@
 """The rotation itself: pairings and partial heads against transformers and complex numbers."""
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +9,9 @@ from longctx import meshes
 from longctx.config import MeshConfig, RopeConfig
 from longctx.errors import UserError
 from longctx.positions import api, rope
-from tests.helpers import assert_close, relative_error, tolerance
+from tests.helpers import ROOT, assert_close, relative_error, tolerance
 
-GOLDEN = np.load(pathlib.Path(__file__).parents[2] / "golden" / "positions.npz")
+GOLDEN = np.load(ROOT / "tests/golden" / "positions.npz")
 
 
 def rotated(x, positions, config):

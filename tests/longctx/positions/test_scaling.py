@@ -2,7 +2,6 @@
 import dataclasses
 import json
 import math
-import pathlib
 
 import numpy as np
 import pytest
@@ -13,8 +12,9 @@ from longctx.config import RopeConfig
 from longctx.errors import UserError
 from longctx.hf.rope import ALWAYS
 from longctx.positions import api
+from tests.helpers import ROOT
 
-GOLDEN = np.load(pathlib.Path(__file__).parents[2] / "golden" / "positions.npz")
+GOLDEN = np.load(ROOT / "tests/golden" / "positions.npz")
 SETTINGS = json.loads(str(GOLDEN["settings"]))
 SAME = 1e-12            # relative; both are float64
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from longctx import host, layouts, meshes, optim, train_step
+from longctx import layouts, meshes, optim, train_step
 from longctx.config import (
     AttentionConfig,
     Config,
@@ -18,6 +18,7 @@ from longctx.config import (
     StageConfig,
 )
 from longctx.data import curriculum
+from longctx.memory import host
 from tests.helpers import assert_close, slow
 from tests.longctx.model.test_transformer import TINY, batch
 

@@ -1,0 +1,210 @@
+"""Compares layouts: how even attention's work is over context shards, what they move, how long planning takes.
+
+    python -m experiments.bench.balance --out balance.json --picture balance.png
+
+Rows are packed with documents whose lengths are drawn as those of web pages, of code and of mixtures for long contexts;
+each figure is the mean over a few draws. Then a layer's attention on rows of the standard library's source code is
+predicted for GPUs: by a ring, which waits at every hop, and with keys exchanged by need. Only planning is timed.
+"""
+import dataclasses
+import statistics
+import sys
+
+import numpy as np
+
+from experiments.bench.harness import options, record
+from experiments.hardware.targets import CHIPS
+from experiments.meter.lengths import HEAP, KINDS, documents, laid_out, row
+from experiments.pictures import run as figures
+from experiments.planner import attention_step
+from experiments.settings import console, places
+from experiments.settings.models import MODELS
+from longctx import balance
+from longctx.config import DataConfig
+from longctx.data import sources
+from longctx.data.packing import deal, pack
+from longctx.errors import UserError
+from longctx.layouts import balanced
+
+BLOCK = 256
+LAYOUTS = ("contiguous", "zigzag", "striped(256)", "per_document(256)", HEAP, "balanced(256)")
+OURS = LAYOUTS[-1]
+DRAWS = {512: 2}                        # 5 for fewer shards
+WINDOWED = ((1024, 5), (None, 1))       # layers with a window of 1024 and without, as in Gemma 3
+WAYS = (("zigzag", "ring"), ("per_document(256)", "ring"), ("striped(256)", "ring"), ("zigzag", "by need"),
+        ("per_document(256)", "by need"), (OURS, "by need"))
+FASTER = tuple(f"times as fast as {layout}, {exchange}" for layout, exchange in WAYS[:2])
+CHIP = "h100"
+RANKS, RANK_ROWS, RANK_TOKENS = (8, 32, 128), 4, 1 << 17
+ROWS = 5                                # of the standard library, at each length
+LIMITS = {"work": 1.02, "padding": 0.005, "received": 1.0, "planning_ms": 50.0}
+SAID = {"work": "I, work of the busiest shard / mean", "padding": "padding", "received": "keys received / a ring's",
+        "planning_ms": "ms of planning"}
+
+
+def compare(kind: str, shards: int, tokens: int) -> list[dict]:
+    """A record of each layout, means over the draws."""
+    records = []
+    rows = [row(documents(kind, shards * tokens, 100 + seed)) for seed in range(DRAWS.get(shards, 5))]
+    for layout in LAYOUTS:
+        found = []
+        for one in rows:
+            moved, spent = laid_out(one, layout, shards)
+            measured = balance.measure(**moved, shards=shards, block=BLOCK)
+            found.append(dataclasses.asdict(measured) | {"planning_ms": spent})
+        records.append({"kind": kind, "shards": shards, "layout": layout}
+                       | {name: statistics.fmean(one[name] for one in found) for name in found[0]}
+                       | {"worst": max(one["work"] for one in found)})
+    return records
+
+
+def windowed(kind: str, shards: int, tokens: int) -> dict:
+    """I of OURS, planned for layers with a window and without: of all together, and of each kind alone."""
+    one = row(documents(kind, shards * tokens, 100))
+    moved, _ = laid_out(one, OURS, shards, WINDOWED)
+    groups = {"together": WINDOWED, "window": WINDOWED[:1], "full": WINDOWED[1:]}
+    return {"kind": kind, "shards": shards} | {
+        name: balance.measure(**moved, shards=shards, reaches=reaches, block=BLOCK).work
+        for name, reaches in groups.items()}
+
+
+def ranks(kind: str, count: int) -> dict:
+    """Work of the busiest of `count` data-parallel ranks / the mean, of RANK_ROWS rows of RANK_TOKENS each: as drawn,
+    and dealt."""
+    lengths = [np.array(documents(kind, RANK_TOKENS, 100 + i)) for i in range(count * RANK_ROWS)]
+    work = np.array([balanced.pairs(x, None).sum() for x in lengths])
+    load = lambda owner: balance.most(np.bincount(owner, work))
+    return {"kind": kind, "ranks": count, "drawn": load(np.arange(len(work)) // RANK_ROWS),
+            "dealt": load(deal(work, count)), "largest": float(work.max() / work.mean() / RANK_ROWS)}
+
+
+def library(shards: int, tokens: int) -> list[dict]:
+    """A record of each of WAYS: predicted seconds of one layer's attention on rows of the standard library's files."""
+    shape = MODELS["llama3_8b"]
+    layer = attention_step.Layer(shape["heads"], shape["key_heads"], shape["head_size"], BLOCK)
+    lengths = np.array([len(document.text) + 1 for document in sources.load(DataConfig()).train])
+    packing = pack(lengths, shards * tokens)
+    chosen = np.random.default_rng(0).permutation(packing.rows)[:ROWS]
+    spent = {way: [] for way in WAYS}
+    for number in chosen:
+        inside = packing.length[packing.row_start[number]:packing.row_start[number + 1]]
+        one = row(np.append(inside, shards * tokens - inside.sum()))
+        one["segments"][one["segments"] > len(inside)] = 0
+        for layout, exchange in WAYS:
+            tiles = balance.tiles(**laid_out(one, layout, shards)[0], shards=shards, reach=None, block=BLOCK)
+            spent[layout, exchange].append(
+                attention_step.seconds(exchange, tiles, tokens // BLOCK, layer, CHIPS[CHIP]))
+    mean = {way: statistics.fmean(times) for way, times in spent.items()}
+    return [{"shards": shards, "layout": layout, "exchange": exchange, "ms": 1e3 * took}
+            | {said: mean[way] / took for said, way in zip(FASTER, WAYS, strict=False)}
+            for (layout, exchange), took in mean.items()]
+
+
+def comparison_table(records: list[dict]) -> str:
+    percent = lambda value: f"{100 * value:.2f}"
+    columns = {
+        "lengths": lambda r: r["kind"], "shards": lambda r: r["shards"], "layout": lambda r: r["layout"],
+        "I": lambda r: f"{r['work']:.3f}", "worst": lambda r: f"{r['worst']:.3f}",
+        "J": lambda r: f"{r['lockstep']:.2f}", "received %": lambda r: percent(r["received"]),
+        "most %": lambda r: percent(r["received_most"]), "padding %": lambda r: percent(r["padding"]),
+        "tiles": lambda r: f"{r['tiles']:.2f}", "waste": lambda r: f"{r['waste']:.2f}",
+        "ms": lambda r: f"{r['planning_ms']:.1f}"}
+    return console.table(columns, [[cell(r) for cell in columns.values()] for r in records])
+
+
+LEGEND = """I: work of the busiest shard / mean, over the draws and in the worst; J: what a lock-step ring waits for
+/ mean; received: keys that a shard needs of others, as a share of those that a ring brings, mean and most; tiles:
+blocks that the busiest shard's kernel computes / mean; waste: pairs of tokens in those blocks / those that see each
+other; ms: of planning, on one core."""
+
+
+def windowed_table(records: list[dict]) -> str:
+    return console.table(("lengths", "shards", "I of all layers", "I of those with a window", "I of the others"),
+                           [(r["kind"], r["shards"], *(f"{r[name]:.3f}" for name in ("together", "window", "full")))
+                            for r in records])
+
+
+def ranks_table(records: list[dict]) -> str:
+    return console.table(("lengths", "ranks", "as drawn", "dealt", "largest row"),
+                           [(r["kind"], r["ranks"], *(f"{r[name]:.3f}" for name in ("drawn", "dealt", "largest")))
+                            for r in records])
+
+
+def library_table(records: list[dict]) -> str:
+    names = "ms", *FASTER
+    return console.table(("shards", "layout", "exchange", *names),
+                           [(r["shards"], r["layout"], r["exchange"], *(console.number(r[name]) for name in names))
+                            for r in records])
+
+
+@figures.style
+def picture(records: list[dict]):
+    """How much faster than a ring over zigzag attention is on the standard library, by layout and exchange."""
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(figures.SIZE[0] * 1.4, figures.SIZE[1]), layout="constrained")
+    axes, shards = figure.subplots(), list(dict.fromkeys(r["shards"] for r in records))
+    width = 0.84 / len(WAYS)
+    for i, (layout, exchange) in enumerate(WAYS):
+        mine = [r for r in records if (r["layout"], r["exchange"]) == (layout, exchange)]
+        bars = axes.bar(np.arange(len(shards)) + width * (i - (len(WAYS) - 1) / 2), [r[FASTER[0]] for r in mine], width,
+                        color=figures.PALETTE[i], label=f"{layout}, {exchange}")
+        axes.bar_label(bars, [f"{console.number(r['ms'])} ms" for r in mine], fontsize=6, padding=2, rotation=90)
+    axes.set_xticks(range(len(shards)), [f"{count} shards" for count in shards])
+    axes.set(ylabel=FASTER[0], title=f"attention of a layer on packed source code, predicted for {CHIP}")
+    axes.grid(False, axis="x")
+    axes.margins(y=0.2)
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def arguments(argv):
+    parser = options.parser(__doc__.splitlines()[0], out=None)
+    parser.add_argument("--lengths", default=",".join(KINDS), help="of documents (default: %(default)s)")
+    parser.add_argument("--shards", default="8,32,128,512", help="with commas (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, default=8192, help="of a shard (default: %(default)s)")
+    parser.add_argument("--picture", metavar="FILE.png")
+    chosen = parser.parse_args(argv)
+    chosen.lengths = console.names("--lengths", chosen.lengths, KINDS)
+    chosen.shards = options.whole_numbers("--shards", chosen.shards)
+    if chosen.tokens < 512 or chosen.tokens % 512:
+        raise UserError(f"--tokens={chosen.tokens} must be a multiple of 512, the widest chunks that are compared.")
+    places.check_file("--out", chosen.out)
+    places.check_file("--picture", chosen.picture)
+    return chosen
+
+
+def targets(records: list[dict]) -> list[dict]:
+    """LIMITS beside the worst that OURS comes to."""
+    ours = [r | {"work": r["worst"]} for r in records if r["layout"] == OURS]
+    return [record.target(f"{OURS}: {SAID[name]}, at most", max(r[name] for r in ours), at_most=limit)
+            for name, limit in LIMITS.items()]
+
+
+def main(argv=None) -> int:
+    chosen = arguments(argv)
+    environment, records = record.environment(), []
+    for kind in chosen.lengths:
+        for shards in chosen.shards:
+            print(f"{kind} lengths, {shards} shards ...", file=sys.stderr)
+            records += compare(kind, shards, chosen.tokens)
+    mixed = [windowed(kind, shards, chosen.tokens) for kind in chosen.lengths for shards in chosen.shards]
+    dealt = [ranks(kind, count) for kind in chosen.lengths for count in RANKS]
+    steps = [record for shards in chosen.shards for record in library(shards, chosen.tokens)]
+    held_to = targets(records)
+    print(comparison_table(records) + "\n" + LEGEND)
+    print(f"\n{OURS} for 5 layers with a window of 1024 and 1 without:\n" + windowed_table(mixed))
+    print(f"\nwork of the busiest of data-parallel ranks / mean, {RANK_ROWS} rows of {RANK_TOKENS:,} tokens each:\n"
+          + ranks_table(dealt))
+    print(f"\nattention of a layer of Llama 3 8B on the standard library's files, predicted for {CHIP}:\n"
+          + library_table(steps))
+    print("assumed: " + ";\n  ".join(attention_step.assumptions(CHIPS[CHIP])))
+    print("\n" + record.target_table(held_to))
+    record.write(chosen.out, {"benchmark": "balance", "environment": environment, "records": records,
+                                 "windowed": mixed, "ranks": dealt, "library": steps, "targets": held_to})
+    if chosen.picture:
+        picture(steps).savefig(chosen.picture, dpi=150)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(options.command(main))

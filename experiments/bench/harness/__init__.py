@@ -1,0 +1,1 @@
+"""What benchmarks share: sides in processes of their own, options, cases, records."""

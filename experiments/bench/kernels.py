@@ -1,0 +1,281 @@
+"""Our attention kernels for TPUs and GPUs beside the public ones, with no such device: schedules and machine code.
+
+    python -m experiments.bench.kernels --chip v5e,v6e --out kernels.json --picture kernels.png
+    python -m experiments.bench.kernels --chip h200
+
+Every kernel is compiled by the real compiler in a process of its own. What a TPU's schedule means is said in
+tpu_schedule.py: TFLOP/s are predicted, not measured. A GPU's machine code tells no times: see bench_gpu_kernels.py.
+Where this machine has a device of the kind asked for, our kernels and the peers are also run on it.
+"""
+import dataclasses
+import glob
+import itertools
+import sys
+import tempfile
+
+import jax
+
+from experiments.bench.harness import gpu_kernels, kernel_worker, options, record
+from experiments.bench.harness.kernel_cases import EVERY, GPU_KERNELS, KERNELS, MATMULS, Case, Ours, missing
+from experiments.hardware import tpu_schedule
+from experiments.pictures import run as figures
+from experiments.settings import console, extras, places
+from longctx.errors import UserError
+from pallas_kernels import gpu_chips, masks, tpu_chips
+from pallas_kernels.tpu_chips import CHIPS
+
+_DEVICES = "/dev/accel*", "/dev/vfio/[0-9]*"         # what a machine with TPUs has
+MASKS = "causal", "full"
+WHOLE = 2048                     # tokens that lengths are multiples of: peers take whole blocks alone
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One kernel on one chip at one length.
+
+    Attributes:
+      tflops: predicted, of useful work; None where the compiler or the peer is missing.
+      regions: of the compute regions: cycles, runs, mxu (share of the cycles that matrix units work), spills, floors.
+      step, outer: cycles of a grid step, and of starting and ending an outer block.
+      measured: TFLOP/s on this machine's TPU.
+      note: why there are no numbers.
+    """
+    chip: str
+    case: Case
+    length: int
+    blocks: tuple = ()
+    tflops: float | None = None
+    regions: tuple = ()
+    step: int = 0
+    outer: int = 0
+    vmem_mb: float = 0.0
+    compile_s: float = 0.0
+    measured: float | None = None
+    note: str = ""
+
+
+# chip, op, mask, head size, length, the best public kernel's TFLOP/s, and what ours should reach
+TARGETS = [
+    ("v5e", "forward", "causal", 128, 8192, 144, 170), ("v5e", "forward", "causal", 128, 32768, 174, 182),
+    ("v6e", "forward", "full", 128, 8192, 356, 410), ("v6e", "forward", "full", 128, 32768, 365, 440),
+    ("v6e", "forward", "causal", 128, 8192, 274, 350), ("v6e", "forward", "causal", 128, 32768, 337, 400),
+    ("v6e", "backward", "causal", 128, 8192, 360, 420), ("v6e", "backward", "causal", 128, 32768, 400, 460),
+    ("v6e", "forward", "full", 64, 8192, 159, 210),
+    ("v5e", "backward", "causal", 128, 8192, 167, 172), ("v5e", "backward", "causal", 128, 32768, 185, 187),
+]
+FULL_USE = [("v5e", "forward", "full", 128, 32768, 0.96), ("v5p", "forward", "full", 128, 32768, 0.96)]
+EMPTY_SHARE = 0.30               # a partial with 3/4 of its blocks EMPTY, over the whole one
+
+
+def measure(chip: str, case: Case, lengths: list[int]) -> list[Result]:
+    """A result for each length; lengths whose blocks are the same share one compilation."""
+    reason = missing(case.kernel) or extras.missing("libtpu")
+    if reason:
+        return [Result(chip, case, length, note=reason) for length in lengths]
+    compiled, results = {}, []
+    for length in lengths:
+        with tpu_chips.target(chip):
+            blocks, work = case.blocks(length), case.work(length)
+        try:
+            if blocks not in compiled:
+                compiled[blocks] = _schedule(chip, case, length, work.name)
+        except RuntimeError as error:
+            results.append(Result(chip, case, length, blocks, note=str(error)))
+            continue
+        results.append(_priced(chip, case, length, blocks, work, *compiled[blocks]))
+    return results
+
+
+def _priced(chip, case, length, blocks, work, kernel, compile_s):
+    facts = CHIPS[chip]
+    seconds = tpu_schedule.cycles(kernel, work, facts) / facts.clock
+    regions = tuple({
+        "cycles": region.cycles, "runs": runs, "mxu": tpu_schedule.matmul_cycles(region, facts) / region.cycles,
+        "spills": region.used["SPILL"],
+        "floors": {unit: round(x) for unit, x in tpu_schedule.floors(region, kernel, facts).items()},
+    } for region, runs in zip(kernel.compute, work.runs, strict=False))
+    return Result(chip, case, length, blocks, work.flops / seconds / 1e12, regions, kernel.step, kernel.outer,
+                  kernel.vmem / 2**20, compile_s, _measured(chip, case, length))
+
+
+def _schedule(chip, case, length, name):
+    """(the scheduled kernel whose name holds `name`, seconds of compilation)."""
+    with tempfile.TemporaryDirectory() as folder:
+        said = kernel_worker.ask(chip, length, case, {"LIBTPU_INIT_ARGS": tpu_schedule.compiler_flags(folder),
+                                                      **tpu_schedule.ENVIRONMENT})
+        kernels = [kernel for kernel in tpu_schedule.read(folder) if name in kernel.name]
+    if len(kernels) != 1:
+        raise RuntimeError(f"the program holds {len(kernels)} kernels called *{name}*, and should hold one")
+    return kernels[0], said["compile_s"]
+
+
+def _measured(chip, case, length):
+    """TFLOP/s on this machine's own TPU; None where it has none of this generation."""
+    if not any(glob.glob(device) for device in _DEVICES):
+        return None
+    return kernel_worker.measured(length, case, chip, "tpu")
+
+
+def rows(results: list[Result]):
+    """A table's rows: one for each compute region of each kernel."""
+    for r in results:
+        head = [r.chip, r.case.op, r.case.mask, r.case.head_size, r.length, r.case.kernel]
+        if r.note:
+            yield [*head, "-", "-", "-", "-", "-", "-", "-", r.note]
+        for i, region in enumerate(r.regions):
+            tflops = [console.number(r.tflops), console.number(r.measured)] if i == 0 else ["-", "-"]
+            yield [*head, *tflops, region["cycles"], region["runs"], f"{100 * region['mxu']:.1f}", region["spills"],
+                   f"{r.step}+{r.outer}", "/".join(map(str, r.blocks))]
+
+
+HEADER = ("chip", "op", "mask", "H", "length", "kernel", "TFLOP/s predicted", "measured", "cycles", "runs",
+          "MXU busy %", "spills", "step+outer", "blocks")
+
+
+def check(results: list[Result]) -> list[dict]:
+    """TARGETS beside what was found; those on chips that were not asked for are left out."""
+    found = {(r.chip, r.case.op, r.case.mask, r.case.head_size, r.length): r
+             for r in results if r.case.kernel == "longctx"}
+    chips, said = {r.chip for r in results}, []
+    for *key, public, wanted in TARGETS:
+        if key[0] in chips:
+            result = found.get(tuple(key))
+            what = "{} {} {}, head size {}, {} tokens: TFLOP/s (best public {})".format(*key, public)
+            said.append(record.target(what, result and result.tflops, at_least=wanted))
+    for *key, wanted in FULL_USE:
+        if key[0] in chips:
+            result = found.get(tuple(key))
+            said.append(record.target("{} {} {}, head size {}, {} tokens: MXU busy in region".format(*key),
+                                         result and result.regions and result.regions[0]["mxu"], at_least=wanted))
+    return said
+
+
+def share_of_empty(chip: str, length: int) -> float | None:
+    """Predicted time of four documents in a row, so that 3/4 of the pairs are EMPTY, over that of one."""
+    time = []
+    for count in (4, 1):
+        case = Case("longctx", "forward", "segments", documents=count)
+        result, = measure(chip, case, [length])
+        if result.tflops is None:
+            return None
+        time.append(case.flops(length) / result.tflops)
+    return time[0] / time[1]
+
+
+@figures.style
+def picture(results: list[Result]):
+    """Predicted TFLOP/s of every kernel: a panel for each chip, a group of bars for each problem."""
+    from matplotlib.figure import Figure
+    results = [r for r in results if r.tflops]
+    chips, kernels = list(dict.fromkeys(r.chip for r in results)), list(dict.fromkeys(r.case.kernel for r in results))
+    figure = Figure(figsize=(figures.SIZE[0] * 1.6, 2.6 * max(len(chips), 1)), layout="constrained")
+    for axes, chip in zip(figure.subplots(max(len(chips), 1), squeeze=False)[:, 0], chips, strict=False):
+        mine = [r for r in results if r.chip == chip]
+        problems = list(dict.fromkeys(_problem(r) for r in mine))
+        width = 0.8 / len(kernels)
+        for i, kernel in enumerate(kernels):
+            found = {_problem(r): r.tflops for r in mine if r.case.kernel == kernel}
+            at = [problems.index(problem) + width * (i - (len(kernels) - 1) / 2) for problem in found]
+            bars = axes.bar(at, list(found.values()), width, label=kernel, color=figures.PALETTE[i])
+            for text in axes.bar_label(bars, fmt="%.0f", fontsize=6, padding=1):
+                # legible where the line of the peak runs through it
+                text.set_bbox(dict(facecolor=figures.CARD, edgecolor="none", pad=0.5))
+        axes.axhline(CHIPS[chip].tflops, color=figures.MUTED, linestyle=(0, (3, 2)), linewidth=1, label="peak")
+        axes.set_xticks(range(len(problems)), problems, fontsize=7)
+        axes.set_xlim(-0.5, len(problems) - 0.5)
+        axes.margins(y=0.1)
+        axes.grid(False, axis="x")
+        axes.set(title=f"{chip}: predicted TFLOP/s", ylabel="TFLOP/s")
+    if chips:
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), ncols=len(kernels) + 1, loc="outside upper right")
+    return figure
+
+
+def _problem(result: Result) -> str:
+    case = result.case
+    return f"{case.op} {case.mask}\n{result.length // 1024}k, H {case.head_size}"
+
+
+def arguments(argv):
+    parser = options.parser(__doc__.splitlines()[0], lengths="8192,32768", dtype="bfloat16", out=None)
+    parser.add_argument("--chip", default="v5e,v5p,v6e,tpu7x", help="TPUs or GPUs, with commas (default: %(default)s)")
+    parser.add_argument("--op", default="forward,backward", help="(default: %(default)s)")
+    parser.add_argument("--mask", default=",".join(MASKS), help="for kernels other than ours causal and full alone")
+    parser.add_argument("--head-size", default="128", help="(default: %(default)s)")
+    parser.add_argument("--kernel", help=f"of {', '.join(EVERY)} (default: all that a chip can have)")
+    parser.add_argument("--picture", metavar="FILE.png")
+    chosen = parser.parse_args(argv)
+    chosen.chip = console.names("--chip", chosen.chip, CHIPS | gpu_chips.CHIPS)
+    chosen.op = console.names("--op", chosen.op, MATMULS)
+    chosen.kernel = chosen.kernel and console.names("--kernel", chosen.kernel, EVERY)
+    chosen.mask = chosen.mask.split(",")
+    for text in chosen.mask:
+        try:
+            masks.parse(text)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+    chosen.lengths = options.whole_numbers("--lengths", chosen.lengths)
+    if any(length % WHOLE for length in chosen.lengths):
+        raise UserError(f"--lengths={','.join(map(str, chosen.lengths))} must be multiples of {WHOLE}, "
+                        "the largest block of the kernels compared.")
+    places.check_file("--out", chosen.out)
+    places.check_file("--picture", chosen.picture)
+    if chosen.picture and not any(chip in CHIPS for chip in chosen.chip):
+        raise UserError(f"--picture={chosen.picture} shows predicted TFLOP/s, which there are of TPUs alone: "
+                        f"{', '.join(CHIPS)}.")
+    return chosen
+
+
+def cases(chosen, known: dict) -> list[Case]:
+    """Of the kernels in `known`."""
+    sizes = options.whole_numbers("--head-size", chosen.head_size)
+    every = itertools.product(options.dtypes(chosen.dtype), sizes, chosen.op, chosen.mask, chosen.kernel or known)
+    return [Case(kernel, op, mask, head_size, dtype=dtype) for dtype, head_size, op, mask, kernel in every
+            if kernel in known and (isinstance(known[kernel], Ours) or mask in MASKS and op in known[kernel].names)]
+
+
+def on_tpus(chosen, chips: list[str]) -> tuple[list[Result], list[dict]]:
+    """(results, targets) of the chips; prints the table."""
+    results = []
+    for chip, case in itertools.product(chips, cases(chosen, KERNELS)):
+        print(f"{chip} {case.kernel} {case.op} {case.mask} ...", file=sys.stderr)
+        results += measure(chip, case, chosen.lengths)
+    targets = check(results)
+    if "longctx" in (chosen.kernel or KERNELS) and "forward" in chosen.op:
+        share = share_of_empty(chips[0], chosen.lengths[0])
+        targets.append(record.target(f"{chips[0]} forward, 3/4 of the blocks EMPTY: time over all blocks", share,
+                                        at_most=EMPTY_SHARE))
+    print(console.table(HEADER, rows(results)))
+    return results, targets
+
+
+def on_gpus(chosen, chips: list[str]) -> tuple[list[gpu_kernels.Result], list[dict]]:
+    """(results, targets) of the chips; prints the table of machine code, and of times where a GPU is."""
+    results = []
+    for chip, case in itertools.product(chips, cases(chosen, GPU_KERNELS)):
+        print(f"{chip} {case.kernel} {case.op} {case.mask} ...", file=sys.stderr)
+        results.append(gpu_kernels.measure(chip, case, chosen.lengths))
+    print(console.table(gpu_kernels.HEADER, gpu_kernels.rows(results)))
+    if any(r.measured for r in results):
+        print("\n" + console.table(gpu_kernels.TIMES, gpu_kernels.times(results)))
+    return results, gpu_kernels.check(results, chosen.lengths)
+
+
+def main(argv=None) -> int:
+    jax.config.update("jax_platforms", "cpu")           # this process only counts; workers compile and run
+    chosen, environment = arguments(argv), record.environment()
+    tpus, gpus = ([chip for chip in chosen.chip if chip in known] for known in (CHIPS, gpu_chips.CHIPS))
+    results, targets = on_tpus(chosen, tpus) if tpus else ([], [])
+    if chosen.picture:
+        picture(results).savefig(chosen.picture, dpi=150)
+    if gpus:
+        compiled, more = on_gpus(chosen, gpus)
+        results, targets = results + compiled, targets + more
+    print("\n" + record.target_table(targets))
+    record.write(chosen.out, {"environment": environment, "targets": targets,
+                                 "results": [dataclasses.asdict(r) for r in results]})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(options.command(main))

@@ -1,0 +1,45 @@
+"""Rows of documents whose lengths are drawn as those of web pages, of code, and of mixtures for long contexts."""
+import time
+
+import numpy as np
+
+from longctx import layouts
+from longctx.data.packing import deal
+from longctx.ragged import ragged_arange
+
+LONG = 65536
+# the share of documents that makes 0.6 of the tokens those of long ones, beside web pages of 735 tokens
+LONG_SHARE = 0.6 / 0.4 * 2 * 735 / LONG
+HEAP = "heap(512)"
+KINDS = {
+    "web": lambda rng: rng.lognormal(6.6, 1.2),
+    "code": lambda rng: rng.lognormal(7.5, 1.8),
+    "prolong": lambda rng: LONG if rng.random() < LONG_SHARE else rng.lognormal(6.6, 1.2),
+}
+
+
+def row(lengths) -> dict[str, np.ndarray]:
+    """A row of documents of these lengths, [1, T] each."""
+    segments = np.repeat(np.arange(1, len(lengths) + 1, dtype=np.int32), lengths)
+    return {"positions": ragged_arange(np.asarray(lengths)).astype(np.int32)[None], "segments": segments[None]}
+
+
+def documents(kind: str, tokens: int, seed: int) -> list[int]:
+    """Lengths that fill a row: 16 tokens at least, the last one cut."""
+    rng, lengths, left = np.random.default_rng(seed), [], tokens
+    while left:
+        lengths.append(int(min(max(KINDS[kind](rng), 16), left)))
+        left -= lengths[-1]
+    return lengths
+
+
+def laid_out(one: dict, layout: str, shards: int, reaches=layouts.CAUSAL) -> tuple[dict, float]:
+    """(the row in the order of a layout, milliseconds of one core to find it out)."""
+    start = time.process_time()
+    if layout == HEAP:                  # as MagiAttention (arXiv 2505.13211) deals chunks
+        owner = np.repeat(deal((one["positions"] + 1.0).reshape(-1, 512).sum(axis=1), shards), 512)[None]
+    else:
+        owner = layouts.parse(layout).owner(one["segments"], shards, reaches)
+    spent = 1e3 * (time.process_time() - start)
+    order = np.argsort(owner.astype(np.int16), axis=1, kind="stable")
+    return {name: layouts.permute(x, order) for name, x in one.items()}, spent

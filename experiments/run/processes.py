@@ -1,0 +1,75 @@
+"""Several processes as one run: the same command is started once on every host, and the environment says so.
+
+Nothing here imports jax before `start`, and on a single host nothing happens at all.
+"""
+import os
+import sys
+
+from experiments.settings.environment import count, number
+from longctx.config import MeshConfig
+from longctx.errors import UserError
+
+
+def start(config: MeshConfig):
+    """The mesh of `config` over the devices of all processes, which find each other first. Call before jax is used.
+
+    From here on only process 0 writes to stdout, and an error in any process ends it at once (see `end`).
+
+    Raises:
+      UserError: when the environment does not say enough, or the mesh does not fit the devices.
+    """
+    import jax
+
+    from longctx import meshes
+    processes = count()
+    if processes > 1:
+        _join()
+        sys.excepthook = _report_and_end
+    if config.simulate:
+        meshes.simulate(config.simulate, processes)
+    mesh = meshes.make(config)
+    if jax.process_index():
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
+    return mesh
+
+
+def check_same(number: int, message: str) -> None:
+    """Raises UserError(message) where a number below 2**32 is not the same in all processes."""
+    import jax
+    if jax.process_count() > 1:
+        import numpy as np
+        from jax.experimental import multihost_utils
+        if len(set(multihost_utils.process_allgather(np.uint32(number)).tolist())) > 1:
+            raise UserError(message)
+
+
+def end(code: int) -> None:
+    """Ends this process with an exit code; as one of several without goodbye.
+
+    An ordinary exit waits minutes for the other processes, which wait for this one. jax ends them once it is gone.
+    """
+    jax = sys.modules.get("jax")
+    if jax and jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _join() -> None:
+    import jax
+    tasks, nodes = os.environ.get("SLURM_STEP_NUM_TASKS"), os.environ.get("SLURM_STEP_NUM_NODES")
+    one_per_node = tasks is not None and tasks == nodes         # jax would give each task of SLURM one GPU
+    try:
+        jax.distributed.initialize(
+            num_processes=number("JAX_NUM_PROCESSES", 1), process_id=number("JAX_PROCESS_ID", 0),
+            local_device_ids=[] if one_per_node else None)
+    except ValueError as error:
+        raise UserError(f"there are {count()} processes, but jax cannot tell how they find each other: {error} Give "
+                        "each JAX_COORDINATOR_ADDRESS=HOST:PORT (of process 0), JAX_NUM_PROCESSES and "
+                        "JAX_PROCESS_ID.") from error
+
+
+def _report_and_end(kind, error, traceback) -> None:
+    sys.__excepthook__(kind, error, traceback)
+    end(1)

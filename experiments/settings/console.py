@@ -1,0 +1,132 @@
+"""Options of commands that have some beside --config and --workdir, and how every command says what is wrong.
+
+    parser = Parser(__doc__)                            # an argparse.ArgumentParser
+    parser.add_argument("--target", required=True)
+    asked = parser.parse_args(argv)
+    asked, settings = parser.parse_with_settings(argv)  # of settings --config, --config.field=value: for cli.parse
+
+A mistake is one line, "error: ...", on stderr and exit code 2, as for a longctx.errors.UserError. Free of jax.
+"""
+import argparse
+import contextlib
+import difflib
+import pathlib
+import re
+import sys
+import time
+
+from experiments.settings import places
+from longctx.errors import unknown_name
+
+# what argparse says -> the same in the words of longctx.errors
+_SAID = {
+    r"the following arguments are required: ([^,]*).*": "{0} is missing; --help says what it takes.",
+    r"argument (.*): invalid (\w+) value: '(.*)'": "{0}={2} must be {1}.",
+    r"argument (.*): invalid choice: '?(.*?)'? \(choose from (.*)\)": "{0}={1} is not known. Known: {2}.",
+    r"argument (.*): expected one argument": "{0} needs a value.",
+    r"argument (.*): ignored explicit argument '(.*)'": "{0} takes no value, and {1!r} was given.",
+    r"unrecognized arguments: (\S+).*": "argument {0!r} belongs to no option; --help lists them.",
+}
+_NUMBER = re.compile(r"-[\d.][\d.eE+-]*")
+
+
+def complain(error) -> int:
+    """Says on stderr what a UserError says; returns the exit code of commands that end so."""
+    print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
+    return 2
+
+
+def _module(path: str) -> str:
+    """The name of the module in a file, as python -m takes it: experiments.bench.attention."""
+    parts = pathlib.Path(path).with_suffix("").parts
+    named = [i for i, part in enumerate(parts) if part == "experiments"]
+    return ".".join(parts[named[-1]:] if named else ("experiments", *parts[-1:]))
+
+
+class Parser(argparse.ArgumentParser):
+    """Options by their whole names; what they give as a path is of this machine. description: a docstring."""
+
+    def __init__(self, description: str):
+        super().__init__(prog=f"python -m {_module(sys.argv[0])}", description=description,
+                         allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def parse_known_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else args
+        self._check_names(args, ())
+        return self._parsed(args, namespace)
+
+    def parse_with_settings(self, args: list[str]) -> tuple[argparse.Namespace, list[str]]:
+        """(the options, what else there is): --config and --config.field=value may stand among the options."""
+        self._check_names(args, ("--config",))
+        return self._parsed(args, None)
+
+    def error(self, message: str):
+        for pattern, words in _SAID.items():
+            if match := re.fullmatch(pattern, message, re.DOTALL):
+                message = words.format(*match.groups())
+                break
+        sys.exit(complain(message))
+
+    def _parsed(self, args, namespace):
+        asked, rest = super().parse_known_args(args, namespace)
+        for name, value in vars(asked).items():
+            places.check_local(f"--{name.replace('_', '-')}", value)
+        return asked, rest
+
+    def _check_names(self, args: list[str], also: tuple[str, ...]) -> None:
+        """Says which option was meant by one that there is not."""
+        known = [name for name in self._option_string_actions if name.startswith("--")] + list(also)
+        for word in args:
+            name = word.split("=")[0]
+            settings = also and (name in also or name.startswith(("--config.", "--noconfig.")))
+            if settings or not name.startswith("-") or name in self._option_string_actions or _NUMBER.fullmatch(word):
+                continue
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            self.error(f"{name} is not an option.{hint} Known: {', '.join(sorted(known))}.")
+
+
+def names(option: str, text: str, known) -> list[str]:
+    """"v5e,v6e" -> ["v5e", "v6e"], each of them in `known`."""
+    for name in text.split(","):
+        if name not in known:
+            raise unknown_name(option, name, known)
+    return text.split(",")
+
+
+def table(header, rows) -> str:
+    """Plain text in aligned columns: numbers (and dashes) to the right, words to the left."""
+    rows = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    is_number = [all(row[i][:1].isdigit() or row[i] == "-" for row in rows) for i in range(len(header))]
+    line = lambda row: "  ".join(cell.rjust(w) if right else cell.ljust(w)
+                                 for cell, w, right in zip(row, widths, is_number, strict=True)).rstrip()
+    return "\n".join([line(header), line(["-" * w for w in widths]), *map(line, rows)])
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """`value` to so many significant digits; "-" for None."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if abs(value) >= 10 ** (digits - 1) else f"{float(f'{value:.{digits}g}'):.{digits}g}"
+
+
+@contextlib.contextmanager
+def phase(what: str, stream=None):
+    """Says what is done, and once it is done the seconds that it took: on stderr, for stdout is what people parse.
+
+    On a terminal the seconds are also counted while it lasts.
+    """
+    stream, started = stream or sys.stderr, time.monotonic()
+    if stream.isatty():
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        shown = Progress(SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn(),
+                         console=Console(file=stream), transient=True)
+        shown.add_task(what, total=None)
+    else:
+        shown = contextlib.nullcontext()
+        print(f"{what} ...", file=stream, flush=True)
+    with shown:
+        yield
+    print(f"{what}: {time.monotonic() - started:.1f} s", file=stream, flush=True)

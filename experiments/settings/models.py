@@ -1,0 +1,33 @@
+"""Published models, for configs that train them on one long row at a time."""
+from experiments.settings import config as configs
+
+_LLAMA3_8B = dict(layers=32, embed=4096, mlp=14336, heads=32, key_heads=8, head_size=128, vocab_size=128256)
+
+MODELS = {
+    "llama3_1b": _LLAMA3_8B | dict(layers=16, embed=2048, mlp=8192, head_size=64, tied_head=True),
+    "llama3_8b": _LLAMA3_8B,
+    "llama3_70b": _LLAMA3_8B | dict(layers=80, embed=8192, mlp=28672, heads=64),
+    "llama_7b": _LLAMA3_8B | dict(mlp=11008, key_heads=32, vocab_size=32000),       # every query head has its own keys
+    "qwen2.5_7b": dict(layers=28, embed=3584, mlp=18944, heads=28, key_heads=4, head_size=128, vocab_size=152064,
+                       qkv_bias=True),
+}
+# what a smoke run changes in any of them, so that two steps on simulated devices take seconds
+SMOKE = dict(layers=2, embed=64, mlp=128, head_size=8, vocab_size=512)
+
+
+def fill(config, model: str, length: int, smoke: bool, context: int, context_outer: int = 1) -> None:
+    """A config of one row of `length` tokens a step for a model of MODELS, cut over so many context shards; smoke: the
+    model and row made tiny, two steps on simulated devices."""
+    devices = context_outer * context
+    length, steps = (128 * devices, 2) if smoke else (length, 1000)
+    config.model.update(**MODELS[model] | (SMOKE if smoke else {}))
+    config.batch_tokens = length
+    config.stages = (configs.stage(seq_len=length, steps=steps),)
+    config.mesh.update(context_outer=context_outer, context=context)
+    config.optim.learning_rate = 1e-3 if smoke else 1e-5
+    config.checkpoint.every_steps = 50
+    config.log.every_steps = 1
+    if smoke:
+        config.name += "-smoke"
+        config.mesh.simulate = devices
+        config.eval.tasks = ()

@@ -1,0 +1,390 @@
+"""Checkpoints: written by orbax in the background, sealed by a manifest, and trusted only after they are read back.
+
+    with Checkpointer(directory, keep=2) as checkpoints:
+        found = checkpoints.restore_latest(abstract(state))      # None: nothing there yet
+        for step in ...:
+            checkpoints.poll()                                   # an asynchronous failure surfaces here
+            checkpoints.save(step, state, data, meta)
+
+A directory holds
+
+    LOCK                  held by the one run that writes here; the kernel releases it however that run ends
+    120/                  a step: state/ (orbax), MANIFEST.json (longctx/checkpoints/manifest.py)
+    damaged-00000120/     a step that failed verification, set aside
+    *.orbax-checkpoint-tmp, deleting-*     left by a crash; removed at the next start
+
+A step gets its manifest before orbax renames it into place, so a kill at any moment leaves either a sealed step or a
+left-over. Older steps are deleted only after a newer one is sealed, and a state that is not finite is never saved.
+SIGKILL, full disks, damaged files and directories that vanish are tested on a local disk. Of several processes, which
+must all see the directory, process 0 alone locks, verifies, seals and deletes, and what is wrong with the directory is
+its error alone. Not tested: power cuts and network file systems.
+"""
+import fcntl
+import json
+import os
+import pathlib
+import re
+import shutil
+import socket
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from longctx.checkpoints import manifest
+from longctx.errors import UserError
+from longctx.memory import host
+from longctx.memory.sizes import readable
+
+_ORBAX_TEMPORARY = ".orbax-checkpoint-tmp"
+_DELETING = "deleting-"
+_DAMAGED = "damaged-"
+# What tensorstore (ValueError), orbax and the file system (OSError) raise. Errors of the computation whose result is
+# being saved are jax.errors.JaxRuntimeError and pass through untouched.
+_STORAGE_ERRORS = (ValueError, OSError)
+_NONE = -1                              # sent between processes in place of a step
+
+
+class Restored(NamedTuple):
+    """A checkpoint as it was saved. `notes`: one line for each thing that was wrong on the way to it."""
+    step: int
+    state: Any
+    data: Any
+    meta: Any
+    notes: tuple[str, ...]
+
+
+class Checkpointer:
+    """The checkpoints of one run, in one directory on a file system with locks (POSIX).
+
+    Args: directory, created if need be; keep, how many sealed steps stay (one more during a save).
+    Raises UserError (one line) when the directory is in use, unusable, or a save fails. `notes` holds a line for each
+    thing that was wrong and is mended.
+    """
+
+    def __init__(self, directory, keep: int = 2):
+        if keep < 1:
+            raise UserError(f"checkpoint.keep={keep} would keep nothing; it must be at least 1.")
+        self.directory = _local_path(directory)
+        self.notes: list[str] = []
+        self._keep = keep
+        self._primary = jax.process_index() == 0
+        self._manager = None                                # orbax's CheckpointManager, made for the first save
+        self._pending: manifest.Manifest | None = None      # the save in flight
+        self._deletes = True                                # and whether it takes the place of older ones
+        self._lock = _take_lock(self.directory) if self._primary else None
+        self.notes += [f"step {step}: an unfinished save was removed" for step in self._remove_leftovers()]
+
+    def restore_latest(self, abstract_state) -> Restored | None:
+        """The newest sound checkpoint, placed as `abstract_state` (ShapeDtypeStructs with shardings) says.
+
+        Newer damaged steps are set aside and named in the notes. Any mesh and number of devices will do; names, shapes
+        and dtypes must be exactly those saved. Returns None where there is no checkpoint. Raises UserError where all
+        are damaged or the state differs.
+        """
+        found, damaged = _newest_sound(self.directory)
+        if found is None:
+            if damaged or any(self.directory.glob(f"{_DAMAGED}*")):
+                raise _no_sound_step(self.directory, damaged)
+            return None
+        for step, problem in damaged:
+            self._set_aside(step, problem, f"step {found.step} is used")
+        state = _read_state(self.directory, found, abstract_state, whole=True)
+        return Restored(found.step, state, found.data, found.meta, tuple(self.notes))
+
+    def save(self, step: int, state, data, meta, in_place_of_older: bool = True) -> None:
+        """Starts saving `state` (tree of arrays) with `data` and `meta` (JSON-able); returns once they are copied.
+
+        The arrays may be donated afterwards. Waits for the save before, and raises its failure. A step that is sealed
+        already is left as it is. in_place_of_older: whether all but the newest `keep` are deleted once it is sealed.
+
+        Raises UserError for a state with a number that is not finite.
+        """
+        self.wait()
+        if from_process_0(int(self._primary and self._holds(step))):
+            return
+        _require_finite(step, state)
+        import orbax.checkpoint as ocp
+        data, meta = json.loads(json.dumps([data, meta]))       # a copy: the manifest is written later
+        _require_space(self.directory, step, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+        self._manager = self._manager or self._make_manager()
+        self._manager.reload()                                  # it remembers what is in the directory
+        self._pending = manifest.Manifest(step, {}, _describe(state), data, meta)
+        self._deletes = in_place_of_older
+        try:
+            self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)), force=True)
+        except _STORAGE_ERRORS as error:
+            raise self._failure(error) from error
+
+    def poll(self) -> None:
+        """Takes note of a save that has ended: raises its failure, or deletes the oldest step. Cheap: call it often."""
+        if self._pending and not self._manager.is_saving_in_progress():
+            self.wait()
+
+    def wait(self) -> None:
+        """Returns once everything is durable and sealed; raises UserError for a save that failed."""
+        if not self._pending:
+            return
+        step_dir = self.directory / str(self._pending.step)
+        try:
+            self._manager.wait_until_finished()
+            manifest.read(step_dir)             # orbax must have run _seal: what counts is what is on the disk
+        except manifest.Damaged as problem:
+            raise self._failure(OSError(str(problem))) from problem
+        except _STORAGE_ERRORS as error:
+            raise self._failure(error) from error
+        step, self._pending = self._pending.step, None
+        if self._primary:
+            manifest.sync_directory(self.directory)
+            mine = [found for found in manifest.steps(self.directory) if found <= step]     # a later one is no step yet
+            for old in mine[self._keep:] if self._deletes else ():
+                self._delete(old)
+
+    def close(self) -> None:
+        """Waits for the save in flight and gives the directory free. Raises UserError if that save failed."""
+        try:
+            self.wait()
+        finally:
+            if self._manager:
+                self._manager.close()
+                self._manager = None
+            if self._lock:
+                self._lock.close()
+                self._lock = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        try:
+            self.close()
+        except UserError as problem:
+            if error is None:
+                raise
+            error.add_note(str(problem))        # the error in flight is the one to show
+
+    def _make_manager(self):
+        import orbax.checkpoint as ocp
+        # No max_to_keep: orbax would delete old steps before the new one is known to be sealed.
+        options = ocp.CheckpointManagerOptions(
+            create=False, save_root_metadata=False,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal))
+        return ocp.CheckpointManager(self.directory, options=options)
+
+    def _seal(self) -> None:
+        """Runs in orbax's thread on process 0: all processes have written, and the step has not got its name yet."""
+        step = str(self._pending.step)
+        staged = self.directory / (step + _ORBAX_TEMPORARY)
+        manifest.write(staged if staged.exists() else self.directory / step, self._pending)
+
+    def _failure(self, error: Exception) -> UserError:
+        """Forgets the failed save, frees the space it took, and says in one line what went wrong."""
+        step, self._pending = self._pending.step, None
+        if not os.path.isdir(self.directory):
+            return _gone(self.directory, step)
+        free = readable(_free(self.directory, step))
+        self._remove_leftovers()
+        return UserError(f"The checkpoint of step {step} could not be written to {self.directory}: {_reason(error)} "
+                         f"({free} free there). Earlier ones are intact: make room, or choose another --workdir.")
+
+    def _holds(self, step: int) -> bool:
+        """Whether that step is sealed. Makes way for it: what is there without a seal is set aside.
+
+        Raises UserError where the directory is gone, or another process has it since its LOCK was removed.
+        """
+        if not os.path.isdir(self.directory):
+            raise _gone(self.directory, step)
+        if not _is_at(self._lock, self.directory / manifest.LOCK):
+            self._lock.close()
+            self._lock = _take_lock(self.directory)
+        if not (self.directory / str(step)).exists():
+            return False
+        try:
+            manifest.read(self.directory / str(step))
+        except (manifest.Damaged, OSError) as problem:
+            self._set_aside(step, _reason(problem), "the run's own takes its place")
+            return False
+        return True
+
+    def _remove_leftovers(self) -> list[int]:
+        """Removes what crashed or failed saves and deletions left; returns the steps of the saves."""
+        if not self._primary:
+            return []
+        leftovers = [p for p in self.directory.iterdir() if _ORBAX_TEMPORARY in p.name or p.name.startswith(_DELETING)]
+        for path in leftovers:
+            shutil.rmtree(path, ignore_errors=True)
+        steps = [path.name.partition(_ORBAX_TEMPORARY)[0] for path in leftovers]
+        return sorted(int(step) for step in steps if step.isdecimal())
+
+    def _delete(self, step: int) -> None:
+        # First a rename: a kill half-way must not leave a step with files missing.
+        try:
+            doomed = (self.directory / str(step)).rename(self.directory / f"{_DELETING}{step:08d}")
+        except OSError as error:
+            self.notes.append(f"step {step} could not be deleted: {error.strerror}")
+        else:
+            shutil.rmtree(doomed, ignore_errors=True)
+
+    def _set_aside(self, step: int, problem: str, instead: str) -> None:
+        name = f"{_DAMAGED}{step:08d}"
+        earlier = sum(1 for _ in self.directory.glob(f"{name}*"))
+        aside = self.directory / (f"{name}-{earlier + 1}" if earlier else name)
+        try:
+            (self.directory / str(step)).rename(aside)
+        except OSError as error:
+            raise UserError(f"The checkpoint {self.directory / str(step)} is damaged ({problem}) and cannot be set "
+                            f"aside: {error.strerror}.") from error
+        self.notes.append(f"step {step} is damaged ({problem}); it is now {aside.name}, and {instead}")
+
+
+def load_latest(directory, abstract_state) -> Restored:
+    """Reads the newest sound checkpoint and changes nothing: for evaluation, also while a run is writing there.
+
+    `abstract_state` may be a part of what was saved, such as {"params": ...}. Raises UserError where there is none.
+    """
+    directory = _local_path(directory)
+    found, damaged = _newest_sound(directory)
+    if found is None:
+        raise _no_sound_step(directory, damaged)
+    notes = tuple(f"step {step} is damaged ({problem}); step {found.step} is used" for step, problem in damaged)
+    state = _read_state(directory, found, abstract_state, whole=False)
+    return Restored(found.step, state, found.data, found.meta, notes)
+
+
+def _newest_sound(directory: pathlib.Path) -> tuple[manifest.Manifest | None, list[tuple[int, str]]]:
+    """manifest.newest_sound by process 0; the others take the step that it found, and know of no damage."""
+    found, damaged = manifest.newest_sound(directory) if jax.process_index() == 0 else (None, [])
+    step = from_process_0(found.step if found else _NONE)
+    return found or (None if step == _NONE else manifest.read(directory / str(step))), damaged
+
+
+def abstract(state):
+    """The shapes, dtypes and shardings of a tree of arrays: what restore_latest needs to place a checkpoint."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+
+
+def _read_state(directory: pathlib.Path, found: manifest.Manifest, abstract_state, whole: bool):
+    """The arrays of a verified step. Checks names, shapes and dtypes itself: orbax would cast without a word."""
+    import orbax.checkpoint as ocp
+    _check_leaves(directory / str(found.step), found.leaves, _describe(abstract_state), whole)
+    args = ocp.args.PyTreeRestore(abstract_state, partial_restore=not whole,
+                                  restore_args=ocp.checkpoint_utils.construct_restore_args(abstract_state))
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        try:
+            return reader.restore(directory / str(found.step) / "state", args=args)
+        except _STORAGE_ERRORS as error:
+            raise UserError(f"The checkpoint {directory / str(found.step)} is sound and yet cannot be read: "
+                            f"{_reason(error)}.") from error
+
+
+def _check_leaves(step_dir: pathlib.Path, stored: dict[str, str], wanted: dict[str, str], whole: bool) -> None:
+    names = stored.keys() | wanted.keys() if whole else wanted.keys()
+    differing = sorted(name for name in names if stored.get(name) != wanted.get(name))
+    if differing:
+        first = differing[0]
+        more = f" ({len(differing) - 1} more leaves differ)" if len(differing) > 1 else ""
+        raise UserError(f"The checkpoint {step_dir} does not fit: {first} is {stored.get(first, 'absent')} in it and "
+                        f"{wanted.get(first, 'absent')} now{more}. Take the model and optim settings it was saved "
+                        "with, or choose another --workdir.")
+
+
+def _describe(state) -> dict[str, str]:
+    """Leaf name (dotted) -> dtype[shape]."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): f"{leaf.dtype}{list(leaf.shape)}"
+            for path, leaf in leaves}
+
+
+def _require_finite(step: int, state) -> None:
+    """Once over the state, a part at a time of what is in the hosts' memory."""
+    finite = jax.device_get(_finite(jax.tree.leaves(state)))
+    bad = [name for name, good in zip(_describe(state), finite, strict=True) if not good]
+    if bad:
+        more = f" and {len(bad) - 1} more leaves hold numbers that are" if len(bad) > 1 else " holds a number that is"
+        raise UserError(f"The state of step {step} is not saved: {bad[0]}{more} not finite. Earlier "
+                        "checkpoints are intact: lower optim.learning_rate, or look at the data or the weights that "
+                        "the run started from.")
+
+
+@jax.jit
+def _finite(arrays):
+    return [host.finite(x) for x in arrays]
+
+
+def _require_space(directory: pathlib.Path, step: int, state_bytes: int) -> None:
+    needed, free = state_bytes + state_bytes // 20 + 2**20, _free(directory, step)
+    if free < needed:
+        raise UserError(f"The checkpoint of step {step} needs {readable(needed)} in {directory} and {readable(free)} "
+                        "are free: make room, lower checkpoint.keep, or choose another --workdir.")
+
+
+def _free(directory: pathlib.Path, step: int) -> int:
+    try:
+        return shutil.disk_usage(directory).free
+    except OSError as error:
+        raise _gone(directory, step) from error
+
+
+def _gone(directory: pathlib.Path, step: int) -> UserError:
+    return UserError(f"The checkpoint of step {step} could not be written: {directory} was removed, or its disk "
+                     "unmounted, while the run was using it. Bring it back, or choose another --workdir.")
+
+
+def _no_sound_step(directory: pathlib.Path, damaged: list[tuple[int, str]]) -> UserError:
+    found = "; ".join(f"step {step}: {problem}" for step, problem in damaged)
+    if not found and not any(directory.glob(f"{_DAMAGED}*")):
+        return UserError(f"There is no checkpoint in {directory}.")
+    return UserError(f"No checkpoint in {directory} is sound ({found or f'only {_DAMAGED}* are left'}). Bring one "
+                     "back, or choose another --workdir to start afresh.")
+
+
+def _local_path(directory) -> pathlib.Path:
+    if "://" in str(directory):
+        raise UserError(f"The checkpoint directory {directory} must be on a mounted file system (for locks).")
+    return pathlib.Path(directory).absolute()
+
+
+def _take_lock(directory: pathlib.Path):
+    """The open lock file; it is free again when this process closes it or ends, however it ends."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = open(directory / manifest.LOCK, "a+", encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"The checkpoint directory {directory} cannot be used: {error.strerror}.") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.seek(0)
+        holder = " ".join(lock.read(200).split())
+        lock.close()
+        if not isinstance(error, BlockingIOError):
+            raise UserError(f"The checkpoint directory {directory} cannot be locked: {error.strerror}.") from error
+        raise UserError(f"The checkpoint directory {directory} is in use by process {holder}: stop it, or choose "
+                        "another --workdir.") from None
+    lock.truncate(0)
+    lock.write(f"{os.getpid()} on {socket.gethostname()}")
+    lock.flush()
+    return lock
+
+
+def _is_at(file, path: pathlib.Path) -> bool:
+    """Whether the open file is the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except OSError:
+        return False
+
+
+def from_process_0(number: int) -> int:
+    """What process 0 says, which may be below 2**31; all of them have to ask."""
+    if jax.process_count() == 1:
+        return number
+    from jax.experimental import multihost_utils
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
+def _reason(error: Exception) -> str:
+    """The operating system's words inside a tensorstore message, or the message's first line, shortened."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    system = re.search(r"([^:\[]+) \[os_error_code", text)
+    return system[1].strip() if system else text.strip().partition("\n")[0][:200]

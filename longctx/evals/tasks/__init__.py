@@ -1,0 +1,1 @@
+"""Evaluations: one file each, named in evals/api.py."""

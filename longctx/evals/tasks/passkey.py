@@ -1,0 +1,150 @@
+"""Passkey retrieval over length x depth: a number hidden in filler (Mohtashami & Jaggi 2023).
+
+Scored by teacher forcing, so that one forward pass per row is enough and no generation is needed. Every prompt makes
+two rows: its own, and a control in which another number of as many digits is hidden. The answer scored is the same.
+"""
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from longctx.data.generated import passkey
+from longctx.evals import batches
+
+CELL = ("accuracy", "exact", "control", "loss", "gain", "gain_error")
+FIT_TRIES = 8
+
+
+class Prompt(NamedTuple):
+    """One task, with its own number or with another one hidden, and which of its targets are scored, from the end."""
+    piece: batches.Piece
+    scored: np.ndarray
+
+
+def run(predictor, documents, tokenizer, config, lengths, seed) -> dict:
+    """A grid over lengths (tokens) and depths (0 = start, 1 = end of the filler), `config.samples` prompts a cell.
+
+    Prompt and answer become tokens together, as text does. Scored are the tokens that hold a digit of the answer. For a
+    byte tokenizer the answer is a space and the digits, a token each: the space, which any model gets right, is left
+    out; a token of the space and the first digits counts.
+
+    accuracy   share of these tokens, over all prompts of a cell, that are the model's top choice
+    exact      share of prompts in which all of them are: after the space greedy decoding then writes the number
+    control    the accuracy with another number hidden: what a model gets without finding it; its mean over the grid is
+               `chance`
+    loss       nats per scored token
+    gain       loss with another number hidden - loss, in nats per scored token; 0 without finding the number
+    Rows of `grid` run over depths, columns over lengths. A length too short for the prompt has None, and so has all
+    of it if the tokenizer does not tell numbers apart. No document is read.
+    """
+    depths = _depths(config.depths)
+    columns = [_column(predictor, tokenizer, length, depths, config.samples, seed) for length in lengths]
+    controls = [cell["control"] for column in columns for cell in column if cell["control"] is not None]
+    return {
+        "what": "passkey retrieval, teacher forced",
+        "units": {
+            "lengths": "tokens", "depths": "share of the filler before the number",
+            "accuracy": "share of the answer's digit tokens", "exact": "share of prompts",
+            "control": "share of the answer's digit tokens, another number hidden",
+            "chance": "mean of control", "loss": "nats per digit token", "gain": "nats per digit token",
+            "gain_error": "nats per digit token, standard error over prompts",
+        },
+        "lengths": list(lengths), "depths": depths, "samples": config.samples,
+        "chance": batches.mean_and_error(controls)[0],
+        "grid": {name: [[column[row][name] for column in columns] for row in range(len(depths))] for name in CELL},
+    }
+
+
+def by_depth(predictor, tokenizer, length: int, samples: int, depths: int, seed: int) -> list[dict]:
+    """For each of `depths` depths: how many numbers were asked for, and how many are right, as `exact` in `run`'s grid.
+
+    No control row is read. Nothing is asked where `run` has None.
+    """
+    prompts = _prompts(tokenizer, length, _depths(depths), samples, seed)
+    if prompts is None:
+        return [{"asked": 0, "right": 0}] * depths
+    alone = [(own,) for own, _ in prompts]
+    right = [own.top.all() for own, in _answers(predictor, alone, length, tokenizer.pad)]
+    return [{"asked": samples, "right": int(sum(right[i:i + samples]))} for i in range(0, len(right), samples)]
+
+
+def _depths(count: int) -> list[float]:
+    return [round(float(depth), 4) for depth in np.linspace(0, 1, count)]
+
+
+def _column(predictor, tokenizer, length, depths, samples, seed) -> list[dict]:
+    """The cells of one length, in the order of depths."""
+    prompts = _prompts(tokenizer, length, depths, samples, seed)
+    if prompts is None:
+        return [dict.fromkeys(CELL) for _ in depths]
+    answers = _answers(predictor, prompts, length, tokenizer.pad)
+    return [_cell(answers[i:i + samples]) for i in range(0, len(answers), samples)]
+
+
+def _prompts(tokenizer, length, depths, samples, seed) -> list[tuple[Prompt, Prompt]] | None:
+    """`samples` pairs (see _pair) of each depth in turn; None where one of them cannot be made."""
+    rng = np.random.default_rng([seed, length])
+    pairs = [_pair(rng, tokenizer, length, depth) for depth in depths for _ in range(samples)]
+    return None if None in pairs else pairs
+
+
+def _answers(predictor, prompts: list[tuple[Prompt, ...]], length, pad) -> list[list[batches.Prediction]]:
+    """For each group of prompts, of each the prediction of its scored tokens."""
+    predictions = iter(batches.score(predictor, [[prompt.piece] for group in prompts for prompt in group], length, pad))
+    return [[batches.Prediction(*(values[prompt.scored] for values in next(predictions)[0])) for prompt in group]
+            for group in prompts]
+
+
+def _cell(answers: list[list[batches.Prediction]]) -> dict:
+    """From the scored tokens of each prompt, with its own number and with another one hidden."""
+    accuracy, control = (np.concatenate([answer.top for answer in row]).mean() for row in zip(*answers, strict=True))
+    exact = np.mean([own.top.all() for own, _ in answers])
+    loss, other = np.array([[answer.nll.mean() for answer in pair] for pair in answers]).T
+    values = (accuracy, exact, control, loss.mean())
+    return dict(zip(CELL, (*map(batches.number, values), *batches.mean_and_error(other - loss)), strict=True))
+
+
+def _pair(rng, tokenizer, length, depth) -> tuple[Prompt, Prompt] | None:
+    """With its own number and with another one hidden; None where `length` is too short or tokens hold no numbers."""
+    fitted = _fit(rng, tokenizer, length, depth)
+    if fitted is None:
+        return None
+    text, answer = fitted
+    number = answer.strip()
+    own, control = (_prompt(tokenizer, text.replace(number, hidden) + answer, number, length)
+                    for hidden in (number, _another(rng, number)))
+    if not len(own.scored) or np.array_equal(own.piece.inputs, control.piece.inputs):
+        return None
+    return own, control
+
+
+def _prompt(tokenizer, text: str, number: str, length: int) -> Prompt:
+    """The prompt that a text makes which ends with the number."""
+    ids, spans = tokenizer.encode_with_spans(text.encode())
+    digits = len(text.encode()) - len(number)                   # from here to the end
+    scored = np.flatnonzero(spans[:, 1] > np.maximum(spans[:, 0], digits)) - len(ids)
+    ids = np.append(tokenizer.bos, ids).astype(np.int32)[-length - 1:]      # the other number may be a token longer
+    return Prompt(batches.Piece(ids[:-1], ids[1:]), scored)
+
+
+def _another(rng, number: str) -> str:
+    """Another number of as many digits, uniform like the hidden ones, so that a first digit agrees as often."""
+    smallest, end = 10 ** (len(number) - 1), min(10 ** len(number), passkey.LARGEST + 1)
+    drawn = int(rng.integers(smallest, end - 1))
+    return str(drawn + (drawn >= int(number)))
+
+
+def _fit(rng, tokenizer, length, depth) -> tuple[str, str] | None:
+    """The longest prompt found with at most `length` inputs: text before the answer, answer."""
+    state = rng.integers(1 << 62)
+    best, size = None, length
+    for _ in range(FIT_TRIES):
+        text, answer = passkey.prompt(np.random.default_rng(state), size, depth)
+        inputs = len(tokenizer.encode((text + answer).encode()))       # with the start token, without the last one
+        if inputs <= length and (best is None or inputs > best[0]):
+            best = (inputs, text, answer)
+        if inputs == length:
+            break
+        step = (length - inputs) * max(1.0, len(text) / inputs)
+        size = max(1, size + math.floor(step) if step < 0 else size + math.ceil(step))
+    return best and best[1:]

@@ -1,0 +1,52 @@
+"""Pieces that the forward and the backward kernel share: layouts outside, small operations inside."""
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+from pallas_kernels import masks
+from pallas_kernels.attention import blocks
+from pallas_kernels.attention.tpu import pairs
+from pallas_kernels.attention.tpu.sizes import native_head_size
+from pallas_kernels.masks import Tokens
+from pallas_kernels.mosaic_tpu import LANES, as_columns
+
+
+def heads_first(x, block):
+    """BTNH -> BNTH, padded to whole blocks and a native head size; numbers per row BTN -> BN1T."""
+    x = blocks.pad(x, 1, block)
+    if x.ndim == 3:
+        return x.swapaxes(1, 2)[:, :, None]
+    return blocks.pad(x, 3, native_head_size(x.shape[3])).swapaxes(1, 2)
+
+
+def heads_last(x, length, head_size):
+    """BNTH -> BTNH without the padding."""
+    return x[:, :, :length, :head_size].swapaxes(1, 2)
+
+
+def stacked(tokens):
+    """int32 [B, 2, T]: positions and segments."""
+    return jnp.stack(tokens, 1)
+
+
+def on_kind(kind, step):
+    """step(form) in the compiled form that a pair of this kind asks for; nothing for EMPTY."""
+    for form in (masks.FULL, pairs.LOWER, masks.PARTIAL):
+        pl.when(kind == form)(lambda form=form: step(form))
+
+
+def token_rows(tokens):
+    """Tokens [1, n] from positions and segments [2, n]."""
+    return Tokens(tokens[0:1], tokens[1:2])
+
+
+def token_columns(tokens, width=1):
+    """Tokens [n, width] of equal columns from positions and segments [2, n]."""
+    return Tokens(*(jnp.tile(as_columns(x), (1, pl.cdiv(width, LANES)))[:, :width] for x in token_rows(tokens)))
+
+
+def as_rows(x, y):
+    """Two arrays [128, 128] of equal columns -> a column of each as a row [1, 128], by one transpose."""
+    first = jax.lax.broadcasted_iota(jnp.int32, x.shape, 1) == 0
+    both = jnp.where(first, x, y).T
+    return both[:1], both[1:2]

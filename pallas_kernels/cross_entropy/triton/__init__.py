@@ -1,0 +1,1 @@
+"""Cross-entropy on NVIDIA GPUs, in Triton by jax-triton."""

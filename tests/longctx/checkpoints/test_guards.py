@@ -1,0 +1,102 @@
+"""What a save refuses, what it never takes the place of, and what others may do to the directory meanwhile."""
+import fcntl
+import os
+import shutil
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from longctx.checkpoints import manifest
+from longctx.checkpoints.checkpointer import Checkpointer, abstract, load_latest
+from longctx.errors import UserError
+from tests.longctx.checkpoints.test_checkpointer import assert_same, make_state, names, save_steps
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A directory with sound steps 10 and 20."""
+    save_steps(tmp_path / "checkpoints", 10, 20)
+    return tmp_path / "checkpoints"
+
+
+# ---- states that are not finite
+
+@pytest.mark.parametrize("spoil, leaf", [
+    (lambda s: s["params"]["w"].at[3, 5].set(jnp.nan), r"params\.w"),
+    (lambda s: s["params"]["w"].astype(jnp.bfloat16).at[0, 0].set(-jnp.inf), r"params\.w"),
+])
+def test_a_state_that_is_not_finite_is_refused_by_leaf_name(saved, spoil, leaf):
+    state = make_state(30)
+    state["params"]["w"] = spoil(state)
+    with Checkpointer(saved, keep=1) as checkpoints:
+        with pytest.raises(UserError, match=rf"step 30 is not saved: {leaf} holds a number that is not finite"):
+            checkpoints.save(30, state, {}, {})
+        assert names(saved) == ["10", "20", "LOCK"]
+        state["opt"] = jax.tree.map(lambda x: x / 0 if x.dtype == jnp.float32 else x, state["opt"])
+        with pytest.raises(UserError, match=r"opt\.\S+ and \d+ more leaves hold numbers that are not finite"):
+            checkpoints.save(30, state, {}, {})
+    assert load_latest(saved, abstract(make_state(0))).step == 20
+
+
+def test_a_save_that_takes_the_place_of_none_deletes_none(saved):
+    with Checkpointer(saved, keep=1) as checkpoints:
+        checkpoints.save(30, make_state(30), {}, {}, in_place_of_older=False)
+        checkpoints.wait()
+        assert names(saved) == ["10", "20", "30", "LOCK"]
+        checkpoints.save(40, make_state(40), {}, {})
+    assert names(saved) == ["40", "LOCK"]
+
+
+# ---- what others do to the directory meanwhile
+
+def test_a_later_folder_that_appears_hides_nothing(saved):
+    with Checkpointer(saved, keep=1) as checkpoints:
+        (saved / "99999").mkdir()
+        (saved / "40").mkdir()
+        checkpoints.save(30, make_state(30), {}, {})
+        checkpoints.wait()
+        assert names(saved) == ["30", "40", "99999", "LOCK"]            # its own newest is kept
+        checkpoints.save(40, make_state(40), {}, {})
+        (note,) = checkpoints.notes
+    assert note == ("step 40 is damaged (the directory is empty); it is now damaged-00000040, "
+                    "and the run's own takes its place")
+    with Checkpointer(saved) as checkpoints:
+        found = checkpoints.restore_latest(abstract(make_state(0)))
+    assert found.step == 40 and "step 99999 is damaged" in found.notes[0]
+    assert_same(found.state, make_state(40))
+
+
+@pytest.mark.parametrize("moment", ["before a save", "in a save"])
+def test_a_directory_that_vanishes_is_one_clear_line(saved, moment, monkeypatch):
+    write = manifest.write
+    if moment == "in a save":
+        monkeypatch.setattr(manifest, "write", lambda *args: (shutil.rmtree(saved), write(*args)))
+    with pytest.raises(UserError, match=rf"step 30 could not be written: {saved} was removed") as caught:
+        with Checkpointer(saved) as checkpoints:
+            if moment == "before a save":
+                shutil.rmtree(saved)
+            checkpoints.save(30, make_state(30), {}, {})
+            checkpoints.wait()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_lock_that_was_removed_is_taken_again_or_the_other_run_is_named(saved):
+    with Checkpointer(saved) as checkpoints:
+        (saved / "LOCK").unlink()
+        checkpoints.save(30, make_state(30), {}, {})
+        checkpoints.wait()
+        with pytest.raises(UserError, match="is in use by process"):
+            Checkpointer(saved)
+        (saved / "LOCK").unlink()
+        with Checkpointer(saved), pytest.raises(UserError, match=f"is in use by process {os.getpid()} on "):
+            checkpoints.save(40, make_state(40), {}, {})
+
+
+def test_a_lock_that_holds_no_text_is_still_a_lock(tmp_path):
+    (tmp_path / "LOCK").write_bytes(b"\xff\x00\n\n" * 1000)
+    with open(tmp_path / "LOCK", "a+b") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="is in use by process") as caught:
+            Checkpointer(tmp_path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500

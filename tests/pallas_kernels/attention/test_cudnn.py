@@ -1,0 +1,217 @@
+"""Attention by cuDNN, which no CPU has: its calls are replaced by their definition, to test what is around them."""
+import re
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from longctx.config import MeshConfig
+from pallas_kernels import cudnn_call, gpu_chips, masks, select
+from pallas_kernels.attention import api, reference
+from pallas_kernels.attention import cudnn as gpu_cudnn
+from pallas_kernels.attention.bias import Alibi
+from pallas_kernels.attention.spec import AttentionSpec, Rows, rows
+from pallas_kernels.masks import Causal, Full, Tokens, Window
+from tests.helpers import NEEDS_CUDA_COMPILER, assert_close, one_document, packed, problem, slow, truth, worker_lines
+from tests.longctx.context_parallel import cut
+from tests.pallas_kernels.attention.test_attention import run
+
+
+def _by_places(q, k, scale, causal, window):
+    """What reference.py needs to do as cuDNN does: tokens and spec."""
+    places = lambda x: one_document(*x.shape[:2])
+    mask = (Causal() if causal else Full()) & (Window(window) if window else Full())
+    return (places(q), places(k)), AttentionSpec(mask, scale)
+
+
+def _forward(q, k, v, scale, causal, window):
+    tokens, spec = _by_places(q, k, scale, causal, window)
+    out, lse = reference.forward(q, k, v, tokens, spec)
+    return out, lse.swapaxes(1, 2)
+
+
+def _backward(q, k, v, lse, out, dout, scale, causal, window):
+    assert out.dtype == dout.dtype == q.dtype
+    tokens, spec = _by_places(q, k, scale, causal, window)
+    delta = (dout.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
+    return reference.backward(q, k, v, tokens, spec, Rows(dout, lse.swapaxes(1, 2), delta))[:3]
+
+
+def _never(q, k, spec):
+    """An implementation whose results are seen wherever they get to."""
+    spoilt = lambda *arrays: tuple(jnp.full_like(x, jnp.nan, spec.result_dtype(x)) for x in arrays)
+    return types.SimpleNamespace(
+        forward=lambda q, k, v, *_: (*spoilt(q), jnp.full_like(q[..., 0], jnp.nan, jnp.float32)),
+        backward=lambda q, k, v, *_: (*spoilt(q, k, v), None))
+
+
+@pytest.fixture(autouse=True)
+def no_other(monkeypatch):
+    """Other kernels for GPUs do not run here."""
+    monkeypatch.setitem(api.PREFERENCE, (9, 0), ("cudnn", "chunked"))
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """As on an H100. Called with a function for pairs that cuDNN cannot do, it replaces the one there is."""
+    monkeypatch.setattr(cudnn_call, "forward", _forward)
+    monkeypatch.setattr(cudnn_call, "backward", _backward)
+    monkeypatch.setattr(gpu_chips, "capability", lambda: (9, 0))
+    monkeypatch.setattr(select, "traced_platform", lambda: "gpu")
+    jax.clear_caches()
+    yield lambda otherwise: monkeypatch.setitem(api.IMPLEMENTATIONS, "cudnn", gpu_cudnn.Cudnn(otherwise))
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("mask, dtype", [
+    ("causal", "bfloat16"), ("causal & window(20) & window(9) & segments", "float16"),
+    *slow(("full", "float16"), ("segments", "bfloat16"), ("causal & segments", "float16"))])
+def test_one_document_is_all_cudnns(mask, dtype, here):
+    here(_never)
+    tokens = one_document(2, 40, start=100)
+    p, spec = problem(T=40, dtype=dtype, tokens=(tokens, tokens)), AttentionSpec(masks.parse(mask), scale=0.3)
+    assert_close(run(p, spec, "cudnn"), truth(p, spec), dtype, 40)
+
+
+@pytest.mark.parametrize("mask", ["causal & segments", *slow("full", "causal & window(9)")])
+def test_other_rows_are_as_exact(mask, here):
+    tokens = packed(3, 2, 50)
+    p, spec = problem(dtype="bfloat16", tokens=(tokens, tokens)), AttentionSpec(masks.parse(mask), block=16)
+    assert_close(run(p, spec, "cudnn"), truth(p, spec), "bfloat16", 50)
+
+
+def _some_tokens(rng, T):
+    """One row: a stretch of a document, its halves from anywhere, strided, standing still, packed, or with padding."""
+    start, stride = rng.integers(0, 3 * T), rng.integers(1, 4)
+    line = np.arange(T) + start
+    halves = np.concatenate([np.arange(T // 2) + T // 2 * rng.integers(0, 6) for _ in range(2)])
+    positions = [line, line, halves, halves, stride * np.arange(T) + rng.integers(0, stride), line // 2, line % 3]
+    segments = np.ones(T, int)
+    kind = rng.integers(0, 4)
+    if kind == 1:
+        segments = segments + (np.arange(T) >= rng.integers(1, T))
+    elif kind == 2:
+        segments = segments * (np.arange(T) < rng.integers(0, T))
+    return positions[rng.integers(0, len(positions))], segments
+
+
+@pytest.mark.parametrize("mask", ["causal & segments", "causal & window(20)", *slow("causal", "full", "segments")])
+def test_whatever_tokens_look_like(mask, here):
+    """Wrong answers would come from a pair that is taken for one that cuDNN can do."""
+    here(lambda *call: reference)
+    T, rng, spec = 8, np.random.default_rng(1), AttentionSpec(masks.parse(mask), partial=True)
+    p = problem(T=T, B=2, N=2, K=1, dtype="bfloat16")
+    implementation, taken = api.IMPLEMENTATIONS["cudnn"], set()
+    both = [jax.jit(lambda *x, of=of: (of.forward(*x[:3], x[3], spec), of.backward(*x[:3], x[3], spec, x[4])))
+            for of in (implementation, reference)]
+    for _ in range(200):
+        sides = [_some_tokens(rng, T) for _ in range(4)]
+        sides[rng.integers(0, 2)] = sides[0]                            # often the same in both rows
+        if rng.random() < 0.5:
+            sides[2:] = sides[:2]                                       # or of queries and keys
+        tokens = tuple(Tokens(*(jnp.array(x, jnp.int32) for x in zip(*side, strict=True)))
+                       for side in (sides[:2], sides[2:]))
+        looks = gpu_cudnn._looks(spec.mask, *tokens)
+        taken.add([*map(bool, looks), True].index(True))
+        needed = rows(both[1](p.q, p.k, p.v, tokens, Rows(p.dout, p.dlse, p.dlse))[0], (p.dout, p.dlse))
+        needed = needed._replace(delta=jnp.where(jnp.isfinite(needed.lse), needed.delta, 0.0))
+        got, want = (f(p.q, p.k, p.v, tokens, needed) for f in both)
+        assert_close(got, want, "bfloat16", T, str(tokens))
+    assert taken >= {0, 2, 5} | ({1} if "causal" in mask else set())
+
+
+@pytest.mark.parametrize("strategy, shards, layout", [
+    ("ring", 4, "zigzag"), ("ring", 4, "contiguous"),
+    *slow(("token_ring", 4, "zigzag"), ("ulysses", 2, "contiguous"), ("ring", 8, "zigzag"))])
+def test_every_hop_over_one_document_is_cudnns(strategy, shards, layout, here):
+    here(_never)
+    tokens = one_document(1, 64)
+    p = problem(B=1, T=64, N=4, K=2, dtype="bfloat16", tokens=(tokens, tokens))
+    cut.check(p, "causal", MeshConfig(context=shards), layout, strategy=strategy, kernel="cudnn", terms=64)
+
+
+@pytest.mark.parametrize("layout", ["zigzag", *slow("contiguous", "striped")])
+def test_a_ring_over_packed_documents(layout, here):
+    tokens = packed(2, 1, 64, mean=40)
+    p = problem(B=1, T=64, N=4, K=2, dtype="bfloat16", tokens=(tokens, tokens))
+    cut.check(p, "causal & window(30)", MeshConfig(context=4), layout, strategy="ring", kernel="cudnn", terms=64)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dout, dlse", [(1, 0), (1, 1), (1e-3, 1), (0, 1), (0, 1e-3), (1e-6, 1e-6), (0, 0)])
+def test_delta_is_had_from_out(dtype, dout, dlse):
+    """To an epsilon of itself, and what is added to dout is less than rounding delta could be."""
+    p = problem(T=100, H=64, dtype="float32")
+    given = jnp.asarray(dout * p.dout, dtype)
+    needed = rows((0.3 * p.v[:, :, jnp.arange(4) // 2], None), (given, dlse * p.dlse))
+    out, moved = (np.asarray(x, np.float64) for x in gpu_cudnn.for_delta(needed, jnp.dtype(dtype)))
+    delta = np.asarray(needed.delta, np.float64)
+    eps, least = (float(getattr(jnp.finfo(dtype), x)) for x in ("eps", "smallest_subnormal"))
+    assert np.all(np.abs((out * moved).sum(-1) - delta) <= eps * np.abs(delta))
+    added = np.abs(moved - np.asarray(given, np.float64)).max(-1)
+    assert np.all(added <= np.maximum(eps / 8 * np.abs(delta), least))
+
+
+def test_rounded_parts_add_up(here):
+    """Eight parts, each rounded to bfloat16, have together no more than the error of rounding once."""
+    here(_never)
+    p, spec = problem(B=1, T=64, S=512, N=2, K=1, H=64, dtype="bfloat16"), AttentionSpec(Full(), partial=True)
+    module, tokens = api.IMPLEMENTATIONS["cudnn"], (p.tokens[0],) * 2
+
+    @jax.jit
+    def summed(p):
+        result, dq = None, 0.0
+        parts = list(zip(*(jnp.split(x, 8, 1) for x in (p.k, p.v)), strict=True))
+        for k, v in parts:
+            result = module.forward(p.q, k, v, tokens, spec, None, result)
+        for k, v in parts:
+            dq = dq + module.backward(p.q, k, v, tokens, spec, rows(result, (p.dout, p.dlse)))[0]
+        return *result, dq
+    assert_close(summed(p), truth(p, spec)[:3], "bfloat16", 512)
+
+
+@pytest.mark.parametrize("change, words", [
+    (dict(platform="cpu"), "runs on NVIDIA GPUs"), (dict(capability=None), "runs on NVIDIA GPUs"),
+    (dict(capability=(7, 5)), "8.0 and later"), (dict(dtype="float32"), "float32"),
+    (dict(H=256, capability=(8, 0)), "up to 128"), (dict(H=256, capability=(10, 0)), "up to 128"),
+    (dict(H=256), None), (dict(H=60), "multiples of 8"),
+    (dict(bias=Alibi()), "no bias"), (dict(soft_cap=30.0), "no soft cap"), (dict(S=64), "as many queries as keys"),
+    (dict(T=33, S=33), "even number"), (dict(mask="window(5)"), "not Window"),
+    (dict(mask="causal | sinks(4)"), "not Or"), (dict(mask="causal & chunked(8)"), "not And"),
+    (dict(mask="causal & window(5) & segments"), None)])
+def test_why_not_says_why(change, words, monkeypatch):
+    about = dict(T=32, S=32, H=64, dtype="bfloat16", mask="causal", platform="gpu", capability=(9, 0)) | change
+    monkeypatch.setattr(gpu_chips, "capability", lambda: about["capability"])
+    q, k = (jax.ShapeDtypeStruct((1, about[length], 2, about["H"]), about["dtype"]) for length in "TS")
+    spec = AttentionSpec(masks.parse(about["mask"]), **{x: about[x] for x in ("bias", "soft_cap") if x in about})
+    reason = api.IMPLEMENTATIONS["cudnn"].why_not(q, k, spec, about["platform"])
+    assert reason is None if words is None else words in reason
+
+
+@pytest.mark.canary
+def test_jax_has_what_is_called():
+    """Its private names, and the custom calls that they become, with no compiler."""
+    q, k = (jax.ShapeDtypeStruct((1, 64, heads, 64), jnp.bfloat16) for heads in (4, 2))
+    tokens = Tokens(*[jax.ShapeDtypeStruct((1, 64), jnp.int32)] * 2)
+
+    def grad(q, k, v, tokens, dout):
+        f = lambda q, k, v: api.attention(q, k, v, (tokens, tokens), AttentionSpec(Causal() & Window(9)), "cudnn")[0]
+        return jax.vjp(f, q, k, v)[1](dout)
+    with gpu_chips.target("h200"):
+        text = jax.jit(grad).trace(q, k, k, tokens, q).lower(lowering_platforms=("cuda",)).as_text()
+    calls = re.findall(r"@__cudnn\$fmhaSoftmax(\w*)\(", text)
+    assert [calls.count(way) for way in ("", "Backward")] == [len(gpu_cudnn._CASES)] * 2
+    assert text.count("sliding_window_length\\22: 9,") == 2                 # of tokens in places, of both ways
+
+
+@NEEDS_CUDA_COMPILER
+@pytest.mark.parametrize("chip, dtype, head_size", slow(     # quickly: a ring for h100 in test_compiled_for_gpu.py
+    ("h200", "bfloat16", 128), ("a100", "float16", 64), ("h100", "float16", 256), ("b200", "bfloat16", 128)))
+def test_xla_compiles_around_it(chip, dtype, head_size):
+    """A call for each case. In a ring: in the loop over hops and after it; backward for own keys and before it, too."""
+    one, ring = worker_lines("tests.pallas_kernels.attention.compile_cudnn", (chip, dtype, str(head_size)),
+                             {"JAX_PLATFORMS": "cpu"}, timeout=250)
+    cases = len(gpu_cudnn._CASES)
+    assert (one, ring) == (f"1 {cases} {cases}", f"8 {2 * cases} {4 * cases}")

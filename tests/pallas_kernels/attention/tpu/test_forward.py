@@ -1,0 +1,144 @@
+"""What only the TPU kernels have to show: Mosaic's memory rules, their refusals, the real compiler, and several blocks.
+
+The masks, and rows that see nothing, are in test_attention.py, which runs every implementation.
+"""
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from longctx.config import MeshConfig
+from pallas_kernels import masks, tpu_chips
+from pallas_kernels.attention.bias import Alibi
+from pallas_kernels.attention.spec import AttentionSpec, rows
+from pallas_kernels.attention.tpu import forward as tpu_forward
+from pallas_kernels.attention.tpu import kernel as tpu
+from pallas_kernels.attention.tpu import sizes as tpu_sizes
+from pallas_kernels.attention.tpu.sizes import Blocks
+from pallas_kernels.masks import Causal, Segments
+from tests.helpers import (
+    NEEDS_TPU_COMPILER,
+    assert_close,
+    compiled_for_tpu,
+    packed,
+    problem,
+    relative_error,
+    slow,
+    truth,
+)
+from tests.longctx.context_parallel import cut
+from tests.pallas_kernels.attention.test_attention import piece_by_piece, run
+
+
+@pytest.mark.parametrize("shape, dtype", [
+    (dict(T=129, S=300, N=4, K=1, H=80), "float32"), (dict(T=300, S=129, N=2, K=2, H=128), "bfloat16"),
+    (dict(T=257, S=257, N=6, K=2, H=64), "bfloat16"), (dict(T=100, S=260, N=1, K=1, H=256), "float32")])
+def test_several_blocks_on_either_side(shape, dtype):
+    p, spec = problem(1, B=1, dtype=dtype, **shape), AttentionSpec(Causal(), scale=0.2, soft_cap=5.0, block=128)
+    assert_close(run(p, spec, "tpu"), truth(p, spec), dtype, 300)
+
+
+@pytest.mark.parametrize("chip", ["v5e", "v6e"])
+@pytest.mark.parametrize("mask, dtype, H", [
+    ("causal", "bfloat16", 128), ("causal & segments & window(150)", "float32", 64), ("full", "bfloat16", 256)])
+def test_tiles_of_either_orientation(chip, mask, dtype, H, monkeypatch):
+    """Full blocks, diagonal ones, and some whose tiles are partly empty; the last keys first, and on from there."""
+    monkeypatch.setattr(tpu_chips, "current", lambda: chip)
+    monkeypatch.setitem(tpu_sizes.SIZES, ("forward", chip, H), Blocks(384, 384, 128, 128, 384))
+    monkeypatch.setitem(tpu_sizes.FLOAT32, "forward", Blocks(384, 384, 128, 128, 384))
+    tokens = packed(3, 1, 800, mean=500)
+    p = problem(1, B=1, T=800, N=2, K=1, H=H, dtype=dtype, tokens=(tokens, tokens) if "segments" in mask else None)
+    spec = AttentionSpec(masks.parse(mask), soft_cap=5.0 if H == 256 else 0.0)
+    assert_close(piece_by_piece(p, spec, "tpu", (700, 800), (0, 700)), truth(p, spec)[:2], dtype, 800)
+
+
+def test_halves_of_scaled_queries_keep_sixteen_bits():
+    q = problem(dtype="bfloat16").q
+    halves = jax.jit(lambda q: tpu_forward._scaled(q, 0.3))(q).astype(jnp.float32)
+    high, low = jnp.split(halves, 2, -1)
+    assert relative_error(high + low, 0.3 * q.astype(jnp.float32)) < 2.0**-16
+
+
+@pytest.mark.parametrize("lengths, block, want", [
+    ((9000, 9000), 0, Blocks(2048, 2048, 256, 512, 512)), ((300, 100), 0, Blocks(512, 128, 128, 512, 128)),
+    ((9000, 9000), 384, Blocks(384, 384, 128, 128, 128))])
+def test_blocks_are_whole_tiles(lengths, block, want):
+    assert tpu_sizes.choose("forward", "bfloat16", 80, lengths, block) == want
+
+
+@pytest.mark.parametrize("strategy, layout, shards", [
+    ("ring", "zigzag", 2), ("ulysses", "contiguous", 2),
+    *slow(("ring", "zigzag", 4), ("ring", "zigzag", 8))])
+def test_pieces_of_a_cut_sequence(strategy, layout, shards, monkeypatch):
+    # jax's interpreter does not type its loops as varying over the mesh
+    monkeypatch.setattr(jax, "shard_map", functools.partial(jax.shard_map, check_vma=False))
+    tokens = packed(2, 1, 512, mean=200)
+    p = problem(B=1, T=512, N=4, K=2, tokens=(tokens, tokens))
+    cut.check(p, "causal", MeshConfig(context=shards), layout, strategy=strategy, kernel="tpu", terms=512)
+
+
+def test_partial_results_are_float32_for_bfloat16_inputs():
+    p, spec = problem(T=20, dtype=jnp.bfloat16), AttentionSpec(partial=True)
+    result = tpu.forward(p.q, p.k, p.v, p.tokens, spec)
+    grads = tpu.backward(p.q, p.k, p.v, p.tokens, spec, rows(result, (p.dout, None)))[:3]
+    assert [x.dtype for x in (*result, *grads)] == [jnp.float32] * 5
+
+
+def test_lists_of_pairs_too_long_for_scalar_memory(monkeypatch):
+    monkeypatch.setattr(tpu, "_TABLE", 4 * 3)                    # three pairs
+    tokens = packed(3, 1, 700, mean=300)
+    p, spec = problem(2, B=1, T=700, N=2, K=1, tokens=(tokens, tokens)), AttentionSpec(Causal() & Segments(), block=128)
+    want = truth(p, spec)
+    assert_close(run(p, spec, "tpu"), want, "float32", 700)
+    assert_close(piece_by_piece(p, spec, "tpu", (0, 500), (500, 700)), want[:2], "float32", 700)
+
+
+def test_mosaic_memory_rules(monkeypatch):
+    """As the machine does it: memory starts as NaN, and a copy lands no earlier than somebody waits for it."""
+    memory = pltpu.InterpretParams(uninitialized_memory="nan", dma_execution_mode="on_wait", detect_races=True)
+    call = pl.pallas_call
+    monkeypatch.setattr(pl, "pallas_call", lambda *args, **how: call(*args, **{**how, "interpret": memory}))
+    tokens = packed(5, 1, 260, mean=90)
+    p, spec = problem(B=1, T=260, N=2, K=1, tokens=(tokens, tokens)), AttentionSpec(Causal() & Segments(), block=128)
+    want = truth(p, spec)
+    assert_close(run(p, spec, "tpu"), want, "float32", 260)
+    assert_close(piece_by_piece(p, spec, "tpu", (0, 150), (150, 260)), want[:2], "float32", 260)
+
+
+@pytest.mark.parametrize("dtype, spec, T, platform, words", [
+    (jnp.bfloat16, AttentionSpec(), 64, "gpu", "runs on TPU"),
+    (jnp.bfloat16, AttentionSpec(bias=Alibi()), 64, "tpu", "no bias"),
+    (jnp.float16, AttentionSpec(), 64, "tpu", "float16"),
+    (jnp.bfloat16, AttentionSpec(), 2**23, "tpu", "524288 bytes of scalar memory"),
+    (jnp.bfloat16, AttentionSpec(), 2**22, "tpu", None)])
+def test_why_not_says_why(dtype, spec, T, platform, words):
+    q = jax.ShapeDtypeStruct((1, T, 2, 64), dtype)
+    reason = tpu.why_not(q, q, spec, platform)
+    assert reason is None if words is None else words in reason
+
+
+def test_a_shard_map_that_checks_is_refused_on_cpu():
+    tokens = packed(2, 1, 256, mean=200)
+    p = problem(B=1, T=256, tokens=(tokens, tokens))
+    with pytest.raises(NotImplementedError, match="check_vma=False"):
+        cut.check(p, "causal", MeshConfig(context=2), "contiguous", strategy="ring", kernel="tpu", terms=512)
+
+
+@NEEDS_TPU_COMPILER
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("topology, mask, dtype, head_size, block", [
+    ("v5e:2x2", "causal & segments", "bfloat16", 128, 512),
+    ("v6e:2x2", "causal & (window(700) | sinks(4))", "float32", 256, 256),
+    *slow(*[
+        ("v4:2x2x1", "full", "bfloat16", 80, 1024),
+        ("v5e:2x2", "(causal | prefix_lm(300)) & chunked(1000) & segments", "bfloat16", 64, 0),
+        ("v5p:2x2x1", "causal", "float32", 128, 512),
+        ("v6e:2x2", "causal", "bfloat16", 128, 0),
+        ("tpu7x:2x2x1", "causal & window(512)", "bfloat16", 128, 1024)])])
+def test_the_tpu_compiler_takes_it(topology, mask, dtype, head_size, block):
+    arguments = topology, mask, dtype, str(head_size), str(block)
+    assert compiled_for_tpu("tests.pallas_kernels.attention.tpu.compile_for_tpu", *arguments, timeout=800) == [
+        "forward 1", "onward 1", "backward 1"]

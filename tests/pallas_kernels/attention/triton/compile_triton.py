@@ -1,0 +1,57 @@
+"""Run by tests in its own process: compiles Triton kernels for a GPU, with none present.
+
+    compile_triton.py CHIP attention DTYPE MASK HEAD_SIZE         e.g. h100 attention bfloat16 "causal & segments" 128
+    compile_triton.py CHIP cross_entropy DTYPE D V
+
+Prints, of each kernel, its name and the bytes of shared memory that it takes by the rule that sizes are chosen by.
+"""
+import sys
+
+import jax
+
+from experiments.bench.harness import kernel_worker
+from pallas_kernels import gpu_chips, masks
+from pallas_kernels.attention.spec import AttentionSpec, Rows
+from pallas_kernels.attention.triton import blocks as triton_blocks
+from pallas_kernels.attention.triton import kernel as flash
+from pallas_kernels.cross_entropy.spec import CrossEntropySpec
+from pallas_kernels.cross_entropy.triton import kernel as head_loss
+from pallas_kernels.masks import Tokens
+
+array = jax.ShapeDtypeStruct
+
+
+def attention(dtype, mask, head_size, B=1, T=2000, N=4, K=2):
+    """Calls, each a function and its arguments' types; bytes of shared memory by kernel."""
+    q, k, row = (array((B, T, *rest), of) for *rest, of in ((N, int(head_size), dtype), (K, int(head_size), dtype),
+                                                            (N, "float32")))
+    tokens, spec = Tokens(*[array((B, T), "int32")] * 2), AttentionSpec(masks.parse(mask))
+    forward = lambda q, k, v, tokens, before: flash.forward(q, k, v, (tokens, tokens), spec, None, before)
+    backward = lambda q, k, v, tokens, rows: flash.backward(q, k, v, (tokens, tokens), spec, rows)
+    operands, before = (q, k, k, tokens), (array(q.shape, "float32"), row)
+    calls = (forward, *operands, None), (forward, *operands, before), (backward, *operands, Rows(q, row, row))
+    expected = {name: triton_blocks.shared(name, triton_blocks.choose(name, q, 0), q) for name in triton_blocks.SIZES}
+    return calls, {"onward": expected["forward"], **expected}
+
+
+def cross_entropy(dtype, D, V, M=3000):
+    """The same."""
+    D, V = int(D), int(V)
+    x, head, targets, row = array((M, D), dtype), array((D, V), dtype), array((M,), "int32"), array((M,), "float32")
+    forward = lambda x, head, targets: head_loss.forward(x, head, targets, CrossEntropySpec())
+    backward = lambda x, head, targets, lse, pair: head_loss.backward(x, head, targets, CrossEntropySpec(), lse, pair)
+    calls = (forward, x, head, targets), (backward, x, head, targets, row, (row, row))
+    return calls, dict.fromkeys(("forward", "gradient"), head_loss.shared(head_loss.choose()))
+
+
+def main(chip, what, *about):
+    with gpu_chips.target(chip):
+        calls, expected = {"attention": attention, "cross_entropy": cross_entropy}[what](*about)
+    for call in calls:
+        kernel_worker.compiled(chip, *call)
+    for name, size in expected.items():
+        print(name, size)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
