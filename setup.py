@@ -1,4 +1,5 @@
 """Packaging of longctx. Floors are the oldest versions that are known to work; CI also tries the newest."""
+
 from setuptools import find_packages, setup
 
 EXTRAS = {
@@ -6,19 +7,36 @@ EXTRAS = {
     "gpu": ["jax[cuda13]", "jax-triton>=0.3.1", "flatbuffers>=24.3"],
     # compilers for accelerators that need not be there: libtpu; XLA for CUDA without NVIDIA's libraries, but for ptxas
     # and libdevice, which it needs to compile, and a disassembler; Triton, which jax-triton brings; what exports need
-    "aot": ["jax[tpu,cuda13-local]", "nvidia-cuda-nvcc>=13.0,<14", "nvidia-cuda-nvdisasm>=13.0,<14",
-            "jax-triton>=0.3.1", "flatbuffers>=24.3"],
-    "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.9",
-             "jupytext>=1.17", "nbmake>=1.5.5", "ipykernel>=6.29"],
-    "bench": ["torch>=2.4", "transformers>=4.48", "tokamax==0.0.17; python_version >= '3.12'",
-              "tokamax==0.0.12; python_version < '3.12'"],
+    "aot": [
+        "jax[tpu,cuda13-local]",
+        "nvidia-cuda-nvcc>=13.0,<14",
+        "nvidia-cuda-nvdisasm>=13.0,<14",
+        "jax-triton>=0.3.1",
+        "flatbuffers>=24.3",
+    ],
+    "test": [
+        "pytest>=8",
+        "pytest-timeout>=2.3",
+        "pytest-xdist>=3.5",
+        "hypothesis>=6.100",
+        "ruff>=0.9",
+        "jupytext>=1.17",
+        "nbmake>=1.5.5",
+        "ipykernel>=6.29",
+    ],
+    "bench": [
+        "torch>=2.4",
+        "transformers>=4.48",
+        "tokamax==0.0.17; python_version >= '3.12'",
+        "tokamax==0.0.12; python_version < '3.12'",
+    ],
 }
 
 setup(
     name="longctx",
     version="0.1.0",
     description="Train and study transformers at very long context, in JAX: "
-                "kernels, context parallelism, position methods",
+    "kernels, context parallelism, position methods",
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=[*find_packages(include=["longctx*", "pallas_kernels*", "experiments*"]), "experiments.configs"],
@@ -26,9 +44,22 @@ setup(
     package_data={"longctx": ["py.typed"], "pallas_kernels": ["py.typed"], "experiments": ["py.typed"]},
     entry_points={"console_scripts": ["longctx = experiments.__main__:main"]},
     install_requires=[
-        "jax>=0.10.2", "flax>=0.12.8", "optax>=0.2.8", "orbax-checkpoint>=0.12.8", "grain>=0.2.18",
-        "ml-collections>=1.1.0", "absl-py>=2.1", "numpy>=2.0", "tokenizers>=0.21", "matplotlib>=3.9", "rich>=13.7",
-        "tqdm>=4.66", "tensorboardX>=2.6.2", "etils>=1.9", "safetensors>=0.8", "ml-dtypes>=0.5",
+        "jax>=0.10.2",
+        "flax>=0.12.8",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8",
+        "grain>=0.2.18",
+        "ml-collections>=1.1.0",
+        "absl-py>=2.1",
+        "numpy>=2.0",
+        "tokenizers>=0.21",
+        "matplotlib>=3.9",
+        "rich>=13.7",
+        "tqdm>=4.66",
+        "tensorboardX>=2.6.2",
+        "etils>=1.9",
+        "safetensors>=0.8",
+        "ml-dtypes>=0.5",
     ],
     extras_require=EXTRAS,
 )

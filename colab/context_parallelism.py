@@ -21,8 +21,8 @@
 # %matplotlib inline
 import os
 
-os.environ.setdefault("NPROC", "32")            # threads for simulated devices
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")    # all is small: compiling takes longest
+os.environ.setdefault("NPROC", "32")  # threads for simulated devices
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # all is small: compiling takes longest
 
 import jax
 import numpy as np
@@ -107,8 +107,10 @@ def attention(strategy: str, layout: str, **sizes: int) -> list[np.ndarray]:
         return out, *pull(dout)
 
     with jax.set_mesh(mesh):
-        return [layouts.permute(np.asarray(x), layouts.inverse(order))
-                for x in with_gradients(*(layouts.permute(x, order) for x in (dout, q, k, v)))]
+        return [
+            layouts.permute(np.asarray(x), layouts.inverse(order))
+            for x in with_gradients(*(layouts.permute(x, order) for x in (dout, q, k, v)))
+        ]
 
 
 # %%
@@ -117,8 +119,12 @@ for strategy in ("ring", "double_ring", "all_gather", "ulysses", "usp", "dispatc
     across = attention(strategy, "balanced(16)", context_outer=2, context=4)
     errors[strategy] = [np.abs(a - b).max() / np.abs(b).max() for a, b in zip(across, alone, strict=True)]
 print("largest difference / largest value, float32")
-print(console.table(("strategy", "out", "dq", "dk", "dv"),
-                      [(name, *(f"{error:.0e}" for error in found)) for name, found in errors.items()]))
+print(
+    console.table(
+        ("strategy", "out", "dq", "dk", "dv"),
+        [(name, *(f"{error:.0e}" for error in found)) for name, found in errors.items()],
+    )
+)
 assert np.max(list(errors.values())) < 1e-5
 
 # %% [markdown]
@@ -130,8 +136,11 @@ assert np.max(list(errors.values())) < 1e-5
 
 # %%
 small = config.Config(
-    model=config.ModelConfig(layers=2, embed=64, mlp=64, heads=16, key_heads=8, head_size=16, dtype="float32"),
-    mesh=config.MeshConfig(context=8), batch_tokens=4096, stages=(config.StageConfig(seq_len=4096, steps=1),))
+    model=config.ModelConfig(layers=2, d_model=64, mlp_dim=64, heads=16, kv_heads=8, head_dim=16, dtype="float32"),
+    mesh=config.MeshConfig(context=8),
+    batch_tokens=4096,
+    stages=(config.StageConfig(seq_len=4096, steps=1),),
+)
 meter = measure.measure(small, targets.Target("cpu:8", None, jax.devices("cpu")[:8], "cpu"), lengths="web")
 show.show(meter)
 assert all(one.ratio == 1 for one in meter.rows if one.part == "attention")
@@ -143,8 +152,9 @@ assert all(one.ratio == 1 for one in meter.rows if one.part == "attention")
 # Ulysses in nodes of eight with a ring around them. Dispatch sends what the documents of a row ask for.
 
 # %%
-placement.bytes_sent(["ring", "all_gather", "ulysses", "usp"], ["web", "prolong"], [8, 16, 32, 64, 128],
-                             2**20, "llama3_8b")
+placement.bytes_sent(
+    ["ring", "all_gather", "ulysses", "usp"], ["web", "prolong"], [8, 16, 32, 64, 128], 2**20, "llama3_8b"
+)
 
 # %% [markdown]
 # ## What would I choose?
@@ -154,11 +164,24 @@ placement.bytes_sent(["ring", "all_gather", "ulysses", "usp"], ["web", "prolong"
 # in `experiments/hardware/targets.py`:
 
 # %%
-layer = attention_step.Layer(heads=32, key_heads=8, head_size=128, block=256)
-print(console.table(
-    ("tokens a device, for a ring to be hidden", "near: forward", "backward", "between nodes: forward", "backward"),
-    [(name, *(f"{tokens:,.0f}" for shards in (2, 4096) for tokens in attention_step.hidden_from(layer, chip, shards)))
-     for name, chip in targets.CHIPS.items() if name in ("h100", "v5e", "v5p", "v6e")]))
+layer = attention_step.Layer(heads=32, kv_heads=8, head_dim=128, block=256)
+print(
+    console.table(
+        ("tokens a device, for a ring to be hidden", "near: forward", "backward", "between nodes: forward", "backward"),
+        [
+            (
+                name,
+                *(
+                    f"{tokens:,.0f}"
+                    for shards in (2, 4096)
+                    for tokens in attention_step.hidden_from(layer, chip, shards)
+                ),
+            )
+            for name, chip in targets.CHIPS.items()
+            if name in ("h100", "v5e", "v5p", "v6e")
+        ],
+    )
+)
 
 # %% [markdown]
 # - **One document a row**: `zigzag` and a `ring`. Where devices hold fewer tokens than that: `ulysses`, as far as there

@@ -17,7 +17,7 @@
 from experiments.pictures import positions as position_figures
 from longctx.config import RopeConfig
 
-TRAINED, TARGET, HEAD_SIZE = 4096, 32768, 128
+TRAINED, TARGET, HEAD_DIM = 4096, 32768, 128
 stretched = dict(factor=TARGET / TRAINED, original_length=TRAINED)
 
 # %% [markdown]
@@ -40,15 +40,15 @@ ropes = {
     "yarn": RopeConfig(scaling="yarn", **stretched),
     "llama3": RopeConfig(scaling="llama3", **stretched),
 }
-position_figures.wavelengths(ropes, HEAD_SIZE, TRAINED, TARGET)
+position_figures.wavelengths(ropes, HEAD_DIM, TRAINED, TARGET)
 
 # %% [markdown]
 # The same with a larger base from the start (ABF), as models for long context are trained: fewer pairs are left that
 # have not turned once.
 
 # %%
-bases = {f"base {base:,}": RopeConfig(base=base) for base in (10_000, 500_000, 10_000_000)}
-position_figures.wavelengths(bases, HEAD_SIZE, TRAINED, TARGET)
+bases = {f"base {base:,}": RopeConfig(theta=base) for base in (10_000, 500_000, 10_000_000)}
+position_figures.wavelengths(bases, HEAD_DIM, TRAINED, TARGET)
 
 # %% [markdown]
 # ## Methods that change distances by region

@@ -7,6 +7,7 @@
 Arguments: length (tokens of a row), steps (of one row each), smoke (the same in miniature). Without init_from it trains
 the default small model.
 """
+
 from experiments.settings import config as configs
 
 

@@ -7,6 +7,7 @@ The first command on 2026-11-22, jax 0.10.2, nothing run:
 v5p:4x4x4: fits; device 25.6 of 95.7 GiB, host 48.0 of 104.3 GiB (compiled);
 a step 213 s, MFU 76% (predicted).
 """
+
 from experiments.settings import config as configs
 from experiments.settings import models
 
@@ -15,9 +16,15 @@ def get_config(arg: str = ""):
     args = configs.arguments(arg, smoke=False)
     config = configs.defaults()
     config.name = "llama3-70b-1m"
-    models.fill(config, "llama3_70b", length=2**20, smoke=args.smoke, context=4 if args.smoke else 16,
-                context_outer=2 if args.smoke else 4)
-    config.model.rope.base = 5e7                    # LWM's at this length
+    models.fill(
+        config,
+        "llama3_70b",
+        length=2**20,
+        smoke=args.smoke,
+        context=4 if args.smoke else 16,
+        context_outer=2 if args.smoke else 4,
+    )
+    config.model.rope.theta = 5e7  # LWM's at this length
     config.model.remat = "offload_attention"
     config.memory.update(mlp_tiles=4, offload=("moments",))
     return config

@@ -7,6 +7,7 @@ The first command on 2026-11-21, jax 0.10.2, nothing run:
 h100x8: fits; device 31.2 of 72.0 GiB, host 206.7 of 221.2 GiB (compiled);
 a step 3.32e+04 s, MFU 33% (predicted).
 """
+
 from experiments.settings import config as configs
 from experiments.settings import models
 
@@ -17,8 +18,14 @@ def get_config(arg: str = ""):
     config.name = "llama3-8b-10m"
     models.fill(config, "llama3_8b", length=10 * 2**20, smoke=args.smoke, context=8)
     chunk = 2**16 if not args.smoke else 512
-    config.model.rope.base = 5e8
-    config.attention.update(strategy="ulysses", layout=f"striped({chunk // 8})")    # a chunk is a piece of the row
-    config.memory.update(backward="streamed", chunk=chunk, every=2, keep_attention=True, clip="delayed",
-                         offload=("residual", "dy", "attention", "moments"))
+    config.model.rope.theta = 5e8
+    config.attention.update(strategy="ulysses", layout=f"striped({chunk // 8})")  # a chunk is a piece of the row
+    config.memory.update(
+        backward="streamed",
+        chunk_tokens=chunk,
+        residual_every=2,
+        keep_attention=True,
+        clip_mode="delayed",
+        offload=("residual", "dy", "attention", "moments"),
+    )
     return config

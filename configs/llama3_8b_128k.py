@@ -8,6 +8,7 @@ The first command on 2026-11-21, jax 0.10.2, nothing run:
 h100x8: fits; device 29.1 of 72.0 GiB, host 0.0 of 221.2 GiB (compiled);
 a step 5.47 s, MFU 45% (predicted).
 """
+
 from experiments.settings import config as configs
 from experiments.settings import models
 
@@ -17,7 +18,7 @@ def get_config(arg: str = ""):
     config = configs.defaults()
     config.name = "llama3-8b-128k"
     models.fill(config, "llama3_8b", length=2**17, smoke=args.smoke, context=8)
-    config.model.rope.base = 8e6                    # ProLong's, for rows of 64K and more
+    config.model.rope.theta = 8e6  # ProLong's, for rows of 64K and more
     config.model.remat = "attention"
     config.memory.mlp_tiles = 4
     return config

@@ -13,6 +13,7 @@ a step 268 s, MFU 43% (predicted);
 v5p:4x4x4: fits; device 5.3 of 95.7 GiB, host 9.1 of 104.3 GiB (compiled);
 a step 41.1 s, MFU 76% (predicted).
 """
+
 from experiments.settings import config as configs
 from experiments.settings import models
 
@@ -21,9 +22,10 @@ def get_config(arg: str = ""):
     args = configs.arguments(arg, context_outer=1, context=8, smoke=False)
     config = configs.defaults()
     config.name = "llama3-8b-1m"
-    models.fill(config, "llama3_8b", length=2**20, smoke=args.smoke, context=args.context,
-                context_outer=args.context_outer)
-    config.model.rope.base = 5e7                    # LWM's at this length
+    models.fill(
+        config, "llama3_8b", length=2**20, smoke=args.smoke, context=args.context, context_outer=args.context_outer
+    )
+    config.model.rope.theta = 5e7  # LWM's at this length
     config.model.remat = "offload_attention"
     config.memory.update(mlp_tiles=16, head_groups=1 if args.smoke else 8, offload=("grads",))
     return config

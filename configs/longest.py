@@ -8,6 +8,7 @@ the input of every k-th layer. What a step asks of each device, known without an
 
 Arguments: case, a name in CASES; smoke.
 """
+
 import dataclasses
 
 from experiments.settings import config as configs
@@ -20,6 +21,7 @@ M = 2**20
 @dataclasses.dataclass(frozen=True)
 class Case:
     """What the hardware decides. tokens: of a row; kept_every: layers; offload: beside the residual stream and dy."""
+
     target: str
     tokens: int
     chunk: int
@@ -31,8 +33,8 @@ class Case:
 
 
 CASES = {
-    "h100x1": Case("h100x1", 9 * M, 2**15, 2, offload=("moments", "params", "kv")),      # all of a node's memory
-    "h100x1_eighth": Case("h100x1", M, 2**15, 4, offload=("moments", "params", "kv")),   # 221 GiB, an eighth of it
+    "h100x1": Case("h100x1", 9 * M, 2**15, 2, offload=("moments", "params", "kv")),  # all of a node's memory
+    "h100x1_eighth": Case("h100x1", M, 2**15, 4, offload=("moments", "params", "kv")),  # 221 GiB, an eighth of it
     "h100x8": Case("h100x8", 10 * M, 2**16, 2, context=8),
     "h100x32": Case("h100x32", 32 * M, 2**17, 2, context=8, context_outer=4),
     "a800x8": Case("a800x8", 5 * M, 2**16, 1, context=8, offload=("moments", "kv"), model="llama_7b"),
@@ -54,12 +56,17 @@ def get_config(arg: str = ""):
     config.batch_tokens = tokens
     config.stages = (configs.stage(seq_len=tokens, steps=steps),)
     config.model.update(**models.MODELS[case.model] | (models.SMOKE | dict(layers=4) if args.smoke else {}))
-    config.model.rope.base = 500_000.0
+    config.model.rope.theta = 500_000.0
     config.mesh.update(context=case.context, context_outer=case.context_outer)
     config.attention.strategy = "usp" if case.context_outer > 1 else "ulysses"
-    config.attention.layout = f"striped({chunk // shards})"             # a chunk is one piece of the row
-    config.memory.update(backward="streamed", chunk=chunk, every=case.kept_every, clip="delayed",
-                         offload=("residual", "dy", *case.offload))
+    config.attention.layout = f"striped({chunk // shards})"  # a chunk is one piece of the row
+    config.memory.update(
+        backward="streamed",
+        chunk_tokens=chunk,
+        residual_every=case.kept_every,
+        clip_mode="delayed",
+        offload=("residual", "dy", *case.offload),
+    )
     if args.smoke:
         config.mesh.simulate = shards
         config.eval.tasks = ()

@@ -12,6 +12,7 @@ again and again, and repeated digits, from which so small a model learns retriev
 
 Arguments: smoke (tiny model, short contexts, few steps), context=N (context shards, each a simulated CPU device).
 """
+
 from experiments.settings import config as configs
 
 
@@ -23,8 +24,17 @@ def get_config(arg: str = ""):
     lengths, steps = ((256, 512, 1024), (8, 6, 6)) if args.smoke else ((256, 1024, 4096), (700, 350, 130))
     config.batch_tokens = 1024 if args.smoke else 2048
     config.stages = tuple(_stage(config, *stage, original=lengths[0]) for stage in zip(lengths, steps, strict=True))
-    config.model.update(layers=3, embed=64, mlp=176, heads=4, key_heads=4, head_size=16, qk_norm="rms", dtype="float32",
-                        remat="none")
+    config.model.update(
+        layers=3,
+        d_model=64,
+        mlp_dim=176,
+        heads=4,
+        kv_heads=4,
+        head_dim=16,
+        qk_norm="rms",
+        dtype="float32",
+        remat="none",
+    )
     config.data.update(passkey_share=0.5, copy_share=0.2)
     config.optim.update(learning_rate=1e-2, warmup_steps=20, schedule="wsd")
     config.checkpoint.every_steps = 200
@@ -50,7 +60,7 @@ def _stage(config, length, steps, original):
 
 def _shrink(config):
     """The same run in miniature: every part of it takes place, in under a minute."""
-    config.model.update(layers=2, heads=2, key_heads=1)
+    config.model.update(layers=2, heads=2, kv_heads=1)
     config.optim.warmup_steps = 4
     config.checkpoint.every_steps = 5
     config.log.every_steps = 1

@@ -7,6 +7,7 @@ The first command on 2026-11-21, jax 0.10.2, nothing run:
 a800x8: fits; device 26.6 of 72.0 GiB, host 52.0 of 221.2 GiB (compiled);
 a step 523 s, MFU 54% (predicted).
 """
+
 from experiments.settings import config as configs
 from experiments.settings import models
 
@@ -16,7 +17,7 @@ def get_config(arg: str = ""):
     config = configs.defaults()
     config.name = "qwen-7b-1m"
     models.fill(config, "qwen2.5_7b", length=2**20, smoke=args.smoke, context=8)
-    config.model.rope.base = 1e7                    # Qwen2.5-1M's last stage
+    config.model.rope.theta = 1e7  # Qwen2.5-1M's last stage
     config.model.remat = "offload_attention"
     config.memory.update(mlp_tiles=16, head_groups=4, offload=("grads",))
     return config

@@ -11,6 +11,7 @@ parameters read longer rows by every position method, as they are and after a sh
 
 Arguments: seed=N, smoke.
 """
+
 from experiments.settings import config as configs
 
 
@@ -18,11 +19,25 @@ def get_config(arg: str = ""):
     args = configs.arguments(arg, seed=0, smoke=False)
     config = configs.defaults()
     config.name, config.seed = "recall", args.seed
-    config.stages = (configs.stage(seq_len=32, steps=300, batch_tokens=2048),
-                     configs.stage(seq_len=256, steps=300, batch_tokens=4096))
+    config.stages = (
+        configs.stage(seq_len=32, steps=300, batch_tokens=2048),
+        configs.stage(seq_len=256, steps=300, batch_tokens=4096),
+    )
     # without qkv_bias or qk_norm 500 steps at 32 tokens did not get far beyond guessing among the values that were seen
-    config.model.update(vocab_size=64, layers=2, embed=64, mlp=96, heads=4, key_heads=4, head_size=16, qk_norm="rms",
-                        qkv_bias=True, embedding_std=1.0, dtype="float32", remat="none")
+    config.model.update(
+        vocab_size=64,
+        layers=2,
+        d_model=64,
+        mlp_dim=96,
+        heads=4,
+        kv_heads=4,
+        head_dim=16,
+        qk_norm="rms",
+        qkv_bias=True,
+        embedding_std=1.0,
+        dtype="float32",
+        remat="none",
+    )
     config.recall.update(needles=8, keys=32, values=16, fillers=16)
     config.optim.update(learning_rate=5e-3, warmup_steps=20, schedule="wsd")
     config.extend.update(tunings=("linear", "ntk", "yarn", "pose", "e2llm"), tune_steps=50, tune_learning_rate=1e-3)
@@ -30,6 +45,13 @@ def get_config(arg: str = ""):
         config.name = "recall-smoke"
         config.stages = (configs.stage(seq_len=32, steps=2, batch_tokens=256),)
         config.recall.needles = 4
-        config.extend.update(lengths=(32, 64), rows=2, depths=2, tune_steps=2, tune_length=64,
-                             methods=("none", "yarn", "self_extend"), tunings=("ntk", "pose"))
+        config.extend.update(
+            lengths=(32, 64),
+            rows=2,
+            depths=2,
+            tune_steps=2,
+            tune_length=64,
+            methods=("none", "yarn", "self_extend"),
+            tunings=("ntk", "pose"),
+        )
     return config

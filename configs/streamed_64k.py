@@ -7,10 +7,11 @@ tokens in one layer; see longctx/streaming. A step took 130 s on two CPU cores t
     python -m experiments.train --config configs/streamed_64k.py:smoke        # the same at 2048 tokens, in a minute
     python -m experiments.train --config configs/streamed_64k.py:context=4    # over 4 simulated devices (ring)
     python -m experiments.train --config configs/streamed_64k.py --config.memory.backward=autodiff \\
-        --config.memory.chunk=0                                               # the same losses, with more memory
+        --config.memory.chunk_tokens=0                                               # the same losses, with more memory
 
 Arguments: smoke, context=N (context shards, each a simulated CPU device).
 """
+
 from experiments.settings import config as configs
 
 
@@ -22,10 +23,11 @@ def get_config(arg: str = ""):
     length, chunk, steps = (2048, 512, 6) if args.smoke else (65_536, 4096, 20)
     config.batch_tokens = length
     config.stages = (configs.stage(seq_len=length, steps=steps),)
-    config.memory.update(backward="streamed", chunk=chunk)
-    config.model.update(layers=4, embed=128, mlp=352, heads=2, key_heads=1, head_size=32, qk_norm="rms",
-                        dtype="float32")
-    config.model.rope.base = 500_000.0
+    config.memory.update(backward="streamed", chunk_tokens=chunk)
+    config.model.update(
+        layers=4, d_model=128, mlp_dim=352, heads=2, kv_heads=1, head_dim=32, qk_norm="rms", dtype="float32"
+    )
+    config.model.rope.theta = 500_000.0
     config.optim.update(learning_rate=3e-3, warmup_steps=3)
     config.checkpoint.every_steps = 2 if args.smoke else 5
     config.log.every_steps = 1
@@ -34,5 +36,5 @@ def get_config(arg: str = ""):
     if args.context > 1:
         config.name += f"-context{args.context}"
         config.mesh.context = config.mesh.simulate = args.context
-        config.attention.layout = f"striped({chunk // args.context})"       # so that a chunk is one piece of the row
+        config.attention.layout = f"striped({chunk // args.context})"  # so that a chunk is one piece of the row
     return config

@@ -1,7 +1,8 @@
 """The command `longctx`: runs a command by its name, from any folder; without one it lists them.
 
-    longctx train --config configs/quickstart.py          # the same as python -m experiments.train ...
+longctx train --config configs/quickstart.py          # the same as python -m experiments.train ...
 """
+
 import ast
 import pathlib
 import runpy

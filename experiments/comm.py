@@ -12,6 +12,7 @@ the closed form (longctx/context_parallel/cost.py). Below them, how even the lay
 or with --lengths web, code or prolong over documents as long as those of web pages, of code, and of mixtures for long
 contexts. Saves comm.json and comm.png in --workdir, default runs/NAME/comm-TARGET.
 """
+
 import pathlib
 import sys
 
@@ -35,6 +36,7 @@ def main(argv) -> None:
     target = targets.target(asked.target, simulate=True)
     from experiments.meter import measure, rows, show
     from experiments.planner import auto, search
+
     rows.check(asked.lengths)
     config = auto.settle(config, target, lambda stage: rows.of_lengths(config, stage, asked.lengths))
     if asked.compare:

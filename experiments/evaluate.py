@@ -6,6 +6,7 @@
 Starts from the configuration of the run in the workdir, with the RoPE of the stage that its newest checkpoint was made
 in as model.rope; `--config.x=y` changes it. Writes evals.json and draws the report again.
 """
+
 import time
 
 from experiments.run import checks, command, processes
@@ -32,6 +33,7 @@ def run(config: Config, mesh, params, rope: RopeConfig, documents, tokenizer, wo
     from experiments.run.metrics import dump
     from longctx.evals.api import EVALS
     from longctx.evals.predictor import predictor
+
     params = jax.tree.map(lambda x: jax.device_put(x, x.sharding.with_memory_kind("device")), params)
     predict, results = predictor(config, mesh, params, rope), {}
     for task in config.eval.tasks:
@@ -50,6 +52,7 @@ def main(argv) -> None:
 
     from experiments.planner import price
     from experiments.run.records import load_params
+
     mesh = processes.start(config.mesh)
     price.check(config, mesh, lengths=passkey_lengths(config))
     step, params = load_params(config, workdir, mesh)

@@ -6,6 +6,7 @@ A run that started from such a folder (init_from) gives its config.json back, wi
 checkpoint was made in, and its tokenizer, from the copies in the workdir; another one becomes a model of the first
 architecture that can say its settings, with the tokenizer that it was trained with.
 """
+
 from experiments.planner import price
 from experiments.run import command, processes
 from experiments.settings import config as configs
@@ -24,13 +25,15 @@ def main(argv) -> None:
     from experiments.run.records import load_params
     from longctx import hf
     from longctx.data import curriculum
+
     mesh = processes.start(config.mesh)
     price.check(config, mesh)
     step, params = load_params(config, workdir, mesh)
     longest = max(stage.seq_len for stage in curriculum.plan(config) if stage.first_step < step)
     data = config.data if config.data.tokenizer != config.init_from else None
-    hf.save({"params": params}, asked.out, config=config.model, source=config.init_from or None, longest=longest,
-            data=data)
+    hf.save(
+        {"params": params}, asked.out, config=config.model, source=config.init_from or None, longest=longest, data=data
+    )
     print(f"step {step} of {config.name}: {asked.out}", flush=True)
 
 

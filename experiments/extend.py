@@ -7,6 +7,7 @@ Prints the share of values recalled by position method and length, of the parame
 tuning, and writes extend.json (the same by depth, every number) and extend.png into the workdir. A model of Hugging
 Face (init_from) is not trained: it is asked for passkeys.
 """
+
 import dataclasses
 import time
 from collections.abc import Callable
@@ -22,8 +23,9 @@ STEPS_IN_FLIGHT = 16
 
 class Task(NamedTuple):
     """What is asked of the models: (predictor, length) -> for each depth, how many values were asked for and right."""
+
     what: str
-    trained: int                        # length in tokens
+    trained: int  # length in tokens
     chance: float
     cells: Callable[..., list[dict]]
 
@@ -31,8 +33,11 @@ class Task(NamedTuple):
 def main(argv) -> None:
     config, workdir = configs.from_command_line(argv)
     places.check_folder("--workdir", workdir)
-    task = _passkeys(config, *checks.check_extend_checkpoint(config)) if config.init_from else _recall(
-        config, checks.check_extend(config)[-1].seq_len)
+    task = (
+        _passkeys(config, *checks.check_extend_checkpoint(config))
+        if config.init_from
+        else _recall(config, checks.check_extend(config)[-1].seq_len)
+    )
 
     import jax
 
@@ -42,6 +47,7 @@ def main(argv) -> None:
     from experiments.planner import price
     from experiments.run.metrics import dump
     from longctx.data import curriculum
+
     mesh = processes.start(config.mesh)
     config = _with_lengths(config, task.trained)
     price.check(config, mesh, () if config.init_from else curriculum.plan(config), config.extend.lengths)
@@ -49,12 +55,21 @@ def main(argv) -> None:
     records = [_record(config, mesh, params, "as trained", name, task) for name in config.extend.methods]
     records += [_tuned(config, mesh, params, name, task) for name in config.extend.tunings]
     result = {
-        "what": f"{task.what} beyond the trained length", "units": {
-            "lengths": "tokens", "accuracy": "share of the values asked for, over all depths",
-            "cells": "by length, then by depth from the start of the haystack: values asked for, and right"},
-        "environment": record.environment(), "seed": config.seed, "trained_length": task.trained,
-        "lengths": list(config.extend.lengths), "chance": task.chance, "training": training,
-        "records": records, "config": dataclasses.asdict(config)}
+        "what": f"{task.what} beyond the trained length",
+        "units": {
+            "lengths": "tokens",
+            "accuracy": "share of the values asked for, over all depths",
+            "cells": "by length, then by depth from the start of the haystack: values asked for, and right",
+        },
+        "environment": record.environment(),
+        "seed": config.seed,
+        "trained_length": task.trained,
+        "lengths": list(config.extend.lengths),
+        "chance": task.chance,
+        "training": training,
+        "records": records,
+        "config": dataclasses.asdict(config),
+    }
     if jax.process_index():
         return
     workdir.mkdir(parents=True, exist_ok=True)
@@ -65,18 +80,30 @@ def main(argv) -> None:
 
 def _recall(config: Config, trained: int) -> Task:
     from longctx.evals.tasks import recall
+
     extend = config.extend
-    return Task("associative recall", trained, 1 / config.recall.values, lambda predictor, length: recall.by_depth(
-        predictor, config.recall, length, extend.rows, extend.depths, config.seed))
+    return Task(
+        "associative recall",
+        trained,
+        1 / config.recall.values,
+        lambda predictor, length: recall.by_depth(
+            predictor, config.recall, length, extend.rows, extend.depths, config.seed
+        ),
+    )
 
 
 def _passkeys(config: Config, trained: int, tokenizer) -> Task:
     """A prompt is right where all digits are."""
     from longctx.evals.tasks import passkey
+
     extend = config.extend
     samples = -(-extend.rows // extend.depths)
-    return Task("passkeys found", trained, 0.0, lambda predictor, length: passkey.by_depth(
-        predictor, tokenizer, length, samples, extend.depths, config.seed))
+    return Task(
+        "passkeys found",
+        trained,
+        0.0,
+        lambda predictor, length: passkey.by_depth(predictor, tokenizer, length, samples, extend.depths, config.seed),
+    )
 
 
 def trained(config: Config, mesh, params=None) -> tuple[dict, dict]:
@@ -89,9 +116,10 @@ def trained(config: Config, mesh, params=None) -> tuple[dict, dict]:
     from longctx.data import curriculum, pipeline
     from longctx.data.generated import recall
     from longctx.positions.view import reaches
+
     stages = curriculum.plan(config)
     rate = optim.learning_rate(config.optim, stages)
-    params = params and jax.tree.map(jnp.copy, params)                  # a step takes its state's memory
+    params = params and jax.tree.map(jnp.copy, params)  # a step takes its state's memory
     state = train_step.init_state(config, mesh, params)
     seen = reaches(config.model)
     lay_out = lambda batch: layouts.lay_out(batch, config.attention.layout, config.mesh.context_shards, seen)
@@ -102,26 +130,43 @@ def trained(config: Config, mesh, params=None) -> tuple[dict, dict]:
         step = train_step.compile_step(config, rate, stage, mesh)
         compiled = time.monotonic()
         rows = recall.RecallRows(config.recall, stage.seq_len, config.seed)
-        stream = pipeline.BatchStream(rows, stage, config.seed, prefetch=config.data.prefetch, process_index=shard,
-                                      process_count=shards, transform=lay_out)
+        stream = pipeline.BatchStream(
+            rows,
+            stage,
+            config.seed,
+            prefetch=config.data.prefetch,
+            process_index=shard,
+            process_count=shards,
+            transform=lay_out,
+        )
         for i in range(stage.steps):
             state, metrics = step(state, meshes.put_batch(next(stream), mesh))
             if i % STEPS_IN_FLIGHT == 0 or i + 1 == stage.steps:
-                loss = metrics["loss"].item()                           # waits
+                loss = metrics["loss"].item()  # waits
         stream.close()
         compile_s, run_s = compile_s + compiled - start, run_s + time.monotonic() - compiled
-        print(f"{stage.steps} steps of {stage.batch_tokens:,} tokens at length {stage.seq_len:,}: loss {loss:.3f}, "
-              f"compiled in {compiled - start:.1f} s, ran {time.monotonic() - compiled:.1f} s", flush=True)
-    return state["params"], {"steps": stages[-1].end_step, "compile_s": round(compile_s, 2), "run_s": round(run_s, 2),
-                             "loss": loss}
+        print(
+            f"{stage.steps} steps of {stage.batch_tokens:,} tokens at length {stage.seq_len:,}: loss {loss:.3f}, "
+            f"compiled in {compiled - start:.1f} s, ran {time.monotonic() - compiled:.1f} s",
+            flush=True,
+        )
+    return state["params"], {
+        "steps": stages[-1].end_step,
+        "compile_s": round(compile_s, 2),
+        "run_s": round(run_s, 2),
+        "loss": loss,
+    }
 
 
 def table(result: dict) -> str:
     """Share of the values recalled, by method and length."""
     from experiments.settings import console
+
     times = [f"x{length / result['trained_length']:g}" for length in result["lengths"]]
-    rows = [(record["name"], record["how"], *(f"{share:.3f}" for share in record["accuracy"]))
-            for record in result["records"]]
+    rows = [
+        (record["name"], record["how"], *(f"{share:.3f}" for share in record["accuracy"]))
+        for record in result["records"]
+    ]
     return console.table(("method", "parameters", *times), rows)
 
 
@@ -129,34 +174,46 @@ def _with_lengths(config: Config, trained: int) -> Config:
     """The config with the lengths that it leaves open."""
     lengths = config.extend.lengths or tuple(trained * times for times in (1, 2, 4, 8, 16))
     tune_length = config.extend.tune_length or 8 * trained
-    return dataclasses.replace(config, extend=dataclasses.replace(
-        config.extend, lengths=lengths, tune_length=tune_length))
+    return dataclasses.replace(
+        config, extend=dataclasses.replace(config.extend, lengths=lengths, tune_length=tune_length)
+    )
 
 
 def _tuned(config: Config, mesh, params, name: str, task: Task) -> dict:
     """The record of a short tuning for extend.tune_length: the settings are those for it, at every length."""
     from longctx.positions.extension import METHODS, TUNINGS
+
     tuning, extend = TUNINGS[name], config.extend
     seq_len = extend.tune_length if tuning.augment == "none" else task.trained
-    stage = StageConfig(seq_len=seq_len, steps=extend.tune_steps, augment=tuning.augment,
-                        batch_tokens=max(seq_len, config.stages[-1].batch_tokens), augment_length=extend.tune_length)
+    stage = StageConfig(
+        seq_len=seq_len,
+        steps=extend.tune_steps,
+        augment=tuning.augment,
+        batch_tokens=max(seq_len, config.stages[-1].batch_tokens),
+        augment_length=extend.tune_length,
+    )
     model = METHODS[tuning.trained](config.model, task.trained, extend.tune_length)
     optim = dataclasses.replace(config.optim, learning_rate=extend.tune_learning_rate)
     print(f"tuning {name}: ", end="")
     tuned, training = trained(dataclasses.replace(config, stages=(stage,), optim=optim, model=model), mesh, params)
     at_target = lambda model, L, T: METHODS[tuning.read](model, L, extend.tune_length)
     return _read(config, mesh, tuned, at_target, task) | {
-        "name": name, "how": f"tuned for {extend.tune_length:,}", "training": training}
+        "name": name,
+        "how": f"tuned for {extend.tune_length:,}",
+        "training": training,
+    }
 
 
 def _record(config: Config, mesh, params, how: str, name: str, task: Task) -> dict:
     from longctx.positions.extension import METHODS
+
     return _read(config, mesh, params, METHODS[name], task) | {"name": name, "how": how}
 
 
 def _read(config: Config, mesh, params, change, task: Task) -> dict:
     """What the parameters recall at every length, their settings changed by a function of positions.extension."""
     from longctx.evals.predictor import predictor
+
     start, cells, predictors = time.monotonic(), [], {}
     for length in config.extend.lengths:
         model: ModelConfig = change(config.model, task.trained, length)
@@ -164,8 +221,11 @@ def _read(config: Config, mesh, params, change, task: Task) -> dict:
             predictors[model] = predictor(dataclasses.replace(config, model=model), mesh, params, model.rope)
         cells.append(task.cells(predictors[model], length))
     total = lambda parts, what: sum(part[what] for part in parts)
-    return {"accuracy": [total(parts, "right") / max(total(parts, "asked"), 1) for parts in cells], "cells": cells,
-            "seconds": round(time.monotonic() - start, 2)}
+    return {
+        "accuracy": [total(parts, "right") / max(total(parts, "asked"), 1) for parts in cells],
+        "cells": cells,
+        "seconds": round(time.monotonic() - start, 2),
+    }
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ PATH is the workdir of a run of experiments.train, whose settings --config.field
 has it), or the folder of a Hugging Face model. The text of a special token in the prompt is that token. The prompt
 starts with BOS, unless it does so itself or tokenizer_config.json says that there is none (or add_bos_token=false).
 """
+
 import dataclasses
 import pathlib
 import sys
@@ -35,25 +36,32 @@ def arguments(argv):
     parser.add_argument("--temperature", metavar="X", type=float, default=0.0, help="0 takes the likeliest token")
     parser.add_argument("--top-p", metavar="X", type=float, default=1.0, help="draw among the likeliest, this share")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of what is drawn (default: %(default)s)")
-    parser.add_argument("--chunk", metavar="N", type=int, default=512,
-                        help="tokens of the prompt read at a time (default: %(default)s)")
+    parser.add_argument(
+        "--chunk", metavar="N", type=int, default=512, help="tokens of the prompt read at a time (default: %(default)s)"
+    )
     parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.json or bytes (default: the checkpoint's)")
-    parser.add_argument("--special-tokens", choices=("parse", "text"), default="parse",
-                        help="what the text of a special token in the prompt is (default: %(default)s)")
+    parser.add_argument(
+        "--special-tokens",
+        choices=("parse", "text"),
+        default="parse",
+        help="what the text of a special token in the prompt is (default: %(default)s)",
+    )
     return parser.parse_with_settings(argv)
 
 
 class Source(NamedTuple):
     """What a prompt is continued by: its text side, and `load` for (mesh, graph, params)."""
+
     tokenizer: tokenizers.Tokenizer
     vocab_size: int
-    ends: tuple[int, ...]               # the tokens that end the text
+    ends: tuple[int, ...]  # the tokens that end the text
     load: Callable
 
 
 def of_run(path: str, tokenizer: str | None, overrides: list[str]) -> Source:
     """A run, which ends a text as its documents end, and as the folder of its tokenizer says."""
     from experiments.settings import checks
+
     config, workdir = configs.from_workdir(["generate", "--workdir", path, *overrides])
     checks.check_settings(config)
     tokenizer = tokenizers.of(dataclasses.replace(config.data, tokenizer=tokenizer or config.data.tokenizer))
@@ -63,11 +71,13 @@ def of_run(path: str, tokenizer: str | None, overrides: list[str]) -> Source:
 
         from experiments.run.records import load_params
         from longctx.model import functional
+
         mesh = processes.start(config.mesh)
         price.check(config, mesh)
         _, params = load_params(config, workdir, mesh)
         with jax.set_mesh(mesh):
             return mesh, functional.graph(config.model, config.attention), params
+
     return Source(tokenizer, config.model.vocab_size, tokenizer.ends, load)
 
 
@@ -76,11 +86,13 @@ def of_hugging_face(path: str, tokenizer: str | None, overrides: list[str]) -> S
     if overrides:
         raise UserError(f"{overrides[0]} changes the settings of a run, and --checkpoint={path!r} is not one.")
     from longctx import hf
+
     config, tokenizer = hf.model_config(path), tokenizers.load(tokenizer or path)
 
     def load():
         model = hf.load(path)
         return model.mesh, model.graph, model.params
+
     return Source(tokenizer, config.vocab_size, special_tokens.ends(path) or tokenizer.ends, load)
 
 
@@ -109,8 +121,10 @@ def _kind(path: str) -> Callable:
         return of_run
     if (pathlib.Path(path) / "config.json").is_file():
         return of_hugging_face
-    raise UserError(f"--checkpoint={path!r} is neither the workdir of a run that has saved a checkpoint nor a folder "
-                    "with the config.json of a Hugging Face model.")
+    raise UserError(
+        f"--checkpoint={path!r} is neither the workdir of a run that has saved a checkpoint nor a folder "
+        "with the config.json of a Hugging Face model."
+    )
 
 
 def main(argv) -> None:
@@ -124,6 +138,7 @@ def main(argv) -> None:
     import jax
 
     from longctx.generation import api
+
     request = dataclasses.replace(request, stop=stops(source.ends, source.vocab_size))
     with jax.set_mesh(mesh):
         steps = api.stream(graph, params, [prompt], key=jax.random.key(asked.seed), **dataclasses.asdict(request))

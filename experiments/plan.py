@@ -13,6 +13,7 @@ assumptions that are printed with it. Saves plan.json and plan.png in --workdir,
 The TPU compiler refuses what does not fit on a device, and overstates temporaries a little; the one for GPUs refuses
 nothing: there 9/10 of the memory is the limit.
 """
+
 import pathlib
 import sys
 
@@ -37,11 +38,18 @@ def main(argv) -> None:
     target = targets.target(asked.target)
     from experiments.meter import rows
     from experiments.planner import auto, search, show
+
     rows.check(asked.lengths)
     config = auto.settle(config, target, lambda stage: rows.of_lengths(config, stage, asked.lengths))
     if asked.compare:
-        show.compared(*search.each(config, asked.compare, lambda variant: search.plan_of(variant, target),
-                                   lambda name, one: print(f"{name}: {show.verdict(one)}", file=sys.stderr)))
+        show.compared(
+            *search.each(
+                config,
+                asked.compare,
+                lambda variant: search.plan_of(variant, target),
+                lambda name, one: print(f"{name}: {show.verdict(one)}", file=sys.stderr),
+            )
+        )
         return
     if asked.find_max_length:
         best = search.longest(config, target, lambda one: print(show.verdict(one), file=sys.stderr))

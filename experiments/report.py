@@ -4,6 +4,7 @@
 
 Reads what report_run.py says. Safe to call during a run.
 """
+
 import html
 import json
 import math
@@ -21,7 +22,7 @@ from experiments.run.written import Run, load
 from experiments.settings.console import Parser, complain
 from longctx.errors import UserError
 
-RECENT = 20                 # logged steps that a headline number is averaged over
+RECENT = 20  # logged steps that a headline number is averaged over
 
 
 def write(workdir: str | Path) -> Path:
@@ -41,7 +42,9 @@ def _write(run: Run) -> Path:
     folder.mkdir(exist_ok=True)
     name = str(run.config.get("name") or run.workdir.resolve().name)
     page = PAGE.format(
-        style=STYLE, title=html.escape(name), subtitle=html.escape(_subtitle(run)),
+        style=STYLE,
+        title=html.escape(name),
+        subtitle=html.escape(_subtitle(run)),
         tiles="\n".join(_tile(*tile) for tile in headline(run)),
         cards="\n".join(_card(run, folder, *section) for section in _sections(run)),
         details=_details("Configuration", _flat(run.config)) + _details("Versions and devices", _flat(run.versions)),
@@ -52,6 +55,7 @@ def _write(run: Run) -> Path:
 
 
 # ---- the headline ---------------------------------------------------------------------------------------------------
+
 
 def headline(run: Run) -> list[tuple[str, str, str]]:
     """(value, name, remark) of each headline number; what is not known is left out."""
@@ -66,10 +70,12 @@ def headline(run: Run) -> list[tuple[str, str, str]]:
     if run.config.get("data", {}).get("tokenizer") == "bytes":
         tiles.append((_number(loss / math.log(2), ".3f"), "bits per byte", "the same loss; one token is one byte"))
     speed = tokens / seconds if seconds else math.nan
-    tiles += [(figures.count(tokens), "tokens seen", f"in {last['step']:,} steps"),
-              (_number(speed, ",.0f"), "tokens/s", "whole run, compilation apart"),
-              (duration(last.get("time_s") or 0), "time", f"of which compiling {compiling:.0f} s"),
-              (f"{run.trained:,}", "longest context", "tokens trained at")]
+    tiles += [
+        (figures.count(tokens), "tokens seen", f"in {last['step']:,} steps"),
+        (_number(speed, ",.0f"), "tokens/s", "whole run, compilation apart"),
+        (duration(last.get("time_s") or 0), "time", f"of which compiling {compiling:.0f} s"),
+        (f"{run.trained:,}", "longest context", "tokens trained at"),
+    ]
     if devices := run.versions.get("devices"):
         tiles.append((str(devices), "devices", ""))
     if last.get("skipped"):
@@ -87,12 +93,16 @@ def _subtitle(run: Run) -> str:
     if run.left_out:
         parts.append(f"{run.left_out} lines of metrics.jsonl are no records and are left out")
     if model:
-        parts.append("{layers} layers, width {embed}, {heads} heads of {head_size}".format_map(
-            {"layers": "?", "embed": "?", "heads": "?", "head_size": "?", **model}))
+        parts.append(
+            "{layers} layers, width {d_model}, {heads} heads of {head_dim}".format_map(
+                {"layers": "?", "d_model": "?", "heads": "?", "head_dim": "?", **model}
+            )
+        )
     return " · ".join(parts)
 
 
 # ---- the pictures ---------------------------------------------------------------------------------------------------
+
 
 def _sections(run: Run):
     """(file name, title, caption, finding, figure or None) of each picture; without a figure the finding says why."""
@@ -101,23 +111,53 @@ def _sections(run: Run):
     how = f"Not measured yet. To do so: `python -m experiments.evaluate --workdir {shlex.quote(str(run.workdir))}`"
     by_position, gain, passkey = (evals.get(name) for name in ("by_position", "context_gain", "passkey"))
     return [
-        ("loss", "Training loss", "Faint: as logged. Bold: smoothed. The colour is the context length of the stage.",
-         "" if steps else none, figures.loss(run.steps, lengths) if steps else None),
-        ("by_position", "Loss by position in the context",
-         "Held-out text. Falling to the right = the model uses what it has read. Bands: one standard error.",
-         *_measured(run, by_position, how, "loss", _by_position_finding,
-                    lambda: figures.by_position(by_position, lengths, run.trained))),
-        ("context_gain", "What context is worth",
-         "The same tokens, predicted from less text. Height = what the missing context costs; zero = it did not help.",
-         *_measured(run, gain, how, "gain", _gain_finding, lambda: figures.context_gain(gain, lengths, run.trained))),
-        ("passkey", "Passkey retrieval",
-         "A number hidden in filler. Each cell: the share of its digits found, and the nats per digit that this saves.",
-         how if passkey is None else _passkey_finding(passkey),
-         None if passkey is None else figures.passkey(passkey, run.trained)),
-        ("speed", "Speed and padding by stage", "Left: higher is faster. Right: the share of each batch wasted.",
-         "" if steps else none, figures.speed(run.steps, run.stages, lengths) if steps else None),
-        ("time", "Where the time went", "Each stage compiles its step once (grey), then runs (colour).",
-         "" if steps else none, figures.where_time_went(run.steps, run.stages, lengths) if steps else None),
+        (
+            "loss",
+            "Training loss",
+            "Faint: as logged. Bold: smoothed. The colour is the context length of the stage.",
+            "" if steps else none,
+            figures.loss(run.steps, lengths) if steps else None,
+        ),
+        (
+            "by_position",
+            "Loss by position in the context",
+            "Held-out text. Falling to the right = the model uses what it has read. Bands: one standard error.",
+            *_measured(
+                run,
+                by_position,
+                how,
+                "loss",
+                _by_position_finding,
+                lambda: figures.by_position(by_position, lengths, run.trained),
+            ),
+        ),
+        (
+            "context_gain",
+            "What context is worth",
+            "The same tokens, predicted from less text. Height = what missing context costs; zero = it did not help.",
+            *_measured(run, gain, how, "gain", _gain_finding, lambda: figures.context_gain(gain, lengths, run.trained)),
+        ),
+        (
+            "passkey",
+            "Passkey retrieval",
+            "A number hidden in filler. Each cell: the share of its digits found, and the nats per digit saved.",
+            how if passkey is None else _passkey_finding(passkey),
+            None if passkey is None else figures.passkey(passkey, run.trained),
+        ),
+        (
+            "speed",
+            "Speed and padding by stage",
+            "Left: higher is faster. Right: the share of each batch wasted.",
+            "" if steps else none,
+            figures.speed(run.steps, run.stages, lengths) if steps else None,
+        ),
+        (
+            "time",
+            "Where the time went",
+            "Each stage compiles its step once (grey), then runs (colour).",
+            "" if steps else none,
+            figures.where_time_went(run.steps, run.stages, lengths) if steps else None,
+        ),
     ]
 
 
@@ -126,8 +166,11 @@ def _measured(run: Run, result: dict | None, how: str, key: str, finding, draw):
     if result is None:
         return how, None
     measured = [record for record in result["lengths"] if record.get(key)]
-    missing = [f"{record['length']:,} tokens not measured: {record['reason']}."
-               for record in result["lengths"] if not record.get(key)]
+    missing = [
+        f"{record['length']:,} tokens not measured: {record['reason']}."
+        for record in result["lengths"]
+        if not record.get(key)
+    ]
     trained = [record for record in measured if record["length"] <= run.trained] or measured
     found = [finding(trained[-1])] if trained else []
     return " ".join(found + missing), draw() if measured else None
@@ -137,8 +180,10 @@ def _by_position_finding(record: dict) -> str:
     edges, loss = np.array(record["edges"]), figures.numbers(record["loss"])
     early = int(np.searchsorted(edges, 64)) if edges[-1] > 128 else 0
     early = min(early, len(loss) - 1)
-    return (f"At {record['length']:,} tokens: {loss[early]:.3f} nats around position {edges[early]:,}, "
-            f"{loss[-1]:.3f} from {edges[-2]:,} on ({record['documents']} documents).")
+    return (
+        f"At {record['length']:,} tokens: {loss[early]:.3f} nats around position {edges[early]:,}, "
+        f"{loss[-1]:.3f} from {edges[-2]:,} on ({record['documents']} documents)."
+    )
 
 
 def _gain_finding(record: dict) -> str:
@@ -146,21 +191,27 @@ def _gain_finding(record: dict) -> str:
     if gain is None:
         return "The loss is not finite."
     spread = "" if error is None else f" ± {error:.3f}"
-    return (f"Reading {record['length']:,} tokens instead of {record['contexts'][0]:,} is worth {gain:.3f}{spread} "
-            f"nats per token ({record['documents']} documents).")
+    return (
+        f"Reading {record['length']:,} tokens instead of {record['contexts'][0]:,} is worth {gain:.3f}{spread} "
+        f"nats per token ({record['documents']} documents)."
+    )
 
 
 def _passkey_finding(result: dict) -> str:
-    accuracy, exact = (figures.numbers(value for row in result["grid"][name] for value in row)
-                       for name in ("accuracy", "exact"))
+    accuracy, exact = (
+        figures.numbers(value for row in result["grid"][name] for value in row) for name in ("accuracy", "exact")
+    )
     if not np.isfinite(accuracy).any():
         return "No length was long enough for the prompt, or the tokenizer has no digits."
-    return (f"{np.nanmean(accuracy):.0%} of the digits are the model's top choice (chance, measured by hiding another "
-            f"number: {result['chance']:.0%}); in {np.nanmean(exact):.0%} of the prompts all are "
-            f"({result['samples']} per cell).")
+    return (
+        f"{np.nanmean(accuracy):.0%} of the digits are the model's top choice (chance, measured by hiding another "
+        f"number: {result['chance']:.0%}); in {np.nanmean(exact):.0%} of the prompts all are "
+        f"({result['samples']} per cell)."
+    )
 
 
 # ---- HTML -----------------------------------------------------------------------------------------------------------
+
 
 def _tile(value: str, name: str, remark: str) -> str:
     name, value, remark = map(html.escape, (name, value, remark))
@@ -182,8 +233,9 @@ def _card(run: Run, folder: Path, name: str, title: str, caption: str, finding: 
 def _details(title: str, rows: dict[str, str]) -> str:
     if not rows:
         return ""
-    cells = "".join(f"<tr><th scope=row>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>"
-                    for key, value in rows.items())
+    cells = "".join(
+        f"<tr><th scope=row>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>" for key, value in rows.items()
+    )
     return f"<details><summary>{title}</summary><div class=scroll><table>{cells}</table></div></details>"
 
 

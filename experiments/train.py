@@ -6,6 +6,7 @@ The same command continues a run that was stopped, however it was stopped. The w
 metrics.jsonl, tensorboard/, checkpoints/, init_from/ and tokenizer/ (config.json and tokenizer of the folders of those
 settings, which may go then), and at the end evals.json, figures/ and report.html.
 """
+
 import time
 
 from experiments.run import checks, command, processes
@@ -18,6 +19,7 @@ def start_from(config: Config, mesh) -> dict | None:
     if not config.init_from:
         return None
     from longctx import hf
+
     return hf.load(config.init_from, mesh=mesh, dtype=config.model.param_dtype).params
 
 
@@ -61,9 +63,16 @@ def main(argv) -> None:
         seen = reaches(config.model)
         work, ranks = packed.work(seen), config.mesh.data * config.mesh.fsdp
         lay_out = lambda batch: layouts.lay_out(batch, config.attention.layout, config.mesh.context_shards, seen)
-        stream = pipeline.BatchStream(packed, stage, config.seed, prefetch=config.data.prefetch, process_index=shard,
-                                      process_count=shards, transform=lay_out,
-                                      arrange=lambda rows: finish_together(rows, work, ranks))
+        stream = pipeline.BatchStream(
+            packed,
+            stage,
+            config.seed,
+            prefetch=config.data.prefetch,
+            process_index=shard,
+            process_count=shards,
+            transform=lay_out,
+            arrange=lambda rows: finish_together(rows, work, ranks),
+        )
         return stream, packed.packing.waste
 
     # ---- state: fresh, or the newest sound checkpoint ---------------------------------------------------------------
@@ -77,14 +86,16 @@ def main(argv) -> None:
         # ---- stages -------------------------------------------------------------------------------------------------
         rate = optim.learning_rate(config.optim, stages)
         recorder = Unrecorded if jax.process_index() else Metrics
-        with (progress(sum(stage.steps * stage.batch_tokens for stage in stages)) as bar,
-              recorder(workdir, restored.step if restored else None, config.log.tensorboard, bar.note) as metrics):
+        with (
+            progress(sum(stage.steps * stage.batch_tokens for stage in stages)) as bar,
+            recorder(workdir, restored.step if restored else None, config.log.tensorboard, bar.note) as metrics,
+        ):
             loop = Loop(config, mesh, checkpoints, metrics, bar, stop, started, len(checkpoints.notes))
             if restored:
                 bar.note(f"continuing at step {restored.step} of {stages[-1].end_step}")
                 saved_in = stages[restored.data["stage"]]
                 if restored.step == saved_in.end_step < stages[-1].end_step:
-                    stream, _ = batches(saved_in)           # the next stage has no state to compare its text with
+                    stream, _ = batches(saved_in)  # the next stage has no state to compare its text with
                     stream.set_state(restored.data)
                     stream.close()
             tokens_before = 0
@@ -97,11 +108,21 @@ def main(argv) -> None:
                     stream, waste = batches(stage)
                     if restored and restored.step > stage.first_step:
                         stream.set_state(restored.data)
-                    metrics.stage({"stage": stage.index, "seq_len": stage.seq_len, "batch_size": stage.batch_size,
-                                   "step": stage.first_step, "compile_s": compile_s, "waste": waste})
-                    bar.note(f"stage {stage.index + 1} of {len(stages)}: length {stage.seq_len:,}, "
-                             f"{stage.batch_size} rows a step, compiled in {compile_s:.1f} s, "
-                             f"packing waste {waste:.2%}")
+                    metrics.stage(
+                        {
+                            "stage": stage.index,
+                            "seq_len": stage.seq_len,
+                            "batch_size": stage.batch_size,
+                            "step": stage.first_step,
+                            "compile_s": compile_s,
+                            "waste": waste,
+                        }
+                    )
+                    bar.note(
+                        f"stage {stage.index + 1} of {len(stages)}: length {stage.seq_len:,}, "
+                        f"{stage.batch_size} rows a step, compiled in {compile_s:.1f} s, "
+                        f"packing waste {waste:.2%}"
+                    )
                     bar.stage(stage.index, len(stages), stage.seq_len)
                     state = loop.run(stage, step, stream, state, tokens_before)
                     stream.close()

@@ -4,6 +4,7 @@ All take positions and segments int [B, T] in the order of the layout, documents
 of n = T / C slots each. A query sees the keys of its document up to its own, the latest `reach` of them (None: all).
 Work is pairs of tokens.
 """
+
 import dataclasses
 from typing import NamedTuple
 
@@ -12,8 +13,8 @@ import numpy as np
 from longctx.layouts import CAUSAL, Reaches
 from pallas_kernels import masks
 
-_NUMBERS = 1 << 22                     # in one array
-_FAR = 2.0**31                          # beyond any position
+_NUMBERS = 1 << 22  # in one array
+_FAR = 2.0**31  # beyond any position
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Balance:
       tiles: pairs of blocks that the busiest shard computes / the mean. waste: pairs of tokens in all of them / work.
       pairs: of tokens, that a shard computes in all layers; the mean.
     """
+
     work: float
     lockstep: float
     tokens: float
@@ -53,10 +55,14 @@ def measure(positions, segments, shards: int, reaches: Reaches = CAUSAL, block: 
     return Balance(
         work=over([x.sum(axis=1).max() for x in works]) * shards / work_of_all,
         lockstep=over([by_hop(x).max(axis=1).sum() for x in works]) * shards / work_of_all,
-        tokens=most(real), padding=1 - real.sum() / segments.size,
-        received=over([x.mean() for x in away]) / ring, received_most=over([x.max() for x in away]) / ring,
+        tokens=most(real),
+        padding=1 - real.sum() / segments.size,
+        received=over([x.mean() for x in away]) / ring,
+        received_most=over([x.max() for x in away]) / ring,
         tiles=over([x.sum(axis=1).max() for x in computed]) * shards / tiles_of_all,
-        waste=tiles_of_all * block**2 / work_of_all, pairs=work_of_all / shards)
+        waste=tiles_of_all * block**2 / work_of_all,
+        pairs=work_of_all / shards,
+    )
 
 
 def most(by_shard: np.ndarray) -> float:
@@ -72,11 +78,13 @@ def by_hop(by_pair: np.ndarray) -> np.ndarray:
 
 # ---- pairs of tokens
 
+
 class Pieces(NamedTuple):
     """Runs of neighbouring tokens of a document on one shard, in the order of their documents: int64 [P] each.
 
     first: position of the first token. size: tokens. shard. document: where its pieces start in this list.
     """
+
     first: np.ndarray
     size: np.ndarray
     shard: np.ndarray
@@ -88,9 +96,13 @@ def work(positions: np.ndarray, segments: np.ndarray, shards: int, reach: int | 
     total, pieces = np.zeros((shards, shards)), _pieces(positions, segments, shards)
     starts = np.append(np.unique(pieces.document), len(pieces.first))
     begin = 0
-    while begin < len(pieces.first):        # whole documents, as many as fit
-        end = starts[max(np.searchsorted(starts, begin + _NUMBERS // shards, side="right") - 1,
-                         np.searchsorted(starts, begin, side="right"))]
+    while begin < len(pieces.first):  # whole documents, as many as fit
+        end = starts[
+            max(
+                np.searchsorted(starts, begin + _NUMBERS // shards, side="right") - 1,
+                np.searchsorted(starts, begin, side="right"),
+            )
+        ]
         some = Pieces(*(x[begin:end] for x in pieces))
         np.add.at(total, some.shard, _seen(some._replace(document=some.document - begin), shards, reach))
         begin = end
@@ -115,7 +127,7 @@ def _pieces(positions, segments, shards) -> Pieces:
 def _seen(p: Pieces, shards, reach):
     """float64 [P, C]: how many keys of each shard the queries of each piece see in all."""
     own = p.shard[:, None] == np.arange(shards)
-    before = _sums(own * p.size[:, None], p.document)                   # keys that come before the piece
+    before = _sums(own * p.size[:, None], p.document)  # keys that come before the piece
     # what the queries before the piece see where nothing limits it
     total = _sums(_of_first(p.size, before, own), p.document)
 
@@ -125,7 +137,7 @@ def _seen(p: Pieces, shards, reach):
         return total[at] + _of_first(x - p.first[at], before[at], own[at])
 
     seen = _of_first(p.size, before, own)
-    if reach is not None:                   # less the keys that are `reach` or more before their query
+    if reach is not None:  # less the keys that are `reach` or more before their query
         seen -= until(np.maximum(p.first + p.size - reach, 0)) - until(np.maximum(p.first - reach, 0))
     return seen
 
@@ -144,12 +156,13 @@ def _sums(x, document):
 
 # ---- pairs of blocks
 
+
 def tiles(positions: np.ndarray, segments: np.ndarray, shards: int, reach: int | None, block: int):
     """(pairs of blocks that a kernel computes, blocks of keys that are needed for it), int64 [C, C] each: of queries of
     shard i and keys of shard j. A kernel knows the least and the largest position and segment of a block."""
     mask = masks.Causal() & masks.Segments() & (masks.Full() if reach is None else masks.Window(reach))
     tokens = masks.Tokens(positions.astype(np.int32), segments.astype(np.int32))
-    blocks = [np.asarray(x) for x in masks.block_ranges(tokens, block)]                             # [B, T / block]
+    blocks = [np.asarray(x) for x in masks.block_ranges(tokens, block)]  # [B, T / block]
     computed, needed = np.empty((2, shards, shards), np.int64)
     for shard, mine in enumerate(zip(*(np.split(x, shards, axis=1) for x in blocks), strict=True)):
         q, k = masks.Ranges(*(x[:, :, None] for x in mine)), masks.Ranges(*(x[:, None] for x in blocks))

@@ -13,10 +13,10 @@ DTYPES = ("bfloat16", "float32")        # of activations, of parameters, and of 
 @dataclasses.dataclass(frozen=True)
 class RopeConfig:
     """Rotary position embedding. Lengths are in tokens; `factor` is target length / original length."""
-    base: float = 10_000.0
+    theta: float = 10_000.0
     scaling: str = "none"               # a name in longctx.positions.api.SCALINGS
     pairing: str = "half"               # "half" pairs dimensions i, i + d/2 (Llama); "interleaved" 2i, 2i + 1 (GPT-J)
-    rotary_share: float = 1.0           # of each head, from its first dimension on: the rest passes; 0 is NoPE
+    rotary_fraction: float = 1.0           # of each head, from its first dimension on: the rest passes; 0 is NoPE
     factor: float = 1.0
     original_length: int = 0            # the length that the unscaled model was trained at
     beta_fast: float = 32.0             # YaRN: dimensions turning more often than this inside original_length are kept
@@ -38,23 +38,22 @@ class LayerConfig:
     """One kind of layer. What is left open, "", 0 or None, is the model's."""
     position: str = ""
     mask: str = ""
-    temperature: str = ""
+    query_scale: str = ""
     feed_forward: str = ""
-    mlp: int = 0
+    mlp_dim: int = 0
     rope: RopeConfig | None = None      # given, it is whole, and stages do not change it
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """A decoder, Llama's unless told otherwise. Letters as in CONTRIBUTING.md: D embed, F mlp, N heads, K key_heads,
-    H head_size."""
+    """A decoder, Llama's unless told otherwise. D is d_model, F mlp_dim, N heads, K kv_heads, H head_dim."""
     vocab_size: int = 264               # at least the tokenizer's; a multiple of mesh.tensor
     layers: int = 4
-    embed: int = 256
-    mlp: int = 704
+    d_model: int = 256
+    mlp_dim: int = 704
     heads: int = 4
-    key_heads: int = 2                  # GQA: divides heads; 1 is MQA
-    head_size: int = 64
+    kv_heads: int = 2                  # GQA: divides heads; 1 is MQA
+    head_dim: int = 64
     block: str = "sequential"           # a name in longctx.model.block.BLOCKS
     norm: str = "rms"                   # a name in longctx.model.norm.NORMS
     norm_eps: float = 1e-6
@@ -62,7 +61,7 @@ class ModelConfig:
     qk_norm: str = "none"               # a name in longctx.model.attention.QK_NORMS
     qkv_bias: bool = False
     out_bias: bool = False              # of attention's last projection
-    attention_scale: float = 0.0        # multiplies q.k; 0 = head_size^-0.5
+    attention_scale: float = 0.0        # multiplies q.k; 0 = head_dim^-0.5
     attention_soft_cap: float = 0.0     # scores become cap * tanh(scores / cap); 0 = none
     learned_sinks: bool = False         # for each query head the logit of a key without value (gpt-oss)
     feed_forward: str = "gated"         # a name in longctx.model.block.FEED_FORWARDS
@@ -70,16 +69,16 @@ class ModelConfig:
     mlp_bias: bool = False
     experts: int = 0                    # of a mixture; how many each token goes to, and their F
     experts_per_token: int = 0
-    expert_mlp: int = 0
+    expert_mlp_dim: int = 0
     tied_head: bool = False             # the output head is the transposed embedding
-    embedding_std: float = 0.0          # of the embedding's weights at the start; 0 = embed^-0.5
+    embedding_std: float = 0.0          # of the embedding's weights at the start; 0 = d_model^-0.5
     embedding_scale: float = 0.0        # multiplies embeddings; 0 = what gives them unit variance at the start: a large
                                         #   embedding_std then keeps Adam from turning them over soon
     logit_scale: float = 1.0
     logit_soft_cap: float = 0.0
     mask: str = "causal"                # for pallas_kernels.masks.parse, e.g. "causal & (window(1024) | sinks(4))"
     position: str = "rope"              # for longctx.positions.methods.parse, e.g. "nope", "self_extend(8, 512)"
-    temperature: str = "none"           # for longctx.positions.temperature.parse, e.g. "llama4(8192, 0.1)"
+    query_scale: str = "none"           # for longctx.positions.query_scale.parse, e.g. "llama4(8192, 0.1)"
     pattern: tuple[LayerConfig, ...] = (LayerConfig(),)     # kinds of layers: layer i is pattern[i % len(pattern)]
     dtype: str = "bfloat16"             # matmul operands and activations; softmax, norms and loss are always f32
     param_dtype: str = "float32"
@@ -90,7 +89,7 @@ class ModelConfig:
     def kinds(self) -> tuple[LayerConfig, ...]:
         """The pattern, what it leaves open filled in; but for rope, which a stage may change."""
         filled = lambda kind: {name: getattr(kind, name) or getattr(self, name)
-                               for name in ("position", "mask", "temperature", "feed_forward", "mlp")}
+                               for name in ("position", "mask", "query_scale", "feed_forward", "mlp_dim")}
         return tuple(dataclasses.replace(kind, **filled(kind)) for kind in self.pattern[:self.layers])
 
 
@@ -128,20 +127,20 @@ class AttentionConfig:
     # both may be "auto" for experiments.train, plan and comm: see experiments/planner/auto.py
     strategy: str = "ring"              # a name in longctx.context_parallel.api.STRATEGIES; one shard is always local
     layout: str = "zigzag"              # for longctx.layouts.parse, e.g. "per_document(256)" for packed rows
-    grads_dtype: str = "float32"        # in which dK and dV travel; bfloat16 halves their bytes and rounds at each hop
+    kv_grads_dtype: str = "float32"     # in which dK and dV travel; bfloat16 halves their bytes and rounds at each hop
 
 
 @dataclasses.dataclass(frozen=True)
 class MemoryConfig:
-    """How a training step spends memory; none of these changes what it computes, but for clip="delayed"."""
+    """How a training step spends memory; none of these changes what it computes, but for clip_mode="delayed"."""
     backward: str = "autodiff"          # a name in longctx.train_step.BACKWARDS
     # for "streamed":
-    chunk: int = 0                      # tokens of each row, over all context shards, that are in work at a time; with
-                                        #   attention.layout="striped(chunk / context shards)" neighbours in the row
-    every: int = 1                      # of so many layers the input of one is kept, those between are computed again
-    keep_attention: bool = False        # and the results of attention: of all layers, or where every > 1 of those
-                                        #   that are computed again, so that the way back attends once less
-    clip: str = "exact"                 # a name in longctx.streaming.step.CLIPS
+    chunk_tokens: int = 0               # tokens of each row, over all context shards, that are in work at a time; with
+                                        #   attention.layout="striped(chunk_tokens / shards)" neighbours in the row
+    residual_every: int = 1             # of so many layers the input of one is kept, those between are computed again
+    keep_attention: bool = False        # and the results of attention: of all layers, or where residual_every > 1 of
+                                        #   those that are computed again, so that the way back attends once less
+    clip_mode: str = "exact"            # a name in longctx.streaming.step.CLIPS
     # for both; of the names of offload "autodiff" has "params", "grads" and "moments":
     offload: tuple[str, ...] = ()       # what is in the hosts' memory: names in longctx.memory.host.NAMES
     mlp_tiles: int = 1                  # parts of a shard's tokens that go through the feed-forward one after another;
@@ -255,9 +254,9 @@ class Config:
     seed: int = 0
     # init_from: a folder of Hugging Face, whose model it is and from whose weights the run starts. What is said in the
     # config file or on the command line, defaults too, takes effect or is refused by name:
-    #   model.mask, position, temperature (in layers that leave them open), soft caps and rope take effect;
+    #   model.mask, position, query_scale (in layers that leave them open), soft caps and rope take effect;
     #   model.dtype, param_dtype, remat are the run's in any case;
-    #   a rope that says scaling begins anew, but for base, rotary_share and original_length, which stay the folder's;
+    #   a rope that says scaling is new, but for theta, rotary_fraction and original_length, which are the folder's;
     #   all else of model is what the weights were made with: another value is refused.
     # data.tokenizer is the folder's unless it is said. The run keeps the folder's small files in WORKDIR/init_from.
     init_from: str = ""

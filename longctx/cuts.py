@@ -1,35 +1,41 @@
 """What sizes of a model must divide: one another, and by the axes of a mesh. Free of jax."""
+
 from collections.abc import Mapping
 
 from longctx.config import ModelConfig
 from longctx.errors import UserError
 
-MIXTURES = ("gpt_oss", "llama4")        # those of longctx.model.block.FEED_FORWARDS that have experts
+MIXTURES = ("gpt_oss", "llama4")  # those of longctx.model.block.FEED_FORWARDS that have experts
 
 
 def check(model: ModelConfig, axes: Mapping[str, int]) -> None:
     """Raises UserError for the first size that does not divide on a mesh whose axes are so long; names what would."""
-    sizes = {f"model.{field}": getattr(model, field)
-             for field in ("layers", "heads", "key_heads", "head_size", "vocab_size", "embed")}
+    sizes = {
+        f"model.{field}": getattr(model, field)
+        for field in ("layers", "heads", "kv_heads", "head_dim", "vocab_size", "d_model")
+    }
     for field, size in sizes.items():
         if size < 1:
             raise UserError(f"{field}={size} must be at least 1.")
-    if model.heads % model.key_heads:
-        raise UserError(f"model.key_heads={model.key_heads} must divide model.heads={model.heads}; "
-                        f"{divisors(model.heads)} would.")
-    if model.head_size % 2:
-        raise UserError(f"model.head_size={model.head_size} must be even; {model.head_size + 1} works.")
-    for field in ("heads", "key_heads", "vocab_size"):
+    if model.heads % model.kv_heads:
+        raise UserError(
+            f"model.kv_heads={model.kv_heads} must divide model.heads={model.heads}; {divisors(model.heads)} would."
+        )
+    if model.head_dim % 2:
+        raise UserError(f"model.head_dim={model.head_dim} must be even; {model.head_dim + 1} works.")
+    for field in ("heads", "kv_heads", "vocab_size"):
         _check_axis(f"model.{field}", sizes[f"model.{field}"], "tensor", axes["tensor"])
-    _check_axis("model.embed", model.embed, "fsdp", axes["fsdp"])
+    _check_axis("model.d_model", model.d_model, "fsdp", axes["fsdp"])
     _check_feed_forward(model, axes["tensor"])
 
 
-def check_groups(field: str, groups: int, key_heads: int, tensor: int) -> None:
+def check_groups(field: str, groups: int, kv_heads: int, tensor: int) -> None:
     """Raises UserError where so many groups do not divide the key heads of one part of `tensor`; `field` names them."""
-    if key_heads // tensor % groups:
-        raise UserError(f"{field}={groups} must divide the {key_heads // tensor} key heads of a tensor shard; "
-                        f"{divisors(key_heads // tensor)} would.")
+    if kv_heads // tensor % groups:
+        raise UserError(
+            f"{field}={groups} must divide the {kv_heads // tensor} key heads of a tensor shard; "
+            f"{divisors(kv_heads // tensor)} would."
+        )
 
 
 def divisors(size: int) -> str:
@@ -46,12 +52,16 @@ def _check_axis(field: str, size: int, axis: str, parts: int) -> None:
 
 
 def _check_feed_forward(model: ModelConfig, tensor: int) -> None:
-    sizes = {f"model.pattern[{i}].mlp" if model.pattern[i].mlp else "model.mlp": kind.mlp
-             for i, kind in enumerate(model.kinds)}
+    sizes = {
+        f"model.pattern[{i}].mlp_dim" if model.pattern[i].mlp_dim else "model.mlp_dim": kind.mlp_dim
+        for i, kind in enumerate(model.kinds)
+    }
     if any(kind.feed_forward in MIXTURES for kind in model.kinds):
-        sizes["model.expert_mlp"] = model.expert_mlp
+        sizes["model.expert_mlp_dim"] = model.expert_mlp_dim
         if not 1 <= model.experts_per_token <= model.experts:
-            raise UserError(f"model.experts_per_token={model.experts_per_token} must be from 1 to model.experts="
-                            f"{model.experts} for model.feed_forward={' or '.join(map(repr, MIXTURES))}.")
+            raise UserError(
+                f"model.experts_per_token={model.experts_per_token} must be from 1 to model.experts="
+                f"{model.experts} for model.feed_forward={' or '.join(map(repr, MIXTURES))}."
+            )
     for field, size in sizes.items():
         _check_axis(field, size, "tensor", tensor)

@@ -19,6 +19,7 @@ def as_user_error(check, *args, **named):
 def unknown_name(field: str, name: str, known) -> UserError:
     """The error for a name that its dict does not hold: the known names, and the nearest one."""
     import difflib
+
     known = sorted(known)
     near = difflib.get_close_matches(str(name), known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""

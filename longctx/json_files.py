@@ -1,4 +1,5 @@
 """Files of JSON that other programs may have written. Free of jax."""
+
 import json
 import pathlib
 
@@ -11,7 +12,7 @@ def read_object(path: pathlib.Path) -> dict:
         content = json.loads(path.read_text())
     except RecursionError as error:
         raise UserError(f"{path} cannot be read: it is nested too deeply.") from error
-    except (OSError, ValueError) as error:              # not UTF-8, not JSON, a number of thousands of digits
+    except (OSError, ValueError) as error:  # not UTF-8, not JSON, a number of thousands of digits
         raise UserError(f"{path} cannot be read: {error}.") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no JSON object.")

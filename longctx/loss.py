@@ -1,4 +1,5 @@
 """The next-token loss: chunked over the sequence, the vocabulary possibly cut over `tensor`, weighted per token."""
+
 import jax
 import jax.numpy as jnp
 
@@ -24,6 +25,7 @@ def token_loss(x, head, targets, soft_cap: float = 0.0, weights=None, tiles: int
     if weights is not None:
         _require_one_shape("targets", targets, "weights", weights)
         as_user_error(require_whole, "tiles", tiles, 1, MOST)
+
     def local(x, head, targets, *weights):
         shape, offset = targets.shape, jax.lax.axis_index("tensor") * head.shape[1]
         # the kernel wants its inputs typed alike; the transposes sum over these axes
@@ -33,14 +35,15 @@ def token_loss(x, head, targets, soft_cap: float = 0.0, weights=None, tiles: int
         scores = _of_weighted(scores, *weights, tiles) if weights else scores
         score, lse = scores(head, x.reshape(-1, x.shape[-1]), (targets - offset).reshape(-1))
         top = jax.lax.pmax(jax.lax.stop_gradient(lse), "tensor")
-        lse = top + jnp.log(jax.lax.psum(jnp.exp(lse - top), "tensor"))          # parts of the vocabulary, merged
+        lse = top + jnp.log(jax.lax.psum(jnp.exp(lse - top), "tensor"))  # parts of the vocabulary, merged
         nll = (lse - jax.lax.psum(score, "tensor")).reshape(shape)
         return jnp.where(weights[0] != 0, nll, 0.0) if weights else nll
 
     specs = (meshes.HIDDEN, meshes.specs(head), meshes.TOKENS)
     given = () if weights is None else (weights,)
     return jax.shard_map(local, in_specs=specs + (meshes.TOKENS,) * len(given), out_specs=meshes.TOKENS)(
-        x, head, targets, *given)
+        x, head, targets, *given
+    )
 
 
 def _of_weighted(scores, weights, tiles: int):
@@ -52,6 +55,7 @@ def _of_weighted(scores, weights, tiles: int):
     def of_weighted(head, x, targets):
         sorted_scores = tiled(scores, head, moved(x, order), (moved(targets, order),), tiles, counted.sum())
         return jax.tree.map(lambda a: moved(a, jnp.argsort(order)), sorted_scores)
+
     return of_weighted
 
 
@@ -69,7 +73,7 @@ def target_is_top(x, head, targets, chunk: int = 1024):
 
         tokens = x.reshape(-1, x.shape[-1]), (targets - jax.lax.axis_index("tensor") * head.shape[1]).reshape(-1)
         best, score = jax.lax.map(best_and_target, tokens, batch_size=chunk)
-        top = jax.lax.psum(score, "tensor") >= jax.lax.pmax(best, "tensor")     # all shards but one score 0: exact
+        top = jax.lax.psum(score, "tensor") >= jax.lax.pmax(best, "tensor")  # all shards but one score 0: exact
         return top.reshape(targets.shape)
 
     specs = (meshes.HIDDEN, meshes.specs(head), meshes.TOKENS)

@@ -5,6 +5,7 @@ nodes, and within one), `tensor` cuts heads, mlp and vocabulary. Along `fsdp` an
 stores a share of every weight. All are Explicit: a sharding is part of an array's type, and a gather is a
 `gather_weight` that someone wrote.
 """
+
 import math
 
 import jax
@@ -16,45 +17,60 @@ from longctx.errors import UserError, as_user_error
 from pallas_kernels.arguments import require_whole
 from pallas_kernels.select import traced_platform
 
-MOST = 2**20                                          # devices, as good as any number
+MOST = 2**20  # devices, as good as any number
 AXES = tuple(MeshConfig().axes)
 BATCH = ("data", "fsdp")
 CONTEXT = ("context_outer", "context")
 
-TOKENS = P(BATCH, CONTEXT)                            # [B, T]
-HIDDEN = P(BATCH, CONTEXT, None)                      # BTD
-HEADS = P(BATCH, CONTEXT, "tensor", None)             # BTNH
-LSE = P(BATCH, CONTEXT, "tensor")                     # BTN
-HEAD_TABLE = P("tensor", None)                        # [N, D]: numbers of each query head
-WHOLE_HEADS = P(BATCH, None, "tensor", None)          # the same two where T does not divide by the context shards
+TOKENS = P(BATCH, CONTEXT)  # [B, T]
+HIDDEN = P(BATCH, CONTEXT, None)  # BTD
+HEADS = P(BATCH, CONTEXT, "tensor", None)  # BTNH
+LSE = P(BATCH, CONTEXT, "tensor")  # BTN
+HEAD_TABLE = P("tensor", None)  # [N, D]: numbers of each query head
+WHOLE_HEADS = P(BATCH, None, "tensor", None)  # the same two where T does not divide by the context shards
 WHOLE_LSE = P(BATCH, None, "tensor")
-LOGITS = P(BATCH, CONTEXT, "tensor")                  # BTV
-HEAD = P(None, "tensor")                              # DV, its shares gathered
-CACHE = P(None, BATCH, CONTEXT, "tensor", None)       # the slots of stacked layers [layers, B, S, K, H]
-ROWS = P(BATCH, None)                                 # [B, D]: hidden states of one token of each row
-ROW_LOGITS = P(BATCH, "tensor")                       # [B, V]
+LOGITS = P(BATCH, CONTEXT, "tensor")  # BTV
+HEAD = P(None, "tensor")  # DV, its shares gathered
+CACHE = P(None, BATCH, CONTEXT, "tensor", None)  # the slots of stacked layers [layers, B, S, K, H]
+ROWS = P(BATCH, None)  # [B, D]: hidden states of one token of each row
+ROW_LOGITS = P(BATCH, "tensor")  # [B, V]
 REPLICATED = P()
 
-SHARES = (*CONTEXT[::-1], "fsdp")                     # what stores shares of a weight, gathered from the last on
+SHARES = (*CONTEXT[::-1], "fsdp")  # what stores shares of a weight, gathered from the last on
 
 # by the last part of a parameter's path; stacked layers put None in front. "fsdp" stands for SHARES, or where they do
 # not divide a dimension for itself
 WEIGHTS = {
-    "table": P("tensor", "fsdp"),                     # VD
-    "head": P("fsdp", "tensor"),                      # DV
-    "wq": P("fsdp", "tensor", None), "wk": P("fsdp", "tensor", None), "wv": P("fsdp", "tensor", None),   # DNH, DKH
-    "wo": P("tensor", None, "fsdp"),                  # NHD
-    "bq": P("tensor", None), "bk": P("tensor", None), "bv": P("tensor", None), "bo": P(None),            # NH, KH, KH, D
-    "sinks": P("tensor"),                             # N
-    "gate": P("fsdp", "tensor"), "up": P("fsdp", "tensor"), "down": P("tensor", "fsdp"),                 # DF, DF, FD
-    "gate_bias": P("tensor"), "up_bias": P("tensor"), "down_bias": P(None),                              # F, F, D
-    "router": P("fsdp", None), "router_bias": P(None),                                                   # DE, E
-    "expert_gate": P(None, "fsdp", "tensor"), "expert_up": P(None, "fsdp", "tensor"),                    # EDF
-    "expert_down": P(None, "tensor", "fsdp"),                                                            # EFD
-    "expert_gate_bias": P(None, "tensor"), "expert_up_bias": P(None, "tensor"), "expert_down_bias": P(None, None),
-    "bias_table": P("tensor", None),                  # ND
-    "scale": P(None), "bias": P(None),                # norms
-    "clex_up": P(None, None), "clex_down": P(None, None),
+    "table": P("tensor", "fsdp"),  # VD
+    "head": P("fsdp", "tensor"),  # DV
+    "wq": P("fsdp", "tensor", None),
+    "wk": P("fsdp", "tensor", None),
+    "wv": P("fsdp", "tensor", None),  # DNH, DKH
+    "wo": P("tensor", None, "fsdp"),  # NHD
+    "bq": P("tensor", None),
+    "bk": P("tensor", None),
+    "bv": P("tensor", None),
+    "bo": P(None),  # NH, KH, KH, D
+    "sinks": P("tensor"),  # N
+    "gate": P("fsdp", "tensor"),
+    "up": P("fsdp", "tensor"),
+    "down": P("tensor", "fsdp"),  # DF, DF, FD
+    "gate_bias": P("tensor"),
+    "up_bias": P("tensor"),
+    "down_bias": P(None),  # F, F, D
+    "router": P("fsdp", None),
+    "router_bias": P(None),  # DE, E
+    "expert_gate": P(None, "fsdp", "tensor"),
+    "expert_up": P(None, "fsdp", "tensor"),  # EDF
+    "expert_down": P(None, "tensor", "fsdp"),  # EFD
+    "expert_gate_bias": P(None, "tensor"),
+    "expert_up_bias": P(None, "tensor"),
+    "expert_down_bias": P(None, None),
+    "bias_table": P("tensor", None),  # ND
+    "scale": P(None),
+    "bias": P(None),  # norms
+    "clex_up": P(None, None),
+    "clex_down": P(None, None),
 }
 
 
@@ -81,11 +97,16 @@ def sizes() -> dict[str, int]:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return dict.fromkeys(AXES, 1)
-    explicit = {name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
-                if kind == jax.sharding.AxisType.Explicit}
+    explicit = {
+        name
+        for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+        if kind == jax.sharding.AxisType.Explicit
+    }
     if not explicit.issuperset(AXES):
-        raise UserError(f"the mesh of jax.set_mesh has the Explicit axes ({', '.join(sorted(explicit))}), and must "
-                        f"have {', '.join(AXES)}: meshes.make(MeshConfig(...)) makes one.")
+        raise UserError(
+            f"the mesh of jax.set_mesh has the Explicit axes ({', '.join(sorted(explicit))}), and must "
+            f"have {', '.join(AXES)}: meshes.make(MeshConfig(...)) makes one."
+        )
     return dict(mesh.shape)
 
 
@@ -101,14 +122,22 @@ def make(config: MeshConfig, devices=None) -> jax.sharding.Mesh:
     devices = jax.devices() if devices is None else devices
     need = config.devices
     if need < len(devices) and jax.process_count() > 1:
-        raise UserError(f"mesh ({config}) uses {need} of the {len(devices)} devices of {jax.process_count()} "
-                        "processes; make an axis larger: it must use all.")
+        raise UserError(
+            f"mesh ({config}) uses {need} of the {len(devices)} devices of {jax.process_count()} "
+            "processes; make an axis larger: it must use all."
+        )
     if need > len(devices):
-        raise UserError(f"mesh ({config}) needs {need} devices, but there are {len(devices)} ({devices[0].platform}). "
-                        f"Make the axes smaller, or simulate them on the CPU with --config.mesh.simulate={need}.")
+        raise UserError(
+            f"mesh ({config}) needs {need} devices, but there are {len(devices)} ({devices[0].platform}). "
+            f"Make the axes smaller, or simulate them on the CPU with --config.mesh.simulate={need}."
+        )
     axes = config.axes
-    return jax.make_mesh(tuple(axes.values()), tuple(axes), devices=devices[:need],
-                         axis_types=(jax.sharding.AxisType.Explicit,) * len(axes))
+    return jax.make_mesh(
+        tuple(axes.values()),
+        tuple(axes),
+        devices=devices[:need],
+        axis_types=(jax.sharding.AxisType.Explicit,) * len(axes),
+    )
 
 
 def all_context() -> jax.sharding.Mesh:
@@ -149,9 +178,11 @@ def gather_weights(weights: dict, dtype) -> dict:
 
     Their gradients are summed where they arise, for many are zeros: of a part of a layer by all of its weights.
     """
+
     def gathered(path, w):
         name = path[-1].key
         return _gather(w.astype(dtype), name, set()) if "fsdp" in WEIGHTS[name] else w
+
     return jax.tree.map_with_path(gathered, weights)
 
 
@@ -162,7 +193,7 @@ def _gather(w, name, reduced):
     nothing keeps these from meeting a ring's (see collectives.after).
     """
     stored, whole = jax.typeof(w).sharding.spec, gathered_spec(name)
-    one_device = jax.sharding.get_abstract_mesh().size == 1                 # of which jax lowers no such types
+    one_device = jax.sharding.get_abstract_mesh().size == 1  # of which jax lowers no such types
     if stored == whole or one_device or traced_platform() == "cpu":
         return jax.sharding.reshard(w, whole)
     dim = list(WEIGHTS[name]).index("fsdp")
@@ -174,6 +205,7 @@ def _gather(w, name, reduced):
         for axis in reversed(axes):
             w = jax.lax.all_gather(w, axis, axis=dim, tiled=True, to="reduced" if reduced else "invarying")
         return w
+
     return jax.shard_map(gather, in_specs=alike, out_specs=P(*whole, reduced=reduced))(jax.sharding.reshard(w, alike))
 
 
@@ -187,9 +219,11 @@ def data_shard(mesh: jax.sharding.Mesh) -> tuple[int, int]:
     mine = [r for r in range(rows) if any(d.process_index == jax.process_index() for d in by_row[r])]
     even = mine == list(range(mine[0], mine[-1] + 1)) and mine[0] % len(mine) == 0
     if not even:
-        raise UserError(f"mesh.data={mesh.shape['data']} x mesh.fsdp={mesh.shape['fsdp']} cannot be divided over "
-                        f"{jax.process_count()} processes: one would hold parts {mine} of the {rows} of a batch; "
-                        "powers of two work.")
+        raise UserError(
+            f"mesh.data={mesh.shape['data']} x mesh.fsdp={mesh.shape['fsdp']} cannot be divided over "
+            f"{jax.process_count()} processes: one would hold parts {mine} of the {rows} of a batch; "
+            "powers of two work."
+        )
     return mine[0] // len(mine), rows // len(mine)
 
 

@@ -1,4 +1,5 @@
 """AdamW with a schedule per run and a treatment per stage, global-norm clipping, and a guard on what it gives."""
+
 import functools
 
 import jax
@@ -12,8 +13,9 @@ from longctx.memory import host
 def cosine(config: OptimConfig, steps: int):
     """Linear warm-up, then half a cosine to final_fraction of the peak."""
     warmup = min(config.warmup_steps, max(steps - 1, 1))
-    return optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, max(steps, warmup + 1),
-                                              config.learning_rate * config.final_fraction)
+    return optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, warmup, max(steps, warmup + 1), config.learning_rate * config.final_fraction
+    )
 
 
 def linear(config: OptimConfig, steps: int):
@@ -65,6 +67,7 @@ def learning_rate(config: OptimConfig, stages):
         for stage, part in zip(stages, parts, strict=True):
             value = jnp.where(step >= stage.first_step, part(step + 1) * stage.lr_scale, value)
         return value
+
     return rate
 
 
@@ -75,7 +78,8 @@ def optimizer(config: OptimConfig):
     return optax.chain(
         optax.scale_by_adam(config.b1, config.b2, config.eps),
         optax.add_decayed_weights(config.weight_decay, mask=decays),
-        optax.scale(-1.0))
+        optax.scale(-1.0),
+    )
 
 
 def updated(config: OptimConfig, rate, grads, moments, params, good):

@@ -1,4 +1,5 @@
 """Settings that are written as a call, such as "self_extend(8, 512)". Free of jax."""
+
 import inspect
 import re
 from collections.abc import Callable
@@ -6,8 +7,9 @@ from collections.abc import Callable
 from longctx.errors import UserError, unknown_name
 
 
-def parse_call(field: str, text: str, known: dict[str, Callable], skip: int = 0,
-               zero: bool = False) -> tuple[Callable, tuple]:
+def parse_call(
+    field: str, text: str, known: dict[str, Callable], skip: int = 0, zero: bool = False
+) -> tuple[Callable, tuple]:
     """What a name, or a name with positive numbers in parentheses, stands for: the entry of `known`, and the numbers.
 
     skip: how many of the entries' first arguments are not written. zero: whether numbers may be 0.

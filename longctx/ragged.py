@@ -1,4 +1,5 @@
 """Arrays of runs of unequal lengths, one after the other."""
+
 import numpy as np
 
 

@@ -1,4 +1,5 @@
 """Values from later in the same document, under any layout: labels, and targets of multi-token prediction."""
+
 import jax
 import jax.numpy as jnp
 
@@ -7,7 +8,7 @@ from longctx.errors import as_user_error
 from pallas_kernels.arguments import require_integers, require_range, require_whole, said
 from pallas_kernels.masks import MOST
 
-WHOLE = jax.sharding.PartitionSpec(*meshes.TOKENS[:1], None)        # [B, T] with T gathered
+WHOLE = jax.sharding.PartitionSpec(*meshes.TOKENS[:1], None)  # [B, T] with T gathered
 
 
 def ahead(x, positions, segments, offset: int = 1, fill=0):
@@ -34,7 +35,7 @@ def ahead(x, positions, segments, offset: int = 1, fill=0):
     slots = jax.lax.broadcasted_iota(jnp.int32, x.shape, 1)
     segments, positions, x, slots = jax.lax.sort([place(y, WHOLE) for y in (segments, positions, x, slots)], num_keys=2)
     found = jnp.full_like(x, fill)
-    for step in range(1, offset + 1):       # positions differ: in this order it is no further away
+    for step in range(1, offset + 1):  # positions differ: in this order it is no further away
         segment, position, value = (jnp.roll(y, -step, axis=1) for y in (segments, positions, x))
         found = jnp.where((segment == segments) & (position == positions + offset), value, found)
     found = jnp.where(segments > 0, found, fill)

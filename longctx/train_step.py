@@ -1,4 +1,5 @@
 """The training state, a nested dict of arrays (donated, checkpointed, restored anywhere), and the one jitted step."""
+
 import functools
 
 import jax
@@ -16,10 +17,10 @@ BLOCKS = jax.tree_util.DictKey("blocks")
 # On GPUs XLA's own rematerialization takes what is in the hosts' memory for the device's, and computes again what it
 # need not; and of keys and values that travel at the same time it would let one wait for the other, in front of what
 # hides them. On TPUs gathers of weights hide behind matmuls only when asked to.
-OPTIONS = {"gpu": {"xla_disable_hlo_passes": "rematerialization",
-                   "xla_gpu_experimental_parallel_collective_overlap_limit": 4},
-           "tpu": {"xla_enable_async_all_gather": "true",
-                   "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true"}}
+OPTIONS = {
+    "gpu": {"xla_disable_hlo_passes": "rematerialization", "xla_gpu_experimental_parallel_collective_overlap_limit": 4},
+    "tpu": {"xla_enable_async_all_gather": "true", "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true"},
+}
 
 
 def init_state(config: Config, mesh, params: dict | None = None) -> dict:
@@ -45,8 +46,13 @@ def _fresh(config: Config) -> dict:
 def _beside(config: Config, params: dict) -> dict:
     """All of the state but the parameters."""
     zero = jnp.zeros((), jnp.int32)
-    return {"moments": optim.optimizer(config.optim).init(params), "step": zero,
-            "skipped": zero, "skipped_in_a_row": zero, "grad_norm": jnp.zeros((), jnp.float32)}
+    return {
+        "moments": optim.optimizer(config.optim).init(params),
+        "step": zero,
+        "skipped": zero,
+        "skipped_in_a_row": zero,
+        "grad_norm": jnp.zeros((), jnp.float32),
+    }
 
 
 def abstract_state(config: Config, mesh):
@@ -60,6 +66,7 @@ def abstract_state(config: Config, mesh):
         there = on_host(config, path[0].key, path, x)
         sharding = NamedSharding(mesh, spec, memory_kind="pinned_host" if there else "device")
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
     return jax.tree.map_with_path(placed, shapes)
 
 
@@ -74,6 +81,7 @@ def autodiff(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: 
     good: whether the loss, the norm and what the update gives are finite. Where the loss or the norm is not, parameters
     and moments are as they were (of a step that updates layer by layer, streaming/step.py says which).
     """
+
     def mean_loss(params):
         return loss.mean_over_tokens(functional.nll(graph, params, batch, rope), batch["weights"])
 
@@ -88,6 +96,7 @@ def autodiff(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: 
 
 def _by_layers(mean_loss, outside, optimizer, blocks, moments):
     """As streaming.step.CLIPS, with all gradients there."""
+
     def of_changes(outside, places):
         weights = jax.tree.map(host.Weight, host.arrays(blocks), host.arrays(places))
         return mean_loss(outside | {"blocks": weights})
@@ -119,11 +128,22 @@ def train_step(graph, config: Config, rate, rope: RopeConfig, state: dict, batch
     lr = rate(state["step"])
     params, moments, value, norm, good = BACKWARDS[config.memory.backward](graph, config, lr, rope, state, batch)
     bad = 1 - good.astype(jnp.int32)
-    state = {"params": params, "moments": moments, "step": state["step"] + 1,
-             "skipped": state["skipped"] + bad, "skipped_in_a_row": (state["skipped_in_a_row"] + bad) * bad,
-             "grad_norm": jnp.where(good, norm, state["grad_norm"])}
-    metrics = {"loss": value, "grad_norm": norm, "learning_rate": lr, "weight": batch["weights"].sum(),
-               "skipped": state["skipped"], "skipped_in_a_row": state["skipped_in_a_row"]}
+    state = {
+        "params": params,
+        "moments": moments,
+        "step": state["step"] + 1,
+        "skipped": state["skipped"] + bad,
+        "skipped_in_a_row": (state["skipped_in_a_row"] + bad) * bad,
+        "grad_norm": jnp.where(good, norm, state["grad_norm"]),
+    }
+    metrics = {
+        "loss": value,
+        "grad_norm": norm,
+        "learning_rate": lr,
+        "weight": batch["weights"].sum(),
+        "skipped": state["skipped"],
+        "skipped_in_a_row": state["skipped_in_a_row"],
+    }
     return state, metrics
 
 
@@ -163,6 +183,11 @@ def trace_step(config: Config, rate, stage, mesh) -> jax.stages.Traced:
 
 def abstract_batch(stage, mesh) -> dict:
     shape, sharding = (stage.batch_size, stage.seq_len), NamedSharding(mesh, meshes.TOKENS)
-    names = {"tokens": jnp.int32, "targets": jnp.int32, "weights": jnp.float32,
-             "positions": jnp.int32, "segments": jnp.int32}
+    names = {
+        "tokens": jnp.int32,
+        "targets": jnp.int32,
+        "weights": jnp.float32,
+        "positions": jnp.int32,
+        "segments": jnp.int32,
+    }
     return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, dtype in names.items()}

@@ -3,6 +3,7 @@
 Each raises a ValueError that names both sides. Under a trace shapes and dtypes are known and values are not, so that a
 compiled program has no trace of a check.
 """
+
 import math
 import numbers
 import textwrap
@@ -44,8 +45,10 @@ def require_range(name: str, x, least: int, most: int, where=True) -> None:
     if values is None or not (values := values[np.broadcast_to(where, values.shape)]).size:
         return
     if values.min() < least or values.max() > most:
-        raise ValueError(f"{said(name, x)} holds numbers from {values.min()} to {values.max()}, and they must be from "
-                         f"{least} to {most}.")
+        raise ValueError(
+            f"{said(name, x)} holds numbers from {values.min()} to {values.max()}, and they must be from "
+            f"{least} to {most}."
+        )
 
 
 def require_whole(name: str, value, least: int, most: int) -> None:

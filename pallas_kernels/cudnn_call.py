@@ -3,6 +3,7 @@
 jax.nn.dot_product_attention calls the same, and has no way to give its backward the results of more keys than its own.
 XLA asks cuDNN for the kernel when it compiles on a GPU; with none it compiles around the call.
 """
+
 import inspect
 
 import jax.numpy as jnp
@@ -15,7 +16,8 @@ def forward(q, k, v, scale: float, causal: bool, window: int | None):
     """
     private = _private()
     return private._dot_product_attention_fwd_p_wrapper.bind(
-        q, k, v, *_absent(q), is_training=True, **_how(private, scale, causal, window))
+        q, k, v, *_absent(q), is_training=True, **_how(private, scale, causal, window)
+    )
 
 
 def backward(q, k, v, lse, out, dout, scale: float, causal: bool, window: int | None):
@@ -25,11 +27,13 @@ def backward(q, k, v, lse, out, dout, scale: float, causal: bool, window: int | 
     """
     private = _private()
     return private._dot_product_attention_bwd_p_wrapper.bind(
-        q, k, v, *_absent(q), lse, out, dout, **_how(private, scale, causal, window))
+        q, k, v, *_absent(q), lse, out, dout, **_how(private, scale, causal, window)
+    )
 
 
 def _private():
     from jax._src.cudnn import fused_attention_stablehlo
+
     return fused_attention_stablehlo
 
 
@@ -42,6 +46,13 @@ def _how(private, scale, causal, window):
     mask = private.MaskType.CAUSAL if causal else private.MaskType.NO_MASK
     # 0.12 has a function of scores, too
     newer = "score_mod" in inspect.signature(private.dot_product_attention).parameters
-    return dict(scale=scale, seed=0, dropout_rate=0.0, variadic_args=(False, False), mask_type=mask,
-                layout=private.AttentionLayout.BTNH.value, sliding_window_length=window,
-                **({"score_mod": None} if newer else {}))
+    return dict(
+        scale=scale,
+        seed=0,
+        dropout_rate=0.0,
+        variadic_args=(False, False),
+        mask_type=mask,
+        layout=private.AttentionLayout.BTNH.value,
+        sliding_window_length=window,
+        **({"score_mod": None} if newer else {}),
+    )

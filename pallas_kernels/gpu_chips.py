@@ -1,4 +1,5 @@
 """Facts about GPUs that kernels choose by, and that XLA asks for when it compiles with none present."""
+
 import dataclasses
 
 import jax
@@ -18,6 +19,7 @@ class Chip:
       memory, l2: bytes.
       clock: 10^9 Hz, at most.
     """
+
     kind: str
     capability: tuple[int, int]
     processors: int
@@ -38,8 +40,9 @@ _AMPERE = (8, 0), 108, 167_936, 312.0, 2_039_040_000_000, 85_100_068_864, 41_943
 CHIPS = {
     "a100": Chip("NVIDIA A100-SXM4-80GB", *_AMPERE),
     "a800": Chip("NVIDIA A800-SXM4-80GB", *_AMPERE),
-    "h100": Chip("NVIDIA H100 80GB HBM3", (9, 0), 132, 233_472, 989.0, 3_352_320_000_000, 84_942_979_072, 52_428_800,
-                 1.98),
+    "h100": Chip(
+        "NVIDIA H100 80GB HBM3", (9, 0), 132, 233_472, 989.0, 3_352_320_000_000, 84_942_979_072, 52_428_800, 1.98
+    ),
     "h200": Chip("NVIDIA H200", (9, 0), 132, 233_472, 989.0, 4_800_000_000_000, 151_397_597_184, 52_428_800, 1.98),
     "b200": Chip("NVIDIA B200", (10, 0), 148, 233_472, 2250.0, 7_672_320_000_000, 191_514_411_008, 132_644_864, 1.965),
 }
@@ -64,13 +67,16 @@ def devices(name: str, topology: str = "1x1x1") -> list:
     topology: "1 x nodes x devices of each". Needs jax's CUDA plugin, and ptxas where jax finds it.
     """
     from jax.experimental import topologies
+
     chip = CHIPS[name]
     major, minor = chip.capability
-    features = "ACCELERATED_FEATURES" if major >= 9 else "NONE"          # wgmma, tcgen05 are in sm_90a, sm_100a alone
-    text = _CONFIG.format(**dataclasses.asdict(chip), block_shared=chip.block_shared, major=major, minor=minor,
-                          features=features)
-    return topologies.get_topology_desc(platform="cuda", topology_name=name, target_config=text,
-                                        topology=topology).devices
+    features = "ACCELERATED_FEATURES" if major >= 9 else "NONE"  # wgmma, tcgen05 are in sm_90a, sm_100a alone
+    text = _CONFIG.format(
+        **dataclasses.asdict(chip), block_shared=chip.block_shared, major=major, minor=minor, features=features
+    )
+    return topologies.get_topology_desc(
+        platform="cuda", topology_name=name, target_config=text, topology=topology
+    ).devices
 
 
 def target(name: str):
@@ -89,7 +95,7 @@ def capability() -> tuple[int, int] | None:
     if target and target.device_kind != here.device_kind:
         return next((chip.capability for chip in CHIPS.values() if chip.kind == target.device_kind), None)
     said = here.compute_capability if here.platform == "gpu" else ""
-    return tuple(map(int, said.split("."))) if said[:1].isdigit() else None          # AMD's are words: gfx942
+    return tuple(map(int, said.split("."))) if said[:1].isdigit() else None  # AMD's are words: gfx942
 
 
 def block_shared(capability: tuple[int, int] | None) -> int:

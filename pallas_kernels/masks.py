@@ -10,6 +10,7 @@ never EMPTY or FULL wrongly.
 
 Segment id 0 marks "no token" (padding): it sees nothing and is seen by nothing, under every mask.
 """
+
 import ast
 import dataclasses
 from typing import NamedTuple
@@ -20,19 +21,21 @@ import jax.numpy as jnp
 from pallas_kernels.arguments import require_whole
 
 EMPTY, PARTIAL, FULL = 0, 1, 2
-_FAR = 2**30 - 1                   # beyond any position; differences still fit int32
-MOST = _FAR - 1                    # of positions and segments
+_FAR = 2**30 - 1  # beyond any position; differences still fit int32
+MOST = _FAR - 1  # of positions and segments
 _ANY = float("inf")
 
 
 class Tokens(NamedTuple):
     """What a mask may know of tokens: int32 positions and segment ids of one shape, e.g. [B, T]."""
+
     positions: jax.Array
     segments: jax.Array
 
 
 class Ranges(NamedTuple):
     """Bounds over the real tokens of a block; `real` is False where the block holds padding."""
+
     pos_min: jax.Array
     pos_max: jax.Array
     seg_min: jax.Array
@@ -117,6 +120,7 @@ class Causal(Mask):
 @dataclasses.dataclass(frozen=True)
 class Window(Mask):
     """A query sees keys less than `size` before it, itself included (Hugging Face's convention). Not causal alone."""
+
     size: int
 
     def visible(self, q, k):
@@ -132,6 +136,7 @@ class Window(Mask):
 @dataclasses.dataclass(frozen=True)
 class Beyond(Mask):
     """A query sees keys at least `size` before it: those that Window(size) leaves out."""
+
     size: int
 
     def visible(self, q, k):
@@ -147,13 +152,14 @@ class Beyond(Mask):
 @dataclasses.dataclass(frozen=True)
 class Sinks(Mask):
     """Every query sees the first `count` positions (StreamingLLM)."""
+
     count: int
 
     def visible(self, q, k):
         return (k.positions < self.count) & (q.positions == q.positions)
 
     def relation(self, q, k):
-        here = q.pos_min == q.pos_min                                 # True, in the common shape
+        here = q.pos_min == q.pos_min  # True, in the common shape
         return (k.pos_min >= self.count) & here, (k.pos_max < self.count) & here
 
     def reach(self):
@@ -166,6 +172,7 @@ class Sinks(Mask):
 @dataclasses.dataclass(frozen=True)
 class PrefixLM(Mask):
     """Positions below `length` see one another in both directions. Meant for `Causal() | PrefixLM(n)`."""
+
     length: int
 
     def visible(self, q, k):
@@ -182,6 +189,7 @@ class PrefixLM(Mask):
 @dataclasses.dataclass(frozen=True)
 class Chunked(Mask):
     """A query sees keys of its own chunk of `size` positions (Llama 4). Not causal by itself."""
+
     size: int
 
     def visible(self, q, k):
@@ -197,6 +205,7 @@ class Chunked(Mask):
 @dataclasses.dataclass(frozen=True)
 class ChunksBefore(Mask):
     """A query sees keys that lie `low` to `high` chunks of `size` positions before its own chunk."""
+
     size: int
     low: int
     high: int = _FAR
@@ -268,7 +277,7 @@ class Or(Mask):
 
 
 def _chunk(positions, size):
-    return jax.lax.div(positions, jax.lax.full_like(positions, size))       # positions are >= 0, and kernels have no //
+    return jax.lax.div(positions, jax.lax.full_like(positions, size))  # positions are >= 0, and kernels have no //
 
 
 def _same(q_min, q_max, k_min, k_max):
@@ -306,8 +315,14 @@ def _no_token(q: Ranges, k: Ranges) -> jax.Array:
 
 
 NAMES = {
-    "full": Full, "causal": Causal, "window": Window, "beyond": Beyond, "sinks": Sinks, "prefix_lm": PrefixLM,
-    "chunked": Chunked, "segments": Segments,
+    "full": Full,
+    "causal": Causal,
+    "window": Window,
+    "beyond": Beyond,
+    "sinks": Sinks,
+    "prefix_lm": PrefixLM,
+    "chunked": Chunked,
+    "segments": Segments,
 }
 
 

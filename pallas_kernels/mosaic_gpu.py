@@ -3,6 +3,7 @@
 A kernel is written for the hardware: warpgroups that take roles, copies by the TMA unit, matmuls by wgmma. On a CPU,
 where jax has an interpreter for them, the same kernels run interpreted: slow, for tests, with races detected.
 """
+
 import dataclasses
 
 import jax
@@ -12,10 +13,10 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from pallas_kernels import gpu_chips, select
 
-INTERPRETER = hasattr(plgpu, "InterpretGPUParams")          # since jax 0.11.2
-TILE = plgpu.Layout.WGMMA                                   # how a warpgroup holds the tiles that matmuls give and take
-BY_ROW, BY_COLUMN = TILE.reduce(1), TILE.reduce(0)          # one number for each row of such a tile; for each column
-WARPGROUP = "warpgroup"                                     # the axis whose index says which role a thread has
+INTERPRETER = hasattr(plgpu, "InterpretGPUParams")  # since jax 0.11.2
+TILE = plgpu.Layout.WGMMA  # how a warpgroup holds the tiles that matmuls give and take
+BY_ROW, BY_COLUMN = TILE.reduce(1), TILE.reduce(0)  # one number for each row of such a tile; for each column
+WARPGROUP = "warpgroup"  # the axis whose index says which role a thread has
 
 
 def why_not(x, platform: str) -> str | None:
@@ -48,9 +49,18 @@ def call(kernel, out_type, scratch, grid: dict[str, int], warpgroups: int, opera
     """
     name = f"{kernel.func.__module__.split('.')[-2]}_{kernel.func.__name__}"
     how = {"interpret": plgpu.InterpretGPUParams(detect_races=True)} if interpreted() else {}
-    results = plgpu.kernel(kernel, out_type=out_type, scratch_types=scratch, grid=tuple(grid.values()),
-                           grid_names=tuple(grid), num_threads=warpgroups, thread_name=WARPGROUP, kernel_name=name,
-                           compiler_params=plgpu.CompilerParams(approx_math=True), **how)(*operands)
+    results = plgpu.kernel(
+        kernel,
+        out_type=out_type,
+        scratch_types=scratch,
+        grid=tuple(grid.values()),
+        grid_names=tuple(grid),
+        num_threads=warpgroups,
+        thread_name=WARPGROUP,
+        kernel_name=name,
+        compiler_params=plgpu.CompilerParams(approx_math=True),
+        **how,
+    )(*operands)
     # jax forgets over which mesh axes a kernel's results vary
     axes = tuple(jax.typeof(jax.tree.leaves(operands)[0]).manual_axis_type.varying)
     return jax.lax.pcast(results, axes, to="varying") if axes else results
@@ -67,12 +77,12 @@ def load(ref, layout):
     return plgpu.load(ref, **_WHOLE, layout=layout)
 
 
-_WHOLE = {} if INTERPRETER else {"idx": ()}                 # older versions take the index apart from the reference
+_WHOLE = {} if INTERPRETER else {"idx": ()}  # older versions take the index apart from the reference
 
 
 def store(value, target, through):
     """Puts a tile into global memory; by way of `through`, tiles of the same shape, if they have its dtype."""
-    if through.dtype != target.dtype:                       # threads write whole sectors of 32 bytes only in float32
+    if through.dtype != target.dtype:  # threads write whole sectors of 32 bytes only in float32
         target[...] = value.astype(target.dtype)
         return
     through[...] = value.astype(target.dtype)
@@ -97,9 +107,11 @@ def by_column(x, shape):
 
 def product(a, b, start=None):
     """a b, on top of start."""
+
     def matmul(total):
         total.add(a, b)
         return total.get()
+
     return accumulate(matmul, (a.shape[0], b.shape[1]) if start is None else start)
 
 
@@ -113,12 +125,14 @@ def accumulate(body, *starts):
             if not isinstance(start, tuple):
                 ref[...] = start
         return body(*map(Sum, refs))
+
     return pl.run_scoped(run, *(plgpu.ACC(x if isinstance(x, tuple) else x.shape, jnp.float32) for x in starts))
 
 
 @dataclasses.dataclass
 class Sum:
     """A float32 sum of matmuls, computed by wgmma while the program goes on."""
+
     ref: jax.Ref
 
     def add(self, a, b):
@@ -133,11 +147,12 @@ class Sum:
 @dataclasses.dataclass
 class _PlainSum:
     """The same for the interpreter, which knows no accumulators that start as something and no matmul of registers."""
+
     value: jax.Array
 
     def add(self, a, b):
         a, b = (x if isinstance(x, jax.Array) else x[...] for x in (a, b))
-        plgpu.commit_smem()                                 # wgmma's reads are ordered with copies without this
+        plgpu.commit_smem()  # wgmma's reads are ordered with copies without this
         self.value += jnp.dot(a.astype(jnp.float32), b.astype(jnp.float32), precision="highest")
 
     def get(self, pending=0):

@@ -1,4 +1,5 @@
 """What every Pallas Mosaic TPU kernel here needs, whatever it computes."""
+
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
@@ -6,7 +7,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from pallas_kernels import tpu_chips
 
-LANES = 128                      # of a vector register; blocks are multiples of this
+LANES = 128  # of a vector register; blocks are multiples of this
 # newer versions of jax have it in the one module, older ones in the other
 reciprocal = pltpu.reciprocal if hasattr(pltpu, "reciprocal") else pl.reciprocal
 
@@ -31,16 +32,29 @@ def call(kernel, grid_spec, semantics, out_shape, operands, aliases=None, whole_
     name = f"{kernel.func.__module__.split('.')[-2]}_{kernel.func.__name__}"
 
     def run(interpret):
-        parameters = pltpu.CompilerParams(dimension_semantics=tuple(semantics.split()), flags=flags,
-                                          vmem_limit_bytes=vmem * 2**20, disable_bounds_checks=True)
-        return pl.pallas_call(kernel, out_shape, grid_spec=grid_spec, input_output_aliases=aliases or {},
-                              compiler_params=parameters, interpret=interpret, name=name)
+        parameters = pltpu.CompilerParams(
+            dimension_semantics=tuple(semantics.split()),
+            flags=flags,
+            vmem_limit_bytes=vmem * 2**20,
+            disable_bounds_checks=True,
+        )
+        return pl.pallas_call(
+            kernel,
+            out_shape,
+            grid_spec=grid_spec,
+            input_output_aliases=aliases or {},
+            compiler_params=parameters,
+            interpret=interpret,
+            name=name,
+        )
+
     # XLA would keep small operands in VMEM, where the kernel's own pipeline has to copy them without a DMA
     in_hbm = lambda x: pltpu.with_memory_space_constraint(x, pltpu.HBM)
     # or jax.checkpoint would compute some constrained operands before the call, and jax cannot lower such a residual
     operands = jax.lax.optimization_barrier(tuple(operands))
-    return jax.lax.platform_dependent(*operands, tpu=lambda *operands: run(False)(*map(in_hbm, operands)),
-                                      default=run(True))
+    return jax.lax.platform_dependent(
+        *operands, tpu=lambda *operands: run(False)(*map(in_hbm, operands)), default=run(True)
+    )
 
 
 def like(x, shape, dtype):
@@ -51,8 +65,9 @@ def like(x, shape, dtype):
 def matmul(a, b, contract):
     """float32 a b over the axes `contract`, of a and of b. In full precision where both are float32."""
     precision = jax.lax.Precision.HIGHEST if a.dtype == b.dtype == jnp.float32 else None
-    return jax.lax.dot_general(a, b, (((contract[0],), (contract[1],)), ((), ())), precision=precision,
-                               preferred_element_type=jnp.float32)
+    return jax.lax.dot_general(
+        a, b, (((contract[0],), (contract[1],)), ((), ())), precision=precision, preferred_element_type=jnp.float32
+    )
 
 
 def as_columns(row):

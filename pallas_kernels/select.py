@@ -1,4 +1,5 @@
 """The choice among implementations of one computation, the same for attention and cross-entropy."""
+
 import logging
 
 import jax

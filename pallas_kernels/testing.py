@@ -1,4 +1,5 @@
 """Random attention problems, their answers by the float64 reference, and how far from them a result may be."""
+
 import dataclasses
 import functools
 from typing import NamedTuple
@@ -18,7 +19,7 @@ def tolerance(dtype, terms: int) -> float:
     Rounding errors add like a random walk.
     """
     eps = float(jnp.finfo(dtype).eps)
-    return 4 * eps * max(1.0, terms ** 0.5 if jnp.dtype(dtype).itemsize > 2 else 1.0)
+    return 4 * eps * max(1.0, terms**0.5 if jnp.dtype(dtype).itemsize > 2 else 1.0)
 
 
 def relative_error(got, want) -> float:
@@ -31,6 +32,7 @@ def relative_error(got, want) -> float:
 
 class Problem(NamedTuple):
     """One attention problem with cotangents for both results."""
+
     q: jax.Array
     k: jax.Array
     v: jax.Array
@@ -44,9 +46,14 @@ def problem(seed=0, B=2, T=50, S=None, N=4, K=2, H=16, dtype=jnp.float32, tokens
     S = S or T
     rng = np.random.default_rng(seed)
     draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), dtype)
-    return Problem(draw(B, T, N, H), draw(B, S, K, H), draw(B, S, K, H),
-                   tokens or (one_document(B, T), one_document(B, S)),
-                   draw(B, T, N, H), jnp.asarray(rng.standard_normal((B, T, N)), jnp.float32))
+    return Problem(
+        draw(B, T, N, H),
+        draw(B, S, K, H),
+        draw(B, S, K, H),
+        tokens or (one_document(B, T), one_document(B, S)),
+        draw(B, T, N, H),
+        jnp.asarray(rng.standard_normal((B, T, N)), jnp.float32),
+    )
 
 
 def one_document(B, T, start=0) -> Tokens:
@@ -61,7 +68,7 @@ def packed(seed, B, T, mean=12, padding=3) -> Tokens:
         at, segment = 0, 1
         while at < T - padding:
             n = min(int(rng.integers(1, 2 * mean)), T - padding - at)
-            positions[b, at:at + n], segments[b, at:at + n] = np.arange(n), segment
+            positions[b, at : at + n], segments[b, at : at + n] = np.arange(n), segment
             at, segment = at + n, segment + 1
     return Tokens(jnp.asarray(positions), jnp.asarray(segments))
 
@@ -69,8 +76,10 @@ def packed(seed, B, T, mean=12, padding=3) -> Tokens:
 def truth(p: Problem, spec, table=None):
     """(out, lse, dq, dk, dv) of the reference in float64, on the same (rounded) inputs; and dtable, given a table."""
     with jax.enable_x64(True):
-        arrays = [None if x is None else jnp.asarray(np.asarray(x, np.float64))
-                  for x in (p.q, p.k, p.v, p.dout, p.dlse, table)]
+        arrays = [
+            None if x is None else jnp.asarray(np.asarray(x, np.float64))
+            for x in (p.q, p.k, p.v, p.dout, p.dlse, table)
+        ]
         return jax.tree.map(np.asarray, _truth(*arrays, p.tokens, dataclasses.replace(spec, partial=False)))
 
 

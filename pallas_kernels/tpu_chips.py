@@ -1,4 +1,5 @@
 """Facts about TPU generations that kernels choose by, and schedules are priced by. Numbers are per jax device."""
+
 import dataclasses
 
 import jax
@@ -18,6 +19,7 @@ class Chip:
       hbm: bandwidth, 10^9 bytes per second.
       vmem: of a core, 2^20 bytes.
     """
+
     kind: str
     topology: str
     tflops: float

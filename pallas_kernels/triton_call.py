@@ -1,4 +1,5 @@
 """Calls of Triton kernels from JAX, through jax-triton. All that differs among its versions is here."""
+
 import inspect
 from importlib.util import find_spec
 
@@ -37,13 +38,22 @@ def run(kernel, operands, results, grid, warps, stages, static):
     """The same, through jax-triton."""
     import jax_triton
     from triton import knobs
+
     # Triton writes PTX of the version of the newer ptxas that it brings along, which XLA's may not read; all of CUDA 13
     # read that of the older one
     knobs.nvidia.ptxas_blackwell = knobs.nvidia.ptxas.path
     how = dict(out_shape=results)
-    if "out_type" in inspect.signature(jax_triton.triton_call).parameters:                            # since 0.4
+    if "out_type" in inspect.signature(jax_triton.triton_call).parameters:  # since 0.4
         how = dict(out_type=results, backend_options={"enable_fp_fusion": True})
     capability = gpu_chips.capability()
     return jax_triton.triton_call(
-        *operands, kernel=kernel, grid=grid, name=kernel.__name__, num_warps=warps, num_stages=stages,
-        compute_capability=capability and 10 * capability[0] + capability[1], **how, **static)
+        *operands,
+        kernel=kernel,
+        grid=grid,
+        name=kernel.__name__,
+        num_warps=warps,
+        num_stages=stages,
+        compute_capability=capability and 10 * capability[0] + capability[1],
+        **how,
+        **static,
+    )

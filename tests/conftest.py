@@ -1,4 +1,5 @@
 """Sixteen simulated devices for every test, and the strictest settings: rank promotion and warnings are errors."""
+
 import os
 
 # before jax starts: ppermute loops over simulated devices hang with fewer threads

@@ -1,4 +1,5 @@
 """What many tests share: comparisons, and processes with the compilers of hardware that is not here."""
+
 import importlib.util
 import os
 import pathlib
@@ -20,8 +21,9 @@ from pallas_kernels.testing import truth as truth
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-NEEDS_TPU_COMPILER = pytest.mark.skipif(not importlib.util.find_spec("libtpu"),
-                                        reason="libtpu, the TPU compiler, is not installed")
+NEEDS_TPU_COMPILER = pytest.mark.skipif(
+    not importlib.util.find_spec("libtpu"), reason="libtpu, the TPU compiler, is not installed"
+)
 NEEDS_CUDA_COMPILER = pytest.mark.skipif(bool(gpu_schedule.missing()), reason=str(gpu_schedule.missing()))
 
 
@@ -61,7 +63,13 @@ def compiled_for_gpu(chip: str, worker: str, *arguments, timeout: float) -> tupl
 
 def worker_lines(worker: str, arguments, environment: dict, timeout: float) -> list[str]:
     """The lines that the module `worker` prints, run in a process of its own."""
-    done = subprocess.run([sys.executable, "-m", worker, *arguments], cwd=ROOT, text=True,
-                          env=like_a_person() | environment, capture_output=True, timeout=timeout)
+    done = subprocess.run(
+        [sys.executable, "-m", worker, *arguments],
+        cwd=ROOT,
+        text=True,
+        env=like_a_person() | environment,
+        capture_output=True,
+        timeout=timeout,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.splitlines()

@@ -2,11 +2,12 @@
 
     python -m experiments.bench.attention --out attention.json --picture attention.png
 
-Every side gets the same arrays and threads, and works on the CPU in a process of its own (benchmark_worker.py).
+Every side gets the same arrays and threads, and works on the CPU in a process of its own (harness/sides.py).
 The backward takes dout and gives dq, dk and dv. Temporary memory is what the compiled program asks for beside its
 arguments and results; for PyTorch, which compiles nothing, how far the process's peak resident memory grows, less the
 results.
 """
+
 import itertools
 import sys
 import time
@@ -21,16 +22,17 @@ from longctx.errors import UserError
 
 PASSES = ("forward", "forward+backward")
 OURS, DENSE, TORCH = "chunked", "jax.nn dense", "PyTorch SDPA"
-SIDES = {OURS: (), DENSE: (), TORCH: ("torch",)}            # and the packages that each needs
-AGREEMENT = {"float32": 1e-3, "bfloat16": 3e-2}             # relative difference of mean |result| that is not a note
+SIDES = {OURS: (), DENSE: (), TORCH: ("torch",)}  # and the packages that each needs
+AGREEMENT = {"float32": 1e-3, "bfloat16": 3e-2}  # relative difference of mean |result| that is not a note
 
 
 class Problem(NamedTuple):
     """One size, as a worker gets it; `memory_limit_mb` is what a dense side may use."""
+
     length: int
     heads: int
-    key_heads: int
-    head_size: int
+    kv_heads: int
+    head_dim: int
     dtype: str
     memory_limit_mb: float
 
@@ -38,8 +40,8 @@ class Problem(NamedTuple):
 def arrays(problem: Problem) -> list[np.ndarray]:
     """q, k, v and dout in float32, BTNH with B = 1: the same for every side."""
     rng = np.random.default_rng(0)
-    heads = (problem.heads, problem.key_heads, problem.key_heads, problem.heads)
-    return [rng.standard_normal((1, problem.length, n, problem.head_size), np.float32) for n in heads]
+    heads = (problem.heads, problem.kv_heads, problem.kv_heads, problem.heads)
+    return [rng.standard_normal((1, problem.length, n, problem.head_dim), np.float32) for n in heads]
 
 
 def chunked(q, k, v):
@@ -48,12 +50,14 @@ def chunked(q, k, v):
     from pallas_kernels.attention import api
     from pallas_kernels.attention.spec import AttentionSpec
     from pallas_kernels.masks import Causal, Tokens
+
     tokens = Tokens(jnp.arange(q.shape[1], dtype=jnp.int32)[None], jnp.ones((1, q.shape[1]), jnp.int32))
     return api.attention(q, k, v, (tokens, tokens), AttentionSpec(Causal()), "chunked")[0]
 
 
 def dense(q, k, v):
     import jax
+
     return jax.nn.dot_product_attention(q, k, v, is_causal=True)
 
 
@@ -61,6 +65,7 @@ def build_jax(attend, problem: Problem):
     """(ready, handlers) of a JAX function: compiles both passes, and runs those that fit the memory limit once."""
     import jax
     import jax.numpy as jnp
+
     q, k, v, dout = (jnp.asarray(x, problem.dtype) for x in arrays(problem))
 
     def both(q, k, v, dout):
@@ -74,8 +79,10 @@ def build_jax(attend, problem: Problem):
         ready["compile_s"][name] = time.perf_counter() - start
         ready["temp_mb"][name] = need = compiled.memory_analysis().temp_size_in_bytes / benchmark_worker.MIB
         if need > problem.memory_limit_mb:
-            ready["skipped"][name] = (f"skipped: needs {need / 1024:.3g} GB of temporary memory, "
-                                      f"the limit is {problem.memory_limit_mb / 1024:.3g}")
+            ready["skipped"][name] = (
+                f"skipped: needs {need / 1024:.3g} GB of temporary memory, "
+                f"the limit is {problem.memory_limit_mb / 1024:.3g}"
+            )
             continue
         run = lambda compiled=compiled, args=args: jax.block_until_ready(compiled(*args))
         ready["size"][name] = mean_size(np.asarray(x, np.float32) for x in jax.tree.leaves(run()))
@@ -86,13 +93,14 @@ def build_jax(attend, problem: Problem):
 def build_torch(problem: Problem):
     """(ready, handlers) of torch.nn.functional.scaled_dot_product_attention with is_causal=True."""
     import torch
+
     torch.set_num_threads(benchmark_worker.threads())
-    load = lambda x: torch.from_numpy(x).to(getattr(torch, problem.dtype)).transpose(1, 2).contiguous()     # BNTH
+    load = lambda x: torch.from_numpy(x).to(getattr(torch, problem.dtype)).transpose(1, 2).contiguous()  # BNTH
     q, k, v, dout = map(load, arrays(problem))
     inputs = [x.requires_grad_() for x in (q, k, v)]
 
     def attend(q, k, v):
-        grouped = {"enable_gqa": True} if problem.heads != problem.key_heads else {}
+        grouped = {"enable_gqa": True} if problem.heads != problem.kv_heads else {}
         return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, **grouped)
 
     def forward(tokens=None):
@@ -103,10 +111,10 @@ def build_torch(problem: Problem):
         out = attend(*(x[:, :, :tokens] for x in inputs))
         return out, *torch.autograd.grad(out, inputs, dout[:, :, :tokens])
 
-    both(tokens=16)                                                 # loads the libraries
+    both(tokens=16)  # loads the libraries
     ready, handlers = {"compile_s": {}, "temp_mb": {}, "size": {}}, {}
     for name, run in zip(PASSES, (forward, both), strict=True):
-        results = None                                              # those of the pass before are not ours to count
+        results = None  # those of the pass before are not ours to count
         benchmark_worker.reset_peak()
         before = benchmark_worker.peak_mb()
         results = run()
@@ -138,10 +146,18 @@ def measure(problem: Problem, rounds: int) -> list[dict]:
         get = lambda field, said=said, name=name: said.get(field, {}).get(name)
         ours, size = sides[OURS].get("size", {}).get(name), get("size")
         differs = ours and size and abs(size - ours) > AGREEMENT[problem.dtype] * ours
-        records.append({
-            "length": problem.length, "dtype": problem.dtype, "pass": name, "side": side,
-            "seconds": said["seconds"][name], "compile_s": get("compile_s"), "temp_mb": get("temp_mb"),
-            "note": said["note"] or get("skipped") or ("the results differ from ours" if differs else "")})
+        records.append(
+            {
+                "length": problem.length,
+                "dtype": problem.dtype,
+                "pass": name,
+                "side": side,
+                "seconds": said["seconds"][name],
+                "compile_s": get("compile_s"),
+                "temp_mb": get("temp_mb"),
+                "note": said["note"] or get("skipped") or ("the results differ from ours" if differs else ""),
+            }
+        )
     return records
 
 
@@ -168,19 +184,35 @@ def targets(records: list[dict], length: int = 8192, dtype: str = "float32") -> 
         ours, other, torch = (at[side, name] for side in (OURS, DENSE, TORCH))
         less = other["temp_mb"] / ours["temp_mb"] if other["temp_mb"] and ours["temp_mb"] else None
         what = f"{name} at {length}, {dtype}:"
-        result += [record.target(f"{what} speed over dense", other["times_ours"], at_least=8),
-                   record.target(f"{what} dense's temporary memory over ours", less, at_least=100),
-                   record.target(f"{what} speed over PyTorch SDPA", torch["times_ours"], at_least=0.9)]
+        result += [
+            record.target(f"{what} speed over dense", other["times_ours"], at_least=8),
+            record.target(f"{what} dense's temporary memory over ours", less, at_least=100),
+            record.target(f"{what} speed over PyTorch SDPA", torch["times_ours"], at_least=0.9),
+        ]
     return result
 
 
 def show(records: list[dict]) -> str:
     number = console.number
     header = ("length", "dtype", "pass", "side", "best s", "median s", "x ours", "temp MB", "compile s", "")
-    return console.table(header, [
-        (r["length"], r["dtype"], r["pass"], r["side"], number(r["best_s"]), number(r["median_s"]),
-         number(r["times_ours"]), number(r["temp_mb"]), number(r["compile_s"], 2), r["note"])
-        for r in compared(records)])
+    return console.table(
+        header,
+        [
+            (
+                r["length"],
+                r["dtype"],
+                r["pass"],
+                r["side"],
+                number(r["best_s"]),
+                number(r["median_s"]),
+                number(r["times_ours"]),
+                number(r["temp_mb"]),
+                number(r["compile_s"], 2),
+                r["note"],
+            )
+            for r in compared(records)
+        ],
+    )
 
 
 def picture(path: str, records: list[dict], environment: dict) -> None:
@@ -189,16 +221,25 @@ def picture(path: str, records: list[dict], environment: dict) -> None:
     from matplotlib.figure import Figure
 
     from experiments.pictures.run import MARKERS, PALETTE, STYLE
+
     with rc_context(STYLE):
         figure = Figure(figsize=(8, 3.6), layout="constrained")
         dtypes = list(dict.fromkeys(r["dtype"] for r in records))
         for axes, name in zip(figure.subplots(1, 2, sharey=True), PASSES, strict=True):
             for (i, side), (j, dtype) in itertools.product(enumerate(SIDES), enumerate(dtypes)):
-                points = [(r["length"], min(r["seconds"])) for r in records
-                          if (r["side"], r["dtype"], r["pass"]) == (side, dtype, name) and r["seconds"]]
+                points = [
+                    (r["length"], min(r["seconds"]))
+                    for r in records
+                    if (r["side"], r["dtype"], r["pass"]) == (side, dtype, name) and r["seconds"]
+                ]
                 if points:
-                    axes.plot(*zip(*sorted(points), strict=True), color=PALETTE[i], marker=MARKERS[i],
-                              linestyle=("-", "--")[j], label=f"{side}, {dtype}")
+                    axes.plot(
+                        *zip(*sorted(points), strict=True),
+                        color=PALETTE[i],
+                        marker=MARKERS[i],
+                        linestyle=("-", "--")[j],
+                        label=f"{side}, {dtype}",
+                    )
             lengths = sorted({r["length"] for r in records})
             axes.set(xscale="log", yscale="log", xlabel="tokens", title=f"Causal attention, {name}")
             axes.set_xticks(lengths, [str(length) for length in lengths])
@@ -210,13 +251,19 @@ def picture(path: str, records: list[dict], environment: dict) -> None:
 
 
 def arguments(argv):
-    parser = options.parser(__doc__.splitlines()[0], lengths="2048,8192,32768", dtype="float32,bfloat16", rounds=5,
-                              out=None, worker=None)
+    parser = options.parser(
+        __doc__.splitlines()[0], lengths="2048,8192,32768", dtype="float32,bfloat16", rounds=5, out=None, worker=None
+    )
     parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--key-heads", type=int, default=4)
-    parser.add_argument("--head-size", type=int, default=64)
-    parser.add_argument("--memory-limit", type=float, default=8.0, metavar="GB",
-                        help="leave out what needs more temporary memory, or half the machine's (default: %(default)s)")
+    parser.add_argument("--kv-heads", type=int, default=4)
+    parser.add_argument("--head-dim", type=int, default=64)
+    parser.add_argument(
+        "--memory-limit",
+        type=float,
+        default=8.0,
+        metavar="GB",
+        help="leave out what needs more temporary memory, or half the machine's (default: %(default)s)",
+    )
     parser.add_argument("--picture", metavar="FILE.png", help="draw time against length")
     return parser.parse_args(argv)
 
@@ -226,22 +273,32 @@ def main(argv: list[str] | None = None) -> int:
     if args.worker:
         return benchmark_worker.serve(build, args.worker)
     lengths, dtypes = options.whole_numbers("--lengths", args.lengths), options.dtypes(args.dtype)
-    if min(args.heads, args.key_heads, args.head_size) < 1 or args.heads % args.key_heads:
-        raise UserError(f"--key-heads={args.key_heads} must divide --heads={args.heads}; 1 and {args.heads} do.")
+    if min(args.heads, args.kv_heads, args.head_dim) < 1 or args.heads % args.kv_heads:
+        raise UserError(f"--kv-heads={args.kv_heads} must divide --heads={args.heads}; 1 and {args.heads} do.")
     places.check_file("--out", args.out)
     places.check_file("--picture", args.picture)
     limit = min(args.memory_limit * 1024, benchmark_worker.memory_mb() / 2)
     environment, records = record.environment(), []
     for length, dtype in itertools.product(lengths, dtypes):
         print(f"{length} tokens, {dtype} ...", file=sys.stderr, flush=True)
-        records += measure(Problem(length, args.heads, args.key_heads, args.head_size, dtype, limit), args.rounds)
+        records += measure(Problem(length, args.heads, args.kv_heads, args.head_dim, dtype, limit), args.rounds)
     print(show(records))
-    held_to = targets(records) if (args.heads, args.key_heads, args.head_size) == (4, 4, 64) else []
+    held_to = targets(records) if (args.heads, args.kv_heads, args.head_dim) == (4, 4, 64) else []
     if held_to:
         print("\n" + record.target_table(held_to))
-    record.write(args.out, {
-        "benchmark": "attention", "environment": environment, "batch": 1, "heads": args.heads,
-        "key_heads": args.key_heads, "head_size": args.head_size, "records": compared(records), "targets": held_to})
+    record.write(
+        args.out,
+        {
+            "benchmark": "attention",
+            "environment": environment,
+            "batch": 1,
+            "heads": args.heads,
+            "kv_heads": args.kv_heads,
+            "head_dim": args.head_dim,
+            "records": compared(records),
+            "targets": held_to,
+        },
+    )
     if args.picture:
         picture(args.picture, records, environment)
     return 0

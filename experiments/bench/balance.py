@@ -6,6 +6,7 @@ Rows are packed with documents whose lengths are drawn as those of web pages, of
 each figure is the mean over a few draws. Then a layer's attention on rows of the standard library's source code is
 predicted for GPUs: by a ring, which waits at every hop, and with keys exchanged by need. Only planning is timed.
 """
+
 import dataclasses
 import statistics
 import sys
@@ -29,17 +30,27 @@ from longctx.layouts import balanced
 BLOCK = 256
 LAYOUTS = ("contiguous", "zigzag", "striped(256)", "per_document(256)", HEAP, "balanced(256)")
 OURS = LAYOUTS[-1]
-DRAWS = {512: 2}                        # 5 for fewer shards
-WINDOWED = ((1024, 5), (None, 1))       # layers with a window of 1024 and without, as in Gemma 3
-WAYS = (("zigzag", "ring"), ("per_document(256)", "ring"), ("striped(256)", "ring"), ("zigzag", "by need"),
-        ("per_document(256)", "by need"), (OURS, "by need"))
+DRAWS = {512: 2}  # 5 for fewer shards
+WINDOWED = ((1024, 5), (None, 1))  # layers with a window of 1024 and without, as in Gemma 3
+WAYS = (
+    ("zigzag", "ring"),
+    ("per_document(256)", "ring"),
+    ("striped(256)", "ring"),
+    ("zigzag", "by need"),
+    ("per_document(256)", "by need"),
+    (OURS, "by need"),
+)
 FASTER = tuple(f"times as fast as {layout}, {exchange}" for layout, exchange in WAYS[:2])
 CHIP = "h100"
 RANKS, RANK_ROWS, RANK_TOKENS = (8, 32, 128), 4, 1 << 17
-ROWS = 5                                # of the standard library, at each length
+ROWS = 5  # of the standard library, at each length
 LIMITS = {"work": 1.02, "padding": 0.005, "received": 1.0, "planning_ms": 50.0}
-SAID = {"work": "I, work of the busiest shard / mean", "padding": "padding", "received": "keys received / a ring's",
-        "planning_ms": "ms of planning"}
+SAID = {
+    "work": "I, work of the busiest shard / mean",
+    "padding": "padding",
+    "received": "keys received / a ring's",
+    "planning_ms": "ms of planning",
+}
 
 
 def compare(kind: str, shards: int, tokens: int) -> list[dict]:
@@ -52,9 +63,11 @@ def compare(kind: str, shards: int, tokens: int) -> list[dict]:
             moved, spent = laid_out(one, layout, shards)
             measured = balance.measure(**moved, shards=shards, block=BLOCK)
             found.append(dataclasses.asdict(measured) | {"planning_ms": spent})
-        records.append({"kind": kind, "shards": shards, "layout": layout}
-                       | {name: statistics.fmean(one[name] for one in found) for name in found[0]}
-                       | {"worst": max(one["work"] for one in found)})
+        records.append(
+            {"kind": kind, "shards": shards, "layout": layout}
+            | {name: statistics.fmean(one[name] for one in found) for name in found[0]}
+            | {"worst": max(one["work"] for one in found)}
+        )
     return records
 
 
@@ -65,7 +78,8 @@ def windowed(kind: str, shards: int, tokens: int) -> dict:
     groups = {"together": WINDOWED, "window": WINDOWED[:1], "full": WINDOWED[1:]}
     return {"kind": kind, "shards": shards} | {
         name: balance.measure(**moved, shards=shards, reaches=reaches, block=BLOCK).work
-        for name, reaches in groups.items()}
+        for name, reaches in groups.items()
+    }
 
 
 def ranks(kind: str, count: int) -> dict:
@@ -74,41 +88,54 @@ def ranks(kind: str, count: int) -> dict:
     lengths = [np.array(documents(kind, RANK_TOKENS, 100 + i)) for i in range(count * RANK_ROWS)]
     work = np.array([balanced.pairs(x, None).sum() for x in lengths])
     load = lambda owner: balance.most(np.bincount(owner, work))
-    return {"kind": kind, "ranks": count, "drawn": load(np.arange(len(work)) // RANK_ROWS),
-            "dealt": load(deal(work, count)), "largest": float(work.max() / work.mean() / RANK_ROWS)}
+    return {
+        "kind": kind,
+        "ranks": count,
+        "drawn": load(np.arange(len(work)) // RANK_ROWS),
+        "dealt": load(deal(work, count)),
+        "largest": float(work.max() / work.mean() / RANK_ROWS),
+    }
 
 
 def library(shards: int, tokens: int) -> list[dict]:
     """A record of each of WAYS: predicted seconds of one layer's attention on rows of the standard library's files."""
     shape = MODELS["llama3_8b"]
-    layer = attention_step.Layer(shape["heads"], shape["key_heads"], shape["head_size"], BLOCK)
+    layer = attention_step.Layer(shape["heads"], shape["kv_heads"], shape["head_dim"], BLOCK)
     lengths = np.array([len(document.text) + 1 for document in sources.load(DataConfig()).train])
     packing = pack(lengths, shards * tokens)
     chosen = np.random.default_rng(0).permutation(packing.rows)[:ROWS]
     spent = {way: [] for way in WAYS}
     for number in chosen:
-        inside = packing.length[packing.row_start[number]:packing.row_start[number + 1]]
+        inside = packing.length[packing.row_start[number] : packing.row_start[number + 1]]
         one = row(np.append(inside, shards * tokens - inside.sum()))
         one["segments"][one["segments"] > len(inside)] = 0
         for layout, exchange in WAYS:
             tiles = balance.tiles(**laid_out(one, layout, shards)[0], shards=shards, reach=None, block=BLOCK)
-            spent[layout, exchange].append(
-                attention_step.seconds(exchange, tiles, tokens // BLOCK, layer, CHIPS[CHIP]))
+            spent[layout, exchange].append(attention_step.seconds(exchange, tiles, tokens // BLOCK, layer, CHIPS[CHIP]))
     mean = {way: statistics.fmean(times) for way, times in spent.items()}
-    return [{"shards": shards, "layout": layout, "exchange": exchange, "ms": 1e3 * took}
-            | {said: mean[way] / took for said, way in zip(FASTER, WAYS, strict=False)}
-            for (layout, exchange), took in mean.items()]
+    return [
+        {"shards": shards, "layout": layout, "exchange": exchange, "ms": 1e3 * took}
+        | {said: mean[way] / took for said, way in zip(FASTER, WAYS, strict=False)}
+        for (layout, exchange), took in mean.items()
+    ]
 
 
 def comparison_table(records: list[dict]) -> str:
     percent = lambda value: f"{100 * value:.2f}"
     columns = {
-        "lengths": lambda r: r["kind"], "shards": lambda r: r["shards"], "layout": lambda r: r["layout"],
-        "I": lambda r: f"{r['work']:.3f}", "worst": lambda r: f"{r['worst']:.3f}",
-        "J": lambda r: f"{r['lockstep']:.2f}", "received %": lambda r: percent(r["received"]),
-        "most %": lambda r: percent(r["received_most"]), "padding %": lambda r: percent(r["padding"]),
-        "tiles": lambda r: f"{r['tiles']:.2f}", "waste": lambda r: f"{r['waste']:.2f}",
-        "ms": lambda r: f"{r['planning_ms']:.1f}"}
+        "lengths": lambda r: r["kind"],
+        "shards": lambda r: r["shards"],
+        "layout": lambda r: r["layout"],
+        "I": lambda r: f"{r['work']:.3f}",
+        "worst": lambda r: f"{r['worst']:.3f}",
+        "J": lambda r: f"{r['lockstep']:.2f}",
+        "received %": lambda r: percent(r["received"]),
+        "most %": lambda r: percent(r["received_most"]),
+        "padding %": lambda r: percent(r["padding"]),
+        "tiles": lambda r: f"{r['tiles']:.2f}",
+        "waste": lambda r: f"{r['waste']:.2f}",
+        "ms": lambda r: f"{r['planning_ms']:.1f}",
+    }
     return console.table(columns, [[cell(r) for cell in columns.values()] for r in records])
 
 
@@ -119,35 +146,44 @@ other; ms: of planning, on one core."""
 
 
 def windowed_table(records: list[dict]) -> str:
-    return console.table(("lengths", "shards", "I of all layers", "I of those with a window", "I of the others"),
-                           [(r["kind"], r["shards"], *(f"{r[name]:.3f}" for name in ("together", "window", "full")))
-                            for r in records])
+    return console.table(
+        ("lengths", "shards", "I of all layers", "I of those with a window", "I of the others"),
+        [(r["kind"], r["shards"], *(f"{r[name]:.3f}" for name in ("together", "window", "full"))) for r in records],
+    )
 
 
 def ranks_table(records: list[dict]) -> str:
-    return console.table(("lengths", "ranks", "as drawn", "dealt", "largest row"),
-                           [(r["kind"], r["ranks"], *(f"{r[name]:.3f}" for name in ("drawn", "dealt", "largest")))
-                            for r in records])
+    return console.table(
+        ("lengths", "ranks", "as drawn", "dealt", "largest row"),
+        [(r["kind"], r["ranks"], *(f"{r[name]:.3f}" for name in ("drawn", "dealt", "largest"))) for r in records],
+    )
 
 
 def library_table(records: list[dict]) -> str:
     names = "ms", *FASTER
-    return console.table(("shards", "layout", "exchange", *names),
-                           [(r["shards"], r["layout"], r["exchange"], *(console.number(r[name]) for name in names))
-                            for r in records])
+    return console.table(
+        ("shards", "layout", "exchange", *names),
+        [(r["shards"], r["layout"], r["exchange"], *(console.number(r[name]) for name in names)) for r in records],
+    )
 
 
 @figures.style
 def picture(records: list[dict]):
     """How much faster than a ring over zigzag attention is on the standard library, by layout and exchange."""
     from matplotlib.figure import Figure
+
     figure = Figure(figsize=(figures.SIZE[0] * 1.4, figures.SIZE[1]), layout="constrained")
     axes, shards = figure.subplots(), list(dict.fromkeys(r["shards"] for r in records))
     width = 0.84 / len(WAYS)
     for i, (layout, exchange) in enumerate(WAYS):
         mine = [r for r in records if (r["layout"], r["exchange"]) == (layout, exchange)]
-        bars = axes.bar(np.arange(len(shards)) + width * (i - (len(WAYS) - 1) / 2), [r[FASTER[0]] for r in mine], width,
-                        color=figures.PALETTE[i], label=f"{layout}, {exchange}")
+        bars = axes.bar(
+            np.arange(len(shards)) + width * (i - (len(WAYS) - 1) / 2),
+            [r[FASTER[0]] for r in mine],
+            width,
+            color=figures.PALETTE[i],
+            label=f"{layout}, {exchange}",
+        )
         axes.bar_label(bars, [f"{console.number(r['ms'])} ms" for r in mine], fontsize=6, padding=2, rotation=90)
     axes.set_xticks(range(len(shards)), [f"{count} shards" for count in shards])
     axes.set(ylabel=FASTER[0], title=f"attention of a layer on packed source code, predicted for {CHIP}")
@@ -176,8 +212,10 @@ def arguments(argv):
 def targets(records: list[dict]) -> list[dict]:
     """LIMITS beside the worst that OURS comes to."""
     ours = [r | {"work": r["worst"]} for r in records if r["layout"] == OURS]
-    return [record.target(f"{OURS}: {SAID[name]}, at most", max(r[name] for r in ours), at_most=limit)
-            for name, limit in LIMITS.items()]
+    return [
+        record.target(f"{OURS}: {SAID[name]}, at most", max(r[name] for r in ours), at_most=limit)
+        for name, limit in LIMITS.items()
+    ]
 
 
 def main(argv=None) -> int:
@@ -193,14 +231,28 @@ def main(argv=None) -> int:
     held_to = targets(records)
     print(comparison_table(records) + "\n" + LEGEND)
     print(f"\n{OURS} for 5 layers with a window of 1024 and 1 without:\n" + windowed_table(mixed))
-    print(f"\nwork of the busiest of data-parallel ranks / mean, {RANK_ROWS} rows of {RANK_TOKENS:,} tokens each:\n"
-          + ranks_table(dealt))
-    print(f"\nattention of a layer of Llama 3 8B on the standard library's files, predicted for {CHIP}:\n"
-          + library_table(steps))
+    print(
+        f"\nwork of the busiest of data-parallel ranks / mean, {RANK_ROWS} rows of {RANK_TOKENS:,} tokens each:\n"
+        + ranks_table(dealt)
+    )
+    print(
+        f"\nattention of a layer of Llama 3 8B on the standard library's files, predicted for {CHIP}:\n"
+        + library_table(steps)
+    )
     print("assumed: " + ";\n  ".join(attention_step.assumptions(CHIPS[CHIP])))
     print("\n" + record.target_table(held_to))
-    record.write(chosen.out, {"benchmark": "balance", "environment": environment, "records": records,
-                                 "windowed": mixed, "ranks": dealt, "library": steps, "targets": held_to})
+    record.write(
+        chosen.out,
+        {
+            "benchmark": "balance",
+            "environment": environment,
+            "records": records,
+            "windowed": mixed,
+            "ranks": dealt,
+            "library": steps,
+            "targets": held_to,
+        },
+    )
     if chosen.picture:
         picture(steps).savefig(chosen.picture, dpi=150)
     return 0

@@ -16,9 +16,10 @@ is asked, and by when, as predicted of 16 cores from compilations without a GPU 
     right: causal; cut in two as by a ring, with global lse; cross-entropy           1 min 30 s
     TFLOP/s at 8k, then at 16k, forward and backward, beside cuDNN by jax.nn         3 min
     training steps of a model of 0.55e9 parameters on 16k tokens                     4 min 30 s
-    right: packed rows, other masks, head size 64 with a soft cap, float16           6 min
-    TFLOP/s at 32k, full masks, head size 64, other blocks, as time allows           8 min
+    right: packed rows, other masks, head dim 64 with a soft cap, float16           6 min
+    TFLOP/s at 32k, full masks, head dim 64, other blocks, as time allows           8 min
 """
+
 import dataclasses
 import importlib.util
 import json
@@ -34,46 +35,71 @@ from experiments.settings import console
 from longctx.errors import UserError
 from longctx.memory.sizes import readable
 
-ROUTES = "cudnn", "mosaic", "jax_triton", "chunked"
-LOSSES = "chunked", "jax_triton"        # those that have a cross-entropy
+ROUTES = "cudnn", "mosaic_gpu", "jax_triton", "chunked"
+LOSSES = "chunked", "jax_triton"  # those that have a cross-entropy
 KNOWN = *ROUTES, "reference"
 PROGRAMS = "programs"
-REHEARSED = "h200"                      # the chip that a rehearsal lowers programs for, where a CPU cannot run them
-TOKENS, WIDTH = 16384, 2048             # timed: as FlashAttention's benchmarks (arXiv 2407.08608): heads = WIDTH / size
-BLOCKS = {"jax_triton": (64, 128), "chunked": (256, 1024)}      # beside their own choice; the others have no choice
-SMALLER = {"right": 4, "cross_entropy": 4, "time": 64, "step": 128}         # lengths of a rehearsal, divided by this
+REHEARSED = "h200"  # the chip that a rehearsal lowers programs for, where a CPU cannot run them
+TOKENS, WIDTH = 16384, 2048  # timed: as FlashAttention's benchmarks (arXiv 2407.08608): heads = WIDTH / size
+BLOCKS = {"jax_triton": (64, 128), "chunked": (256, 1024)}  # beside their own choice; the others have no choice
+SMALLER = {"right": 4, "cross_entropy": 4, "time": 64, "step": 128}  # lengths of a rehearsal, divided by this
 
 
 def cases(routes: list[str]) -> list[list[Case]]:
     """All of them in groups of one kind, what matters most first."""
+
     def timed(length, **how):
-        size = how.get("head_size", 128)
+        size = how.get("head_dim", 128)
         shape = {"rows": max(TOKENS // length, 1), "length": length, "heads": WIDTH // size}
         return [Case("time", route, op, **shape, **how) for route in [PEER, *routes] for op in ("forward", "backward")]
 
     each = lambda *problems: [Case("right", route, **how) for how in problems for route in routes]
-    blocks = [Case("time", route, op, rows=1, length=TOKENS, heads=WIDTH // 128, block=block)
-              for route in routes for block in BLOCKS.get(route, ()) for op in ("forward", "backward")]
-    asked = [each({"key_heads": 2}, {"key_heads": 2, "pieces": 2}),
-             [Case("cross_entropy", route) for route in LOSSES if route in routes],
-             timed(8192), timed(16384),
-             [Case("step", route, rows=1, length=TOKENS) for route in ("auto", *routes) if route in ("auto", "mosaic")],
-             each({"mask": "packed", "length": 500, "key_heads": 2}, {"mask": "full"}, {"mask": "window"},
-                  {"mask": "sinks", "length": 500}, {"head_size": 64, "soft_cap": 5.0}, {"dtype": "float16"}),
-             timed(32768), timed(16384, mask="full"), timed(16384, head_size=64), blocks]
+    blocks = [
+        Case("time", route, op, rows=1, length=TOKENS, heads=WIDTH // 128, block=block)
+        for route in routes
+        for block in BLOCKS.get(route, ())
+        for op in ("forward", "backward")
+    ]
+    asked = [
+        each({"kv_heads": 2}, {"kv_heads": 2, "pieces": 2}),
+        [Case("cross_entropy", route) for route in LOSSES if route in routes],
+        timed(8192),
+        timed(16384),
+        [Case("step", route, rows=1, length=TOKENS) for route in ("auto", *routes) if route in ("auto", "mosaic_gpu")],
+        each(
+            {"mask": "packed", "length": 500, "kv_heads": 2},
+            {"mask": "full"},
+            {"mask": "window"},
+            {"mask": "sinks", "length": 500},
+            {"head_dim": 64, "soft_cap": 5.0},
+            {"dtype": "float16"},
+        ),
+        timed(32768),
+        timed(16384, mask="full"),
+        timed(16384, head_dim=64),
+        blocks,
+    ]
     return [group for group in asked if group]
 
 
 def rehearsed(case: Case) -> Case:
     """A case at a size that a CPU, or an interpreter of a GPU's kernels, answers in seconds."""
-    small = {} if case.kind == "step" else {"rows": 1, "heads": 2, "key_heads": min(case.key_heads, 1)}
+    small = {} if case.kind == "step" else {"rows": 1, "heads": 2, "kv_heads": min(case.kv_heads, 1)}
     return dataclasses.replace(case, length=case.length // SMALLER[case.kind], **small)
 
 
 def table(asked: list[Case], answers: dict) -> str:
     """A line for each case that was answered; of timed ones the ratio to PEER at the same problem."""
-    lines = [(case.name, said(answers[case.name]), console.number(by_peer(case, answers)),
-              console.number(answers[case.name].get("took_s"))) for case in asked if case.name in answers]
+    lines = [
+        (
+            case.name,
+            said(answers[case.name]),
+            console.number(by_peer(case, answers)),
+            console.number(answers[case.name].get("took_s")),
+        )
+        for case in asked
+        if case.name in answers
+    ]
     return console.table(("case", "answer", "by cuDNN", "took s"), lines)
 
 
@@ -87,13 +113,17 @@ def by_peer(case: Case, answers: dict) -> float | None:
 def summary(asked: list[Case], answers: dict, routes: list[str]) -> str:
     """A line of Markdown for each route: how many of its answers are right, and TFLOP/s by length and op."""
     columns = [(length, op) for length in (8192, 16384) for op in ("forward", "backward")]
-    lines = ["| route | right | " + " | ".join(f"{length // 1024}k {op}" for length, op in columns) + " |",
-             "|---|---|" + "---|" * len(columns)]
+    lines = [
+        "| route | right | " + " | ".join(f"{length // 1024}k {op}" for length, op in columns) + " |",
+        "|---|---|" + "---|" * len(columns),
+    ]
     for route in [*routes, PEER]:
         own = [case for case in asked if case.route == route]
         verdicts = [is_right(answers[case.name]) for case in own if "error" in answers.get(case.name, {})]
-        times = [next((case for case in own if case.name == f"time {route} causal length={length} {op}"), None)
-                 for length, op in columns]
+        times = [
+            next((case for case in own if case.name == f"time {route} causal length={length} {op}"), None)
+            for length, op in columns
+        ]
         cells = [f"{sum(verdicts)} of {len(verdicts)}" if verdicts else "-", *(_cell(case, answers) for case in times)]
         lines.append(f"| `{route}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -117,12 +147,15 @@ def said(found: dict) -> str:
         return f"{console.number(found['tflops'])} TFLOP/s"
     if "error" in found:
         worst = max(found["error"], key=found["error"].get)
-        return (f"{'right' if is_right(found) else 'WRONG'}: {worst} off by {found['error'][worst]:.1e}, "
-                f"limit {found['limit']:.1e}")
+        return (
+            f"{'right' if is_right(found) else 'WRONG'}: {worst} off by {found['error'][worst]:.1e}, "
+            f"limit {found['limit']:.1e}"
+        )
     if "tokens_per_second" in found:
         peak = f", {readable(found['peak_bytes'])} at most" if found["peak_bytes"] else ""
         return f"{found['tokens_per_second']:,.0f} tokens/s{peak}, losses " + " ".join(
-            console.number(loss) for loss in found["losses"])
+            console.number(loss) for loss in found["losses"]
+        )
     return next(f"{word}: {found[word]}" for word in ("lowered", "cannot", "failed") if word in found)
 
 
@@ -140,9 +173,10 @@ class _Handlers(dict):
 
 def _build(task):
     import jax
+
     device = jax.devices()[0]
     if not task["chip"] and device.platform != "gpu":
-        raise UserError(f"jax finds only {device.device_kind}")     # it goes on with the next of JAX_PLATFORMS
+        raise UserError(f"jax finds only {device.device_kind}")  # it goes on with the next of JAX_PLATFORMS
     about = {"kind": device.device_kind, "platform": device.platform, "jax": jax.__version__}
     return {"device": about}, _Handlers(Answers(pathlib.Path(task["programs"]), task["chip"]))
 
@@ -184,7 +218,8 @@ def main(argv=None) -> int:
 def prepare(chosen, programs: pathlib.Path) -> int:
     """Exports the programs of some routes for a chip; says which cannot be had, and how large they all are."""
     from pallas_kernels import gpu_chips
-    chip, = console.names("--prepare", chosen.prepare, gpu_chips.CHIPS)
+
+    (chip,) = console.names("--prepare", chosen.prepare, gpu_chips.CHIPS)
     routes = console.names("--routes", chosen.routes or "jax_triton", KNOWN)
     for old in programs.glob("*.bin"):
         old.unlink()
@@ -196,9 +231,11 @@ def prepare(chosen, programs: pathlib.Path) -> int:
             except NotImplementedError as error:
                 print(f"{case.name}: {error}", flush=True)
     made = list(programs.glob("*.bin"))
-    print(f"{programs}: {len(made)} programs, {readable(sum(path.stat().st_size for path in made))}, for GPUs of the "
-          f"compute capability of {chip}. Take the folder to the GPU's machine, and there, in the checkout, run\n"
-          f"python -m experiments.bench.gpu_check --programs {programs} --out {chosen.out}")
+    print(
+        f"{programs}: {len(made)} programs, {readable(sum(path.stat().st_size for path in made))}, for GPUs of the "
+        f"compute capability of {chip}. Take the folder to the GPU's machine, and there, in the checkout, run\n"
+        f"python -m experiments.bench.gpu_check --programs {programs} --out {chosen.out}"
+    )
     return 0
 
 
@@ -214,7 +251,7 @@ def run(chosen, folder: pathlib.Path, programs: pathlib.Path) -> int:
     record = json.loads(path.read_text()) if path.exists() else {"environment": environment(), "answers": {}}
     save = lambda: path.write_text(json.dumps(record, indent=1) + "\n")
     show = lambda case, found: print(f"{case.name}: {said(found)}", file=sys.stderr, flush=True)
-    patience = 4 if chosen.rehearse else 1                          # interpreted kernels are slow
+    patience = 4 if chosen.rehearse else 1  # interpreted kernels are slow
     _ask(groups, Asker(record, until, _starting(chosen, programs), save, show, patience))
     save()
     asked = sum(groups, [])
@@ -237,8 +274,10 @@ def _ask(groups, asker):
         for group in groups:
             asker.ask(group)
     except sides.WorkerFailed as error:
-        raise UserError(f"there is no GPU that jax can use here ({error}); python -m experiments.bench.kernels --chip "
-                        "h200 says what is known without one.") from error
+        raise UserError(
+            f"there is no GPU that jax can use here ({error}); python -m experiments.bench.kernels --chip "
+            "h200 says what is known without one."
+        ) from error
     finally:
         asker.close()
 
@@ -246,6 +285,7 @@ def _ask(groups, asker):
 def _carried(programs):
     """How many exported programs this machine's jax can read."""
     import jax
+
     paths = list(programs.glob("*.bin"))
     if paths and not importlib.util.find_spec("flatbuffers"):
         return f"{programs}: {len(paths)} programs cannot be read, as flatbuffers is not installed"

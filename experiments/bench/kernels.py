@@ -7,6 +7,7 @@ Every kernel is compiled by the real compiler in a process of its own. What a TP
 tpu_schedule.py: TFLOP/s are predicted, not measured. A GPU's machine code tells no times: see bench_gpu_kernels.py.
 Where this machine has a device of the kind asked for, our kernels and the peers are also run on it.
 """
+
 import dataclasses
 import glob
 import itertools
@@ -24,9 +25,9 @@ from longctx.errors import UserError
 from pallas_kernels import gpu_chips, masks, tpu_chips
 from pallas_kernels.tpu_chips import CHIPS
 
-_DEVICES = "/dev/accel*", "/dev/vfio/[0-9]*"         # what a machine with TPUs has
+_DEVICES = "/dev/accel*", "/dev/vfio/[0-9]*"  # what a machine with TPUs has
 MASKS = "causal", "full"
-WHOLE = 2048                     # tokens that lengths are multiples of: peers take whole blocks alone
+WHOLE = 2048  # tokens that lengths are multiples of: peers take whole blocks alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Result:
       measured: TFLOP/s on this machine's TPU.
       note: why there are no numbers.
     """
+
     chip: str
     case: Case
     length: int
@@ -54,17 +56,22 @@ class Result:
     note: str = ""
 
 
-# chip, op, mask, head size, length, the best public kernel's TFLOP/s, and what ours should reach
+# chip, op, mask, head dim, length, the best public kernel's TFLOP/s, and what ours should reach
 TARGETS = [
-    ("v5e", "forward", "causal", 128, 8192, 144, 170), ("v5e", "forward", "causal", 128, 32768, 174, 182),
-    ("v6e", "forward", "full", 128, 8192, 356, 410), ("v6e", "forward", "full", 128, 32768, 365, 440),
-    ("v6e", "forward", "causal", 128, 8192, 274, 350), ("v6e", "forward", "causal", 128, 32768, 337, 400),
-    ("v6e", "backward", "causal", 128, 8192, 360, 420), ("v6e", "backward", "causal", 128, 32768, 400, 460),
+    ("v5e", "forward", "causal", 128, 8192, 144, 170),
+    ("v5e", "forward", "causal", 128, 32768, 174, 182),
+    ("v6e", "forward", "full", 128, 8192, 356, 410),
+    ("v6e", "forward", "full", 128, 32768, 365, 440),
+    ("v6e", "forward", "causal", 128, 8192, 274, 350),
+    ("v6e", "forward", "causal", 128, 32768, 337, 400),
+    ("v6e", "backward", "causal", 128, 8192, 360, 420),
+    ("v6e", "backward", "causal", 128, 32768, 400, 460),
     ("v6e", "forward", "full", 64, 8192, 159, 210),
-    ("v5e", "backward", "causal", 128, 8192, 167, 172), ("v5e", "backward", "causal", 128, 32768, 185, 187),
+    ("v5e", "backward", "causal", 128, 8192, 167, 172),
+    ("v5e", "backward", "causal", 128, 32768, 185, 187),
 ]
 FULL_USE = [("v5e", "forward", "full", 128, 32768, 0.96), ("v5p", "forward", "full", 128, 32768, 0.96)]
-EMPTY_SHARE = 0.30               # a partial with 3/4 of its blocks EMPTY, over the whole one
+EMPTY_SHARE = 0.30  # a partial with 3/4 of its blocks EMPTY, over the whole one
 
 
 def measure(chip: str, case: Case, lengths: list[int]) -> list[Result]:
@@ -89,20 +96,37 @@ def measure(chip: str, case: Case, lengths: list[int]) -> list[Result]:
 def _priced(chip, case, length, blocks, work, kernel, compile_s):
     facts = CHIPS[chip]
     seconds = tpu_schedule.cycles(kernel, work, facts) / facts.clock
-    regions = tuple({
-        "cycles": region.cycles, "runs": runs, "mxu": tpu_schedule.matmul_cycles(region, facts) / region.cycles,
-        "spills": region.used["SPILL"],
-        "floors": {unit: round(x) for unit, x in tpu_schedule.floors(region, kernel, facts).items()},
-    } for region, runs in zip(kernel.compute, work.runs, strict=False))
-    return Result(chip, case, length, blocks, work.flops / seconds / 1e12, regions, kernel.step, kernel.outer,
-                  kernel.vmem / 2**20, compile_s, _measured(chip, case, length))
+    regions = tuple(
+        {
+            "cycles": region.cycles,
+            "runs": runs,
+            "mxu": tpu_schedule.matmul_cycles(region, facts) / region.cycles,
+            "spills": region.used["SPILL"],
+            "floors": {unit: round(x) for unit, x in tpu_schedule.floors(region, kernel, facts).items()},
+        }
+        for region, runs in zip(kernel.compute, work.runs, strict=False)
+    )
+    return Result(
+        chip,
+        case,
+        length,
+        blocks,
+        work.flops / seconds / 1e12,
+        regions,
+        kernel.step,
+        kernel.outer,
+        kernel.vmem / 2**20,
+        compile_s,
+        _measured(chip, case, length),
+    )
 
 
 def _schedule(chip, case, length, name):
     """(the scheduled kernel whose name holds `name`, seconds of compilation)."""
     with tempfile.TemporaryDirectory() as folder:
-        said = kernel_worker.ask(chip, length, case, {"LIBTPU_INIT_ARGS": tpu_schedule.compiler_flags(folder),
-                                                      **tpu_schedule.ENVIRONMENT})
+        said = kernel_worker.ask(
+            chip, length, case, {"LIBTPU_INIT_ARGS": tpu_schedule.compiler_flags(folder), **tpu_schedule.ENVIRONMENT}
+        )
         kernels = [kernel for kernel in tpu_schedule.read(folder) if name in kernel.name]
     if len(kernels) != 1:
         raise RuntimeError(f"the program holds {len(kernels)} kernels called *{name}*, and should hold one")
@@ -119,34 +143,62 @@ def _measured(chip, case, length):
 def rows(results: list[Result]):
     """A table's rows: one for each compute region of each kernel."""
     for r in results:
-        head = [r.chip, r.case.op, r.case.mask, r.case.head_size, r.length, r.case.kernel]
+        head = [r.chip, r.case.op, r.case.mask, r.case.head_dim, r.length, r.case.kernel]
         if r.note:
             yield [*head, "-", "-", "-", "-", "-", "-", "-", r.note]
         for i, region in enumerate(r.regions):
             tflops = [console.number(r.tflops), console.number(r.measured)] if i == 0 else ["-", "-"]
-            yield [*head, *tflops, region["cycles"], region["runs"], f"{100 * region['mxu']:.1f}", region["spills"],
-                   f"{r.step}+{r.outer}", "/".join(map(str, r.blocks))]
+            yield [
+                *head,
+                *tflops,
+                region["cycles"],
+                region["runs"],
+                f"{100 * region['mxu']:.1f}",
+                region["spills"],
+                f"{r.step}+{r.outer}",
+                "/".join(map(str, r.blocks)),
+            ]
 
 
-HEADER = ("chip", "op", "mask", "H", "length", "kernel", "TFLOP/s predicted", "measured", "cycles", "runs",
-          "MXU busy %", "spills", "step+outer", "blocks")
+HEADER = (
+    "chip",
+    "op",
+    "mask",
+    "H",
+    "length",
+    "kernel",
+    "TFLOP/s predicted",
+    "measured",
+    "cycles",
+    "runs",
+    "MXU busy %",
+    "spills",
+    "step+outer",
+    "blocks",
+)
 
 
 def check(results: list[Result]) -> list[dict]:
     """TARGETS beside what was found; those on chips that were not asked for are left out."""
-    found = {(r.chip, r.case.op, r.case.mask, r.case.head_size, r.length): r
-             for r in results if r.case.kernel == "longctx"}
+    found = {
+        (r.chip, r.case.op, r.case.mask, r.case.head_dim, r.length): r for r in results if r.case.kernel == "longctx"
+    }
     chips, said = {r.chip for r in results}, []
     for *key, public, wanted in TARGETS:
         if key[0] in chips:
             result = found.get(tuple(key))
-            what = "{} {} {}, head size {}, {} tokens: TFLOP/s (best public {})".format(*key, public)
+            what = "{} {} {}, head dim {}, {} tokens: TFLOP/s (best public {})".format(*key, public)
             said.append(record.target(what, result and result.tflops, at_least=wanted))
     for *key, wanted in FULL_USE:
         if key[0] in chips:
             result = found.get(tuple(key))
-            said.append(record.target("{} {} {}, head size {}, {} tokens: MXU busy in region".format(*key),
-                                         result and result.regions and result.regions[0]["mxu"], at_least=wanted))
+            said.append(
+                record.target(
+                    "{} {} {}, head dim {}, {} tokens: MXU busy in region".format(*key),
+                    result and result.regions and result.regions[0]["mxu"],
+                    at_least=wanted,
+                )
+            )
     return said
 
 
@@ -155,7 +207,7 @@ def share_of_empty(chip: str, length: int) -> float | None:
     time = []
     for count in (4, 1):
         case = Case("longctx", "forward", "segments", documents=count)
-        result, = measure(chip, case, [length])
+        (result,) = measure(chip, case, [length])
         if result.tflops is None:
             return None
         time.append(case.flops(length) / result.tflops)
@@ -166,6 +218,7 @@ def share_of_empty(chip: str, length: int) -> float | None:
 def picture(results: list[Result]):
     """Predicted TFLOP/s of every kernel: a panel for each chip, a group of bars for each problem."""
     from matplotlib.figure import Figure
+
     results = [r for r in results if r.tflops]
     chips, kernels = list(dict.fromkeys(r.chip for r in results)), list(dict.fromkeys(r.case.kernel for r in results))
     figure = Figure(figsize=(figures.SIZE[0] * 1.6, 2.6 * max(len(chips), 1)), layout="constrained")
@@ -193,7 +246,7 @@ def picture(results: list[Result]):
 
 def _problem(result: Result) -> str:
     case = result.case
-    return f"{case.op} {case.mask}\n{result.length // 1024}k, H {case.head_size}"
+    return f"{case.op} {case.mask}\n{result.length // 1024}k, H {case.head_dim}"
 
 
 def arguments(argv):
@@ -201,7 +254,7 @@ def arguments(argv):
     parser.add_argument("--chip", default="v5e,v5p,v6e,tpu7x", help="TPUs or GPUs, with commas (default: %(default)s)")
     parser.add_argument("--op", default="forward,backward", help="(default: %(default)s)")
     parser.add_argument("--mask", default=",".join(MASKS), help="for kernels other than ours causal and full alone")
-    parser.add_argument("--head-size", default="128", help="(default: %(default)s)")
+    parser.add_argument("--head-dim", default="128", help="(default: %(default)s)")
     parser.add_argument("--kernel", help=f"of {', '.join(EVERY)} (default: all that a chip can have)")
     parser.add_argument("--picture", metavar="FILE.png")
     chosen = parser.parse_args(argv)
@@ -216,22 +269,28 @@ def arguments(argv):
             raise UserError(str(error)) from None
     chosen.lengths = options.whole_numbers("--lengths", chosen.lengths)
     if any(length % WHOLE for length in chosen.lengths):
-        raise UserError(f"--lengths={','.join(map(str, chosen.lengths))} must be multiples of {WHOLE}, "
-                        "the largest block of the kernels compared.")
+        raise UserError(
+            f"--lengths={','.join(map(str, chosen.lengths))} must be multiples of {WHOLE}, "
+            "the largest block of the kernels compared."
+        )
     places.check_file("--out", chosen.out)
     places.check_file("--picture", chosen.picture)
     if chosen.picture and not any(chip in CHIPS for chip in chosen.chip):
-        raise UserError(f"--picture={chosen.picture} shows predicted TFLOP/s, which there are of TPUs alone: "
-                        f"{', '.join(CHIPS)}.")
+        raise UserError(
+            f"--picture={chosen.picture} shows predicted TFLOP/s, which there are of TPUs alone: {', '.join(CHIPS)}."
+        )
     return chosen
 
 
 def cases(chosen, known: dict) -> list[Case]:
     """Of the kernels in `known`."""
-    sizes = options.whole_numbers("--head-size", chosen.head_size)
+    sizes = options.whole_numbers("--head-dim", chosen.head_dim)
     every = itertools.product(options.dtypes(chosen.dtype), sizes, chosen.op, chosen.mask, chosen.kernel or known)
-    return [Case(kernel, op, mask, head_size, dtype=dtype) for dtype, head_size, op, mask, kernel in every
-            if kernel in known and (isinstance(known[kernel], Ours) or mask in MASKS and op in known[kernel].names)]
+    return [
+        Case(kernel, op, mask, head_dim, dtype=dtype)
+        for dtype, head_dim, op, mask, kernel in every
+        if kernel in known and (isinstance(known[kernel], Ours) or mask in MASKS and op in known[kernel].names)
+    ]
 
 
 def on_tpus(chosen, chips: list[str]) -> tuple[list[Result], list[dict]]:
@@ -243,8 +302,11 @@ def on_tpus(chosen, chips: list[str]) -> tuple[list[Result], list[dict]]:
     targets = check(results)
     if "longctx" in (chosen.kernel or KERNELS) and "forward" in chosen.op:
         share = share_of_empty(chips[0], chosen.lengths[0])
-        targets.append(record.target(f"{chips[0]} forward, 3/4 of the blocks EMPTY: time over all blocks", share,
-                                        at_most=EMPTY_SHARE))
+        targets.append(
+            record.target(
+                f"{chips[0]} forward, 3/4 of the blocks EMPTY: time over all blocks", share, at_most=EMPTY_SHARE
+            )
+        )
     print(console.table(HEADER, rows(results)))
     return results, targets
 
@@ -262,7 +324,7 @@ def on_gpus(chosen, chips: list[str]) -> tuple[list[gpu_kernels.Result], list[di
 
 
 def main(argv=None) -> int:
-    jax.config.update("jax_platforms", "cpu")           # this process only counts; workers compile and run
+    jax.config.update("jax_platforms", "cpu")  # this process only counts; workers compile and run
     chosen, environment = arguments(argv), record.environment()
     tpus, gpus = ([chip for chip in chosen.chip if chip in known] for known in (CHIPS, gpu_chips.CHIPS))
     results, targets = on_tpus(chosen, tpus) if tpus else ([], [])
@@ -272,8 +334,10 @@ def main(argv=None) -> int:
         compiled, more = on_gpus(chosen, gpus)
         results, targets = results + compiled, targets + more
     print("\n" + record.target_table(targets))
-    record.write(chosen.out, {"environment": environment, "targets": targets,
-                                 "results": [dataclasses.asdict(r) for r in results]})
+    record.write(
+        chosen.out,
+        {"environment": environment, "targets": targets, "results": [dataclasses.asdict(r) for r in results]},
+    )
     return 0
 
 

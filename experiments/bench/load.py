@@ -6,6 +6,7 @@ A Llama of random weights is written to a temporary folder, in several files, an
 tensor) simulated on the CPU, where the arrays lie in host memory too: what a process grows by at its peak, less the
 arrays, is what loading takes. Each mesh and dtype has a process of its own, which has loaded a small model before.
 """
+
 import json
 import pathlib
 import sys
@@ -22,18 +23,32 @@ from longctx.errors import UserError
 from longctx.hf import files
 
 MESHES = {"1 device": {}, "fsdp 2 x tensor 2": {"fsdp": 2, "tensor": 2}}
-LIMIT = 1.3                             # memory beside the arrays, in sizes of the largest tensor
+LIMIT = 1.3  # memory beside the arrays, in sizes of the largest tensor
 LAYERS = 3
 
 
 def make(folder: pathlib.Path, width: int, D: int) -> None:
     """A checkpoint of float32 whose largest tensors, the embedding and the feed-forward's, are [width, D]."""
-    sizes = {"vocab_size": width, "hidden_size": D, "intermediate_size": width, "num_hidden_layers": LAYERS,
-             "num_attention_heads": 4, "num_key_value_heads": 2}
+    sizes = {
+        "vocab_size": width,
+        "hidden_size": D,
+        "intermediate_size": width,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
     shapes = {"model.embed_tokens.weight": (width, D), "lm_head.weight": (width, D), "model.norm.weight": (D,)}
-    layer = {"self_attn.q_proj": (D, D), "self_attn.k_proj": (D // 2, D), "self_attn.v_proj": (D // 2, D),
-             "self_attn.o_proj": (D, D), "mlp.gate_proj": (width, D), "mlp.up_proj": (width, D),
-             "mlp.down_proj": (D, width), "input_layernorm": (D,), "post_attention_layernorm": (D,)}
+    layer = {
+        "self_attn.q_proj": (D, D),
+        "self_attn.k_proj": (D // 2, D),
+        "self_attn.v_proj": (D // 2, D),
+        "self_attn.o_proj": (D, D),
+        "mlp.gate_proj": (width, D),
+        "mlp.up_proj": (width, D),
+        "mlp.down_proj": (D, width),
+        "input_layernorm": (D,),
+        "post_attention_layernorm": (D,),
+    }
     shapes |= {f"model.layers.{i}.{name}.weight": shape for i in range(LAYERS) for name, shape in layer.items()}
     planned = {name: files.Planned(shape, np.dtype(np.float32)) for name, shape in shapes.items()}
     rng = np.random.default_rng(0)
@@ -47,6 +62,7 @@ def build(task: dict):
     import jax
 
     from longctx import meshes
+
     config = MeshConfig(**task["mesh"])
     meshes.simulate(config.devices)
     mesh = meshes.make(config)
@@ -92,9 +108,15 @@ def main(argv: list[str] | None = None) -> int:
     places.check_file("--out", args.out)
     environment, records = record.environment(), measure(args.megabytes)
     number = console.number
-    print(console.table(("mesh", "dtype", "arrays MiB", "seconds", "MiB beside"),
-                          [(r["mesh"], r["dtype"], number(r["arrays_mb"]), number(r["seconds"]),
-                            number(max(r["beside_mb"], 0))) for r in records]))
+    print(
+        console.table(
+            ("mesh", "dtype", "arrays MiB", "seconds", "MiB beside"),
+            [
+                (r["mesh"], r["dtype"], number(r["arrays_mb"]), number(r["seconds"]), number(max(r["beside_mb"], 0)))
+                for r in records
+            ],
+        )
+    )
     worst = max(r["beside_mb"] / r["largest_mb"] for r in records)
     held_to = [record.target("memory beside the arrays / largest tensor", max(worst, 0), at_most=LIMIT)]
     print("\n" + record.target_table(held_to))

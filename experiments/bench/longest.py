@@ -5,6 +5,7 @@
 
 Prints a Markdown table and keeps each plan in FOLDER, default runs/longest. GPUs take half a minute each, TPUs minutes.
 """
+
 import json
 import os
 import pathlib
@@ -20,8 +21,16 @@ from longctx.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = "configs/longest.py"
-HEADER = ("case, target", "tokens", "fits", "k", "device: arguments and temporaries, of", "host, of",
-          "step, h (predicted)", "MFU (predicted)")
+HEADER = (
+    "case, target",
+    "tokens",
+    "fits",
+    "k",
+    "device: arguments and temporaries, of",
+    "host, of",
+    "step, h (predicted)",
+    "MFU (predicted)",
+)
 
 
 def main(argv) -> None:
@@ -40,8 +49,17 @@ def main(argv) -> None:
 
 def _planned(name: str, target: str, folder: pathlib.Path) -> dict:
     """plan.json of a case, from a process of its own: a compiler for each kind of hardware is loaded once."""
-    command = [sys.executable, "-m", "experiments.plan", "--target", target, "--config", f"{CONFIG}:case={name}",
-               "--workdir", str(folder.absolute())]
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.plan",
+        "--target",
+        target,
+        "--config",
+        f"{CONFIG}:case={name}",
+        "--workdir",
+        str(folder.absolute()),
+    ]
     done = subprocess.run(command, cwd=ROOT, env=os.environ, text=True, capture_output=True)
     if done.returncode:
         raise UserError(f"planning {name} failed: {done.stderr.strip().splitlines()[-1].removeprefix('error: ')}")

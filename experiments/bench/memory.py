@@ -5,6 +5,7 @@
 A small float32 model on the CPU, the same random tokens for all sides, each in a process of its own. Peak memory is
 that of the process while it trains, code and compiled program included; compilation, which needs no more here, is not.
 """
+
 import dataclasses
 import sys
 import time
@@ -17,21 +18,26 @@ from longctx.data import curriculum
 from longctx.errors import UserError
 
 PLAIN = "autodiff"
-SIDES = {                               # memory settings but for the chunk
+SIDES = {  # memory settings but for the chunk
     PLAIN: {},
     "streamed": {"backward": "streamed"},
-    "streamed, every 2": {"backward": "streamed", "every": 2},
+    "streamed, every 2": {"backward": "streamed", "residual_every": 2},
 }
 
 
 def config_of(task: dict) -> Config:
     """The run that a task describes: wide layers, little attention, as large models have it."""
-    model = ModelConfig(layers=4, embed=256, mlp=1024, heads=1, key_heads=1, head_size=32, dtype="float32",
-                        remat="layer")
+    model = ModelConfig(
+        layers=4, d_model=256, mlp_dim=1024, heads=1, kv_heads=1, head_dim=32, dtype="float32", remat="layer"
+    )
     memory = SIDES[task["side"]]
     chunk = task["chunk"] if memory else 0
-    return Config(batch_tokens=task["length"], stages=(StageConfig(seq_len=task["length"], steps=10),), model=model,
-                  memory=MemoryConfig(chunk=chunk, **memory))
+    return Config(
+        batch_tokens=task["length"],
+        stages=(StageConfig(seq_len=task["length"], steps=10),),
+        model=model,
+        memory=MemoryConfig(chunk_tokens=chunk, **memory),
+    )
 
 
 def build(task: dict):
@@ -39,8 +45,9 @@ def build(task: dict):
     import numpy as np
 
     from longctx import meshes, optim, train_step
+
     config = config_of(task)
-    stage, = stages = curriculum.plan(config)
+    (stage,) = stages = curriculum.plan(config)
     mesh = meshes.make(config.mesh)
     start = time.perf_counter()
     compiled = train_step.compile_step(config, optim.learning_rate(config.optim, stages), stage, mesh)
@@ -58,15 +65,18 @@ def build(task: dict):
 
     sides.reset_peak()
     return {"compile_s": compile_s, "temp_mb": compiled.memory_analysis().temp_size_in_bytes / sides.MIB}, {
-        "step": step}
+        "step": step
+    }
 
 
 def measure(length: int, chunk: int, rounds: int) -> list[dict]:
     """One record per side; ratios are to autodiff."""
     records = {side: _steps({"side": side, "length": length, "chunk": chunk}, rounds) for side in SIDES}
     ratio = lambda record, name: record[name] / records[PLAIN][name] if record[name] and records[PLAIN][name] else None
-    return [{**record, "time_over_autodiff": ratio(record, "best_s"), "memory_over_autodiff": ratio(record, "peak_mb")}
-            for record in records.values()]
+    return [
+        {**record, "time_over_autodiff": ratio(record, "best_s"), "memory_over_autodiff": ratio(record, "peak_mb")}
+        for record in records.values()
+    ]
 
 
 def _steps(task: dict, rounds: int) -> dict:
@@ -86,17 +96,32 @@ def targets(records: list[dict]) -> list[dict]:
         if r["side"] != PLAIN:
             what = f"{r['side']} at {r['length']}:"
             error = abs(r["loss"] - plain) / plain if r["loss"] and plain else None
-            result += [record.target(f"{what} peak memory over autodiff", r["memory_over_autodiff"], at_most=0.35),
-                       record.target(f"{what} time over autodiff", r["time_over_autodiff"], at_most=1.3),
-                       record.target(f"{what} relative difference in loss", error, at_most=1e-5)]
+            result += [
+                record.target(f"{what} peak memory over autodiff", r["memory_over_autodiff"], at_most=0.35),
+                record.target(f"{what} time over autodiff", r["time_over_autodiff"], at_most=1.3),
+                record.target(f"{what} relative difference in loss", error, at_most=1e-5),
+            ]
     return result
 
 
 def show(records: list[dict]) -> str:
     number = console.number
-    return console.table(("length", "side", "s/step", "x autodiff", "peak MB", "x autodiff", "compile s", ""), [
-        (r["length"], r["side"], number(r["best_s"]), number(r["time_over_autodiff"]), number(r["peak_mb"]),
-         number(r["memory_over_autodiff"]), number(r["compile_s"], 2), r["note"]) for r in records])
+    return console.table(
+        ("length", "side", "s/step", "x autodiff", "peak MB", "x autodiff", "compile s", ""),
+        [
+            (
+                r["length"],
+                r["side"],
+                number(r["best_s"]),
+                number(r["time_over_autodiff"]),
+                number(r["peak_mb"]),
+                number(r["memory_over_autodiff"]),
+                number(r["compile_s"], 2),
+                r["note"],
+            )
+            for r in records
+        ],
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -115,9 +140,16 @@ def main(argv: list[str] | None = None) -> int:
         records += measure(length, args.chunk, args.rounds)
     held_to = targets(records)
     print(f"{show(records)}\n\n{record.target_table(held_to)}")
-    record.write(args.out, {"benchmark": "memory", "environment": environment, "records": records,
-                               "targets": held_to, "model": dataclasses.asdict(config_of(
-                                   {"side": PLAIN, "length": lengths[0], "chunk": args.chunk}).model)})
+    record.write(
+        args.out,
+        {
+            "benchmark": "memory",
+            "environment": environment,
+            "records": records,
+            "targets": held_to,
+            "model": dataclasses.asdict(config_of({"side": PLAIN, "length": lengths[0], "chunk": args.chunk}).model),
+        },
+    )
     return 0
 
 

@@ -8,6 +8,7 @@ forward, backward, clipping of the global norm, AdamW. bfloat16 means float32 pa
 bfloat16 matmuls and activations: ours by model.dtype, PyTorch's by torch.autocast. PyTorch runs eagerly, its attention
 causal over whole rows; ours also compares segment ids, as in training on packed documents.
 """
+
 import dataclasses
 import itertools
 import sys
@@ -24,7 +25,7 @@ from longctx.data import curriculum
 OURS, TORCH = "longctx", "PyTorch"
 NEEDS = {OURS: (), TORCH: ("torch", "transformers")}
 BASELINE = f"{TORCH} float32"
-SMOOTHED = 20                           # final steps whose mean is the final loss
+SMOOTHED = 20  # final steps whose mean is the final loss
 
 
 def config_of(task: dict) -> Config:
@@ -42,6 +43,7 @@ def text_windows(batch_size: int, length: int):
     """Endless [B, T + 1] windows at random places of the standard library's training files, as bytes."""
     from longctx.config import DataConfig
     from longctx.data import sources
+
     text = np.frombuffer(b"".join(document.text for document in sources.load(DataConfig()).train), np.uint8)
     rng = np.random.default_rng(0)
     while True:
@@ -52,8 +54,13 @@ def text_windows(batch_size: int, length: int):
 def batch_of(tokens: np.ndarray, targets: np.ndarray) -> dict:
     """A batch of whole rows: one document each, every token weighing 1."""
     positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
-    return {"tokens": tokens, "targets": targets, "positions": positions,
-            "weights": np.ones(tokens.shape, np.float32), "segments": np.ones(tokens.shape, np.int32)}
+    return {
+        "tokens": tokens,
+        "targets": targets,
+        "positions": positions,
+        "weights": np.ones(tokens.shape, np.float32),
+        "segments": np.ones(tokens.shape, np.int32),
+    }
 
 
 def build_ours(task: dict):
@@ -61,8 +68,9 @@ def build_ours(task: dict):
     import jax
 
     from longctx import meshes, optim, train_step
+
     config = config_of(task)
-    stage, = stages = curriculum.plan(config)
+    (stage,) = stages = curriculum.plan(config)
     mesh = meshes.make(config.mesh)
     state = train_step.init_state(config, mesh)
     start = time.perf_counter()
@@ -91,17 +99,33 @@ def build_torch(task: dict):
     """(ready, handlers) of the same step in PyTorch."""
     import torch
     import transformers
+
     torch.set_num_threads(benchmark_worker.threads())
     config = config_of(task)
     m, o, (stage,) = config.model, config.optim, curriculum.plan(config)
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(
-        vocab_size=m.vocab_size, hidden_size=m.embed, intermediate_size=m.mlp, num_hidden_layers=m.layers,
-        num_attention_heads=m.heads, num_key_value_heads=m.key_heads, head_dim=m.head_size, rms_norm_eps=m.norm_eps,
-        max_position_embeddings=stage.seq_len, tie_word_embeddings=m.tied_head, use_cache=False,
-        bos_token_id=None, eos_token_id=None, attn_implementation="sdpa", dtype=torch.float32))
+    model = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=m.vocab_size,
+            hidden_size=m.d_model,
+            intermediate_size=m.mlp_dim,
+            num_hidden_layers=m.layers,
+            num_attention_heads=m.heads,
+            num_key_value_heads=m.kv_heads,
+            head_dim=m.head_dim,
+            rms_norm_eps=m.norm_eps,
+            max_position_embeddings=stage.seq_len,
+            tie_word_embeddings=m.tied_head,
+            use_cache=False,
+            bos_token_id=None,
+            eos_token_id=None,
+            attn_implementation="sdpa",
+            dtype=torch.float32,
+        )
+    )
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=o.learning_rate, betas=(o.b1, o.b2), eps=o.eps,
-                                  weight_decay=o.weight_decay)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=o.learning_rate, betas=(o.b1, o.b2), eps=o.eps, weight_decay=o.weight_decay
+    )
     tokens = torch.from_numpy(random_tokens(stage.batch_size, stage.seq_len)).long()
 
     def step() -> float:
@@ -124,9 +148,17 @@ def build(task: dict):
 
 def measure(length: int, dtypes: list[str], batch_tokens: int, rounds: int) -> list[dict]:
     """One record per side at one length; ratios are to PyTorch in float32 and in the side's own dtype."""
-    tasks = {f"{side} {dtype}": {"side": side, "needs": NEEDS[side], "dtype": dtype, "length": length,
-                                 "batch_tokens": batch_tokens}
-             for side in NEEDS for dtype in dict.fromkeys([*dtypes, *(["float32"] if side == TORCH else [])])}
+    tasks = {
+        f"{side} {dtype}": {
+            "side": side,
+            "needs": NEEDS[side],
+            "dtype": dtype,
+            "length": length,
+            "batch_tokens": batch_tokens,
+        }
+        for side in NEEDS
+        for dtype in dict.fromkeys([*dtypes, *(["float32"] if side == TORCH else [])])
+    }
     sides = benchmark_worker.compare("experiments.bench.train_step", tasks, ("step",), rounds)
     best = {side: min(said["seconds"]["step"], default=None) for side, said in sides.items()}
     ratio = lambda over, under: over / under if over and under else None
@@ -134,14 +166,24 @@ def measure(length: int, dtypes: list[str], batch_tokens: int, rounds: int) -> l
     for side, said in sides.items():
         seconds, dtype = said["seconds"]["step"], tasks[side]["dtype"]
         peak = said.get("peak_mb") if seconds else None
-        records.append({
-            "length": length, "side": side, "dtype": dtype, "seconds": seconds, "best_s": best[side],
-            "tokens_per_s": ratio(batch_tokens, best[side]),
-            "median_tokens_per_s": batch_tokens / float(np.median(seconds)) if seconds else None,
-            "speed_over_torch_float32": ratio(best[BASELINE], best[side]),
-            "speed_over_torch_same_dtype": ratio(best[f"{TORCH} {dtype}"], best[side]),
-            "peak_mb": peak, "peak_over_torch_float32": ratio(peak, best[BASELINE] and sides[BASELINE]["peak_mb"]),
-            "compile_s": said.get("compile_s"), "parameters": said.get("parameters"), "note": said["note"]})
+        records.append(
+            {
+                "length": length,
+                "side": side,
+                "dtype": dtype,
+                "seconds": seconds,
+                "best_s": best[side],
+                "tokens_per_s": ratio(batch_tokens, best[side]),
+                "median_tokens_per_s": batch_tokens / float(np.median(seconds)) if seconds else None,
+                "speed_over_torch_float32": ratio(best[BASELINE], best[side]),
+                "speed_over_torch_same_dtype": ratio(best[f"{TORCH} {dtype}"], best[side]),
+                "peak_mb": peak,
+                "peak_over_torch_float32": ratio(peak, best[BASELINE] and sides[BASELINE]["peak_mb"]),
+                "compile_s": said.get("compile_s"),
+                "parameters": said.get("parameters"),
+                "note": said["note"],
+            }
+        )
     return records
 
 
@@ -166,7 +208,8 @@ def targets(records: list[dict], agreed: dict | None) -> list[dict]:
             result += [
                 record.target(f"{what} speed over {BASELINE}", r["speed_over_torch_float32"], at_least=1.0),
                 record.target(f"{what} peak memory over {BASELINE}", r["peak_over_torch_float32"], at_most=1.5),
-                record.target(f"{what} compile seconds", r["compile_s"], at_most=10)]
+                record.target(f"{what} compile seconds", r["compile_s"], at_most=10),
+            ]
     if agreed:
         what = f"bfloat16 against float32, {agreed['steps']} steps at {agreed['length']}: relative difference in loss"
         result.append(record.target(what, agreed["relative_difference"], at_most=0.01))
@@ -176,18 +219,37 @@ def targets(records: list[dict], agreed: dict | None) -> list[dict]:
 def show(records: list[dict]) -> str:
     number = console.number
     header = ("length", "side", "tokens/s", "median", "x torch f32", "x torch same", "peak MB", "compile s", "")
-    return console.table(header, [
-        (r["length"], r["side"], number(r["tokens_per_s"]), number(r["median_tokens_per_s"]),
-         number(r["speed_over_torch_float32"]), number(r["speed_over_torch_same_dtype"]), number(r["peak_mb"]),
-         number(r["compile_s"], 2), r["note"]) for r in records])
+    return console.table(
+        header,
+        [
+            (
+                r["length"],
+                r["side"],
+                number(r["tokens_per_s"]),
+                number(r["median_tokens_per_s"]),
+                number(r["speed_over_torch_float32"]),
+                number(r["speed_over_torch_same_dtype"]),
+                number(r["peak_mb"]),
+                number(r["compile_s"], 2),
+                r["note"],
+            )
+            for r in records
+        ],
+    )
 
 
 def arguments(argv):
-    parser = options.parser(__doc__.splitlines()[0], lengths="512,2048,8192", dtype="bfloat16,float32", rounds=5,
-                              out=None, worker=None)
+    parser = options.parser(
+        __doc__.splitlines()[0], lengths="512,2048,8192", dtype="bfloat16,float32", rounds=5, out=None, worker=None
+    )
     parser.add_argument("--batch-tokens", type=int, default=8192, help="tokens per step (default: %(default)s)")
-    parser.add_argument("--agree", type=int, default=0, metavar="STEPS",
-                        help="also train so many steps on real text in both dtypes, at the first length")
+    parser.add_argument(
+        "--agree",
+        type=int,
+        default=0,
+        metavar="STEPS",
+        help="also train so many steps on real text in both dtypes, at the first length",
+    )
     return parser.parse_args(argv)
 
 
@@ -208,8 +270,17 @@ def main(argv: list[str] | None = None) -> int:
         agreed = agreement(args.agree, lengths[0], args.batch_tokens)
     held_to = targets(records, agreed)
     print("\n\n".join([*([show(records)] if records else []), *([record.target_table(held_to)] if held_to else [])]))
-    record.write(args.out, {"benchmark": "train", "environment": environment, "batch_tokens": args.batch_tokens,
-                               "records": records, "agreement": agreed, "targets": held_to})
+    record.write(
+        args.out,
+        {
+            "benchmark": "train",
+            "environment": environment,
+            "batch_tokens": args.batch_tokens,
+            "records": records,
+            "agreement": agreed,
+            "targets": held_to,
+        },
+    )
     return 0
 
 

@@ -1,10 +1,11 @@
 """Chooses the blocks of our TPU attention kernels by their static schedules, with no TPU: see bench_kernels.
 
-    python -m experiments.bench.tune_kernels --chip v6e --op forward --head-size 64,128
+    python -m experiments.bench.tune_kernels --chip v6e --op forward --head-dim 64,128
 
 Prints every candidate's predicted TFLOP/s under a causal mask, and SIZES of pallas_kernels/attention/tpu/sizes.py as
 they should be for what was tried. A candidate takes the compiler a minute or two.
 """
+
 import itertools
 import sys
 
@@ -18,22 +19,31 @@ from pallas_kernels.attention.tpu.sizes import Blocks
 from pallas_kernels.tpu_chips import CHIPS
 
 CANDIDATES = {
-    "forward": [Blocks(2048, 2048, 256, 512, 512), Blocks(2048, 2048, 512, 512, 512), Blocks(2048, 2048, 256, 512, 256),
-                Blocks(1024, 1024, 256, 512, 512), Blocks(1024, 1024, 512, 512, 512)],
-    "backward": [Blocks(2048, 2048, 256, 1024), Blocks(1024, 1024, 256, 1024), Blocks(2048, 2048, 512, 1024),
-                 Blocks(1024, 1024, 512, 512)],
+    "forward": [
+        Blocks(2048, 2048, 256, 512, 512),
+        Blocks(2048, 2048, 512, 512, 512),
+        Blocks(2048, 2048, 256, 512, 256),
+        Blocks(1024, 1024, 256, 512, 512),
+        Blocks(1024, 1024, 512, 512, 512),
+    ],
+    "backward": [
+        Blocks(2048, 2048, 256, 1024),
+        Blocks(1024, 1024, 256, 1024),
+        Blocks(2048, 2048, 512, 1024),
+        Blocks(1024, 1024, 512, 512),
+    ],
 }
 
 
-def tried(chip: str, op: str, head_size: int, lengths: list[int]) -> list[tuple]:
+def tried(chip: str, op: str, head_dim: int, lengths: list[int]) -> list[tuple]:
     """(mean TFLOP/s, sizes, TFLOP/s by length) of every candidate that compiles, best first; prints as it goes."""
     found = []
     for sizes in CANDIDATES[op]:
-        results = bench_kernels.measure(chip, Case("longctx", op, head_size=head_size, sizes=tuple(sizes)), lengths)
+        results = bench_kernels.measure(chip, Case("longctx", op, head_dim=head_dim, sizes=tuple(sizes)), lengths)
         note = next((r.note for r in results if r.note), "")
         tflops = [r.tflops for r in results]
         said = note or " ".join(map(console.number, tflops))
-        print(f"{chip} {op} head size {head_size} {'/'.join(map(str, sizes))}: {said}", flush=True)
+        print(f"{chip} {op} head dim {head_dim} {'/'.join(map(str, sizes))}: {said}", flush=True)
         if not note:
             found.append((sum(tflops) / len(tflops), sizes, tflops))
     return sorted(found, reverse=True)
@@ -43,25 +53,25 @@ def arguments(argv):
     parser = options.parser(__doc__.splitlines()[0], lengths="8192,32768")
     parser.add_argument("--chip", default=",".join(CHIPS), help="generations, with commas (default: %(default)s)")
     parser.add_argument("--op", default=",".join(MATMULS), help="(default: %(default)s)")
-    parser.add_argument("--head-size", default="64,128,256", help="(default: %(default)s)")
+    parser.add_argument("--head-dim", default="64,128,256", help="(default: %(default)s)")
     chosen = parser.parse_args(argv)
     chosen.chip = console.names("--chip", chosen.chip, CHIPS)
     chosen.op = console.names("--op", chosen.op, MATMULS)
-    chosen.head_size = options.whole_numbers("--head-size", chosen.head_size)
+    chosen.head_dim = options.whole_numbers("--head-dim", chosen.head_dim)
     chosen.lengths = options.whole_numbers("--lengths", chosen.lengths)
     return chosen
 
 
 def main(argv=None) -> int:
-    jax.config.update("jax_platforms", "cpu")           # this process only counts; workers compile
+    jax.config.update("jax_platforms", "cpu")  # this process only counts; workers compile
     chosen = arguments(argv)
     extras.need("tuning", extras.missing("libtpu"))
     lines = []
-    for op, chip, head_size in itertools.product(chosen.op, chosen.chip, chosen.head_size):
-        best = next(iter(tried(chip, op, head_size, chosen.lengths)), None)
+    for op, chip, head_dim in itertools.product(chosen.op, chosen.chip, chosen.head_dim):
+        best = next(iter(tried(chip, op, head_dim, chosen.lengths)), None)
         if best:
             figures = ", ".join(f"{console.number(x)} at {n}" for x, n in zip(best[2], chosen.lengths, strict=True))
-            lines.append(f'    ("{op}", "{chip}", {head_size}): {best[1]},    # {figures}')
+            lines.append(f'    ("{op}", "{chip}", {head_dim}): {best[1]},    # {figures}')
     print("\nSIZES = {\n" + "\n".join(lines) + "\n}")
     return 0
 

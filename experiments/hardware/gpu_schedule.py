@@ -11,6 +11,7 @@ In a loop with matmuls three units can be what a processor waits for, when all o
     issue       instructions: each of its four schedulers issues one per cycle, and holds one warp of each warpgroup
     mufu        cycles of its exponential units: a warp's instruction takes one of them eight
 """
+
 import collections
 import dataclasses
 import importlib.util
@@ -34,13 +35,21 @@ _LABEL = re.compile(r"(\.L_x_\d+):$")
 _GROUP_MATMUL = re.compile(r"([HQI])GMMA\.(\d+)x(\d+)x(\d+)")
 # opcodes by class, the first that fits; what fits none is "integer and other"
 _CLASSES = {
-    "tensor": r"[HQI]GMMA|HMMA|UTC\w*MMA", "mufu": r"MUFU", "float32": r"F(FMA|MUL|ADD|MNMX3?|SEL|SETP|2F\w*|CHK)",
-    "float16": r"H(FMA2|MUL2|ADD2|MNMX2)", "bulk copy": r"UTMA\w+|UBLKCP", "async copy": r"LDGSTS",
-    "global": r"LDG|STG|ATOMG|RED\w*", "shared": r"LDS\w*|STS\w*|ATOMS", "spill": r"LDL|STL",
+    "tensor": r"[HQI]GMMA|HMMA|UTC\w*MMA",
+    "mufu": r"MUFU",
+    "float32": r"F(FMA|MUL|ADD|MNMX3?|SEL|SETP|2F\w*|CHK)",
+    "float16": r"H(FMA2|MUL2|ADD2|MNMX2)",
+    "bulk copy": r"UTMA\w+|UBLKCP",
+    "async copy": r"LDGSTS",
+    "global": r"LDG|STG|ATOMG|RED\w*",
+    "shared": r"LDS\w*|STS\w*|ATOMS",
+    "spill": r"LDL|STL",
     "sync": r"BAR|SYNCS|WARPSYNC|WARPGROUP|DEPBAR|MEMBAR|ERRBAR|ELECT|FENCE|UCGABAR\w*",
-    "shuffle": r"SHFL", "branch": r"BRA|BRX|EXIT|RET|CALL|BSSY|BSYNC|BREAK"}
-_SHORT = 24                      # a loop without matmuls is shown from so many instructions on
-_MUFU = 8                        # cycles of a warp's instruction
+    "shuffle": r"SHFL",
+    "branch": r"BRA|BRX|EXIT|RET|CALL|BSSY|BSYNC|BREAK",
+}
+_SHORT = 24  # a loop without matmuls is shown from so many instructions on
+_MUFU = 8  # cycles of a warp's instruction
 
 
 @dataclasses.dataclass
@@ -54,6 +63,7 @@ class Loop:
       matmuls: by opcode.
       tensor: cycles that its matmuls occupy a processor's tensor cores, those of the warp's warpgroup together.
     """
+
     instructions: int
     stalls: int
     classes: dict[str, int]
@@ -79,6 +89,7 @@ class Kernel:
       blocks, limiter: that a processor holds at a time, and what they are limited by.
       loops: in program order.
     """
+
     name: str
     target: str
     registers: int = 0
@@ -108,9 +119,15 @@ def missing(*tools: str) -> str:
 
 def environment(folder: str | pathlib.Path) -> dict[str, str]:
     """What must be set before jax starts, for the compilers to dump into `folder`."""
-    return {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3", "JAX_TRITON_DUMP_DIR": str(folder),
-            "XLA_FLAGS": f"--xla_dump_to={folder} --xla_dump_emitter_re=ptx",
-            "MOSAIC_GPU_DUMP_TO": str(folder), "MOSAIC_GPU_DUMP_PTX": "1", "MOSAIC_GPU_DUMP_HOST_LLVM": "1"}
+    return {
+        "JAX_PLATFORMS": "cpu",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "JAX_TRITON_DUMP_DIR": str(folder),
+        "XLA_FLAGS": f"--xla_dump_to={folder} --xla_dump_emitter_re=ptx",
+        "MOSAIC_GPU_DUMP_TO": str(folder),
+        "MOSAIC_GPU_DUMP_PTX": "1",
+        "MOSAIC_GPU_DUMP_HOST_LLVM": "1",
+    }
 
 
 def read(folder: str | pathlib.Path, chip: Chip) -> list[Kernel]:
@@ -119,8 +136,11 @@ def read(folder: str | pathlib.Path, chip: Chip) -> list[Kernel]:
     Raises RuntimeError with what the assembler says where it refuses one, as it does Triton's that XLA only carries.
     """
     folder, kernels = pathlib.Path(folder), []
-    shared = {name: int(size) for path in folder.glob("*thunk_sequence.txt")
-              for name, size in _THUNK.findall(path.read_text())}
+    shared = {
+        name: int(size)
+        for path in folder.glob("*thunk_sequence.txt")
+        for name, size in _THUNK.findall(path.read_text())
+    }
     for path in sorted(folder.rglob("*.ptx")):
         if ".entry" in (text := path.read_text()):
             for kernel in _compiled(path, text):
@@ -133,9 +153,12 @@ def read(folder: str | pathlib.Path, chip: Chip) -> list[Kernel]:
 def bounds(kernel: Kernel, loop: Loop) -> dict[str, float]:
     """Cycles that each unit of a processor needs at least for the loop, with all computing warpgroups in it."""
     groups = kernel.threads // 128 * kernel.blocks
-    groups = max(1, groups - kernel.blocks if kernel.setmaxnreg else groups)            # one of a block only copies
-    return {"tensor": groups * loop.tensor, "issue": groups * loop.instructions,
-            "mufu": groups * _MUFU * loop.classes.get("mufu", 0)}
+    groups = max(1, groups - kernel.blocks if kernel.setmaxnreg else groups)  # one of a block only copies
+    return {
+        "tensor": groups * loop.tensor,
+        "issue": groups * loop.instructions,
+        "mufu": groups * _MUFU * loop.classes.get("mufu", 0),
+    }
 
 
 def busy(kernel: Kernel, loop: Loop) -> float:
@@ -148,8 +171,9 @@ def _tool(name):
     """The path of one of NVIDIA's programs, those of pip's packages first; None where there is none."""
     packages = importlib.util.find_spec("nvidia")
     folders = packages.submodule_search_locations if packages else []
-    return next((str(path) for folder in folders for path in pathlib.Path(folder).glob(f"*/bin/{name}")),
-                shutil.which(name))
+    return next(
+        (str(path) for folder in folders for path in pathlib.Path(folder).glob(f"*/bin/{name}")), shutil.which(name)
+    )
 
 
 def _dynamic(path):
@@ -158,7 +182,7 @@ def _dynamic(path):
     if triton.exists():
         return int(re.search(r"shared_mem_bytes: (\d+)", triton.read_text())[1])
     launch = _LAUNCH.search(mosaic.read_text()) if mosaic.exists() else None
-    return int(re.findall(r"\d+", launch[1].replace("i32", ""))[9]) if launch else 0      # after three triples
+    return int(re.findall(r"\d+", launch[1].replace("i32", ""))[9]) if launch else 0  # after three triples
 
 
 def _compiled(path, ptx):
@@ -170,7 +194,7 @@ def _compiled(path, ptx):
         code = _code(_run("nvdisasm", "-c", "-hex", binary).stdout)
     for part in log.split("Compiling entry function ")[1:]:
         name = re.match(r"'(\S+)'", part)[1]
-        body = re.split(r"\.entry (?=[\w$])", ptx[ptx.index(f".entry {name}(") + 6:])[0]
+        body = re.split(r"\.entry (?=[\w$])", ptx[ptx.index(f".entry {name}(") + 6 :])[0]
         stack, *spills = map(int, _PROPERTIES.search(part).groups())
         threads = [int(n or 1) for n in _THREADS.search(body).groups()]
         kernel = Kernel(name, target, int(re.search(r"Used (\d+) registers", part)[1]), stack, sum(spills))
@@ -231,8 +255,13 @@ def _loop(instructions):
     opcodes = [opcode for opcode, *_ in instructions]
     classes = collections.Counter(map(_class, opcodes))
     matmuls = collections.Counter(opcode for opcode in opcodes if "MMA" in opcode)
-    return Loop(len(instructions), sum(stall for *_, stall in instructions), dict(classes), dict(matmuls),
-                sum(n * _tensor_cycles(opcode) for opcode, n in matmuls.items()))
+    return Loop(
+        len(instructions),
+        sum(stall for *_, stall in instructions),
+        dict(classes),
+        dict(matmuls),
+        sum(n * _tensor_cycles(opcode) for opcode, n in matmuls.items()),
+    )
 
 
 def _class(opcode):
@@ -252,7 +281,11 @@ def _occupy(kernel, chip):
     warps = -(-kernel.threads // 32)
     of_warp = -(-kernel.registers * 32 // 256) * 256
     shared = -(-(kernel.shared + chip.shared - chip.block_shared) // 128) * 128
-    room = {"registers": 2**14 // of_warp * 4 // warps, "shared memory": chip.shared // shared, "warps": 64 // warps,
-            "blocks": 32}
+    room = {
+        "registers": 2**14 // of_warp * 4 // warps,
+        "shared memory": chip.shared // shared,
+        "warps": 64 // warps,
+        "blocks": 32,
+    }
     kernel.limiter = min(room, key=room.get)
     kernel.blocks = room[kernel.limiter]

@@ -1,4 +1,5 @@
 """Accelerators that need not be here: what is known of them, and devices that jax can compile for."""
+
 import dataclasses
 import math
 import os
@@ -13,7 +14,7 @@ from longctx.errors import UserError, unknown_name
 from pallas_kernels import gpu_chips, tpu_chips
 
 GIB = 2**30
-MOST_GPUS = 2**16       # of a target: more than any machine has, and few enough to be listed
+MOST_GPUS = 2**16  # of a target: more than any machine has, and few enough to be listed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Chip:
       to_host: to its host.
       matmul, forward, backward: shares of the peak that weight matmuls and attention's kernels reach.
     """
+
     memory: float
     host: float
     per_host: int
@@ -63,6 +65,7 @@ CHIPS = {
 @dataclasses.dataclass(frozen=True)
 class Target:
     """Devices of one kind. platform: as jax.jit(...).lower takes it. chip: None for simulated ones."""
+
     name: str
     chip: Chip | None
     devices: list
@@ -81,7 +84,7 @@ def target(name: str, simulate: bool = False) -> Target:
     """
     if simulate and (cpus := re.fullmatch(r"cpu:([1-9]\d*)", name)):
         return Target(name, None, _cpus(int(cpus[1])), "cpu")
-    os.environ.update(ENVIRONMENT, JAX_SKIP_CUDA_CONSTRAINTS_CHECK="1")     # no libraries of NVIDIA are here
+    os.environ.update(ENVIRONMENT, JAX_SKIP_CUDA_CONSTRAINTS_CHECK="1")  # no libraries of NVIDIA are here
     gpus, tpus = re.fullmatch(r"([a-z]+\d+)x(\d+)", name), re.fullmatch(r"(\w+):[\dx]+", name)
     if gpus and gpus[1] in CHIPS:
         extras.need(f"compiling for {name}", gpu_schedule.missing("ptxas"))
@@ -106,19 +109,24 @@ def check_devices(mesh: MeshConfig, target: Target) -> None:
     """Raises UserError where the mesh is not of the target's devices."""
     count = len(target.devices)
     if mesh.devices != count:
-        raise UserError(f"mesh ({mesh}) is of {mesh.devices} devices, and target {target.name} has {count}; "
-                        f"--config.mesh.context={count} with every other axis 1 would work.")
+        raise UserError(
+            f"mesh ({mesh}) is of {mesh.devices} devices, and target {target.name} has {count}; "
+            f"--config.mesh.context={count} with every other axis 1 would work."
+        )
 
 
 def _cpus(count: int):
     # nothing is run there: its code need not be fast
     if count > SIMULATED:
-        raise UserError(f"target cpu:{count} is more than the {SIMULATED} devices that jax can simulate in a process; "
-                        f"cpu:{SIMULATED} works.")
+        raise UserError(
+            f"target cpu:{count} is more than the {SIMULATED} devices that jax can simulate in a process; "
+            f"cpu:{SIMULATED} works."
+        )
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
     import jax
 
     from longctx import meshes
+
     meshes.simulate(count)
     return jax.devices()
 
@@ -128,13 +136,16 @@ def _gpus(name: str, count: int):
         raise UserError(f"target {name}x{count} must have from 1 to {MOST_GPUS} devices.")
     nodes = math.ceil(count / CHIPS[name].per_host)
     if count % nodes:
-        raise UserError(f"target {name}x{count} does not fill nodes of {CHIPS[name].per_host}; "
-                        f"{name}x{nodes * CHIPS[name].per_host} does.")
+        raise UserError(
+            f"target {name}x{count} does not fill nodes of {CHIPS[name].per_host}; "
+            f"{name}x{nodes * CHIPS[name].per_host} does."
+        )
     return gpu_chips.devices(name, f"1x{nodes}x{count // nodes}")
 
 
 def _tpus(name: str):
     from jax.experimental import topologies
+
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
     except (NotImplementedError, RuntimeError, ValueError) as error:
@@ -147,6 +158,7 @@ def compiled(lowered):
     Devices described by a topology of GPUs have no memories: there jax takes all arguments to be on the device.
     """
     from jax.extend.mlir import ir
+
     module = lowered.compiler_ir()
     with module.context:
         main = next(op for op in module.body.operations if op.attributes["sym_name"] == ir.StringAttr.get("main"))
@@ -158,5 +170,6 @@ def compiled(lowered):
             result = {} if alias is None else results[ir.IntegerAttr(alias).value]
             memory = result["mhlo.memory_kind"] if "mhlo.memory_kind" in result else ir.StringAttr.get("device")
             return ir.DictAttr.get(named | {"mhlo.memory_kind": memory})
+
         main.attributes["arg_attrs"] = ir.ArrayAttr.get([placed(a) for a in main.attributes["arg_attrs"]])
     return lowered.compile()

@@ -11,6 +11,7 @@ Branches cut the bundles into regions. A kernel's time is the sum over regions o
     is in the grid's loop    is run at every step
     is outside of it         once
 """
+
 import collections
 import dataclasses
 import pathlib
@@ -18,16 +19,21 @@ import re
 
 from pallas_kernels.tpu_chips import Chip
 
-UNITS = "MXU", "XLU", "VALU", "VPOP", "EUP", "VLOAD", "FILL", "VSTORE", "SPILL", "SALU"     # columns of the dump
-ENVIRONMENT = dict(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1",
-                   TF_CPP_MIN_LOG_LEVEL="3", TPU_WORKER_HOSTNAMES="localhost")
+UNITS = "MXU", "XLU", "VALU", "VPOP", "EUP", "VLOAD", "FILL", "VSTORE", "SPILL", "SALU"  # columns of the dump
+ENVIRONMENT = dict(
+    JAX_PLATFORMS="cpu",
+    TPU_SKIP_MDS_QUERY="1",
+    ALLOW_MULTIPLE_LIBTPU_LOAD="1",
+    TF_CPP_MIN_LOG_LEVEL="3",
+    TPU_WORKER_HOSTNAMES="localhost",
+)
 _SCHEDULE, _USE = "packed-bundles-post-ra.txt", "pre-delay_hlo-static-per-bundle-utilization.txt"
 _BUNDLE = re.compile(r"^\s*(0x[0-9a-f]+|0)\s+(?:[A-Z]{2})?\s*:")
 _BRANCH = re.compile(r"sbr\.rel .*?target bundleno = (\d+)")
 _COMMENT = re.compile(r"/\*.*?\*/", re.S)
 _MATMUL = re.compile(r"\bvmatmul\.(?:mubr\.|msk\.)*([a-z0-9]+)\.")
 _VMEM = re.compile(r"^\s*#allocation\d+ \[.*?space=vmem, size = (0x[0-9a-f]+)", re.M)
-_ROWS = {"f32": 8, "bf16": 16}      # of the left operand, that one matmul instruction streams
+_ROWS = {"f32": 8, "bf16": 16}  # of the left operand, that one matmul instruction streams
 _MANY_STORES = 32
 
 
@@ -44,6 +50,7 @@ class Region:
       matmul_rows: rows that are streamed through the matrix units.
       used: instructions per unit, by name in UNITS.
     """
+
     start: int
     end: int
     loop: bool
@@ -65,6 +72,7 @@ class Kernel:
       capacity: instructions per bundle and unit.
       vmem: bytes of scratch and windows.
     """
+
     name: str
     compute: list[Region]
     step: int
@@ -85,6 +93,7 @@ class Work:
       steps: of the grid.
       outer: blocks of the outer side that are started and ended.
     """
+
     name: str
     flops: float
     runs: tuple[int, ...]
@@ -134,8 +143,10 @@ def _kernel(name, path, folder, stamp):
     capacity = dict(zip(UNITS, map(int, use[2].split()), strict=True))
     rows = [list(map(int, line.split())) for line in use[4:] if line.strip()]
     if len(rows) != len(bundles):
-        raise ValueError(f"{path.name} has {len(bundles)} bundles, and the table of their units {len(rows)}: "
-                         "this compiler dumps another format.")
+        raise ValueError(
+            f"{path.name} has {len(bundles)} bundles, and the table of their units {len(rows)}: "
+            "this compiler dumps another format."
+        )
     whole, *regions = _regions(bundles)
     _fill([whole, *regions], bundles, rows)
     compute = [r for r in regions if r.matmul_rows]
@@ -161,7 +172,7 @@ def _bundles(text):
     bundles = []
     for line in text.splitlines():
         if _BUNDLE.match(line):
-            bundles.append(line[line.index(":") + 1:])
+            bundles.append(line[line.index(":") + 1 :])
         elif bundles:
             bundles[-1] += line
     return [_COMMENT.sub("", bundle) for bundle in bundles]
@@ -185,7 +196,7 @@ def _fill(regions, bundles, rows):
     """Gives every bundle to the innermost region around it."""
     owner = [regions[0]] * len(bundles)
     for region in sorted(regions[1:], key=lambda r: r.start - r.end):
-        owner[region.start:region.end] = [region] * (min(region.end, len(bundles)) - region.start)
+        owner[region.start : region.end] = [region] * (min(region.end, len(bundles)) - region.start)
     for region, bundle, row in zip(owner, bundles, rows, strict=True):
         region.cycles += 1
         region.waits |= "dma.done.wait" in bundle

@@ -1,4 +1,5 @@
 """Collectives of a compiled program: what leaves each device, and along which axes of the mesh."""
+
 import dataclasses
 import itertools
 import math
@@ -15,12 +16,16 @@ SENT = {
     "reduce-scatter": lambda n: (n - 1) / n,
     "all-reduce": lambda n: 2 * (n - 1) / n,
     "all-to-all": lambda n: (n - 1) / n,
-    "ragged-all-to-all": lambda n: 0.5,         # at most; the array that it is put into is an operand as well
+    "ragged-all-to-all": lambda n: 0.5,  # at most; the array that it is put into is an operand as well
     "collective-permute": lambda n: 1 if n > 1 else 0,
 }
 # links of a ring that data crosses, where that is no matter of pairs
-LINKS = {"all-gather": lambda n: n - 1, "reduce-scatter": lambda n: n - 1, "all-reduce": lambda n: 2 * (n - 1),
-         "all-to-all": lambda n: n - 1}
+LINKS = {
+    "all-gather": lambda n: n - 1,
+    "reduce-scatter": lambda n: n - 1,
+    "all-reduce": lambda n: 2 * (n - 1),
+    "all-to-all": lambda n: n - 1,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Collective:
       overlapped: asynchronous, and between its start and its end the schedule has matmuls or kernels.
       op_name: see Instruction.op_name.
     """
+
     kind: str
     operands: tuple[Shape, ...]
     axes: tuple[str, ...]
@@ -121,8 +127,10 @@ def _arranged(ids, order):
 def _along(ids, mesh, axes):
     """Groups along some axes of the compiler's own mesh 'x'=8,'y'=2, or parts of them: 'x':(2)4 are 4 with 2 above."""
     sizes = {name: int(size) for name, size in re.findall(r"([^,=]+)=(\d+)", mesh)}
-    chosen = [(name, int(above or 1), int(size or sizes[name]))
-              for name, above, size in re.findall(r"([^,:]+)(?::\((\d+)\)(\d+))?(?:,|$)", axes)]
+    chosen = [
+        (name, int(above or 1), int(size or sizes[name]))
+        for name, above, size in re.findall(r"([^,:]+)(?::\((\d+)\)(\d+))?(?:,|$)", axes)
+    ]
     shape, grouped = [], []
     for name, size in sizes.items():
         parts = [(above, above * part) for axis, above, part in chosen if axis == name]

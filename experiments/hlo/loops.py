@@ -4,6 +4,7 @@ CPU and GPU programs print most counts; those for TPUs print none, and have them
 condition. A count that depends on data (attention's loops over the blocks that a mask leaves) is at most the length of
 an array that the body reads at the counter, one part after another.
 """
+
 import dataclasses
 import enum
 
@@ -14,6 +15,7 @@ _SAME = {"copy", "bitcast", "convert", "reshape", "copy-done", "copy-start"}
 
 class Known(enum.IntEnum):
     """How much the text tells of a count."""
+
     EXACT = 0
     AT_MOST = 1
     UNKNOWN = 2
@@ -22,6 +24,7 @@ class Known(enum.IntEnum):
 @dataclasses.dataclass(frozen=True)
 class Count:
     """So many times; where `known` is UNKNOWN, a factor of 1 stands for what is not known."""
+
     times: int = 1
     known: Known = Known.EXACT
 
@@ -32,6 +35,7 @@ class Count:
 @dataclasses.dataclass(frozen=True)
 class _Linear:
     """scale * carry[index] + offset of a loop; a constant where scale is 0."""
+
     offset: int
     scale: int = 0
     index: int = -1
@@ -49,7 +53,7 @@ def trips(module: Module, around: Computation, loop: Instruction) -> Count:
     """Of a `while` in the computation `around`."""
     printed = loop.rest.partition('"known_trip_count":{"n":"')[2]
     if printed:
-        return Count(int(printed[:printed.index('"')]))
+        return Count(int(printed[: printed.index('"')]))
     body = module.computations[loop.attribute("body")]
     compared = _compared(module, module.computations[loop.attribute("condition")])
     if compared is None:
@@ -138,7 +142,7 @@ def _value(module: Module, where: Computation, name: str, args: list[_Linear | N
             if not a or not b or a.scale and b.scale:
                 return None
             return a.times(b.offset) if a.scale else b.times(a.offset)
-        case "select":                      # select(i < 0, i + n, i), as of an index that may count from the end
+        case "select":  # select(i < 0, i + n, i), as of an index that may count from the end
             return value(2)
         case "clamp":
             return value(1)

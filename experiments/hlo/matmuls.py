@@ -1,4 +1,5 @@
 """Floating-point operations of the matrix products of a compiled program."""
+
 import functools
 import math
 import re
@@ -7,12 +8,15 @@ import numpy as np
 
 from experiments.hlo.text import Computation, Instruction
 
-_PRODUCTS = ("__cublas$", "__onednn$matmul")    # libraries' own, as targets of custom calls
+_PRODUCTS = ("__cublas$", "__onednn$matmul")  # libraries' own, as targets of custom calls
 
 
 def is_matmul(instruction: Instruction) -> bool:
-    return instruction.opcode in ("dot", "convolution") or \
-        instruction.opcode == "custom-call" and instruction.target.startswith(_PRODUCTS)
+    return (
+        instruction.opcode in ("dot", "convolution")
+        or instruction.opcode == "custom-call"
+        and instruction.target.startswith(_PRODUCTS)
+    )
 
 
 def flops(where: Computation, instruction: Instruction) -> int:
@@ -22,7 +26,7 @@ def flops(where: Computation, instruction: Instruction) -> int:
     if instruction.opcode == "convolution":
         return 2 * _convolution(instruction, left, right, out.dims)
     contracted = instruction.attribute("lhs_contracting_dims")
-    if contracted is None:                      # cuBLAS has them in its settings; oneDNN's matmul: the last one
+    if contracted is None:  # cuBLAS has them in its settings; oneDNN's matmul: the last one
         contracted = instruction.setting("lhs_contracting_dimensions") or str(len(left) - 1)
     return 2 * out.elements * math.prod(left[int(dim)] for dim in re.findall(r"\d+", contracted))
 

@@ -1,4 +1,5 @@
 """What one device does in one run of a compiled program, with the counts of its loops applied."""
+
 import dataclasses
 import re
 from collections.abc import Iterable
@@ -25,6 +26,7 @@ class Matmul:
       runs: in one run of the program.
       op_name: see Instruction.op_name.
     """
+
     dtype: str
     flops: int
     runs: Count
@@ -42,6 +44,7 @@ class Kernel:
       runs: in one run of the program.
       op_name: see Instruction.op_name.
     """
+
     name: str
     target: str
     operands: tuple[Shape, ...]
@@ -66,6 +69,7 @@ class HostCopy:
       overlapped: as of a Collective.
       op_name: see Instruction.op_name.
     """
+
     to_host: bool
     bytes: float
     runs: Count
@@ -79,6 +83,7 @@ class Estimate:
 
     Kernels, collectives and asynchronous copies have none.
     """
+
     cycles: int
     runs: Count
     op_name: str
@@ -90,6 +95,7 @@ class Program:
 
     Of the branches of a conditional those count, for each list by itself, that have the most of it.
     """
+
     collectives: tuple[Collective, ...]
     matmuls: tuple[Matmul, ...]
     kernels: tuple[Kernel, ...]
@@ -139,22 +145,29 @@ def phase(item) -> str:
 
 
 # the lists of a Program, and what tells which branch of a conditional has the most of one
-_LISTS = {"collectives": (Collective, "bytes"), "matmuls": (Matmul, "flops"), "kernels": (Kernel, "bytes"),
-          "host_copies": (HostCopy, "bytes"), "estimates": (Estimate, "cycles")}
+_LISTS = {
+    "collectives": (Collective, "bytes"),
+    "matmuls": (Matmul, "flops"),
+    "kernels": (Kernel, "bytes"),
+    "host_copies": (HostCopy, "bytes"),
+    "estimates": (Estimate, "cycles"),
+}
 
 
 @dataclasses.dataclass
 class _Reader:
     module: Module
     mesh: dict[str, int]
-    computing: set[str]             # computations with matmuls or kernels
+    computing: set[str]  # computations with matmuls or kernels
 
     @classmethod
     def of(cls, text, mesh):
         module = parse(text)
         if mesh.size != module.partitions:
-            raise ValueError(f"the program is for {module.partitions} devices, and the mesh {dict(mesh.shape)} has "
-                             f"{mesh.size}: give the mesh that it was compiled for.")
+            raise ValueError(
+                f"the program is for {module.partitions} devices, and the mesh {dict(mesh.shape)} has "
+                f"{mesh.size}: give the mesh that it was compiled for."
+            )
         return cls(module, dict(mesh.shape), _computing(module))
 
     def walk(self, where: Computation, runs: Count, overlapped: bool) -> list:
@@ -177,8 +190,7 @@ class _Reader:
             axes, group = collectives.span(instruction, self.mesh)
             distance = collectives.distance(instruction, self.mesh)
             kind = "reduce-scatter" if _scatters(where) else kind
-            return [Collective(kind, where.operand_shapes(instruction), axes, group, distance, runs, overlapped,
-                               name)]
+            return [Collective(kind, where.operand_shapes(instruction), axes, group, distance, runs, overlapped, name)]
         if kind == "while":
             body = self.module.computations[instruction.attribute("body")]
             return self.walk(body, runs * loops.trips(self.module, where, instruction), overlapped)
@@ -218,11 +230,17 @@ class _Reader:
         """Asynchronous starts with matmuls or kernels scheduled before their ends."""
         order = list(where)
         busy = [_computes(instruction, self.computing) for instruction in order]
-        ends = {self.channel(i, _END) or i.operands[0]: at for at, i in enumerate(order)
-                if i.opcode.endswith("-done") or self.channel(i, _END)}
-        starts = {at: self.channel(i, _START) or i.name for at, i in enumerate(order)
-                  if i.opcode.endswith("-start") and i.setting("is_sync") != "true" or self.channel(i, _START)}
-        return {order[at].name for at, key in starts.items() if any(busy[at + 1:ends.get(key, len(order))])}
+        ends = {
+            self.channel(i, _END) or i.operands[0]: at
+            for at, i in enumerate(order)
+            if i.opcode.endswith("-done") or self.channel(i, _END)
+        }
+        starts = {
+            at: self.channel(i, _START) or i.name
+            for at, i in enumerate(order)
+            if i.opcode.endswith("-start") and i.setting("is_sync") != "true" or self.channel(i, _START)
+        }
+        return {order[at].name for at, key in starts.items() if any(busy[at + 1 : ends.get(key, len(order))])}
 
     def channel(self, instruction: Instruction, target: str) -> str | None:
         """That of the collective in a fusion that calls `target`, _START or _END."""
@@ -269,8 +287,11 @@ def _calls(where, target):
 
 
 def _is_kernel(instruction):
-    return instruction.opcode == "custom-call" and not matmuls.is_matmul(instruction) \
+    return (
+        instruction.opcode == "custom-call"
+        and not matmuls.is_matmul(instruction)
         and instruction.target not in _NO_KERNELS
+    )
 
 
 def _host_copy(where, instruction):
@@ -279,7 +300,7 @@ def _host_copy(where, instruction):
     if opcode not in ("copy", "slice", "dynamic-slice", "dynamic-update-slice"):
         return None
     source, *others = (operand.shapes[0] for operand in where.inputs(instruction))
-    before = len(others) + 1 if "slice-start" in instruction.opcode else 0       # its type repeats the operands
+    before = len(others) + 1 if "slice-start" in instruction.opcode else 0  # its type repeats the operands
     result = instruction.shapes[before]
     if opcode == "dynamic-update-slice":
         return (True, others[0].bytes) if source.space == HOST != others[0].space else None
@@ -288,8 +309,10 @@ def _host_copy(where, instruction):
 
 def _dearest(branches):
     """Of each list, the branch with the most."""
-    most = [max((list(_only(found, kind)) for found in branches), key=lambda items, size=size: total(items, size))
-            for kind, size in _LISTS.values()]
+    most = [
+        max((list(_only(found, kind)) for found in branches), key=lambda items, size=size: total(items, size))
+        for kind, size in _LISTS.values()
+    ]
     return [dataclasses.replace(item, runs=item.runs * Count(known=Known.AT_MOST)) for items in most for item in items]
 
 

@@ -1,11 +1,12 @@
 """The text of a compiled program (`compiled.as_text()`, of any backend) as computations of instructions."""
+
 import dataclasses
 import functools
 import math
 import re
 from collections.abc import Iterator
 
-HOST = 5                # memory space of pinned host memory, of TPUs and of GPUs
+HOST = 5  # memory space of pinned host memory, of TPUs and of GPUs
 _BITS = {"pred": 8, "token": 0, "opaque": 0}
 _HEADER = re.compile(r"(ENTRY )?%?([^\s(]+) .*\{$")
 _INSTRUCTION = re.compile(r"  (?:ROOT )?%(\S+) = +(.*)", re.S)
@@ -20,6 +21,7 @@ _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
 @dataclasses.dataclass(frozen=True)
 class Shape:
     """One array: its dtype as HLO writes it, dimensions, and memory space (0: the device's own)."""
+
     dtype: str
     dims: tuple[int, ...]
     space: int = 0
@@ -46,6 +48,7 @@ class Instruction:
       type: of the result, as written.
       rest: the arguments and what follows them, as written.
     """
+
     name: str
     type: str
     opcode: str
@@ -67,7 +70,7 @@ class Instruction:
         for parenthesis in re.finditer(r"[()]", self.rest):
             depth += 1 if parenthesis[0] == "(" else -1
             if not depth:
-                return self.rest[:parenthesis.start()]
+                return self.rest[: parenthesis.start()]
         return self.rest
 
     @property
@@ -105,6 +108,7 @@ class Instruction:
 @dataclasses.dataclass(frozen=True)
 class Computation:
     """Instructions by name, in the order of the schedule where the program has one; the root need not be the last."""
+
     name: str
     instructions: dict[str, Instruction]
     root: Instruction
@@ -122,6 +126,7 @@ class Computation:
 @dataclasses.dataclass(frozen=True)
 class Module:
     """A program. `partitions`: devices that it runs on."""
+
     computations: dict[str, Computation]
     entry: Computation
     partitions: int
@@ -143,7 +148,7 @@ def parse(text: str) -> Module:
             computations[name], name = _computation(name, lines), None
         elif line.startswith(("  %", "  ROOT ")):
             lines.append(line)
-        else:                               # settings of a Mosaic kernel go on over several lines
+        else:  # settings of a Mosaic kernel go on over several lines
             lines[-1] += "\n" + line
     if entry is None:
         raise ValueError("this is no text of a compiled program: it has no ENTRY computation.")
@@ -160,7 +165,7 @@ def _computation(name, lines):
 def _instruction(line):
     name, right = _INSTRUCTION.match(line).groups()
     opcode = _OPCODE.search(right)
-    return Instruction(name, right[:opcode.start()], opcode[1], right[opcode.end():])
+    return Instruction(name, right[: opcode.start()], opcode[1], right[opcode.end() :])
 
 
 def _shapes(text):

@@ -1,4 +1,5 @@
 """What one step of a config sends, in closed form: by attention, and for weights that are stored in shares."""
+
 import collections
 import math
 
@@ -27,8 +28,15 @@ def attention(config: Config, stage: Stage) -> dict[str, tuple[Sent, ...]]:
         method, mask, _ = view.resolve(kind)
         parts = method.parts()
         for part in parts:
-            call = Call(plan, mask & part.mask, stage.batch_size // (mesh.data * mesh.fsdp),
-                        -(-stage.seq_len // mesh.context_shards), model.head_size, model.dtype, len(parts) > 1)
+            call = Call(
+                plan,
+                mask & part.mask,
+                stage.batch_size // (mesh.data * mesh.fsdp),
+                -(-stage.seq_len // mesh.context_shards),
+                model.head_dim,
+                model.dtype,
+                len(parts) > 1,
+            )
             total += len(range(i, model.layers, len(kinds))) * groups * cost(call)
     forward = merged(total.exchange + total.forward)
     again = {"nothing": (), "exchange": total.exchange, "all": forward}[_again(model.remat)]
@@ -56,8 +64,11 @@ def weights(config: Config, params: dict, platform: str) -> dict[tuple[str, str]
         part, shares = "layers" if BLOCKS in path else "rest", _parts(leaf, mesh, meshes.SHARES)
         size, others = leaf.size / _parts(leaf, mesh, ("tensor",)), everyone / shares
         gathered = GATHER, (shares - 1) / shares * size
-        summed = [(REDUCE, 2 * (everyone - 1) / everyone * size)] if platform == "cpu" else [
-            (SCATTER, gathered[1]), (REDUCE, 2 * (others - 1) / others * size / shares)]
+        summed = (
+            [(REDUCE, 2 * (everyone - 1) / everyone * size)]
+            if platform == "cpu"
+            else [(SCATTER, gathered[1]), (REDUCE, 2 * (others - 1) / others * size / shares)]
+        )
         found[part, "forward"] += [gathered]
         found[part, "recomputed"] += [gathered] if again and part == "layers" else []
         found[part, "backward"] += summed

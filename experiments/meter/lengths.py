@@ -1,4 +1,5 @@
 """Rows of documents whose lengths are drawn as those of web pages, of code, and of mixtures for long contexts."""
+
 import time
 
 import numpy as np
@@ -36,7 +37,7 @@ def documents(kind: str, tokens: int, seed: int) -> list[int]:
 def laid_out(one: dict, layout: str, shards: int, reaches=layouts.CAUSAL) -> tuple[dict, float]:
     """(the row in the order of a layout, milliseconds of one core to find it out)."""
     start = time.process_time()
-    if layout == HEAP:                  # as MagiAttention (arXiv 2505.13211) deals chunks
+    if layout == HEAP:  # as MagiAttention (arXiv 2505.13211) deals chunks
         owner = np.repeat(deal((one["positions"] + 1.0).reshape(-1, 512).sum(axis=1), shards), 512)[None]
     else:
         owner = layouts.parse(layout).owner(one["segments"], shards, reaches)

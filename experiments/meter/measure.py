@@ -1,4 +1,5 @@
 """One config's step compiled for one target, and the bytes that leave each device in it, beside their closed form."""
+
 import collections
 import dataclasses
 import re
@@ -19,7 +20,7 @@ from longctx.context_parallel.cost import Load, Sent
 from longctx.data.curriculum import Stage
 from longctx.model import transformer
 
-PARTS = ("attention", "layers", "rest")         # "layers": what is not attention in them
+PARTS = ("attention", "layers", "rest")  # "layers": what is not attention in them
 PHASES = ("forward", "recomputed", "backward", "step")
 _SCOPES = {"attention": context_parallel.SCOPE, "layers": transformer.SCOPE}
 
@@ -36,6 +37,7 @@ class Row:
       overlap: of the bytes, the share that the schedule brackets around compute; None on simulated devices, whose
         collectives wait.
     """
+
     part: str
     phase: str
     kind: str
@@ -57,6 +59,7 @@ class Row:
 @dataclasses.dataclass(frozen=True)
 class Meter:
     """What a step moves. stage: of the curriculum, its longest. balance: of its rows; None where none was asked for."""
+
     config: Config
     target: Target
     stage: Stage
@@ -91,8 +94,10 @@ def measure(config: Config, target: Target, lengths: str | None = None) -> Meter
         if one.elements:
             found[key(one)].append(one)
     chains = program.chains(text, mesh, key)
-    rows = [_row(name, found.get(name, []), chains.get(name), expected.get(name), target)
-            for name in found.keys() | expected.keys()]
+    rows = [
+        _row(name, found.get(name, []), chains.get(name), expected.get(name), target)
+        for name in found.keys() | expected.keys()
+    ]
     place = lambda row: (PARTS.index(row.part), PHASES.index(row.phase), row.kind, row.axes)
     spent, cut = time.monotonic() - start, config.mesh.context_shards > 1
     even = of_rows.measured(config, stage, of_rows.of_lengths(config, stage, lengths)) if lengths and cut else None
@@ -106,7 +111,7 @@ def _key(config, expected, one):
         if "tensor" in one.axes:
             return part, phase, one.kind, ("tensor",)
         if part == "rest" and phase == "forward" and one.kind != "all-gather":
-            phase = "backward"          # gradients, which programs for GPUs do not name, and a few scalars
+            phase = "backward"  # gradients, which programs for GPUs do not name, and a few scalars
         # compilers sum over one axis after another, or over all
         return part, phase, one.kind, closed.share_axes(config)
     # half a ring over two axes is a step along one of them

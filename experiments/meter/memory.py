@@ -1,4 +1,5 @@
 """Where a step's bytes are: what has a closed form, and the rest of what the compiler counts."""
+
 import dataclasses
 import math
 
@@ -12,6 +13,7 @@ from longctx.train_step import on_host
 @dataclasses.dataclass(frozen=True)
 class Memory:
     """Bytes of each device, of one kind; on_host: of its share of the host's memory."""
+
     kind: str
     bytes: float
     on_host: bool = False
@@ -41,7 +43,7 @@ def total(found: list[Memory], on_host: bool) -> float:
 
 
 def _clips_exactly(config):
-    return config.memory.clip == "exact" and config.optim.clip_norm > 0
+    return config.memory.clip_mode == "exact" and config.optim.clip_norm > 0
 
 
 def _state(config, kind: str, name: str, tree):
@@ -59,26 +61,38 @@ def _kept(config, tokens):
     if policy.policy is None:
         return []
     each = jax.numpy.dtype(model.dtype).itemsize * tokens * model.layers
-    found = [Memory("layers' inputs", each * model.embed, "layer_input" in policy.moved)]
+    found = [Memory("layers' inputs", each * model.d_model, "layer_input" in policy.moved)]
     if policy.keeps("attention_out"):
-        found += [Memory("attention's results", each * model.heads / config.mesh.tensor * model.head_size,
-                         "attention_out" in policy.moved)]
+        found += [
+            Memory(
+                "attention's results",
+                each * model.heads / config.mesh.tensor * model.head_dim,
+                "attention_out" in policy.moved,
+            )
+        ]
     return found
 
 
 def _streamed(config, tokens):
     model, memory, shards = config.model, config.memory, config.mesh.context_shards
     width = jax.numpy.dtype(model.dtype).itemsize
-    slots = -(-model.layers // memory.every) + memory.every
+    slots = -(-model.layers // memory.residual_every) + memory.residual_every
     # by Ulysses each device has some heads of all tokens, and at least one
     exchanges = config.attention.strategy in ("ulysses", "usp") and shards > 1
     parts = config.mesh.context if config.attention.strategy == "usp" else shards
-    heads = max(model.key_heads / config.mesh.tensor, parts) if exchanges else model.key_heads / config.mesh.tensor
-    found = [("residual", "layers' inputs", slots * width * model.embed),
-             ("dy", "gradient of the stream", width * model.embed),
-             ("kv", "keys and values", 2 * heads * model.head_size * (width + 4))]     # and their sums, float32
+    heads = max(model.kv_heads / config.mesh.tensor, parts) if exchanges else model.kv_heads / config.mesh.tensor
+    found = [
+        ("residual", "layers' inputs", slots * width * model.d_model),
+        ("dy", "gradient of the stream", width * model.d_model),
+        ("kv", "keys and values", 2 * heads * model.head_dim * (width + 4)),
+    ]  # and their sums, float32
     if memory.keep_attention:
-        results = model.layers if memory.every == 1 else memory.every - 1
-        found += [("attention", "attention's results",
-                   results * model.heads / config.mesh.tensor * (model.head_size * width + 4))]
+        results = model.layers if memory.residual_every == 1 else memory.residual_every - 1
+        found += [
+            (
+                "attention",
+                "attention's results",
+                results * model.heads / config.mesh.tensor * (model.head_dim * width + 4),
+            )
+        ]
     return [Memory(kind, per_token * tokens, name in memory.offload) for name, kind, per_token in found]

@@ -1,4 +1,5 @@
 """How evenly a config's layout spreads attention over context shards: over rows of its data, or of drawn lengths."""
+
 import dataclasses
 import functools
 import itertools
@@ -22,7 +23,7 @@ from longctx.positions import view
 DATA, DOCUMENT = "data", "document"
 LENGTHS = DATA, DOCUMENT, *KINDS
 BATCHES = 2
-_BLOCKS = 4096                          # of a row, at most; otherwise blocks of 256 tokens
+_BLOCKS = 4096  # of a row, at most; otherwise blocks of 256 tokens
 
 
 def check(lengths: str) -> None:
@@ -39,10 +40,12 @@ def measured(config: Config, stage: Stage, batches: Iterable[Batch]) -> Balance 
     seen, found = view.reaches(config.model), []
     block = math.gcd(stage.seq_len // shards, max(256, 2 ** math.ceil(math.log2(stage.seq_len / _BLOCKS))))
     for batch in itertools.islice(batches, BATCHES):
-        laid = layouts.lay_out({name: batch[name] for name in ("positions", "segments")}, config.attention.layout,
-                               shards, seen)
-        for positions, segments in zip(*(np.split(laid[name], ranks) for name in ("positions", "segments")),
-                                       strict=True):
+        laid = layouts.lay_out(
+            {name: batch[name] for name in ("positions", "segments")}, config.attention.layout, shards, seen
+        )
+        for positions, segments in zip(
+            *(np.split(laid[name], ranks) for name in ("positions", "segments")), strict=True
+        ):
             found.append(balance.measure(positions, segments, shards, seen, block))
     mean = lambda name: statistics.fmean(getattr(one, name) for one in found)
     return Balance(**{field.name: mean(field.name) for field in dataclasses.fields(Balance)})
@@ -66,8 +69,9 @@ def of_text(config: Config, stage: Stage, text, corpus, tokenizer) -> Iterator[B
     """The batches that training sees, before they are laid out. text: the table of corpus.train."""
     packed = pipeline.stage_rows(text, corpus.train, tokenizer, stage, config.data, config.seed)
     work, ranks = packed.work(view.reaches(config.model)), config.mesh.data * config.mesh.fsdp
-    return pipeline.BatchStream(packed, stage, config.seed, prefetch=0,
-                                arrange=lambda numbers: packing.finish_together(numbers, work, ranks))
+    return pipeline.BatchStream(
+        packed, stage, config.seed, prefetch=0, arrange=lambda numbers: packing.finish_together(numbers, work, ranks)
+    )
 
 
 def _drawn(config, stage, lengths):

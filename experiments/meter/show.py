@@ -1,4 +1,5 @@
 """A meter as a table, as JSON and as a picture; several of them side by side."""
+
 import dataclasses
 import json
 import pathlib
@@ -16,12 +17,18 @@ _COLORS = {"forward": "C0", "recomputed": "C1", "backward": "C2", "step": "C7"}
 
 def summary(meter: Meter) -> dict:
     """All numbers of a meter. Of each device; of a layer, or in the part "rest" of a step."""
-    return {"target": meter.target.name, "mesh": str(meter.config.mesh), "strategy": meter.config.attention.strategy,
-            "layout": meter.config.attention.layout, "seq_len": meter.stage.seq_len,
-            "batch_size": meter.stage.batch_size, "layers": meter.config.model.layers,
-            "compile_s": round(meter.seconds_to_compile, 1),
-            "balance": meter.balance and dataclasses.asdict(meter.balance),
-            "rows": [_record(meter, row) for row in meter.rows]}
+    return {
+        "target": meter.target.name,
+        "mesh": str(meter.config.mesh),
+        "strategy": meter.config.attention.strategy,
+        "layout": meter.config.attention.layout,
+        "seq_len": meter.stage.seq_len,
+        "batch_size": meter.stage.batch_size,
+        "layers": meter.config.model.layers,
+        "compile_s": round(meter.seconds_to_compile, 1),
+        "balance": meter.balance and dataclasses.asdict(meter.balance),
+        "rows": [_record(meter, row) for row in meter.rows],
+    }
 
 
 def _record(meter, row: Row) -> dict:
@@ -29,18 +36,26 @@ def _record(meter, row: Row) -> dict:
     per = lambda value: None if value is None else value / times
     numbers = lambda load: {"elements": per(load and load.elements), "bytes": per(load and load.bytes)}
     attention = row.closed if row.part == "attention" else None
-    return {"part": row.part, "phase": row.phase, "kind": row.kind, "axes": row.axes,
-            "compiled": numbers(row.load) | {"steps": per(row.steps), "hops": per(row.hops)},
-            "closed": numbers(row.closed and row.closed.load) | {
-                "steps": per(attention and attention.steps), "hops": per(attention and attention.hops)},
-            "loops": row.known.name.lower(), "beside_compute": row.overlap}
+    return {
+        "part": row.part,
+        "phase": row.phase,
+        "kind": row.kind,
+        "axes": row.axes,
+        "compiled": numbers(row.load) | {"steps": per(row.steps), "hops": per(row.hops)},
+        "closed": numbers(row.closed and row.closed.load)
+        | {"steps": per(attention and attention.steps), "hops": per(attention and attention.hops)},
+        "loops": row.known.name.lower(),
+        "beside_compute": row.overlap,
+    }
 
 
 def show(meter: Meter) -> None:
     """Prints what a step moves, and what the columns are."""
     config = meter.config
-    print(f"{meter.stage.batch_size} x {meter.stage.seq_len:,} tokens on {meter.target.name}, {config.mesh}: "
-          f"{config.attention.strategy}, {config.attention.layout}. MiB leaving each device:")
+    print(
+        f"{meter.stage.batch_size} x {meter.stage.seq_len:,} tokens on {meter.target.name}, {config.mesh}: "
+        f"{config.attention.strategy}, {config.attention.layout}. MiB leaving each device:"
+    )
     for part in PARTS:
         rows = [_cells(_record(meter, row), row) for row in meter.rows if row.part == part]
         if rows:
@@ -64,10 +79,13 @@ def save(meters: dict[str, Meter], failed: dict[str, str], folder: pathlib.Path)
 def compared(meters: dict[str, Meter], failed: dict[str, str]) -> None:
     """Prints what attention sends by each way, the least first, and why others cannot be taken."""
     phases = [phase for phase in PHASES if any(row.phase == phase for meter in meters.values() for row in meter.rows)]
-    sent = {name: [load for phase in phases for load in meter.loads("attention", phase)]
-            for name, meter in meters.items()}
-    rows = [(name, *(_mib(load.bytes) for load in sent[name]), *_of_attention(meters[name]))
-            for name in sorted(meters, key=lambda name: sum(load.bytes for load in sent[name]))]
+    sent = {
+        name: [load for phase in phases for load in meter.loads("attention", phase)] for name, meter in meters.items()
+    }
+    rows = [
+        (name, *(_mib(load.bytes) for load in sent[name]), *_of_attention(meters[name]))
+        for name in sorted(meters, key=lambda name: sum(load.bytes for load in sent[name]))
+    ]
     header = "attention, a layer, MiB", *(f"{phase}{of}" for phase in phases for of in ("", ", closed form"))
     print(table((*header, "steps", "hops", "beside compute"), rows))
     for name, reason in failed.items():
@@ -86,32 +104,65 @@ def _of_attention(meter):
 
 def _cells(record, row: Row):
     compiled, closed = record["compiled"], record["closed"]
-    pair = lambda of: _number(compiled[of]) if closed[of] in (compiled[of], None) else \
-        f"{_number(compiled[of])} / {_number(closed[of])}"
-    return (f"{row.phase} {row.kind}", ", ".join(row.axes), _mib(compiled["bytes"]) + _MARKS[row.known],
-            _mib(closed["bytes"]), "-" if row.ratio is None else f"{row.ratio:.{3 if row.ratio < 10 else 0}f}",
-            pair("steps"), pair("hops"), "-" if row.overlap is None else f"{row.overlap:.0%}")
+    pair = lambda of: (
+        _number(compiled[of])
+        if closed[of] in (compiled[of], None)
+        else f"{_number(compiled[of])} / {_number(closed[of])}"
+    )
+    return (
+        f"{row.phase} {row.kind}",
+        ", ".join(row.axes),
+        _mib(compiled["bytes"]) + _MARKS[row.known],
+        _mib(closed["bytes"]),
+        "-" if row.ratio is None else f"{row.ratio:.{3 if row.ratio < 10 else 0}f}",
+        pair("steps"),
+        pair("hops"),
+        "-" if row.overlap is None else f"{row.overlap:.0%}",
+    )
 
 
 def _balance(layout, of):
-    header = ("shards, the busiest / the mean", "I: work", "J: by a lock-step ring", "tokens", "padding",
-              "keys needed / a ring's")
-    return table(header, [(layout, f"{of.work:.3f}", f"{of.lockstep:.3f}", f"{of.tokens:.3f}", f"{of.padding:.2%}",
-                           f"{of.received:.3f}")])
+    header = (
+        "shards, the busiest / the mean",
+        "I: work",
+        "J: by a lock-step ring",
+        "tokens",
+        "padding",
+        "keys needed / a ring's",
+    )
+    return table(
+        header,
+        [
+            (
+                layout,
+                f"{of.work:.3f}",
+                f"{of.lockstep:.3f}",
+                f"{of.tokens:.3f}",
+                f"{of.padding:.2%}",
+                f"{of.received:.3f}",
+            )
+        ],
+    )
 
 
 def _notes(meter):
-    yield ("compiled / it: in elements. steps: collectives that wait for one another, loops as a whole; hops: links of "
-           "a ring that they cross; where they differ, compiled / closed form. beside compute: of the bytes, what the "
-           "schedule brackets around kernels or matmuls.")
+    yield (
+        "compiled / it: in elements. steps: collectives that wait for one another, loops as a whole; hops: links of "
+        "a ring that they cross; where they differ, compiled / closed form. beside compute: of the bytes, what the "
+        "schedule brackets around kernels or matmuls."
+    )
     if meter.target.platform == "cpu":
         yield "Simulated devices send bfloat16 as float32, scatter no gradients, and wait for every collective."
     if meter.config.attention.strategy == "dispatch":
-        yield ("dispatch sends the keys that a batch asks for; the closed form is the most that any can. Simulated "
-               "devices gather all keys and pick, as their runtime has no ragged all-to-all.")
+        yield (
+            "dispatch sends the keys that a batch asks for; the closed form is the most that any can. Simulated "
+            "devices gather all keys and pick, as their runtime has no ragged all-to-all."
+        )
     if any(row.known is Known.UNKNOWN for row in meter.rows):
-        yield ("a turn: of a loop that ends when the documents of a batch do; the closed form is of documents that "
-               "never do.")
+        yield (
+            "a turn: of a loop that ends when the documents of a batch do; the closed form is of documents that "
+            "never do."
+        )
     if meter.config.memory.backward != "autodiff":
         yield f"memory.backward={meter.config.memory.backward!r} has no closed form, and phases are not told apart."
 
@@ -127,11 +178,16 @@ def _number(value: float | None) -> str:
 def _picture(meters, path):
     """Bars of attention's bytes by way and phase, and of all parts of a single way; the closed form as a mark."""
     import matplotlib
+
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    bars = [(name if len(meters) > 1 else _TITLES[part], phase, *meter.loads(part, phase))
-            for name, meter in meters.items() for part in (PARTS if len(meters) == 1 else PARTS[:1])
-            for phase in PHASES]
+
+    bars = [
+        (name if len(meters) > 1 else _TITLES[part], phase, *meter.loads(part, phase))
+        for name, meter in meters.items()
+        for part in (PARTS if len(meters) == 1 else PARTS[:1])
+        for phase in PHASES
+    ]
     bars = [bar for bar in bars if bar[2].bytes or bar[3].bytes]
     figure, axis = plt.subplots(figsize=(9, 1.5 + 0.3 * len(bars)), layout="constrained")
     for place, (_, phase, compiled, closed) in enumerate(bars):
@@ -141,7 +197,9 @@ def _picture(meters, path):
     axis.invert_yaxis()
     axis.set_xlabel("MiB leaving a device: bars as compiled, marks in closed form")
     meter = next(iter(meters.values()))
-    axis.set_title(f"{meter.config.name}: {meter.stage.seq_len:,} tokens on {meter.target.name}, {meter.config.mesh}",
-                   fontsize="medium")
+    axis.set_title(
+        f"{meter.config.name}: {meter.stage.seq_len:,} tokens on {meter.target.name}, {meter.config.mesh}",
+        fontsize="medium",
+    )
     figure.savefig(path, dpi=150)
     plt.close(figure)

@@ -1,4 +1,5 @@
 """The training step compiled for a target, and said on the way: tracing, lowering, compiling, each with its seconds."""
+
 import math
 import re
 
@@ -53,13 +54,16 @@ def _too_large(config, stage, mesh, target, said: str) -> str:
     rows = f"rows of about {tokens:,} tokens (predicted from these numbers)" if tokens else "more devices"
     moved = config.memory.backward != "autodiff" or remat.parse(config.model.remat).moved
     lever = "" if moved else " or model.remat='offload_layer'"
-    return (f"{what}: beside {weights / GIB:.2f} GiB of weights and moments it takes {needed / GIB:.2f} of a device, "
-            f"which has {limit / GIB:.2f}; {rows}{lever} may fit, and {finds}.")
+    return (
+        f"{what}: beside {weights / GIB:.2f} GiB of weights and moments it takes {needed / GIB:.2f} of a device, "
+        f"which has {limit / GIB:.2f}; {rows}{lever} may fit, and {finds}."
+    )
 
 
 def _of_model(config, stage, mesh) -> tuple[float, float]:
     """Bytes of a device that no shorter row spares: of weights and moments, of gradients."""
     from experiments.meter import memory
+
     found = memory.known(config, train_step.abstract_state(config, mesh), stage.seq_len, stage.batch_size)
     of = lambda *kinds: sum(one.bytes for one in found if one.kind in kinds and not one.on_host)
     return of("parameters", "optimiser"), of("gradients")

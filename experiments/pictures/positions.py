@@ -1,4 +1,5 @@
 """Pictures of position methods: what a RoPE scaling does to each frequency, and by which distances a method rotates."""
+
 import numpy as np
 
 from experiments.pictures.run import INK, MUTED, PALETTE, SIZE, count, style
@@ -8,19 +9,20 @@ from longctx.positions import api, methods
 
 def _panels(columns: int, height: float = 1.0):
     from matplotlib.figure import Figure
+
     figure = Figure(figsize=(SIZE[0] * (1 if columns == 1 else 1.7), SIZE[1] * height), layout="constrained")
     return figure, figure.subplots(1, columns, squeeze=False)[0]
 
 
 @style
-def wavelengths(ropes: dict[str, RopeConfig], head_size: int, trained: int, target: int):
+def wavelengths(ropes: dict[str, RopeConfig], head_dim: int, trained: int, target: int):
     """Tokens per turn of every pair of dimensions, by scaling, beside the trained and the target length.
 
     A wavelength above the trained length is one whose later angles no training has seen. Right: each frequency over
     that of the first entry of `ropes`; 1 is untouched, trained / target is interpolated.
     """
     figure, (left, right) = _panels(2)
-    found = {name: api.frequencies(rope, head_size, target)[0] for name, rope in ropes.items()}
+    found = {name: api.frequencies(rope, head_dim, target)[0] for name, rope in ropes.items()}
     first = next(iter(found.values()))
     for (name, turns), colour in zip(found.items(), PALETTE, strict=False):
         left.semilogy(2 * np.pi / turns, color=colour, label=name)
@@ -38,6 +40,7 @@ def wavelengths(ropes: dict[str, RopeConfig], head_size: int, trained: int, targ
 def distances(position: str, length: int) -> np.ndarray:
     """float64 [length, length]: the distance that a method rotates query m and key n by; NaN where m does not see n."""
     from pallas_kernels.masks import Causal, Tokens, visible
+
     at = np.arange(length, dtype=np.int32)
     tokens = Tokens(at, np.ones_like(at))
     result = np.full((length, length), np.nan)
@@ -52,6 +55,7 @@ def distances(position: str, length: int) -> np.ndarray:
 def distance_maps(positions: list[str], length: int, trained: int):
     """A panel for each method: the distance by which every pair is rotated; red where no training has seen it."""
     from matplotlib.colors import ListedColormap
+
     figure, panels = _panels(len(positions), 0.75)
     for axes, position in zip(panels, positions, strict=True):
         apart = distances(position, length)

@@ -3,6 +3,7 @@
 Colours that carry no data are the keys of THEME: as PNG they suit paper, and `svg` swaps them for CSS variables, so
 that a page can show the same picture on a dark background. Data colours read on both.
 """
+
 import functools
 import io
 import itertools
@@ -10,33 +11,55 @@ import re
 
 import numpy as np
 
-SIZE = (5.4, 3.5)                                                       # inches; half a page wide, legible on a phone
+SIZE = (5.4, 3.5)  # inches; half a page wide, legible on a phone
 THEME = {"#1b2430": "--ink", "#5d6877": "--muted", "#dde2e9": "--line", "#fefefe": "--card"}
 INK, MUTED, LINE, CARD = THEME
 PALETTE = ("#2f7fd1", "#e07b18", "#1a9a74", "#c04f9e", "#7c6ff0", "#c2463a", "#3aa7b8", "#8f8a1f")
 MARKERS = "osD^vPX*"
 STYLE = {
-    "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 8, "legend.title_fontsize": 8,
-    "xtick.labelsize": 8, "ytick.labelsize": 8,
-    "text.color": INK, "axes.labelcolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED, "axes.edgecolor": LINE,
-    "axes.grid": True, "grid.color": LINE, "grid.linewidth": 0.7, "axes.axisbelow": True, "axes.facecolor": "none",
-    "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "figure.facecolor": CARD,
-    "lines.linewidth": 1.8, "lines.markersize": 4.5, "svg.fonttype": "none",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "legend.fontsize": 8,
+    "legend.title_fontsize": 8,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "axes.edgecolor": LINE,
+    "axes.grid": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "figure.facecolor": CARD,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.5,
+    "svg.fonttype": "none",
 }
 
 
 def style(draw):
     """Runs a drawing function under STYLE."""
+
     @functools.wraps(draw)
     def styled(*args):
         import matplotlib
+
         with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):
             return draw(*args)
+
     return styled
 
 
 def _figure(columns: int = 1):
     from matplotlib.figure import Figure
+
     figure = Figure(figsize=SIZE, layout="constrained")
     return figure, figure.subplots(1, columns)
 
@@ -45,15 +68,16 @@ def _figure(columns: int = 1):
 def svg(figure, name: str) -> str:
     """The figure as an <svg> element to put inside a page, its neutral colours as CSS variables."""
     import matplotlib
+
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": name}):                 # ids that no other picture of the page has
+    with matplotlib.rc_context({"svg.hashsalt": name}):  # ids that no other picture of the page has
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
-    text = text[text.index("<svg"):]
+    text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'<g id="[^"]*">', "<g>", text)                       # every picture calls them axes_1, line2d_1, ...
+    text = re.sub(r'<g id="[^"]*">', "<g>", text)  # every picture calls them axes_1, line2d_1, ...
     opening, rest = text.split(">", 1)
-    text = re.sub(r' (width|height)="[^"]*"', "", opening) + ">" + rest     # the page decides; viewBox keeps the shape
+    text = re.sub(r' (width|height)="[^"]*"', "", opening) + ">" + rest  # the page decides; viewBox keeps the shape
     for colour, variable in THEME.items():
         text = text.replace(colour, f"var({variable})")
     return text
@@ -83,7 +107,8 @@ def middle(values: np.ndarray) -> float:
 
 def smoothed(values: np.ndarray, span: int) -> np.ndarray:
     """Average under a two-sided exponential kernel of about `span` values; those that are not finite have no weight."""
-    def past(values):                                                   # sum over j <= i of decay^(i-j) values[j]
+
+    def past(values):  # sum over j <= i of decay^(i-j) values[j]
         return np.array(list(itertools.accumulate(values, lambda total, value: decay * total + value)))
 
     def both_sides(values):
@@ -127,8 +152,12 @@ def loss(steps: list[dict], lengths: list[int]):
         x, y = column(records, "step"), column(records, "loss")
         colour = colour_of(length, lengths)
         axes.plot(x[::every], y[::every], color=colour, alpha=0.28, linewidth=0.9)
-        axes.plot(x[::every], smoothed(y, max(3, len(steps) // 50))[::every], color=colour,
-                  label=None if length in seen else f"{length:,} tokens")
+        axes.plot(
+            x[::every],
+            smoothed(y, max(3, len(steps) // 50))[::every],
+            color=colour,
+            label=None if length in seen else f"{length:,} tokens",
+        )
         seen.add(length)
     axes.set(xlabel="step", ylabel="training loss (nats per token)")
     axes.margins(x=0.01)
@@ -140,7 +169,8 @@ def loss(steps: list[dict], lengths: list[int]):
 def _token_axis(axes, steps: np.ndarray, tokens: np.ndarray) -> None:
     """An upper axis of tokens over one of steps; none where the records do not tell."""
     from matplotlib.ticker import MaxNLocator
-    if len(steps) < 2 or not ((np.diff(steps) > 0).all() and (np.diff(tokens) > 0).all()):      # NaN compares false
+
+    if len(steps) < 2 or not ((np.diff(steps) > 0).all() and (np.diff(tokens) > 0).all()):  # NaN compares false
         return
     x, y = (np.concatenate([2 * v[:1] - v[1:2], v, 2 * v[-1:] - v[-2:-1]]) for v in (steps, tokens))  # one step more
     axes.set_xlim(x[0], x[-1])
@@ -154,9 +184,10 @@ def _token_axis(axes, steps: np.ndarray, tokens: np.ndarray) -> None:
 def _length_axis(axis, values: list[int]) -> None:
     """A log2 axis over token counts, ticked at powers of four or so with plain numbers."""
     from matplotlib.ticker import NullFormatter, NullLocator
+
     axis.axes.set_xscale("log", base=2)
-    powers = [2 ** k for k in range(1, 31) if min(values) <= 2 ** k <= max(values)] or sorted(set(values))
-    powers = powers[::-1][::max(1, -(-len(powers) // 7))][::-1]
+    powers = [2**k for k in range(1, 31) if min(values) <= 2**k <= max(values)] or sorted(set(values))
+    powers = powers[::-1][:: max(1, -(-len(powers) // 7))][::-1]
     axis.set_ticks(powers, [count(value) if value >= 1 << 20 else f"{value:,}" for value in powers])
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
@@ -174,14 +205,21 @@ def by_position(result: dict, lengths: list[int], trained: int):
     ends = []
     for record in (record for record in result["lengths"] if record.get("loss")):
         edges = np.array(record["edges"], np.float64)
-        keep = edges[1:] > 16                                           # the very first tokens would set the scale
+        keep = edges[1:] > 16  # the very first tokens would set the scale
         centre = np.sqrt(np.maximum(edges[:-1], 1) * edges[1:])[keep]
         y, error = numbers(record["loss"])[keep], numbers(record["error"])[keep]
         beyond = record["length"] > trained
         index = lengths.index(record["length"])
-        _band(axes, centre, y, np.nan_to_num(error), color=colour_of(record["length"], lengths),
-              marker=MARKERS[index % len(MARKERS)], linestyle="--" if beyond else "-",
-              label=f"{record['length']:,}" + (" (beyond training)" if beyond else ""))
+        _band(
+            axes,
+            centre,
+            y,
+            np.nan_to_num(error),
+            color=colour_of(record["length"], lengths),
+            marker=MARKERS[index % len(MARKERS)],
+            linestyle="--" if beyond else "-",
+            label=f"{record['length']:,}" + (" (beyond training)" if beyond else ""),
+        )
         ends += [int(edges[1]), record["length"]]
     _length_axis(axes.xaxis, ends)
     axes.set(xlabel="position in the context (tokens)", ylabel="held-out loss (nats per token)")
@@ -198,9 +236,17 @@ def context_gain(result: dict, lengths: list[int], trained: int):
         beyond = record["length"] > trained
         index = lengths.index(record["length"])
         gain, error = numbers(record["gain"]), np.nan_to_num(numbers(record["error"]))
-        axes.errorbar(record["contexts"], gain, error, color=colour_of(record["length"], lengths), capsize=2,
-                      marker=MARKERS[index % len(MARKERS)], linestyle="--" if beyond else "-", elinewidth=1,
-                      label=f"{record['length']:,}" + (" (beyond training)" if beyond else ""))
+        axes.errorbar(
+            record["contexts"],
+            gain,
+            error,
+            color=colour_of(record["length"], lengths),
+            capsize=2,
+            marker=MARKERS[index % len(MARKERS)],
+            linestyle="--" if beyond else "-",
+            elinewidth=1,
+            label=f"{record['length']:,}" + (" (beyond training)" if beyond else ""),
+        )
         contexts += record["contexts"]
     axes.axhline(0, color=MUTED, linewidth=1)
     _length_axis(axes.xaxis, contexts)
@@ -218,13 +264,20 @@ def passkey(result: dict, trained: int):
     mesh = axes.pcolormesh(np.ma.masked_invalid(share), cmap="viridis", vmin=0, vmax=1, edgecolors=CARD, linewidth=1.5)
     for (row, col), value in np.ndenumerate(share):
         if np.isnan(value):
-            axes.text(col + .5, row + .5, "too short", ha="center", va="center", color=MUTED, fontsize=7)
+            axes.text(col + 0.5, row + 0.5, "too short", ha="center", va="center", color=MUTED, fontsize=7)
             continue
         worth = f"{gain[row, col]:+z.2f}" if np.isfinite(gain[row, col]) else "?"
-        axes.text(col + .5, row + .5, f"{value:.0%}\n{worth}", ha="center", va="center", fontsize=8,
-                  color="#fffffe" if value < 0.6 else "#000001")
-    axes.set_xticks(np.arange(len(lengths)) + .5, [f"{length:,}" for length in lengths])
-    axes.set_yticks(np.arange(len(depths)) + .5, [f"{depth:.0%}" for depth in depths])
+        axes.text(
+            col + 0.5,
+            row + 0.5,
+            f"{value:.0%}\n{worth}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="#fffffe" if value < 0.6 else "#000001",
+        )
+    axes.set_xticks(np.arange(len(lengths)) + 0.5, [f"{length:,}" for length in lengths])
+    axes.set_yticks(np.arange(len(depths)) + 0.5, [f"{depth:.0%}" for depth in depths])
     axes.invert_yaxis()
     axes.grid(False)
     axes.tick_params(length=0)
@@ -251,8 +304,10 @@ def speed(steps: list[dict], stages: list[dict], lengths: list[int]):
     names = [f"{index + 1}: {records[0].get('seq_len', 0):,}" for index, records in grouped.items()]
     colours = [colour_of(records[0].get("seq_len", 0), lengths) for records in grouped.values()]
     rates = [middle(column(records, "tokens_per_s")) for records in grouped.values()]
-    shares = [100 * (middle(column(records, "padding")) if waste.get(index) is None else waste[index])
-              for index, records in grouped.items()]
+    shares = [
+        100 * (middle(column(records, "padding")) if waste.get(index) is None else waste[index])
+        for index, records in grouped.items()
+    ]
     panels = ((left, rates, "tokens per second", ",.0f"), (right, shares, "padding (%)", ".2g"))
     for axes, values, title, form in panels:
         bars = axes.bar(names, np.nan_to_num(values), color=colours, width=0.65)
@@ -275,8 +330,14 @@ def where_time_went(steps: list[dict], stages: list[dict], lengths: list[int]):
         compiling, running = compile_s.get(index, 0.0), column(records, "s").sum()
         axes.barh(row, compiling, color=MUTED, height=0.55, label="compiling" if row == 0 else None)
         axes.barh(row, running, left=compiling, color=colour_of(records[0].get("seq_len", 0), lengths), height=0.55)
-        axes.annotate(f"{compiling:.1f} s + {running:,.0f} s", (compiling + running, row), (5, 0),
-                      textcoords="offset points", va="center", fontsize=8)
+        axes.annotate(
+            f"{compiling:.1f} s + {running:,.0f} s",
+            (compiling + running, row),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
     names = [f"{index + 1}: {records[0].get('seq_len', 0):,}" for index, records in grouped.items()]
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
@@ -292,24 +353,37 @@ def where_time_went(steps: list[dict], stages: list[dict], lengths: list[int]):
 def extension(result: dict):
     """Heatmaps of the share of values recalled: method by length, then at each length method by depth of the needle."""
     from matplotlib.figure import Figure
+
     records, lengths = result["records"], result["lengths"]
     figure = Figure(figsize=(4.2 + 1.5 * len(lengths), 1.4 + 0.28 * len(records)), layout="constrained")
     overall, *by_depth = figure.subplots(
-        1, 1 + len(lengths), sharey=True, width_ratios=[0.75 * len(lengths)] + [1] * len(lengths))
+        1, 1 + len(lengths), sharey=True, width_ratios=[0.75 * len(lengths)] + [1] * len(lengths)
+    )
     share = np.array([record["accuracy"] for record in records])
     mesh = _shares(overall, share)
     for (row, col), value in np.ndenumerate(share):
-        overall.text(col + .5, row + .5, f"{100 * value:.0f}", ha="center", va="center", fontsize=8,
-                     color="#fffffe" if value < 0.6 else "#000001")
-    overall.set_xticks(np.arange(len(lengths)) + .5, [f"{length:,}" for length in lengths])
+        overall.text(
+            col + 0.5,
+            row + 0.5,
+            f"{100 * value:.0f}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="#fffffe" if value < 0.6 else "#000001",
+        )
+    overall.set_xticks(np.arange(len(lengths)) + 0.5, [f"{length:,}" for length in lengths])
     names = [record["name"] + ("" if record["how"] == "as trained" else f", {record['how']}") for record in records]
-    overall.set_yticks(np.arange(len(records)) + .5, names)
+    overall.set_yticks(np.arange(len(records)) + 0.5, names)
     overall.set(xlabel="length (tokens)", title="% of the values recalled")
     overall.invert_yaxis()
     for i, (axes, length) in enumerate(zip(by_depth, lengths, strict=True)):
         cells = [record["cells"][i] for record in records]
-        _shares(axes, np.array([[cell["right"] / cell["asked"] if cell["asked"] else np.nan for cell in parts]
-                                for parts in cells]))
+        _shares(
+            axes,
+            np.array(
+                [[cell["right"] / cell["asked"] if cell["asked"] else np.nan for cell in parts] for parts in cells]
+            ),
+        )
         axes.set_xticks([0, len(cells[0])], ["start", "end"])
         axes.set(xlabel="depth", title=f"{length:,}")
     bar = figure.colorbar(mesh, ax=[overall, *by_depth], format=lambda value, _: f"{value:.0%}")
@@ -323,4 +397,4 @@ def _shares(axes, values: np.ndarray):
     """A heatmap of shares, a row per method."""
     axes.grid(False)
     axes.tick_params(length=0)
-    return axes.pcolormesh(np.ma.masked_invalid(values), cmap="viridis", vmin=0, vmax=1, edgecolors=CARD, linewidth=.8)
+    return axes.pcolormesh(np.ma.masked_invalid(values), cmap="viridis", vmin=0, vmax=1, edgecolors=CARD, linewidth=0.8)

@@ -1,4 +1,5 @@
 """How long a layer's attention takes over context shards, by what is known of a chip: nothing is run."""
+
 import dataclasses
 
 import numpy as np
@@ -6,7 +7,7 @@ import numpy as np
 from experiments.hardware.targets import Chip
 from longctx import balance
 
-KERNEL_FORWARD, KERNEL_BACKWARD = 4, 10         # FLOPs of a pair of tokens, by head size
+KERNEL_FORWARD, KERNEL_BACKWARD = 4, 10  # FLOPs of a pair of tokens, by head dim
 ASSUMPTIONS = (
     "attention's forward and backward compute whole pairs of blocks, masked or not, at {forward:.0%} and "
     "{backward:.0%} of {tflops:.0f} TFLOP/s",
@@ -20,19 +21,20 @@ ASSUMPTIONS = (
 @dataclasses.dataclass(frozen=True)
 class Layer:
     """Sizes of a layer's attention, and of the blocks of its kernel."""
+
     heads: int
-    key_heads: int
-    head_size: int
+    kv_heads: int
+    head_dim: int
     block: int
 
     def computing(self, chip: Chip) -> tuple[float, float]:
         """Seconds of one pair of blocks, forward and backward."""
-        work = self.block**2 * self.heads * self.head_size / (chip.tflops * 1e12)
+        work = self.block**2 * self.heads * self.head_dim / (chip.tflops * 1e12)
         return KERNEL_FORWARD * work / chip.forward, KERNEL_BACKWARD * work / chip.backward
 
     def moving(self, chip: Chip, shards: int) -> tuple[float, float]:
         """Seconds of one block of keys and values from another device, forward and, with their gradients, backward."""
-        sent = 2 * self.block * self.key_heads * self.head_size * 2
+        sent = 2 * self.block * self.kv_heads * self.head_dim * 2
         rate = chip.near if shards <= chip.per_host else chip.far
         return sent / rate, 2 * sent / rate
 

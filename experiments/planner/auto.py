@@ -4,6 +4,7 @@ For every strategy whose time the model knows, and every layout: how long the sh
 busiest one on rows of the run's own data, and for links, by the closed forms of longctx/context_parallel/cost.py and
 the rates of hardware.CHIPS. Deterministic: the processes of a run come to the same.
 """
+
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -23,23 +24,32 @@ from longctx.data.pipeline import Batch
 from longctx.errors import UserError
 from longctx.memory import remat
 
-ASSUMED = "h100"                        # stands in where the devices are simulated, or not in hardware.CHIPS
-LATENCY = 1e-5                          # seconds of a collective that the next one waits for
+ASSUMED = "h100"  # stands in where the devices are simulated, or not in hardware.CHIPS
+LATENCY = 1e-5  # seconds of a collective that the next one waits for
 # what of Balance the shards wait for; of a ring of one level of two, as if it were of all. RSA keeps all scores, and
 # LightSeq is as even as a ring under one layout alone
-WAITS = {"ring": "lockstep", "bidirectional_ring": "lockstep", "token_ring": "lockstep", "double_ring": "lockstep",
-         "usp": "lockstep", "ulysses": "", "dispatch": "tiles", "all_gather": "tiles"}
+WAITS = {
+    "ring": "lockstep",
+    "bidirectional_ring": "lockstep",
+    "token_ring": "lockstep",
+    "double_ring": "lockstep",
+    "usp": "lockstep",
+    "ulysses": "",
+    "dispatch": "tiles",
+    "all_gather": "tiles",
+}
 _TWO_LEVELS = "usp", "double_ring"
 LAYOUTS = "zigzag", "striped({})", "per_document({})", "balanced({})"
-_WIDTHS = 256, 64, 16, 4, 1             # the first that divides
-_CLOSE = 1.01                           # of ways that are as good as that the first is taken, the simplest
-_GATHERED = 1 / 8                       # of a chip's memory, that may hold the keys of all shards
+_WIDTHS = 256, 64, 16, 4, 1  # the first that divides
+_CLOSE = 1.01  # of ways that are as good as that the first is taken, the simplest
+_GATHERED = 1 / 8  # of a chip's memory, that may hold the keys of all shards
 _EVEN = Balance(work=1, lockstep=1, tokens=1, padding=0, received=1, received_most=1, tiles=1, waste=1, pairs=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Way:
     """Predicted seconds of attention in one step: computing, waiting for busier shards, and for links."""
+
     strategy: str
     layout: str
     computing: float
@@ -51,8 +61,10 @@ class Way:
         return self.computing + self.waiting + self.links
 
     def __str__(self):
-        return (f"{self.strategy}, {self.layout}: {self.seconds:.3g} s, of which {self.waiting:.2g} for busier shards "
-                f"and {self.links:.2g} for links")
+        return (
+            f"{self.strategy}, {self.layout}: {self.seconds:.3g} s, of which {self.waiting:.2g} for busier shards "
+            f"and {self.links:.2g} for links"
+        )
 
 
 def settle(config: Config, target: Target, batches: Callable[[Stage], Iterator[Batch]]) -> Config:
@@ -67,19 +79,26 @@ def settle(config: Config, target: Target, batches: Callable[[Stage], Iterator[B
     if config.mesh.context_shards == 1:
         return configs.stand_in(config)
     if config.memory.backward != "autodiff":
-        raise UserError(f"attention.{asked[0]}='auto' weighs steps of memory.backward='autodiff', and it is "
-                        f"{config.memory.backward!r}; 'ulysses' with 'striped(memory.chunk / context shards)' works.")
+        raise UserError(
+            f"attention.{asked[0]}='auto' weighs steps of memory.backward='autodiff', and it is "
+            f"{config.memory.backward!r}; 'ulysses' with 'striped(memory.chunk_tokens / context shards)' works."
+        )
     stage, chip = max(stages, key=lambda one: one.seq_len), target.chip or CHIPS[ASSUMED]
     platform = target.platform if target.chip else "cuda"
     ways, refused = _weighed(config, stage, dataclasses.replace(target, chip=chip, platform=platform), batches)
     if not ways:
         raise UserError(next(iter(refused.values())))
     best, why = _taken(ways)
-    print(f"attention in a step of {stage.batch_size} x {stage.seq_len:,} tokens, predicted by the rates of "
-          f"{target.name if target.chip else ASSUMED} (seconds of computing, of waiting for the busiest shard on rows "
-          "of this data, and of links that computing does not hide), the best layout of each strategy:",
-          *_best_of_each(ways), *(f"{name}: {reason}" for name, reason in refused.items()),
-          f"taken: {best.strategy}, {best.layout}, {why}", sep="\n  ", flush=True)
+    print(
+        f"attention in a step of {stage.batch_size} x {stage.seq_len:,} tokens, predicted by the rates of "
+        f"{target.name if target.chip else ASSUMED} (seconds of computing, of waiting for the busiest shard on rows "
+        "of this data, and of links that computing does not hide), the best layout of each strategy:",
+        *_best_of_each(ways),
+        *(f"{name}: {reason}" for name, reason in refused.items()),
+        f"taken: {best.strategy}, {best.layout}, {why}",
+        sep="\n  ",
+        flush=True,
+    )
     return configs.with_attention(config, strategy=best.strategy, layout=best.layout)
 
 
@@ -90,8 +109,10 @@ def _taken(ways: list[Way]) -> tuple[Way, str]:
     if close[0] is fastest:
         return fastest, "the fastest"
     slower = close[0].seconds / fastest.seconds - 1
-    return close[0], (f"{close[0].seconds:.3g} s: slower than {fastest.strategy}, {fastest.layout}, by {slower:.2%}; "
-                      f"within {_CLOSE - 1:.0%} the simplest is taken, first of layout, then of strategy")
+    return close[0], (
+        f"{close[0].seconds:.3g} s: slower than {fastest.strategy}, {fastest.layout}, by {slower:.2%}; "
+        f"within {_CLOSE - 1:.0%} the simplest is taken, first of layout, then of strategy"
+    )
 
 
 def _best_of_each(ways) -> list[Way]:
@@ -135,8 +156,8 @@ def _layouts(config) -> list[str]:
 def _check_memory(config, stage, target) -> None:
     """Raises UserError where all_gather would hold too much: keys and values of all shards, and dK and dV of them."""
     model, how, rows = config.model, config.attention, stage.batch_size // (config.mesh.data * config.mesh.fsdp)
-    heads = model.key_heads // config.mesh.tensor // config.memory.head_groups
-    size = 2 * rows * stage.seq_len * heads * model.head_size * (WIDTHS[model.dtype] + WIDTHS[how.grads_dtype])
+    heads = model.kv_heads // config.mesh.tensor // config.memory.head_groups
+    size = 2 * rows * stage.seq_len * heads * model.head_dim * (WIDTHS[model.dtype] + WIDTHS[how.kv_grads_dtype])
     if how.strategy == "all_gather" and size > _GATHERED * target.chip.memory:
         raise UserError(f"holds {size / GIB:.1f} GiB of keys and their gradients")
 
@@ -151,11 +172,14 @@ def _of_pairs(config, stage) -> Balance:
 
 def _way(config, stage, target, even: Balance) -> Way:
     strategy, model, chip = config.attention.strategy, config.model, target.chip
-    pair = even.pairs * even.waste * model.heads / config.mesh.tensor * model.head_size / (chip.tflops * 1e12)
+    pair = even.pairs * even.waste * model.heads / config.mesh.tensor * model.head_dim / (chip.tflops * 1e12)
     forward = attention_step.KERNEL_FORWARD * pair / chip.forward
     again = 0.0 if remat.parse(model.remat).keeps("attention_out") else forward
-    computing = {"forward": forward, "recomputed": again,
-                 "backward": attention_step.KERNEL_BACKWARD * pair / chip.backward}
+    computing = {
+        "forward": forward,
+        "recomputed": again,
+        "backward": attention_step.KERNEL_BACKWARD * pair / chip.backward,
+    }
     busiest = getattr(even, WAITS[strategy]) if WAITS.get(strategy) else 1.0
     sent, links = closed.attention(config, stage), 0.0
     needed = _needed(config, stage, sent, even) if strategy == "dispatch" else 1.0
@@ -177,6 +201,6 @@ def _needed(config, stage, sent, even) -> float:
 def _seconds(sents: Iterable[Sent], config, target) -> float:
     total = 0.0
     for one in sents:
-        ways = one.ways if target.platform == "tpu" else 1                      # GPUs share their links
+        ways = one.ways if target.platform == "tpu" else 1  # GPUs share their links
         total += one.load.bytes / ways / rate(config, target, one.kind, one.axes) + LATENCY * one.steps
     return total

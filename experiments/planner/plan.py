@@ -1,4 +1,5 @@
 """A plan: one config's step compiled for one target, and what follows from it."""
+
 import dataclasses
 import time
 
@@ -25,6 +26,7 @@ class Plan:
       compiled_matmuls: FLOPs that the program's own matmuls do on all devices, attention's in plain JAX left out.
       kernels: names of the program's custom kernels, and how often each is run.
     """
+
     config: Config
     target: Target
     stage: Stage
@@ -68,7 +70,19 @@ def plan(config: Config, stage: Stage, stages: tuple[Stage, ...], target: Target
     found = memory.with_rest(memory.known(config, state, *how), compiled.memory_analysis())
     read = program.read(compiled.as_text(), mesh)
     exact = [one for one in read.matmuls if not one.runs.known]
-    kernels = {name: sum(one.runs.times for one in read.kernels if one.name == name)
-               for name in sorted({one.name for one in read.kernels})}
-    return Plan(config, target, stage, whole, time.monotonic() - start, tuple(found), "",
-                program.total(exact, "flops") * mesh.size, tuple(kernels.items()), predict(config, target, whole, read))
+    kernels = {
+        name: sum(one.runs.times for one in read.kernels if one.name == name)
+        for name in sorted({one.name for one in read.kernels})
+    }
+    return Plan(
+        config,
+        target,
+        stage,
+        whole,
+        time.monotonic() - start,
+        tuple(found),
+        "",
+        program.total(exact, "flops") * mesh.size,
+        tuple(kernels.items()),
+        predict(config, target, whole, read),
+    )

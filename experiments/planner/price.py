@@ -5,6 +5,7 @@ beside them at the update the gradients (in the narrower of their dtypes), on th
 reading: parameters and the hidden states of one row; each where its sharding and memory.offload put it. Not counted:
 work buffers, logits, what attention keeps, batches that are read ahead, libraries. Swap is no memory.
 """
+
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +17,7 @@ from longctx.data.curriculum import Stage
 from longctx.errors import UserError
 from longctx.memory.sizes import free_memory, readable
 
-TOKEN = 20                              # bytes: its id, target, weight, position and segment
+TOKEN = 20  # bytes: its id, target, weight, position and segment
 # kinds of planner.memory that are there at the same time, and how people call them
 UPDATE = {"parameters": "parameters", "optimiser": "moments", "gradients": "gradients"}
 BACKWARD = {"parameters": "parameters", "optimiser": "moments", "layers' inputs": "the inputs of layers"}
@@ -24,11 +25,12 @@ READING = {"parameters": "parameters", "hidden states": "the hidden states of a 
 GROW_WITH_ROWS = "layers' inputs", "hidden states"
 WIDTHS = {"float32": 4, "bfloat16": 2}
 # of the model, in which bytes are linear, and the axis of the mesh that divides each; None: it is even
-SIZES = {"layers": "", "embed": "fsdp", "mlp": "tensor", "vocab_size": "tensor", "head_size": None}
+SIZES = {"layers": "", "d_model": "fsdp", "mlp_dim": "tensor", "vocab_size": "tensor", "head_dim": None}
 
 
 class Room(NamedTuple):
     """Memory that devices share. holds: of planner.memory.Memory.on_host; devices: of this process, in it."""
+
     name: str
     free: int
     devices: int
@@ -44,8 +46,10 @@ def check_rows(config: Config, stages: Iterable[Stage]) -> None:
             field = f"stages[{stage.index}].batch_tokens" if config.stages[stage.index].batch_tokens else "batch_tokens"
             fits = free * hosts // TOKEN // unit * unit
             works = f"at most {field}={fits} fits" if fits else f"a shorter stages[{stage.index}].seq_len takes less"
-            raise UserError(f"{field}={stage.batch_tokens}: the rows of a step take {readable(size)} of a host's "
-                            f"memory, and {readable(free)} are free; {works}.")
+            raise UserError(
+                f"{field}={stage.batch_tokens}: the rows of a step take {readable(size)} of a host's "
+                f"memory, and {readable(free)} are free; {works}."
+            )
 
 
 def check(config: Config, mesh, stages: tuple[Stage, ...] = (), lengths: tuple[int, ...] = ()) -> None:
@@ -62,8 +66,10 @@ def check(config: Config, mesh, stages: tuple[Stage, ...] = (), lengths: tuple[i
             if (whole := size(config, kinds)) > room.free:
                 fits = _what_fits(config, kinds, tokens, size, room.free)
                 *most, last = kinds.values()
-                raise UserError(f"{', '.join(most)} and {last} take at least {readable(whole)} of {room.name}, and "
-                                f"{readable(room.free)} are free; {fits}.")
+                raise UserError(
+                    f"{', '.join(most)} and {last} take at least {readable(whole)} of {room.name}, and "
+                    f"{readable(room.free)} are free; {fits}."
+                )
 
 
 def _rooms(mesh) -> Iterator[Room]:
@@ -82,14 +88,17 @@ def _size(mesh, stage: Stage | None, longest: int, room: Room, config: Config, k
     """Bytes in a room of these kinds."""
     from experiments.meter import memory
     from longctx import train_step
+
     model, state = config.model, train_step.abstract_state(config, mesh)
     shape = (stage.seq_len, stage.batch_size) if stage else (0, 0)
-    row = longest / config.mesh.context_shards * model.embed * WIDTHS[model.dtype]
+    row = longest / config.mesh.context_shards * model.d_model * WIDTHS[model.dtype]
     found = [*memory.known(config, state, *shape), memory.Memory("hidden states", row)]
     narrow = min(1.0, WIDTHS[model.dtype] / WIDTHS[model.param_dtype])
     share = lambda kind: narrow if kind == "gradients" else 1.0
-    return int(room.devices * sum(one.bytes * share(one.kind) for one in found
-                                  if one.kind in kinds and one.on_host in room.holds))
+    return int(
+        room.devices
+        * sum(one.bytes * share(one.kind) for one in found if one.kind in kinds and one.on_host in room.holds)
+    )
 
 
 def _what_fits(config: Config, kinds, tokens: int, size: Callable, free: int) -> str:
@@ -99,13 +108,14 @@ def _what_fits(config: Config, kinds, tokens: int, size: Callable, free: int) ->
         return f"at most rows of {most:,} tokens in all fit; more devices hold less each"
     usual = ModelConfig()
     for field in sorted(SIZES, key=lambda name: -getattr(config.model, name) / getattr(usual, name)):
-        sized = lambda value, field=field: size(dataclasses.replace(config, model=dataclasses.replace(
-            config.model, **{field: value})), kinds)
+        sized = lambda value, field=field: size(
+            dataclasses.replace(config, model=dataclasses.replace(config.model, **{field: value})), kinds
+        )
         unit = 2 if SIZES[field] is None else getattr(config.mesh, SIZES[field], 1)
         base, step = sized(unit), sized(2 * unit) - sized(unit)
         if base <= free and step > 0:
             fits = 1 + (free - base) // step
-            while sized(fits * unit) > free:                        # but for shares that divide some sizes only
+            while sized(fits * unit) > free:  # but for shares that divide some sizes only
                 fits = fits // 2
             return f"at most model.{field}={fits * unit} fits"
     return "more devices along mesh.fsdp, mesh.context or mesh.tensor store less each"

@@ -1,4 +1,5 @@
 """The longest row that fits, and which of several ways is the best."""
+
 import dataclasses
 import math
 
@@ -9,8 +10,8 @@ from experiments.settings import config as configs
 from longctx.config import Config
 from longctx.errors import UserError, unknown_name
 
-_CLOSE = 1.03                           # how much longer a row that does not fit may be than the one that is found
-_MOST = 6                               # compiles
+_CLOSE = 1.03  # how much longer a row that does not fit may be than the one that is found
+_MOST = 6  # compiles
 
 
 def plan_of(config: Config, target: Target) -> Plan:
@@ -77,7 +78,7 @@ def each(config: Config, what: str, take, report) -> tuple[dict, dict[str, str]]
 
 def _unit(config):
     """What lengths are multiples of: chunks, else 128 tokens for each half of a shard."""
-    return config.memory.chunk or 256 * config.mesh.context_shards
+    return config.memory.chunk_tokens or 256 * config.mesh.context_shards
 
 
 def _where_it_ends(found: dict[int, Plan]) -> int:
@@ -96,6 +97,7 @@ def _where_it_ends(found: dict[int, Plan]) -> int:
 
 def _strategies(config):
     from longctx.context_parallel.api import STRATEGIES
+
     return {f"strategy {name}": configs.with_attention(config, strategy=name) for name in STRATEGIES if name != "local"}
 
 
@@ -103,15 +105,21 @@ def _meshes(config):
     """The devices of context and context_outer, cut in every way between context and tensor."""
     size = config.mesh.context * config.mesh.tensor
     parts = [n for n in range(1, size + 1) if size % n == 0]
-    return {f"context {n} x tensor {size // n}": dataclasses.replace(
-        config, mesh=dataclasses.replace(config.mesh, context=n, tensor=size // n)) for n in parts}
+    return {
+        f"context {n} x tensor {size // n}": dataclasses.replace(
+            config, mesh=dataclasses.replace(config.mesh, context=n, tensor=size // n)
+        )
+        for n in parts
+    }
 
 
 def _levers(config):
     """What a layer keeps, by autodiff."""
     policies = ("layer", "attention", "offload_layer", "offload_attention", "tokens(0, 0.25)")
-    return {f"remat {name}": dataclasses.replace(config, model=dataclasses.replace(config.model, remat=name))
-            for name in policies}
+    return {
+        f"remat {name}": dataclasses.replace(config, model=dataclasses.replace(config.model, remat=name))
+        for name in policies
+    }
 
 
 VARIANTS = {"strategies": _strategies, "meshes": _meshes, "levers": _levers}

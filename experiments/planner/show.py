@@ -1,4 +1,5 @@
 """A plan as tables, as JSON and as a picture."""
+
 import json
 import pathlib
 
@@ -14,8 +15,14 @@ _LEGEND = dict(loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=2, frameon
 
 def summary(plan: Plan) -> dict:
     """All numbers of a plan: bytes of each device, FLOPs of all, seconds."""
-    record = {"target": plan.target.name, "mesh": str(plan.config.mesh), "seq_len": plan.stage.seq_len,
-              "batch_size": plan.stage.batch_size, "fits": plan.fits, "compile_s": round(plan.seconds_to_compile, 1)}
+    record = {
+        "target": plan.target.name,
+        "mesh": str(plan.config.mesh),
+        "seq_len": plan.stage.seq_len,
+        "batch_size": plan.stage.batch_size,
+        "fits": plan.fits,
+        "compile_s": round(plan.seconds_to_compile, 1),
+    }
     if plan.refused:
         return record | {"refused": plan.refused}
     seconds = plan.time
@@ -23,15 +30,36 @@ def summary(plan: Plan) -> dict:
         "memory": [{"kind": one.kind, "on_host": one.on_host, "bytes": one.bytes} for one in plan.memory],
         "device": {"bytes": plan.used(False), "limit": plan.limit(False)},
         "host": {"bytes": plan.used(True), "limit": plan.limit(True)},
-        "flops": {"model": plan.work.model, "weight_matmuls": plan.work.matmuls, "recomputed": plan.work.recomputed,
-                  "compiled_matmuls": plan.compiled_matmuls, "attention_forward": plan.work.forward,
-                  "attention_forwards": plan.work.times, "attention_backward": plan.work.backward},
+        "flops": {
+            "model": plan.work.model,
+            "weight_matmuls": plan.work.matmuls,
+            "recomputed": plan.work.recomputed,
+            "compiled_matmuls": plan.compiled_matmuls,
+            "attention_forward": plan.work.forward,
+            "attention_forwards": plan.work.times,
+            "attention_backward": plan.work.backward,
+        },
         "kernels": dict(plan.kernels),
-        "links": [{"kind": link.kind, "axes": link.axes, "bytes": link.bytes, "overlapped": link.overlapped,
-                   "seconds": link.seconds} for link in seconds.links],
-        "predicted": {"step_s": seconds.step, "matmuls_s": seconds.matmuls, "exposed_s": seconds.exposed,
-                      "attention_forward_s": seconds.attention_forward, "mfu": plan.mfu,
-                      "attention_backward_s": seconds.attention_backward, "assumptions": assumptions(plan.target)}}
+        "links": [
+            {
+                "kind": link.kind,
+                "axes": link.axes,
+                "bytes": link.bytes,
+                "overlapped": link.overlapped,
+                "seconds": link.seconds,
+            }
+            for link in seconds.links
+        ],
+        "predicted": {
+            "step_s": seconds.step,
+            "matmuls_s": seconds.matmuls,
+            "exposed_s": seconds.exposed,
+            "attention_forward_s": seconds.attention_forward,
+            "mfu": plan.mfu,
+            "attention_backward_s": seconds.attention_backward,
+            "assumptions": assumptions(plan.target),
+        },
+    }
 
 
 def verdict(plan: Plan) -> str:
@@ -40,8 +68,10 @@ def verdict(plan: Plan) -> str:
     if plan.refused:
         return f"{what}: does not fit; the compiler says: {plan.refused}"
     of = lambda on_host: f"{plan.used(on_host) / GIB:.1f} of {plan.limit(on_host) / GIB:.1f} GiB"
-    return (f"{what}: {'fits' if plan.fits else 'does not fit'}; device {of(False)}, host {of(True)} (compiled); "
-            f"a step {plan.time.step:,.3g} s, MFU {plan.mfu:.0%} (predicted)")
+    return (
+        f"{what}: {'fits' if plan.fits else 'does not fit'}; device {of(False)}, host {of(True)} (compiled); "
+        f"a step {plan.time.step:,.3g} s, MFU {plan.mfu:.0%} (predicted)"
+    )
 
 
 def show(plan: Plan, console: Console | None = None) -> None:
@@ -71,8 +101,16 @@ def compared(plans: dict[str, Plan], failed: dict[str, str], console: Console | 
     rows = sorted(plans.items(), key=lambda item: (not item[1].fits, item[1].time.step if item[1].time else 0))
     table = _table("way", "fits", "device GiB", "host GiB", "step s", "MFU", "what binds")
     for name, plan in rows:
-        numbers = ["-"] * 4 if plan.refused else [f"{plan.used(False) / GIB:.1f}", f"{plan.used(True) / GIB:.1f}",
-                                                  f"{plan.time.step:.4g}", f"{plan.mfu:.1%}"]
+        numbers = (
+            ["-"] * 4
+            if plan.refused
+            else [
+                f"{plan.used(False) / GIB:.1f}",
+                f"{plan.used(True) / GIB:.1f}",
+                f"{plan.time.step:.4g}",
+                f"{plan.mfu:.1%}",
+            ]
+        )
         table.add_row(name, "yes" if plan.fits else "no", *numbers, _binds(plan))
     console = console or Console()
     console.print(table)
@@ -90,8 +128,12 @@ def _binds(plan):
 
 
 def _seconds(plan):
-    return {"weight matmuls": plan.time.matmuls, "attention forward": plan.time.attention_forward,
-            "attention backward": plan.time.attention_backward, "waiting for links": plan.time.exposed}
+    return {
+        "weight matmuls": plan.time.matmuls,
+        "attention forward": plan.time.attention_forward,
+        "attention backward": plan.time.attention_backward,
+        "waiting for links": plan.time.exposed,
+    }
 
 
 def _table(*columns):
@@ -115,8 +157,11 @@ def _memory(plan):
 
 def _work(plan):
     table, work = _table("of one step", "PFLOP, all devices", "s, predicted"), plan.work
-    flops = {"weight matmuls": work.matmuls + work.recomputed, "attention forward": work.forward * work.times,
-             "attention backward": work.backward}
+    flops = {
+        "weight matmuls": work.matmuls + work.recomputed,
+        "attention forward": work.forward * work.times,
+        "attention backward": work.backward,
+    }
     for name, seconds in _seconds(plan).items():
         table.add_row(name, f"{flops[name] / 1e15:.4g}" if name in flops else "", f"{seconds:.4g}")
     table.add_row("what the model asks for", f"{work.model / 1e15:.4g}", "")
@@ -135,8 +180,10 @@ def _links(plan):
 def _picture(plan, path):
     """Stacked bars: memory of a device and of its share of the host against what there is; a step's seconds."""
     import matplotlib
+
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+
     figure, axes = plt.subplots(1, 3, figsize=(11, 4.5), layout="constrained")
     kinds = dict.fromkeys(one.kind for one in plan.memory)
     for axis, on_host, title in zip(axes, (False, True), ("device", "share of the host"), strict=False):

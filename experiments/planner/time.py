@@ -1,4 +1,5 @@
 """A step's time as predicted from what its program does, by the rates of hardware.CHIPS. No measurement."""
+
 import dataclasses
 
 from experiments.hardware.targets import Target
@@ -21,16 +22,18 @@ ASSUMPTIONS = (
 @dataclasses.dataclass(frozen=True)
 class Link:
     """Traffic of one device over one kind of link, in one step. kind: of collective, or to or from the host."""
+
     kind: str
     axes: tuple[str, ...]
     bytes: float
-    overlapped: float                   # of the bytes
+    overlapped: float  # of the bytes
     seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Time:
     """Seconds of one step."""
+
     matmuls: float
     attention_forward: float
     attention_backward: float
@@ -57,9 +60,12 @@ def predict(config: Config, target: Target, work: Work, compiled: Program) -> Ti
     chip, devices = target.chip, config.mesh.devices
     peak = chip.tflops * 1e12 * devices
     attention = _imbalance(config) / peak
-    return Time((work.matmuls + work.recomputed) / (peak * chip.matmul),
-                work.forward * work.times * attention / chip.forward, work.backward * attention / chip.backward,
-                tuple(_links(config, target, compiled)))
+    return Time(
+        (work.matmuls + work.recomputed) / (peak * chip.matmul),
+        work.forward * work.times * attention / chip.forward,
+        work.backward * attention / chip.backward,
+        tuple(_links(config, target, compiled)),
+    )
 
 
 def assumptions(target: Target) -> list[str]:
@@ -96,5 +102,5 @@ def rate(config: Config, target: Target, kind: str, axes: tuple[str, ...]) -> fl
         if name == axes[0]:
             break
     if target.platform == "tpu":
-        return target.chip.near * (1 if kind == "collective-permute" else 2)    # rings go round both ways
+        return target.chip.near * (1 if kind == "collective-permute" else 2)  # rings go round both ways
     return target.chip.near if reach <= target.chip.per_host else target.chip.far

@@ -1,4 +1,5 @@
 """FLOPs of a training step in closed form: what the model asks for, and what is computed with what is done twice."""
+
 import collections
 import dataclasses
 
@@ -11,8 +12,8 @@ from longctx.positions import view
 from pallas_kernels import masks
 from pallas_kernels.masks import Tokens
 
-_BLOCKS = 1024                          # of a row, on each side, that a mask's share of all pairs is counted in
-_LAST = ("down", "expert_down")         # nothing in the backward asks for what these give
+_BLOCKS = 1024  # of a row, on each side, that a mask's share of all pairs is counted in
+_LAST = ("down", "expert_down")  # nothing in the backward asks for what these give
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Work:
       forward: of attention once, 4 for each pair and number of a query head.
       times: how often attention's forward is done.
     """
+
     matmuls: float
     recomputed: float
     forward: float
@@ -45,10 +47,10 @@ def work(config: Config, params: dict, length: int, rows: int) -> Work:
     """That of a step of so many rows of so many tokens; params: shapes."""
     model, kinds, tokens = config.model, config.model.kinds, length * rows
     weights = _weights(config, params["blocks"])
-    head = model.embed * model.vocab_size
+    head = model.d_model * model.vocab_size
     pairs = sum(share(kind, length) * len(range(i, model.layers, len(kinds))) for i, kind in enumerate(kinds))
-    forward = 4 * pairs * rows * length**2 * model.heads * model.head_size
-    again = 2 * tokens * (_again(config, weights) + head)       # the loss computes its logits again
+    forward = 4 * pairs * rows * length**2 * model.heads * model.head_dim
+    again = 2 * tokens * (_again(config, weights) + head)  # the loss computes its logits again
     return Work(6 * tokens * (sum(weights.values()) + head), again, forward, _attends(config))
 
 
@@ -78,9 +80,9 @@ def _again(config, weights) -> float:
     """Of the weights' forward matmuls, what the backward does again, in weights."""
     memory, whole = config.memory, sum(weights.values())
     needed = whole - sum(weights[name] for name in _LAST)
-    if memory.backward == "streamed":       # keys once to be attended to, and for their norm once more
+    if memory.backward == "streamed":  # keys once to be attended to, and for their norm once more
         again = weights["wk"] if config.model.qk_norm != "none" else 0
-        return needed + again + (memory.every - 1) / memory.every * whole
+        return needed + again + (memory.residual_every - 1) / memory.residual_every * whole
     if config.model.remat in ("none", "matmuls"):
         return 0.0
     policy = remat.parse(config.model.remat)
@@ -92,6 +94,6 @@ def _attends(config) -> float:
     memory = config.memory
     if memory.backward != "streamed":
         return 1.0 if remat.parse(config.model.remat).keeps("attention_out") else 2.0
-    if memory.every == 1:
+    if memory.residual_every == 1:
         return 1.0 if memory.keep_attention else 2.0
-    return 2.0 if memory.keep_attention else 3.0 - 1 / memory.every
+    return 2.0 if memory.keep_attention else 3.0 - 1 / memory.residual_every

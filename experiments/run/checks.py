@@ -2,6 +2,7 @@
 
 First what the settings say (settings.checks), then the data, then the workdir.
 """
+
 import dataclasses
 import pathlib
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from longctx.positions import extension
 
 class Checked(NamedTuple):
     """What a check loaded, so that nobody has to read it twice."""
+
     corpus: sources.Corpus
     tokenizer: tokenizers.Tokenizer
     stages: tuple[curriculum.Stage, ...]
@@ -41,9 +43,11 @@ def check(config: Config, workdir=None) -> Checked:
         corpus, tokenizer = _load_data(config, stages, workdir)
     except sources.NoSplit as error:
         if workdir is not None and _check_workdir(config, pathlib.Path(workdir)):
-            raise UserError(f"data.path={config.data.path!r}: not the text that the run in --workdir={str(workdir)!r} "
-                            f"was trained on, which could be split ({str(error).rstrip('.')}); bring the old files "
-                            "back, or start in a new --workdir.") from error
+            raise UserError(
+                f"data.path={config.data.path!r}: not the text that the run in --workdir={str(workdir)!r} "
+                f"was trained on, which could be split ({str(error).rstrip('.')}); bring the old files "
+                "back, or start in a new --workdir."
+            ) from error
         raise
     if workdir is not None:
         _check_workdir(config, pathlib.Path(workdir))
@@ -57,11 +61,15 @@ def check_extend(config: Config) -> tuple[curriculum.Stage, ...]:
     for i, stage in enumerate(stages):
         recall.check(task, stage.seq_len, f"stages[{i}].seq_len")
     if config.model.vocab_size < recall.vocab_size(task):
-        raise UserError(f"model.vocab_size={config.model.vocab_size} must be at least {recall.vocab_size(task)}, the "
-                        "sum of recall.keys, values and fillers.")
+        raise UserError(
+            f"model.vocab_size={config.model.vocab_size} must be at least {recall.vocab_size(task)}, the "
+            "sum of recall.keys, values and fillers."
+        )
     if (extend.tune_length or trained) < trained:
-        raise UserError(f"extend.tune_length={extend.tune_length} is below the trained length; stages[-1].seq_len="
-                        f"{trained} or more works.")
+        raise UserError(
+            f"extend.tune_length={extend.tune_length} is below the trained length; stages[-1].seq_len="
+            f"{trained} or more works."
+        )
     _check_extend(config, trained)
     return stages
 
@@ -70,8 +78,10 @@ def _check_extend(config: Config, trained: int) -> None:
     extend = config.extend
     unread.check_extend(config)
     if min(extend.lengths, default=trained) < trained:
-        raise UserError(f"extend.lengths={extend.lengths}: {min(extend.lengths)} is below the trained length; "
-                        f"{trained} or more works.")
+        raise UserError(
+            f"extend.lengths={extend.lengths}: {min(extend.lengths)} is below the trained length; "
+            f"{trained} or more works."
+        )
     for field, known in (("methods", extension.METHODS), ("tunings", extension.TUNINGS)):
         for i, name in enumerate(getattr(extend, field)):
             if name not in known:
@@ -85,8 +95,10 @@ def check_extend_checkpoint(config: Config) -> tuple[int, tokenizers.Tokenizer]:
     tokenizer = tokenizers.of(config.data)
     tokenizers.check_vocabulary(tokenizer, config.model.vocab_size)
     if config.extend.tunings:
-        raise UserError(f"extend.tunings={config.extend.tunings} are for the recall task; experiments.train continues "
-                        "training from init_from.")
+        raise UserError(
+            f"extend.tunings={config.extend.tunings} are for the recall task; experiments.train continues "
+            "training from init_from."
+        )
     _check_extend(config, trained)
     return trained, tokenizer
 
@@ -109,7 +121,7 @@ def _check_workdir(config: Config, workdir: pathlib.Path) -> bool:
         metrics.check_start(workdir, config.checkpoint.start_over)
         return False
     try:
-        before = configs.from_config_dict(stored)               # fields that are newer than it have their defaults
+        before = configs.from_config_dict(stored)  # fields that are newer than it have their defaults
         identity.check_same_run(dataclasses.asdict(before), dataclasses.asdict(config))
     except UserError as error:
         raise UserError(f"--workdir={str(workdir)!r}: {error} Or delete it to start again.") from error

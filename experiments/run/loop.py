@@ -1,4 +1,5 @@
 """The inner part of training: one stage of the curriculum, step by step, with logging, saving and the guard."""
+
 import dataclasses
 import time
 from typing import Any
@@ -11,20 +12,21 @@ from longctx.config import Config
 from longctx.data.curriculum import Stage
 from longctx.errors import UserError
 
-MOST_IN_FLIGHT = 16             # steps dispatched ahead of the device, each with its batch
+MOST_IN_FLIGHT = 16  # steps dispatched ahead of the device, each with its batch
 
 
 @dataclasses.dataclass
 class Loop:
     """What stays the same over the stages of a run."""
+
     config: Config
     mesh: jax.sharding.Mesh
-    checkpoints: Any                # longctx.checkpoints.checkpointer.Checkpointer
-    metrics: Any                    # experiments.run.metrics.Metrics
-    bar: Any                        # experiments.run.progress
-    stop: Any                       # experiments.run.signals.StopRequest
-    started: float                  # time.monotonic() at the start of the command
-    noted: int = 0                  # how many of checkpoints.notes are printed
+    checkpoints: Any  # longctx.checkpoints.checkpointer.Checkpointer
+    metrics: Any  # experiments.run.metrics.Metrics
+    bar: Any  # experiments.run.progress
+    stop: Any  # experiments.run.signals.StopRequest
+    started: float  # time.monotonic() at the start of the command
+    noted: int = 0  # how many of checkpoints.notes are printed
 
     def run(self, stage: Stage, train_step, stream, state, tokens_before: int):
         """Train from the step that `state` is at to the end of the stage, or to the step at which a stop was asked for.
@@ -36,19 +38,19 @@ class Loop:
         step = int(state["step"])
         self._clock, self._clock_step = time.monotonic(), step
         self._due, self._saved_at = False, time.monotonic()
-        in_flight = []                                            # metrics of steps that nobody has waited for
+        in_flight = []  # metrics of steps that nobody has waited for
         while step < stage.end_step:
             self.stop.first = f"step {step + 1} is finished and saved"
             state, metrics = train_step(state, meshes.put_batch(next(stream), self.mesh))
             step += 1
             in_flight.append(metrics)
-            stopping = self.stop.at(step)                         # looked at once: a stop asked for later waits a step
+            stopping = self.stop.at(step)  # looked at once: a stop asked for later waits a step
             leaving, logs = stopping or step == stage.end_step, self._logs_at(step, stage)
             self._due = self._due or self._saves_at(step, logs)
             if leaving or self._due or logs or len(in_flight) == MOST_IN_FLIGHT:
                 values = self._wait(in_flight, step)
                 in_flight = []
-                if logs:                                          # before the save: no gap in the log after a crash
+                if logs:  # before the save: no gap in the log after a crash
                     self._log(stage, step, values, tokens_before)
             self.checkpoints.poll()
             if leaving or self._due and not values["skipped_in_a_row"]:
@@ -71,7 +73,7 @@ class Loop:
         meta = {"config": dataclasses.asdict(self.config), "stage": stage.index}
         self.checkpoints.save(step, state, stream.get_state(), meta, in_place_of_older=not skipped)
         self._due, self._saved_at = False, time.monotonic()
-        for line in self.checkpoints.notes[self.noted:]:
+        for line in self.checkpoints.notes[self.noted :]:
             self.bar.note(line)
         self.noted = len(self.checkpoints.notes)
 
@@ -83,10 +85,12 @@ class Loop:
         values = jax.device_get(in_flight)
         limit = self.config.optim.max_bad_steps
         if max(metrics["skipped_in_a_row"] for metrics in values) >= limit:
-            raise UserError(f"the loss, its gradient or what the update gives was not finite for optim.max_bad_steps="
-                            f"{limit} steps in a row, up to step {step}; no such number is in the parameters. Lower "
-                            f"optim.learning_rate={self.config.optim.learning_rate} or look at the data; "
-                            "the same command continues from the newest checkpoint.")
+            raise UserError(
+                f"the loss, its gradient or what the update gives was not finite for optim.max_bad_steps="
+                f"{limit} steps in a row, up to step {step}; no such number is in the parameters. Lower "
+                f"optim.learning_rate={self.config.optim.learning_rate} or look at the data; "
+                "the same command continues from the newest checkpoint."
+            )
         return {name: value.item() for name, value in values[-1].items()}
 
     def _log(self, stage: Stage, step: int, values: dict, tokens_before: int) -> None:
@@ -95,8 +99,16 @@ class Loop:
         self._clock, self._clock_step = now, step
         tokens = tokens_before + (step - stage.first_step) * stage.batch_tokens
         names = ("loss", "grad_norm", "learning_rate", "skipped")
-        self.metrics.step({"step": step, "stage": stage.index, "seq_len": stage.seq_len, "tokens": tokens,
-                           **{name: values[name] for name in names}, "tokens_per_s": round(speed, 1),
-                           "padding": round(1.0 - values["weight"] / stage.batch_tokens, 6),
-                           "time_s": round(now - self.started, 2)})
+        self.metrics.step(
+            {
+                "step": step,
+                "stage": stage.index,
+                "seq_len": stage.seq_len,
+                "tokens": tokens,
+                **{name: values[name] for name in names},
+                "tokens_per_s": round(speed, 1),
+                "padding": round(1.0 - values["weight"] / stage.batch_tokens, 6),
+                "time_s": round(now - self.started, 2),
+            }
+        )
         self.bar.update(step, tokens, values["loss"], speed)

@@ -2,6 +2,7 @@
 
 A line with an "event" key marks something that happened (the start of a stage); every other line is a logged step.
 """
+
 import json
 import math
 import os
@@ -49,9 +50,11 @@ def check_start(workdir: str | Path, start_over: bool) -> None:
     if start_over or any(workdir.glob(f"*/{manifest.LOCK}")) or not (workdir / FILE).exists():
         return
     if steps := [record["step"] for record in read(workdir / FILE) if "event" not in record]:
-        raise UserError(f"--workdir={str(workdir)!r} holds {FILE} with step {max(steps)}, but no checkpoint: is the "
-                        f"disk of its checkpoints there? --config.checkpoint.start_over=True starts again from step 0, "
-                        f"and keeps that {FILE} under another name.")
+        raise UserError(
+            f"--workdir={str(workdir)!r} holds {FILE} with step {max(steps)}, but no checkpoint: is the "
+            f"disk of its checkpoints there? --config.checkpoint.start_over=True starts again from step 0, "
+            f"and keeps that {FILE} under another name."
+        )
 
 
 class Metrics:
@@ -66,8 +69,13 @@ class Metrics:
     Raises UserError where the file cannot be begun.
     """
 
-    def __init__(self, workdir: str | Path, resume_step: int | None = None, tensorboard: bool = True,
-                 note: Callable[[str], None] = print):
+    def __init__(
+        self,
+        workdir: str | Path,
+        resume_step: int | None = None,
+        tensorboard: bool = True,
+        note: Callable[[str], None] = print,
+    ):
         self._path, self._note, self._lost = Path(workdir) / FILE, note, 0
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +103,7 @@ class Metrics:
         line, end = (dump(record) + "\n").encode(), os.fstat(self._file.fileno()).st_size
         try:
             while line:
-                line = line[self._file.write(line):]
+                line = line[self._file.write(line) :]
         except OSError as error:
             os.ftruncate(self._file.fileno(), end)
             self._lost += 1
@@ -142,8 +150,13 @@ class Metrics:
 class Unrecorded:
     """In place of Metrics in every process but the first: records nothing."""
 
-    def __init__(self, workdir: str | Path, resume_step: int | None = None, tensorboard: bool = True,
-                 note: Callable[[str], None] = print):
+    def __init__(
+        self,
+        workdir: str | Path,
+        resume_step: int | None = None,
+        tensorboard: bool = True,
+        note: Callable[[str], None] = print,
+    ):
         pass
 
     def step(self, record: dict) -> None:
@@ -165,14 +178,16 @@ class Events:
     (tensorboardX's SummaryWriter writes in a thread: when the disk is full that ends, and the 11th event after it waits
     for ever.)
     """
+
     EVERY_S = 30.0
 
     def __init__(self, folder: Path, resume_step: int | None):
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
+
         folder.mkdir(exist_ok=True)
-        later = None if resume_step is None else resume_step + 1    # TensorBoard hides what was logged from there on
-        unique = f".{os.getpid()}.{later or 0}"     # the name holds the second only: a quick restart would overwrite
+        later = None if resume_step is None else resume_step + 1  # TensorBoard hides what was logged from there on
+        unique = f".{os.getpid()}.{later or 0}"  # the name holds the second only: a quick restart would overwrite
         self._writer = EventsWriter(str(folder / "events"), unique)
         if later is not None:
             restart = SessionLog(status=SessionLog.START)
@@ -183,8 +198,12 @@ class Events:
         """The numbers of a logged step, as train/loss and so on."""
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
-        values = [Summary.Value(tag=f"train/{name}", simple_value=value) for name, value in record.items()
-                  if name != "step" and isinstance(value, int | float)]
+
+        values = [
+            Summary.Value(tag=f"train/{name}", simple_value=value)
+            for name, value in record.items()
+            if name != "step" and isinstance(value, int | float)
+        ]
         self._writer.write_event(Event(wall_time=time.time(), step=record["step"], summary=Summary(value=values)))
         if time.monotonic() - self._flushed > self.EVERY_S:
             self.flush()
@@ -221,9 +240,12 @@ def _parse(line: bytes) -> dict | None:
 def _fits(record: dict) -> bool:
     is_whole = lambda value: type(value) is int and 0 <= value < 2**63
     is_number = lambda value: value is None or isinstance(value, float) or type(value) is int and abs(value) < 2**63
-    return ("step" in record and all(is_whole(record[name]) for name in _WHOLE if name in record)
-            and all(is_number(record[name]) for name in _NUMBERS if name in record)
-            and (record.get("event") != "stage" or record.keys() >= {"stage", "seq_len"}))
+    return (
+        "step" in record
+        and all(is_whole(record[name]) for name in _WHOLE if name in record)
+        and all(is_number(record[name]) for name in _NUMBERS if name in record)
+        and (record.get("event") != "stage" or record.keys() >= {"stage", "seq_len"})
+    )
 
 
 def _moved_away(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 Nothing here imports jax before `start`, and on a single host nothing happens at all.
 """
+
 import os
 import sys
 
@@ -21,6 +22,7 @@ def start(config: MeshConfig):
     import jax
 
     from longctx import meshes
+
     processes = count()
     if processes > 1:
         _join()
@@ -36,9 +38,11 @@ def start(config: MeshConfig):
 def check_same(number: int, message: str) -> None:
     """Raises UserError(message) where a number below 2**32 is not the same in all processes."""
     import jax
+
     if jax.process_count() > 1:
         import numpy as np
         from jax.experimental import multihost_utils
+
         if len(set(multihost_utils.process_allgather(np.uint32(number)).tolist())) > 1:
             raise UserError(message)
 
@@ -58,16 +62,21 @@ def end(code: int) -> None:
 
 def _join() -> None:
     import jax
+
     tasks, nodes = os.environ.get("SLURM_STEP_NUM_TASKS"), os.environ.get("SLURM_STEP_NUM_NODES")
-    one_per_node = tasks is not None and tasks == nodes         # jax would give each task of SLURM one GPU
+    one_per_node = tasks is not None and tasks == nodes  # jax would give each task of SLURM one GPU
     try:
         jax.distributed.initialize(
-            num_processes=number("JAX_NUM_PROCESSES", 1), process_id=number("JAX_PROCESS_ID", 0),
-            local_device_ids=[] if one_per_node else None)
+            num_processes=number("JAX_NUM_PROCESSES", 1),
+            process_id=number("JAX_PROCESS_ID", 0),
+            local_device_ids=[] if one_per_node else None,
+        )
     except ValueError as error:
-        raise UserError(f"there are {count()} processes, but jax cannot tell how they find each other: {error} Give "
-                        "each JAX_COORDINATOR_ADDRESS=HOST:PORT (of process 0), JAX_NUM_PROCESSES and "
-                        "JAX_PROCESS_ID.") from error
+        raise UserError(
+            f"there are {count()} processes, but jax cannot tell how they find each other: {error} Give "
+            "each JAX_COORDINATOR_ADDRESS=HOST:PORT (of process 0), JAX_NUM_PROCESSES and "
+            "JAX_PROCESS_ID."
+        ) from error
 
 
 def _report_and_end(kind, error, traceback) -> None:

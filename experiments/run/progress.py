@@ -10,6 +10,7 @@ The total is in tokens because later stages are slower per step; the time left i
     with phase("compiling"):
         ...
 """
+
 import sys
 import time
 
@@ -87,9 +88,15 @@ class Terminal(Plain):
         super().__init__(total_tokens, stream, every_seconds)
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
-        self._bar = Progress(TextColumn("{task.fields[head]}", markup=False), BarColumn(bar_width=None),
-                             TextColumn("{task.fields[tail]}", markup=False), expand=True,
-                             console=Console(file=stream), refresh_per_second=4)
+
+        self._bar = Progress(
+            TextColumn("{task.fields[head]}", markup=False),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[tail]}", markup=False),
+            expand=True,
+            console=Console(file=stream),
+            refresh_per_second=4,
+        )
         self._task = self._bar.add_task("", total=total_tokens, head="starting", tail="")
         self._bar.start()
 
@@ -105,8 +112,13 @@ class Terminal(Plain):
 
     def _draw(self, fields: list[str]) -> None:
         step, where, *tail = fields
-        self._bar.update(self._task, completed=self.tokens, head=f"{where} · {step}",
-                         tail=" · ".join(filter(None, tail)), refresh=True)
+        self._bar.update(
+            self._task,
+            completed=self.tokens,
+            head=f"{where} · {step}",
+            tail=" · ".join(filter(None, tail)),
+            refresh=True,
+        )
 
 
 class Notebook(Plain):
@@ -115,6 +127,7 @@ class Notebook(Plain):
     def __init__(self, total_tokens: int, stream, every_seconds: float):
         super().__init__(total_tokens, stream, every_seconds)
         from tqdm.auto import tqdm
+
         self._bar = tqdm(total=total_tokens, bar_format="{desc} {bar} {postfix}")
 
     def note(self, line: str) -> None:

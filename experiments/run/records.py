@@ -1,4 +1,5 @@
 """What a run leaves: its records, what it keeps of other folders, the line that introduces it, its parameters."""
+
 import dataclasses
 import importlib.metadata
 import json
@@ -33,13 +34,15 @@ def keep_sources(config: Config, workdir) -> None:
     another. With them, and the weights in its checkpoints, a run is continued and exported when the folders are gone.
     """
     tokenizer = config.data.tokenizer
-    sources = {configs.INIT_FROM: config.init_from,
-               configs.TOKENIZER: "" if tokenizer in ("bytes", config.init_from) else tokenizer}
+    sources = {
+        configs.INIT_FROM: config.init_from,
+        configs.TOKENIZER: "" if tokenizer in ("bytes", config.init_from) else tokenizer,
+    }
     for name, source in sources.items():
         made = workdir / f"{name}.new"
         if source:
             text.copy(source, made, (folder.CONFIG, *text.FILES))
-        shutil.rmtree(workdir / name, ignore_errors=True)       # of an earlier start
+        shutil.rmtree(workdir / name, ignore_errors=True)  # of an earlier start
         if source:
             made.rename(workdir / name)
 
@@ -55,15 +58,20 @@ def load_params(config: Config, workdir, mesh) -> tuple[int, dict]:
     restored = checkpointer.load_latest(directory, abstract)
     rope = lambda meta: config.stages[meta["stage"]].rope
     if rope(restored.meta) != rope(identity.peek(directory)):
-        raise UserError(f"{'; '.join(restored.notes)}, and is of another stage, with another RoPE: move the damaged "
-                        f"folders out of {directory} and try again.")
+        raise UserError(
+            f"{'; '.join(restored.notes)}, and is of another stage, with another RoPE: move the damaged "
+            f"folders out of {directory} and try again."
+        )
     return restored.step, restored.state["params"]
 
 
 def versions(mesh) -> dict:
     """Python, the packages that matter, and the devices, as a flat dict of strings."""
-    return {"devices": devices(mesh), "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in PACKAGES}}
+    return {
+        "devices": devices(mesh),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+    }
 
 
 def devices(mesh) -> str:
@@ -77,6 +85,8 @@ def describe(config: Config, mesh, state, text, corpus) -> str:
     """One line: the run, its model, its devices, its data."""
     count = sum(x.size for x in jax.tree.leaves(state["params"]))
     cut = ", ".join(f"{axis} {mesh.shape[axis]}" for axis in mesh.axis_names if mesh.shape[axis] > 1)
-    return (f"{config.name}: {count / 1e6:.1f}M parameters on {devices(mesh)}{f' ({cut})' if cut else ''}; "
-            f"{len(corpus.train):,} documents with {text.inputs.sum() / 1e6:.1f}M tokens, "
-            f"{len(corpus.held_out):,} held out")
+    return (
+        f"{config.name}: {count / 1e6:.1f}M parameters on {devices(mesh)}{f' ({cut})' if cut else ''}; "
+        f"{len(corpus.train):,} documents with {text.inputs.sum() / 1e6:.1f}M tokens, "
+        f"{len(corpus.held_out):,} held out"
+    )

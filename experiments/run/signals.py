@@ -1,4 +1,5 @@
 """A polite end: SIGTERM (preemption) and Ctrl-C ask the run to save and leave at the next step."""
+
 import contextlib
 import os
 import signal
@@ -70,7 +71,7 @@ class StopRequest:
             self._leave()
         signal.signal(signal.SIGINT, self._before[signal.SIGINT])
         if self._several:
-            os.kill(os.getpid(), signal.SIGTERM)        # Ctrl-C: pass it on to jax
+            os.kill(os.getpid(), signal.SIGTERM)  # Ctrl-C: pass it on to jax
         else:
             self.asked = True
 
@@ -81,7 +82,7 @@ class StopRequest:
     def __exit__(self, *_):
         signal.set_wakeup_fd(self._wakeup_before)
         os.close(self._pipe)
-        self._teller.join()                             # which ends with the pipe
+        self._teller.join()  # which ends with the pipe
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -3,6 +3,7 @@
 The last three may be absent. Anybody may have changed them: each field that the report uses is of its type here, or
 the file is named in an error.
 """
+
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from typing import NamedTuple
 from experiments.run import metrics
 from longctx.errors import UserError
 
-DEPTH = 30                  # of a file that a run writes, far less
+DEPTH = 30  # of a file that a run writes, far less
 
 # Forms: a type, several of them, [form] for a list of those, {name: form} for a dict that has at least these names.
 _NUMBER = (int, float, type(None))
@@ -18,8 +19,13 @@ _GRIDS = ("accuracy", "exact", "gain")
 _FORMS = {
     "by_position": {"lengths": [{"length": int}]},
     "context_gain": {"lengths": [{"length": int}]},
-    "passkey": {"lengths": [int], "depths": [(int, float)], "samples": int, "chance": _NUMBER,
-                "grid": {name: [[_NUMBER]] for name in _GRIDS}},
+    "passkey": {
+        "lengths": [int],
+        "depths": [(int, float)],
+        "samples": int,
+        "chance": _NUMBER,
+        "grid": {name: [[_NUMBER]] for name in _GRIDS},
+    },
 }
 _NOT_MEASURED = {"reason": str}
 _BY_POSITION = {"documents": int, "edges": [int], "loss": [_NUMBER], "error": [_NUMBER]}
@@ -28,6 +34,7 @@ _GAIN = {"documents": int, "contexts": [int], "gain": [_NUMBER], "error": [_NUMB
 
 class Run(NamedTuple):
     """What a workdir holds. left_out: lines of metrics.jsonl that are no records."""
+
     workdir: Path
     steps: list[dict]
     stages: list[dict]
@@ -62,10 +69,19 @@ def load(workdir: str | Path) -> Run:
             raise UserError(f"{workdir / 'config.json'}: {name!r} is no group of fields; remove it or write it again.")
     for name, is_result in RESULTS.items():
         if name in evals and not (_fits(evals[name], _FORMS[name]) and is_result(evals[name])):
-            raise UserError(f"{workdir / 'evals.json'}: {name!r} is not as experiments.evaluate writes it; run that "
-                            "again, or remove the file.")
-    return Run(workdir, [record for record in records if "event" not in record],
-               [record for record in records if record.get("event") == "stage"], evals, config, versions, left_out)
+            raise UserError(
+                f"{workdir / 'evals.json'}: {name!r} is not as experiments.evaluate writes it; run that "
+                "again, or remove the file."
+            )
+    return Run(
+        workdir,
+        [record for record in records if "event" not in record],
+        [record for record in records if record.get("event") == "stage"],
+        evals,
+        config,
+        versions,
+        left_out,
+    )
 
 
 def _json(path: Path) -> dict:
@@ -98,13 +114,21 @@ def _is_shallow(value, levels: int) -> bool:
 
 
 def _is_by_position(result: dict) -> bool:
-    return all(_fits(one, _BY_POSITION) and len(one["edges"]) - 1 == len(one["loss"]) == len(one["error"])
-               if one.get("loss") else _fits(one, _NOT_MEASURED) for one in result["lengths"])
+    return all(
+        _fits(one, _BY_POSITION) and len(one["edges"]) - 1 == len(one["loss"]) == len(one["error"])
+        if one.get("loss")
+        else _fits(one, _NOT_MEASURED)
+        for one in result["lengths"]
+    )
 
 
 def _is_gain(result: dict) -> bool:
-    return all(_fits(one, _GAIN) and len(one["contexts"]) == len(one["gain"]) == len(one["error"])
-               if one.get("gain") else _fits(one, _NOT_MEASURED) for one in result["lengths"])
+    return all(
+        _fits(one, _GAIN) and len(one["contexts"]) == len(one["gain"]) == len(one["error"])
+        if one.get("gain")
+        else _fits(one, _NOT_MEASURED)
+        for one in result["lengths"]
+    )
 
 
 def _is_passkey(result: dict) -> bool:

@@ -3,6 +3,7 @@
 absl and ml_collections parse and convert the values. What they would answer with a traceback or a page of usage is
 looked for first, so that every mistake is one line that names it and what would work.
 """
+
 import difflib
 import re
 import sys
@@ -22,15 +23,16 @@ USAGE = """python -m experiments.COMMAND --config FILE[:arg=value,...] [--config
   --config.init_from=DIR  a folder of Hugging Face to start from; then there may be no config file
   --workdir DIR         where the run keeps everything; default runs/NAME, with the config's name"""
 
-PATHS = "init_from", "data.path", "data.tokenizer"      # settings that name a file or a folder
+PATHS = "init_from", "data.path", "data.tokenizer"  # settings that name a file or a folder
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
 _PATH = re.compile(r"[A-Za-z_]\w*(\[-?\d+\])*(\.[A-Za-z_]\w*(\[-?\d+\])*)*")
 _PART = re.compile(r"\w+|\[-?\d+\]")
 _NUMBER = re.compile(r"-[\d.][\d.eE+-]*")
 
 
-def parse(argv: list[str], fields: ConfigDict,
-          stored: Callable[[str | None], ConfigDict] | None = None) -> tuple[ConfigDict, str | None]:
+def parse(
+    argv: list[str], fields: ConfigDict, stored: Callable[[str | None], ConfigDict] | None = None
+) -> tuple[ConfigDict, str | None]:
     """The settings and the --workdir (None if not given) that a command line asks for.
 
     fields: every field there is, to suggest one for a field that does not exist.
@@ -55,8 +57,10 @@ def parse(argv: list[str], fields: ConfigDict,
         places.check_local(f"--{option}", named[option].value)
     paths = [_override(arg) for arg in rest[1:] if arg.startswith("-") and not _NUMBER.fullmatch(arg)]
     if stored and named.config:
-        raise UserError(f"--config {named.config}: the settings are those of the run in --workdir; "
-                        "--config.field=value changes one.")
+        raise UserError(
+            f"--config {named.config}: the settings are those of the run in --workdir; "
+            "--config.field=value changes one."
+        )
     if stored:
         config = stored(named.workdir)
     elif named.config:
@@ -108,10 +112,12 @@ def _overridden(config: ConfigDict, paths: list[str], argv: list[str]) -> Config
         group = value_at(config, path)
         if isinstance(group, ConfigDict):
             first = next(iter(group))
-            raise UserError(f"{path} is a group of fields; set them one by one, as in --config.{path}.{first}. "
-                            f"Fields of {path}: {', '.join(group)}.")
+            raise UserError(
+                f"{path} is a group of fields; set them one by one, as in --config.{path}.{first}. "
+                f"Fields of {path}: {', '.join(group)}."
+            )
         if path.endswith("]"):
-            whole = path[:path.rindex("[")]
+            whole = path[: path.rindex("[")]
             example = f"--config.{whole}={value_at(config, whole)}"
             raise UserError(f"{path} is an entry of a tuple; set all of it, as in {example}.")
     overrides = flags.FlagValues()

@@ -4,6 +4,7 @@ A config file starts from `defaults()`, sets fields and lists `stage(...)`s. `fr
 --config.field=value of the command line and gives a `longctx.config.Config`; `check` of experiments/run/checks.py then
 finds everything that can be known to be wrong before a device is touched. Nothing here imports jax.
 """
+
 import dataclasses
 import os
 import pathlib
@@ -13,18 +14,18 @@ import typing
 from ml_collections import config_dict
 from ml_collections.config_dict import ConfigDict
 
-from experiments.settings import command_line, files, said
+from experiments.settings import command_line, files, former, said
 from experiments.settings.files import arguments as arguments
 from longctx.checkpoints import identity
 from longctx.config import Config, LayerConfig, RopeConfig, StageConfig
 from longctx.errors import UserError, unknown_name
 
 AUTO = "auto"
-LARGEST = float.fromhex("0x1.fffffep127")       # of float32, in which a run computes with its settings
-_WORKS = {"strategy": "ring", "layout": "contiguous"}                  # for every mesh, mask and length
+LARGEST = float.fromhex("0x1.fffffep127")  # of float32, in which a run computes with its settings
+_WORKS = {"strategy": "ring", "layout": "contiguous"}  # for every mesh, mask and length
 # folders in a workdir
-CHECKPOINTS = "checkpoints"             # meta["config"] is dataclasses.asdict(config), meta["stage"] that of the step
-INIT_FROM, TOKENIZER = "init_from", "tokenizer"     # what a run keeps of these folders: see records.keep_sources
+CHECKPOINTS = "checkpoints"  # meta["config"] is dataclasses.asdict(config), meta["stage"] that of the step
+INIT_FROM, TOKENIZER = "init_from", "tokenizer"  # what a run keeps of these folders: see records.keep_sources
 
 
 def from_command_line(argv: list[str]) -> tuple[Config, pathlib.Path]:
@@ -88,9 +89,9 @@ def defaults() -> ConfigDict:
 
 
 def stage(**fields) -> ConfigDict:
-    """A stage of the curriculum: the fields of StageConfig, e.g. stage(seq_len=2048, steps=50, rope=rope(base=3e4)).
+    """A stage of the curriculum: the fields of StageConfig, e.g. stage(seq_len=2048, steps=50, rope=rope(theta=3e4)).
 
-    A field of its rope that is not given is None and means the model's, so --config.stages[1].rope.base=1e6 changes
+    A field of its rope that is not given is None and means the model's, so --config.stages[1].rope.theta=1e6 changes
     one of them alone.
     """
     return _filled(_stage(StageConfig(), RopeConfig()), "stage", fields)
@@ -123,7 +124,7 @@ def from_config_dict(tree) -> Config:
     Raises:
       UserError: for an unknown field, or a value that is not of its field's type.
     """
-    tree = _plain(tree)
+    tree = former.renamed(_plain(tree))
     config = _dataclass(Config, _with_whole_ropes(tree), "")
     same = lambda one: dataclasses.replace(one, rope=None) if one.rope == config.model.rope else one
     return dataclasses.replace(config, stages=tuple(same(one) for one in config.stages))
@@ -132,13 +133,14 @@ def from_config_dict(tree) -> Config:
 def _ready(tree: ConfigDict) -> Config:
     config = from_config_dict(tree)
     if config.mesh.simulate > 0:
-        os.environ["NPROC"] = "32"      # fewer threads than simulated devices: their collectives hang
+        os.environ["NPROC"] = "32"  # fewer threads than simulated devices: their collectives hang
     return config
 
 
 def _started(tree: ConfigDict, workdir: pathlib.Path) -> dict:
     """The tree with the model, and unless one was said the tokenizer, of the folder init_from; see Config.init_from."""
     from experiments.settings import folder
+
     asked = from_config_dict(tree).model
     source, _ = kept(workdir, tree.init_from, "")
     return folder.started(_plain(tree), asked, said.said(tree), tree.init_from, source)
@@ -209,7 +211,7 @@ def _with_whole_ropes(tree: dict) -> dict:
     """The tree with the model's rope behind the fields that the rope of a stage leaves open."""
     model, stages = tree.get("model", {}), tree.get("stages", ())
     if not isinstance(model, dict) or not isinstance(stages, tuple):
-        return tree                     # of another type: an error that _dataclass finds
+        return tree  # of another type: an error that _dataclass finds
     whole = []
     for one in stages:
         if isinstance(one, dict) and isinstance(one.get("rope"), dict):
@@ -221,8 +223,9 @@ def _with_whole_ropes(tree: dict) -> dict:
 
 def _dataclass(kind: type, tree, path: str):
     if not isinstance(tree, dict):
-        raise UserError(f"{path}={tree!r} must be a group of fields: "
-                        f"{', '.join(field.name for field in dataclasses.fields(kind))}.")
+        raise UserError(
+            f"{path}={tree!r} must be a group of fields: {', '.join(field.name for field in dataclasses.fields(kind))}."
+        )
     hints = typing.get_type_hints(kind)
     values = {}
     for name, value in tree.items():
@@ -244,7 +247,7 @@ def _value(kind, value, field: str):
             raise UserError(f"{field}={value!r} must be a tuple.")
         return tuple(_value(typing.get_args(kind)[0], item, f"{field}[{i}]") for i, item in enumerate(value))
     fits = isinstance(value, int | float if kind is float else kind) and (kind is bool or not isinstance(value, bool))
-    if not fits or (kind is float and not abs(value) <= LARGEST):           # NaN compares false
+    if not fits or (kind is float and not abs(value) <= LARGEST):  # NaN compares false
         wanted = "a finite number, at most 3.4e38" if kind is float else kind.__name__
         raise UserError(f"{field}={value!r} must be {wanted}.")
     return kind(value)

@@ -7,6 +7,7 @@
 
 A mistake is one line, "error: ...", on stderr and exit code 2, as for a longctx.errors.UserError. Free of jax.
 """
+
 import argparse
 import contextlib
 import difflib
@@ -40,15 +41,19 @@ def _module(path: str) -> str:
     """The name of the module in a file, as python -m takes it: experiments.bench.attention."""
     parts = pathlib.Path(path).with_suffix("").parts
     named = [i for i, part in enumerate(parts) if part == "experiments"]
-    return ".".join(parts[named[-1]:] if named else ("experiments", *parts[-1:]))
+    return ".".join(parts[named[-1] :] if named else ("experiments", *parts[-1:]))
 
 
 class Parser(argparse.ArgumentParser):
     """Options by their whole names; what they give as a path is of this machine. description: a docstring."""
 
     def __init__(self, description: str):
-        super().__init__(prog=f"python -m {_module(sys.argv[0])}", description=description,
-                         allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+        super().__init__(
+            prog=f"python -m {_module(sys.argv[0])}",
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
 
     def parse_known_args(self, args=None, namespace=None):
         args = sys.argv[1:] if args is None else args
@@ -87,7 +92,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def names(option: str, text: str, known) -> list[str]:
-    """"v5e,v6e" -> ["v5e", "v6e"], each of them in `known`."""
+    """ "v5e,v6e" -> ["v5e", "v6e"], each of them in `known`."""
     for name in text.split(","):
         if name not in known:
             raise unknown_name(option, name, known)
@@ -99,8 +104,9 @@ def table(header, rows) -> str:
     rows = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     is_number = [all(row[i][:1].isdigit() or row[i] == "-" for row in rows) for i in range(len(header))]
-    line = lambda row: "  ".join(cell.rjust(w) if right else cell.ljust(w)
-                                 for cell, w, right in zip(row, widths, is_number, strict=True)).rstrip()
+    line = lambda row: "  ".join(
+        cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(row, widths, is_number, strict=True)
+    ).rstrip()
     return "\n".join([line(header), line(["-" * w for w in widths]), *map(line, rows)])
 
 
@@ -121,8 +127,14 @@ def phase(what: str, stream=None):
     if stream.isatty():
         from rich.console import Console
         from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-        shown = Progress(SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn(),
-                         console=Console(file=stream), transient=True)
+
+        shown = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            TimeElapsedColumn(),
+            console=Console(file=stream),
+            transient=True,
+        )
         shown.add_task(what, total=None)
     else:
         shown = contextlib.nullcontext()

@@ -1,9 +1,10 @@
 """Numbers of processes and devices that the environment speaks of. Free of jax."""
+
 import os
 
 from longctx.errors import UserError
 
-SIMULATED = 2048                # devices that jax's CPU backend has in one process, at most
+SIMULATED = 2048  # devices that jax's CPU backend has in one process, at most
 
 
 def count() -> int:

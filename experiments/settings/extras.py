@@ -1,10 +1,18 @@
 """Packages that only some commands need, and the extra of setup.py that brings each. Free of jax."""
+
 import importlib.util
 
 from longctx.errors import UserError
 
-EXTRAS = {"libtpu": "aot", "jax_cuda13_plugin": "aot", "ptxas": "aot", "nvdisasm": "aot",
-          "torch": "bench", "transformers": "bench", "tokamax": "bench"}
+EXTRAS = {
+    "libtpu": "aot",
+    "jax_cuda13_plugin": "aot",
+    "ptxas": "aot",
+    "nvdisasm": "aot",
+    "torch": "bench",
+    "transformers": "bench",
+    "tokamax": "bench",
+}
 
 
 def missing(*packages: str) -> str:
@@ -17,8 +25,9 @@ def not_installed(names) -> str:
     if not (names := list(names)):
         return ""
     extras = ",".join(sorted({EXTRAS[name] for name in names if name in EXTRAS}))
-    return (f"{' and '.join(names)} {'are' if len(names) > 1 else 'is'} not installed: pip install -e "
-            + (f"'.[{extras}]'" if extras else "."))
+    return f"{' and '.join(names)} {'are' if len(names) > 1 else 'is'} not installed: pip install -e " + (
+        f"'.[{extras}]'" if extras else "."
+    )
 
 
 def need(what: str, reason: str) -> None:

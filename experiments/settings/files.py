@@ -1,4 +1,5 @@
 """Config files: running one, reading its arguments, and saying which field does not exist."""
+
 import difflib
 import importlib.util
 import inspect
@@ -15,9 +16,21 @@ from ml_collections.config_dict import ConfigDict
 from longctx.errors import UserError, unknown_name
 
 # What a config file may raise. Anything else is not a slip in a settings file, and keeps its traceback.
-FILE_ERRORS = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError,
-               RuntimeError, SyntaxError, TypeError, ValueError, config_dict.MutabilityError,
-               config_dict.RequiredValueError)
+FILE_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    config_dict.MutabilityError,
+    config_dict.RequiredValueError,
+)
 
 
 def load(text: str, fields: ConfigDict) -> ConfigDict:
@@ -43,8 +56,10 @@ def load(text: str, fields: ConfigDict) -> ConfigDict:
     except FILE_ERRORS as error:
         raise _failure(path, error, fields) from error
     if not isinstance(config, ConfigDict):
-        raise UserError(f"--config {name}: get_config() must return experiments.settings.config.defaults() with "
-                        f"changes, not {type(config).__name__}.")
+        raise UserError(
+            f"--config {name}: get_config() must return experiments.settings.config.defaults() with "
+            f"changes, not {type(config).__name__}."
+        )
     return config
 
 
@@ -75,7 +90,7 @@ def unknown_field(fields: ConfigDict, path: str, level: str, known: Collection[s
     everywhere = list(_paths(fields))
     namesakes = [field for field in everywhere if field.split(".")[-1] == path.split(".")[-1]]
     near = difflib.get_close_matches(path, namesakes or everywhere, n=1, cutoff=0.0 if namesakes else 0.6)
-    if not near:            # `path` may be short, as the config file had the group in a variable
+    if not near:  # `path` may be short, as the config file had the group in a variable
         missing = path.removeprefix(level).lstrip(".").split(".")[0]
         near = [f"{level}.{name}".lstrip(".") for name in difflib.get_close_matches(missing, list(known), n=1)]
     hint = f" Did you mean {near[0]}?" if near else ""
@@ -139,9 +154,9 @@ def _failure(path: pathlib.Path, error: BaseException, fields: ConfigDict) -> Us
         reason = (str(error).splitlines() or [""])[0]
         return UserError(f"{where} raised {type(error).__name__}: {reason}")
     source = linecache.getline(frames[-1].filename, line)
-    chains = [match[1].split(".") for match in re.finditer(r"\b\w+\.((?:[\w.]|\[\d+\])+)", source)]   # config.a.b: a.b
+    chains = [match[1].split(".") for match in re.finditer(r"\b\w+\.((?:[\w.]|\[\d+\])+)", source)]  # config.a.b: a.b
     chain = next((chain for chain in chains if name in chain), [name])
-    return UserError(f"{where}: {unknown_field(fields, '.'.join(chain), '.'.join(chain[:chain.index(name)]), holder)}")
+    return UserError(f"{where}: {unknown_field(fields, '.'.join(chain), '.'.join(chain[: chain.index(name)]), holder)}")
 
 
 def _missing(error: BaseException) -> tuple[str | None, ConfigDict | None]:

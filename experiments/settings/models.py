@@ -1,18 +1,18 @@
 """Published models, for configs that train them on one long row at a time."""
 from experiments.settings import config as configs
 
-_LLAMA3_8B = dict(layers=32, embed=4096, mlp=14336, heads=32, key_heads=8, head_size=128, vocab_size=128256)
+_LLAMA3_8B = dict(layers=32, d_model=4096, mlp_dim=14336, heads=32, kv_heads=8, head_dim=128, vocab_size=128256)
 
 MODELS = {
-    "llama3_1b": _LLAMA3_8B | dict(layers=16, embed=2048, mlp=8192, head_size=64, tied_head=True),
+    "llama3_1b": _LLAMA3_8B | dict(layers=16, d_model=2048, mlp_dim=8192, head_dim=64, tied_head=True),
     "llama3_8b": _LLAMA3_8B,
-    "llama3_70b": _LLAMA3_8B | dict(layers=80, embed=8192, mlp=28672, heads=64),
-    "llama_7b": _LLAMA3_8B | dict(mlp=11008, key_heads=32, vocab_size=32000),       # every query head has its own keys
-    "qwen2.5_7b": dict(layers=28, embed=3584, mlp=18944, heads=28, key_heads=4, head_size=128, vocab_size=152064,
+    "llama3_70b": _LLAMA3_8B | dict(layers=80, d_model=8192, mlp_dim=28672, heads=64),
+    "llama_7b": _LLAMA3_8B | dict(mlp_dim=11008, kv_heads=32, vocab_size=32000),  # every query head has its own keys
+    "qwen2.5_7b": dict(layers=28, d_model=3584, mlp_dim=18944, heads=28, kv_heads=4, head_dim=128, vocab_size=152064,
                        qkv_bias=True),
 }
 # what a smoke run changes in any of them, so that two steps on simulated devices take seconds
-SMOKE = dict(layers=2, embed=64, mlp=128, head_size=8, vocab_size=512)
+SMOKE = dict(layers=2, d_model=64, mlp_dim=128, head_dim=8, vocab_size=512)
 
 
 def fill(config, model: str, length: int, smoke: bool, context: int, context_outer: int = 1) -> None:

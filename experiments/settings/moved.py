@@ -1,14 +1,25 @@
 """Modules by the names that they had before they moved into rooms, for commands and config files that people have."""
+
 import importlib.abc
 import importlib.util
 import sys
 
-MOVED = {f"experiments.{old}": f"experiments.{new}" for old, new in {
-    "bench_attention": "bench.attention", "bench_balance": "bench.balance", "bench_kernels": "bench.kernels",
-    "bench_load": "bench.load", "bench_memory": "bench.memory", "bench_train": "bench.train_step",
-    "gpu_check": "bench.gpu_check", "plan_table": "bench.longest", "tune_kernels": "bench.tune_kernels",
-    "config": "settings.config", "shapes": "settings.models",
-}.items()}
+MOVED = {
+    f"experiments.{old}": f"experiments.{new}"
+    for old, new in {
+        "bench_attention": "bench.attention",
+        "bench_balance": "bench.balance",
+        "bench_kernels": "bench.kernels",
+        "bench_load": "bench.load",
+        "bench_memory": "bench.memory",
+        "bench_train": "bench.train_step",
+        "gpu_check": "bench.gpu_check",
+        "plan_table": "bench.longest",
+        "tune_kernels": "bench.tune_kernels",
+        "config": "settings.config",
+        "shapes": "settings.models",
+    }.items()
+}
 
 
 class Moved(importlib.abc.MetaPathFinder):

@@ -1,4 +1,5 @@
 """Files and folders that a command is told of: of this machine, and writable before anything is computed."""
+
 import os
 import pathlib
 import re
@@ -15,8 +16,10 @@ def check_local(field: str, value) -> None:
     pathlib would make it a folder "gs:" of this machine, and lose a slash: call with what was typed.
     """
     if isinstance(value, str) and (scheme := _SCHEME.match(value)):
-        raise UserError(f"{field}={value!r} is an address of {scheme[0]}, and only files and folders of this machine "
-                        "can be read and written; copy it, or mount it and give the folder.")
+        raise UserError(
+            f"{field}={value!r} is an address of {scheme[0]}, and only files and folders of this machine "
+            "can be read and written; copy it, or mount it and give the folder."
+        )
 
 
 def check_folder(option: str, folder) -> None:
@@ -31,8 +34,9 @@ def check_folder(option: str, folder) -> None:
             pathlib.Path(probe, whole.relative_to(there)).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         problem = "is not a folder" if isinstance(error, NotADirectoryError) else "cannot be written to"
-        raise UserError(f"{option}={str(folder)!r} cannot be used: {str(there)!r} {problem} "
-                        f"({error.strerror}).") from error
+        raise UserError(
+            f"{option}={str(folder)!r} cannot be used: {str(there)!r} {problem} ({error.strerror})."
+        ) from error
 
 
 def check_file(option: str, path: str | None) -> None:

@@ -1,5 +1,8 @@
 """Which settings were said: by a config file or on the command line, to whatever value, the default too."""
+
 from ml_collections.config_dict import ConfigDict
+
+from experiments.settings import former
 
 
 class Section(ConfigDict):
@@ -10,8 +13,18 @@ class Section(ConfigDict):
         object.__setattr__(self, "said", set())
         super().__init__(*args, **kwargs)
 
+    def __getitem__(self, key):
+        return super().__getitem__(former.field(key, self._fields))
+
+    def __contains__(self, key):
+        return super().__contains__(former.field(key, self._fields))
+
+    def get_type(self, key):
+        return super().get_type(former.field(key, self._fields))
+
     def __setitem__(self, key, value):
-        super().__setitem__(key, value)
+        key = former.field(key, self._fields)
+        super().__setitem__(key, former.VALUES.get((key, value), value) if isinstance(value, str) else value)
         if self.is_locked:
             self.said.add(key)
 

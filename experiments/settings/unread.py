@@ -2,6 +2,7 @@
 
 A setting counts as said where it is not its default. Free of jax.
 """
+
 from collections.abc import Iterator
 
 from longctx.config import Config, ExtendConfig, ModelConfig, OptimConfig, RopeConfig
@@ -27,22 +28,31 @@ def check_extend(config: Config) -> None:
 def _of_run(config: Config) -> Iterator[tuple]:
     """(field, value, why)"""
     if config.batch_tokens != Config.batch_tokens and all(stage.batch_tokens for stage in config.stages):
-        yield "batch_tokens", config.batch_tokens, (
-            "every stage has its own, such as stages[0].batch_tokens; leave one of the two out")
+        yield (
+            "batch_tokens",
+            config.batch_tokens,
+            ("every stage has its own, such as stages[0].batch_tokens; leave one of the two out"),
+        )
     for i, stage in enumerate(config.stages):
         if stage.augment_length and stage.augment == "none":
             yield f"stages[{i}].augment_length", stage.augment_length, f"stages[{i}].augment is 'none'; 'pose' reads it"
     if config.optim.schedule == "constant" and config.optim.final_fraction != OptimConfig.final_fraction:
-        yield "optim.final_fraction", config.optim.final_fraction, (
-            "optim.schedule is 'constant'; 'cosine', 'linear' and 'wsd' read it")
+        yield (
+            "optim.final_fraction",
+            config.optim.final_fraction,
+            ("optim.schedule is 'constant'; 'cosine', 'linear' and 'wsd' read it"),
+        )
 
 
 def _of_model(config: Config) -> Iterator[tuple]:
     model = config.model
     if all(kind.feed_forward not in MIXTURES for kind in model.kinds):
-        for name in _said(model, ModelConfig(), ("experts", "experts_per_token", "expert_mlp")):
-            yield f"model.{name}", getattr(model, name), (
-                f"model.feed_forward is {model.feed_forward!r}; {' and '.join(map(repr, MIXTURES))} have experts")
+        for name in _said(model, ModelConfig(), ("experts", "experts_per_token", "expert_mlp_dim")):
+            yield (
+                f"model.{name}",
+                getattr(model, name),
+                (f"model.feed_forward is {model.feed_forward!r}; {' and '.join(map(repr, MIXTURES))} have experts"),
+            )
     # a stage takes from the model what it does not say, so what any rope says may be for any of them
     ropes = {"model.rope": model.rope}
     ropes |= {f"stages[{i}].rope": stage.rope for i, stage in enumerate(config.stages) if stage.rope}
@@ -52,9 +62,14 @@ def _of_model(config: Config) -> Iterator[tuple]:
         for name in _said(rope, RopeConfig(), sorted(set().union(*READS.values()))):
             readers = [scaling for scaling, fields in READS.items() if name in fields]
             if not scalings.intersection(readers):
-                yield f"{field}.{name}", getattr(rope, name), (
-                    f"{field}.scaling is {rope.scaling!r}; {', '.join(map(repr, readers))} "
-                    f"{'read' if len(readers) > 1 else 'reads'} it")
+                yield (
+                    f"{field}.{name}",
+                    getattr(rope, name),
+                    (
+                        f"{field}.scaling is {rope.scaling!r}; {', '.join(map(repr, readers))} "
+                        f"{'read' if len(readers) > 1 else 'reads'} it"
+                    ),
+                )
 
 
 def _said(group, default, names) -> list[str]:

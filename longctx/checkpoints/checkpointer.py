@@ -19,6 +19,7 @@ SIGKILL, full disks, damaged files and directories that vanish are tested on a l
 must all see the directory, process 0 alone locks, verifies, seals and deletes, and what is wrong with the directory is
 its error alone. Not tested: power cuts and network file systems.
 """
+
 import fcntl
 import json
 import os
@@ -42,11 +43,12 @@ _DAMAGED = "damaged-"
 # What tensorstore (ValueError), orbax and the file system (OSError) raise. Errors of the computation whose result is
 # being saved are jax.errors.JaxRuntimeError and pass through untouched.
 _STORAGE_ERRORS = (ValueError, OSError)
-_NONE = -1                              # sent between processes in place of a step
+_NONE = -1  # sent between processes in place of a step
 
 
 class Restored(NamedTuple):
     """A checkpoint as it was saved. `notes`: one line for each thing that was wrong on the way to it."""
+
     step: int
     state: Any
     data: Any
@@ -69,9 +71,9 @@ class Checkpointer:
         self.notes: list[str] = []
         self._keep = keep
         self._primary = jax.process_index() == 0
-        self._manager = None                                # orbax's CheckpointManager, made for the first save
-        self._pending: manifest.Manifest | None = None      # the save in flight
-        self._deletes = True                                # and whether it takes the place of older ones
+        self._manager = None  # orbax's CheckpointManager, made for the first save
+        self._pending: manifest.Manifest | None = None  # the save in flight
+        self._deletes = True  # and whether it takes the place of older ones
         self._lock = _take_lock(self.directory) if self._primary else None
         self.notes += [f"step {step}: an unfinished save was removed" for step in self._remove_leftovers()]
 
@@ -105,10 +107,11 @@ class Checkpointer:
             return
         _require_finite(step, state)
         import orbax.checkpoint as ocp
-        data, meta = json.loads(json.dumps([data, meta]))       # a copy: the manifest is written later
+
+        data, meta = json.loads(json.dumps([data, meta]))  # a copy: the manifest is written later
         _require_space(self.directory, step, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
         self._manager = self._manager or self._make_manager()
-        self._manager.reload()                                  # it remembers what is in the directory
+        self._manager.reload()  # it remembers what is in the directory
         self._pending = manifest.Manifest(step, {}, _describe(state), data, meta)
         self._deletes = in_place_of_older
         try:
@@ -128,7 +131,7 @@ class Checkpointer:
         step_dir = self.directory / str(self._pending.step)
         try:
             self._manager.wait_until_finished()
-            manifest.read(step_dir)             # orbax must have run _seal: what counts is what is on the disk
+            manifest.read(step_dir)  # orbax must have run _seal: what counts is what is on the disk
         except manifest.Damaged as problem:
             raise self._failure(OSError(str(problem))) from problem
         except _STORAGE_ERRORS as error:
@@ -136,8 +139,8 @@ class Checkpointer:
         step, self._pending = self._pending.step, None
         if self._primary:
             manifest.sync_directory(self.directory)
-            mine = [found for found in manifest.steps(self.directory) if found <= step]     # a later one is no step yet
-            for old in mine[self._keep:] if self._deletes else ():
+            mine = [found for found in manifest.steps(self.directory) if found <= step]  # a later one is no step yet
+            for old in mine[self._keep :] if self._deletes else ():
                 self._delete(old)
 
     def close(self) -> None:
@@ -161,14 +164,17 @@ class Checkpointer:
         except UserError as problem:
             if error is None:
                 raise
-            error.add_note(str(problem))        # the error in flight is the one to show
+            error.add_note(str(problem))  # the error in flight is the one to show
 
     def _make_manager(self):
         import orbax.checkpoint as ocp
+
         # No max_to_keep: orbax would delete old steps before the new one is known to be sealed.
         options = ocp.CheckpointManagerOptions(
-            create=False, save_root_metadata=False,
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal))
+            create=False,
+            save_root_metadata=False,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+        )
         return ocp.CheckpointManager(self.directory, options=options)
 
     def _seal(self) -> None:
@@ -184,8 +190,10 @@ class Checkpointer:
             return _gone(self.directory, step)
         free = readable(_free(self.directory, step))
         self._remove_leftovers()
-        return UserError(f"The checkpoint of step {step} could not be written to {self.directory}: {_reason(error)} "
-                         f"({free} free there). Earlier ones are intact: make room, or choose another --workdir.")
+        return UserError(
+            f"The checkpoint of step {step} could not be written to {self.directory}: {_reason(error)} "
+            f"({free} free there). Earlier ones are intact: make room, or choose another --workdir."
+        )
 
     def _holds(self, step: int) -> bool:
         """Whether that step is sealed. Makes way for it: what is there without a seal is set aside.
@@ -232,8 +240,10 @@ class Checkpointer:
         try:
             (self.directory / str(step)).rename(aside)
         except OSError as error:
-            raise UserError(f"The checkpoint {self.directory / str(step)} is damaged ({problem}) and cannot be set "
-                            f"aside: {error.strerror}.") from error
+            raise UserError(
+                f"The checkpoint {self.directory / str(step)} is damaged ({problem}) and cannot be set "
+                f"aside: {error.strerror}."
+            ) from error
         self.notes.append(f"step {step} is damaged ({problem}); it is now {aside.name}, and {instead}")
 
 
@@ -266,15 +276,20 @@ def abstract(state):
 def _read_state(directory: pathlib.Path, found: manifest.Manifest, abstract_state, whole: bool):
     """The arrays of a verified step. Checks names, shapes and dtypes itself: orbax would cast without a word."""
     import orbax.checkpoint as ocp
+
     _check_leaves(directory / str(found.step), found.leaves, _describe(abstract_state), whole)
-    args = ocp.args.PyTreeRestore(abstract_state, partial_restore=not whole,
-                                  restore_args=ocp.checkpoint_utils.construct_restore_args(abstract_state))
+    args = ocp.args.PyTreeRestore(
+        abstract_state,
+        partial_restore=not whole,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(abstract_state),
+    )
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         try:
             return reader.restore(directory / str(found.step) / "state", args=args)
         except _STORAGE_ERRORS as error:
-            raise UserError(f"The checkpoint {directory / str(found.step)} is sound and yet cannot be read: "
-                            f"{_reason(error)}.") from error
+            raise UserError(
+                f"The checkpoint {directory / str(found.step)} is sound and yet cannot be read: {_reason(error)}."
+            ) from error
 
 
 def _check_leaves(step_dir: pathlib.Path, stored: dict[str, str], wanted: dict[str, str], whole: bool) -> None:
@@ -283,16 +298,20 @@ def _check_leaves(step_dir: pathlib.Path, stored: dict[str, str], wanted: dict[s
     if differing:
         first = differing[0]
         more = f" ({len(differing) - 1} more leaves differ)" if len(differing) > 1 else ""
-        raise UserError(f"The checkpoint {step_dir} does not fit: {first} is {stored.get(first, 'absent')} in it and "
-                        f"{wanted.get(first, 'absent')} now{more}. Take the model and optim settings it was saved "
-                        "with, or choose another --workdir.")
+        raise UserError(
+            f"The checkpoint {step_dir} does not fit: {first} is {stored.get(first, 'absent')} in it and "
+            f"{wanted.get(first, 'absent')} now{more}. Take the model and optim settings it was saved "
+            "with, or choose another --workdir."
+        )
 
 
 def _describe(state) -> dict[str, str]:
     """Leaf name (dotted) -> dtype[shape]."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): f"{leaf.dtype}{list(leaf.shape)}"
-            for path, leaf in leaves}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in leaves
+    }
 
 
 def _require_finite(step: int, state) -> None:
@@ -301,9 +320,11 @@ def _require_finite(step: int, state) -> None:
     bad = [name for name, good in zip(_describe(state), finite, strict=True) if not good]
     if bad:
         more = f" and {len(bad) - 1} more leaves hold numbers that are" if len(bad) > 1 else " holds a number that is"
-        raise UserError(f"The state of step {step} is not saved: {bad[0]}{more} not finite. Earlier "
-                        "checkpoints are intact: lower optim.learning_rate, or look at the data or the weights that "
-                        "the run started from.")
+        raise UserError(
+            f"The state of step {step} is not saved: {bad[0]}{more} not finite. Earlier "
+            "checkpoints are intact: lower optim.learning_rate, or look at the data or the weights that "
+            "the run started from."
+        )
 
 
 @jax.jit
@@ -314,8 +335,10 @@ def _finite(arrays):
 def _require_space(directory: pathlib.Path, step: int, state_bytes: int) -> None:
     needed, free = state_bytes + state_bytes // 20 + 2**20, _free(directory, step)
     if free < needed:
-        raise UserError(f"The checkpoint of step {step} needs {readable(needed)} in {directory} and {readable(free)} "
-                        "are free: make room, lower checkpoint.keep, or choose another --workdir.")
+        raise UserError(
+            f"The checkpoint of step {step} needs {readable(needed)} in {directory} and {readable(free)} "
+            "are free: make room, lower checkpoint.keep, or choose another --workdir."
+        )
 
 
 def _free(directory: pathlib.Path, step: int) -> int:
@@ -326,16 +349,20 @@ def _free(directory: pathlib.Path, step: int) -> int:
 
 
 def _gone(directory: pathlib.Path, step: int) -> UserError:
-    return UserError(f"The checkpoint of step {step} could not be written: {directory} was removed, or its disk "
-                     "unmounted, while the run was using it. Bring it back, or choose another --workdir.")
+    return UserError(
+        f"The checkpoint of step {step} could not be written: {directory} was removed, or its disk "
+        "unmounted, while the run was using it. Bring it back, or choose another --workdir."
+    )
 
 
 def _no_sound_step(directory: pathlib.Path, damaged: list[tuple[int, str]]) -> UserError:
     found = "; ".join(f"step {step}: {problem}" for step, problem in damaged)
     if not found and not any(directory.glob(f"{_DAMAGED}*")):
         return UserError(f"There is no checkpoint in {directory}.")
-    return UserError(f"No checkpoint in {directory} is sound ({found or f'only {_DAMAGED}* are left'}). Bring one "
-                     "back, or choose another --workdir to start afresh.")
+    return UserError(
+        f"No checkpoint in {directory} is sound ({found or f'only {_DAMAGED}* are left'}). Bring one "
+        "back, or choose another --workdir to start afresh."
+    )
 
 
 def _local_path(directory) -> pathlib.Path:
@@ -359,8 +386,9 @@ def _take_lock(directory: pathlib.Path):
         lock.close()
         if not isinstance(error, BlockingIOError):
             raise UserError(f"The checkpoint directory {directory} cannot be locked: {error.strerror}.") from error
-        raise UserError(f"The checkpoint directory {directory} is in use by process {holder}: stop it, or choose "
-                        "another --workdir.") from None
+        raise UserError(
+            f"The checkpoint directory {directory} is in use by process {holder}: stop it, or choose another --workdir."
+        ) from None
     lock.truncate(0)
     lock.write(f"{os.getpid()} on {socket.gethostname()}")
     lock.flush()
@@ -380,6 +408,7 @@ def from_process_0(number: int) -> int:
     if jax.process_count() == 1:
         return number
     from jax.experimental import multihost_utils
+
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 

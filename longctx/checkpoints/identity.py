@@ -1,4 +1,5 @@
 """Is this the run whose checkpoints are already there? Answered before jax is imported, from the manifests alone."""
+
 import json
 import pathlib
 
@@ -8,8 +9,24 @@ from longctx.errors import UserError
 # Fields that may change between restarts of one run: they touch neither the meaning of the state nor the order of the
 # data. (Another mesh, kernel, strategy, layout or backward changes the last bits of the losses. What data.ignore and
 # data.bad let through is compared by the text's checksum.)
-FREE_FIELDS = frozenset({"name", "mesh", "attention", "memory", "model.remat", "data.prefetch", "data.ignore",
-                         "data.bad", "data.max_bytes", "checkpoint", "log", "eval", "recall", "extend"})
+FREE_FIELDS = frozenset(
+    {
+        "name",
+        "mesh",
+        "attention",
+        "memory",
+        "model.remat",
+        "data.prefetch",
+        "data.ignore",
+        "data.bad",
+        "data.max_bytes",
+        "checkpoint",
+        "log",
+        "eval",
+        "recall",
+        "extend",
+    }
+)
 _SHOWN = 5
 
 
@@ -33,15 +50,22 @@ def check_same_run(stored: dict, new: dict, free: frozenset[str] = FREE_FIELDS) 
     `free` holds dotted fields that may differ; each covers everything below it ("log" covers "log.every_steps").
     """
     before, now = _flatten(_plain(stored)), _flatten(_plain(new))
-    differing = [field for field in sorted(before.keys() | now.keys())
-                 if before.get(field, "absent") != now.get(field, "absent") and not _is_free(field, free)]
+    differing = [
+        field
+        for field in sorted(before.keys() | now.keys())
+        if before.get(field, "absent") != now.get(field, "absent") and not _is_free(field, free)
+    ]
     if not differing:
         return
-    shown = [f"{field}: {before.get(field, 'absent')} (checkpoint) != {now.get(field, 'absent')} (now)"
-             for field in differing[:_SHOWN]]
+    shown = [
+        f"{field}: {before.get(field, 'absent')} (checkpoint) != {now.get(field, 'absent')} (now)"
+        for field in differing[:_SHOWN]
+    ]
     more = f", and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
-    raise UserError(f"The checkpoints are those of another run: {', '.join(shown)}{more}."
-                    " Take these settings back to continue it, or choose another --workdir.")
+    raise UserError(
+        f"The checkpoints are those of another run: {', '.join(shown)}{more}."
+        " Take these settings back to continue it, or choose another --workdir."
+    )
 
 
 def _plain(config: dict):

@@ -7,6 +7,7 @@
 A step counts only with its manifest. The checksums find accidents; they do not stop someone who rewrites both the files
 and the manifest. Nothing here imports jax, so a command can read a run's settings quickly.
 """
+
 import hashlib
 import json
 import os
@@ -17,8 +18,8 @@ from typing import Any, NamedTuple
 from longctx.errors import UserError
 
 NAME = "MANIFEST.json"
-LOCK = "LOCK"                           # beside the steps, from before the first of them is written: see checkpoint.py
-_STEP = re.compile(r"0|[1-9][0-9]{0,17}")       # int() would also take "0974" and the digits of other scripts
+LOCK = "LOCK"  # beside the steps, from before the first of them is written: see checkpoint.py
+_STEP = re.compile(r"0|[1-9][0-9]{0,17}")  # int() would also take "0974" and the digits of other scripts
 
 
 class Damaged(Exception):
@@ -27,6 +28,7 @@ class Damaged(Exception):
 
 class Manifest(NamedTuple):
     """What a step holds. `files` are relative to the step: name -> [bytes, SHA-256]; `leaves`: name -> dtype[shape]."""
+
     step: int
     files: dict[str, tuple[int, str]]
     leaves: dict[str, str]
@@ -60,7 +62,7 @@ def read(step_dir: pathlib.Path) -> Manifest:
         same = isinstance(body, dict) and stored.get("sha256") == _digest(body)
     except FileNotFoundError:
         raise Damaged(f"{NAME} is missing" if os.listdir(step_dir) else "the directory is empty") from None
-    except (ValueError, RecursionError):        # not UTF-8, not JSON, or brackets without end
+    except (ValueError, RecursionError):  # not UTF-8, not JSON, or brackets without end
         raise Damaged(f"{NAME} cannot be read") from None
     if not same:
         raise Damaged(f"{NAME} has changed since it was written")
@@ -74,7 +76,7 @@ def verify(step_dir: pathlib.Path) -> Manifest:
     manifest = read(step_dir)
     if str(manifest.step) != step_dir.name:
         raise Damaged(f"{NAME} is that of step {manifest.step}")
-    for name, (size, _) in manifest.files.items():          # sizes first: cheap, and they find most accidents
+    for name, (size, _) in manifest.files.items():  # sizes first: cheap, and they find most accidents
         path = step_dir / name
         if not path.is_file():
             raise Damaged(f"{name} is missing")
@@ -111,7 +113,7 @@ def newest_sound(directory: pathlib.Path) -> tuple[Manifest | None, list[tuple[i
             damaged.append((step, str(problem)))
         except PermissionError as error:
             raise UserError(f"The checkpoint file {error.filename} may not be read by this user.") from error
-        except OSError as error:                # the disk itself refuses
+        except OSError as error:  # the disk itself refuses
             damaged.append((step, f"{error.filename} cannot be read: {error.strerror}"))
     return None, damaged
 
@@ -128,8 +130,12 @@ def sync_directory(directory: pathlib.Path) -> None:
 def _fits(body: dict) -> bool:
     """Whether a body has the fields of a Manifest, and of those that are read here the types."""
     fields = body.keys() == set(Manifest._fields)
-    return fields and isinstance(body["step"], int) and isinstance(body["files"], dict) and all(
-        isinstance(entry, list) and len(entry) == 2 for entry in body["files"].values())
+    return (
+        fields
+        and isinstance(body["step"], int)
+        and isinstance(body["files"], dict)
+        and all(isinstance(entry, list) and len(entry) == 2 for entry in body["files"].values())
+    )
 
 
 def _digest(body: dict) -> str:

@@ -3,6 +3,7 @@
 To add a strategy: a file with a subclass of strategy.Strategy, and a line in STRATEGIES. Strategies nest: USP is
 Ulysses around a ring, a double ring is a ring of rings. This is the only place that enters jax.shard_map for them.
 """
+
 import dataclasses
 import functools
 
@@ -30,28 +31,48 @@ from pallas_kernels.attention.reference import merge
 from pallas_kernels.attention.spec import AttentionSpec, rows
 
 OUTER, INNER = BOTH = meshes.CONTEXT
-SCOPE = "attend"                # of the names of operations in compiled programs, also of the backward's
+SCOPE = "attend"  # of the names of operations in compiled programs, also of the backward's
 
 STRATEGIES = {
     "local": lambda kernel, plan: kernel,
-    "all_gather": lambda kernel, plan: AllGather(kernel, BOTH, plan.grads_dtype),
-    "ring": lambda kernel, plan: Ring(kernel, BOTH, plan.layout, plan.documents, False, plan.grads_dtype),
-    "bidirectional_ring": lambda kernel, plan: Ring(kernel, BOTH, plan.layout, plan.documents, True, plan.grads_dtype),
-    "double_ring": lambda kernel, plan: Ring(Ring(kernel, INNER, grads_dtype=plan.grads_dtype), OUTER,
-                                             grads_dtype=plan.grads_dtype),
+    "all_gather": lambda kernel, plan: AllGather(kernel, BOTH, plan.kv_grads_dtype),
+    "ring": lambda kernel, plan: Ring(kernel, BOTH, plan.layout, plan.documents, False, plan.kv_grads_dtype),
+    "bidirectional_ring": lambda kernel, plan: Ring(
+        kernel, BOTH, plan.layout, plan.documents, True, plan.kv_grads_dtype
+    ),
+    "double_ring": lambda kernel, plan: Ring(
+        Ring(kernel, INNER, kv_grads_dtype=plan.kv_grads_dtype), OUTER, kv_grads_dtype=plan.kv_grads_dtype
+    ),
     "token_ring": lambda kernel, plan: TokenRing(kernel, BOTH, plan.layout),
-    "ulysses": lambda kernel, plan: Ulysses(kernel, BOTH, plan.key_heads),
-    "usp": lambda kernel, plan: Ulysses(Ring(kernel, OUTER, grads_dtype=plan.grads_dtype), INNER, plan.key_heads),
-    "lightseq": lambda kernel, plan: LightSeq(kernel, BOTH, plan.layout, plan.grads_dtype),
-    "dispatch": lambda kernel, plan: Dispatch(kernel, BOTH, plan.grads_dtype),
+    "ulysses": lambda kernel, plan: Ulysses(kernel, BOTH, plan.kv_heads),
+    "usp": lambda kernel, plan: Ulysses(Ring(kernel, OUTER, kv_grads_dtype=plan.kv_grads_dtype), INNER, plan.kv_heads),
+    "lightseq": lambda kernel, plan: LightSeq(kernel, BOTH, plan.layout, plan.kv_grads_dtype),
+    "dispatch": lambda kernel, plan: Dispatch(kernel, BOTH, plan.kv_grads_dtype),
     "rsa": lambda kernel, plan: RingSelfAttention(BOTH),
 }
 _CAUSAL = masks.Causal()
 
 
-def attend(q, k, v, *, positions=None, segments=None, mask=_CAUSAL, strategy="ring", kernel="auto", layout=None,
-           scale=None, soft_cap=0.0, bias=None, table=None, sinks=None, grads_dtype="float32", head_groups=1,
-           with_lse=False):
+def attend(
+    q,
+    k,
+    v,
+    *,
+    positions=None,
+    segments=None,
+    mask=_CAUSAL,
+    strategy="ring",
+    kernel="auto",
+    layout=None,
+    scale=None,
+    soft_cap=0.0,
+    bias=None,
+    table=None,
+    sinks=None,
+    kv_grads_dtype="float32",
+    head_groups=1,
+    with_lse=False,
+):
     """Attention of a sequence whose T axis is cut over the mesh's context axes (and B, heads over the other axes).
 
     Call it under `jax.set_mesh(meshes.make(...))`, in jit or eagerly, or without a mesh for a single device.
@@ -72,7 +93,7 @@ def attend(q, k, v, *, positions=None, segments=None, mask=_CAUSAL, strategy="ri
       scale, soft_cap: see AttentionSpec.
       bias, table: of pallas_kernels.attention.bias, such as Alibi(), and its numbers [N, D]; differentiable.
       sinks: [N], learned logits of a key without value that every token sees (gpt-oss); differentiable.
-      grads_dtype: in which dK and dV travel between devices.
+      kv_grads_dtype: in which dK and dV travel between devices.
       head_groups: so many groups of a device's key heads, with their query heads, attend one after another.
 
     Returns:
@@ -92,7 +113,7 @@ def attend(q, k, v, *, positions=None, segments=None, mask=_CAUSAL, strategy="ri
     table, sinks = (None if x is None else jnp.asarray(x) for x in (table, sinks))
     specs = arguments.specs(mask, len(queries), N, table, sinks, scale=scale, bias=bias, soft_cap=soft_cap)
     sizes = meshes.sizes()
-    arguments.check_cut(queries[0], v, sizes, head_groups, grads_dtype)
+    arguments.check_cut(queries[0], v, sizes, head_groups, kv_grads_dtype)
     shards = sizes[OUTER], sizes[INNER]
     if positions is None:
         layout = layout or "contiguous"
@@ -100,8 +121,9 @@ def attend(q, k, v, *, positions=None, segments=None, mask=_CAUSAL, strategy="ri
     elif layout not in (None, "contiguous"):
         layouts.check(layout, T, shards[0] * shards[1])
     heads = _of_group((N, v.shape[2]), sizes["tensor"] * head_groups)
-    plan = Plan("local" if shards == (1, 1) else strategy, kernel, shards, *heads, layout, segments is not None,
-                grads_dtype)
+    plan = Plan(
+        "local" if shards == (1, 1) else strategy, kernel, shards, *heads, layout, segments is not None, kv_grads_dtype
+    )
     for spec in specs:
         check(plan, spec.mask)
     if segments is None:
@@ -133,15 +155,16 @@ def attention(q, k, v, *, segments=None, layout="zigzag", **how):
     shards = sizes[OUTER] * sizes[INNER]
     width = -T % layouts.unit(layout, shards)
     order = _order(layout, T + width, shards, segments)
-    if width and documents is None:                         # the padding is of segment 0, which sees nothing
+    if width and documents is None:  # the padding is of segment 0, which sees nothing
         documents = jnp.ones((B, T), jnp.int32)
     unmeshed = jax.sharding.get_abstract_mesh().empty
     whole = lambda x: x if unmeshed else jax.sharding.reshard(x, meshes.REPLICATED)
     pad = lambda x: jnp.pad(x, [(0, 0), (0, width)] + [(0, 0)] * (x.ndim - 2)) if width else x
     laid = lambda tree: jax.tree.map(lambda x: pad(whole(x))[:, order[0]], tree)
     positions = None if documents is None else _positions(whole(documents))
-    result = attend(laid(queries), laid(keys), laid(v), positions=laid(positions), segments=laid(documents),
-                    layout=layout, **how)
+    result = attend(
+        laid(queries), laid(keys), laid(v), positions=laid(positions), segments=laid(documents), layout=layout, **how
+    )
     return jax.tree.map(lambda x: whole(x)[:, layouts.inverse(order)[0, :T]], result)
 
 
@@ -149,16 +172,19 @@ def plan_of(config: Config) -> Plan:
     """How the model of a run cuts its attention."""
     model, how, mesh = config.model, config.attention, config.mesh
     shards = mesh.context_outer, mesh.context
-    heads = _of_group((model.heads, model.key_heads), mesh.tensor * config.memory.head_groups)
-    return Plan("local" if shards == (1, 1) else how.strategy, how.kernel, shards, *heads, how.layout, True,
-                how.grads_dtype)
+    heads = _of_group((model.heads, model.kv_heads), mesh.tensor * config.memory.head_groups)
+    return Plan(
+        "local" if shards == (1, 1) else how.strategy, how.kernel, shards, *heads, how.layout, True, how.kv_grads_dtype
+    )
 
 
 def check(plan: Plan, mask: masks.Mask) -> None:
     """Raises UserError where the plan's strategy cannot cut such a call; says why and what would work."""
     if plan.strategy == "local" and plan.shards != (1, 1):
-        raise UserError(f"attention.strategy='local' sees the keys of one shard, and there are {plan.shards[0]} x "
-                        f"{plan.shards[1]} context shards; 'ring' takes any number.")
+        raise UserError(
+            f"attention.strategy='local' sees the keys of one shard, and there are {plan.shards[0]} x "
+            f"{plan.shards[1]} context shards; 'ring' takes any number."
+        )
     reason = STRATEGIES[plan.strategy](Local(plan.kernel), plan).why_not(plan, mask)
     if reason:
         raise UserError(f"attention.strategy={plan.strategy!r} does not work here: {reason}.")
@@ -176,11 +202,13 @@ def _on_mesh(queries, keys, v, tokens, table, specs, plan):
         table = jax.sharding.reshard(table, meshes.HEAD_TABLE)
 
     def cut(queries, keys, v, tokens, table):
-        if table is not None:               # its gradient is the sum over everything that shares it
+        if table is not None:  # its gradient is the sum over everything that shares it
             table = jax.lax.pcast(table, (*meshes.BATCH, *meshes.CONTEXT), to="varying")
         return _attend(queries, keys, v, tokens, table, specs, plan)
-    out, lse = jax.shard_map(cut, in_specs=(*cuts, None if table is None else meshes.HEAD_TABLE),
-                             out_specs=(meshes.HEADS, meshes.LSE))(*args, table)
+
+    out, lse = jax.shard_map(
+        cut, in_specs=(*cuts, None if table is None else meshes.HEAD_TABLE), out_specs=(meshes.HEADS, meshes.LSE)
+    )(*args, table)
     if not width:
         return out, lse
     whole = jax.sharding.reshard(out, meshes.WHOLE_HEADS), jax.sharding.reshard(lse, meshes.WHOLE_LSE)
@@ -212,7 +240,7 @@ def _forward(queries, keys, v, tokens, table, specs, plan):
             parts.append(strategy.forward(*held[-1][:-1], spec, held[-1][-1]))
         return held, cast(functools.reduce(merge, parts), queries[0].dtype)
 
-    groups = v.shape[2] // plan.key_heads
+    groups = v.shape[2] // plan.kv_heads
     if groups == 1:
         held, result = group(queries, keys, v, table)
     else:
@@ -268,8 +296,10 @@ def _default_positions(layout, shape, shards, segments):
 def _order(layout, length, shards, segments):
     """The permutation [1, length] of a layout that is the same for every row."""
     if segments is not None and layouts.parse(layout).by_row:
-        raise UserError(f"attention.layout={layout!r} depends on the documents of each row: lay the rows out with "
-                        "layouts.lay_out, positions among them, and give attend those.")
+        raise UserError(
+            f"attention.layout={layout!r} depends on the documents of each row: lay the rows out with "
+            "layouts.lay_out, positions among them, and give attend those."
+        )
     return layouts.permutation(layout, np.ones((1, length), np.int32), shards)
 
 

@@ -1,4 +1,5 @@
 """What a call of `attend` or `attention` must be given. Shapes and dtypes are checked, and values that are known."""
+
 from collections.abc import Mapping
 
 import numpy as np
@@ -26,8 +27,10 @@ def sequence(q, k, v, positions=None, segments=None):
         as_user_error(check_arrays, q, k, v, *names)
         of_q, of_k = (said(*both) for both in zip(names, (q, k), strict=True))
         if q.shape[1] != k.shape[1]:
-            raise UserError(f"{of_q} and {of_k}: queries and keys must be of the same T tokens; for others there is "
-                            "pallas_kernels.attention.api.attention, on one device.")
+            raise UserError(
+                f"{of_q} and {of_k}: queries and keys must be of the same T tokens; for others there is "
+                "pallas_kernels.attention.api.attention, on one device."
+            )
         if q.shape != queries[0].shape:
             raise UserError(f"{said('q[0]', queries[0])} and {of_q}: all parts must be of one shape.")
     return queries, keys, v, as_user_error(checked_tokens, Tokens(positions, segments), queries[0], "q")
@@ -41,16 +44,19 @@ def check_runs(segments) -> None:
     for row, (here, start) in enumerate(zip(ids, starts, strict=True)):
         numbers, runs = np.unique(here[start & (here > 0)], return_counts=True)
         if (runs > 1).any():
-            raise UserError(f"row {row} of {said('segments', segments)} comes back to document "
-                            f"{numbers[runs > 1][0]}: each must be one run of tokens.")
+            raise UserError(
+                f"row {row} of {said('segments', segments)} comes back to document "
+                f"{numbers[runs > 1][0]}: each must be one run of tokens."
+            )
 
 
 def specs(mask, parts: int, heads: int, table, sinks, **fields) -> tuple[AttentionSpec, ...]:
     """The spec of every part of the pairs. fields: scale, bias and soft_cap. Raises UserError."""
     masks = mask if isinstance(mask, tuple) else (mask,)
     if len(masks) != parts:
-        raise UserError(f"mask has {len(masks)} parts, and q and k have {parts}: there must be one of each for every "
-                        "part.")
+        raise UserError(
+            f"mask has {len(masks)} parts, and q and k have {parts}: there must be one of each for every part."
+        )
     made = tuple(as_user_error(AttentionSpec, part, partial=parts > 1, **fields) for part in masks)
     as_user_error(check_table, fields["bias"], table, heads)
     if sinks is not None:
@@ -60,15 +66,19 @@ def specs(mask, parts: int, heads: int, table, sinks, **fields) -> tuple[Attenti
     return made
 
 
-def check_cut(q, k, sizes: Mapping[str, int], head_groups: int, grads_dtype: str) -> None:
+def check_cut(q, k, sizes: Mapping[str, int], head_groups: int, kv_grads_dtype: str) -> None:
     """Raises UserError unless the axes of the mesh, of these sizes, divide queries and keys."""
-    if grads_dtype not in DTYPES:
-        raise unknown_name("grads_dtype", grads_dtype, DTYPES)
+    if kv_grads_dtype not in DTYPES:
+        raise unknown_name("kv_grads_dtype", kv_grads_dtype, DTYPES)
     as_user_error(require_whole, "head_groups", head_groups, 1, MOST)
-    rows, parts, key_heads = sizes["data"] * sizes["fsdp"], sizes["tensor"], k.shape[2]
+    rows, parts, kv_heads = sizes["data"] * sizes["fsdp"], sizes["tensor"], k.shape[2]
     if q.shape[0] % rows:
-        raise UserError(f"{said('q', q)}: mesh.data={sizes['data']} x mesh.fsdp={sizes['fsdp']} must divide the "
-                        f"{q.shape[0]} rows; {-(-q.shape[0] // rows) * rows} rows work.")
-    if key_heads % (parts * head_groups):
-        raise UserError(f"{said('k', k)}: mesh.tensor={parts} x head_groups={head_groups} must divide the {key_heads} "
-                        f"key heads; {cuts.divisors(key_heads)} would.")
+        raise UserError(
+            f"{said('q', q)}: mesh.data={sizes['data']} x mesh.fsdp={sizes['fsdp']} must divide the "
+            f"{q.shape[0]} rows; {-(-q.shape[0] // rows) * rows} rows work."
+        )
+    if kv_heads % (parts * head_groups):
+        raise UserError(
+            f"{said('k', k)}: mesh.tensor={parts} x head_groups={head_groups} must divide the {kv_heads} "
+            f"key heads; {cuts.divisors(kv_heads)} would."
+        )

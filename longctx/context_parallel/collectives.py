@@ -1,4 +1,5 @@
 """Collectives over a named axis, or several taken as one, applied to every array of a tree."""
+
 from typing import NamedTuple
 
 import jax
@@ -28,6 +29,7 @@ def gather(tree, axis):
 class Slices(NamedTuple):
     """What a shard sends to and gets from each shard, int32 [C * k]: k slices of axis 0 for each, by their beginnings,
     the sizes of those sent, where the receivers put them, and the sizes of those received."""
+
     begin: jax.Array
     size: jax.Array
     to: jax.Array
@@ -45,7 +47,7 @@ def ragged_all_to_all(x, slices: Slices, axis):
     shards = len(whole)
     begin, size, to = (y.reshape(shards, shards, -1)[:, jax.lax.axis_index(axis)].ravel() for y in (begin, size, to))
     place = jnp.arange(len(x))
-    there = (to[:, None] <= place[None]) & (place[None] < (to + size)[:, None])         # slice, place
+    there = (to[:, None] <= place[None]) & (place[None] < (to + size)[:, None])  # slice, place
     source = there.argmax(0)
     found = whole[source // (len(to) // shards), begin[source] + place - to[source]]
     return jnp.where(there.any(0).reshape(-1, *[1] * (x.ndim - 1)), found, jnp.zeros_like(x))

@@ -4,6 +4,7 @@ A strategy's cost has the parts of its class: what `exchange`, `forward` and `ba
 functions nest. Loads are what leaves a device by ring algorithms; of a permutation in which only some devices send
 (LightSeq's), what leaves one of those.
 """
+
 import collections
 import dataclasses
 from collections.abc import Iterable
@@ -22,6 +23,7 @@ RAGGED = "ragged-all-to-all"
 @dataclasses.dataclass(frozen=True)
 class Load:
     """Numbers that leave a device, and their bytes."""
+
     elements: float
     bytes: float
 
@@ -45,6 +47,7 @@ class Sent:
         but one.
       ways: directions round a ring in which parts of the load go at once.
     """
+
     kind: str
     axes: tuple[str, ...]
     load: Load
@@ -59,6 +62,7 @@ class Sent:
 @dataclasses.dataclass(frozen=True)
 class Cost:
     """What each of Strategy's methods sends. The exchange is repeated where a remat policy does not keep its arrays."""
+
     exchange: tuple[Sent, ...] = ()
     forward: tuple[Sent, ...] = ()
     backward: tuple[Sent, ...] = ()
@@ -78,20 +82,21 @@ class Call:
       plan: how it is cut, with the heads of one group.
       mask: but for segments.
       rows, tokens: rows, and tokens of each.
-      head_size, dtype: of queries, keys and values.
+      head_dim, dtype: of queries, keys and values.
       partial: one of several parts of the pairs, whose results are float32.
     """
+
     plan: Plan
     mask: masks.Mask
     rows: int
     tokens: int
-    head_size: int
+    head_dim: int
     dtype: str
     partial: bool = False
 
     def array(self, heads: int, dtype: str) -> Load:
         """An array BTNH of so many heads."""
-        return self.numbers(heads * self.head_size, dtype)
+        return self.numbers(heads * self.head_dim, dtype)
 
     def numbers(self, each: int, dtype: str = "float32") -> Load:
         """So many for each token."""
@@ -106,12 +111,12 @@ class Call:
     @property
     def block(self) -> Load:
         """Keys and values, and where they are."""
-        return 2 * self.array(self.plan.key_heads, self.dtype) + self.where
+        return 2 * self.array(self.plan.kv_heads, self.dtype) + self.where
 
     @property
     def block_grads(self) -> Load:
         """dK and dV, as they travel."""
-        return 2 * self.array(self.plan.key_heads, self.plan.grads_dtype)
+        return 2 * self.array(self.plan.kv_heads, self.plan.kv_grads_dtype)
 
     @property
     def result_dtype(self) -> str:
@@ -122,8 +127,9 @@ class Call:
         outer, inner = self.plan.shards
         return (outer if OUTER in axes else 1) * (inner if INNER in axes else 1)
 
-    def sent(self, kind: str, axes: tuple[str, ...], load: Load, steps: int = 1, links: int | None = None,
-             ways: int = 1) -> tuple[Sent, ...]:
+    def sent(
+        self, kind: str, axes: tuple[str, ...], load: Load, steps: int = 1, links: int | None = None, ways: int = 1
+    ) -> tuple[Sent, ...]:
         """(Sent,), or () where nothing is; links: all but one for each step."""
         links = steps * (self.size(axes) - 1) if links is None else links
         axes = tuple(axis for axis in axes if self.size((axis,)) > 1)
@@ -141,8 +147,16 @@ def merged(sents: Iterable[Sent]) -> tuple[Sent, ...]:
     for one in sents:
         groups[one.kind, one.axes].append(one)
     total = lambda found, of: sum(getattr(one, of) for one in found)
-    return tuple(Sent(*key, sum((one.load for one in found), Load(0, 0)), total(found, "steps"), total(found, "hops"),
-                      min(one.ways for one in found)) for key, found in groups.items())
+    return tuple(
+        Sent(
+            *key,
+            sum((one.load for one in found), Load(0, 0)),
+            total(found, "steps"),
+            total(found, "hops"),
+            min(one.ways for one in found),
+        )
+        for key, found in groups.items()
+    )
 
 
 def _parts(cost):
@@ -151,8 +165,10 @@ def _parts(cost):
 
 def _all_gather(call: Call) -> Cost:
     others = call.size(BOTH) - 1
-    return Cost(exchange=call.sent(GATHER, BOTH, others * call.block),
-                backward=call.sent(SCATTER, BOTH, others * call.block_grads))
+    return Cost(
+        exchange=call.sent(GATHER, BOTH, others * call.block),
+        backward=call.sent(SCATTER, BOTH, others * call.block_grads),
+    )
 
 
 def _ring(call: Call, axes: tuple[str, ...] = BOTH, both_ways: bool = False) -> Cost:
@@ -163,11 +179,13 @@ def _ring(call: Call, axes: tuple[str, ...] = BOTH, both_ways: bool = False) -> 
     there, out = list(far.values()), [min(distance, shards - distance) for distance in far.values()]
     links = max(a + b for a, b in zip(there, out, strict=True))
     blocks, sums, steps = sum(there), sum(there), max(there) + 1
-    if on_device:               # out hop by hop, and the first and the last hop home are as all others
+    if on_device:  # out hop by hop, and the first and the last hop home are as all others
         blocks, sums, steps, links = sum(there) + sum(out), sum(there) + len(there), links + 1, links + 1
     ways = len(far) if both_ways else 1
-    return Cost(forward=call.sent(PERMUTE, axes, sum(there) * call.block, max(there), max(there), ways),
-                backward=call.sent(PERMUTE, axes, blocks * call.block + sums * call.block_grads, steps, links, ways))
+    return Cost(
+        forward=call.sent(PERMUTE, axes, sum(there) * call.block, max(there), max(there), ways),
+        backward=call.sent(PERMUTE, axes, blocks * call.block + sums * call.block_grads, steps, links, ways),
+    )
 
 
 def _double_ring(call: Call) -> Cost:
@@ -191,26 +209,30 @@ def _token_ring(call: Call) -> Cost:
 
 def _ulysses(call: Call, axes: tuple[str, ...] = BOTH, inside=lambda call: Cost()) -> Cost:
     plan, shards = call.plan, call.size(axes)
-    keys = _dealt(plan.heads, plan.key_heads, shards)
+    keys = _dealt(plan.heads, plan.kv_heads, shards)
     # copies of a key head are summed in float32
-    grads_dtype = call.result_dtype if keys == plan.key_heads else "float32"
+    kv_grads_dtype = call.result_dtype if keys == plan.kv_heads else "float32"
     queries, results = (call.array(plan.heads, dtype) for dtype in (call.dtype, call.result_dtype))
     rows = call.numbers(plan.heads)
     to_all = lambda load, steps=1: call.sent(TO_ALL, axes, (shards - 1) / shards * load, steps)
-    each = dataclasses.replace(call, tokens=call.tokens * shards, plan=plan._replace(
-        heads=plan.heads // shards, key_heads=keys // shards))
+    each = dataclasses.replace(
+        call, tokens=call.tokens * shards, plan=plan._replace(heads=plan.heads // shards, kv_heads=keys // shards)
+    )
     return inside(each) + Cost(
-        exchange=(*to_all(queries + 2 * call.array(keys, call.dtype)),
-                  *call.sent(GATHER, axes, (shards - 1) * call.where)),
+        exchange=(
+            *to_all(queries + 2 * call.array(keys, call.dtype)),
+            *call.sent(GATHER, axes, (shards - 1) * call.where),
+        ),
         forward=to_all(results + rows),
-        backward=to_all(queries + 2 * rows + results + 2 * call.array(keys, grads_dtype), 2))
+        backward=to_all(queries + 2 * rows + results + 2 * call.array(keys, kv_grads_dtype), 2),
+    )
 
 
-def _dealt(heads: int, key_heads: int, shards: int) -> int:
+def _dealt(heads: int, kv_heads: int, shards: int) -> int:
     """Key heads and copies of them that Ulysses deals out."""
-    if key_heads % shards == 0:
-        return key_heads
-    return shards if heads // key_heads % (heads // shards) == 0 else heads
+    if kv_heads % shards == 0:
+        return kv_heads
+    return shards if heads // kv_heads % (heads // shards) == 0 else heads
 
 
 def _lightseq(call: Call) -> Cost:
@@ -224,22 +246,26 @@ def _lightseq(call: Call) -> Cost:
     forward = len(moves) * call.block + len(helps) * (lent + back + numbers)
     backward = len(moves) * (call.block + call.block_grads) + len(helps) * (lent + queries + 2 * numbers + back)
     there, and_back = max(moves + helps, default=0), 2 * max(helps, default=0)
-    return Cost(forward=call.sent(PERMUTE, BOTH, forward, 2 if helps else 1, max(there, and_back)),
-                backward=call.sent(PERMUTE, BOTH, backward, 2, 2 * there))
+    return Cost(
+        forward=call.sent(PERMUTE, BOTH, forward, 2 if helps else 1, max(there, and_back)),
+        backward=call.sent(PERMUTE, BOTH, backward, 2, 2 * there),
+    )
 
 
 def _dispatch(call: Call) -> Cost:
     """All blocks of every shard that some query may see: the most that a batch can ask for, ROOM shards in a round."""
     seen = len(hops.distances(call.mask, call.plan.layout, call.tokens, call.size(BOTH)))
     rounds = -(-seen // dispatch.ROOM)
-    return Cost(forward=call.sent(RAGGED, BOTH, seen * call.block, rounds),
-                backward=call.sent(RAGGED, BOTH, seen * (call.block + call.block_grads), rounds + 1))
+    return Cost(
+        forward=call.sent(RAGGED, BOTH, seen * call.block, rounds),
+        backward=call.sent(RAGGED, BOTH, seen * (call.block + call.block_grads), rounds + 1),
+    )
 
 
 def _rsa(call: Call) -> Cost:
     """Whole rounds, of C hops: keys for the scores, then values; back keys, values, keys, and dense sums of dK, dV."""
     shards, plan = call.size(BOTH), call.plan
-    each, keys = call.array(plan.key_heads, call.dtype), call.array(plan.key_heads, call.dtype) + call.where
+    each, keys = call.array(plan.kv_heads, call.dtype), call.array(plan.kv_heads, call.dtype) + call.where
     rounds = lambda load, count: call.sent(PERMUTE, BOTH, shards * load, count * shards, count * shards)
     sums = 2 * (shards - 1) * call.array(plan.heads, "float32")
     # back, keys for the scores and values for dP go round at the same time

@@ -12,6 +12,7 @@ busiest shard of the batch takes; in each it is sent about ROOM times as many to
 What a shard computes in a round waits for the others' sending, not for their computing; but a device that still
 computes sends later. So the own keys are dealt out over the rounds too, and where one round does, nobody waits.
 """
+
 import dataclasses
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ from pallas_kernels.attention import blocks as tiles
 from pallas_kernels.masks import Ranges, Tokens
 
 LEAST_BLOCKS, WIDEST_BLOCK = 64, 512
-ROOM = 4                        # for keys of others, in a round: so many times those that a shard holds
+ROOM = 4  # for keys of others, in a round: so many times those that a shard holds
 
 
 def block_size(length: int, shards: int) -> int:
@@ -48,8 +49,9 @@ def ranges(tokens: Tokens, block: int) -> Ranges:
     positions, segments = (x.reshape(len(x), -1, 1, block) for x in tokens)
     first = segments == jnp.where(segments > 0, segments, jnp.iinfo(jnp.int32).max).min(-1, keepdims=True)
     parts = jnp.concatenate([jnp.where(first, segments, 0), jnp.where(first, 0, segments)], 2)
-    return jax.tree.map(lambda x: x[..., 0], masks.block_ranges(
-        Tokens(jnp.broadcast_to(positions, parts.shape), parts), block))
+    return jax.tree.map(
+        lambda x: x[..., 0], masks.block_ranges(Tokens(jnp.broadcast_to(positions, parts.shape), parts), block)
+    )
 
 
 def needed(mask: masks.Mask, queries: Ranges, keys: Ranges) -> jax.Array:
@@ -72,6 +74,7 @@ class Round(NamedTuple):
       first: so many of the blocks that i sends to j went in the rounds before. size: so many go in this one.
       sent_at, kept_at: the place of the first of them among those that i sends, and among those that j is sent.
     """
+
     first: jax.Array
     size: jax.Array
     sent_at: jax.Array
@@ -102,11 +105,12 @@ def _room(shards: int) -> int:
 class Dispatch(Strategy):
     """Blocks of keys over `axis` to where they are seen, with `inside` for the queries of each shard.
 
-    grads_dtype: in which dK and dV travel.
+    kv_grads_dtype: in which dK and dV travel.
     """
+
     inside: Strategy
     axis: str | tuple[str, ...]
-    grads_dtype: str = "float32"
+    kv_grads_dtype: str = "float32"
 
     def forward(self, q, k, v, tokens, spec, table, before=None):
         dtype, spec = spec.result_dtype(q), dataclasses.replace(spec, partial=True)
@@ -119,6 +123,7 @@ class Dispatch(Strategy):
         def step(i, carry):
             here, before = carry
             return exchange.fetch(i + 1), attend(i, here, before)
+
         last, start = exchange.rounds - 1, neutral(q) if before is None else before
         here, before = jax.lax.fori_loop(0, last, step, (exchange.fetch(0), start))
         return cast(attend(last, here, before), dtype)
@@ -131,15 +136,16 @@ class Dispatch(Strategy):
             """The sums with the share of the keys of round i."""
             k, v, k_tokens = exchange.with_own(i, here)
             dq, *grads, dtable = self.inside.backward(q, k, v, (tokens[0], k_tokens), partial, rows, table)
-            return jax.tree.map(jnp.add, sums, (dq, exchange.home(grads, i, self.grads_dtype), dtable))
+            return jax.tree.map(jnp.add, sums, (dq, exchange.home(grads, i, self.kv_grads_dtype), dtable))
 
         def step(i, carry):
             here, sums = carry
             return exchange.fetch(i + 1), pull(i, here, sums)
+
         sums = jax.tree.map(lambda x: jnp.zeros_like(x, partial.result_dtype(x)), (q, list(exchange.own[:2]), table))
         last = exchange.rounds - 1
         dq, home, dtable = pull(last, *jax.lax.fori_loop(0, last, step, (exchange.fetch(0), sums)))
-        return *spec.rounded((dq, *(x[:, :k.shape[1]] for x in home)), (q, k, v)), dtable
+        return *spec.rounded((dq, *(x[:, : k.shape[1]] for x in home)), (q, k, v)), dtable
 
     def _exchange(self, k, v, tokens, spec):
         shards = jax.lax.axis_size(self.axis)
@@ -148,7 +154,7 @@ class Dispatch(Strategy):
         whole = lambda tree: jax.tree.map(lambda x: jax.lax.all_gather(x, self.axis, axis=1), tree)
         of_q = whole(ranges(tiles.pad_tokens(tokens[0], q_block), q_block))
         others = (jnp.arange(shards) != jax.lax.axis_index(self.axis))[None, :, None]
-        need = needed(spec.mask, of_q, ranges(own[2], block)) & others                          # B C blocks
+        need = needed(spec.mask, of_q, ranges(own[2], block)) & others  # B C blocks
         counts = whole(need.sum(-1, dtype=jnp.int32))
         # of all rows of the batch: no device may be out of step with others
         rounds = jax.lax.pmax(rounds_needed(counts, _room(shards) * need.shape[2]), (*meshes.BATCH, *meshes.CONTEXT))
@@ -162,6 +168,7 @@ class _Exchange:
     own: (k, v, tokens) of this shard, of whole blocks. order: int32 [B, C, blocks], as `in_order`.
     counts: int32 [B, C, C], how many shard i sends to shard j.
     """
+
     axis: str | tuple[str, ...]
     block: int
     own: tuple
@@ -187,9 +194,10 @@ class _Exchange:
         send, _, row, blocks = self._round(i)
 
         def fetched(x):
-            sent = self._in_blocks(x)[row, blocks]                                              # B places block ...
+            sent = self._in_blocks(x)[row, blocks]  # B places block ...
             here = ragged_all_to_all(sent.reshape(-1, *sent.shape[2:]), send, self.axis)
             return here.reshape(len(x), -1, *x.shape[2:])
+
         return jax.tree.map(fetched, self.own)
 
     def home(self, grads, i, dtype):
@@ -201,23 +209,30 @@ class _Exchange:
             sent = theirs.astype(dtype).reshape(-1, self.block, *x.shape[2:])
             here = ragged_all_to_all(sent, send, self.axis).reshape(*blocks.shape, *sent.shape[1:]).astype(grad.dtype)
             return self._in_blocks(own).at[row, blocks].add(here).reshape(x.shape)
+
         return [summed(grad, x) for grad, x in zip(grads, self.own[:2], strict=True)]
 
     def _round(self, i):
         """The Slices of B * places blocks to send there, those back, and the (row, block) of the former ones."""
         all_, me = round_of(self.counts, i, self.rounds), jax.lax.axis_index(self.axis)
-        out, into = (Round(*(x.take(me, axis) for x in all_)) for axis in (1, 2))               # B C
+        out, into = (Round(*(x.take(me, axis) for x in all_)) for axis in (1, 2))  # B C
         row = jnp.arange(len(self.order))[:, None]
-        slices = lambda begin, size, end, size_back: Slices(*(
-            x.T.ravel() for x in (row * self.places + begin, size, row * self.places + end, size_back)))
+        slices = lambda begin, size, end, size_back: Slices(
+            *(x.T.ravel() for x in (row * self.places + begin, size, row * self.places + end, size_back))
+        )
         place = jnp.arange(self.places)
 
         def block(order, out):
             ends = out.sent_at + out.size
-            to = jnp.searchsorted(ends, place, side="right", method="compare_all")      # to nobody, in places left over
+            to = jnp.searchsorted(ends, place, side="right", method="compare_all")  # to nobody, in places left over
             return order.at[to, (out.first - out.sent_at)[to] + place].get(mode="clip")
-        return (slices(out.sent_at, out.size, out.kept_at, into.size),
-                slices(into.kept_at, into.size, into.sent_at, out.size), row, jax.vmap(block)(self.order, out))
+
+        return (
+            slices(out.sent_at, out.size, out.kept_at, into.size),
+            slices(into.kept_at, into.size, into.sent_at, out.size),
+            row,
+            jax.vmap(block)(self.order, out),
+        )
 
     def _in_blocks(self, x):
         return x.reshape(len(x), -1, self.block, *x.shape[2:])

@@ -3,6 +3,7 @@
 Shard i meets the keys of shard i - d after d hops. Where no shard sees any key at distance d, and at none beyond it,
 the hop is not made: a window over a contiguous layout needs ceil((w - 1) / n) hops for shards of n tokens.
 """
+
 import functools
 
 import jax
@@ -13,8 +14,8 @@ from longctx import meshes
 from longctx.context_parallel.collectives import shift
 from pallas_kernels import masks
 
-AHEAD, BACK = 1, -1             # directions in which keys travel
-_PARTS = 8                      # at run time a shard is looked at in so many parts
+AHEAD, BACK = 1, -1  # directions in which keys travel
+_PARTS = 8  # at run time a shard is looked at in so many parts
 
 
 def farthest(mask: masks.Mask, layout: str | None, length: int, shards: int, both_ways: bool) -> dict[int, int]:
@@ -23,7 +24,7 @@ def farthest(mask: masks.Mask, layout: str | None, length: int, shards: int, bot
     One way as long as that is shortest, or the two ways in parallel with `both_ways`. length: tokens of one shard.
     """
     needed = distances(mask, layout, length, shards)
-    ahead = [0, *needed]                                    # hops ahead, if the rest of `needed` comes from BACK
+    ahead = [0, *needed]  # hops ahead, if the rest of `needed` comes from BACK
     back = [shards - d for d in needed] + [0]
     if both_ways:
         cost = lambda i: (max(ahead[i], back[i]), back[i])
@@ -46,7 +47,7 @@ def documents_matter(layout: str | None, both_ways: bool) -> bool:
 
 def may_see(mask: masks.Mask, layout: str | None, length: int, shards: int, distance: int) -> bool:
     """Whether any shard may see a key of the shard that many hops before it."""
-    spans = _spans(layout, length, shards)                  # [shards, pieces, (first, last)]
+    spans = _spans(layout, length, shards)  # [shards, pieces, (first, last)]
     q, k = spans[:, :, None], spans[(np.arange(shards) - distance) % shards][:, None]
     low, high = mask.reach()
     # positions may be further apart than places in the row (another block of the keys, spread-out positions): only what
@@ -71,13 +72,15 @@ def farthest_seen(bounds: dict[int, int], spec, tokens, axis) -> dict[int, jax.A
     shards, n = jax.lax.axis_size(axis), tokens[0].positions.shape[1]
     parts = next(p for p in range(_PARTS, 0, -1) if n % p == 0)
     of_q, of_k = (masks.block_ranges(t, n // parts) for t in tokens)
-    of_k = jax.tree.map(lambda x: jax.lax.all_gather(x, axis), of_k)                # [shards, B, parts]
+    of_k = jax.tree.map(lambda x: jax.lax.all_gather(x, axis), of_k)  # [shards, B, parts]
     seen = masks.relation(spec.mask, jax.tree.map(lambda x: x[None], of_q), of_k) != masks.EMPTY
     by_distance = seen.any((1, 2, 3))[(jax.lax.axis_index(axis) - jnp.arange(shards)) % shards]
     needed = jax.lax.pmax(by_distance.astype(jnp.int32), (*meshes.BATCH, *meshes.CONTEXT))
     distance = jnp.arange(shards)
-    hops = {AHEAD: jnp.where(distance <= bounds[AHEAD], distance, 0),
-            BACK: jnp.where(distance > bounds[AHEAD], shards - distance, 0)}
+    hops = {
+        AHEAD: jnp.where(distance <= bounds[AHEAD], distance, 0),
+        BACK: jnp.where(distance > bounds[AHEAD], shards - distance, 0),
+    }
     return {way: (hops[way] * needed).max() for way in bounds}
 
 

@@ -5,6 +5,7 @@ i - t, and each shard i < t, which would be idle, attends its own keys for the q
 result there. Distances t and C - t are thus done together: C/2 steps instead of C - 1, and half as many keys move.
 Queries and results move too, so that with few key heads a ring over a zigzag layout, as balanced, sends less.
 """
+
 import dataclasses
 
 import jax
@@ -20,16 +21,19 @@ from pallas_kernels.attention.reference import merge
 @dataclasses.dataclass(frozen=True)
 class LightSeq(Strategy):
     """The schedule over `axis`, with `inside` for each pair of shards. Unrolled: one kernel call for each step."""
+
     inside: Strategy
     axis: str | tuple[str, ...]
     layout: str | None
-    grads_dtype: str = "float32"
+    kv_grads_dtype: str = "float32"
 
     def why_not(self, plan: Plan, mask):
         if plan.layout != "contiguous":
             layout = "not known" if plan.layout is None else repr(plan.layout)
-            return (f"its schedule balances attention.layout='contiguous' itself, and the layout is {layout}; "
-                    "'ring' takes any layout")
+            return (
+                f"its schedule balances attention.layout='contiguous' itself, and the layout is {layout}; "
+                "'ring' takes any layout"
+            )
         if mask.reach()[0] < 0:
             return "its schedule is for causal masks, and this one lets a query see later keys; 'ring' takes any mask"
         return self.inside.why_not(plan, mask)
@@ -52,12 +56,15 @@ class LightSeq(Strategy):
         dq, dk, dv, dtable = self.inside.backward(q, k, v, tokens, partial, rows, table)
         for step in self._steps(q.shape[1], spec):
             (q_here, q_tokens, rows_here), (k_here, v_here, k_tokens) = step.deal(q_own, kv_own)
-            dq_here, *grads, dtable_here = self.inside.backward(q_here, k_here, v_here, (q_tokens, k_tokens), partial,
-                                                                rows_here, table)
+            dq_here, *grads, dtable_here = self.inside.backward(
+                q_here, k_here, v_here, (q_tokens, k_tokens), partial, rows_here, table
+            )
             dq = dq + step.to_helped(dq_here) + jnp.where(step.helps, 0.0, dq_here)
-            sent = step.to_owner([x.astype(self.grads_dtype) for x in grads])
-            dk, dv = (x + y.astype(x.dtype) + jnp.where(step.helps, z, 0.0)
-                      for x, y, z in zip((dk, dv), sent, grads, strict=True))
+            sent = step.to_owner([x.astype(self.kv_grads_dtype) for x in grads])
+            dk, dv = (
+                x + y.astype(x.dtype) + jnp.where(step.helps, z, 0.0)
+                for x, y, z in zip((dk, dv), sent, grads, strict=True)
+            )
             dtable = jax.tree.map(jnp.add, dtable, dtable_here)
         return *spec.rounded((dq, dk, dv), (q, k, v)), dtable
 
@@ -71,6 +78,7 @@ class LightSeq(Strategy):
 @dataclasses.dataclass(frozen=True)
 class _Step:
     """Step t of the schedule: who gets whose keys, and who helps whom; either may be needless under a window."""
+
     axis: str | tuple[str, ...]
     shards: int
     t: int
@@ -87,8 +95,7 @@ class _Step:
         return (jax.lax.axis_index(self.axis) >= self.shards - self.t) & self.help_needed
 
     def deal(self, queries, keys):
-        """The queries and the keys of which this shard does the attention. Where there are none, keys are of no tokens.
-        """
+        """The queries and keys whose attention this shard computes; where there are none, keys of no tokens."""
         lent = send(queries, self.axis, [(target, source) for source, target in self._helpers()])
         moved = send(keys, self.axis, self._movers())
         choose = lambda yes, no: jax.tree.map(lambda a, b: jnp.where(self.helps, a, b), yes, no)

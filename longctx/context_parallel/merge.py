@@ -1,4 +1,5 @@
 """Results (out, lse) of attention, as what cuts it passes them on. How two merge is said in attention/reference.py."""
+
 import jax
 import jax.numpy as jnp
 

@@ -5,6 +5,7 @@ Backward: blocks leap to the farthest shard that needs them and come home hop by
 a block's own shard adds its own share at home. Which hops are needed at all, and in which directions, is in hops.py.
 Both ways at once (`both_ways`), the latency is ceil((C-1)/2) hops instead of C-1.
 """
+
 import dataclasses
 
 import jax
@@ -23,14 +24,15 @@ class Ring(Strategy):
     """A ring over `axis`, with `inside` for each pair of shards.
 
     layout: how the sequence lies on the shards, None for unknown. documents: whether it is of packed documents, whose
-    ends make hops unnecessary that the mask alone would need. grads_dtype: in which dK and dV travel.
+    ends make hops unnecessary that the mask alone would need. kv_grads_dtype: in which dK and dV travel.
     """
+
     inside: Strategy
     axis: str | tuple[str, ...]
     layout: str | None = None
     documents: bool = False
     both_ways: bool = False
-    grads_dtype: str = "float32"
+    kv_grads_dtype: str = "float32"
 
     def forward(self, q, k, v, tokens, spec, table, before=None):
         dtype, spec = spec.result_dtype(q), dataclasses.replace(spec, partial=True)
@@ -43,11 +45,13 @@ class Ring(Strategy):
             return self.inside.forward(q, k, v, (tokens[0], k_tokens), spec, table, result)
 
         for moving, steps in _phases(far):
+
             def hop(i, carry, moving=moving, start=at[moving[0]]):
                 blocks, result = carry
                 here = {way: blocks[way] for way in moving}
                 arriving = {way: shift(block, self.axis, way) for way, block in here.items()}
                 return blocks | arriving, attend(here, dict.fromkeys(moving, start + i), result)
+
             blocks, before = jax.lax.fori_loop(0, steps, hop, (blocks, neutral(q) if before is None else before))
             at = at | {way: at[way] + steps for way in moving}
         return cast(attend(blocks, at, before), dtype)
@@ -86,7 +90,7 @@ class Ring(Strategy):
 
     def _send_home(self, pair, way):
         """The sums of dK and dV that belong to the block one hop homeward, in the dtype in which they travel."""
-        return jax.tree.map(lambda x: shift(x.astype(self.grads_dtype), self.axis, -way).astype(x.dtype), pair)
+        return jax.tree.map(lambda x: shift(x.astype(self.kv_grads_dtype), self.axis, -way).astype(x.dtype), pair)
 
     def _farthest(self, tokens, spec):
         """{direction: hops}, known now or, where documents may end sooner than the mask, on the device."""
@@ -102,8 +106,7 @@ def _phases(far):
     known = isinstance(ahead, int) and isinstance(back, int)
     both = min(ahead, back) if known else jnp.minimum(ahead, back)
     phases = [((AHEAD, BACK), both), ((AHEAD,), ahead - both), ((BACK,), back - both)]
-    return [(moving, steps) for moving, steps in phases if BACK in far or moving == (AHEAD,)
-            if not known or steps]
+    return [(moving, steps) for moving, steps in phases if BACK in far or moving == (AHEAD,) if not known or steps]
 
 
 def _come_home(hop, blocks, far, stay, pair):

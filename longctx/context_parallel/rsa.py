@@ -3,6 +3,7 @@
 Keys go round first and leave each shard the scores of its queries against the whole sequence, T/C x T numbers a head;
 after the softmax the values go round. Memory grows with the square of the length: ring attention removed that.
 """
+
 import dataclasses
 
 import jax
@@ -19,10 +20,11 @@ from pallas_kernels.attention.spec import accumulator, cap, cap_slope
 @dataclasses.dataclass(frozen=True)
 class RingSelfAttention(Strategy):
     """Both passes over `axis`. There is no kernel in it: the scores are arrays."""
+
     axis: str | tuple[str, ...]
 
     def forward(self, q, k, v, tokens, spec, table, before=None):
-        s, see = self._scores(q, k, tokens, spec, table)                                       # C BNTS
+        s, see = self._scores(q, k, tokens, spec, table)  # C BNTS
         top = jnp.where(see, s, -jnp.inf).max((0, -1))
         top = jnp.where(jnp.isfinite(top), top, 0.0)
         p = jnp.where(see, jnp.exp(s - top[None, ..., None]), 0.0)
@@ -49,6 +51,7 @@ class RingSelfAttention(Strategy):
 
     def _scores(self, q, k, tokens, spec, table):
         """Capped scores and visibility of this shard's queries against those of 0, 1, ... hops away: both [C, BNTS]."""
+
         def block(block, _):
             k, k_tokens = block
             s = jnp.einsum("BTNH,BSNH->BNTS", q.astype(accumulator(q)), _heads(k, q)) * spec.score_scale(q.shape[-1])
@@ -56,6 +59,7 @@ class RingSelfAttention(Strategy):
                 s = s + jnp.moveaxis(bias.scores(spec.bias, table, tokens[0], k_tokens), 0, 1)
             see = masks.visible(spec.mask, tokens[0], k_tokens)[:, None]
             return cap(s, spec.soft_cap), jnp.broadcast_to(see, s.shape)
+
         return self._round((k, tokens[1]), block, jnp.arange(jax.lax.axis_size(self.axis)))
 
     def _table_gradient(self, ds, tokens, spec, table):

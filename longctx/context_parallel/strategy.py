@@ -1,4 +1,5 @@
 """What a context-parallel strategy is: attention that cuts its arrays and calls another attention for the pieces."""
+
 import dataclasses
 from typing import NamedTuple
 
@@ -13,19 +14,20 @@ class Plan(NamedTuple):
     Attributes:
       strategy: a name in api.STRATEGIES. kernel: one in pallas_kernels.attention.api.IMPLEMENTATIONS, or auto.
       shards: sizes of the mesh axes (context_outer, context).
-      heads, key_heads: of one tensor shard; of one group of them, where groups of heads attend one after another.
+      heads, kv_heads: of one tensor shard; of one group of them, where groups of heads attend one after another.
       layout: how the sequence lies on the shards (longctx/layouts); None is unknown.
       documents: whether rows are packed documents.
-      grads_dtype: in which dK and dV travel between devices.
+      kv_grads_dtype: in which dK and dV travel between devices.
     """
+
     strategy: str
     kernel: str
     shards: tuple[int, int]
     heads: int
-    key_heads: int
+    kv_heads: int
     layout: str | None = None
     documents: bool = False
-    grads_dtype: str = "float32"
+    kv_grads_dtype: str = "float32"
 
 
 def in_turn(plan: Plan, tree, on):
@@ -64,6 +66,7 @@ class Strategy:
 @dataclasses.dataclass(frozen=True)
 class Local(Strategy):
     """No cut: the kernel itself. The innermost of every strategy."""
+
     kernel: str
 
     def forward(self, q, k, v, tokens, spec, table, before=None):

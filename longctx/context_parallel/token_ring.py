@@ -3,6 +3,7 @@
 Keys stay, so that dK and dV never move. More bytes than a ring of keys wherever there are fewer key heads than query
 heads, but they use both directions of the links: for MHA on full-duplex links.
 """
+
 import dataclasses
 
 import jax
@@ -18,6 +19,7 @@ from pallas_kernels.attention.reference import merge
 @dataclasses.dataclass(frozen=True)
 class TokenRing(Strategy):
     """Queries round `axis`, with `inside` for each pair of shards. The steps are unrolled: one kernel call for each."""
+
     inside: Strategy
     axis: str | tuple[str, ...]
     layout: str | None = None

@@ -4,6 +4,7 @@ Between the two every shard holds some heads of the whole sequence and attends t
 or a ring over a second mesh axis (USP, arXiv 2405.07719). Where the shards do not divide the key heads, each of these
 is sent to the shards whose query heads need it.
 """
+
 import dataclasses
 
 import jax
@@ -18,17 +19,20 @@ from pallas_kernels.attention.spec import Rows
 
 @dataclasses.dataclass(frozen=True)
 class Ulysses(Strategy):
-    """Heads for sequence over `axis`; `inside` attends the heads that a shard then holds. key_heads: before that."""
+    """Heads for sequence over `axis`; `inside` attends the heads that a shard then holds. kv_heads: before that."""
+
     inside: Strategy
     axis: str | tuple[str, ...]
-    key_heads: int
+    kv_heads: int
 
     def why_not(self, plan: Plan, mask):
         shards = plan.shards[-1] if self.axis == "context" else plan.shards[0] * plan.shards[1]
         if plan.heads % shards:
-            return (f"it deals the {plan.heads} query heads of a tensor shard to {shards} context shards, which must "
-                    "divide them; 'ring' has no such limit, and 'usp' deals heads over mesh.context alone, with a "
-                    "ring over mesh.context_outer")
+            return (
+                f"it deals the {plan.heads} query heads of a tensor shard to {shards} context shards, which must "
+                "divide them; 'ring' has no such limit, and 'usp' deals heads over mesh.context alone, with a "
+                "ring over mesh.context_outer"
+            )
         return self.inside.why_not(plan, mask)
 
     def exchange(self, q, k, v, tokens, table):
@@ -38,13 +42,13 @@ class Ulysses(Strategy):
         if table is not None:
             share = table.shape[0] // jax.lax.axis_size(self.axis)
             table = jax.lax.dynamic_slice_in_dim(table, jax.lax.axis_index(self.axis) * share, share)
-        whole = gather(tokens[0], self.axis)                            # keys are the same tokens as queries here
+        whole = gather(tokens[0], self.axis)  # keys are the same tokens as queries here
         return self.inside.exchange(*(self._to_heads(x) for x in (q, k, v)), (whole, whole), table)
 
     def forward(self, q, k, v, tokens, spec, table, before=None):
         out, lse = self.inside.forward(q, k, v, tokens, spec, table)
         result = self._to_sequence(out), self._to_sequence(lse)
-        return result if before is None else merge(before, result)      # cheaper than to exchange the heads of `before`
+        return result if before is None else merge(before, result)  # cheaper than to exchange the heads of `before`
 
     def backward(self, q, k, v, tokens, spec, rows, table):
         deal = self._deal(rows.lse.shape[2])
@@ -54,7 +58,7 @@ class Ulysses(Strategy):
         dq, dk, dv, dtable = self.inside.backward(q, k, v, tokens, partial, rows, table)
         dq, dk, dv = (self._to_sequence(x) for x in (dq.astype(spec.result_dtype(q)), dk, dv))
         if deal is not None:
-            dk, dv = (jnp.zeros_like(x[:, :, :self.key_heads]).at[:, :, deal].add(x) for x in (dk, dv))
+            dk, dv = (jnp.zeros_like(x[:, :, : self.kv_heads]).at[:, :, deal].add(x) for x in (dk, dv))
         if dtable is not None:
             whole = jnp.zeros_like(dtable, shape=(len(dtable) * jax.lax.axis_size(self.axis), dtable.shape[1]))
             start = jax.lax.axis_index(self.axis) * len(dtable)
@@ -63,10 +67,10 @@ class Ulysses(Strategy):
 
     def _deal(self, heads: int) -> np.ndarray | None:
         """The key head in each place of the deal, with as few copies as will do; None where each is dealt once."""
-        shards, group = jax.lax.axis_size(self.axis), heads // self.key_heads
-        if self.key_heads % shards == 0:
+        shards, group = jax.lax.axis_size(self.axis), heads // self.kv_heads
+        if self.kv_heads % shards == 0:
             return None
-        share = heads // shards                                         # query heads of a shard
+        share = heads // shards  # query heads of a shard
         return np.arange(shards) * share // group if group % share == 0 else np.arange(heads) // group
 
     def _to_heads(self, x):

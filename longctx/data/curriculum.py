@@ -1,4 +1,5 @@
 """The curriculum: stages of growing length, resolved to steps and batch sizes. Free of jax."""
+
 import bisect
 import dataclasses
 
@@ -9,6 +10,7 @@ from longctx.errors import UserError
 @dataclasses.dataclass(frozen=True)
 class Stage:
     """A resolved stage: `steps` steps from first_step of the run on, each of batch_size rows of seq_len tokens."""
+
     index: int
     first_step: int
     steps: int
@@ -39,8 +41,20 @@ def plan(config: Config) -> tuple[Stage, ...]:
         batch_size = _batch_size(config, index, stage)
         steps = _steps(index, stage, batch_size * stage.seq_len)
         rope = config.model.rope if stage.rope is None else stage.rope
-        stages.append(Stage(index, first, steps, stage.seq_len, batch_size, rope, stage.lr, stage.lr_scale,
-                            stage.augment, stage.augment_length))
+        stages.append(
+            Stage(
+                index,
+                first,
+                steps,
+                stage.seq_len,
+                batch_size,
+                rope,
+                stage.lr,
+                stage.lr_scale,
+                stage.augment,
+                stage.augment_length,
+            )
+        )
         first += steps
     return tuple(stages)
 
@@ -69,8 +83,10 @@ def _batch_size(config: Config, index: int, stage: StageConfig) -> int:
         below = tokens // unit * unit
         legal = f"{below} or {below + unit}" if below > 0 else f"{unit}"
         by_mesh = f" * mesh.data*mesh.fsdp={shards}" if shards > 1 else ""
-        raise UserError(f"{name}={tokens} is not a multiple of stages[{index}].seq_len={stage.seq_len}{by_mesh}; "
-                        f"{legal} would work.")
+        raise UserError(
+            f"{name}={tokens} is not a multiple of stages[{index}].seq_len={stage.seq_len}{by_mesh}; "
+            f"{legal} would work."
+        )
     return tokens // stage.seq_len
 
 

@@ -1,4 +1,5 @@
 """The files below a folder, links followed. Free of jax and grain."""
+
 import heapq
 import os
 import stat
@@ -13,6 +14,7 @@ class File(NamedTuple):
 
     stat: None, with the reason in `missing`, for a link that leads nowhere.
     """
+
     name: str
     path: str
     stat: os.stat_result | None

@@ -1,5 +1,6 @@
 """Best-fit-decreasing packing of whole documents into rows (Ding et al. 2024, "Fewer Truncations ..."), and rows dealt
 out such that those who take them finish together."""
+
 import bisect
 import dataclasses
 import heapq
@@ -17,6 +18,7 @@ class Packing:
     start    i64[P]: where it starts in there   row_start i64[R + 1]: row r holds the pieces from row_start[r] up to
     length   i64[P]                                       row_start[r + 1]
     """
+
     capacity: int
     document: np.ndarray
     start: np.ndarray
@@ -58,7 +60,7 @@ def pack(lengths: np.ndarray, capacity: int) -> Packing:
     order = np.argsort(row, kind="stable")
     document, start, length, row = document[order], start[order], length[order], row[order]
 
-    pieces = np.bincount(row)       # no row is empty
+    pieces = np.bincount(row)  # no row is empty
     row_start = np.concatenate([[0], np.cumsum(pieces)])
     end = np.cumsum(length) - length
     column = end - np.repeat(end[row_start[:-1]], pieces)
@@ -85,7 +87,7 @@ def finish_together(rows: np.ndarray, work: np.ndarray, ranks: int) -> np.ndarra
 
 def _best_fit(lengths: list[int], capacity: int) -> np.ndarray:
     """The row of each length, in the given (decreasing) order; every length is at most capacity."""
-    rows, spaces, by_space = 0, [], {}      # spaces: the distinct spaces left, sorted; by_space: the rows with each
+    rows, spaces, by_space = 0, [], {}  # spaces: the distinct spaces left, sorted; by_space: the rows with each
     chosen = []
     for length in lengths:
         at = bisect.bisect_left(spaces, length)

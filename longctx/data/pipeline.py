@@ -4,6 +4,7 @@ Batch k of a stage is a function of (seed, stage, k) and the text alone: row num
 epoch, and only then does each process cut its share out of the batch. So the number of processes, the prefetching and
 any restart leave the global batches as they are, and the state of the stream is one number.
 """
+
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -20,9 +21,9 @@ from longctx.memory.sizes import free_memory, readable
 
 Batch = dict[str, np.ndarray]
 
-THREADS = 4             # a batch takes milliseconds: more threads would only take cores from the model
-MOST_PREFETCH = 1024    # batches, all of which are begun before the first is there
-TOKEN_BYTES = 20        # of a batch: what PackedRows.gather makes
+THREADS = 4  # a batch takes milliseconds: more threads would only take cores from the model
+MOST_PREFETCH = 1024  # batches, all of which are begun before the first is there
+TOKEN_BYTES = 20  # of a batch: what PackedRows.gather makes
 
 
 def check(config: DataConfig, stages: Sequence[Stage], tokenizer: Tokenizer) -> None:
@@ -33,27 +34,40 @@ def check(config: DataConfig, stages: Sequence[Stage], tokenizer: Tokenizer) -> 
         if not 0 <= share < 1:
             raise UserError(f"data.{field}={share} must be at least 0 and below 1; 0.1 is a tenth of the tokens.")
     if config.passkey_share + config.copy_share >= 1:
-        raise UserError(f"data.passkey_share={config.passkey_share} and data.copy_share={config.copy_share} "
-                        "must leave room for the text; together they must be below 1.")
+        raise UserError(
+            f"data.passkey_share={config.passkey_share} and data.copy_share={config.copy_share} "
+            "must leave room for the text; together they must be below 1."
+        )
     for field, needed in (("passkey_share", passkey.shortest(tokenizer)), ("copy_share", copying.SHORTEST)):
         for stage in stages:
             if getattr(config, field) and stage.seq_len < needed:
-                raise UserError(f"data.{field}={getattr(config, field)} needs stages of at least {needed} tokens, and "
-                                f"stages[{stage.index}].seq_len={stage.seq_len}; 0 turns the tasks off.")
+                raise UserError(
+                    f"data.{field}={getattr(config, field)} needs stages of at least {needed} tokens, and "
+                    f"stages[{stage.index}].seq_len={stage.seq_len}; 0 turns the tasks off."
+                )
 
 
 def _check_prefetch(prefetch: int, batch_bytes: int) -> None:
     if not 0 <= prefetch <= MOST_PREFETCH:
-        raise UserError(f"data.prefetch={prefetch} must be at least 0 and at most {MOST_PREFETCH:,}; 8 reads eight "
-                        "batches ahead.")
+        raise UserError(
+            f"data.prefetch={prefetch} must be at least 0 and at most {MOST_PREFETCH:,}; 8 reads eight batches ahead."
+        )
     free = free_memory()
     if free is not None and prefetch * batch_bytes > free:
-        raise UserError(f"data.prefetch={prefetch} holds as many batches of {readable(batch_bytes)}, and "
-                        f"{readable(free)} of memory are free; {free // batch_bytes} would fit, 0 reads none ahead.")
+        raise UserError(
+            f"data.prefetch={prefetch} holds as many batches of {readable(batch_bytes)}, and "
+            f"{readable(free)} of memory are free; {free // batch_bytes} would fit, 0 reads none ahead."
+        )
 
 
-def stage_rows(text: TokenTable, documents: Sequence[Document], tokenizer: Tokenizer, stage: Stage,
-               config: DataConfig, seed: int = 0) -> PackedRows:
+def stage_rows(
+    text: TokenTable,
+    documents: Sequence[Document],
+    tokenizer: Tokenizer,
+    stage: Stage,
+    config: DataConfig,
+    seed: int = 0,
+) -> PackedRows:
     """All training documents packed at the stage's length, with the generated ones that `config` asks for.
 
     text: the table of `documents`.
@@ -79,10 +93,20 @@ class BatchStream:
     get_state() is small and made for JSON; it describes the batch that comes next, whatever was prefetched.
     """
 
-    def __init__(self, rows: PackedRows, stage: Stage, seed: int = 0, *, prefetch: int = 8, process_index: int = 0,
-                 process_count: int = 1, transform: Callable[[Batch], Batch] | None = None,
-                 arrange: Callable[[np.ndarray], np.ndarray] | None = None):
+    def __init__(
+        self,
+        rows: PackedRows,
+        stage: Stage,
+        seed: int = 0,
+        *,
+        prefetch: int = 8,
+        process_index: int = 0,
+        process_count: int = 1,
+        transform: Callable[[Batch], Batch] | None = None,
+        arrange: Callable[[np.ndarray], np.ndarray] | None = None,
+    ):
         import grain
+
         if stage.batch_size % process_count or not 0 <= process_index < process_count:
             raise ValueError(f"Process {process_index} of {process_count} has no even part of {stage.batch_size} rows.")
         share = stage.batch_size // process_count
@@ -94,8 +118,8 @@ class BatchStream:
 
         self._stage, self._text = stage, rows.fingerprint
         shuffle_seed = int(_seed_sequence(seed, stage, "shuffle").generate_state(1)[0])
-        numbers = grain.MapDataset.range(len(rows)).shuffle(seed=shuffle_seed).repeat()     # reshuffled every epoch
-        batches = numbers.batch(stage.batch_size, drop_remainder=True)      # else len() overflows at B = 1
+        numbers = grain.MapDataset.range(len(rows)).shuffle(seed=shuffle_seed).repeat()  # reshuffled every epoch
+        batches = numbers.batch(stage.batch_size, drop_remainder=True)  # else len() overflows at B = 1
         options = grain.ReadOptions(num_threads=min(prefetch, THREADS), prefetch_buffer_size=prefetch)
         self._iterator = iter(batches.map(materialise).to_iter_dataset(options))
 
@@ -113,8 +137,10 @@ class BatchStream:
         if state["stage"] != self._stage.index:
             raise ValueError(f"The state of stage {state['stage']} does not fit a stream of stage {self._stage.index}.")
         if state["text"] != self._text:
-            raise UserError(f"data.path: not the text that this run was trained on (checksum {self._text:08x}, "
-                            f"was {state['text']:08x}); bring the old files back, or start in a new --workdir.")
+            raise UserError(
+                f"data.path: not the text that this run was trained on (checksum {self._text:08x}, "
+                f"was {state['text']:08x}); bring the old files back, or start in a new --workdir."
+            )
         self._iterator.set_state(state["iterator"])
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 A reader is a function (Metered, text_field) -> parts. It never raises for what a file holds: what is bad about a
 document is in its part, and the documents after it come all the same.
 """
+
 import codecs
 import gzip
 import json
@@ -14,13 +15,17 @@ from typing import BinaryIO, NamedTuple
 
 from longctx.errors import UserError
 
-PIECE = 1 << 20             # bytes that are read, or decompressed, at a time
-HEAD = 4096                 # bytes by which UTF-16 without a byte order mark is told
-MOST_FIELDS = 20            # of a line that an error names
+PIECE = 1 << 20  # bytes that are read, or decompressed, at a time
+HEAD = 4096  # bytes by which UTF-16 without a byte order mark is told
+MOST_FIELDS = 20  # of a line that an error names
 
 # UTF-32 before UTF-16: the mark of the latter begins that of the former.
-MARKS = ((codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"), (codecs.BOM_UTF16_LE, "utf-16-le"),
-         (codecs.BOM_UTF16_BE, "utf-16-be"))
+MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
 
 
 class Part(NamedTuple):
@@ -28,6 +33,7 @@ class Part(NamedTuple):
 
     bad: what is wrong with it, as the end of a sentence about it; "" for a document that can be used.
     """
+
     line: int
     text: bytes = b""
     bad: str = ""
@@ -155,8 +161,11 @@ def _decoded(data: bytes, encoding: str) -> Part:
     try:
         return Part(0, data.decode(encoding).removeprefix("\ufeff").encode())
     except UnicodeDecodeError as error:
-        return Part(0, bad=f"begins with the byte order mark of {encoding.upper()}, and is not ({error.reason} at byte "
-                           f"{error.start})")
+        return Part(
+            0,
+            bad=f"begins with the byte order mark of {encoding.upper()}, and is not ({error.reason} at byte "
+            f"{error.start})",
+        )
 
 
 def _text_of(line: bytes, field: str) -> bytes:
@@ -172,8 +181,10 @@ def _text_of(line: bytes, field: str) -> bytes:
         raise _Bad(f"is a JSON {type(record).__name__}; every line must be one object")
     if not isinstance(record.get(field), str):
         strings = [reprlib.repr(key) for key, value in record.items() if isinstance(value, str)]
-        raise _Bad(f"has no text in data.text_field={field!r}; the text fields there: "
-                   f"{', '.join(strings[:MOST_FIELDS]) or 'none'}")
+        raise _Bad(
+            f"has no text in data.text_field={field!r}; the text fields there: "
+            f"{', '.join(strings[:MOST_FIELDS]) or 'none'}"
+        )
     try:
         return record[field].encode()
     except UnicodeEncodeError as error:

@@ -1,4 +1,5 @@
 """Tokenised documents in one flat array, and rows of a packing cut out of it when they are asked for."""
+
 import dataclasses
 import functools
 import zlib
@@ -21,6 +22,7 @@ class TokenTable:
     ids: the smallest unsigned type that holds the vocabulary; starts i64[documents + 1]: document d is
     ids[starts[d]:starts[d + 1]].
     """
+
     ids: np.ndarray
     starts: np.ndarray
 
@@ -53,13 +55,15 @@ def table(encoded: Iterable[np.ndarray], tokenizer: Tokenizer) -> TokenTable:
 
 def joined(first: TokenTable, second: TokenTable) -> TokenTable:
     """The documents of both tables."""
-    return TokenTable(np.concatenate([first.ids, second.ids]),
-                      np.concatenate([first.starts, first.starts[-1] + second.starts[1:]]))
+    return TokenTable(
+        np.concatenate([first.ids, second.ids]), np.concatenate([first.starts, first.starts[-1] + second.starts[1:]])
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class PackedRows:
     """The rows of a packing of a table's inputs."""
+
     table: TokenTable
     packing: Packing
     pad: int
@@ -94,13 +98,13 @@ class PackedRows:
         length = packing.length[piece]
         position = ragged_arange(length)
         first_place = np.repeat(np.arange(len(rows)) * packing.capacity, counts) + packing.column[piece]
-        place = np.repeat(first_place, length) + position           # in the flattened batch
+        place = np.repeat(first_place, length) + position  # in the flattened batch
         source = np.repeat(self.table.starts[packing.document[piece]] + packing.start[piece], length) + position
 
         def spread(values, fill, dtype):
             out = np.full(len(rows) * packing.capacity, fill, dtype)
             out[place] = values
-            return out.reshape(len(rows), packing.capacity)     # BT
+            return out.reshape(len(rows), packing.capacity)  # BT
 
         return {
             "tokens": spread(self.table.ids[source], self.pad, np.int32),

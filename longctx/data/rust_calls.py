@@ -1,4 +1,5 @@
 """Calls into `tokenizers`, a library in Rust, whose failures become one line. Free of jax."""
+
 import contextlib
 import os
 import sys
@@ -40,7 +41,7 @@ def panics_unreported():
             terminal = os.dup(_STDERR)
             stack.callback(os.close, terminal)
             written = stack.enter_context(tempfile.TemporaryFile())
-        except OSError:                     # closed, as that of a daemon may be, or no room for a file
+        except OSError:  # closed, as that of a daemon may be, or no room for a file
             yield
             return
         os.dup2(written.fileno(), _STDERR)

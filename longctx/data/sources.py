@@ -1,4 +1,5 @@
 """Documents from files, split into training and held-out ones by file. Free of jax and grain: errors come at once."""
+
 import dataclasses
 import difflib
 import functools
@@ -16,22 +17,25 @@ from longctx.errors import UserError, unknown_name
 from longctx.memory.sizes import free_memory, readable
 
 # Files that hold data, and that no reader is there for: beside text they may be what was meant to be trained on.
-UNREAD = frozenset("""
+UNREAD = frozenset(
+    """
     .parquet .arrow .feather .orc .avro .json .ndjson .csv .tsv .xlsx .msgpack .pkl .pickle .npy .npz .bin .idx .h5
-    .hdf5 .mds .tfrecord .array_record .db .sqlite .warc .gz .zst .xz .bz2 .lz4 .zip .tar .tgz .7z .rar""".split())
+    .hdf5 .mds .tfrecord .array_record .db .sqlite .warc .gz .zst .xz .bz2 .lz4 .zip .tar .tgz .7z .rar""".split()
+)
 SKIP = frozenset({"__pycache__"})
 # Parts of the standard library that are not code: help texts, character tables, and what others installed into it.
 STDLIB_SKIP = SKIP | {"site-packages", "dist-packages", "pydoc_data", "encodings", "idlelib"}
 
 BAD = ("stop", "skip")
-MEMORY_PER_BYTE = 5         # of text while it becomes token ids: the text, and two copies of ids of two bytes
-SHOWN = 3                   # bad documents that a note names
-KINDS = 8                   # extensions that a note names
+MEMORY_PER_BYTE = 5  # of text while it becomes token ids: the text, and two copies of ids of two bytes
+SHOWN = 3  # bad documents that a note names
+KINDS = 8  # extensions that a note names
 
 
 @dataclasses.dataclass(frozen=True)
 class Document:
     """One text: its name (the path below data.path; for .jsonl with :line) and its bytes, never empty."""
+
     name: str
     text: bytes
 
@@ -42,6 +46,7 @@ class Corpus:
 
     notes: a line for people about everything that was found and left out; none if that is nothing.
     """
+
     root: str
     train: tuple[Document, ...]
     held_out: tuple[Document, ...]
@@ -59,6 +64,7 @@ class LeftOut:
     files: by extension; folders: by name; names: other ones of files that are in it; empty, bad: documents; first_bad:
     a sentence about each of the first bad ones.
     """
+
     files: Counter[str] = dataclasses.field(default_factory=Counter)
     folders: Counter[str] = dataclasses.field(default_factory=Counter)
     names: int = 0
@@ -72,9 +78,12 @@ class LeftOut:
         self.first_bad += [sentence] if self.bad <= SHOWN else []
 
     def __str__(self):
-        parts = [_counted(self.files, "file"), _counted(self.folders, "folder"),
-                 _plural(self.names, "other name") + " of files that are read" if self.names else "",
-                 _plural(self.empty, "empty document") if self.empty else ""]
+        parts = [
+            _counted(self.files, "file"),
+            _counted(self.folders, "folder"),
+            _plural(self.names, "other name") + " of files that are read" if self.names else "",
+            _plural(self.empty, "empty document") if self.empty else "",
+        ]
         if self.bad:
             more = f"; and {self.bad - SHOWN:,} more" if self.bad > SHOWN else ""
             parts.append(f"{_plural(self.bad, 'bad document')} ({'; '.join(self.first_bad)}{more})")
@@ -84,6 +93,7 @@ class LeftOut:
 @dataclasses.dataclass
 class Budget:
     """Bytes that may be read, or decompressed, of data.path; limit None: any number."""
+
     path: str
     limit: int | None
     reason: str
@@ -95,8 +105,11 @@ class Budget:
         if config.max_bytes:
             return cls(config.path, config.max_bytes, f"data.max_bytes={config.max_bytes}")
         free = free_memory()
-        return cls(config.path, free and free // MEMORY_PER_BYTE,
-                   f"{readable(free or 0)} of memory are free, and a byte of text takes {MEMORY_PER_BYTE} with its ids")
+        return cls(
+            config.path,
+            free and free // MEMORY_PER_BYTE,
+            f"{readable(free or 0)} of memory are free, and a byte of text takes {MEMORY_PER_BYTE} with its ids",
+        )
 
     def price(self, files: list[folders.File]) -> None:
         """Raises UserError if the files are too many bytes as they are, before any is read."""
@@ -109,9 +122,11 @@ class Budget:
 
     def _require(self, size: int, what: str) -> None:
         if self.limit is not None and size > self.limit:
-            raise UserError(f"data.path={self.path!r} holds {readable(size)} {what}, and at most "
-                            f"{readable(self.limit)} can be read: {self.reason}. A part of the files works, or another "
-                            "data.max_bytes.")
+            raise UserError(
+                f"data.path={self.path!r} holds {readable(size)} {what}, and at most "
+                f"{readable(self.limit)} can be read: {self.reason}. A part of the files works, or another "
+                "data.max_bytes."
+            )
 
 
 def load(config: DataConfig) -> Corpus:
@@ -141,8 +156,9 @@ def load(config: DataConfig) -> Corpus:
         documents = list(_documents(_files(root, config, left), config, config.tokenizer == "bytes", left))
     note = f"left out of data.path={config.path!r}: {left}" if str(left) else ""
     if not documents:
-        raise UserError(f"data.path={config.path!r} holds no text: there is no document in {root!r}"
-                        f"{f' ({note})' if note else ''}.")
+        raise UserError(
+            f"data.path={config.path!r} holds no text: there is no document in {root!r}{f' ({note})' if note else ''}."
+        )
     return Corpus(root, *_split(documents, config.holdout), (note,) if note else ())
 
 
@@ -187,8 +203,10 @@ def _require_text(root: str, path: str, chosen: list, unread: list[folders.File]
         raise UserError(f"data.path={path!r} has an unknown extension. {known}")
     if unread:
         kinds = _by_kind(unread)
-        raise UserError(f"data.path={path!r} holds data that cannot be read: {_counted(kinds, 'file')}, first "
-                        f"{unread[0].name!r}. {known} data.ignore={tuple(sorted(kinds))} leaves them out.")
+        raise UserError(
+            f"data.path={path!r} holds data that cannot be read: {_counted(kinds, 'file')}, first "
+            f"{unread[0].name!r}. {known} data.ignore={tuple(sorted(kinds))} leaves them out."
+        )
     if not chosen:
         there = f", only {left}" if str(left) else ""
         raise UserError(f"data.path={path!r}: the folder {root!r} has no text files{there}. {known}")
@@ -206,8 +224,9 @@ def _is_hidden(file: folders.File) -> bool:
 
 def _by_kind(files: list[folders.File]) -> Counter[str]:
     """How many files have which extension."""
-    return Counter("hidden" if _is_hidden(file) else readers.extension(file.name) or "without extension"
-                   for file in files)
+    return Counter(
+        "hidden" if _is_hidden(file) else readers.extension(file.name) or "without extension" for file in files
+    )
 
 
 def _near(root: Path) -> str:
@@ -226,8 +245,10 @@ def _documents(files: list[folders.File], config: DataConfig, any_bytes: bool, l
             why = part.bad or ("" if any_bytes else readers.why_not_utf8(part.text))
             if why and config.bad == "stop":
                 works = "" if part.bad else "data.tokenizer='bytes' takes any bytes, and "
-                raise UserError(f"data.path: {_where(file.path, part)} {why}; {works}data.bad='skip' leaves out and "
-                                "counts what is bad.")
+                raise UserError(
+                    f"data.path: {_where(file.path, part)} {why}; {works}data.bad='skip' leaves out and "
+                    "counts what is bad."
+                )
             if why:
                 left.add_bad(f"{_where(file.name, part)} {why}")
             elif readers.is_empty(part.text):
@@ -254,7 +275,7 @@ def _plural(count: int, what: str) -> str:
 def _split(documents: list[Document], holdout: float) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
     if len(documents) == 1:
         return _cut(documents[0], holdout)
-    places = [_place(document.name) for document in documents]      # a document is held out if its place < holdout
+    places = [_place(document.name) for document in documents]  # a document is held out if its place < holdout
     train = tuple(d for d, place in zip(documents, places, strict=True) if place >= holdout)
     held_out = tuple(d for d, place in zip(documents, places, strict=True) if place < holdout)
     given = f"data.holdout={holdout} holds out"
@@ -278,6 +299,6 @@ def _cut(document: Document, holdout: float) -> tuple[tuple[Document], tuple[Doc
     if len(text) < 2:
         raise UserError("data.path holds a single byte of text; training and evaluation need at least one each.")
     at = min(max(round(len(text) * (1 - holdout)), 1), len(text) - 1)
-    while at > 1 and text[at] & 0xC0 == 0x80:       # inside a UTF-8 character
+    while at > 1 and text[at] & 0xC0 == 0x80:  # inside a UTF-8 character
         at -= 1
     return (Document(f"{document.name} (start)", text[:at]),), (Document(f"{document.name} (end)", text[at:]),)

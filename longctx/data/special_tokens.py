@@ -11,6 +11,7 @@ The first of these that says a token has the word:
 A tokenizer without BOS starts documents with EOS, as GPT-2 and Qwen do. One without PAD pads with EOS: padding has
 weight 0 and segment 0, and its id is never looked at, so that a wrong PAD is passed over.
 """
+
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -22,10 +23,27 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 WITH_TEXTS = (TOKENIZER_CONFIG, "special_tokens_map.json")
 WITH_IDS = ("config.json", "generation_config.json")
 USUAL = {
-    "bos": ("<|begin_of_text|>", "<s>", "<bos>", "[BOS]", "<|startoftext|>", "<｜begin▁of▁sentence｜>", "[CLS]",
-            "<BOS_TOKEN>"),
-    "eos": ("<|end_of_text|>", "</s>", "<eos>", "[EOS]", "<|endoftext|>", "<｜end▁of▁sentence｜>", "[SEP]",
-            "<|im_end|>", "<EOS_TOKEN>"),
+    "bos": (
+        "<|begin_of_text|>",
+        "<s>",
+        "<bos>",
+        "[BOS]",
+        "<|startoftext|>",
+        "<｜begin▁of▁sentence｜>",
+        "[CLS]",
+        "<BOS_TOKEN>",
+    ),
+    "eos": (
+        "<|end_of_text|>",
+        "</s>",
+        "<eos>",
+        "[EOS]",
+        "<|endoftext|>",
+        "<｜end▁of▁sentence｜>",
+        "[SEP]",
+        "<|im_end|>",
+        "<EOS_TOKEN>",
+    ),
     "pad": ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>", "<｜▁pad▁｜>", "<PAD>"),
 }
 
@@ -33,6 +51,7 @@ USUAL = {
 class Special(NamedTuple):
     """Ids; in_prompts: whether a prompt, too, starts with bos: not where tokenizer_config.json says that there is none,
     or `"add_bos_token": false`."""
+
     bos: int
     eos: int
     pad: int
@@ -53,8 +72,10 @@ def find(tokenizer, folder: Path, field: str, bos: str = "", eos: str = "") -> S
     if end is None:
         end = search.found("eos")
     if end is None:
-        raise UserError(f"data.tokenizer={field!r} has no end-of-document token: no file beside it says one, and it "
-                        f"has none of {' '.join(USUAL['eos'])}; data.eos must be the text of one of its tokens.")
+        raise UserError(
+            f"data.tokenizer={field!r} has no end-of-document token: no file beside it says one, and it "
+            f"has none of {' '.join(USUAL['eos'])}; data.eos must be the text of one of its tokens."
+        )
     start = search.asked("bos", bos)
     if start is None and not search.has_no_bos:
         start = search.found("bos")
@@ -108,15 +129,20 @@ class _Search:
         return [(where, text) for where, text in said if text is not None]
 
     def _said_ids(self, role: str) -> list[tuple[str, int]]:
-        return [(f"{name}: {role}_token_id", token) for name, content in self.ids.items()
-                for token in _ids(content, role, name)]
+        return [
+            (f"{name}: {role}_token_id", token)
+            for name, content in self.ids.items()
+            for token in _ids(content, role, name)
+        ]
 
     def _usual(self, role: str) -> int | None:
         candidates = [text for text in USUAL[role] if text in self.added]
         if len(candidates) > 1:
-            raise UserError(f"data.tokenizer={self.field!r} has several tokens that could be its {role.upper()}: "
-                            f"{' '.join(candidates)}; no file beside it says which. data.{role}={candidates[0]!r} or "
-                            f"{role}_token in {TOKENIZER_CONFIG} would.")
+            raise UserError(
+                f"data.tokenizer={self.field!r} has several tokens that could be its {role.upper()}: "
+                f"{' '.join(candidates)}; no file beside it says which. data.{role}={candidates[0]!r} or "
+                f"{role}_token in {TOKENIZER_CONFIG} would."
+            )
         return self.added[candidates[0]] if candidates else None
 
     def _token(self, role: str, text: str, where: str) -> int:
@@ -126,8 +152,10 @@ class _Search:
         return token
 
     def _unknown(self, role: str, token: str | int, where: str) -> UserError:
-        return UserError(f"{where}={token!r} is no token of data.tokenizer={self.field!r}; data.{role} must be the "
-                         "text of one of its tokens.")
+        return UserError(
+            f"{where}={token!r} is no token of data.tokenizer={self.field!r}; data.{role} must be the "
+            "text of one of its tokens."
+        )
 
 
 def _contents(folder: Path, names: tuple[str, ...]) -> dict[str, dict]:

@@ -1,4 +1,5 @@
 """Text to token ids: plain bytes, or a local tokenizer.json."""
+
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,9 +13,9 @@ from longctx.data.rust_calls import RustCall, panics_unreported
 from longctx.errors import UserError
 from longctx.memory import sizes
 
-BATCH_BYTES = 1 << 22       # text per call into `tokenizers`: its results take many times the memory of the ids
-LARGEST_FILE = 64 << 20     # bytes of a tokenizer.json; the largest published ones have 35 MB
-MEMORY_OF_FILE = 15         # bytes of memory per byte of it, about
+BATCH_BYTES = 1 << 22  # text per call into `tokenizers`: its results take many times the memory of the ids
+LARGEST_FILE = 64 << 20  # bytes of a tokenizer.json; the largest published ones have 35 MB
+MEMORY_OF_FILE = 15  # bytes of memory per byte of it, about
 
 Encoded = tuple[np.ndarray, np.ndarray]
 
@@ -24,6 +25,7 @@ class Tokenizer(Protocol):
 
     bos starts a document, eos ends it, pad fills rows (and is never predicted). ends: the tokens that end a generation.
     """
+
     name: str
     vocab_size: int
     bos: int
@@ -60,6 +62,7 @@ class Tokenizer(Protocol):
 
 class ByteTokenizer:
     """The 256 byte values as they are, then BOS 256, EOS 257, PAD 258. Takes any bytes."""
+
     name = "bytes"
     vocab_size, bos, eos, pad = 259, 256, 257, 258
     ends = (257,)
@@ -103,14 +106,15 @@ class FileTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True
         self.bos, self.eos, self.pad, self._in_prompts = special_tokens.find(
-            self._tokenizer, path.parent, field, bos, eos)
+            self._tokenizer, path.parent, field, bos, eos
+        )
         self.ends = special_tokens.ends(path.parent, self.eos)
         added = self._tokenizer.get_added_tokens_decoder()
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=False)
         self._added, self._special = {*added}, {i for i, token in added.items() if token.special}
         # ids can have gaps; special tokens that text is never may be beyond the rows of the model's embedding
         self.vocab_size = 1 + max(*vocabulary.values(), *(self._added - self._special), self.bos, self.eos, self.pad)
-        self._kept = {} if _drops_text(self._tokenizer, vocabulary) else None       # by character: has it a token?
+        self._kept = {} if _drops_text(self._tokenizer, vocabulary) else None  # by character: has it a token?
 
     def encode(self, text: bytes, name: str = "the text") -> np.ndarray:
         return np.array(self._encoding(self._decoded(text, name)).ids, np.int32)
@@ -127,7 +131,7 @@ class FileTokenizer:
 
     def encode_with_spans(self, text: bytes) -> Encoded:
         encoding = self._encoding(self._decoded(text, "the text"))
-        starts = np.flatnonzero(np.frombuffer(text, np.uint8) & 0xC0 != 0x80)           # of characters
+        starts = np.flatnonzero(np.frombuffer(text, np.uint8) & 0xC0 != 0x80)  # of characters
         spans = np.append(starts, len(text))[np.array(encoding.offsets, np.int64).reshape(-1, 2)]
         return np.array(encoding.ids, np.int32), spans
 
@@ -138,8 +142,10 @@ class FileTokenizer:
         finally:
             self._tokenizer.encode_special_tokens = True
         if (unknown := ids[ids >= vocab_size]).size:
-            raise UserError(f"{name!r} holds {self._tokenizer.id_to_token(unknown[0])!r}, token {unknown[0]} of "
-                            f"data.tokenizer={self.name!r}; the model has only {vocab_size}.")
+            raise UserError(
+                f"{name!r} holds {self._tokenizer.id_to_token(unknown[0])!r}, token {unknown[0]} of "
+                f"data.tokenizer={self.name!r}; the model has only {vocab_size}."
+            )
         begun = not self._in_prompts or ids[:1].tolist() == [self.bos]
         return ids if begun else np.append(np.int32(self.bos), ids)
 
@@ -184,8 +190,10 @@ class FileTokenizer:
         try:
             return text.decode()
         except UnicodeDecodeError as error:
-            raise UserError(f"{name!r} is not UTF-8 at byte {error.start} (0x{text[error.start]:02x}), which "
-                            f"data.tokenizer={self.name!r} needs; data.tokenizer='bytes' takes any bytes.") from error
+            raise UserError(
+                f"{name!r} is not UTF-8 at byte {error.start} (0x{text[error.start]:02x}), which "
+                f"data.tokenizer={self.name!r} needs; data.tokenizer='bytes' takes any bytes."
+            ) from error
 
 
 def load(name_or_path: str, bos: str = "", eos: str = "") -> Tokenizer:
@@ -198,15 +206,17 @@ def load(name_or_path: str, bos: str = "", eos: str = "") -> Tokenizer:
     """
     if name_or_path == "bytes":
         if bos or eos:
-            raise UserError(f"data.bos={bos!r} and data.eos={eos!r} are for a tokenizer.json; data.tokenizer='bytes' "
-                            "has its own.")
+            raise UserError(
+                f"data.bos={bos!r} and data.eos={eos!r} are for a tokenizer.json; data.tokenizer='bytes' has its own."
+            )
         return ByteTokenizer()
     path = Path(os.path.abspath(os.path.expanduser(name_or_path)))
     if path.is_dir():
         path = path / "tokenizer.json"
     if not name_or_path or not path.is_file():
-        raise UserError(f"data.tokenizer={name_or_path!r} is neither 'bytes' nor a tokenizer.json: "
-                        f"there is no file {str(path)!r}.")
+        raise UserError(
+            f"data.tokenizer={name_or_path!r} is neither 'bytes' nor a tokenizer.json: there is no file {str(path)!r}."
+        )
     return FileTokenizer(path, name_or_path, bos, eos)
 
 
@@ -218,9 +228,11 @@ def of(config: DataConfig) -> Tokenizer:
 def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:
     """Raises UserError where the model's vocabulary is too small for the tokenizer."""
     if tokenizer.vocab_size > vocab_size:
-        raise UserError(f"model.vocab_size={vocab_size} is smaller than the {tokenizer.vocab_size} tokens of "
-                        f"data.tokenizer={tokenizer.name!r}; {-(-tokenizer.vocab_size // 8) * 8} works, and a "
-                        "pretrained model needs the tokenizer that it came with.")
+        raise UserError(
+            f"model.vocab_size={vocab_size} is smaller than the {tokenizer.vocab_size} tokens of "
+            f"data.tokenizer={tokenizer.name!r}; {-(-tokenizer.vocab_size // 8) * 8} works, and a "
+            "pretrained model needs the tokenizer that it came with."
+        )
 
 
 def losses(tokenizer: Tokenizer, texts: Sequence[bytes], special: bool = False) -> list[str]:
@@ -234,14 +246,17 @@ def losses(tokenizer: Tokenizer, texts: Sequence[bytes], special: bool = False) 
     if not total:
         return []
     most = sorted(total, key=total.get, reverse=True)[:8]
-    return [f"data.tokenizer={tokenizer.name!r} drops {sum(total.values()):,} characters of {of_texts:,} of "
-            f"{len(texts):,} texts ({', '.join(map(repr, most))}{', ...' if len(total) > len(most) else ''}): "
-            "it has no token for them, no unk token and no tokens for bytes."]
+    return [
+        f"data.tokenizer={tokenizer.name!r} drops {sum(total.values()):,} characters of {of_texts:,} of "
+        f"{len(texts):,} texts ({', '.join(map(repr, most))}{', ...' if len(total) > len(most) else ''}): "
+        "it has no token for them, no unk token and no tokens for bytes."
+    ]
 
 
 def _drops_text(tokenizer, vocabulary: dict[str, int]) -> bool:
     """Whether text can vanish: BPE without an unk token passes over what it has no token for."""
     from tokenizers import models, pre_tokenizers
+
     model = tokenizer.model
     if not isinstance(model, models.BPE) or model.unk_token is not None:
         return False
@@ -254,6 +269,7 @@ def _drops_text(tokenizer, vocabulary: dict[str, int]) -> bool:
 
 def _from_file(path: Path, field: str):
     import tokenizers
+
     try:
         _check_size(path, field)
         data = path.read_bytes()
@@ -265,16 +281,22 @@ def _from_file(path: Path, field: str):
         raise
     except ValueError as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"data.tokenizer={field!r}: {str(path)!r} is not a tokenizer.json ({reason}); "
-                        "it must be a file that the `tokenizers` library saved.") from error
+        raise UserError(
+            f"data.tokenizer={field!r}: {str(path)!r} is not a tokenizer.json ({reason}); "
+            "it must be a file that the `tokenizers` library saved."
+        ) from error
 
 
 def _check_size(path: Path, field: str) -> None:
     size, free = path.stat().st_size, sizes.free_memory()
     needed = size * MEMORY_OF_FILE
     if size > LARGEST_FILE:
-        raise UserError(f"data.tokenizer={field!r}: {str(path)!r} has {sizes.readable(size)}; at most "
-                        f"{sizes.readable(LARGEST_FILE)} are read (longctx.data.tokenizers.LARGEST_FILE).")
+        raise UserError(
+            f"data.tokenizer={field!r}: {str(path)!r} has {sizes.readable(size)}; at most "
+            f"{sizes.readable(LARGEST_FILE)} are read (longctx.data.tokenizers.LARGEST_FILE)."
+        )
     if free is not None and needed > free:
-        raise UserError(f"data.tokenizer={field!r}: {str(path)!r} takes about {sizes.readable(needed)} of memory, and "
-                        f"{sizes.readable(free)} are free.")
+        raise UserError(
+            f"data.tokenizer={field!r}: {str(path)!r} takes about {sizes.readable(needed)} of memory, and "
+            f"{sizes.readable(free)} are free."
+        )

@@ -18,10 +18,7 @@ Every task is a function
 It returns a small dict that JSON can hold, with the unit of its numbers in it; a number that could not be measured is
 None and says why.
 """
+
 from longctx.evals.tasks import by_position, context_gain, passkey
 
-EVALS = {
-    "by_position": by_position.run,
-    "context_gain": context_gain.run,
-    "passkey": passkey.run,
-}
+EVALS = {"by_position": by_position.run, "context_gain": context_gain.run, "passkey": passkey.run}

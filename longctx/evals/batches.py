@@ -1,4 +1,5 @@
 """From documents to batches as large as the work, and back to one prediction per piece of text."""
+
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -7,15 +8,16 @@ import numpy as np
 
 from longctx.memory.sizes import readable
 
-BATCH_TOKENS = 16384        # a batch holds at most about this many tokens: long rows come alone, short ones together
-WINDOW_TOKENS = 8192        # short windows: as many per document as fill this, so that short lengths are not noisier
-SCAN_BYTES = 1 << 25        # tokenise at most this much text while looking for documents that are long enough
+BATCH_TOKENS = 16384  # a batch holds at most about this many tokens: long rows come alone, short ones together
+WINDOW_TOKENS = 8192  # short windows: as many per document as fill this, so that short lengths are not noisier
+SCAN_BYTES = 1 << 25  # tokenise at most this much text while looking for documents that are long enough
 NONE_LONG_ENOUGH = f"no held-out document is that long, in {readable(SCAN_BYTES)} of text at most"
 
 
 class Prediction(NamedTuple):
     """What a model makes of each target, [B, T] of a batch or [n] of a piece: its negative log-likelihood in nats, and
     whether it is the top choice, so that greedy decoding would write it, given everything before."""
+
     nll: np.ndarray
     top: np.ndarray
 
@@ -25,12 +27,14 @@ Predictor = Callable[[dict[str, np.ndarray]], Prediction]
 
 class Piece(NamedTuple):
     """Consecutive text read from an empty context: inputs and targets, int32[n] each."""
+
     inputs: np.ndarray
     targets: np.ndarray
 
 
 class LongDocument(NamedTuple):
     """A tokenised document: ids int32[n + 1] with its start and end markers, hence n targets, and its size in bytes."""
+
     ids: np.ndarray
     size: int
 
@@ -53,14 +57,14 @@ def long_documents(documents: Sequence, tokenizer, lengths: Sequence[int], count
     scanned = 0
     for index in np.random.default_rng(seed).permutation(len(documents)):
         name, text = documents[int(index)].name, documents[int(index)].text
-        if len(text) + 1 < min(lengths):        # a token holds at least one byte
+        if len(text) + 1 < min(lengths):  # a token holds at least one byte
             continue
         ids = np.concatenate([[tokenizer.bos], tokenizer.encode(text, name), [tokenizer.eos]]).astype(np.int32)
         found.append(LongDocument(ids, len(text)))
         scanned += len(text)
         if sum(document.targets >= max(lengths) for document in found) == count or scanned > SCAN_BYTES:
             break
-    found.sort(key=lambda document: -sum(document.targets >= length for length in lengths))     # stable
+    found.sort(key=lambda document: -sum(document.targets >= length for length in lengths))  # stable
     return {length: [d for d in found if d.targets >= length][:count] for length in lengths}
 
 
@@ -77,9 +81,9 @@ def windows(document: LongDocument, length: int, bos: int, rng: np.random.Genera
 
 def last_tokens(ids: np.ndarray, end: int, context: int, bos: int) -> Piece:
     """The piece of `context` tokens whose last input is ids[end - 1]; its first input becomes the start marker."""
-    inputs = ids[end - context:end].copy()
+    inputs = ids[end - context : end].copy()
     inputs[0] = bos
-    return Piece(inputs, ids[end - context + 1:end + 1])
+    return Piece(inputs, ids[end - context + 1 : end + 1])
 
 
 def score(predictor: Predictor, rows: Sequence[Sequence[Piece]], length: int, pad: int) -> list[list[Prediction]]:
@@ -90,11 +94,12 @@ def score(predictor: Predictor, rows: Sequence[Sequence[Piece]], length: int, pa
     results = []
     size = rows_at(length)
     for start in range(0, len(rows), size):
-        group = rows[start:start + size]
+        group = rows[start : start + size]
         prediction = predictor(_batch(group, length, pad))
         nll, top = np.asarray(prediction.nll, np.float64), np.asarray(prediction.top, bool)
-        assert nll.shape == top.shape == (len(group), length), \
+        assert nll.shape == top.shape == (len(group), length), (
             f"The predictor gave nll {nll.shape} and top {top.shape} for a batch of {(len(group), length)}."
+        )
         for i, row in enumerate(group):
             ends = np.cumsum([len(piece.inputs) for piece in row])
             cuts = [(i, slice(end - len(piece.inputs), end)) for piece, end in zip(row, ends, strict=True)]
@@ -105,8 +110,10 @@ def score(predictor: Predictor, rows: Sequence[Sequence[Piece]], length: int, pa
 def _batch(rows: Sequence[Sequence[Piece]], length: int, pad: int) -> dict[str, np.ndarray]:
     size = len(rows)
     batch = {
-        "tokens": np.full((size, length), pad, np.int32), "targets": np.full((size, length), pad, np.int32),
-        "weights": np.zeros((size, length), np.float32), "positions": np.zeros((size, length), np.int32),
+        "tokens": np.full((size, length), pad, np.int32),
+        "targets": np.full((size, length), pad, np.int32),
+        "weights": np.zeros((size, length), np.float32),
+        "positions": np.zeros((size, length), np.int32),
         "segments": np.zeros((size, length), np.int32),
     }
     for i, row in enumerate(rows):
@@ -133,5 +140,3 @@ def mean_and_error(values) -> tuple[float | None, float | None]:
 def number(value: float) -> float | None:
     """Five significant digits, or None for what JSON cannot hold (NaN, infinity)."""
     return float(f"{value:.5g}") if math.isfinite(value) else None
-
-

@@ -1,4 +1,5 @@
 """What the evaluation tasks ask of a model: the loss of every target of a batch, on any mesh."""
+
 import jax
 import numpy as np
 
@@ -19,9 +20,12 @@ def predictor(config: Config, mesh, params, rope: RopeConfig):
     """
     with jax.set_mesh(mesh):
         graph = functional.graph(config.model, config.attention, config.memory)
-    whole = jax.sharding.NamedSharding(mesh, meshes.REPLICATED)         # so that every process can read the results
-    predictions = jax.jit(lambda params, batch, length: functional.predictions(graph, params, batch, rope, length),
-                          static_argnums=2, out_shardings=whole)
+    whole = jax.sharding.NamedSharding(mesh, meshes.REPLICATED)  # so that every process can read the results
+    predictions = jax.jit(
+        lambda params, batch, length: functional.predictions(graph, params, batch, rope, length),
+        static_argnums=2,
+        out_shardings=whole,
+    )
     shards = config.mesh.context_shards
     row_unit = mesh.shape["data"] * mesh.shape["fsdp"]
     column_unit = layouts.unit(config.attention.layout, shards)
@@ -39,6 +43,7 @@ def predictor(config: Config, mesh, params, rope: RopeConfig):
             results = predictions(params, meshes.put_whole(laid_out, mesh), columns)
         back = layouts.inverse(order)
         return Prediction(*(layouts.permute(np.asarray(x), back)[:rows, :columns] for x in results))
+
     return predict
 
 

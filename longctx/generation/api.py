@@ -1,4 +1,5 @@
 """`generate` and `stream`: prompts of different lengths continued together, through a cache, on any mesh."""
+
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -17,7 +18,7 @@ from longctx.positions.api import BY_LENGTH
 from pallas_kernels.arguments import require_whole
 from pallas_kernels.masks import MOST
 
-NONE = -1               # in place of a token of a row that has ended
+NONE = -1  # in place of a token of a row that has ended
 
 
 def generate(graph, params, prompts: Sequence, max_new_tokens: int, **how) -> list[np.ndarray]:
@@ -29,8 +30,17 @@ def generate(graph, params, prompts: Sequence, max_new_tokens: int, **how) -> li
     return [row[row != NONE] for row in steps]
 
 
-def stream(graph, params, prompts: Sequence, max_new_tokens: int, *, rope: RopeConfig | None = None,
-           length: int | None = None, key=None, **how) -> Iterator[np.ndarray]:
+def stream(
+    graph,
+    params,
+    prompts: Sequence,
+    max_new_tokens: int,
+    *,
+    rope: RopeConfig | None = None,
+    length: int | None = None,
+    key=None,
+    **how,
+) -> Iterator[np.ndarray]:
     """Tokens as they come: for each step int32 [B], NONE for a row that has ended. Use it under `jax.set_mesh`.
 
     Args:
@@ -65,12 +75,14 @@ def stream(graph, params, prompts: Sequence, max_new_tokens: int, *, rope: RopeC
     key, done = jax.random.key(0) if key is None else key, np.zeros(rows, bool)
     for step in range(max_new_tokens):
         tokens = decode.choose(graph, params, last, request.temperature, request.top_p, key, step)
-        if step + 1 < max_new_tokens:           # it runs while the caller looks at the tokens
+        if step + 1 < max_new_tokens:  # it runs while the caller looks at the tokens
             cache, last = decode.read_one(*reading, cache, tokens, lengths + step)
         chosen = np.where(done, NONE, np.asarray(tokens)[:rows])
         if (chosen[~done] < 0).any():
-            raise UserError(f"the model's logits are NaN after {step} new tokens: its weights or its dtype, "
-                            f"{model.config.dtype}, overflow.")
+            raise UserError(
+                f"the model's logits are NaN after {step} new tokens: its weights or its dtype, "
+                f"{model.config.dtype}, overflow."
+            )
         yield chosen
         done |= np.isin(chosen, request.stop)
         if done.all():
@@ -80,7 +92,7 @@ def stream(graph, params, prompts: Sequence, max_new_tokens: int, *, rope: RopeC
 def _read(reading, config: ModelConfig, prompts: list[np.ndarray], longest: int, chunk: int):
     """(cache, last) of decode.read after all of the prompts; the cache has room for `longest` tokens."""
     cache = _empty(config, len(prompts), longest)
-    last = jnp.zeros((len(prompts), config.embed), config.dtype, out_sharding=meshes.ROWS)
+    last = jnp.zeros((len(prompts), config.d_model), config.dtype, out_sharding=meshes.ROWS)
     for batch in _chunks(prompts, _whole(chunk, meshes.context_shards())):
         cache, last = decode.read(*reading, cache, last, meshes.put_whole(batch, jax.sharding.get_mesh()))
     return cache, last
@@ -105,7 +117,7 @@ def _check_rope(rope: RopeConfig | None, length: int | None, config: ModelConfig
     if rope is not None:
         if not isinstance(rope, RopeConfig):
             raise UserError(f"rope={rope!r} must be a RopeConfig, such as RopeConfig(scaling='linear', factor=4.0).")
-        positions.check(rope, config.head_size, "rope")
+        positions.check(rope, config.head_dim, "rope")
     if length is not None:
         as_user_error(require_whole, "length", length, 1, MOST)
 
@@ -117,6 +129,10 @@ def _chunks(prompts: list[np.ndarray], width: int) -> Iterator[dict]:
         index = start + np.arange(width)[None]
         inside = index < lengths
         tokens = np.zeros(inside.shape, np.int32)
-        tokens[inside] = np.concatenate([prompt[start:start + width] for prompt in prompts])
-        yield {"tokens": tokens, "positions": np.where(inside, index, 0).astype(np.int32),
-               "segments": inside.astype(np.int32), "ends": (index == lengths - 1).astype(np.int32)}
+        tokens[inside] = np.concatenate([prompt[start : start + width] for prompt in prompts])
+        yield {
+            "tokens": tokens,
+            "positions": np.where(inside, index, 0).astype(np.int32),
+            "segments": inside.astype(np.int32),
+            "ends": (index == lengths - 1).astype(np.int32),
+        }

@@ -9,6 +9,7 @@ A step attends two disjoint sets of keys, the cache as it was and the new tokens
 than a window holds; only then do the new ones take their slots. Every shard attends its part of both sets for all
 queries, and what they find is merged by log-sum-exp, as between devices in training.
 """
+
 from typing import NamedTuple
 
 import jax
@@ -32,6 +33,7 @@ class Cache(NamedTuple):
         for all its parts; else they are as projected.
       tokens: of every slot, int32 [B, S]; segment 0 is an empty slot.
     """
+
     k: jax.Array
     v: jax.Array
     tokens: Tokens
@@ -48,13 +50,15 @@ def slots(kind: LayerConfig, longest: int, shards: int) -> int:
 
 def empty(config: ModelConfig, rows: int, longest: int) -> list[Cache]:
     """A cache for rows of up to `longest` tokens, one entry for each kind of layer; cut over the mesh."""
+
     def of(i, kind):
         size = slots(kind, longest, meshes.context_shards())
         layers = len(range(i, config.layers, len(config.kinds)))
-        shape = layers, rows, size, config.key_heads, config.head_size
+        shape = layers, rows, size, config.kv_heads, config.head_dim
         store = lambda: jnp.zeros(shape, config.dtype, out_sharding=meshes.CACHE)
         numbers = lambda: jnp.zeros((rows, size), jnp.int32, out_sharding=meshes.TOKENS)
         return Cache(store(), store(), Tokens(numbers(), numbers()))
+
     return [of(i, kind) for i, kind in enumerate(config.kinds)]
 
 
@@ -65,12 +69,15 @@ def extend(model, tokens, where: Tokens, cache: list[Cache], rope: RopeConfig | 
     scaling takes the rows' to be, int, or each row's, a tuple of them.
     """
     kinds, see = model.config.kinds, model.views(rope, length)
-    steps = [Step(see(kind, where.positions), see(kind, old.tokens.positions), where, old, model.attention.kernel)
-             for kind, old in zip(kinds, cache, strict=True)]
+    steps = [
+        Step(see(kind, where.positions), see(kind, old.tokens.positions), where, old, model.attention.kernel)
+        for kind, old in zip(kinds, cache, strict=True)
+    ]
     x, kept = model.through(tokens, [step.attend for step in steps])
     # all layers at once: a write inside their scan would copy the whole cache
-    return x, [_written(old, Cache(*new, where), memory(kind)[0])
-               for kind, old, new in zip(kinds, cache, kept, strict=True)]
+    return x, [
+        _written(old, Cache(*new, where), memory(kind)[0]) for kind, old, new in zip(kinds, cache, kept, strict=True)
+    ]
 
 
 class Step(NamedTuple):
@@ -82,6 +89,7 @@ class Step(NamedTuple):
       cache: as it was before them.
       kernel: a name in pallas_kernels.attention.api.IMPLEMENTATIONS, or auto.
     """
+
     view: View
     old_view: View
     new: Tokens
@@ -114,15 +122,16 @@ def _attended(queries, where, keys, table, specs, kernel):
                 found = Local(kernel).forward(q, k, v, (where, tokens), spec, table, found)
         return merge_shards(found, meshes.CONTEXT)
 
-    return jax.shard_map(local, in_specs=(*cuts, None if table is None else meshes.HEAD_TABLE),
-                         out_specs=(meshes.HEADS, meshes.LSE))(queries, where, keys, table)
+    return jax.shard_map(
+        local, in_specs=(*cuts, None if table is None else meshes.HEAD_TABLE), out_specs=(meshes.HEADS, meshes.LSE)
+    )(queries, where, keys, table)
 
 
 def _written(cache: Cache, new: Cache, first: int) -> Cache:
     """The cache with T new tokens, in the form of a Cache whose slots they are, in the slots where they belong."""
     size = cache.k.shape[2]
     cuts = Cache(meshes.CACHE, meshes.CACHE, Tokens(meshes.TOKENS, meshes.TOKENS))
-    axis = lambda x: 2 if x.ndim == 5 else 1                # of the slots: k and v are of all layers
+    axis = lambda x: 2 if x.ndim == 5 else 1  # of the slots: k and v are of all layers
 
     def local(cache, new):
         new = jax.tree.map(lambda x: jax.lax.all_gather(x, meshes.CONTEXT, axis=axis(x), tiled=True), new)

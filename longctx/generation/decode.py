@@ -2,6 +2,7 @@
 
 Compiled once per shape: prompts are read in chunks of one size, and a generated token is a chunk of one.
 """
+
 import functools
 
 import jax
@@ -34,7 +35,8 @@ def read_one(graph, rope: RopeConfig | None, length: int | tuple[int, ...], para
     """The same for one more token of every row, at its position; int32 [B] each."""
     # every context shard takes a column, and all but the first are padding
     column = lambda x: jax.sharding.reshard(
-        jnp.pad(x[:, None], ((0, 0), (0, meshes.context_shards() - 1))), meshes.TOKENS)
+        jnp.pad(x[:, None], ((0, 0), (0, meshes.context_shards() - 1))), meshes.TOKENS
+    )
     one = column(jnp.ones_like(tokens))
     batch = {"tokens": column(tokens), "positions": column(positions), "segments": one, "ends": one}
     return read(graph, rope, length, params, cache, 0, batch)

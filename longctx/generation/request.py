@@ -1,4 +1,5 @@
 """What may be asked of a generation. Free of jax: a command checks it first."""
+
 import dataclasses
 import math
 import numbers
@@ -18,6 +19,7 @@ class Request:
       temperature, top_p: see generation.sampling.sample; temperature 0 takes the likeliest token.
       stop: tokens that end a row.
     """
+
     max_new_tokens: int
     chunk: int = 512
     temperature: float = 0.0
@@ -56,8 +58,9 @@ def token_ids(field: str, ids, vocab_size: int, axes: str) -> np.ndarray:
     if ids.ndim != len(axes) or not ids.size or not np.issubdtype(ids.dtype, np.integer):
         raise UserError(f"{field} is {ids.dtype}{list(ids.shape)}; it must be {what}, at least one, in integers.")
     if ids.min() < 0 or ids.max() >= vocab_size:
-        raise UserError(f"{field} holds ids from {ids.min()} to {ids.max()}; those of the model are from 0 to "
-                        f"{vocab_size - 1}.")
+        raise UserError(
+            f"{field} holds ids from {ids.min()} to {ids.max()}; those of the model are from 0 to {vocab_size - 1}."
+        )
     return ids.astype(np.int32)
 
 

@@ -1,4 +1,5 @@
 """How the next token is chosen."""
+
 import jax
 import jax.numpy as jnp
 
@@ -21,7 +22,7 @@ def sample(logits, key, temperature: float = 0.0, top_p: float = 1.0):
     if temperature == 0:
         return jnp.argmax(logits, -1).astype(jnp.int32)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(logits)))
-    logits, token = jax.lax.top_k(logits, logits.shape[-1])                         # sorted
+    logits, token = jax.lax.top_k(logits, logits.shape[-1])  # sorted
     # the largest becomes 0 before the division, which may overflow: at any temperature exp() is 1 there, and not NaN
     below = jnp.where(logits == logits[:, :1], 0.0, logits - logits[:, :1])
     logits = below / min(max(temperature, _LEAST), _MOST)

@@ -1,11 +1,12 @@
 """Generated tokens as text, piece by piece. Free of jax."""
+
 from collections.abc import Iterable, Iterator, Sequence
 
 from longctx.data.tokenizers import Tokenizer
 
-UNFINISHED = "\ufffd"   # what tokenizers write for a character whose last bytes are still to come
-CONTEXT = 32            # tokens before the new ones that are decoded along with them, at most
-HELD = 256              # tokens that are held back for a character to be completed, at most
+UNFINISHED = "\ufffd"  # what tokenizers write for a character whose last bytes are still to come
+CONTEXT = 32  # tokens before the new ones that are decoded along with them, at most
+HELD = 256  # tokens that are held back for a character to be completed, at most
 
 
 def as_it_comes(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Iterable[int]) -> Iterator[str]:

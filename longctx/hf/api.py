@@ -1,10 +1,11 @@
 """load, save and Model: checkpoints of Hugging Face in and out.
 
-    model = hf.load("folder", rope_scaling={"rope_type": "yarn", "factor": 4.0})
-    logits = model(ids)
-    tokens = model.generate(ids, max_new_tokens=100)
-    hf.save(model, "another")
+model = hf.load("folder", rope_scaling={"rope_type": "yarn", "factor": 4.0})
+logits = model(ids)
+tokens = model.generate(ids, max_new_tokens=100)
+hf.save(model, "another")
 """
+
 import dataclasses
 import functools
 import json
@@ -37,6 +38,7 @@ class Model:
       source: the folder that it came from, or None, and what its config.json said.
       ends: the tokens that end a row when it generates.
     """
+
     config: ModelConfig
     params: dict
     mesh: jax.sharding.Mesh
@@ -59,8 +61,11 @@ class Model:
         ids = token_ids("ids", ids, self.config.vocab_size, "BT")
         (B, T), shards = ids.shape, self.mesh.shape["context_outer"] * self.mesh.shape["context"]
         rows, columns = self.mesh.shape["data"] * self.mesh.shape["fsdp"], layouts.unit(self.attention.layout, shards)
-        batch = {"tokens": ids, "positions": np.broadcast_to(np.arange(T, dtype=np.int32), (B, T)),
-                 "segments": np.ones((B, T), np.int32)}
+        batch = {
+            "tokens": ids,
+            "positions": np.broadcast_to(np.arange(T, dtype=np.int32), (B, T)),
+            "segments": np.ones((B, T), np.int32),
+        }
         batch = {name: np.pad(x, ((0, -B % rows), (0, -T % columns))) for name, x in batch.items()}
         order = layouts.permutation(self.attention.layout, batch["segments"], shards, reaches(self.config))
         batch = {name: layouts.permute(x, order) for name, x in batch.items()}
@@ -82,14 +87,21 @@ class Model:
         several = isinstance(ids, list | tuple)
         vocab_size = self.config.vocab_size
         stop = stops(self.ends, vocab_size) if stop is None else stop
-        prompts = [token_ids(f"ids[{i}]", row, vocab_size, "T") for i, row in enumerate(ids)] if several else list(
-            token_ids("ids", ids, vocab_size, "BT"))
+        prompts = (
+            [token_ids(f"ids[{i}]", row, vocab_size, "T") for i, row in enumerate(ids)]
+            if several
+            else list(token_ids("ids", ids, vocab_size, "BT"))
+        )
         with jax.set_mesh(self.mesh):
             new = generation.generate(self.graph, self.params, prompts, max_new_tokens, stop=stop, **how)
         if several:
             return [np.concatenate(both) for both in zip(prompts, new, strict=True)]
-        return np.stack([np.pad(np.concatenate(both), (0, max_new_tokens - len(both[1])), "edge")
-                         for both in zip(prompts, new, strict=True)])
+        return np.stack(
+            [
+                np.pad(np.concatenate(both), (0, max_new_tokens - len(both[1])), "edge")
+                for both in zip(prompts, new, strict=True)
+            ]
+        )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -97,8 +109,9 @@ def _logits(graph, params, batch, length):
     return functional.logits(graph, params, batch, length=length)
 
 
-def load(path, rope_scaling: dict | RopeConfig | None = None, mesh: jax.sharding.Mesh | None = None,
-         dtype: str | None = None) -> Model:
+def load(
+    path, rope_scaling: dict | RopeConfig | None = None, mesh: jax.sharding.Mesh | None = None, dtype: str | None = None
+) -> Model:
     """The model in a folder of Hugging Face: config.json and safetensors, in one file or several.
 
     Each device reads its own share of each tensor; beside the result, host memory holds that of one layer's tensor.
@@ -106,7 +119,7 @@ def load(path, rope_scaling: dict | RopeConfig | None = None, mesh: jax.sharding
     Args:
       rope_scaling: instead of the folder's: what config.json would call rope_scaling or rope_parameters, which changes
         what it says: see rope.override; or a RopeConfig, whole but for what the weights are made for (pairing,
-        rotary_share, and original_length where it is 0).
+        rotary_fraction, and original_length where it is 0).
       mesh: default one device.
       dtype: of parameters and computation, one of settings.DTYPES; default the file's, which may differ by tensor.
 
@@ -133,8 +146,9 @@ def load(path, rope_scaling: dict | RopeConfig | None = None, mesh: jax.sharding
             _require_tied(stored[head], stored[architecture.outside["embedding.table"].name], head)
         asked = dtype and jnp.dtype(dtype)
         parameters.require_room(located, shapes, stored, asked, str(source))
-        place = lambda leaf, parameter: parameters.load(parameter, stored, NamedSharding(mesh, leaf.sharding.spec),
-                                                        asked, jnp.dtype(config.dtype))
+        place = lambda leaf, parameter: parameters.load(
+            parameter, stored, NamedSharding(mesh, leaf.sharding.spec), asked, jnp.dtype(config.dtype)
+        )
         params = jax.tree.map(place, shapes, located)
     return Model(config, params, mesh, source, settings, ends=special_tokens.ends(source))
 
@@ -144,8 +158,15 @@ def _require_tied(head: files.Stored, table: files.Stored, name: str) -> None:
         raise UserError(f"config.json ties the output head to the embedding, and {name} is another.")
 
 
-def save(model: Model | dict, directory, config: ModelConfig | None = None, source=None,
-         max_shard_size: int = 5 * 10**9, longest: int = 0, data: DataConfig | None = None) -> None:
+def save(
+    model: Model | dict,
+    directory,
+    config: ModelConfig | None = None,
+    source=None,
+    max_shard_size: int = 5 * 10**9,
+    longest: int = 0,
+    data: DataConfig | None = None,
+) -> None:
     """Writes a folder that from_pretrained of transformers loads. Tensors are written as they are, bit by bit.
 
     Args:

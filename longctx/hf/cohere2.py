@@ -1,4 +1,5 @@
 """Cohere 2 (Command R7B, A): one LayerNorm without bias for both halves, interleaved RoPE in layers with a window."""
+
 from longctx.config import ModelConfig
 from longctx.hf.rope import Dialect
 from longctx.hf.settings import (
@@ -6,7 +7,7 @@ from longctx.hf.settings import (
     always_a_window,
     biases,
     every,
-    head_size,
+    head_dim,
     layer_types,
     model,
     only,
@@ -21,13 +22,25 @@ ROPE = Dialect(pairing="interleaved")
 
 def read(settings: Settings) -> ModelConfig:
     types = layer_types(settings, every(settings["sliding_window_pattern"]))
-    kinds = [windowed(size, position="" if size else "nope")
-             for size in sized(types, "sliding_window", settings["sliding_window"])]
-    only("head_dim", settings["head_dim"], head_size(settings))         # it has none of its own
-    return model(settings, ROPE, kinds, eps="layer_norm_eps", block="parallel_shared", norm="layer",
-                 logit_scale=settings["logit_scale"], **biases(settings))
+    kinds = [
+        windowed(size, position="" if size else "nope")
+        for size in sized(types, "sliding_window", settings["sliding_window"])
+    ]
+    only("head_dim", settings["head_dim"], head_dim(settings))  # it has none of its own
+    return model(
+        settings,
+        ROPE,
+        kinds,
+        eps="layer_norm_eps",
+        block="parallel_shared",
+        norm="layer",
+        logit_scale=settings["logit_scale"],
+        **biases(settings),
+    )
 
 
 def write(config: ModelConfig, longest: int) -> dict:
     return always_a_window(written(config, ROPE, longest, eps="layer_norm_eps") | written_windows(config)) | {
-        "logit_scale": config.logit_scale, "attention_bias": config.qkv_bias}
+        "logit_scale": config.logit_scale,
+        "attention_bias": config.qkv_bias,
+    }

@@ -3,6 +3,7 @@
 Every setting is checked here before an architecture reads it. One that is in neither list is refused by name: it may be
 part of the model, and passing over it would give other numbers without a word.
 """
+
 import dataclasses
 import reprlib
 from collections.abc import Callable
@@ -11,12 +12,13 @@ from longctx.errors import UserError
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
-_LARGEST = 1e30                         # of numbers: no float32 overflows on the way
+_LARGEST = 1e30  # of numbers: no float32 overflows on the way
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
     """What a value must be, in words and as a test."""
+
     words: str
     fits: Callable[[object], bool]
 
@@ -37,8 +39,10 @@ def _whole(least: int, most: int = 2**31 - 1) -> Kind:
 
 def _number(words: str, fits: Callable[[float], bool]) -> Kind:
     """NaN and the infinities are none, and neither is true."""
-    return Kind(f"a number {words}", lambda value: type(value) in (int, float) and -_LARGEST <= value <= _LARGEST
-                and fits(value))
+    return Kind(
+        f"a number {words}",
+        lambda value: type(value) in (int, float) and -_LARGEST <= value <= _LARGEST and fits(value),
+    )
 
 
 def _list(words: str, item: Callable[[object], bool]) -> Kind:
@@ -56,7 +60,7 @@ BASE = _number("above 1", lambda value: value > 1)
 SHARE = _number("from 0 to 1", lambda value: 0 <= value <= 1)
 EPSILON = _number("from 0 to below 1", lambda value: 0 <= value < 1)
 FLAG = Kind("true or false", lambda value: type(value) is bool)
-SWITCH = Kind("true, false or a whole number", lambda value: type(value) in (bool, int))    # 4 in the first Llama 4
+SWITCH = Kind("true, false or a whole number", lambda value: type(value) in (bool, int))  # 4 in the first Llama 4
 NAME = Kind("a name", lambda value: isinstance(value, str) and len(value) < 100)
 NAMES = _list("names", NAME.fits)
 SWITCHES = _list("0 and 1", lambda value: type(value) in (bool, int) and value in (0, 1))
@@ -64,25 +68,55 @@ COUNTS = _list("whole numbers from 0 on", COUNT.fits)
 FACTORS = _list("numbers above 0", POSITIVE.fits)
 OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 
-FIELDS = {                              # of every setting that some architecture reads
-    "vocab_size": SIZE, "hidden_size": SIZE, "intermediate_size": SIZE, "num_hidden_layers": LAYERS,
-    "num_attention_heads": SIZE, "num_key_value_heads": optional(SIZE), "head_dim": optional(SIZE),
-    "tie_word_embeddings": FLAG, "hidden_act": NAME, "hidden_activation": NAME, "rms_norm_eps": EPSILON,
-    "layer_norm_eps": EPSILON, "attention_bias": FLAG, "mlp_bias": FLAG, "use_parallel_residual": FLAG,
-    "use_qk_norm": FLAG, "logit_scale": POSITIVE, "query_pre_attn_scalar": POSITIVE,
-    "attn_logit_softcapping": optional(POSITIVE), "final_logit_softcapping": optional(POSITIVE),
+FIELDS = {  # of every setting that some architecture reads
+    "vocab_size": SIZE,
+    "hidden_size": SIZE,
+    "intermediate_size": SIZE,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": SIZE,
+    "num_key_value_heads": optional(SIZE),
+    "head_dim": optional(SIZE),
+    "tie_word_embeddings": FLAG,
+    "hidden_act": NAME,
+    "hidden_activation": NAME,
+    "rms_norm_eps": EPSILON,
+    "layer_norm_eps": EPSILON,
+    "attention_bias": FLAG,
+    "mlp_bias": FLAG,
+    "use_parallel_residual": FLAG,
+    "use_qk_norm": FLAG,
+    "logit_scale": POSITIVE,
+    "query_pre_attn_scalar": POSITIVE,
+    "attn_logit_softcapping": optional(POSITIVE),
+    "final_logit_softcapping": optional(POSITIVE),
     # which keys a layer sees
-    "sliding_window": optional(SIZE), "use_sliding_window": FLAG, "max_window_layers": COUNT,
-    "sliding_window_pattern": SIZE, "layer_types": optional(NAMES), "attention_chunk_size": optional(SIZE),
+    "sliding_window": optional(SIZE),
+    "use_sliding_window": FLAG,
+    "max_window_layers": COUNT,
+    "sliding_window_pattern": SIZE,
+    "layer_types": optional(NAMES),
+    "attention_chunk_size": optional(SIZE),
     # positions
-    "max_position_embeddings": SIZE, "original_max_position_embeddings": optional(SIZE), "rope_theta": optional(BASE),
-    "rotary_emb_base": BASE, "rope_local_base_freq": optional(BASE), "partial_rotary_factor": optional(SHARE),
-    "rotary_pct": SHARE, "rope_scaling": optional(OBJECT), "rope_parameters": optional(OBJECT),
-    "no_rope_layers": optional(SWITCHES), "no_rope_layer_interval": SIZE, "attn_temperature_tuning": SWITCH,
-    "floor_scale": SIZE, "attn_scale": POSITIVE,
+    "max_position_embeddings": SIZE,
+    "original_max_position_embeddings": optional(SIZE),
+    "rope_theta": optional(BASE),
+    "rotary_emb_base": BASE,
+    "rope_local_base_freq": optional(BASE),
+    "partial_rotary_factor": optional(SHARE),
+    "rotary_pct": SHARE,
+    "rope_scaling": optional(OBJECT),
+    "rope_parameters": optional(OBJECT),
+    "no_rope_layers": optional(SWITCHES),
+    "no_rope_layer_interval": SIZE,
+    "attn_temperature_tuning": SWITCH,
+    "floor_scale": SIZE,
+    "attn_scale": POSITIVE,
     # mixtures of experts
-    "num_local_experts": COUNT, "num_experts_per_tok": COUNT, "moe_layers": optional(COUNTS),
-    "interleave_moe_layer_step": COUNT, "intermediate_size_mlp": SIZE,
+    "num_local_experts": COUNT,
+    "num_experts_per_tok": COUNT,
+    "moe_layers": optional(COUNTS),
+    "interleave_moe_layer_step": COUNT,
+    "intermediate_size_mlp": SIZE,
 }
 
 _ORIGIN = """model_type architectures auto_map transformers_version _name_or_path name_or_path _commit_hash torch_dtype
@@ -101,5 +135,5 @@ _TRAINING = """attention_dropout attention_probs_dropout_prob attn_pdrop hidden_
 _EXECUTION = """pretraining_tp torchscript use_bfloat16 tf_legacy_loss chunk_size_feed_forward is_decoder
     attn_implementation _attn_implementation _attn_implementation_autoset _attn_implementation_internal use_flash_attn
     use_flash_attention _flash_attn_2_enabled for_llm_compressor"""
-FIXED = {"is_causal": True}             # of every architecture, beside its own
+FIXED = {"is_causal": True}  # of every architecture, beside its own
 HARMLESS = frozenset(" ".join((_ORIGIN, _TEXT, _GENERATION, _TRAINING, _EXECUTION)).split())

@@ -1,4 +1,5 @@
 """Safetensors files, one or several with an index (tensor -> file) beside them. Knows no model."""
+
 import dataclasses
 import json
 import math
@@ -14,18 +15,23 @@ from longctx.errors import UserError
 from longctx.hf.fields import said
 from longctx.json_files import read_object
 
-DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16),
-          "F64": np.dtype(np.float64)}
+DTYPES = {
+    "F32": np.dtype(np.float32),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F16": np.dtype(np.float16),
+    "F64": np.dtype(np.float64),
+}
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
     """A tensor on the disk."""
+
     path: pathlib.Path
     name: str
-    offset: int                         # of its first byte in the file
-    code: str                           # of its dtype
+    offset: int  # of its first byte in the file
+    code: str  # of its dtype
     shape: tuple[int, ...]
 
     @property
@@ -37,7 +43,7 @@ class Stored:
 
     @property
     def bytes(self) -> int:
-        bits = re.search(r"\d+", self.code)                 # "BF16"; BOOL takes a byte
+        bits = re.search(r"\d+", self.code)  # "BF16"; BOOL takes a byte
         return math.prod(self.shape) * int(bits[0] if bits else 8) // 8
 
     def view(self) -> np.ndarray:
@@ -81,10 +87,10 @@ def _paths(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def _header(path: pathlib.Path) -> dict[str, Stored]:
     with path.open("rb") as file:
-        at = 8 + int.from_bytes(file.read(8), "little")     # the header's length, the header, the values
+        at = 8 + int.from_bytes(file.read(8), "little")  # the header's length, the header, the values
     found = {}
     try:
-        with safe_open(path, "np") as file:                 # it has checked that they lie one behind the other
+        with safe_open(path, "np") as file:  # it has checked that they lie one behind the other
             for name in file.offset_keys():
                 part = file.get_slice(name)
                 found[name] = Stored(path, name, at, part.get_dtype(), tuple(part.get_shape()))
@@ -97,6 +103,7 @@ def _header(path: pathlib.Path) -> dict[str, Stored]:
 @dataclasses.dataclass(frozen=True)
 class Planned:
     """A tensor to be written."""
+
     shape: tuple[int, ...]
     dtype: np.dtype
 
@@ -111,8 +118,11 @@ def write(folder: pathlib.Path, planned: dict[str, Planned], value, max_shard_si
     value: name -> array, called once for each tensor, in order. active: False calls it and writes nothing.
     """
     shards = _shards(planned, max_shard_size)
-    names = [SINGLE] if len(shards) == 1 else [f"model-{i:05}-of-{len(shards):05}.safetensors"
-                                               for i in range(1, len(shards) + 1)]
+    names = (
+        [SINGLE]
+        if len(shards) == 1
+        else [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
+    )
     for name, shard in zip(names, shards, strict=True):
         values = {tensor: array for tensor in shard if (array := value(tensor)) is not None and active}
         if active:
@@ -127,7 +137,7 @@ def write(folder: pathlib.Path, planned: dict[str, Planned], value, max_shard_si
 def _save(values: dict[str, np.ndarray], path: pathlib.Path) -> None:
     """One file. Raises UserError where the disk does not take it."""
     try:
-        save_file(values, path, {"format": "pt"})                       # transformers asks for the format
+        save_file(values, path, {"format": "pt"})  # transformers asks for the format
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be written: {error}.") from error
 

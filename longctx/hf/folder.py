@@ -1,4 +1,5 @@
 """A model's folder: config.json and what it means. Free of jax."""
+
 import dataclasses
 import pathlib
 import re
@@ -14,8 +15,17 @@ from longctx.positions import api as positions
 
 CONFIG = "config.json"
 # the settings that say the RoPE, in both dialects
-ROPE = ("rope_theta", "rope_scaling", "rope_parameters", "rope_local_base_freq", "rotary_emb_base", "rotary_pct",
-        "partial_rotary_factor", "max_position_embeddings", "original_max_position_embeddings")
+ROPE = (
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "rope_local_base_freq",
+    "rotary_emb_base",
+    "rotary_pct",
+    "partial_rotary_factor",
+    "max_position_embeddings",
+    "original_max_position_embeddings",
+)
 
 
 def model_config(path, rope_scaling: dict | RopeConfig | None = None) -> ModelConfig:
@@ -56,8 +66,10 @@ def _require_sizes(architecture: Architecture, content: dict, table: str, stored
     if known["num_hidden_layers"] > len(layers):
         raise UserError(f"{CONFIG}: num_hidden_layers={known['num_hidden_layers']}, and the files hold {len(layers)}.")
     if stored[table].shape != (known["vocab_size"], known["hidden_size"]):
-        raise UserError(f"{CONFIG}: vocab_size={known['vocab_size']} and hidden_size={known['hidden_size']}, and "
-                        f"{table} is {list(stored[table].shape)}.")
+        raise UserError(
+            f"{CONFIG}: vocab_size={known['vocab_size']} and hidden_size={known['hidden_size']}, and "
+            f"{table} is {list(stored[table].shape)}."
+        )
 
 
 def architecture_of(content: dict) -> Architecture:
@@ -71,13 +83,15 @@ def architecture_of(content: dict) -> Architecture:
 def read(content: dict, rope_scaling: dict | RopeConfig | None = None) -> ModelConfig:
     """The ModelConfig of a config.json, but for its dtypes.
 
-    A RopeConfig keeps the file's pairing and rotary_share: the weights are made for these. Where its original_length
+    A RopeConfig keeps the file's pairing and rotary_fraction: the weights are made for these. Where its original_length
     is 0, the file's counts.
     """
     if quantization := content.get("quantization_config"):
         method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-        raise UserError(f"{CONFIG}: the weights are quantized ({method or 'unknown'}), which is not supported; save "
-                        "them in bfloat16, float16 or float32.")
+        raise UserError(
+            f"{CONFIG}: the weights are quantized ({method or 'unknown'}), which is not supported; save "
+            "them in bfloat16, float16 or float32."
+        )
     if not isinstance(rope_scaling, dict | RopeConfig | None):
         raise UserError(f"rope_scaling={rope_scaling!r} must be a dict, as in {CONFIG}, or a RopeConfig.")
     architecture = architecture_of(content)
@@ -86,11 +100,11 @@ def read(content: dict, rope_scaling: dict | RopeConfig | None = None) -> ModelC
         changed = rope.override(config.rope, rope.fields_of(rope_scaling), longest(content))
         config = dataclasses.replace(config, rope=changed)
     if isinstance(rope_scaling, RopeConfig):
-        kept = {name: getattr(config.rope, name) for name in ("pairing", "rotary_share")}
+        kept = {name: getattr(config.rope, name) for name in ("pairing", "rotary_fraction")}
         kept["original_length"] = rope_scaling.original_length or config.rope.original_length
         config = dataclasses.replace(config, rope=dataclasses.replace(rope_scaling, **kept))
     if rope_scaling is not None:
-        positions.check(config.rope, config.head_size, "rope_scaling")
+        positions.check(config.rope, config.head_dim, "rope_scaling")
     return config
 
 

@@ -1,4 +1,5 @@
 """Llama 2 and 3, and the decoders that differ from it by settings: Mistral, Qwen 2, Qwen 3, SmolLM3."""
+
 from longctx.config import LayerConfig, ModelConfig
 from longctx.errors import UserError
 from longctx.hf.rope import Dialect
@@ -18,7 +19,7 @@ from longctx.hf.settings import (
 )
 
 ROPE = Dialect()
-SMOLLM3_ROPE = Dialect(base=2_000_000.0)
+SMOLLM3_ROPE = Dialect(theta=2_000_000.0)
 
 
 def read_llama(settings: Settings) -> ModelConfig:
@@ -74,16 +75,25 @@ def read_smollm3(settings: Settings) -> ModelConfig:
     window, rotates = settings["sliding_window"], rotating(settings)
     by_default = settings["use_sliding_window"] and window
     types = layer_types(settings, lambda i: SLIDING if by_default and not rotates[i] else FULL)
-    kinds = [windowed(size, position="" if rotating else "nope")
-             for size, rotating in zip(sized(types, "sliding_window", window), rotates, strict=True)]
+    kinds = [
+        windowed(size, position="" if rotating else "nope")
+        for size, rotating in zip(sized(types, "sliding_window", window), rotates, strict=True)
+    ]
     return model(settings, SMOLLM3_ROPE, kinds, mlp_bias=settings["mlp_bias"], **biases(settings))
 
 
 def write_smollm3(config: ModelConfig, longest: int) -> dict:
     windows = written_windows(config)
-    return written(config, SMOLLM3_ROPE, longest) | windows | written_rotating(config) | {
-        "use_sliding_window": windows["sliding_window"] is not None, "attention_bias": config.qkv_bias,
-        "mlp_bias": config.mlp_bias}
+    return (
+        written(config, SMOLLM3_ROPE, longest)
+        | windows
+        | written_rotating(config)
+        | {
+            "use_sliding_window": windows["sliding_window"] is not None,
+            "attention_bias": config.qkv_bias,
+            "mlp_bias": config.mlp_bias,
+        }
+    )
 
 
 def rotating(settings: Settings) -> list[int]:

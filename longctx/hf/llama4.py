@@ -1,5 +1,6 @@
-"""Llama 4's text model: chunked attention with interleaved RoPE, layers without RoPE and with a temperature, l2 norm of
+"""Llama 4's text model: chunked attention with interleaved RoPE, layers without RoPE and with a query scale, l2 norm of
 q and k, and a mixture of experts with a shared one in some layers."""
+
 import re
 
 import numpy as np
@@ -26,32 +27,48 @@ from longctx.hf.settings import (
 )
 from longctx.hf.tensors import Names, Piece
 
-ROPE = Dialect(base=500_000.0, pairing="interleaved")
+ROPE = Dialect(theta=500_000.0, pairing="interleaved")
 
 _AT = "feed_forward"
 _ATTENTION = tensors.NORMS | tensors.attention("self_attn")
 DENSE: Names = _ATTENTION | tensors.gated("mlp", _AT)
-EXPERTS: Names = _ATTENTION | tensors.gated("mlp.shared", f"{_AT}.shared_expert") | {
-    "mlp.router": Piece(f"{_AT}.router.weight", "E D -> D E"),
-    "mlp.expert_gate": Piece(f"{_AT}.experts.gate_up_proj", "E D (P F) -> E D F", 2, 0),
-    "mlp.expert_up": Piece(f"{_AT}.experts.gate_up_proj", "E D (P F) -> E D F", 2, 1),
-    "mlp.expert_down": Piece(f"{_AT}.experts.down_proj", "E F D -> E F D")}
+EXPERTS: Names = (
+    _ATTENTION
+    | tensors.gated("mlp.shared", f"{_AT}.shared_expert")
+    | {
+        "mlp.router": Piece(f"{_AT}.router.weight", "E D -> D E"),
+        "mlp.expert_gate": Piece(f"{_AT}.experts.gate_up_proj", "E D (P F) -> E D F", 2, 0),
+        "mlp.expert_up": Piece(f"{_AT}.experts.gate_up_proj", "E D (P F) -> E D F", 2, 1),
+        "mlp.expert_down": Piece(f"{_AT}.experts.down_proj", "E F D -> E F D"),
+    }
+)
 
 
 def read(settings: Settings) -> ModelConfig:
-    """`mlp` is that of the shared expert; dense layers have their own."""
+    """`mlp_dim` is that of the shared expert; dense layers have their own."""
     rotates = rotating(settings)
     size = settings["attention_chunk_size"]
     types = layer_types(settings, lambda i: CHUNKED if rotates[i] and size else FULL, CHUNKED)
     sizes, mixed = sized(types, "attention_chunk_size", size), _mixed(settings)
     tuned = f"llama4({settings['floor_scale']}, {np.format_float_positional(settings['attn_scale'], trim='-')})"
-    temperature = tuned if settings["attn_temperature_tuning"] else ""
-    kinds = [chunked(
-        sizes[i], position="" if rotates[i] else "nope", temperature="" if rotates[i] else temperature,
-        **({"feed_forward": "llama4"} if i in mixed else {"mlp": settings["intermediate_size_mlp"]}))
-        for i in range(settings["num_hidden_layers"])]
-    return model(settings, ROPE, kinds, qk_norm="l2" if settings["use_qk_norm"] else "none",
-                 **(_experts(settings) if mixed else {}), **biases(settings))
+    query_scale = tuned if settings["attn_temperature_tuning"] else ""
+    kinds = [
+        chunked(
+            sizes[i],
+            position="" if rotates[i] else "nope",
+            query_scale="" if rotates[i] else query_scale,
+            **({"feed_forward": "llama4"} if i in mixed else {"mlp_dim": settings["intermediate_size_mlp"]}),
+        )
+        for i in range(settings["num_hidden_layers"])
+    ]
+    return model(
+        settings,
+        ROPE,
+        kinds,
+        qk_norm="l2" if settings["use_qk_norm"] else "none",
+        **(_experts(settings) if mixed else {}),
+        **biases(settings),
+    )
 
 
 def _mixed(settings: Settings) -> set[int]:
@@ -65,24 +82,35 @@ def _mixed(settings: Settings) -> set[int]:
 def _experts(settings: Settings) -> dict:
     """transformers would give them another activation with hidden_act; ours have one."""
     if settings["hidden_act"] not in ("silu", "swish"):
-        raise UserError(f"config.json: {said('hidden_act', settings['hidden_act'])} is not supported in layers with "
-                        "experts; 'silu' is.")
+        raise UserError(
+            f"config.json: {said('hidden_act', settings['hidden_act'])} is not supported in layers with "
+            "experts; 'silu' is."
+        )
     return mixture(settings)
 
 
 def write(config: ModelConfig, longest: int) -> dict:
     kinds = layers(config)
     sizes = [number_in(layer.mask, "chunked") for layer in kinds]
-    tuned = next((layer.temperature for layer in kinds if layer.temperature.startswith("llama4")), "")
+    tuned = next((layer.query_scale for layer in kinds if layer.query_scale.startswith("llama4")), "")
     numbers = re.findall(r"[\d.]+", tuned.removeprefix("llama4"))
-    settings = written(config, ROPE, longest) | written_rotating(config) | {
-        "attention_chunk_size": next(filter(None, sizes), None),
-        "layer_types": [CHUNKED if size else FULL for size in sizes],
-        "attn_temperature_tuning": bool(tuned), "use_qk_norm": config.qk_norm == "l2",
-        "attention_bias": config.qkv_bias,
-        "moe_layers": [i for i, layer in enumerate(kinds) if layer.feed_forward == "llama4"],
-        "num_local_experts": config.experts or 1, "num_experts_per_tok": config.experts_per_token or 1,
-        "intermediate_size_mlp": next((layer.mlp for layer in kinds if layer.feed_forward != "llama4"), config.mlp)}
+    settings = (
+        written(config, ROPE, longest)
+        | written_rotating(config)
+        | {
+            "attention_chunk_size": next(filter(None, sizes), None),
+            "layer_types": [CHUNKED if size else FULL for size in sizes],
+            "attn_temperature_tuning": bool(tuned),
+            "use_qk_norm": config.qk_norm == "l2",
+            "attention_bias": config.qkv_bias,
+            "moe_layers": [i for i, layer in enumerate(kinds) if layer.feed_forward == "llama4"],
+            "num_local_experts": config.experts or 1,
+            "num_experts_per_tok": config.experts_per_token or 1,
+            "intermediate_size_mlp": next(
+                (layer.mlp_dim for layer in kinds if layer.feed_forward != "llama4"), config.mlp_dim
+            ),
+        }
+    )
     return settings | ({"floor_scale": int(numbers[0]), "attn_scale": float(numbers[1])} if len(numbers) == 2 else {})
 
 

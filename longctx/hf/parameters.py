@@ -1,4 +1,5 @@
 """Parameters of ours and tensors of a checkpoint, one at a time: what is where, and how it gets there."""
+
 import dataclasses
 import functools
 import math
@@ -18,7 +19,7 @@ from longctx.hf.settings import DTYPES
 from longctx.hf.tensors import Piece, blocks
 from longctx.memory.sizes import free_memory, readable
 
-_AT_ONCE = 1 << 20                      # bytes of a file that are copied at once; what is transposed stays in caches
+_AT_ONCE = 1 << 20  # bytes of a file that are copied at once; what is transposed stays in caches
 # buffers that old files hold and that say nothing
 _DERIVED = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
 
@@ -26,8 +27,9 @@ _DERIVED = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
 @dataclasses.dataclass(frozen=True)
 class Parameter:
     """One of our arrays, and where it lies: one piece, or where layers are stacked one for each of these."""
-    shape: tuple[int, ...]              # without the axis of layers
-    pieces: tuple[tuple[str, Piece], ...]       # (tensor, which part of it)
+
+    shape: tuple[int, ...]  # without the axis of layers
+    pieces: tuple[tuple[str, Piece], ...]  # (tensor, which part of it)
     stacked: bool
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
@@ -61,10 +63,16 @@ def check(located, stored: dict[str, Stored], tied: str | None, where: str) -> N
         expected |= parameter.tensors()
     missing = [name for name in expected if name not in stored]
     unknown = [name for name in stored if name not in expected and name != tied and not name.endswith(_DERIVED)]
-    shaped = [f"{name} is {list(stored[name].shape)}, not {list(shape)}" for name, shape in expected.items()
-              if name in stored and stored[name].shape != shape]
-    problems = [f"{len(names)} {what}: {some(names)}" for what, names in
-                (("missing", missing), ("unknown", unknown), ("of another shape", shaped)) if names]
+    shaped = [
+        f"{name} is {list(stored[name].shape)}, not {list(shape)}"
+        for name, shape in expected.items()
+        if name in stored and stored[name].shape != shape
+    ]
+    problems = [
+        f"{len(names)} {what}: {some(names)}"
+        for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", shaped))
+        if names
+    ]
     if problems:
         raise UserError(f"{where} does not hold the tensors of its config.json: {'; '.join(problems)}.")
 
@@ -76,7 +84,7 @@ def require_room(located, shapes, stored: dict[str, Stored], dtype, where: str) 
     """
     mesh = jax.sharding.get_mesh()
     share = lambda leaf: math.prod(NamedSharding(mesh, leaf.sharding.spec).shard_shape(leaf.shape))
-    sizes = list(map(share, jax.tree.leaves(shapes)))       # elements on each device
+    sizes = list(map(share, jax.tree.leaves(shapes)))  # elements on each device
     dtypes = [_dtype(parameter, stored, dtype) for parameter in _leaves(located)]
     needed = sum(size * one.itemsize for size, one in zip(sizes, dtypes, strict=True))
     devices = mesh.local_devices
@@ -87,8 +95,10 @@ def require_room(located, shapes, stored: dict[str, Stored], dtype, where: str) 
         free = memory["bytes_limit"] - memory["bytes_in_use"] if "bytes_limit" in memory else None
     if free is not None and needed > free:
         smaller = f"dtype='bfloat16' needs {readable(narrow)}; else" if narrow < needed else "it takes"
-        raise UserError(f"{where}: the parameters need {readable(needed)} of this process's memory, and "
-                        f"{readable(free)} are free. {smaller} a mesh of more devices or a larger machine.")
+        raise UserError(
+            f"{where}: the parameters need {readable(needed)} of this process's memory, and "
+            f"{readable(free)} are free. {smaller} a mesh of more devices or a larger machine."
+        )
 
 
 def _dtype(parameter: Parameter, stored: dict[str, Stored], dtype) -> np.dtype:
@@ -115,12 +125,13 @@ def load(parameter: Parameter, stored: dict[str, Stored], sharding: NamedShardin
     stack = jnp.zeros((len(parameter.pieces), *parameter.shape), dtype, out_sharding=sharding)
     for i in range(len(parameter.pieces)):
         stack = _with_layer(stack, _read(parameter, i, stored, inner, dtype, compute), i)
-        stack.block_until_ready()           # else many layers wait in memory
+        stack.block_until_ready()  # else many layers wait in memory
     return stack
 
 
-def _read(parameter: Parameter, i: int, stored: dict[str, Stored], sharding: NamedSharding, dtype,
-          compute) -> jax.Array:
+def _read(
+    parameter: Parameter, i: int, stored: dict[str, Stored], sharding: NamedSharding, dtype, compute
+) -> jax.Array:
     name, piece = parameter.pieces[i]
     narrowest = min((np.dtype(dtype), np.dtype(compute)), key=lambda one: jnp.finfo(one).max)
 
@@ -139,8 +150,10 @@ def _require_finite(part: np.ndarray, dtype: np.dtype, name: str) -> None:
     with np.errstate(over="ignore"):
         lost = np.isfinite(part) & ~np.isfinite(part.astype(dtype))
     if lost.any():
-        raise UserError(f"{name} holds {float(part[lost][0]):g}, and the largest number of {dtype.name} is "
-                        f"{float(largest):g}; load it with another dtype of {', '.join(DTYPES)}.")
+        raise UserError(
+            f"{name} holds {float(part[lost][0]):g}, and the largest number of {dtype.name} is "
+            f"{float(largest):g}; load it with another dtype of {', '.join(DTYPES)}."
+        )
 
 
 def _copied(view: Callable[[], np.ndarray], dtype, check: Callable[[np.ndarray], None]) -> np.ndarray:
@@ -166,7 +179,7 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     size = int(np.prod(shape)) * dtype.itemsize
     raw = np.empty(size + 64, np.uint8)
     start = -raw.ctypes.data % 64
-    return raw[start:start + size].view(dtype).reshape(shape)
+    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -183,7 +196,7 @@ class Tensors:
     """The tensors of a checkpoint made of our arrays, one at a time."""
 
     def __init__(self, located, params):
-        self._parts: dict[str, list] = {}               # tensor -> [(piece, array, its layer or None)]
+        self._parts: dict[str, list] = {}  # tensor -> [(piece, array, its layer or None)]
         self.planned: dict[str, Planned] = {}
         for parameter, array in zip(_leaves(located), jax.tree.leaves(params), strict=True):
             shapes = parameter.tensors()

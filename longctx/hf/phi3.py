@@ -1,4 +1,5 @@
 """Phi-3 and Phi-4-mini: fused projections, LongRoPE over a part of each head."""
+
 from longctx.config import ModelConfig
 from longctx.hf import tensors
 from longctx.hf.rope import Dialect
@@ -32,9 +33,15 @@ def write(config: ModelConfig, longest: int) -> dict:
 
 def block(config: ModelConfig, kind) -> Names:
     """qkv_proj holds the heads of q, then of k, then of v; gate_up_proj the gate's half and the up's."""
-    N, K = config.heads, config.key_heads
-    heads = lambda start, count: Piece("self_attn.qkv_proj.weight", "(P H) D -> D P H", N + 2 * K,
-                                       slice(start, start + count))
+    N, K = config.heads, config.kv_heads
+    heads = lambda start, count: Piece(
+        "self_attn.qkv_proj.weight", "(P H) D -> D P H", N + 2 * K, slice(start, start + count)
+    )
     half = lambda part: Piece("mlp.gate_up_proj.weight", "(P F) D -> D F", 2, part)
-    return tensors.LLAMA | {"attention.wq": heads(0, N), "attention.wk": heads(N, K), "attention.wv": heads(N + K, K),
-                            "mlp.gate": half(0), "mlp.up": half(1)}
+    return tensors.LLAMA | {
+        "attention.wq": heads(0, N),
+        "attention.wk": heads(N, K),
+        "attention.wv": heads(N + K, K),
+        "mlp.gate": half(0),
+        "mlp.up": half(1),
+    }

@@ -3,6 +3,7 @@
 Version 4 of transformers wrote `rope_theta` and `rope_scaling` {rope_type or type, factor, ...}; version 5 writes one
 `rope_parameters` {rope_type, rope_theta, factor, ...}. Both versions read the former, which is what we write.
 """
+
 import dataclasses
 import math
 
@@ -12,38 +13,66 @@ from longctx.hf.fields import BASE, FACTORS, FLAG, NAME, NOT_NEGATIVE, POSITIVE,
 from longctx.positions.api import READS
 from longctx.positions.scaling import rotary_size
 
-TYPES = {"default": "none", "linear": "linear", "dynamic": "dynamic", "yarn": "yarn", "longrope": "longrope",
-         "su": "longrope", "llama3": "llama3", "proportional": "proportional"}         # rope_type -> scaling
+TYPES = {
+    "default": "none",
+    "linear": "linear",
+    "dynamic": "dynamic",
+    "yarn": "yarn",
+    "longrope": "longrope",
+    "su": "longrope",
+    "llama3": "llama3",
+    "proportional": "proportional",
+}  # rope_type -> scaling
 # scaling -> theirs: ours, of those numbers that the scaling reads
 _FACTOR = {"factor": "factor"}
 _ORIGINAL = {"original_max_position_embeddings": "original_length"}
 _NUMBERS = {
-    "none": {}, "linear": _FACTOR, "dynamic": _FACTOR, "proportional": _FACTOR,
+    "none": {},
+    "linear": _FACTOR,
+    "dynamic": _FACTOR,
+    "proportional": _FACTOR,
     "llama3": _FACTOR | _ORIGINAL | {"low_freq_factor": "low_freq_factor", "high_freq_factor": "high_freq_factor"},
-    "yarn": _FACTOR | _ORIGINAL | {name: name for name in ("beta_fast", "beta_slow", "attention_factor", "mscale",
-                                                           "mscale_all_dim", "truncate")},
-    "longrope": _FACTOR | _ORIGINAL | {"attention_factor": "attention_factor", "short_factor": "short_factors",
-                                       "long_factor": "long_factors"},
+    "yarn": _FACTOR
+    | _ORIGINAL
+    | {name: name for name in ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate")},
+    "longrope": _FACTOR
+    | _ORIGINAL
+    | {"attention_factor": "attention_factor", "short_factor": "short_factors", "long_factor": "long_factors"},
 }
-_IMPLIED = ("yarn", "longrope")         # whose factor config.json may leave to max_position_embeddings
-BOUND = ("dynamic", *_IMPLIED)          # of which transformers takes a number from max_position_embeddings
-ALWAYS = ("base", "scaling", "pairing", "rotary_share", "original_length")     # what is read with every scaling
+_IMPLIED = ("yarn", "longrope")  # whose factor config.json may leave to max_position_embeddings
+BOUND = ("dynamic", *_IMPLIED)  # of which transformers takes a number from max_position_embeddings
+ALWAYS = ("theta", "scaling", "pairing", "rotary_fraction", "original_length")  # what is read with every scaling
 _DEFAULTS = RopeConfig()
-_FIELDS = {"rope_type": NAME, "type": NAME, "rope_theta": BASE, "partial_rotary_factor": SHARE, "factor": POSITIVE,
-           "original_max_position_embeddings": SIZE, "low_freq_factor": POSITIVE, "high_freq_factor": POSITIVE,
-           "beta_fast": POSITIVE, "beta_slow": POSITIVE, "attention_factor": POSITIVE, "mscale": NOT_NEGATIVE,
-           "mscale_all_dim": NOT_NEGATIVE, "truncate": FLAG, "short_factor": FACTORS, "long_factor": FACTORS}
-_HARMLESS = ("finetuned",)              # that the weights are trained for it
+_FIELDS = {
+    "rope_type": NAME,
+    "type": NAME,
+    "rope_theta": BASE,
+    "partial_rotary_factor": SHARE,
+    "factor": POSITIVE,
+    "original_max_position_embeddings": SIZE,
+    "low_freq_factor": POSITIVE,
+    "high_freq_factor": POSITIVE,
+    "beta_fast": POSITIVE,
+    "beta_slow": POSITIVE,
+    "attention_factor": POSITIVE,
+    "mscale": NOT_NEGATIVE,
+    "mscale_all_dim": NOT_NEGATIVE,
+    "truncate": FLAG,
+    "short_factor": FACTORS,
+    "long_factor": FACTORS,
+}
+_HARMLESS = ("finetuned",)  # that the weights are trained for it
 
 
 @dataclasses.dataclass(frozen=True)
 class Dialect:
     """How a family writes its RoPE settings where it departs from the rest."""
-    base: float = 10_000.0                          # rope_theta, where config.json has none
+
+    theta: float = 10_000.0  # rope_theta, where config.json has none
     pairing: str = "half"
-    base_name: str = "rope_theta"                   # of version 4
-    share: float | None = None                      # partial_rotary_factor where there is none; None: not read
-    share_name: str = "partial_rotary_factor"       # of version 4
+    theta_name: str = "rope_theta"  # of version 4
+    share: float | None = None  # partial_rotary_factor where there is none; None: not read
+    share_name: str = "partial_rotary_factor"  # of version 4
 
 
 def read(settings: dict, dialect: Dialect, parameters: dict | None = None) -> RopeConfig:
@@ -71,11 +100,17 @@ def read(settings: dict, dialect: Dialect, parameters: dict | None = None) -> Ro
     _require(kind, scaling, numbers)
     share = _first(given.get("partial_rotary_factor"), settings.get(dialect.share_name), dialect.share, 1.0)
     if dialect.share is None and scaling != "proportional" and share != 1:
-        raise UserError(f"config.json: partial_rotary_factor={share!r} is not supported for rope_type {kind!r} of "
-                        "this model_type; 1.0 is.")
-    return RopeConfig(base=float(_first(given.get("rope_theta"), settings.get(dialect.base_name), dialect.base)),
-                      scaling=scaling, pairing=dialect.pairing, rotary_share=float(share),
-                      **{name: _exact(value) for name, value in numbers.items()})
+        raise UserError(
+            f"config.json: partial_rotary_factor={share!r} is not supported for rope_type {kind!r} of "
+            "this model_type; 1.0 is."
+        )
+    return RopeConfig(
+        theta=float(_first(given.get("rope_theta"), settings.get(dialect.theta_name), dialect.theta)),
+        scaling=scaling,
+        pairing=dialect.pairing,
+        rotary_fraction=float(share),
+        **{name: _exact(value) for name, value in numbers.items()},
+    )
 
 
 def fields_of(scaling: dict) -> dict:
@@ -84,7 +119,12 @@ def fields_of(scaling: dict) -> dict:
     Raises:
       UserError: for a name or a rope_type that is not known, or a value of another type.
     """
-    names = {"rope_theta": "base", "partial_rotary_factor": "rotary_share", "rope_type": "scaling", "type": "scaling"}
+    names = {
+        "rope_theta": "theta",
+        "partial_rotary_factor": "rotary_fraction",
+        "rope_type": "scaling",
+        "type": "scaling",
+    }
     names |= {theirs: ours for numbers in _NUMBERS.values() for theirs, ours in numbers.items()}
     found = {}
     for theirs, value in scaling.items():
@@ -104,7 +144,7 @@ def fields_of(scaling: dict) -> dict:
 def override(rope: RopeConfig, fields: dict, longest: int, name: str = "rope_scaling") -> RopeConfig:
     """`rope` of a checkpoint with other values of the fields that were said.
 
-    Who says a scaling begins anew: what is not said of it is as published. Of `rope` there stay base, pairing, the
+    Who says a scaling begins anew: what is not said of it is as published. Of `rope` there stay theta, pairing, the
     share that rotates, and original_length: that is the one said, else that of the checkpoint's own scaling, else its
     max_position_embeddings (`read` has seen to the last two).
 
@@ -118,8 +158,10 @@ def override(rope: RopeConfig, fields: dict, longest: int, name: str = "rope_sca
     if scaling not in READS:
         raise unknown_name(f"{name}: scaling", scaling, READS)
     if unread := [field for field in fields if field not in (*READS[scaling], *ALWAYS)]:
-        raise UserError(f"{name}: scaling {scaling!r} reads no {', '.join(unread)}; "
-                        f"{', '.join(other for other in READS if unread[0] in READS[other])} would.")
+        raise UserError(
+            f"{name}: scaling {scaling!r} reads no {', '.join(unread)}; "
+            f"{', '.join(other for other in READS if unread[0] in READS[other])} would."
+        )
     if "scaling" not in fields:
         return dataclasses.replace(rope, **fields)
     kept = {field: getattr(rope, field) for field in ALWAYS}
@@ -156,30 +198,35 @@ def write(rope: RopeConfig, dialect: Dialect, longest: int = 0) -> dict:
             scaling[theirs] = list(value) if isinstance(value, tuple) else value
     if "mscale_all_dim" in scaling:
         scaling["mscale"] = rope.mscale
-    settings = {dialect.base_name: rope.base, "rope_scaling": None if rope.scaling == "none" else scaling,
-                "max_position_embeddings": reach(rope, longest)}
+    settings = {
+        dialect.theta_name: rope.theta,
+        "rope_scaling": None if rope.scaling == "none" else scaling,
+        "max_position_embeddings": reach(rope, longest),
+    }
     if rope.scaling == "longrope":
-        settings["original_max_position_embeddings"] = rope.original_length     # version 4 reads it there
+        settings["original_max_position_embeddings"] = rope.original_length  # version 4 reads it there
     if dialect.share is not None:
-        settings[dialect.share_name] = rope.rotary_share
+        settings[dialect.share_name] = rope.rotary_fraction
     elif rope.scaling == "proportional":
-        scaling["partial_rotary_factor"] = rope.rotary_share
+        scaling["partial_rotary_factor"] = rope.rotary_fraction
     return settings
 
 
-def plain(rope: RopeConfig, head_size: int) -> RopeConfig:
-    """The same rotation as config.json can say it: NTK is a larger base, and numbers that no one reads are left out.
+def plain(rope: RopeConfig, head_dim: int) -> RopeConfig:
+    """The same rotation as config.json can say it: NTK is a larger theta, and numbers that no one reads are left out.
 
     Raises:
       UserError: for a scaling that it has no rope_type for.
     """
     if rope.scaling == "ntk":
-        d = rotary_size(rope, head_size)
-        rope = dataclasses.replace(rope, scaling="none", base=rope.base * rope.factor ** (d / (d - 2)))
+        d = rotary_size(rope, head_dim)
+        rope = dataclasses.replace(rope, scaling="none", theta=rope.theta * rope.factor ** (d / (d - 2)))
     if rope.scaling not in _NUMBERS:
-        raise UserError(f"model.rope.scaling={rope.scaling!r} has no rope_type in Hugging Face's config.json; "
-                        f"{', '.join(_NUMBERS)} and ntk have.")
-    said = {"base", "scaling", "pairing", "rotary_share", *_NUMBERS[rope.scaling].values()}
+        raise UserError(
+            f"model.rope.scaling={rope.scaling!r} has no rope_type in Hugging Face's config.json; "
+            f"{', '.join(_NUMBERS)} and ntk have."
+        )
+    said = {"theta", "scaling", "pairing", "rotary_fraction", *_NUMBERS[rope.scaling].values()}
     said |= {"original_length"} if rope.scaling == "dynamic" else set()
     return RopeConfig(**{name: getattr(rope, name) for name in said})
 
@@ -190,8 +237,10 @@ def _checked(where: str, given: dict) -> dict:
         if name in _FIELDS:
             optional(_FIELDS[name]).check(f"{where}.{name}", value)
         elif value and name not in _HARMLESS:
-            raise UserError(f"config.json: {said(f'{where}.{name}', value)} is not known to longctx; remove it if "
-                            "it changes no numbers.")
+            raise UserError(
+                f"config.json: {said(f'{where}.{name}', value)} is not known to longctx; remove it if "
+                "it changes no numbers."
+            )
     return {name: value for name, value in given.items() if name in _FIELDS}
 
 

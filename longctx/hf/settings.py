@@ -3,6 +3,7 @@
 A family's `read` makes a ModelConfig of settings, its `write` settings of a ModelConfig. `write` may leave out what it
 has no words for: architectures.express reads the result back and compares.
 """
+
 import re
 
 from longctx.config import LayerConfig, ModelConfig
@@ -11,12 +12,25 @@ from longctx.hf import rope as ropes
 from longctx.hf.fields import FIELDS, FIXED, HARMLESS, said
 from longctx.positions import api as positions
 
-ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh",
-               "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh"}
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+}
 DTYPES = ("float32", "bfloat16", "float16")
-SIZES = {"vocab_size": "vocab_size", "hidden_size": "embed", "num_hidden_layers": "layers", "intermediate_size": "mlp",
-         "num_attention_heads": "heads", "num_key_value_heads": "key_heads", "head_dim": "head_size"}
-ALIKE = (LayerConfig(),)                # all layers as the model says
+SIZES = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "d_model",
+    "num_hidden_layers": "layers",
+    "intermediate_size": "mlp_dim",
+    "num_attention_heads": "heads",
+    "num_key_value_heads": "kv_heads",
+    "head_dim": "head_dim",
+}
+ALIKE = (LayerConfig(),)  # all layers as the model says
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 REQUIRED = ("vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads")
 
@@ -48,8 +62,10 @@ def checked(content: dict, defaults: dict, fixed: dict, harmless) -> Settings:
         elif name in fixed:
             only(name, value, fixed[name])
         elif value and name not in HARMLESS and name not in harmless:
-            raise UserError(f"config.json: {said(name, value)} is not known to longctx for "
-                            f"{content.get('model_type')}; remove it if it changes no numbers.")
+            raise UserError(
+                f"config.json: {said(name, value)} is not known to longctx for "
+                f"{content.get('model_type')}; remove it if it changes no numbers."
+            )
     return Settings(defaults | read)
 
 
@@ -59,45 +75,64 @@ def only(name: str, value, supported) -> None:
         raise UserError(f"config.json: {said(name, value)} is not supported; {supported!r} is.")
 
 
-def head_size(settings: Settings) -> int:
+def head_dim(settings: Settings) -> int:
     """What head_dim is where config.json does not say it."""
     return settings["hidden_size"] // settings["num_attention_heads"]
 
 
-def model(settings: Settings, dialect: ropes.Dialect, kinds=ALIKE, activation: str = "hidden_act",
-          eps: str = "rms_norm_eps", **rest) -> ModelConfig:
+def model(
+    settings: Settings,
+    dialect: ropes.Dialect,
+    kinds=ALIKE,
+    activation: str = "hidden_act",
+    eps: str = "rms_norm_eps",
+    **rest,
+) -> ModelConfig:
     """The ModelConfig of settings that are named as Llama's, `rest` being what a family says otherwise.
 
     kinds: one LayerConfig for each layer, or one for all.
     """
-    derived = {"num_key_value_heads": settings["num_attention_heads"], "head_dim": head_size(settings)}
-    sizes = {ours: settings.get(theirs) or (derived[theirs] if theirs in derived else settings[theirs])
-             for theirs, ours in SIZES.items()}
-    if not sizes["head_size"]:
-        raise UserError(f"config.json: hidden_size={sizes['embed']} makes {sizes['heads']} heads of size 0.")
-    if sizes["heads"] % sizes["key_heads"]:
-        raise UserError(f"config.json: num_key_value_heads={sizes['key_heads']} must divide num_attention_heads="
-                        f"{sizes['heads']}.")
+    derived = {"num_key_value_heads": settings["num_attention_heads"], "head_dim": head_dim(settings)}
+    sizes = {
+        ours: settings.get(theirs) or (derived[theirs] if theirs in derived else settings[theirs])
+        for theirs, ours in SIZES.items()
+    }
+    if not sizes["head_dim"]:
+        raise UserError(f"config.json: hidden_size={sizes['d_model']} makes {sizes['heads']} heads of size 0.")
+    if sizes["heads"] % sizes["kv_heads"]:
+        raise UserError(
+            f"config.json: num_key_value_heads={sizes['kv_heads']} must divide num_attention_heads={sizes['heads']}."
+        )
     if settings[activation] not in ACTIVATIONS:
         raise unknown_name(f"config.json: {activation}", settings[activation], ACTIVATIONS)
     fields = sizes | {
-        "tied_head": settings["tie_word_embeddings"], "activation": ACTIVATIONS[settings[activation]],
-        "embedding_scale": 1.0, "norm_eps": settings[eps], "pattern": shortest(kinds)}
+        "tied_head": settings["tie_word_embeddings"],
+        "activation": ACTIVATIONS[settings[activation]],
+        "embedding_scale": 1.0,
+        "norm_eps": settings[eps],
+        "pattern": shortest(kinds),
+    }
     if "rope" not in rest:
         fields["rope"] = ropes.read(settings, dialect)
     config = ModelConfig(**fields | rest)
     for rope in (config.rope, *(kind.rope for kind in config.pattern if kind.rope)):
-        positions.check(rope, config.head_size, "config.json's rope")
+        positions.check(rope, config.head_dim, "config.json's rope")
     return config
 
 
-def written(config: ModelConfig, dialect: ropes.Dialect, longest: int, activation: str = "hidden_act",
-            eps: str = "rms_norm_eps") -> dict:
+def written(
+    config: ModelConfig, dialect: ropes.Dialect, longest: int, activation: str = "hidden_act", eps: str = "rms_norm_eps"
+) -> dict:
     """The settings that `model` reads."""
-    return {theirs: getattr(config, ours) for theirs, ours in SIZES.items()} | {
-        "tie_word_embeddings": config.tied_head, eps: config.norm_eps,
-        activation: next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.activation),
-        } | ropes.write(config.rope, dialect, longest)
+    return (
+        {theirs: getattr(config, ours) for theirs, ours in SIZES.items()}
+        | {
+            "tie_word_embeddings": config.tied_head,
+            eps: config.norm_eps,
+            activation: next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.activation),
+        }
+        | ropes.write(config.rope, dialect, longest)
+    )
 
 
 def biases(settings: Settings) -> dict:
@@ -109,7 +144,7 @@ def shortest(kinds) -> tuple[LayerConfig, ...]:
     """The shortest pattern that repeats to these layers."""
     kinds = tuple(kinds)
     repeats = lambda size: all(kind == kinds[i % size] for i, kind in enumerate(kinds))
-    return kinds[:next(size for size in range(1, len(kinds) + 1) if repeats(size))]
+    return kinds[: next(size for size in range(1, len(kinds) + 1) if repeats(size))]
 
 
 def layers(config: ModelConfig) -> list[LayerConfig]:
@@ -139,7 +174,7 @@ def mixture(settings: Settings) -> dict:
     experts, chosen = settings["num_local_experts"], settings["num_experts_per_tok"]
     if not 1 <= chosen <= experts:
         raise UserError(f"config.json: num_experts_per_tok={chosen} must be from 1 to num_local_experts={experts}.")
-    return {"experts": experts, "experts_per_token": chosen, "expert_mlp": settings["intermediate_size"]}
+    return {"experts": experts, "experts_per_token": chosen, "expert_mlp_dim": settings["intermediate_size"]}
 
 
 def layer_types(settings: Settings, default, windows: str = SLIDING) -> list[str]:
@@ -171,8 +206,10 @@ def every(interval: int):
 def written_windows(config: ModelConfig) -> dict:
     """sliding_window and layer_types."""
     sizes = [number_in(layer.mask, "window") for layer in layers(config)]
-    return {"sliding_window": next(filter(None, sizes), None),
-            "layer_types": [SLIDING if size else FULL for size in sizes]}
+    return {
+        "sliding_window": next(filter(None, sizes), None),
+        "layer_types": [SLIDING if size else FULL for size in sizes],
+    }
 
 
 def always_a_window(written: dict) -> dict:

@@ -4,6 +4,7 @@ A form such as "(N H) D -> D N H" reads: their axes, those in parentheses being 
 an axis of theirs that holds several parameters: ours is one place of it, or a range where P is an axis of ours too.
 Axes that are stacked over layers are not written.
 """
+
 import dataclasses
 import math
 import re
@@ -21,6 +22,7 @@ class Piece:
       parts: how many places P has in theirs.
       part: the place, or the range of places, that is ours.
     """
+
     name: str
     form: str = "D -> D"
     parts: int = 1
@@ -49,11 +51,13 @@ class Piece:
         return dict(zip(self.form.split("->")[1].split(), ours, strict=True)) | {"P": self.parts}
 
 
-Names = dict[str, Piece]                # by the path of a parameter, "attention.wq"; of a block: inside the block
+Names = dict[str, Piece]  # by the path of a parameter, "attention.wq"; of a block: inside the block
 
 HEAD = {"head": Piece("lm_head.weight", "V D -> D V")}
-OUTSIDE: Names = {"embedding.table": Piece("model.embed_tokens.weight", "V D -> V D"),
-                  "norm.scale": Piece("model.norm.weight")} | HEAD
+OUTSIDE: Names = {
+    "embedding.table": Piece("model.embed_tokens.weight", "V D -> V D"),
+    "norm.scale": Piece("model.norm.weight"),
+} | HEAD
 
 
 def attention(at: str) -> Names:
@@ -68,7 +72,8 @@ def attention(at: str) -> Names:
         "attention.bo": Piece(f"{at}.o_proj.bias"),
         "attention.q_norm.scale": Piece(f"{at}.q_norm.weight", "H -> H"),
         "attention.k_norm.scale": Piece(f"{at}.k_norm.weight", "H -> H"),
-        "attention.sinks": Piece(f"{at}.sinks", "N -> N")}
+        "attention.sinks": Piece(f"{at}.sinks", "N -> N"),
+    }
 
 
 def gated(ours: str, at: str) -> Names:
@@ -77,12 +82,16 @@ def gated(ours: str, at: str) -> Names:
     for part in ("gate", "up"):
         names[f"{ours}.{part}"] = Piece(f"{at}.{part}_proj.weight", "F D -> D F")
         names[f"{ours}.{part}_bias"] = Piece(f"{at}.{part}_proj.bias", "F -> F")
-    return names | {f"{ours}.down": Piece(f"{at}.down_proj.weight", "D F -> F D"),
-                    f"{ours}.down_bias": Piece(f"{at}.down_proj.bias")}
+    return names | {
+        f"{ours}.down": Piece(f"{at}.down_proj.weight", "D F -> F D"),
+        f"{ours}.down_bias": Piece(f"{at}.down_proj.bias"),
+    }
 
 
-NORMS: Names = {"attention_norm.scale": Piece("input_layernorm.weight"),
-                "mlp_norm.scale": Piece("post_attention_layernorm.weight")}
+NORMS: Names = {
+    "attention_norm.scale": Piece("input_layernorm.weight"),
+    "mlp_norm.scale": Piece("post_attention_layernorm.weight"),
+}
 LLAMA: Names = NORMS | attention("self_attn") | gated("mlp", "mlp")
 
 

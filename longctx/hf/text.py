@@ -1,4 +1,5 @@
 """What lies beside a model and belongs to its text: the files of its tokenizer, its bos, eos and pad. Free of jax."""
+
 import json
 import os
 import pathlib
@@ -9,8 +10,18 @@ from longctx.data import tokenizers
 
 FILE, SETTINGS, GENERATION = "tokenizer.json", "tokenizer_config.json", "generation_config.json"
 # chat_template.json and the rest are what transformers looks for beside tokenizer.json
-FILES = (FILE, SETTINGS, "tokenizer.model", "special_tokens_map.json", "vocab.json", "merges.txt", "added_tokens.json",
-         "chat_template.jinja", "chat_template.json", GENERATION)
+FILES = (
+    FILE,
+    SETTINGS,
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    GENERATION,
+)
 _OF_BYTES = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
 
 
@@ -58,16 +69,21 @@ def ids(data: DataConfig) -> dict[str, int]:
 def _settings(data: DataConfig, directory: pathlib.Path) -> dict:
     """tokenizer_config.json; split_special_tokens: their text inside a document is text, as it is to us."""
     import tokenizers as library
+
     file = library.Tokenizer.from_file(str(directory / FILE))
     special = {name.removesuffix("_id"): file.id_to_token(i) for name, i in ids(data).items()}
-    return {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
-            "split_special_tokens": True} | special
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "split_special_tokens": True,
+    } | special
 
 
 def _of_bytes():
     """ByteTokenizer for the `tokenizers` library: a BPE without merges, whose letters stand for bytes as GPT-2's do."""
     import tokenizers as library
     from tokenizers import decoders, models, pre_tokenizers
+
     made = library.Tokenizer(models.BPE({letter: i for i, letter in enumerate(_letters())}, []))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     made.decoder = decoders.ByteLevel()
@@ -77,7 +93,7 @@ def _of_bytes():
 
 def _letters() -> list[str]:
     """The letter of each byte in GPT-2's alphabet: itself where it can be seen, else one from U+0100 on, in order."""
-    seen = {*range(0x21, 0x7f), *range(0xa1, 0xad), *range(0xae, 0x100)}
+    seen = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     unseen = iter(range(0x100, 0x200))
     return [chr(byte if byte in seen else next(unseen)) for byte in range(256)]
 

@@ -10,6 +10,7 @@ Even work is not all: kernels compute in blocks, and can skip none that holds to
 pieces should be about as wide as a kernel's blocks, as in "per_document(256)"; where documents are shorter than C such
 blocks, width 1 has every shard compute several times as many of them.
 """
+
 import numbers
 import re
 
@@ -22,8 +23,13 @@ from longctx.layouts.simple import Contiguous, Layout, PerDocument, Striped, Zig
 Reaches = tuple[tuple[int | None, int], ...]
 CAUSAL: Reaches = ((None, 1),)
 
-LAYOUTS = {"contiguous": Contiguous(), "zigzag": Zigzag(), "striped": Striped(), "per_document": PerDocument(),
-           "balanced": Balanced()}
+LAYOUTS = {
+    "contiguous": Contiguous(),
+    "zigzag": Zigzag(),
+    "striped": Striped(),
+    "per_document": PerDocument(),
+    "balanced": Balanced(),
+}
 WITH_WIDTH = {"striped": Striped, "per_document": PerDocument, "balanced": Balanced}
 
 
@@ -51,8 +57,10 @@ def check(name: str, length: int, shards: int) -> None:
     if length % need:
         below, above = length // need * need, -(-length // need) * need
         near = f"{below} or {above}" if below else f"{above}"
-        raise UserError(f"seq_len={length} must divide by {need} for attention.layout={name!r} "
-                        f"over {shards} context shards. Nearest: {near}.")
+        raise UserError(
+            f"seq_len={length} must divide by {need} for attention.layout={name!r} "
+            f"over {shards} context shards. Nearest: {near}."
+        )
 
 
 def permutation(name: str, segments: np.ndarray, shards: int, reaches: Reaches = CAUSAL) -> np.ndarray:
@@ -66,7 +74,7 @@ def permutation(name: str, segments: np.ndarray, shards: int, reaches: Reaches =
     if shards == 1:
         return np.arange(segments.shape[1])[None]
     owner = parse(name).owner(segments, shards, reaches)
-    return np.argsort(owner.astype(np.int16), axis=1, kind="stable")        # a radix sort: linear in T
+    return np.argsort(owner.astype(np.int16), axis=1, kind="stable")  # a radix sort: linear in T
 
 
 def inverse(order: np.ndarray) -> np.ndarray:
@@ -76,16 +84,20 @@ def inverse(order: np.ndarray) -> np.ndarray:
     """
     back = np.argsort(order, axis=1)
     if (np.take_along_axis(order, back, 1) != np.arange(order.shape[1])).any():
-        raise UserError(f"an order {list(order.shape)} must hold every slot of a row once, from 0 to "
-                        f"{order.shape[1] - 1}; it holds from {order.min()} to {order.max()}.")
+        raise UserError(
+            f"an order {list(order.shape)} must hold every slot of a row once, from 0 to "
+            f"{order.shape[1] - 1}; it holds from {order.min()} to {order.max()}."
+        )
     return back
 
 
 def permute(x, order: np.ndarray):
     """An array [B, T, ...] with its rows in the given order, int [B, T], or [1, T] for all rows."""
     if len(order) not in (1, len(x)) or order.shape[1:] != x.shape[1:2]:
-        raise UserError(f"an array {list(x.shape)} and an order {list(order.shape)}: rows must be of one length, and "
-                        "the order's be 1 or as many.")
+        raise UserError(
+            f"an array {list(x.shape)} and an order {list(order.shape)}: rows must be of one length, and "
+            "the order's be 1 or as many."
+        )
     return x[np.arange(len(x))[:, None], order]
 
 

@@ -14,13 +14,14 @@ cut, and the rest sends nothing.
 Ends fall between chunks. Where that leaves a shard above TOLERANCE, it swaps single chunks, if it can with a near
 shard, which mostly has pieces of the same dense document.
 """
+
 import numpy as np
 
 from longctx.layouts.simple import Layout
 from longctx.ragged import ragged_arange
 
-TOLERANCE = 0.015                       # of the busiest shard's work above the mean
-_SWAPS = 4                              # at most so many for each shard: a chunk may be more than a shard's share
+TOLERANCE = 0.015  # of the busiest shard's work above the mean
+_SWAPS = 4  # at most so many for each shard: a chunk may be more than a shard's share
 
 
 class Balanced(Layout):
@@ -29,6 +30,7 @@ class Balanced(Layout):
     No shard has more than 1 + TOLERANCE of the mean work, unless a chunk is too much of that. Made for strategies that
     exchange keys by need: a ring waits at each hop for the shard that has most to do in it.
     """
+
     by_row = True
 
     def __init__(self, width: int = 1):
@@ -101,15 +103,15 @@ def _ends(dense, others, shards):
         low, high = np.where(enough, low, middle + 1), np.where(enough, middle, high)
     below = np.maximum(high - 1, least)
     x = np.where(np.abs(missing(below)) < np.abs(missing(high)), below, high)
-    x = np.maximum.accumulate(x)                            # rounding must not take chunks back from a shard,
-    x = np.minimum.accumulate(x - behind) + behind          # of neither stream
+    x = np.maximum.accumulate(x)  # rounding must not take chunks back from a shard,
+    x = np.minimum.accumulate(x - behind) + behind  # of neither stream
     return x, behind - x
 
 
 def _evened(owner, work, shards):
     """The shard of each chunk after swaps that bring every shard within TOLERANCE, as far as there are such."""
     held = np.argsort(owner, kind="stable").reshape(shards, -1)
-    held = np.take_along_axis(held, np.argsort(work[held], axis=1, kind="stable"), axis=1)    # by work, for `_swap`
+    held = np.take_along_axis(held, np.argsort(work[held], axis=1, kind="stable"), axis=1)  # by work, for `_swap`
     works = work[held]
     load = works.sum(axis=1)
     limit = (1 + TOLERANCE) * load.mean()

@@ -1,11 +1,13 @@
 """Layouts that take no planning."""
+
 import numpy as np
 
 
 class Layout:
     """The shard of every token of a row. A row's length must divide by shards * `pieces`."""
+
     pieces = 1
-    by_row = False                      # whether it depends on the documents of a row
+    by_row = False  # whether it depends on the documents of a row
 
     def owner(self, segments: np.ndarray, shards: int, reaches) -> np.ndarray:
         """int [B, T], or [1, T] where it is the same in every row: the shard of each token, all equally often.
@@ -27,6 +29,7 @@ class Contiguous(Layout):
 
 class Zigzag(Layout):
     """The row in 2C pieces; shard c holds pieces c and 2C-1-c."""
+
     pieces = 2
 
     def owner(self, segments, shards, reaches):
@@ -52,6 +55,7 @@ class PerDocument(Layout):
     Being first, they attend to little: of a document the busiest shard has at most (C-1) * width^2 pairs of tokens
     more than the mean. Zigzag, where a row is one document; Striped, where all are short.
     """
+
     by_row = True
 
     def __init__(self, width: int = 1):
@@ -65,7 +69,7 @@ class PerDocument(Layout):
         left_over = length - 2 * shards * piece
         place = np.arange(segments.size) - np.flatnonzero(starts)[document] - left_over[document]
         dealt = place < 0
-        stripe = (np.cumsum(dealt) - 1) // self.width       # in every row of some multiple of C stripes
+        stripe = (np.cumsum(dealt) - 1) // self.width  # in every row of some multiple of C stripes
         zigzag = _fold(place // np.maximum(piece, 1)[document], shards)
         return np.where(dealt, stripe % shards, zigzag).reshape(segments.shape)
 

@@ -4,6 +4,7 @@ A stack is the carry of a fori_loop, read by a slice and written in place, so th
 would read one and write another.) Autodiff of a scan that reads stacks as Weights gives stacks of gradients.
 On the CPU backend both memories are one: the same is computed, and nothing moves.
 """
+
 import dataclasses
 
 import jax
@@ -11,13 +12,14 @@ import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
 OF_WEIGHTS = ("grads", "moments", "params")
-NAMES = ("residual", "dy", "kv", "attention", *OF_WEIGHTS)       # what memory.offload may name
+NAMES = ("residual", "dy", "kv", "attention", *OF_WEIGHTS)  # what memory.offload may name
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Stack:
     """Arrays [...] in one, [n, ...], on the device or in pinned memory of its host."""
+
     array: jax.Array
 
     def __len__(self):
@@ -40,6 +42,7 @@ class Stack:
 @dataclasses.dataclass(frozen=True)
 class Section:
     """A tree of stacks, of which the parts from `first` on are read and written here as 0, 1 and so on."""
+
     stacks: object
     first: int | jax.Array
 
@@ -54,6 +57,7 @@ class Section:
 @dataclasses.dataclass(frozen=True)
 class Weight:
     """A weight to differentiate by `place`: zeros of its shape in the memory that the gradient is for."""
+
     array: jax.Array
     place: jax.Array
 
@@ -154,9 +158,11 @@ def _on_host(x) -> bool:
 
 def _row_major(x):
     """Of one layout on both sides of the copy: where they differ, the TPU compiler copies the whole stack."""
+
     def constrained(x):
         return with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))
+
     mesh, spec = jax.sharding.get_abstract_mesh(), jax.typeof(x).sharding.spec
     if mesh.empty or mesh.manual_axes:
         return constrained(x)
-    return jax.shard_map(constrained, in_specs=spec, out_specs=spec)(x)     # or XLA has every device do the whole of it
+    return jax.shard_map(constrained, in_specs=spec, out_specs=spec)(x)  # or XLA has every device do the whole of it

@@ -1,4 +1,5 @@
 """What a layer keeps for its backward, by name. To add a policy: a line in POLICIES."""
+
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,12 +11,13 @@ from longctx.errors import UserError
 from longctx.parsing import parse_call
 
 _policies = jax.checkpoint_policies
-KEPT, MOVED, RECOMPUTED = "tokens_kept", "tokens_moved", "tokens_recomputed"       # see by_shares
+KEPT, MOVED, RECOMPUTED = "tokens_kept", "tokens_moved", "tokens_recomputed"  # see by_shares
 
 
 class Remat(NamedTuple):
     """policy: of jax.checkpoint; None: keep all. kept, moved: names of arrays that it keeps on the device, and in its
     host's memory. keep, offload: shares of a shard's tokens, as for `tokens`."""
+
     policy: Callable | None
     kept: tuple[str, ...] = ()
     moved: tuple[str, ...] = ()
@@ -30,13 +32,16 @@ class Remat(NamedTuple):
 def _named(kept: list[str], moved: list[str], keep: float = 0.0, offload: float = 0.0) -> Remat:
     """Keep the arrays of the first names on the device, and those of the second in its host's memory."""
     policy = _policies.save_and_offload_only_these_names(
-        names_which_can_be_saved=kept, names_which_can_be_offloaded=moved,
-        offload_src="device", offload_dst="pinned_host")
+        names_which_can_be_saved=kept,
+        names_which_can_be_offloaded=moved,
+        offload_src="device",
+        offload_dst="pinned_host",
+    )
     return Remat(policy, tuple(kept), tuple(moved), keep, offload)
 
 
 def tokens(keep: float, offload: float) -> Remat:
-    """"offload_attention", and of what weight matmuls give, which is most of the rest: that of the first `keep` of a
+    """ "offload_attention", and of what weight matmuls give, which is most of the rest: that of the first `keep` of a
     shard's tokens is kept on the device, that of the next `offload` moved to the host; the others compute it again.
 
     MEMO (arXiv 2407.12117), whose alpha is `offload` and which keeps none on the device.
@@ -45,13 +50,13 @@ def tokens(keep: float, offload: float) -> Remat:
 
 
 POLICIES = {
-    "none": lambda: Remat(None),                                            # keep all, compute nothing twice
-    "layer": lambda: Remat(_policies.nothing_saveable),                     # keep a layer's input only
-    "attention": lambda: _named(["attention_out", "attention_lse"], []),    # ... and attention's result
+    "none": lambda: Remat(None),  # keep all, compute nothing twice
+    "layer": lambda: Remat(_policies.nothing_saveable),  # keep a layer's input only
+    "attention": lambda: _named(["attention_out", "attention_lse"], []),  # ... and attention's result
     "offload_layer": lambda: _named([], ["layer_input"]),
     "offload_attention": lambda: _named(["attention_lse"], ["layer_input", "attention_out"]),
     "tokens": tokens,
-    "matmuls": lambda: Remat(_policies.dots_with_no_batch_dims_saveable),   # keep what weight matmuls give
+    "matmuls": lambda: Remat(_policies.dots_with_no_batch_dims_saveable),  # keep what weight matmuls give
 }
 
 
@@ -60,8 +65,9 @@ def parse(text: str, field: str = "model.remat") -> Remat:
     make, numbers = parse_call(field, text, POLICIES, zero=True)
     remat = make(*numbers)
     if remat.keep + remat.offload > 1:
-        raise UserError(f"{field}={text!r}: keep and offload are shares of the tokens, at most 1 together; "
-                        "tokens(0.25, 0.5) works.")
+        raise UserError(
+            f"{field}={text!r}: keep and offload are shares of the tokens, at most 1 together; tokens(0.25, 0.5) works."
+        )
     return remat
 
 

@@ -1,4 +1,5 @@
 """Bytes: how people read them, and how many of this machine's memory are still to be had. Free of jax."""
+
 import pathlib
 
 _CGROUP = pathlib.Path("/sys/fs/cgroup")
@@ -18,8 +19,11 @@ def free_memory() -> int | None:
     found = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
     limit, used = _read(_CGROUP / "memory.max"), _read(_CGROUP / "memory.current")
     if limit.strip().isdecimal() and used.strip().isdecimal():
-        files = [line.split()[1] for line in _read(_CGROUP / "memory.stat").splitlines()
-                 if line.startswith(("active_file ", "inactive_file "))]        # read, and dropped when memory is short
+        files = [
+            line.split()[1]
+            for line in _read(_CGROUP / "memory.stat").splitlines()
+            if line.startswith(("active_file ", "inactive_file "))
+        ]  # read, and dropped when memory is short
         found.append(max(int(limit) - int(used) + sum(map(int, files)), 0))
     return min(found, default=None)
 

@@ -1,4 +1,5 @@
 """A function of tokens over tiles of them, one after another: one tile's intermediate results exist at a time."""
+
 import functools
 
 import jax
@@ -28,8 +29,10 @@ def tiled(function, weights, x, rest, tiles: int, needed=None):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _over_tiles(function, weights, xs, rests, live):
     """The function of the first `live` tiles, [tiles, ...] each; zeros behind them."""
+
     def tile(i, results):
         return _written(results, function(weights, xs[i], *_at(rests, i)), i)
+
     like = jax.eval_shape(function, weights, xs[0], *_at(rests, 0))
     zeros = jax.tree.map(lambda a: jnp.zeros_like(xs, a.dtype, shape=(len(xs), *a.shape)), like)
     return jax.lax.fori_loop(0, live, tile, zeros)

@@ -1,4 +1,5 @@
 """Grouped-query attention: projections, norms, biases and sinks; how tokens see one another is the caller's."""
+
 import functools
 
 import jax
@@ -12,21 +13,21 @@ from longctx.model.norm import NORMS, normalized
 from longctx.positions import methods
 
 # of q and k, per head, before they are turned (which changes no length)
-QK_NORMS = ("none", "rms", "l2")        # l2: without weights, and only in layers that turn them (Llama 4)
+QK_NORMS = ("none", "rms", "l2")  # l2: without weights, and only in layers that turn them (Llama 4)
 
 
 class Attention(nnx.Module):
     """wo(attend(norm(wq x + bq), norm(wk x + bk), wv x + bv)) + bo; norms and biases if the config has them."""
 
     def __init__(self, key, config: ModelConfig, kind: LayerConfig):
-        D, N, K, H, dtype = config.embed, config.heads, config.key_heads, config.head_size, config.param_dtype
+        D, N, K, H, dtype = config.d_model, config.heads, config.kv_heads, config.head_dim, config.param_dtype
         self.config = config
         self.l2 = config.qk_norm == "l2" and methods.parse(kind.position).rotates
         q, k, v, o = jax.random.split(key, 4)
         self.wq = weight(q, "wq", (D, N, H), D, dtype)
         self.wk = weight(k, "wk", (D, K, H), D, dtype)
         self.wv = weight(v, "wv", (D, K, H), D, dtype)
-        self.wo = weight(o, "wo", (N, H, D), N * H * 2 * config.layers, dtype)       # residual sums stay of order one
+        self.wo = weight(o, "wo", (N, H, D), N * H * 2 * config.layers, dtype)  # residual sums stay of order one
         bias = lambda name, shape, wanted: constant(0.0, name, shape, dtype) if wanted else None
         self.bq = bias("bq", (N, H), config.qkv_bias)
         self.bk, self.bv = (bias(name, (K, H), config.qkv_bias) for name in ("bk", "bv"))
@@ -46,6 +47,7 @@ class Attention(nnx.Module):
         if self.config.qk_norm == "rms":
             q, k = self.q_norm(q), self.k_norm(k)
         sinks = None if self.sinks is None else jnp.asarray(self.sinks)
-        out, kept = attend(q, k, v, scale=self.config.attention_scale or None,
-                           soft_cap=self.config.attention_soft_cap, sinks=sinks)
+        out, kept = attend(
+            q, k, v, scale=self.config.attention_scale or None, soft_cap=self.config.attention_soft_cap, sinks=sinks
+        )
         return projected("BTNH,NHD->BTD", out, self.wo, "wo", meshes.HIDDEN, self.bo), kept

@@ -1,4 +1,5 @@
 """The ways to arrange norms, attention and feed-forward in a layer. To add one: a class, a line in BLOCKS."""
+
 import jax
 from flax import nnx
 
@@ -22,7 +23,7 @@ class Sequential(nnx.Module):
         self.attention_norm = norm.make(config)
         self.attention = Attention(attention_key, config, kind)
         self.mlp_norm = norm.make(config)
-        self.mlp = FEED_FORWARDS[kind.feed_forward](mlp_key, config, kind.mlp, memory)
+        self.mlp = FEED_FORWARDS[kind.feed_forward](mlp_key, config, kind.mlp_dim, memory)
 
     def __call__(self, x, attend):
         seen, kept = self.attention(self.attention_norm(x), attend)

@@ -1,4 +1,5 @@
 """The token embedding, and the output head that may be the same weight."""
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -13,15 +14,16 @@ class Embedding(nnx.Module):
 
     def __init__(self, key, config: ModelConfig):
         self.dtype = config.dtype
-        std = config.embedding_std or config.embed ** -0.5
+        std = config.embedding_std or config.d_model**-0.5
         self.scale = config.embedding_scale or 1 / std
-        self.table = weight(key, "table", (config.vocab_size, config.embed), std ** -2, config.param_dtype)
+        self.table = weight(key, "table", (config.vocab_size, config.d_model), std**-2, config.param_dtype)
 
     def __call__(self, tokens):
         """Embeddings BTD of tokens BT, scaled."""
         table = self._gathered()
         return jax.shard_map(_lookup, in_specs=(meshes.specs(table), meshes.TOKENS), out_specs=meshes.HIDDEN)(
-            table, tokens) * jnp.asarray(self.scale, self.dtype)
+            table, tokens
+        ) * jnp.asarray(self.scale, self.dtype)
 
     def as_head(self):
         """The table as an output head [D, V]."""

@@ -2,6 +2,7 @@
 
 `graph` is the hashable, static rest of the module. Everything runs under `jax.set_mesh(meshes.make(...))`.
 """
+
 import functools
 
 import jax
@@ -64,8 +65,14 @@ def nll(graph, params, batch: dict, rope: RopeConfig | None = None):
     x, head = jax.lax.optimization_barrier((x, params[name]))
     model = merged(graph, params | {name: head})
     tiles = model.memory.loss_tiles
-    return token_loss(x, model.head_weight(), batch["targets"], model.config.logit_soft_cap,
-                      batch["weights"] if tiles else None, tiles)
+    return token_loss(
+        x,
+        model.head_weight(),
+        batch["targets"],
+        model.config.logit_soft_cap,
+        batch["weights"] if tiles else None,
+        tiles,
+    )
 
 
 def blocks(graph, params) -> list:

@@ -1,4 +1,5 @@
 """The weights of the model and the one matmul that all its layers use. Everything here runs under `jax.set_mesh`."""
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -12,7 +13,7 @@ def weight(key, name: str, shape, fan_in: int, dtype: str) -> nnx.Param:
     """A truncated-normal weight of standard deviation fan_in^-0.5, born in the sharding of meshes.weight_spec."""
     spec = meshes.weight_spec(name, shape)
     draw = jax.random.truncated_normal(key, -3, 3, shape, jnp.dtype(dtype), out_sharding=spec)
-    return nnx.Param(draw * jnp.asarray(fan_in ** -0.5, dtype))
+    return nnx.Param(draw * jnp.asarray(fan_in**-0.5, dtype))
 
 
 def constant(value: float, name: str, shape, dtype: str) -> nnx.Param:

@@ -1,4 +1,5 @@
 """Mixtures of experts: a router sends every token to a few of many feed-forward layers. No token is dropped."""
+
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
@@ -7,7 +8,7 @@ from longctx.config import MemoryConfig, ModelConfig
 from longctx.model.linear import constant, weight
 from longctx.model.mlp import Gated, TokenWise, biased
 
-LIMIT, STEEPNESS = 7.0, 1.702           # of gpt-oss's activation
+LIMIT, STEEPNESS = 7.0, 1.702  # of gpt-oss's activation
 
 
 class Experts(TokenWise):
@@ -20,7 +21,7 @@ class Experts(TokenWise):
 
     def __init__(self, key, config: ModelConfig, memory: MemoryConfig):
         super().__init__(config, memory)
-        D, E, F, dtype = config.embed, config.experts, config.expert_mlp, config.param_dtype
+        D, E, F, dtype = config.d_model, config.experts, config.expert_mlp_dim, config.param_dtype
         router, gate, up, down = jax.random.split(key, 4)
         self.per_token = config.experts_per_token
         self.router = weight(router, "router", (D, E), D, dtype)
@@ -37,7 +38,7 @@ class Experts(TokenWise):
         named = lambda h: checkpoint_name(h, share)
         # named too: rows that are kept are in the order of these very scores, and a tie could fall the other way
         scores = named(biased(jnp.dot(tokens, w["router"], preferred_element_type=jnp.float32), w, "router"))
-        top, chosen = jax.lax.top_k(scores, self.per_token)                     # [n, k]
+        top, chosen = jax.lax.top_k(scores, self.per_token)  # [n, k]
         weights, expert = self.weights(top).reshape(-1), chosen.reshape(-1)
         order = jnp.argsort(expert)
         token, expert, weights = order // self.per_token, expert[order], weights[order][:, None]

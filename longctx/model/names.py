@@ -1,4 +1,5 @@
 """The names in the settings of a model, against the dicts that hold them."""
+
 from longctx.config import ModelConfig
 from longctx.errors import unknown_name
 from longctx.memory import remat

@@ -1,4 +1,5 @@
 """The norms. To add one: a class, a line in NORMS. Computed in float32, results in x's dtype."""
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -44,7 +45,7 @@ NORMS = {"rms": RMSNorm, "layer": LayerNorm, "layer_bias": BiasedLayerNorm}
 
 def make(config: ModelConfig):
     """A norm of the model's kind, over its width."""
-    return NORMS[config.norm](config.embed, config)
+    return NORMS[config.norm](config.d_model, config)
 
 
 def normalized(x, eps: float):

@@ -1,4 +1,5 @@
 """The decoder: blocks of attention and feed-forward, those of one kind stacked, all of them scanned."""
+
 import dataclasses
 import functools
 
@@ -20,7 +21,7 @@ from longctx.positions import rope as rotary
 from longctx.positions.view import View, learned_numbers, view
 from pallas_kernels.masks import Tokens
 
-SCOPE = "layers"                # of the names of their operations in compiled programs, also of the backward's
+SCOPE = "layers"  # of the names of their operations in compiled programs, also of the backward's
 
 
 class Transformer(nnx.Module):
@@ -32,20 +33,26 @@ class Transformer(nnx.Module):
 
     def __init__(self, key, config: ModelConfig, attention: AttentionConfig, memory: MemoryConfig):
         embedding_key, blocks_key, head_key = jax.random.split(key, 3)
-        if memory.backward == "streamed":       # it says itself what a layer keeps
+        if memory.backward == "streamed":  # it says itself what a layer keeps
             config = dataclasses.replace(config, remat="none")
         self.config, self.attention, self.memory = config, attention, memory
         self.embedding = Embedding(embedding_key, config)
         keys, kinds = jax.random.split(blocks_key, config.layers), config.kinds
-        self.blocks = nnx.List([jax.vmap(lambda key, kind=kind: BLOCKS[config.block](key, config, kind, memory))(
-            keys[i::len(kinds)]) for i, kind in enumerate(kinds)])
+        self.blocks = nnx.List(
+            [
+                jax.vmap(lambda key, kind=kind: BLOCKS[config.block](key, config, kind, memory))(keys[i :: len(kinds)])
+                for i, kind in enumerate(kinds)
+            ]
+        )
         self.norm = norm.make(config)
         if learned := learned_numbers(config.kinds):
             self.bias_table = constant(0.0, "bias_table", (config.heads, learned), config.param_dtype)
         if config.rope.scaling == "clex":
-            self.clex = Clex(jax.random.fold_in(key, 0), config.rope, config.head_size, config.param_dtype)
+            self.clex = Clex(jax.random.fold_in(key, 0), config.rope, config.head_dim, config.param_dtype)
         if not config.tied_head:
-            self.head = weight(head_key, "head", (config.embed, config.vocab_size), config.embed, config.param_dtype)
+            self.head = weight(
+                head_key, "head", (config.d_model, config.vocab_size), config.d_model, config.param_dtype
+            )
 
     def __call__(self, tokens, where: Tokens, rope: RopeConfig | None = None, stretch=None, length=None):
         """Hidden states BTD, ready for the head; tokens int32 [B, T], `where` their positions and segments.
@@ -67,13 +74,14 @@ class Transformer(nnx.Module):
         learned = jnp.asarray(self.bias_table) if learned_numbers(config.kinds) else None
 
         def tables(rope, positions, divisor):
-            if config.qk_norm == "l2":      # taken of what is turned: no factor on cos and sin is left
+            if config.qk_norm == "l2":  # taken of what is turned: no factor on cos and sin is left
                 rope = dataclasses.replace(rope, attention_factor=1.0)
             make = self.clex.tables if rope.scaling == "clex" else rotary.tables
-            return make(positions, rope, config.head_size, length, stretch, divisor)
+            return make(positions, rope, config.head_dim, length, stretch, divisor)
 
         return lambda kind, positions: view(
-            kind, positions, config.heads, functools.partial(tables, kind.rope or rope or config.rope), learned)
+            kind, positions, config.heads, functools.partial(tables, kind.rope or rope or config.rope), learned
+        )
 
     def through(self, tokens, attends):
         """(hidden states BTD, what the layers of each kind keep) of tokens [B, T].
@@ -93,6 +101,7 @@ class Transformer(nnx.Module):
 
     def _through_blocks(self, x, attends):
         """A scan over groups of one layer of each kind, then the layers that are left over."""
+
         def layer(attend):
             run = lambda x, block, at: host.fetched(block)(x, functools.partial(attend, at))
             return checkpointed(run, self.config.remat)
@@ -117,14 +126,23 @@ class Transformer(nnx.Module):
     def _attend(self, view: View, where: Tokens, at, q, k, v, **how):
         """What Attention asks for, by the run's strategy; there is nothing to keep."""
         return context_parallel.attend(
-            *view.turned(q, k), v, positions=where.positions, segments=where.segments, mask=view.masks,
-            bias=view.bias, table=view.bias_table, head_groups=self.memory.head_groups, **how,
-            **dataclasses.asdict(self.attention)), None
+            *view.turned(q, k),
+            v,
+            positions=where.positions,
+            segments=where.segments,
+            mask=view.masks,
+            bias=view.bias,
+            table=view.bias_table,
+            head_groups=self.memory.head_groups,
+            **how,
+            **dataclasses.asdict(self.attention),
+        ), None
 
     def logits(self, x, out_spec=meshes.LOGITS):
         """All logits in float32, [..., V] of hidden states [..., D], cut by `out_spec`."""
-        logits = jnp.einsum("...D,DV->...V", x, self.head_weight(), preferred_element_type=jnp.float32,
-                            out_sharding=out_spec)
+        logits = jnp.einsum(
+            "...D,DV->...V", x, self.head_weight(), preferred_element_type=jnp.float32, out_sharding=out_spec
+        )
         cap = self.config.logit_soft_cap
         return cap * jnp.tanh(logits / cap) if cap else logits
 

@@ -4,6 +4,7 @@ A float32 product of a position and a frequency is off by 6e-2 rad at a million 
 fraction of a turn, and the integer product with the position wraps around as an angle does: what is left is a fraction
 of a turn, and only that becomes a float32.
 """
+
 import fractions
 from typing import NamedTuple
 
@@ -11,11 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_TURN = fractions.Fraction("6.2831853071795864769252867665590057683943387987502")       # 2 pi
+_TURN = fractions.Fraction("6.2831853071795864769252867665590057683943387987502")  # 2 pi
 
 
 class Turns(NamedTuple):
     """Frequencies as turns per token, modulo one: the two uint32 words of round(turns * 2^64), of one shape."""
+
     high: jax.Array | np.ndarray
     low: jax.Array | np.ndarray
 
@@ -44,6 +46,6 @@ def angles(positions: jax.Array, turns: Turns) -> jax.Array:
     top, rest = position >> 16, position & 0xFFFF
     low_top, low_rest = turns.low >> 16, turns.low & 0xFFFF
     carried = top * low_top + (top * low_rest >> 16) + (rest * low_top >> 16)
-    fraction = position * turns.high + carried                                     # of a turn, times 2^32
+    fraction = position * turns.high + carried  # of a turn, times 2^32
     signed = jax.lax.bitcast_convert_type(fraction, jnp.int32)
     return signed.astype(jnp.float32) * np.float32(2 * np.pi / 2**32)

@@ -5,13 +5,14 @@ perhaps "stretch", a scalar for rope.tables or Clex.tables. Positions count from
 there, and below `target` tokens where the document is shorter. Padding stays as it is. The order of the columns makes
 no difference. To add one: a function, and a line in AUGMENTATIONS.
 """
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from longctx import meshes
 
-SINKS = 4                   # positions that E^2-LLM never shifts
+SINKS = 4  # positions that E^2-LLM never shifts
 
 
 def none(key, positions, segments, target: int) -> dict:
@@ -48,7 +49,7 @@ def clex(key, positions, segments, target: int) -> dict:
     sizes = _sizes(positions, segments)[segments]
     # distinct places in order: draws in order, out of n t - n + 1 with repetition, plus 0, 1, .. n - 1
     spare = sizes * (t - 1)
-    column = jnp.searchsorted(jnp.sort(segments), segments) + positions         # in the natural order of the row
+    column = jnp.searchsorted(jnp.sort(segments), segments) + positions  # in the natural order of the row
     draws = jax.random.bits(where, positions.shape)[column] % (spare + 1).astype(jnp.uint32)
     draws = jnp.where(positions == 0, 0, jnp.where(positions == sizes - 1, spare, draws.astype(jnp.int32)))
     in_order = draws[jnp.lexsort((draws, segments))][column]
@@ -68,14 +69,16 @@ def augmented(batch: dict, key: jax.Array, name: str, target: int) -> dict:
       name: in AUGMENTATIONS.
       target: the length in tokens that the model is trained for.
     """
+
     def local(key, row, positions, segments):
         change = lambda row, *columns: AUGMENTATIONS[name](jax.random.fold_in(key, row), *columns, target)
         return jax.vmap(change)(row, positions, segments)
 
-    rows = P(meshes.BATCH)                                                      # whole: documents lie on several shards
+    rows = P(meshes.BATCH)  # whole: documents lie on several shards
     args = (jnp.arange(len(batch["positions"])), batch["positions"], batch["segments"])
     changed = jax.shard_map(local, in_specs=(P(), rows, rows, rows), out_specs=rows)(
-        key, *(jax.sharding.reshard(x, rows) for x in args))
+        key, *(jax.sharding.reshard(x, rows) for x in args)
+    )
     if "positions" in changed:
         changed["positions"] = jax.sharding.reshard(changed["positions"], meshes.TOKENS)
     return batch | changed

@@ -7,6 +7,7 @@ With t = how many times its trained length a row is long, the logarithms z of th
 where n(t) are those of the NTK-aware frequencies at a factor of 2 t - 1. Only what is learned is integrated here,
 y = z - n: it starts at 0, and stays there while `down` is 0, as it is at first.
 """
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,13 +15,13 @@ import numpy as np
 from longctx.config import RopeConfig
 from longctx.positions import scaling
 
-STEPS = 16                  # of the Runge-Kutta method for each unit of t
+STEPS = 16  # of the Runge-Kutta method for each unit of t
 
 
-def frequencies(up: jax.Array, down: jax.Array, config: RopeConfig, head_size: int) -> jax.Array:
+def frequencies(up: jax.Array, down: jax.Array, config: RopeConfig, head_dim: int) -> jax.Array:
     """exp z(t) in radians per token, [t, pairs], at t = 1, 2, .. up to config.factor; in the dtype of `up`."""
     grid = np.arange(1, int(config.factor) + 1)
-    base = np.stack([scaling.clex_base(config, head_size, t) for t in grid])
+    base = np.stack([scaling.clex_base(config, head_dim, t) for t in grid])
     pairs = base.shape[1]
     n = lambda t: jnp.log(base[0]).astype(up.dtype) - np.arange(pairs) / (pairs - 1) * jnp.log(2 * t - 1)
 

@@ -2,13 +2,14 @@
 
 Free of jax. To add a way to read: a function and a line in METHODS; to tune: a line in TUNINGS.
 """
+
 import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
 from longctx.config import ModelConfig
 
-Change = Callable[[ModelConfig, int, int], ModelConfig]     # (model, trained length L, length T in tokens)
+Change = Callable[[ModelConfig, int, int], ModelConfig]  # (model, trained length L, length T in tokens)
 
 
 def none(model: ModelConfig, trained: int, length: int) -> ModelConfig:
@@ -18,8 +19,10 @@ def none(model: ModelConfig, trained: int, length: int) -> ModelConfig:
 
 def scaled(scaling: str) -> Change:
     """A RoPE scaling by T / L."""
+
     def change(model, trained, length):
         return _with_rope(model, scaling=scaling, factor=length / trained, original_length=trained)
+
     return change
 
 
@@ -32,7 +35,7 @@ def self_extend(model: ModelConfig, trained: int, length: int) -> ModelConfig:
     """Window L / 4, groups of so many tokens that no distance exceeds 2 L / 3, and the published log n on queries."""
     window = trained // 4
     group = -(-(length - window) // (2 * trained // 3 - window))
-    return dataclasses.replace(model, position=f"self_extend({group}, {window})", temperature=f"log_length({trained})")
+    return dataclasses.replace(model, position=f"self_extend({group}, {window})", query_scale=f"log_length({trained})")
 
 
 def leaky_rerope(model: ModelConfig, trained: int, length: int) -> ModelConfig:
@@ -43,8 +46,9 @@ def leaky_rerope(model: ModelConfig, trained: int, length: int) -> ModelConfig:
 
 def dca(model: ModelConfig, trained: int, length: int) -> ModelConfig:
     """Chunks of 3 L / 4, of which L / 8 are exact across their borders, and its share of YaRN's factor."""
-    return dataclasses.replace(model, position=f"dca({3 * trained // 4}, {trained // 8})",
-                               temperature=f"mscale({length / trained})")
+    return dataclasses.replace(
+        model, position=f"dca({3 * trained // 4}, {trained // 8})", query_scale=f"mscale({length / trained})"
+    )
 
 
 def by_length(position: Callable[[int], str]) -> Change:
@@ -53,8 +57,14 @@ def by_length(position: Callable[[int], str]) -> Change:
 
 
 METHODS = {
-    "none": none, "linear": scaled("linear"), "ntk": scaled("ntk"), "dynamic": dynamic, "yarn": scaled("yarn"),
-    "self_extend": self_extend, "rerope": by_length(lambda L: f"rerope({L // 2})"), "leaky_rerope": leaky_rerope,
+    "none": none,
+    "linear": scaled("linear"),
+    "ntk": scaled("ntk"),
+    "dynamic": dynamic,
+    "yarn": scaled("yarn"),
+    "self_extend": self_extend,
+    "rerope": by_length(lambda L: f"rerope({L // 2})"),
+    "leaky_rerope": leaky_rerope,
     "dca": dca,
     "lm_infinite": by_length(lambda L: f"lm_infinite(10, {L})"),
     "streaming": by_length(lambda L: f"streaming(4, {L - 4})"),
@@ -64,14 +74,18 @@ METHODS = {
 class Tuning(NamedTuple):
     """A few steps more: by which METHODS the model is trained and then read, at settings for the target length, and
     the augmentation that stands for rows of that length; "none" is training on such rows."""
+
     trained: str
     read: str
     augment: str = "none"
 
 
 TUNINGS = {
-    "linear": Tuning("linear", "linear"), "ntk": Tuning("ntk", "ntk"), "yarn": Tuning("yarn", "yarn"),
-    "pose": Tuning("yarn", "yarn", "pose"), "e2llm": Tuning("none", "linear", "e2llm"),
+    "linear": Tuning("linear", "linear"),
+    "ntk": Tuning("ntk", "ntk"),
+    "yarn": Tuning("yarn", "yarn"),
+    "pose": Tuning("yarn", "yarn", "pose"),
+    "e2llm": Tuning("none", "linear", "e2llm"),
 }
 
 

@@ -5,6 +5,7 @@ rotated. Attention attends each part and merges them by log-sum-exp, so no kerne
 knows of a method. Between devices the keys of each part travel, as far as its mask reaches. A method may also add a
 bias to the scores.
 """
+
 import dataclasses
 from collections.abc import Callable
 
@@ -39,6 +40,7 @@ class Part:
       query, key: int32 positions in the document -> int32 positions from 0 on to rotate by, elementwise.
       divisor: what those count: 1 / divisor tokens. Whole numbers keep angles exact.
     """
+
     mask: Mask = Full()
     query: Map = own
     key: Map = own
@@ -54,6 +56,7 @@ class Method:
       bias: of pallas_kernels.attention.bias, or None.
       learned: how many numbers of each head it reads, if these are trained: all layers share them, they start at 0.
     """
+
     rotates = True
     bias = None
     learned = 0
@@ -63,7 +66,7 @@ class Method:
             as_user_error(require_whole, f"{type(self).__name__} with {field.name}", getattr(self, field.name), 1, MOST)
 
     def parts(self) -> tuple[Part, ...]:
-        return Part(),
+        return (Part(),)
 
     def table(self, heads: int) -> np.ndarray | None:
         """What the bias reads where it is not learned, float32 [N, D]."""
@@ -80,11 +83,13 @@ class Rope(Method):
 
 class Nope(Method):
     """No position at all (arXiv 2305.19466): the causal mask alone tells."""
+
     rotates = False
 
 
 class Alibi(Method):
     """A penalty that grows with the distance (arXiv 2108.12409), with the published slopes; no rotation."""
+
     rotates = False
     bias = biases.Alibi()
 
@@ -95,6 +100,7 @@ class Alibi(Method):
 @dataclasses.dataclass(frozen=True)
 class T5(Method):
     """A learned number for each head and bucket of distances (arXiv 1910.10683), shared by the layers; no rotation."""
+
     buckets: int = 32
     max_distance: int = 128
     rotates = False
@@ -122,6 +128,7 @@ class DualChunk(Method):
     Up to n tokens it is plain RoPE. Moving all tokens by a multiple of n changes nothing; another move changes where
     chunks begin.
     """
+
     chunk: int
     local: int
 
@@ -129,9 +136,11 @@ class DualChunk(Method):
         n = self.chunk - self.local
         place = lambda positions: positions % n
         after = lambda positions: jnp.minimum(positions % n + n, self.chunk)
-        return (Part(Chunked(n), place, place),
-                Part(ChunksBefore(n, 1, 1), after, place),
-                Part(ChunksBefore(n, 2), constant(min(2 * n - 1, self.chunk)), place))
+        return (
+            Part(Chunked(n), place, place),
+            Part(ChunksBefore(n, 1, 1), after, place),
+            Part(ChunksBefore(n, 2), constant(min(2 * n - 1, self.chunk)), place),
+        )
 
     def why_not(self, mask):
         if self.local >= self.chunk:
@@ -148,6 +157,7 @@ class SelfExtend(Method):
     Grouped distance: floor(m / group) - floor(n / group) + window - floor(window / group). With group 1 it is plain
     RoPE. Moving all tokens by a multiple of `group` changes nothing; another move changes where groups begin.
     """
+
     group: int
     window: int
 
@@ -160,6 +170,7 @@ class SelfExtend(Method):
 @dataclasses.dataclass(frozen=True)
 class ReRope(Method):
     """ReRoPE: no distance exceeds `window`."""
+
     window: int
 
     def parts(self):
@@ -169,6 +180,7 @@ class ReRope(Method):
 @dataclasses.dataclass(frozen=True)
 class LeakyReRope(Method):
     """Leaky ReRoPE: beyond `window`, distances grow by one for every `divisor` tokens."""
+
     window: int
     divisor: int
 
@@ -183,6 +195,7 @@ class LMInfinite(Method):
 
     Which tokens are first depends on absolute positions, so moving all tokens changes the result.
     """
+
     first: int
     window: int
 
@@ -197,6 +210,7 @@ class Streaming(Method):
 
     Rotated by places in the cache: a query's is its last. Moving all tokens changes which of them are first.
     """
+
     first: int
     recent: int
 
@@ -206,8 +220,16 @@ class Streaming(Method):
 
 
 METHODS = {
-    "rope": Rope, "nope": Nope, "alibi": Alibi, "t5": T5, "dca": DualChunk, "self_extend": SelfExtend,
-    "rerope": ReRope, "leaky_rerope": LeakyReRope, "lm_infinite": LMInfinite, "streaming": Streaming,
+    "rope": Rope,
+    "nope": Nope,
+    "alibi": Alibi,
+    "t5": T5,
+    "dca": DualChunk,
+    "self_extend": SelfExtend,
+    "rerope": ReRope,
+    "leaky_rerope": LeakyReRope,
+    "lm_infinite": LMInfinite,
+    "streaming": Streaming,
 }
 
 

@@ -1,4 +1,5 @@
 """Rotary position embedding: the tables of one step, and the rotation of queries and keys by them."""
+
 import dataclasses
 
 import jax
@@ -17,13 +18,15 @@ from pallas_kernels.masks import MOST
 @dataclasses.dataclass(frozen=True)
 class Table:
     """cos and sin of every token's angles, float32 [B, T, pairs], and which dimensions of a head are a pair."""
+
     cos: jax.Array
     sin: jax.Array
     pairing: str = dataclasses.field(metadata=dict(static=True))
 
 
-def tables(positions: jax.Array, config: RopeConfig, head_size: int, length: int | tuple[int, ...], stretch=None,
-           divisor=1) -> Table:
+def tables(
+    positions: jax.Array, config: RopeConfig, head_dim: int, length: int | tuple[int, ...], stretch=None, divisor=1
+) -> Table:
     """The table of int32 positions [B, T] in rows of `length` tokens; made once per step and shared by all layers.
 
     length: of all rows, or a tuple of B, each row's own. stretch: float32 [B], divides the frequencies of each row.
@@ -33,8 +36,8 @@ def tables(positions: jax.Array, config: RopeConfig, head_size: int, length: int
     as_user_error(require_integers, "positions", positions, "BT")
     as_user_error(require_range, "positions", positions, 0, 2**31 - 1)
     as_user_error(require_whole, "divisor", divisor, 1, MOST)
-    found = [api.frequencies(config, head_size, n) for n in (length if isinstance(length, tuple) else (length,))]
-    inv_freq, factor = np.stack([rows for rows, _ in found]) / divisor, found[0][1]     # no factor depends on a length
+    found = [api.frequencies(config, head_dim, n) for n in (length if isinstance(length, tuple) else (length,))]
+    inv_freq, factor = np.stack([rows for rows, _ in found]) / divisor, found[0][1]  # no factor depends on a length
     if stretch is not None:
         rows = jnp.asarray(inv_freq, jnp.float32) / stretch[:, None]
         return learned_table(positions, rows, config.pairing, factor)
@@ -63,11 +66,11 @@ def rotate(x: jax.Array, table: Table) -> jax.Array:
     (rows, length, pairs), (B, T, _, H) = table.cos.shape, x.shape
     if rows not in (1, B) or length != T or 2 * pairs > H:
         raise UserError(f"{said('x', x)} and a table of [B, T, pairs] = {list(table.cos.shape)} do not go together.")
-    cos, sin = table.cos[:, :, None], table.sin[:, :, None]                       # BT1p
+    cos, sin = table.cos[:, :, None], table.sin[:, :, None]  # BT1p
     axis = api.PAIRINGS[table.pairing]
-    if pairs == 0:                                                                # NoPE
+    if pairs == 0:  # NoPE
         return x
-    turning, passing = x[..., :2 * pairs].astype(jnp.float32), x[..., 2 * pairs:]
+    turning, passing = x[..., : 2 * pairs].astype(jnp.float32), x[..., 2 * pairs :]
     shape = (pairs, 2) if axis == -1 else (2, pairs)
     first, second = (jnp.squeeze(part, axis) for part in jnp.split(turning.reshape(*x.shape[:-1], *shape), 2, axis))
     turned = jnp.stack([first * cos - second * sin, second * cos + first * sin], axis).reshape(turning.shape)

@@ -1,4 +1,5 @@
-"""What the layers of one kind see of positions: their method, mask and temperature, made ready for one step."""
+"""What the layers of one kind see of positions: their method, mask and query_scale, made ready for one step."""
+
 import collections
 import functools
 from collections.abc import Callable
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 
 from longctx.config import LayerConfig, ModelConfig
 from longctx.errors import UserError
-from longctx.positions import methods, rope, temperature
+from longctx.positions import methods, query_scale, rope
 from pallas_kernels import masks
 from pallas_kernels.attention.bias import Bias
 
@@ -22,24 +23,25 @@ class View(NamedTuple):
       queries, keys: the tables of each part; None where nothing rotates.
       one_key: whether all parts rotate keys alike.
       bias, bias_table: added to the scores, or None.
-      temperature: float32 [B, T], multiplies the queries; None is 1.
+      query_scale: float32 [B, T], multiplies the queries; None is 1.
     """
+
     masks: tuple[masks.Mask, ...]
     queries: tuple[rope.Table | None, ...]
     keys: tuple[rope.Table | None, ...]
     one_key: bool
     bias: Bias | None
     bias_table: jax.Array | None
-    temperature: jax.Array | None
+    query_scale: jax.Array | None
 
     def turned(self, q, k):
         """The queries BTNH and the keys BTKH of every part: what `attend` takes, with `masks`."""
         return self.turned_queries(q), self.turned_keys(k)
 
     def turned_queries(self, q):
-        wide = q.astype(jnp.float32)                # gradients of the parts are summed in it
-        if self.temperature is not None:
-            wide = wide * self.temperature[:, :, None, None]
+        wide = q.astype(jnp.float32)  # gradients of the parts are summed in it
+        if self.query_scale is not None:
+            wide = wide * self.query_scale[:, :, None, None]
         return tuple(_turned(wide, table).astype(q.dtype) for table in self.queries)
 
     def turned_keys(self, k):
@@ -56,7 +58,7 @@ class View(NamedTuple):
 
 
 def resolve(kind: LayerConfig, field: str = "model") -> tuple[methods.Method, masks.Mask, Callable]:
-    """The method, mask and temperature that the settings of a kind name.
+    """The method, mask and query_scale that the settings of a kind name.
 
     Raises:
       UserError: for one that is not known, or a method that does not go with the mask.
@@ -69,7 +71,7 @@ def resolve(kind: LayerConfig, field: str = "model") -> tuple[methods.Method, ma
     reason = method.why_not(mask)
     if reason:
         raise UserError(f"{field}.position={kind.position!r} does not work with {field}.mask={kind.mask!r}: {reason}.")
-    return method, mask, temperature.parse(kind.temperature, f"{field}.temperature")
+    return method, mask, query_scale.parse(kind.query_scale, f"{field}.query_scale")
 
 
 def learned_numbers(kinds: tuple[LayerConfig, ...]) -> int:
@@ -94,8 +96,10 @@ def view(kind: LayerConfig, positions: jax.Array, heads: int, tables: Callable, 
         queries=tuple(table(part.query, part.divisor) for part in parts),
         keys=tuple(table(part.key, part.divisor) for part in parts),
         one_key=len({(part.key, part.divisor) for part in parts}) == 1,
-        bias=method.bias, bias_table=learned if method.learned else method.table(heads),
-        temperature=factor(positions))
+        bias=method.bias,
+        bias_table=learned if method.learned else method.table(heads),
+        query_scale=factor(positions),
+    )
 
 
 def memory(kind: LayerConfig) -> tuple[int, float]:
@@ -107,8 +111,10 @@ def memory(kind: LayerConfig) -> tuple[int, float]:
     """
     method, mask, _ = resolve(kind)
     if mask.reach()[0] < 0:
-        raise UserError(f"model.mask={kind.mask!r} lets tokens see later ones, so that none can be generated; "
-                        f"'causal & ({kind.mask})' does not.")
+        raise UserError(
+            f"model.mask={kind.mask!r} lets tokens see later ones, so that none can be generated; "
+            f"'causal & ({kind.mask})' does not."
+        )
     return _memory(method, mask)
 
 

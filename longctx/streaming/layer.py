@@ -4,6 +4,7 @@ A block of longctx/model/block.py is cut where it calls `attend`: `turned` is wh
 values as attention takes them), `rest` what comes after. What a cut does not return is dead code, so that every block,
 norm, bias, mixture and position method works as it is. Weights come gathered; chunks are BTD of c tokens.
 """
+
 import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from pallas_kernels.masks import Tokens
 
 class Seen(NamedTuple):
     """What attention is given of one chunk: queries and keys of each part of the pairs, values, a bias' table."""
+
     queries: tuple[jax.Array, ...]
     keys: tuple[jax.Array, ...]
     values: jax.Array
@@ -39,6 +41,7 @@ class Layer:
       tokens, visits: of all chunks [n, ...]: where the tokens are, and which keys they see.
       kv_on_host: where keys and values, and their gradients, are.
     """
+
     block: Callable
     view: Callable
     attention: ChunkAttention
@@ -60,8 +63,10 @@ class Layer:
 
     def rest(self, weights, x, result):
         """The block's result, from that of its attention: (out BTNH, lse BTN) without learned sinks."""
+
         def attended(q, k, v, sinks, **_):
             return (result[0] if sinks is None else with_sinks(*result, sinks)[0]), None
+
         return self.block(weights)(x, attended)[0]
 
     def attend(self, seen: Seen, held, i):
@@ -70,6 +75,7 @@ class Layer:
 
     def keys(self, weights, shared, stream: Stack, source):
         """Stacks of all chunks' keys and values; chunk i of the layer's input is part source + i of `stream`."""
+
         def exchanged(i):
             seen = self.turned(weights, shared, stream.read(source + i), i)
             return self.attention.exchanged(seen.keys, seen.values, at(self.tokens, i))
@@ -87,6 +93,7 @@ def forward(layer: Layer, weights, shared, stream: Stack, source, target, kept: 
         x = stream.read(source + i)
         result = layer.attend(layer.turned(weights, shared, x, i), held, i)
         return stream.write(target + i, layer.rest(weights, x, result)), kept and kept.write(i, result)
+
     return jax.lax.fori_loop(0, layer.chunks, chunk, (stream, kept))
 
 
@@ -111,8 +118,9 @@ def backward(layer: Layer, weights, shared, stream: Stack, source, dy: Stack, su
         dweights, dx, cotangent = pull_rest(dy.read(i))
         sums = added(sums, (dweights, jax.tree.map(jnp.zeros_like, shared)))
         where, visits = at((layer.tokens, layer.visits), i)
-        dq, dtable, key_sums = layer.attention.backward(seen.queries, seen.table, where, held, visits,
-                                                        rows(result, cotangent), key_sums)
+        dq, dtable, key_sums = layer.attention.backward(
+            seen.queries, seen.table, where, held, visits, rows(result, cotangent), key_sums
+        )
         dqs = tuple(g.astype(q.dtype) for g, q in zip(dq, seen.queries, strict=True))
         dweights, dshared, dx_seen = pull_seen(seen._replace(queries=dqs, table=dtable))
         return dy.write(i, dx + dx_seen), key_sums, added(sums, (dweights, dshared))
@@ -136,8 +144,10 @@ def at(tree, i):
 
 def added(sums, grads):
     """`sums`, float32 and cut as weights are stored, with gradients of gathered weights added."""
+
     def add(path, total, grad):
         return total + jax.sharding.reshard(grad.astype(jnp.float32), meshes.weight_spec(path[-1].key, total.shape))
+
     return jax.tree.map_with_path(add, sums, grads)
 
 

@@ -9,6 +9,7 @@ A layer whose gradient is not finite (under `delayed`, and without clipping) sta
 updated after it; but the layers before may have been updated by then. New weights that are not finite: see
 optim.updated; what is updated after them stays too.
 """
+
 import dataclasses
 
 import jax
@@ -24,6 +25,7 @@ from longctx.streaming.walk import Walk, walk
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
     """AdamW for the parts of the parameters. rate: the learning rate of this step."""
+
     config: Config
     rate: jax.Array
 
@@ -82,7 +84,7 @@ def exact_twice(way, optimizer, blocks, moments, stream, last_norm):
     norm = jnp.sqrt(squares + squared(grads))
     factor, good = optimizer.factor(norm), jnp.isfinite(value) & jnp.isfinite(norm)
     update = lambda blocks, done, kind, i, grads: optimizer.layer(blocks, done, kind, i, grads, factor)
-    _, dy, sums = way.loss(stream)                      # the gradient of the stream has been spent
+    _, dy, sums = way.loss(stream)  # the gradient of the stream has been spent
     blocks, done, _ = way.backward(blocks, stream, dy, sums, (moments, good), update)
     return blocks, done, grads, value, norm, factor
 
@@ -108,9 +110,15 @@ CLIPS = {"exact": exact, "exact_twice": exact_twice, "delayed": delayed}
 def streamed(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: dict):
     """As longctx.train_step.autodiff; the parameters and moments of state["params"]["blocks"] are updated in place."""
     way = walk(graph, config, rope, state["params"], batch)
-    clip = CLIPS[config.memory.clip] if config.optim.clip_norm else delayed         # which waits for nothing
-    return updated(config, rate, state, lambda optimizer, blocks, moments: clip(
-        way, optimizer, blocks, moments, way.forward(blocks), state["grad_norm"]))
+    clip = CLIPS[config.memory.clip_mode] if config.optim.clip_norm else delayed  # which waits for nothing
+    return updated(
+        config,
+        rate,
+        state,
+        lambda optimizer, blocks, moments: clip(
+            way, optimizer, blocks, moments, way.forward(blocks), state["grad_norm"]
+        ),
+    )
 
 
 def updated(config: Config, rate, state: dict, step):
@@ -120,8 +128,9 @@ def updated(config: Config, rate, state: dict, step):
     stacked = optim.moments_of(state["moments"], lambda tree: host.stacks(tree["blocks"], "moments" in offload))
     blocks, (stacked, good), grads, value, norm, factor = step(optimizer, blocks, stacked)
     good = good & jnp.isfinite(value) & jnp.isfinite(norm)
-    outside, (adam, *rest), good = optimizer.updated(others(params), optim.moments_of(state["moments"], others), grads,
-                                                     factor, good)
+    outside, (adam, *rest), good = optimizer.updated(
+        others(params), optim.moments_of(state["moments"], others), grads, factor, good
+    )
     whole = lambda outside, blocks: outside | {"blocks": host.arrays(blocks)}
     moments = adam._replace(mu=whole(adam.mu, stacked[0].mu), nu=whole(adam.nu, stacked[0].nu)), *rest
     return whole(outside, blocks), moments, value, norm, good

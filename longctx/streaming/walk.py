@@ -5,6 +5,7 @@ all, and behind it are `every` - 1 slots for what lies between two of these, com
 else is as long as a row but one layer's keys and values, with their gradients, and the gradient of the stream; and
 with memory.keep_attention the results of attention: of all layers, or where every > 1 of those computed again.
 """
+
 import dataclasses
 import functools
 from typing import NamedTuple
@@ -25,12 +26,13 @@ from pallas_kernels import masks
 from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.masks import Tokens
 
-SHARED = ("bias_table", "clex")         # parameters that all layers share
-LAST = ("norm", "head")                 # those after the last layer; with a tied head the embedding too
+SHARED = ("bias_table", "clex")  # parameters that all layers share
+LAST = ("norm", "head")  # those after the last layer; with a tied head the embedding too
 
 
 class Stream(NamedTuple):
     """Stacks that hold of all tokens inputs of layers, and results of attention, (out, lse), or None."""
+
     inputs: Stack
     results: tuple[Stack, Stack] | None
 
@@ -41,10 +43,11 @@ class Walk:
 
     Blocks are given to its methods: for each kind of layer, stacks of its layers' weights.
     """
+
     graph: object
     config: Config
     params: dict
-    batch: dict                         # [n, B, c] each: the chunks of the rows
+    batch: dict  # [n, B, c] each: the chunks of the rows
     layers: list[one.Layer]
 
     @property
@@ -54,18 +57,19 @@ class Walk:
     @property
     def slots(self) -> int:
         """Of the stream that hold inputs of layers."""
-        return -(-self.config.model.layers // self.config.memory.every)
+        return -(-self.config.model.layers // self.config.memory.residual_every)
 
     def forward(self, blocks) -> Stream:
         """The stream, its slots filled up to the result."""
-        every = self.config.memory.every
+        every = self.config.memory.residual_every
 
         def section(first, stream, size):
             for j in range(size):
                 slot = (first + j) // every
                 source = slot if j % every == 0 else slot + 1
-                stream = self._through(blocks, first, j, stream, source * self.chunks, (slot + 1) * self.chunks,
-                                       keep=every == 1)
+                stream = self._through(
+                    blocks, first, j, stream, source * self.chunks, (slot + 1) * self.chunks, keep=every == 1
+                )
             return stream
 
         length, whole, left = self._sections()
@@ -104,7 +108,7 @@ class Walk:
         sums, dy: as from `loss`. take: (blocks, done, kind, i, gradients of the i-th layer of a kind) -> (blocks,
         done), called for every layer from the last to the first; it may change the weights of that one.
         """
-        every, shared = self.config.memory.every, self._some(SHARED)
+        every, shared = self.config.memory.residual_every, self._some(SHARED)
         length, whole, left = self._sections()
 
         def source(first, j):
@@ -115,15 +119,15 @@ class Walk:
             for start in reversed(range(0, size, every)):
                 mine = range(start, min(start + every, size))
                 for j in mine[:-1]:
-                    stream = self._through(blocks, first, j, stream, source(first, j), source(first, j + 1),
-                                           keep=True)
+                    stream = self._through(blocks, first, j, stream, source(first, j), source(first, j + 1), keep=True)
                 for j in reversed(mine):
                     layer, weights = self._layer(blocks, first, j)
                     kind, i = self._place(first, j)
                     none = one.no_sums(host.read(blocks[kind], i)), dshared
                     kept = self._kept(stream, first, j) if every == 1 or j < mine[-1] else None
-                    dy, (grads, dshared) = one.backward(layer, weights, shared, stream.inputs, source(first, j), dy,
-                                                        none, kept)
+                    dy, (grads, dshared) = one.backward(
+                        layer, weights, shared, stream.inputs, source(first, j), dy, none, kept
+                    )
                     blocks, done = take(blocks, done, kind, i, grads)
             return stream, dy, dshared, blocks, done
 
@@ -143,23 +147,25 @@ class Walk:
 
     def _kept(self, stream: Stream, first, j: int) -> Section | None:
         """Where the stream has the results of attention of layer first + j."""
-        slot = first + j if self.config.memory.every == 1 else j % self.config.memory.every
+        slot = first + j if self.config.memory.residual_every == 1 else j % self.config.memory.residual_every
         return stream.results and Section(stream.results, slot * self.chunks)
 
     def _results(self, blocks):
         """Stacks for results of attention."""
+
         def like():
             layer, weights = self._layer(blocks, 0, 0)
             x = self._model(self._gathered(self._some(("embedding",)))).embedding(self._chunk(0)["tokens"])
             queries = layer.turned(weights, self._some(SHARED), x, 0).queries[0]
             return queries, queries[..., 0].astype(jnp.float32)
+
         memory = self.config.memory
-        slots = self.config.model.layers if memory.every == 1 else memory.every - 1
+        slots = self.config.model.layers if memory.residual_every == 1 else memory.residual_every - 1
         return host.zeros(slots * self.chunks, jax.eval_shape(like), self._on_host("attention"))
 
     def _sections(self):
         """(layers of a section, which is whole patterns and whole slots; whole sections; layers left over)."""
-        length = max(len(self.layers), self.config.memory.every)
+        length = max(len(self.layers), self.config.memory.residual_every)
         return length, *divmod(self.config.model.layers, length)
 
     def _place(self, first, j: int):
@@ -174,7 +180,7 @@ class Walk:
     def _embedded(self) -> Stack:
         params = self._gathered(self._some(("embedding",)))
         embedded = lambda i: self._model(params).embedding(self._chunk(i)["tokens"])
-        count = (self.slots + self.config.memory.every) * self.chunks
+        count = (self.slots + self.config.memory.residual_every) * self.chunks
         stream = host.zeros(count, jax.eval_shape(embedded, 0), self._on_host("residual"))
         return jax.lax.fori_loop(0, self.chunks, lambda i, stream: stream.write(i, embedded(i)), stream)
 
@@ -185,6 +191,7 @@ class Walk:
             tokens = self._chunk(i)["tokens"]
             _, pull = jax.vjp(lambda params: self._model(params).embedding(tokens), params)
             return one.added(sums, pull(dy.read(i))[0]["embedding"])
+
         return jax.lax.fori_loop(0, self.chunks, chunk, sums)
 
     def _model(self, params: dict):
@@ -209,17 +216,32 @@ def walk(graph, config: Config, rope: RopeConfig, params: dict, batch: dict) -> 
     batch, stretch = dict(batch), batch.get("stretch")
     batch.pop("stretch", None)
     length = batch["tokens"].shape[1]
-    chunks = jax.tree.map(functools.partial(_in_chunks, size=config.memory.chunk), batch)
+    chunks = jax.tree.map(functools.partial(_in_chunks, size=config.memory.chunk_tokens), batch)
     tokens = Tokens(chunks["positions"], chunks["segments"])
 
     def layer(block, kind):
         def view(shared, positions):
             return functional.merged(graph, params | shared).views(rope, length, stretch)(kind, positions)
+
         seen = view({}, tokens.positions[0])
-        specs = tuple(AttentionSpec(mask & masks.Segments(), config.model.attention_scale or None, seen.bias,
-                                    config.model.attention_soft_cap, partial=True) for mask in seen.masks)
-        return one.Layer(block, view, ChunkAttention(plan_of_chunks(config), specs), tokens, visits(specs, tokens),
-                         kv_on_host="kv" in config.memory.offload)
+        specs = tuple(
+            AttentionSpec(
+                mask & masks.Segments(),
+                config.model.attention_scale or None,
+                seen.bias,
+                config.model.attention_soft_cap,
+                partial=True,
+            )
+            for mask in seen.masks
+        )
+        return one.Layer(
+            block,
+            view,
+            ChunkAttention(plan_of_chunks(config), specs),
+            tokens,
+            visits(specs, tokens),
+            kv_on_host="kv" in config.memory.offload,
+        )
 
     layers = [layer(*each) for each in zip(functional.blocks(graph, params), config.model.kinds, strict=True)]
     return Walk(graph, config, params, chunks, layers)

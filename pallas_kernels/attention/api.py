@@ -3,6 +3,7 @@
 To add an implementation: one file with `why_not`, `forward` and `backward` (signatures as in reference.py), one line in
 IMPLEMENTATIONS, its place in PREFERENCE.
 """
+
 import functools
 
 import jax
@@ -17,17 +18,24 @@ from pallas_kernels.attention.triton import kernel as triton
 from pallas_kernels.masks import Tokens
 
 IMPLEMENTATIONS = {
-    "reference": reference, "chunked": chunked, "tpu": tpu, "mosaic": mosaic_gpu, "jax_triton": triton,
-    "cudnn": Cudnn(lambda *call: dispatch.choose("attention", IMPLEMENTATIONS, PREFERENCE, "auto", "gpu", *call,
-                                                 but="cudnn")),
+    "reference": reference,
+    "chunked": chunked,
+    "tpu": tpu,
+    "mosaic_gpu": mosaic_gpu,
+    "jax_triton": triton,
+    "cudnn": Cudnn(
+        lambda *call: dispatch.choose("attention", IMPLEMENTATIONS, PREFERENCE, "auto", "gpu", *call, but="cudnn")
+    ),
 }
 # What "auto" tries, in this order: by platform, or compute capability where that has an order of its own. Those are not
-# measured yet, but follow published TFLOP/s, here of bfloat16, causal, head size 128.
+# measured yet, but follow published TFLOP/s, here of bfloat16, causal, head dim 128.
 PREFERENCE = {
-    "cpu": ("chunked",), "tpu": ("tpu", "chunked"), "gpu": ("cudnn", "jax_triton", "chunked"),
+    "cpu": ("chunked",),
+    "tpu": ("tpu", "chunked"),
+    "gpu": ("cudnn", "jax_triton", "chunked"),
     # H100, 8k to 16k: cuDNN 529 to 539 forward, 470 backward; Triton 369 to 378 forward (arXiv 2407.08608)
-    (9, 0): ("cudnn", "mosaic", "jax_triton", "chunked"),
-    (10, 0): ("cudnn", "jax_triton", "chunked"),            # B200: cuDNN is twice as fast as Triton (arXiv 2603.05451)
+    (9, 0): ("cudnn", "mosaic_gpu", "jax_triton", "chunked"),
+    (10, 0): ("cudnn", "jax_triton", "chunked"),  # B200: cuDNN is twice as fast as Triton (arXiv 2603.05451)
 }
 
 

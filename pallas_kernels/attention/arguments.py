@@ -1,4 +1,5 @@
 """What a call of attention must be given. Checked once, where someone calls: what cuts a call need not ask again."""
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -25,7 +26,7 @@ def check_arrays(q, k, v, q_name: str = "q", k_name: str = "k") -> None:
     if q.shape[0] != k.shape[0]:
         raise ValueError(f"{of_q} and {of_k}: there must be as many rows B of queries as of keys.")
     if q.shape[2] % k.shape[2] or q.shape[3] != k.shape[3]:
-        raise ValueError(f"{of_q} and {of_k}: key heads must divide query heads, head sizes must be equal.")
+        raise ValueError(f"{of_q} and {of_k}: key heads must divide query heads, head dims must be equal.")
 
 
 def checked_tokens(tokens: Tokens, x, name: str) -> Tokens:
@@ -34,14 +35,17 @@ def checked_tokens(tokens: Tokens, x, name: str) -> Tokens:
     Segments count from 1, 0 is padding; positions of all that is no padding are from 0 on. Raises ValueError.
     """
     if not isinstance(tokens, Tokens):
-        raise ValueError(f"tokens of {name} are of type {type(tokens).__name__}, and must be masks.Tokens(positions, "
-                         "segments).")
+        raise ValueError(
+            f"tokens of {name} are of type {type(tokens).__name__}, and must be masks.Tokens(positions, segments)."
+        )
     for field, numbers in tokens._asdict().items():
         if numbers is not None:
             require_integers(field, numbers, "BT")
             if numbers.shape != x.shape[:2]:
-                raise ValueError(f"{said(name, x)} and {said(field, numbers)}: {field} must be of the shape [B, T], "
-                                 f"{list(x.shape[:2])}.")
+                raise ValueError(
+                    f"{said(name, x)} and {said(field, numbers)}: {field} must be of the shape [B, T], "
+                    f"{list(x.shape[:2])}."
+                )
     ids = None if tokens.segments is None else known(tokens.segments)
     if ids is not None:
         require_range("segments", tokens.segments, 0, MOST)
@@ -53,8 +57,10 @@ def checked_tokens(tokens: Tokens, x, name: str) -> Tokens:
 def check_table(bias: Bias | None, table, heads: int) -> None:
     """Raises ValueError unless there is a table [N, D] where there is a bias, and only there."""
     if (bias is None) != (table is None):
-        raise ValueError(f"bias={bias} and {'no table' if table is None else said('table', table)}: a bias reads a "
-                         "table [N, D], and nothing else does.")
+        raise ValueError(
+            f"bias={bias} and {'no table' if table is None else said('table', table)}: a bias reads a "
+            "table [N, D], and nothing else does."
+        )
     if table is None:
         return
     require_floats("table", table, "ND")

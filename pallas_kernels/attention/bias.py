@@ -3,6 +3,7 @@
 A bias is a static description that turns a distance, and the numbers which a table holds for each head, into a score.
 The table is an array: it is cut with the heads, and may be learned. To add a bias: a class here.
 """
+
 import dataclasses
 import math
 
@@ -20,6 +21,7 @@ class Bias:
 
     width: D, how many numbers of each head the table holds.
     """
+
     width = 1
 
     def score(self, table: jax.Array, distance: jax.Array) -> jax.Array:
@@ -43,6 +45,7 @@ class T5(Bias):
     beyond. Unless `bidirectional`, where half of the buckets are for later keys, those share the bucket of distance 0.
     Raises ValueError for fewer than 2 buckets in a direction, or a max_distance that leaves none to grow.
     """
+
     buckets: int = 32
     max_distance: int = 128
     bidirectional: bool = False
@@ -87,7 +90,7 @@ def alibi_slopes(heads: int) -> np.ndarray:
     require_whole("heads", heads, 1, 2**20)
     power = 1 << (heads.bit_length() - 1)
     of = lambda n: 2.0 ** (-8.0 * np.arange(1, n + 1) / n)
-    return np.concatenate([of(power), of(2 * power)[::2][:heads - power]]).astype(np.float32)[:, None]
+    return np.concatenate([of(power), of(2 * power)[::2][: heads - power]]).astype(np.float32)[:, None]
 
 
 def scores(bias: Bias, table: jax.Array, q: Tokens, k: Tokens) -> jax.Array:

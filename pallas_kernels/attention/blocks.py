@@ -3,6 +3,7 @@
 The tables are computed on the device from the blocks' position and segment ranges, with static shapes, so that every
 layout, packed row and ring step skips what its own mask leaves empty, with one compiled body.
 """
+
 from typing import NamedTuple
 
 import jax
@@ -14,9 +15,10 @@ from pallas_kernels.masks import Mask, Tokens
 
 class Schedule(NamedTuple):
     """For each outer block, the inner blocks to visit: FULL ones first, then PARTIAL ones."""
-    order: jax.Array         # int32[..., outer, inner]; those past `active` are not to be visited
-    full: jax.Array          # int32[..., outer]
-    active: jax.Array        # int32[..., outer]: full and partial
+
+    order: jax.Array  # int32[..., outer, inner]; those past `active` are not to be visited
+    full: jax.Array  # int32[..., outer]
+    active: jax.Array  # int32[..., outer]: full and partial
 
 
 def schedule(relation: jax.Array) -> Schedule:

@@ -8,6 +8,7 @@ layout, packed row and ring step skips what its own mask leaves empty, with one 
 Every matmul is laid out as [M, K] x [K, N] with K last on the left and first on the right: XLA's CPU matmuls run 1.3
 to 3 times faster in this form than with a transposed operand, which is what decides the transposes below.
 """
+
 import jax
 import jax.numpy as jnp
 
@@ -16,8 +17,8 @@ from pallas_kernels.attention import bias, blocks
 from pallas_kernels.attention.spec import AttentionSpec, Rows, accumulator, cap, cap_slope
 from pallas_kernels.masks import Tokens
 
-BLOCKS = ((2048, 256), (float("inf"), 512))     # up to this length, this block: short rows gain more from skipping
-_LOW = -1e30                 # stands in for -inf: exp(_LOW - _LOW) is finite, and PARTIAL blocks zero it by their mask
+BLOCKS = ((2048, 256), (float("inf"), 512))  # up to this length, this block: short rows gain more from skipping
+_LOW = -1e30  # stands in for -inf: exp(_LOW - _LOW) is finite, and PARTIAL blocks zero it by their mask
 
 
 def why_not(q, k, spec: AttentionSpec, platform: str) -> str | None:
@@ -32,8 +33,8 @@ def forward(q, k, v, tokens, spec: AttentionSpec, table=None, before=None):
     q_tokens, k_tokens = blocks.pad_tokens(tokens[0], q_block), blocks.pad_tokens(tokens[1], k_block)
     plan = blocks.schedule(blocks.relations(spec.mask, q_tokens, k_tokens, q_block, k_block))
     before = before and (_blocks(before[0], q_block), _blocks(before[1][..., None], q_block))
-    queries = _blocks(q, q_block), _token_blocks(q_tokens, q_block), plan, before                  # each B n ...
-    keys = _columns(k, K, k_block), _blocks(v, k_block), _token_blocks(k_tokens, k_block)          # each B m ...
+    queries = _blocks(q, q_block), _token_blocks(q_tokens, q_block), plan, before  # each B n ...
+    keys = _columns(k, K, k_block), _blocks(v, k_block), _token_blocks(k_tokens, k_block)  # each B m ...
 
     def task(at):
         b, i = at
@@ -55,6 +56,7 @@ def _forward_block(q, q_tok, plan, keys, spec, table, before):
     """
     acc_dtype = accumulator(q)
     scale = spec.score_scale(q.shape[-1])
+
     def step(masked, i, carry):
         top, total, acc = carry
         k_cols, v, k_tok = keys(plan.order[i])
@@ -103,17 +105,17 @@ def backward(q, k, v, tokens, spec: AttentionSpec, rows: Rows, table=None):
     dout = rows.dout.astype(q.dtype)
     columns = [_columns(x, K, q_block) for x in (q, dout, lse[..., None], rows.delta[..., None])]  # each B n K . G*q
     queries = columns, [_blocks(x, q_block) for x in (q, dout)], _token_blocks(q_tokens, q_block)
-    keys = _blocks(k, k_block), _blocks(v, k_block), _token_blocks(k_tokens, k_block), plan        # each B m ...
+    keys = _blocks(k, k_block), _blocks(v, k_block), _token_blocks(k_tokens, k_block), plan  # each B m ...
 
     def row(b):
         mine, tasks = jax.tree.map(lambda x: x[b], (queries, keys))
         sums = jnp.zeros_like(mine[0][0], accumulator(q)), None if table is None else jnp.zeros_like(table)
         sums, (dk, dv) = jax.lax.scan(lambda sums, task: _backward_block(sums, *task, mine, spec, table), sums, tasks)
-        dq, dtable = sums                                                                          # n K H G*q, N D
+        dq, dtable = sums  # n K H G*q, N D
         return jax.lax.map(lambda x: _from_rows(x.swapaxes(-1, -2), N).astype(spec.result_dtype(q)), dq), dk, dv, dtable
 
     dq, dk, dv, dtable = jax.lax.map(row, jnp.arange(B))
-    join = lambda x, like: x.reshape(B, -1, *like.shape[2:])[:, :like.shape[1]]
+    join = lambda x, like: x.reshape(B, -1, *like.shape[2:])[:, : like.shape[1]]
     return join(dq, q), join(dk, k), join(dv, v), None if table is None else dtable.sum(0)
 
 
@@ -126,15 +128,15 @@ def _backward_block(sums, k, v, k_tok, plan, queries, spec, table):
     scale = spec.score_scale(k.shape[-1])
     (q_cols, do_cols, lse, delta), (qs, dos), q_tok = queries
     K = k.shape[1]
-    k, v = _rows(k, K), _rows(v, K)                                                              # K k H
-    k_cols = _transposed(k)                                                                      # K H k
+    k, v = _rows(k, K), _rows(v, K)  # K k H
+    k_cols = _transposed(k)  # K H k
     matmul = lambda a, b: jnp.matmul(a.astype(k.dtype), b, preferred_element_type=acc_dtype)
 
     def step(masked, i, carry):
         dq, dtable, dk, dv = carry
         j = plan.order[i]
         here = Tokens(q_tok.positions[j], q_tok.segments[j])
-        s = scale * matmul(k, q_cols[j])                                                         # K k G*q
+        s = scale * matmul(k, q_cols[j])  # K k G*q
         if spec.bias:
             s = s + bias.scores(spec.bias, table, here, k_tok).reshape(K, s.shape[2], -1).swapaxes(-1, -2)
         s = cap(s, spec.soft_cap)
@@ -145,7 +147,7 @@ def _backward_block(sums, k, v, k_tok, plan, queries, spec, table):
         dv = dv + matmul(p, _rows(dos[j], K))
         ds = p * (matmul(v, do_cols[j]) - delta[j]) * cap_slope(s, spec.soft_cap)
         if spec.bias:
-            by_head = ds.swapaxes(-1, -2).reshape(table.shape[0], -1, ds.shape[1])               # N q k
+            by_head = ds.swapaxes(-1, -2).reshape(table.shape[0], -1, ds.shape[1])  # N q k
             dtable = dtable + bias.table_gradient(spec.bias, table, here, k_tok, by_head)
         ds = (ds * scale).astype(k.dtype)
         dk = dk + matmul(ds, _rows(qs[j], K))

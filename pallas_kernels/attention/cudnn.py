@@ -9,6 +9,7 @@ is one call of cuDNN, or none. Any other pair, such as of packed documents, is d
 cuDNN's results are rounded to the inputs' dtypes, also those that are summed with others in float32: a part's error is
 that of rounding it once, so the sum of many has no more than the sum of one.
 """
+
 import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from pallas_kernels.attention.spec import AttentionSpec, Rows
 from pallas_kernels.masks import EMPTY, FULL, Causal, Full, Segments, Tokens, Window
 
 _OLDEST = 8, 0
-_LARGEST = {(9, 0): 256}         # head size, where it is more than 128: cuDNN's backward has that on Hopper alone
+_LARGEST = {(9, 0): 256}  # head dim, where it is more than 128: cuDNN's backward has that on Hopper alone
 
 
 class _Case(NamedTuple):
@@ -33,6 +34,7 @@ class _Case(NamedTuple):
       queries: the first half that sees something.
       keys: how many halves are seen.
     """
+
     looks: tuple | None
     queries: int = 0
     keys: int = 2
@@ -41,14 +43,15 @@ class _Case(NamedTuple):
 _CASES = (
     _Case(None),
     _Case(((FULL, FULL), (FULL, FULL))),
-    _Case(((FULL, EMPTY), (FULL, EMPTY)), keys=1),                  # zigzag: the keys' shard comes before the queries'
-    _Case(((EMPTY, EMPTY), (FULL, FULL)), queries=1),               # zigzag: after
+    _Case(((FULL, EMPTY), (FULL, EMPTY)), keys=1),  # zigzag: the keys' shard comes before the queries'
+    _Case(((EMPTY, EMPTY), (FULL, FULL)), queries=1),  # zigzag: after
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Cudnn:
     """The implementation of attention. otherwise: (q, k, spec) -> that of pairs that cuDNN cannot do."""
+
     otherwise: Callable
 
     def why_not(self, q, k, spec: AttentionSpec, platform: str) -> str | None:
@@ -60,7 +63,7 @@ class Cudnn:
             return f"takes bfloat16 or float16 alone, not {q.dtype} queries with {k.dtype} keys"
         largest = _LARGEST.get(capability, 128)
         if q.shape[3] % 8 or q.shape[3] > largest:
-            return f"takes head sizes that are multiples of 8 up to {largest}, not {q.shape[3]}"
+            return f"takes head dims that are multiples of 8 up to {largest}, not {q.shape[3]}"
         if spec.bias or spec.soft_cap:
             return "has no bias on scores, and no soft cap"
         if _rules(spec.mask) is None:
@@ -76,12 +79,14 @@ class Cudnn:
         def part(case):
             def run(q, k, v, tokens, before):
                 rows, seen = _cut(case, q)
-                out, lse = cudnn_call.forward(q[:, rows], k[:, seen], v[:, seen], spec.score_scale(q.shape[3]),
-                                         *_index_mask(case, causal, window))
+                out, lse = cudnn_call.forward(
+                    q[:, rows], k[:, seen], v[:, seen], spec.score_scale(q.shape[3]), *_index_mask(case, causal, window)
+                )
                 out, lse = out.astype(spec.result_dtype(q)), lse.swapaxes(1, 2)
                 fill = [(0, 0), (rows.start, 0), (0, 0)]
                 result = jnp.pad(out, [*fill, (0, 0)]), jnp.pad(lse, fill, constant_values=-jnp.inf)
                 return result if before is None else reference.merge(before, result)
+
             return run
 
         def nothing(q, k, v, tokens, before):
@@ -90,6 +95,7 @@ class Cudnn:
 
         def other(q, k, v, tokens, before):
             return self.otherwise(q, k, spec).forward(q, k, v, tokens, spec, None, before)
+
         return _switch(spec.mask, tokens, nothing, part, other, q, k, v, tokens, before)
 
     def backward(self, q, k, v, tokens, spec: AttentionSpec, rows: Rows, table=None):
@@ -101,13 +107,23 @@ class Cudnn:
                 these, seen = _cut(case, q)
                 here = jax.tree.map(lambda x: x[:, these], rows)
                 out, dout = for_delta(here, q.dtype)
-                grads = cudnn_call.backward(q[:, these], k[:, seen], v[:, seen], here.lse.swapaxes(1, 2), out, dout,
-                                       spec.score_scale(q.shape[3]), *_index_mask(case, causal, window))
+                grads = cudnn_call.backward(
+                    q[:, these],
+                    k[:, seen],
+                    v[:, seen],
+                    here.lse.swapaxes(1, 2),
+                    out,
+                    dout,
+                    spec.score_scale(q.shape[3]),
+                    *_index_mask(case, causal, window),
+                )
                 pad = lambda x, start, end: jnp.pad(x, [(0, 0), (start, end), (0, 0), (0, 0)])
                 unseen = k.shape[1] - seen.stop
-                dq, dk, dv = (pad(g, *at) for g, at in zip(grads, ((these.start, 0), (0, unseen), (0, unseen)),
-                                                           strict=True))
+                dq, dk, dv = (
+                    pad(g, *at) for g, at in zip(grads, ((these.start, 0), (0, unseen), (0, unseen)), strict=True)
+                )
                 return spec.rounded((dq, dk, dv), (q, k, v))
+
             return run
 
         def nothing(q, k, v, tokens, rows):
@@ -115,6 +131,7 @@ class Cudnn:
 
         def other(q, k, v, tokens, rows):
             return tuple(self.otherwise(q, k, spec).backward(q, k, v, tokens, spec, rows)[:3])
+
         return *_switch(spec.mask, tokens, nothing, part, other, q, k, v, tokens, rows), None
 
 
@@ -133,7 +150,7 @@ def for_delta(rows: Rows, dtype) -> tuple[jax.Array, jax.Array]:
     top = lambda x: jnp.abs(x).max(-1, keepdims=True)
     dout = jnp.where(first & (top(dout) < least), least, dout).astype(dtype).astype(jnp.float32)
     size = jnp.maximum(top(dout), smallest)
-    along = dout / size                                                 # squares of dout itself could underflow
+    along = dout / size  # squares of dout itself could underflow
     out = along * (delta / size / jnp.maximum(jnp.square(along).sum(-1, keepdims=True), 1.0))
     return out.astype(dtype), dout.astype(dtype)
 
@@ -161,7 +178,7 @@ def _switch(mask, tokens, nothing, part, other, *operands):
 def _looks(mask, q: Tokens, k: Tokens) -> list[jax.Array]:
     """Whether there is nothing to see, then whether each of _CASES is: bool scalars, over all rows of the batch."""
     half = q.positions.shape[1] // 2
-    halves = blocks.relations(mask, q, k, half, half)                    # [B, 2, 2]
+    halves = blocks.relations(mask, q, k, half, half)  # [B, 2, 2]
     found = [(halves == jnp.array([case.looks])).all() for case in _CASES if case.looks]
     return [(halves == EMPTY).all(), _by_places(mask, q, k), *found]
 

@@ -6,6 +6,7 @@ A row that sees no key has out = 0, lse = -inf and no gradient. `backward` takes
 is exact for any cut of the keys or queries, not only when `forward` of the same keys made them. Results over disjoint
 keys `merge`; an implementation that can goes on from the first one instead.
 """
+
 import jax.numpy as jnp
 
 from pallas_kernels import masks
@@ -27,11 +28,11 @@ def forward(q, k, v, tokens, spec: AttentionSpec, table=None, before=None):
     s, see, _, _, vg = _scores(q, k, v, tokens, spec, table)
     s = jnp.where(see, s, -jnp.inf)
     top = jnp.where(see.any(-1, keepdims=True), s.max(-1, keepdims=True), 0.0)
-    p = jnp.exp(s - top)                                                      # exp(-inf) = 0 where unseen
+    p = jnp.exp(s - top)  # exp(-inf) = 0 where unseen
     total = p.sum(-1, keepdims=True)
     out = jnp.einsum("BNTS,BSNH->BTNH", p / jnp.where(total > 0, total, 1.0), vg)
     lse = jnp.where(total > 0, top + jnp.log(jnp.where(total > 0, total, 1.0)), -jnp.inf)[..., 0]
-    result = out.astype(spec.result_dtype(q)), lse.transpose(0, 2, 1)         # lse BTN
+    result = out.astype(spec.result_dtype(q)), lse.transpose(0, 2, 1)  # lse BTN
     return result if before is None else merge(before, result)
 
 
@@ -53,7 +54,7 @@ def merge(a, b):
 def backward(q, k, v, tokens, spec: AttentionSpec, rows: Rows, table=None):
     """(dq, dk, dv, dtable) of these keys and queries; dtable is float32, or None where there is no bias."""
     s, see, qg, kg, vg = _scores(q, k, v, tokens, spec, table)
-    lse = rows.lse.transpose(0, 2, 1)[..., None]                               # BNT1
+    lse = rows.lse.transpose(0, 2, 1)[..., None]  # BNT1
     p = jnp.where(see, jnp.exp(s - jnp.where(jnp.isfinite(lse), lse, 0.0)), 0.0)
     dout = rows.dout.astype(qg.dtype)
     dp = jnp.einsum("BTNH,BSNH->BNTS", dout, vg)

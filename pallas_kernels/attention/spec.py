@@ -1,4 +1,5 @@
 """What every implementation of attention is given besides its arrays, and small pieces that all of them share."""
+
 import dataclasses
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ class AttentionSpec:
 
     Attributes:
       mask: which query sees which key.
-      scale: multiplies q.k; None is 1/sqrt(head size).
+      scale: multiplies q.k; None is 1/sqrt(head dim).
       bias: added to the scaled scores, from the `table` that the call is given; None is none.
       soft_cap: scores become cap * tanh(scores / cap); 0 is none.
       partial: out, dq, dk, dv come in float32 because they are summed with other parts; else in the inputs' dtypes.
@@ -26,6 +27,7 @@ class AttentionSpec:
 
     Raises ValueError for a mask, a bias or a number that is none.
     """
+
     mask: masks.Mask = masks.Causal()
     scale: float | None = None
     bias: Bias | None = None
@@ -39,12 +41,12 @@ class AttentionSpec:
         if not isinstance(self.bias, Bias | None):
             raise ValueError(f"bias={short(self.bias)} must be None or of pallas_kernels.attention.bias, as Alibi().")
         if self.scale is not None:
-            require_finite("scale", self.scale, _TINY, "above 0; None is 1 / sqrt(head size)")
+            require_finite("scale", self.scale, _TINY, "above 0; None is 1 / sqrt(head dim)")
         require_finite("soft_cap", self.soft_cap, 0, "0 (none) or above")
         require_whole("block", self.block, 0, masks.MOST)
 
-    def score_scale(self, head_size: int) -> float:
-        return self.scale if self.scale is not None else head_size ** -0.5
+    def score_scale(self, head_dim: int) -> float:
+        return self.scale if self.scale is not None else head_dim**-0.5
 
     def result_dtype(self, x: jax.Array) -> jnp.dtype:
         return accumulator(x) if self.partial else x.dtype
@@ -76,6 +78,7 @@ class Rows(NamedTuple):
       lse: float32 [B, T, N] over all keys, -inf where a row sees none.
       delta: float32 [B, T, N], sum_h dout * out - dlse: what the softmax backward subtracts from dP in each row.
     """
+
     dout: jax.Array
     lse: jax.Array
     delta: jax.Array

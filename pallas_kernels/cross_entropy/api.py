@@ -6,6 +6,7 @@ merge by logaddexp, and the backward of a part needs only its own pair. No array
 To add an implementation: one file with `why_not`, `forward` and `backward` (signatures as in reference.py), one line in
 IMPLEMENTATIONS, its place in PREFERENCE.
 """
+
 import functools
 
 import jax
@@ -18,7 +19,7 @@ from pallas_kernels.cross_entropy.tpu import kernel as tpu
 from pallas_kernels.cross_entropy.triton import kernel as triton
 
 IMPLEMENTATIONS = {"reference": reference, "chunked": chunked, "tpu": tpu, "jax_triton": triton}
-PREFERENCE = {"cpu": ("chunked",), "gpu": ("chunked",), "tpu": ("tpu", "chunked")}   # what "auto" tries, in this order
+PREFERENCE = {"cpu": ("chunked",), "gpu": ("chunked",), "tpu": ("tpu", "chunked")}  # what "auto" tries, in this order
 
 
 def select(name: str, x, head, spec: CrossEntropySpec, platform: str | None = None):

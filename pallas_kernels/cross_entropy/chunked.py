@@ -1,4 +1,5 @@
 """Plain JAX, token chunk by token chunk: at most `spec.chunk` rows of logits exist, forward and backward."""
+
 import jax
 import jax.numpy as jnp
 
@@ -15,7 +16,7 @@ def forward(x, head, targets, spec: CrossEntropySpec):
     """(score, lse), each float32 [M]; see reference.forward."""
     xs, ts = _chunks(spec, x, targets)
     score, lse = jax.lax.map(lambda c: reference.forward(c[0], head, c[1], spec), (xs, ts))
-    return score.reshape(-1)[:x.shape[0]], lse.reshape(-1)[:x.shape[0]]
+    return score.reshape(-1)[: x.shape[0]], lse.reshape(-1)[: x.shape[0]]
 
 
 def backward(x, head, targets, spec: CrossEntropySpec, lse, cotangent):
@@ -32,9 +33,9 @@ def backward(x, head, targets, spec: CrossEntropySpec, lse, cotangent):
         matmul = lambda a, b: jnp.matmul(a, b, preferred_element_type=logits.dtype)
         return dhead + matmul(x.T, d), matmul(d, head_rows).astype(x.dtype)
 
-    zero = jnp.zeros_like(head, jnp.promote_types(head.dtype, jnp.float32)) + 0 * lse[0]     # varies as the tokens do
+    zero = jnp.zeros_like(head, jnp.promote_types(head.dtype, jnp.float32)) + 0 * lse[0]  # varies as the tokens do
     dhead, dx = jax.lax.scan(step, zero, (xs, ts, lses, dscores, dlses))
-    return dx.reshape(-1, x.shape[1])[:x.shape[0]], dhead.astype(head.dtype)
+    return dx.reshape(-1, x.shape[1])[: x.shape[0]], dhead.astype(head.dtype)
 
 
 def _chunks(spec, *arrays):

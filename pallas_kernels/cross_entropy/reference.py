@@ -1,4 +1,5 @@
 """The definition: all logits at once, in float32 (float64 where the inputs are). For tests and small sizes."""
+
 import jax
 import jax.numpy as jnp
 

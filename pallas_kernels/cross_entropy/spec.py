@@ -1,4 +1,5 @@
 """What every implementation is given besides its arrays."""
+
 import dataclasses
 
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ class CrossEntropySpec:
       soft_cap: logits become cap * tanh(logits / cap); 0 is none.
       chunk: tokens whose logits exist at one time, at most.
     """
+
     soft_cap: float = 0.0
     chunk: int = 1024
 

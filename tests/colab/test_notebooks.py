@@ -1,7 +1,8 @@
 """Notebooks in colab/: what people open is made from the script beside it, runs from top to bottom, shows pictures.
 
-    jupytext --update --to ipynb colab/*.py             after a change of a script
+jupytext --update --to ipynb colab/*.py             after a change of a script
 """
+
 import os
 import shutil
 import subprocess
@@ -34,9 +35,14 @@ def test_a_notebook_runs_and_draws(name, tmp_path):
     """In a process of its own, outside of colab/; nbmake writes what it showed into the copy."""
     notebook = shutil.copy(ROOT / "colab" / f"{name}.ipynb", tmp_path)
     command = [sys.executable, "-m", "pytest", "--nbmake", "--overwrite", notebook]
-    done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True,
-                          text=True, timeout=280)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=280
+    )
     assert done.returncode == 0, done.stdout[-4000:]
-    shown = [output.data for cell in jupytext.read(notebook).cells for output in cell.get("outputs", ())
-             if output.output_type in ("display_data", "execute_result")]
+    shown = [
+        output.data
+        for cell in jupytext.read(notebook).cells
+        for output in cell.get("outputs", ())
+        if output.output_type in ("display_data", "execute_result")
+    ]
     assert shown and all("image/png" in data for data in shown)

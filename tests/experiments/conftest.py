@@ -1,4 +1,5 @@
 """The tiny run that the tests of the commands train."""
+
 import pytest
 
 from tests.experiments.train_helpers import Tiny

@@ -1,4 +1,5 @@
 """The communication meter: steps compiled for simulated devices against the closed forms, and the command."""
+
 import dataclasses
 import json
 import subprocess
@@ -19,15 +20,20 @@ from longctx.data import curriculum
 from longctx.errors import UserError
 from tests.helpers import ROOT, like_a_person, slow
 
-MODEL = ModelConfig(layers=2, embed=64, mlp=64, heads=8, key_heads=2, head_size=8, vocab_size=64)
+MODEL = ModelConfig(layers=2, d_model=64, mlp_dim=64, heads=8, kv_heads=2, head_dim=8, vocab_size=64)
 QUICK = "ring", "ulysses"
-BOUNDED = "local", "dispatch"           # nothing is sent; what is depends on the batch
+BOUNDED = "local", "dispatch"  # nothing is sent; what is depends on the batch
 
 
 def config_of(strategy: str, model: ModelConfig = MODEL, layout: str = "striped") -> Config:
     mesh = MeshConfig(context_outer=2, context=2) if strategy in ("usp", "double_ring") else MeshConfig(context=4)
-    return Config(model=model, mesh=mesh, attention=AttentionConfig(strategy=strategy, layout=layout),
-                  stages=(StageConfig(seq_len=256, steps=2),), batch_tokens=512)
+    return Config(
+        model=model,
+        mesh=mesh,
+        attention=AttentionConfig(strategy=strategy, layout=layout),
+        stages=(StageConfig(seq_len=256, steps=2),),
+        batch_tokens=512,
+    )
 
 
 def measured(config: Config) -> measure.Meter:
@@ -48,12 +54,15 @@ def test_a_compiled_step_sends_what_the_closed_forms_say(strategy):
     assert {row.phase for row in attention} >= {"forward", "backward"}
     for row in attention:
         assert row.load.elements == row.closed.load.elements and row.known is Known.EXACT
-        if strategy != "double_ring":           # its inner rings wait for the same links, not for each other's data
+        if strategy != "double_ring":  # its inner rings wait for the same links, not for each other's data
             assert (row.steps, row.hops) == (row.closed.steps, row.closed.hops)
         assert row.overlap is None
     weights = [row for row in found.rows if row.part == "layers"]
     assert {(row.phase, row.kind) for row in weights} == {
-        ("forward", "all-gather"), ("recomputed", "all-gather"), ("backward", "all-reduce")}
+        ("forward", "all-gather"),
+        ("recomputed", "all-gather"),
+        ("backward", "all-reduce"),
+    }
     for row in weights:
         assert row.ratio == pytest.approx(1, rel=0.02)
 
@@ -83,11 +92,12 @@ def test_parts_of_pairs():
 
 def test_what_is_sent_again():
     sent = lambda remat: closed.attention(
-        config := config_of("ulysses", dataclasses.replace(MODEL, remat=remat)), curriculum.plan(config)[0])
+        config := config_of("ulysses", dataclasses.replace(MODEL, remat=remat)), curriculum.plan(config)[0]
+    )
     kept, exchanged, all_again = (sent(remat) for remat in ("none", "attention", "layer"))
     assert not kept["recomputed"] and all_again["recomputed"] == all_again["forward"] == kept["forward"]
     steps = lambda parts: {one.kind: one.steps for one in parts}
-    assert steps(exchanged["recomputed"]) == {"all-to-all": 2, "all-gather": 2}            # of two layers
+    assert steps(exchanged["recomputed"]) == {"all-to-all": 2, "all-gather": 2}  # of two layers
     assert steps(exchanged["forward"]) == {"all-to-all": 4, "all-gather": 2}
 
 
@@ -95,8 +105,9 @@ def test_gradients_are_scattered_where_compilers_can():
     config = config_of("ring")
     mesh = measure.meshes.make(config.mesh)
     params = train_step.abstract_state(config, mesh)["params"]
-    elements = lambda platform, kind: sum(one.load.elements for one in closed.weights(config, params, platform)[
-        "layers", "backward"] if one.kind == kind)
+    elements = lambda platform, kind: sum(
+        one.load.elements for one in closed.weights(config, params, platform)["layers", "backward"] if one.kind == kind
+    )
     assert elements("cpu", "all-reduce") == 2 * elements("tpu", "reduce-scatter") + elements("tpu", "all-reduce")
 
 
@@ -120,9 +131,21 @@ def test_what_cannot_be_measured(capsys):
 
 def test_the_command(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.comm", "--target=cpu:4", "--config=configs/quickstart.py:smoke",
-         "--config.mesh.context=4", f"--workdir={tmp_path}"], cwd=ROOT, env=like_a_person(), text=True,
-        capture_output=True, timeout=300)
+        [
+            sys.executable,
+            "-m",
+            "experiments.comm",
+            "--target=cpu:4",
+            "--config=configs/quickstart.py:smoke",
+            "--config.mesh.context=4",
+            f"--workdir={tmp_path}",
+        ],
+        cwd=ROOT,
+        env=like_a_person(),
+        text=True,
+        capture_output=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "forward collective-permute" in done.stdout and (tmp_path / "comm.png").stat().st_size > 10_000
     found = json.loads((tmp_path / "comm.json").read_text())
@@ -134,11 +157,16 @@ def test_the_command(tmp_path):
 
 def test_the_balance_of_rows():
     """Documents drawn as web pages: zigzag is uneven where per_document is not; nothing where tokens see later ones."""
+
     def even(layout, **model):
-        config = dataclasses.replace(config_of("ring", dataclasses.replace(MODEL, **model), layout),
-                                     stages=(StageConfig(seq_len=8192, steps=1),), batch_tokens=8192)
-        stage, = curriculum.plan(config)
+        config = dataclasses.replace(
+            config_of("ring", dataclasses.replace(MODEL, **model), layout),
+            stages=(StageConfig(seq_len=8192, steps=1),),
+            batch_tokens=8192,
+        )
+        (stage,) = curriculum.plan(config)
         return rows.measured(config, stage, rows.of_lengths(config, stage, "web"))
+
     assert even("per_document").work < 1.05 < even("zigzag").work
     assert even("zigzag", mask="full") is None
     with pytest.raises(UserError, match="--lengths='pages' is not known. Known: code, data, document, prolong, web"):

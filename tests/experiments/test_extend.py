@@ -1,4 +1,5 @@
 """The context-extension experiment: its table and picture from numbers written by hand, and all of it in miniature."""
+
 import json
 import os
 import subprocess
@@ -22,17 +23,25 @@ from tests.helpers import ROOT
 
 RECALL = str(ROOT / "configs" / "recall.py")
 CELLS = [[{"asked": 4, "right": 4}, {"asked": 4, "right": 3}], [{"asked": 0, "right": 0}, {"asked": 8, "right": 2}]]
-RESULT = {"trained_length": 256, "lengths": [256, 1024], "chance": 0.0625, "records": [
-    {"name": "none", "how": "as trained", "accuracy": [0.875, 0.25], "cells": CELLS},
-    {"name": "pose", "how": "tuned for 2,048", "accuracy": [1.0, 0.5], "cells": CELLS}]}
+RESULT = {
+    "trained_length": 256,
+    "lengths": [256, 1024],
+    "chance": 0.0625,
+    "records": [
+        {"name": "none", "how": "as trained", "accuracy": [0.875, 0.25], "cells": CELLS},
+        {"name": "pose", "how": "tuned for 2,048", "accuracy": [1.0, 0.5], "cells": CELLS},
+    ],
+}
 
 
 def test_the_table_has_a_row_per_method_and_a_column_per_length():
     header, _, *rows = [line.split("  ") for line in extend.table(RESULT).splitlines()]
     words = lambda row: [word.strip() for word in row if word.strip()]
     assert words(header) == ["method", "parameters", "x1", "x4"]
-    assert [words(row) for row in rows] == [["none", "as trained", "0.875", "0.250"],
-                                            ["pose", "tuned for 2,048", "1.000", "0.500"]]
+    assert [words(row) for row in rows] == [
+        ["none", "as trained", "0.875", "0.250"],
+        ["pose", "tuned for 2,048", "1.000", "0.500"],
+    ]
 
 
 def test_the_picture_shows_every_number_and_every_depth():
@@ -41,7 +50,7 @@ def test_the_picture_shows_every_number_and_every_depth():
     assert [label.get_text() for label in overall.get_yticklabels()] == ["none", "pose, tuned for 2,048"]
     shares = [axes.collections[0].get_array() for axes in by_depth]
     np.testing.assert_array_equal(shares[0], [[1, 0.75]] * 2)
-    assert shares[1].mask[:, 0].all() and (shares[1][:, 1] == 0.25).all()                  # nothing asked: no colour
+    assert shares[1].mask[:, 0].all() and (shares[1][:, 1] == 0.25).all()  # nothing asked: no colour
     assert "chance 6%" in bar.get_ylabel()
 
 
@@ -49,7 +58,7 @@ def test_the_picture_shows_every_number_and_every_depth():
 @pytest.mark.parametrize("times", [1, 2, 3, 16])
 def test_every_method_makes_settings_that_work(name, times):
     model = extension.METHODS[name](ModelConfig(), 64, 64 * times)
-    positions.check(model.rope, model.head_size)
+    positions.check(model.rope, model.head_dim)
     for kind in model.kinds:
         view.resolve(kind)
 
@@ -67,13 +76,17 @@ def test_methods_by_region_know_no_distance_beyond_the_trained_length(name):
             assert jnp.where(seen, distances, 0).max() <= 64, T
 
 
-@pytest.mark.parametrize("overrides, parts", [
-    (["extend.methods=('none', 'yarm')"], ["extend.methods[1]='yarm'", "Did you mean 'yarn'?"]),
-    (["extend.tunings=('pos',)"], ["extend.tunings[0]='pos'", "Did you mean 'pose'?"]),
-    (["extend.lengths=(128, 512)"], ["extend.lengths=(128, 512): 128 is below", "256 or more"]),
-    (["extend.tune_length=64"], ["extend.tune_length=64 is below"]),
-    (["recall.needles=40"], ["recall.keys=32 must be at least recall.needles=40"]),
-    (["model.vocab_size=32"], ["model.vocab_size=32 must be at least 64"])])
+@pytest.mark.parametrize(
+    "overrides, parts",
+    [
+        (["extend.methods=('none', 'yarm')"], ["extend.methods[1]='yarm'", "Did you mean 'yarn'?"]),
+        (["extend.tunings=('pos',)"], ["extend.tunings[0]='pos'", "Did you mean 'pose'?"]),
+        (["extend.lengths=(128, 512)"], ["extend.lengths=(128, 512): 128 is below", "256 or more"]),
+        (["extend.tune_length=64"], ["extend.tune_length=64 is below"]),
+        (["recall.needles=40"], ["recall.keys=32 must be at least recall.needles=40"]),
+        (["model.vocab_size=32"], ["model.vocab_size=32 must be at least 64"]),
+    ],
+)
 def test_bad_settings_are_one_line(overrides, parts):
     argv = ["command", "--config", RECALL, *(f"--config.{override}" for override in overrides)]
     with pytest.raises(UserError) as caught:
@@ -84,14 +97,31 @@ def test_bad_settings_are_one_line(overrides, parts):
 
 def test_all_of_it_in_miniature(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.extend", "--config", f"{RECALL}:smoke,seed=3", "--workdir", str(tmp_path),
-         "--config.extend.methods=('none', 'self_extend')", "--config.extend.tunings=('pose',)"],
-        cwd=ROOT, env=os.environ | QUICK, timeout=240, capture_output=True, text=True)
+        [
+            sys.executable,
+            "-m",
+            "experiments.extend",
+            "--config",
+            f"{RECALL}:smoke,seed=3",
+            "--workdir",
+            str(tmp_path),
+            "--config.extend.methods=('none', 'self_extend')",
+            "--config.extend.tunings=('pose',)",
+        ],
+        cwd=ROOT,
+        env=os.environ | QUICK,
+        timeout=240,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((tmp_path / "extend.json").read_text())
     assert (result["seed"], result["lengths"]) == (3, [32, 64])
     assert [(record["name"], record["how"]) for record in result["records"]] == [
-        ("none", "as trained"), ("self_extend", "as trained"), ("pose", "tuned for 64")]
+        ("none", "as trained"),
+        ("self_extend", "as trained"),
+        ("pose", "tuned for 64"),
+    ]
     for record in result["records"]:
         asked = [sum(cell["asked"] for cell in parts) for parts in record["cells"]]
         right = [sum(cell["right"] for cell in parts) for parts in record["cells"]]

@@ -1,4 +1,5 @@
 """experiments.generate: what it refuses before it touches a device, what it reads, and where it stops."""
+
 import dataclasses
 import json
 import os
@@ -36,20 +37,23 @@ def refused(tmp_path, *argv) -> str:
     return problem(generate.main, command(tmp_path, *argv))
 
 
-@pytest.mark.parametrize("argv, parts", [
-    (["--max-new-tokens", "0"], ["max_new_tokens=0", "at least 1"]),
-    (["--chunk", "-3"], ["chunk=-3", "at least 1"]),
-    (["--temperature", "nan"], ["temperature=nan", "such as 0.8"]),
-    (["--top-p", "1.5"], ["top_p=1.5", "at most 1"]),
-    (["--prompt-file", "no/such"], ["--prompt-file='no/such'", "No such file"]),
-    (["--checkpoint", "no/such"], ["--checkpoint='no/such'", "neither", "Hugging Face"]),
-])
+@pytest.mark.parametrize(
+    "argv, parts",
+    [
+        (["--max-new-tokens", "0"], ["max_new_tokens=0", "at least 1"]),
+        (["--chunk", "-3"], ["chunk=-3", "at least 1"]),
+        (["--temperature", "nan"], ["temperature=nan", "such as 0.8"]),
+        (["--top-p", "1.5"], ["top_p=1.5", "at most 1"]),
+        (["--prompt-file", "no/such"], ["--prompt-file='no/such'", "No such file"]),
+        (["--checkpoint", "no/such"], ["--checkpoint='no/such'", "neither", "Hugging Face"]),
+    ],
+)
 def test_what_it_refuses(argv, parts, tmp_path):
     has(refused(tmp_path, *argv), *parts)
 
 
 def test_a_hugging_face_folder(tmp_path, capsys):
-    folder = tiny.write(tmp_path / "model", "llama")                # which has no tokenizer
+    folder = tiny.write(tmp_path / "model", "llama")  # which has no tokenizer
     checkpoint = ["--checkpoint", str(folder)]
     has(refused(tmp_path, *checkpoint, "--config.model.layers=2"), "--config.model.layers=2", "settings of a run")
     has(refused(tmp_path, *checkpoint), f"{str(folder)!r} is neither 'bytes' nor a tokenizer.json")
@@ -61,15 +65,15 @@ def test_a_hugging_face_model_stops_at_any_of_its_ends_everywhere(tmp_path, caps
     folder = tiny.write(tmp_path / "model", "llama")
     size = hf.model_config(folder).vocab_size
     words = tiny_tokenizers.words("text", "<eos>", *(f"token{i}" for i in range(2, size - 1)), "?")
-    words.add_special_tokens(["<eos>", "<image>"])                              # <image> has no row in the embedding
+    words.add_special_tokens(["<eos>", "<image>"])  # <image> has no row in the embedding
     tiny_tokenizers.write(folder, words)
     prompt, free = _continued(folder, stop=())
     end = int(free[1])
     written = [words.id_to_token(token) for token in free if token != 1]
-    assert len(free) == 4 and said(capsys, tmp_path, folder) == written[:written.index("<eos>") if 1 in free else 4]
+    assert len(free) == 4 and said(capsys, tmp_path, folder) == written[: written.index("<eos>") if 1 in free else 4]
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [size - 2, end]}))
     _, ended = _continued(folder)
-    assert ended.tolist() == free[:free.tolist().index(end) + 1].tolist()
+    assert ended.tolist() == free[: free.tolist().index(end) + 1].tolist()
     assert said(capsys, tmp_path, folder) == [words.id_to_token(token) for token in ended if token != 1]
     assert generate.of_hugging_face(str(folder), None, []).ends == tuple(sorted({size - 2, end}))
     (tmp_path / "image").write_text("text <image>")
@@ -80,7 +84,7 @@ def test_a_hugging_face_model_stops_at_any_of_its_ends_everywhere(tmp_path, caps
 def _continued(folder, **how):
     """(a prompt, its four tokens or fewer)."""
     model, prompt = hf.load(folder), tokenizers.load(str(folder)).encode_prompt(b"text", 10**6)
-    return prompt, model.generate([prompt], 4, chunk=8, **how)[0][len(prompt):]
+    return prompt, model.generate([prompt], 4, chunk=8, **how)[0][len(prompt) :]
 
 
 def said(capsys, tmp_path, folder) -> list[str]:
@@ -89,8 +93,9 @@ def said(capsys, tmp_path, folder) -> list[str]:
 
 
 def test_a_run_ends_as_its_documents_do(tmp_path, monkeypatch):
-    path = tiny_tokenizers.write(tmp_path, tiny_tokenizers.byte_level("<s>", "</s>", "<turn>"),
-                                 generation_config={"eos_token_id": [2]})
+    path = tiny_tokenizers.write(
+        tmp_path, tiny_tokenizers.byte_level("<s>", "</s>", "<turn>"), generation_config={"eos_token_id": [2]}
+    )
     config = Config(data=DataConfig(tokenizer=path, eos="</s>"), model=ModelConfig(vocab_size=264))
     monkeypatch.setattr(generate.configs, "from_workdir", lambda argv: (config, tmp_path))
     assert generate.of_run("workdir", None, []).ends == (1, 2)
@@ -100,8 +105,9 @@ def test_a_run_ends_as_its_documents_do(tmp_path, monkeypatch):
 
 
 def test_a_prompt_is_parsed_and_what_it_loses_is_said(tmp_path, capsys):
-    source = generate.Source(tokenizers.load(tiny_tokenizers.write(tmp_path, tiny_tokenizers.metaspace(unk=None))),
-                             64, (), None)
+    source = generate.Source(
+        tokenizers.load(tiny_tokenizers.write(tmp_path, tiny_tokenizers.metaspace(unk=None))), 64, (), None
+    )
     asked = lambda *argv: generate.arguments(command(tmp_path, *argv)[1:])[0]
     assert generate._tokens(source, "</s>a\u00e9".encode(), asked())[:2].tolist() == [1, 2]
     assert "drops 1 characters of 1 of 1 texts ('\u00e9'): " in capsys.readouterr().err
@@ -117,8 +123,13 @@ def test_an_option_that_there_is_not(capsys):
 
 
 def test_it_says_so_in_one_line_before_jax_is_there(tmp_path):
-    done = subprocess.run([sys.executable, "-c", SCRIPT, "--checkpoint", "no/such", "--prompt-file", __file__,
-                           "--max-new-tokens", "4"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
-                          timeout=60, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, "--checkpoint", "no/such", "--prompt-file", __file__, "--max-new-tokens", "4"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=60,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("error: --checkpoint='no/such'")

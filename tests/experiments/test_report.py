@@ -1,4 +1,5 @@
 """The report: complete, self-contained, and written whatever is missing."""
+
 import html.parser
 import json
 import re
@@ -19,23 +20,67 @@ def fill(workdir, steps=(30, 20)):
     done = tokens = 0
     with Metrics(workdir, tensorboard=False) as metrics:
         for stage, count in enumerate(steps):
-            metrics.stage({"stage": stage, "seq_len": 512 << stage, "batch_size": 8, "compile_s": 2.0, "waste": 0.01,
-                           "step": done})
+            metrics.stage(
+                {
+                    "stage": stage,
+                    "seq_len": 512 << stage,
+                    "batch_size": 8,
+                    "compile_s": 2.0,
+                    "waste": 0.01,
+                    "step": done,
+                }
+            )
             for _ in range(count):
                 done, tokens = done + 1, tokens + 4096
-                metrics.step({"step": done, "stage": stage, "seq_len": 512 << stage, "tokens": tokens, "loss": 5 / done,
-                              "tokens_per_s": 4096.0, "padding": 0.01, "skipped": 0, "time_s": float(done)})
+                metrics.step(
+                    {
+                        "step": done,
+                        "stage": stage,
+                        "seq_len": 512 << stage,
+                        "tokens": tokens,
+                        "loss": 5 / done,
+                        "tokens_per_s": 4096.0,
+                        "padding": 0.01,
+                        "skipped": 0,
+                        "time_s": float(done),
+                    }
+                )
 
 
 def evals():
-    by_position = {"lengths": [
-        {"length": 512, "documents": 3, "windows": 9, "mean": 2.0, "edges": [0, 8, 32, 128, 512],
-         "loss": [4, 3, 2, 1.5], "error": [0.1, 0.1, None, 0.1]},
-        {"length": 4096, "documents": 0, "windows": 0, "reason": "no held-out document is that long"}]}
-    gain = {"lengths": [{"length": 512, "documents": 3, "windows": 9, "scored": 64, "contexts": [128, 256, 512],
-                         "loss": [2.1, 2.05, 2], "gain": [0.1, 0.05, 0], "error": [0.01, 0.01, 0]}]}
-    grid = {"accuracy": [[1.0, 0.5, None], [0.1, 0.2, None]], "exact": [[1.0, 0.25, None], [0.0, 0.0, None]],
-            "gain": [[2.5, 1.25, None], [-0.001, -0.05, None]]}
+    by_position = {
+        "lengths": [
+            {
+                "length": 512,
+                "documents": 3,
+                "windows": 9,
+                "mean": 2.0,
+                "edges": [0, 8, 32, 128, 512],
+                "loss": [4, 3, 2, 1.5],
+                "error": [0.1, 0.1, None, 0.1],
+            },
+            {"length": 4096, "documents": 0, "windows": 0, "reason": "no held-out document is that long"},
+        ]
+    }
+    gain = {
+        "lengths": [
+            {
+                "length": 512,
+                "documents": 3,
+                "windows": 9,
+                "scored": 64,
+                "contexts": [128, 256, 512],
+                "loss": [2.1, 2.05, 2],
+                "gain": [0.1, 0.05, 0],
+                "error": [0.01, 0.01, 0],
+            }
+        ]
+    }
+    grid = {
+        "accuracy": [[1.0, 0.5, None], [0.1, 0.2, None]],
+        "exact": [[1.0, 0.25, None], [0.0, 0.0, None]],
+        "gain": [[2.5, 1.25, None], [-0.001, -0.05, None]],
+    }
     passkey = {"lengths": [512, 2048, 64], "depths": [0.0, 1.0], "samples": 4, "chance": 0.11, "grid": grid}
     return {"by_position": by_position, "context_gain": gain, "passkey": passkey}
 
@@ -59,8 +104,11 @@ class Page(html.parser.HTMLParser):
 def run(tmp_path):
     fill(tmp_path)
     (tmp_path / "evals.json").write_text(json.dumps(evals()))
-    (tmp_path / "config.json").write_text(json.dumps(
-        {"name": "a <run>", "data": {"tokenizer": "bytes"}, "stages": [{"seq_len": 512, "rope": None}], "empty": {}}))
+    (tmp_path / "config.json").write_text(
+        json.dumps(
+            {"name": "a <run>", "data": {"tokenizer": "bytes"}, "stages": [{"seq_len": 512, "rope": None}], "empty": {}}
+        )
+    )
     (tmp_path / "versions.json").write_text(json.dumps({"jax": "0.10.2", "devices": "1 cpu"}))
     return tmp_path
 
@@ -71,9 +119,19 @@ def test_a_whole_report(run):
     assert path == run / "report.html" and path.stat().st_size < 1_500_000
     pictures = [attrs for tag, attrs in page.tags if tag == "svg"]
     assert len(pictures) == 6 and all(len(attrs["aria-label"]) > 40 and "width" not in attrs for attrs in pictures)
-    for part in ("a <run>", "bits per byte", "205k", "stages[0].seq_len", "stages[0].rope", "1 cpu",
-                 "4,096 tokens not measured: no held-out document is that long", "worth 0.100 ± 0.010 nats",
-                 "45% of the digits", "another number: 11%", "in 31% of the prompts all are (4 per cell)"):
+    for part in (
+        "a <run>",
+        "bits per byte",
+        "205k",
+        "stages[0].seq_len",
+        "stages[0].rope",
+        "1 cpu",
+        "4,096 tokens not measured: no held-out document is that long",
+        "worth 0.100 ± 0.010 nats",
+        "45% of the digits",
+        "another number: 11%",
+        "in 31% of the prompts all are (4 per cell)",
+    ):
         assert part in page.text
     for name in ("loss", "by_position", "context_gain", "passkey", "speed", "time"):
         assert (run / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -95,7 +153,7 @@ def test_neutral_colours_follow_the_page(run):
     svg = "".join(re.findall(r"<svg.*?</svg>", text, re.DOTALL))
     assert not any(colour in svg for colour in figures.THEME)
     for variable in figures.THEME.values():
-        assert f"var({variable})" in svg and text.count(f"{variable}:") == 2    # a light and a dark value
+        assert f"var({variable})" in svg and text.count(f"{variable}:") == 2  # a light and a dark value
 
 
 def test_the_heatmap_shows_share_gain_and_chance():
@@ -121,8 +179,10 @@ def test_a_run_that_has_hardly_begun(tmp_path, content):
 
 
 def test_a_torn_line_nulls_and_missing_fields(tmp_path):
-    (tmp_path / FILE).write_text('{"step": 1, "stage": 0, "seq_len": 512, "tokens": 512, "loss": null}\n'
-                                 '{"step": 2, "loss": 2.0}\n{"step": 3, "lo')
+    (tmp_path / FILE).write_text(
+        '{"step": 1, "stage": 0, "seq_len": 512, "tokens": 512, "loss": null}\n'
+        '{"step": 2, "loss": 2.0}\n{"step": 3, "lo'
+    )
     page = Page(report.write(tmp_path))
     assert "2.000" in page.text and sum(tag == "svg" for tag, _ in page.tags) == 3
 
@@ -168,19 +228,25 @@ def test_counts_read_well():
     assert [figures.count(number) for number in numbers] == list(numbers.values())
 
 
-@pytest.mark.parametrize("spoil, message", [
-    (lambda w: (w / FILE).unlink(), r"--workdir=.* holds no metrics\.jsonl"),
-    (lambda w: (w / FILE).unlink() or (w / FILE).mkdir(), r"metrics\.jsonl cannot be read: Is a directory"),
-    (lambda w: (w / "evals.json").write_text("{"), r"evals\.json is not JSON"),
-    (lambda w: (w / "evals.json").write_text("[1]"), r"evals\.json is not what a run writes"),
-    (lambda w: (w / "config.json").write_bytes(b"\xff{}"), r"config\.json is not JSON"),
-    (lambda w: (w / "config.json").write_text('{"model": [1]}'), r"config\.json: 'model' is no group of fields"),
-    (lambda w: (w / "config.json").write_text('{"a": ' * 100 + "1" + "}" * 100), r"config\.json is not what a run"),
-    (lambda w: (w / "versions.json").write_text("[" * 100_000), r"versions\.json is not what a run writes"),
-    (lambda w: (w / "versions.json").unlink() or (w / "versions.json").mkdir(), r"versions\.json cannot be read: Is"),
-    (lambda w: (w / "figures").write_text(""), r"cannot be written: .*figures: File exists"),
-    (lambda w: (w / "report.html").mkdir(), r"cannot be written: .*report\.html: Is a directory"),
-])
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda w: (w / FILE).unlink(), r"--workdir=.* holds no metrics\.jsonl"),
+        (lambda w: (w / FILE).unlink() or (w / FILE).mkdir(), r"metrics\.jsonl cannot be read: Is a directory"),
+        (lambda w: (w / "evals.json").write_text("{"), r"evals\.json is not JSON"),
+        (lambda w: (w / "evals.json").write_text("[1]"), r"evals\.json is not what a run writes"),
+        (lambda w: (w / "config.json").write_bytes(b"\xff{}"), r"config\.json is not JSON"),
+        (lambda w: (w / "config.json").write_text('{"model": [1]}'), r"config\.json: 'model' is no group of fields"),
+        (lambda w: (w / "config.json").write_text('{"a": ' * 100 + "1" + "}" * 100), r"config\.json is not what a run"),
+        (lambda w: (w / "versions.json").write_text("[" * 100_000), r"versions\.json is not what a run writes"),
+        (
+            lambda w: (w / "versions.json").unlink() or (w / "versions.json").mkdir(),
+            r"versions\.json cannot be read: Is",
+        ),
+        (lambda w: (w / "figures").write_text(""), r"cannot be written: .*figures: File exists"),
+        (lambda w: (w / "report.html").mkdir(), r"cannot be written: .*report\.html: Is a directory"),
+    ],
+)
 def test_user_errors_are_one_line(run, spoil, message):
     spoil(run)
     with pytest.raises(UserError, match=message) as error:
@@ -191,6 +257,7 @@ def test_user_errors_are_one_line(run, spoil, message):
 @pytest.mark.parametrize("task", ["by_position", "context_gain", "passkey"])
 def test_results_of_any_other_type_are_one_line(run, task):
     """Each field of a result, replaced by what it cannot be, or left out."""
+
     def spoilt(value):
         if isinstance(value, dict):
             for name, item in value.items():
@@ -210,7 +277,7 @@ def test_results_of_any_other_type_are_one_line(run, task):
             refused += 1
             assert task in str(error) and "\n" not in str(error)
         else:
-            assert report._sections(found._replace(steps=[]))           # what is not refused is drawn
+            assert report._sections(found._replace(steps=[]))  # what is not refused is drawn
     assert refused > 20
 
 
@@ -222,8 +289,12 @@ def test_lines_that_are_no_records_are_said(run):
 
 def test_command(run, tmp_path):
     def command(workdir):
-        return subprocess.run([sys.executable, "-m", "experiments.report", "--workdir", str(workdir)],
-                              text=True, capture_output=True, timeout=120)
+        return subprocess.run(
+            [sys.executable, "-m", "experiments.report", "--workdir", str(workdir)],
+            text=True,
+            capture_output=True,
+            timeout=120,
+        )
 
     assert command(run).stdout.strip() == str(run / "report.html")
     bad = command(tmp_path / "none")

@@ -1,4 +1,5 @@
 """The commands from end to end: what a run writes and prints, on any mesh, and what stops it."""
+
 import json
 
 import jax
@@ -26,8 +27,12 @@ from tests.experiments.train_helpers import (
 )
 from tests.helpers import slow
 
-EVALS = ["eval.tasks=('by_position','context_gain','passkey')", "eval.lengths=(64,256)", "eval.documents=2",
-         "eval.depths=2"]
+EVALS = [
+    "eval.tasks=('by_position','context_gain','passkey')",
+    "eval.lengths=(64,256)",
+    "eval.documents=2",
+    "eval.depths=2",
+]
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +47,23 @@ def run(tiny, tmp_path_factory):
 @pytest.mark.canary
 def test_writes_every_file(run):
     workdir, _ = run
-    assert {path.name for path in workdir.iterdir()} == {"config.json", "versions.json", "metrics.jsonl", "tensorboard",
-                                                         "checkpoints", "evals.json", "figures", "report.html"}
+    assert {path.name for path in workdir.iterdir()} == {
+        "config.json",
+        "versions.json",
+        "metrics.jsonl",
+        "tensorboard",
+        "checkpoints",
+        "evals.json",
+        "figures",
+        "report.html",
+    }
     assert json.loads((workdir / "config.json").read_text()) == configs.stored(workdir)
     assert {"jax", "python", "devices"} <= json.loads((workdir / "versions.json").read_text()).keys()
     assert json.loads((workdir / "evals.json").read_text()).keys() == {"by_position", "context_gain", "passkey"}
     assert any(b"train/loss" in path.read_bytes() for path in (workdir / "tensorboard").iterdir())
     assert list((workdir / "figures").glob("*.png"))
     report = (workdir / "report.html").read_text()
-    assert "data:image/png;base64," in report and "src=\"http" not in report
+    assert "data:image/png;base64," in report and 'src="http' not in report
 
 
 def test_prints_little_before_the_first_step(run):
@@ -83,7 +96,7 @@ def test_metrics_mark_the_start_of_each_stage(run):
 
 
 def test_a_stage_has_its_own_rope(tiny, run, tmp_path):
-    ended_well(tiny.train(tmp_path, "stages[1].rope.base=10"))
+    ended_well(tiny.train(tmp_path, "stages[1].rope.theta=10"))
     got, want = losses(tmp_path), losses(run[0])
     assert got[:BOUNDARY] == want[:BOUNDARY]
     assert all(abs(a[1] - b[1]) > 1e-5 for a, b in zip(got[BOUNDARY:], want[BOUNDARY:], strict=True))
@@ -91,13 +104,20 @@ def test_a_stage_has_its_own_rope(tiny, run, tmp_path):
 
 # ---- meshes
 
-@pytest.mark.parametrize("overrides, shape", [
-    (["mesh.context=4"], "context 4"),                                                          # a ring over zigzag
-    *slow((["mesh.fsdp=2", "mesh.tensor=2"], "fsdp 2, tensor 2"),
-          (["mesh.context=4", "attention.strategy=all_gather", "attention.layout=striped"], "context 4"),
-          (["mesh.data=2", "mesh.context=2", "attention.layout=contiguous"], "data 2, context 2"),
-          (["mesh.context_outer=2", "mesh.context=2", "attention.strategy=usp"], "context_outer 2, context 2"),
-          (["mesh.context=4", "attention.layout=per_document"], "context 4"))])
+
+@pytest.mark.parametrize(
+    "overrides, shape",
+    [
+        (["mesh.context=4"], "context 4"),  # a ring over zigzag
+        *slow(
+            (["mesh.fsdp=2", "mesh.tensor=2"], "fsdp 2, tensor 2"),
+            (["mesh.context=4", "attention.strategy=all_gather", "attention.layout=striped"], "context 4"),
+            (["mesh.data=2", "mesh.context=2", "attention.layout=contiguous"], "data 2, context 2"),
+            (["mesh.context_outer=2", "mesh.context=2", "attention.strategy=usp"], "context_outer 2, context 2"),
+            (["mesh.context=4", "attention.layout=per_document"], "context 4"),
+        ),
+    ],
+)
 def test_four_devices_train_like_one(tiny, run, overrides, shape, tmp_path):
     output = ended_well(tiny.train(tmp_path, *overrides, "mesh.simulate=4"))
     assert f"on 4 x cpu ({shape})" in output
@@ -106,12 +126,20 @@ def test_four_devices_train_like_one(tiny, run, overrides, shape, tmp_path):
 
 def test_another_backward_continues_the_run(tiny, run, tmp_path):
     workdir = rewound(run[0], tmp_path / "run", 8)
-    ended_well(tiny.train(workdir, "memory.backward=streamed", "memory.chunk=32",
-                          "memory.offload=('params','residual')", *EVALS))
+    ended_well(
+        tiny.train(
+            workdir,
+            "memory.backward=streamed",
+            "memory.chunk_tokens=32",
+            "memory.offload=('params','residual')",
+            *EVALS,
+        )
+    )
     assert_same_losses(workdir, run[0])
 
 
 # ---- evaluation
+
 
 def evals(workdir):
     return json.loads((workdir / "evals.json").read_text())
@@ -120,7 +148,7 @@ def evals(workdir):
 def test_evaluate(tiny, run, tmp_path):
     workdir = rewound(run[0], tmp_path / "run", STEPS)
     ended_well(tiny.evaluate(workdir))
-    assert evals(workdir) == evals(run[0])                  # the RoPE is that of the last stage
+    assert evals(workdir) == evals(run[0])  # the RoPE is that of the last stage
     assert (workdir / "report.html").exists()
     ended_well(tiny.evaluate(workdir, "eval.tasks=('by_position',)", "eval.lengths=(128,)"))
     assert evals(workdir).keys() == {"by_position"} and evals(workdir)["by_position"] != evals(run[0])["by_position"]
@@ -136,31 +164,47 @@ def test_evaluate_with_another_rope(tiny, run, tmp_path):
 
 # ---- generation
 
+
 def test_generate_goes_on_from_a_prompt_on_any_mesh(tiny, run, tmp_path):
     (tmp_path / "prompt").write_text("the quick brown fox jumps")
-    command = ["-m", "experiments.generate", "--checkpoint", str(run[0]), "--prompt-file", str(tmp_path / "prompt"),
-               "--max-new-tokens", "20", "--chunk", "16"]
+    command = [
+        "-m",
+        "experiments.generate",
+        "--checkpoint",
+        str(run[0]),
+        "--prompt-file",
+        str(tmp_path / "prompt"),
+        "--max-new-tokens",
+        "20",
+        "--chunk",
+        "16",
+    ]
     text = ended_well(tiny.python(*command))
-    assert set(text[:-1]) <= set(" ".join(WORDS)) and len(text) == 21       # a byte each, and the end of the line
+    assert set(text[:-1]) <= set(" ".join(WORDS)) and len(text) == 21  # a byte each, and the end of the line
     assert ended_well(tiny.python(*command, "--config.mesh.context=2", "--config.mesh.simulate=2")) == text
 
 
 # ---- what stops a run
 
+
 def test_a_loss_that_is_not_finite_stops_the_run(tiny, tmp_path):
-    done = tiny.train(tmp_path, "optim.learning_rate=1e30", "optim.clip_norm=0", "optim.max_bad_steps=3",
-                      "checkpoint.every_steps=1")
+    done = tiny.train(
+        tmp_path, "optim.learning_rate=1e30", "optim.clip_norm=0", "optim.max_bad_steps=3", "checkpoint.every_steps=1"
+    )
     message = refusal(done)
     assert "optim.max_bad_steps=3" in message and "optim.learning_rate=1e+30" in message
     state = saved_state(tmp_path)
-    assert saved_steps(tmp_path) == [1] and state["skipped"] == 0       # nothing since it is going wrong
+    assert saved_steps(tmp_path) == [1] and state["skipped"] == 0  # nothing since it is going wrong
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 
-@pytest.mark.parametrize("overrides, parts", [
-    (["mesh.data=2"], ["needs 2 devices", "there are 1", "--config.mesh.simulate=2"]),
-    (["data.path=/no/such/folder"], ["data.path='/no/such/folder'", "does not exist"]),
-])
+@pytest.mark.parametrize(
+    "overrides, parts",
+    [
+        (["mesh.data=2"], ["needs 2 devices", "there are 1", "--config.mesh.simulate=2"]),
+        (["data.path=/no/such/folder"], ["data.path='/no/such/folder'", "does not exist"]),
+    ],
+)
 def test_bad_input_leaves_no_trace(tiny, overrides, parts, tmp_path):
     done = tiny.train(tmp_path / "run", *overrides)
     message = refusal(done)
@@ -171,8 +215,8 @@ def test_bad_input_leaves_no_trace(tiny, overrides, parts, tmp_path):
 def test_the_workdir_of_another_run(tiny, run):
     workdir, _ = run
     before = sorted(workdir.rglob("*"))
-    message = refusal(tiny.train(workdir, "model.mlp=32", "seed=7"))
-    assert "model.mlp: 64 (checkpoint) != 32 (now)" in message and "seed: 0 (checkpoint) != 7 (now)" in message
+    message = refusal(tiny.train(workdir, "model.mlp_dim=32", "seed=7"))
+    assert "model.mlp_dim: 64 (checkpoint) != 32 (now)" in message and "seed: 0 (checkpoint) != 7 (now)" in message
     assert sorted(workdir.rglob("*")) == before
 
 
@@ -198,8 +242,9 @@ def test_a_full_disk_while_saving(tiny, run, tmp_path):
 
 # ---- the config files of the project
 
-CONFIG_FILES = sorted(path.name for path in (ROOT / "configs").glob("*.py")
-                      if "-m experiments.train" in path.read_text())
+CONFIG_FILES = sorted(
+    path.name for path in (ROOT / "configs").glob("*.py") if "-m experiments.train" in path.read_text()
+)
 PLANNED = [name for name in CONFIG_FILES if "-m experiments.plan" in (ROOT / "configs" / name).read_text()]
 
 

@@ -1,4 +1,5 @@
 """A tiny run of experiments.train in a process of its own: started, interrupted, and what it leaves behind."""
+
 import dataclasses
 import os
 import pathlib
@@ -22,7 +23,7 @@ from longctx.config import MeshConfig
 from tests.helpers import ROOT
 
 LIMIT_S = 240
-BOUNDARY, STEPS, BATCH_TOKENS = 12, 20, 256             # of the run below: steps of its first stage, and of both
+BOUNDARY, STEPS, BATCH_TOKENS = 12, 20, 256  # of the run below: steps of its first stage, and of both
 CONFIG = f"""
 from experiments.settings import config as configs
 
@@ -30,8 +31,8 @@ def get_config():
     config = configs.defaults()
     config.name, config.batch_tokens = "tiny", {BATCH_TOKENS}
     config.stages = (configs.stage(seq_len=64, steps={BOUNDARY}),
-                     configs.stage(seq_len=128, steps={STEPS - BOUNDARY}, lr="rewarm", rope=configs.rope(base=4e4)))
-    config.model.update(layers=1, embed=32, mlp=64, heads=4, key_heads=2, head_size=8, dtype="float32")
+                     configs.stage(seq_len=128, steps={STEPS - BOUNDARY}, lr="rewarm", rope=configs.rope(theta=4e4)))
+    config.model.update(layers=1, d_model=32, mlp_dim=64, heads=4, kv_heads=2, head_dim=8, dtype="float32")
     config.data.path = TEXT
     config.optim.update(learning_rate=1e-2, warmup_steps=2)
     config.checkpoint.update(every_steps=4, keep=100)
@@ -41,12 +42,16 @@ def get_config():
 """
 WORDS = "the quick brown fox jumps over a lazy dog while seven wizards quietly mix bold potions for kings".split()
 # What makes a process compile quickly. Neither is on in the thorough tests: there, every process compiles for itself.
-QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+QUICK = {
+    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
 
 
 class Together(NamedTuple):
     """What two processes of one run ended with: exit codes, and stdout with stderr."""
+
     codes: list[int]
     outputs: list[str]
 
@@ -63,6 +68,7 @@ def two_processes() -> list[dict[str, str]]:
 @dataclasses.dataclass(frozen=True)
 class Tiny:
     """Runs commands with a config file of two short stages; if not `quick`, exactly as a person would."""
+
     folder: pathlib.Path
     cache: pathlib.Path
     quick: bool = True
@@ -77,8 +83,15 @@ class Tiny:
         return cls(folder, cache)
 
     def command(self, workdir, *overrides: str) -> list[str]:
-        return ["-m", "experiments.train", "--config", str(self.folder / "tiny.py"), "--workdir", str(workdir),
-                *(f"--config.{override}" for override in overrides)]
+        return [
+            "-m",
+            "experiments.train",
+            "--config",
+            str(self.folder / "tiny.py"),
+            "--workdir",
+            str(workdir),
+            *(f"--config.{override}" for override in overrides),
+        ]
 
     def train(self, workdir, *overrides: str) -> subprocess.CompletedProcess:
         """`experiments.train` to its end."""
@@ -88,21 +101,40 @@ class Tiny:
         return self.python(*self.evaluate_command(workdir, *overrides))
 
     def evaluate_command(self, workdir, *overrides: str) -> list[str]:
-        return ["-m", "experiments.evaluate", "--workdir", str(workdir),
-                *(f"--config.{override}" for override in overrides)]
+        return [
+            "-m",
+            "experiments.evaluate",
+            "--workdir",
+            str(workdir),
+            *(f"--config.{override}" for override in overrides),
+        ]
 
     def python(self, *argv: str) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, *argv], env=self._environment(), cwd=self.folder, timeout=LIMIT_S,
-                              capture_output=True, text=True)
+        return subprocess.run(
+            [sys.executable, *argv],
+            env=self._environment(),
+            cwd=self.folder,
+            timeout=LIMIT_S,
+            capture_output=True,
+            text=True,
+        )
 
     def together(self, *argv: str, send: int = 0, line: str = "") -> Together:
         """A command as two processes, each started with these arguments of Python, to the end of both.
 
         send: a signal for process 1 as soon as process 0 prints a line that starts with `line`.
         """
-        processes = [subprocess.Popen([sys.executable, *argv], env=self._environment() | environment, cwd=self.folder,
-                                      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-                     for environment in two_processes()]
+        processes = [
+            subprocess.Popen(
+                [sys.executable, *argv],
+                env=self._environment() | environment,
+                cwd=self.folder,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for environment in two_processes()
+        ]
         watchdog = threading.Timer(LIMIT_S, lambda: [process.kill() for process in processes])
         watchdog.start()
         lines = []
@@ -120,8 +152,14 @@ class Tiny:
 
         Returns the exit code and the output, stderr too.
         """
-        with subprocess.Popen([sys.executable, *self.command(workdir)], env=self._environment(), cwd=self.folder,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        with subprocess.Popen(
+            [sys.executable, *self.command(workdir)],
+            env=self._environment(),
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
             watchdog = threading.Timer(LIMIT_S, process.kill)
             watchdog.start()
             lines = []
@@ -137,7 +175,7 @@ class Tiny:
         return code, "".join(lines)
 
     def _environment(self) -> dict[str, str]:
-        ours = lambda name: name in ("NPROC", "XLA_FLAGS") or "_proxy" in name.lower()      # jax warns about proxies
+        ours = lambda name: name in ("NPROC", "XLA_FLAGS") or "_proxy" in name.lower()  # jax warns about proxies
         inherited = {name: value for name, value in os.environ.items() if not ours(name)}
         quick = QUICK | {"JAX_COMPILATION_CACHE_DIR": str(self.cache)} if self.quick else {}
         return inherited | quick | {"PYTHONPATH": str(ROOT)}

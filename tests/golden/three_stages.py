@@ -1,4 +1,5 @@
 """A config for the tests of settings: all defaults, three lengths."""
+
 from experiments.settings import config as configs
 
 

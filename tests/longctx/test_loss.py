@@ -1,4 +1,5 @@
 """The loss with the TPU kernels inside, the vocabulary cut over devices: interpreted, and through the TPU compiler."""
+
 import functools
 
 import jax
@@ -24,8 +25,7 @@ def test_kernels_agree(monkeypatch):
         mesh = meshes.make(MeshConfig(data=2, tensor=2))
         with jax.set_mesh(mesh):
             put = lambda a, spec: jax.device_put(a, jax.sharding.NamedSharding(mesh, spec))
-            return jax.jit(jax.value_and_grad(mean, (0, 1)))(
-                *map(put, p, (meshes.HIDDEN, meshes.HEAD, meshes.TOKENS)))
+            return jax.jit(jax.value_and_grad(mean, (0, 1)))(*map(put, p, (meshes.HIDDEN, meshes.HEAD, meshes.TOKENS)))
 
     assert_close(jax.tree.map(np.asarray, value_and_grads("tpu")), value_and_grads("chunked"), "float32", 100)
 

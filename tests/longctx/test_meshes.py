@@ -1,4 +1,5 @@
 """What training sends of weights and of their gradients, read in the compiled program."""
+
 import dataclasses
 import math
 
@@ -49,8 +50,9 @@ def parameters(mesh):
 def sizes():
     """(elements of the layers' weights that have shares, those of table and head, the smallest of one layer's)"""
     leaves = jax.tree_util.tree_leaves_with_path(parameters(meshes.make(MeshConfig())))
-    cut = [(path[0].key == "blocks", math.prod(x.shape)) for path, x in leaves
-           if "fsdp" in meshes.WEIGHTS[path[-1].key]]
+    cut = [
+        (path[0].key == "blocks", math.prod(x.shape)) for path, x in leaves if "fsdp" in meshes.WEIGHTS[path[-1].key]
+    ]
     of_layers, ends = ([size for inside, size in cut if inside == kind] for kind in (True, False))
     return sum(of_layers), sum(ends), min(of_layers) // MODEL.layers
 
@@ -78,7 +80,7 @@ def test_explicit_gathers_give_the_gradients_of_one_device(gradient):
     mesh, compiled = gradient
     want = gradients(meshes.make(MeshConfig()), lambda mesh: lowered_gradient(mesh).compile())
     got = gradients(mesh, lambda mesh: compiled)
-    assert_close(got, want, "float32", terms=MODEL.embed * MODEL.mlp)
+    assert_close(got, want, "float32", terms=MODEL.d_model * MODEL.mlp_dim)
 
 
 def gradients(mesh, of_mesh):

@@ -1,4 +1,5 @@
 """`ahead` against a loop over tokens, under every layout; the loss of unevenly weighted shards against one device."""
+
 import jax
 import numpy as np
 import pytest
@@ -25,36 +26,57 @@ def batch(T=48):
     """Packed rows with padding; in one document, every third position is missing."""
     positions, segments = (np.array(y) for y in packed(3, 2, T, mean=9))
     positions[segments == 2] += positions[segments == 2] // 2
-    return {"x": np.random.default_rng(0).integers(1, 99, (2, T)).astype(np.int32),
-            "positions": positions, "segments": segments}
+    return {
+        "x": np.random.default_rng(0).integers(1, 99, (2, T)).astype(np.int32),
+        "positions": positions,
+        "segments": segments,
+    }
 
 
 def test_tokens_ahead_without_a_mesh():
-    data = {name: np.array([row], np.int32) for name, row in {
-        "x": [1, 2, 3, 4, 5, 9, 9], "positions": [0, 1, 2, 0, 1, 0, 1], "segments": [1, 1, 1, 2, 2, 0, 0]}.items()}
+    data = {
+        name: np.array([row], np.int32)
+        for name, row in {
+            "x": [1, 2, 3, 4, 5, 9, 9],
+            "positions": [0, 1, 2, 0, 1, 0, 1],
+            "segments": [1, 1, 1, 2, 2, 0, 0],
+        }.items()
+    }
     assert ahead(**data).tolist() == [[2, 3, 0, 5, 0, 0, 0]]
     assert ahead(**data, offset=2, fill=-1).tolist() == [[3, -1, -1, -1, -1, -1, -1]]
     with pytest.raises(ValueError, match="offset=0"):
         ahead(**data, offset=0)
 
 
-@pytest.mark.parametrize("change, message", [
-    (dict(positions=np.ones((2, 9), int)), r"x int32\[2, 48\] and positions int64\[2, 9\]: both must be"),
-    (dict(segments=np.ones((2, 48))), "segments float64.* integers"), (dict(segments=np.ones((2, 48), bool)), "bool"),
-    (dict(segments=-np.ones((2, 48), int)), "from -1 to -1"), (dict(offset=-1), "offset=-1"),
-    (dict(offset=1.5), "offset=1.5 must be a whole"), (dict(fill=float("nan")), "fill=nan"),
-    (dict(fill=0.5), "fill=0.5 must be a whole number from -2147483648"),
-    (dict(x=np.ones((2, 48), np.uint8), fill=-1), "fill=-1 .* from 0 to 255")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(positions=np.ones((2, 9), int)), r"x int32\[2, 48\] and positions int64\[2, 9\]: both must be"),
+        (dict(segments=np.ones((2, 48))), "segments float64.* integers"),
+        (dict(segments=np.ones((2, 48), bool)), "bool"),
+        (dict(segments=-np.ones((2, 48), int)), "from -1 to -1"),
+        (dict(offset=-1), "offset=-1"),
+        (dict(offset=1.5), "offset=1.5 must be a whole"),
+        (dict(fill=float("nan")), "fill=nan"),
+        (dict(fill=0.5), "fill=0.5 must be a whole number from -2147483648"),
+        (dict(x=np.ones((2, 48), np.uint8), fill=-1), "fill=-1 .* from 0 to 255"),
+    ],
+)
 def test_what_has_nothing_ahead(change, message):
     with pytest.raises(UserError, match=message):
         ahead(**batch() | change)
 
 
-@pytest.mark.parametrize("change, message", [
-    (dict(targets=np.ones((2, 9), int)), r"x float32\[2, 6, 4\] and targets int64\[2, 9\]: there must be a target"),
-    (dict(targets=np.ones((2, 6))), "targets float64"), (dict(head=np.ones((5, 8), np.float32)), "one dtype and one D"),
-    (dict(weights=np.ones((2, 1))), r"targets int64\[2, 6\] and weights float64\[2, 1\] must be of one shape"),
-    (dict(weights=np.ones((2, 6)), tiles=0), "tiles=0")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(targets=np.ones((2, 9), int)), r"x float32\[2, 6, 4\] and targets int64\[2, 9\]: there must be a target"),
+        (dict(targets=np.ones((2, 6))), "targets float64"),
+        (dict(head=np.ones((5, 8), np.float32)), "one dtype and one D"),
+        (dict(weights=np.ones((2, 1))), r"targets int64\[2, 6\] and weights float64\[2, 1\] must be of one shape"),
+        (dict(weights=np.ones((2, 6)), tiles=0), "tiles=0"),
+    ],
+)
 def test_losses_of_what_does_not_go_together(change, message):
     call = dict(x=np.ones((2, 6, 4), np.float32), head=np.ones((4, 8), np.float32), targets=np.ones((2, 6), int))
     with pytest.raises(UserError, match=message):
@@ -67,9 +89,13 @@ def test_a_mean_over_tokens_broadcasts_nothing():
 
 
 @pytest.mark.parametrize("jit", [True, False])
-@pytest.mark.parametrize("mesh_config, layout", [
-    (MeshConfig(data=2), "contiguous"),
-    *((MeshConfig(context=shards), layout) for shards in (3, 4) for layout in (*layouts.LAYOUTS, "striped(4)"))])
+@pytest.mark.parametrize(
+    "mesh_config, layout",
+    [
+        (MeshConfig(data=2), "contiguous"),
+        *((MeshConfig(context=shards), layout) for shards in (3, 4) for layout in (*layouts.LAYOUTS, "striped(4)")),
+    ],
+)
 def test_tokens_ahead_under_every_layout(mesh_config, layout, jit):
     mesh, data = meshes.make(mesh_config), batch()
     moved = layouts.lay_out(data, layout, mesh_config.context)

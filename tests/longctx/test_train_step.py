@@ -11,9 +11,14 @@ from longctx.config import Config, MeshConfig, ModelConfig, OptimConfig, StageCo
 from longctx.data import curriculum
 from tests.helpers import slow
 
-CONFIG = Config(batch_tokens=64, stages=(StageConfig(seq_len=32, steps=10),), optim=OptimConfig(warmup_steps=2),
-                model=ModelConfig(vocab_size=32, layers=1, embed=16, mlp=32, heads=2, key_heads=2, head_size=8,
-                                  dtype="float32"))
+CONFIG = Config(
+    batch_tokens=64,
+    stages=(StageConfig(seq_len=32, steps=10),),
+    optim=OptimConfig(warmup_steps=2),
+    model=ModelConfig(
+        vocab_size=32, layers=1, d_model=16, mlp_dim=32, heads=2, kv_heads=2, head_dim=8, dtype="float32"
+    ),
+)
 
 
 @functools.cache
@@ -26,9 +31,16 @@ def batch(mesh, seed=0, weight=1.0):
     rng = np.random.default_rng(seed)
     tokens = rng.integers(0, 32, (2, 33)).astype(np.int32)
     where = np.tile(np.arange(32, dtype=np.int32), (2, 1))
-    return meshes.put_batch({"tokens": tokens[:, :-1], "targets": tokens[:, 1:],
-                             "weights": np.full((2, 32), weight, np.float32),
-                             "positions": where, "segments": np.ones_like(where)}, mesh)
+    return meshes.put_batch(
+        {
+            "tokens": tokens[:, :-1],
+            "targets": tokens[:, 1:],
+            "weights": np.full((2, 32), weight, np.float32),
+            "positions": where,
+            "segments": np.ones_like(where),
+        },
+        mesh,
+    )
 
 
 def test_the_loss_falls_on_one_batch_and_metrics_are_what_they_say():
@@ -124,14 +136,17 @@ def test_schedules_warm_up_reach_the_peak_and_end_where_they_say(name):
 
 
 def test_learning_rate_over_stages():
-    config = dataclasses.replace(CONFIG, optim=OptimConfig(warmup_steps=20), stages=(
-        StageConfig(seq_len=32, steps=50), StageConfig(seq_len=64, steps=50, lr="rewarm", lr_scale=0.5)))
+    config = dataclasses.replace(
+        CONFIG,
+        optim=OptimConfig(warmup_steps=20),
+        stages=(StageConfig(seq_len=32, steps=50), StageConfig(seq_len=64, steps=50, lr="rewarm", lr_scale=0.5)),
+    )
     stages = curriculum.plan(config)
     plain = optim.cosine(config.optim, 100)
     rate = optim.learning_rate(config.optim, stages)
     assert float(rate(30)) == pytest.approx(float(plain(31)))
     assert float(rate(90)) == pytest.approx(0.5 * float(plain(91)))
-    assert float(rate(50)) == pytest.approx(0.5 * float(plain(51)) / 12)          # a quarter of 50 steps
+    assert float(rate(50)) == pytest.approx(0.5 * float(plain(51)) / 12)  # a quarter of 50 steps
     assert float(rate(0)) > 0
 
 

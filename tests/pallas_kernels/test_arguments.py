@@ -1,4 +1,5 @@
 """What the public functions of the kernels refuse: settings that are none, arrays that do not go together."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,23 +18,38 @@ AT, OF = P.tokens
 NAN = float("nan")
 
 
-@pytest.mark.parametrize("make, message", [
-    (lambda: Window(0), "Window with size=0 must be a whole number from 1"), (lambda: Window(-3), "size=-3"),
-    (lambda: Chunked(0), "Chunked with size=0"), (lambda: Sinks(-1), "Sinks with count=-1 must .* from 0"),
-    (lambda: PrefixLM(2.5), "length=2.5"), (lambda: Window(True), "size=True"), (lambda: Window("4"), "size='4'"),
-    (lambda: ChunksBefore(0, 1), "ChunksBefore with size=0"), (lambda: Window(2**40), "to 1073741823"),
-    (lambda: AttentionSpec("causal"), "mask='causal' must be one of pallas_kernels.masks, such as Causal"),
-    (lambda: AttentionSpec(Causal), "mask=<class"), (lambda: AttentionSpec(np.ones((9, 9))), "mask=array.* must"),
-    (lambda: AttentionSpec(scale=0.0), "scale=0.0 must be a finite number, above 0; None is 1 / sqrt"),
-    (lambda: AttentionSpec(scale=-1.0), "scale=-1.0"), (lambda: AttentionSpec(scale=NAN), "scale=nan"),
-    (lambda: AttentionSpec(scale="1"), "scale='1'"), (lambda: AttentionSpec(scale=True), "scale=True"),
-    (lambda: AttentionSpec(soft_cap=-3.0), r"soft_cap=-3.0 must be a finite number, 0 \(none\) or above"),
-    (lambda: AttentionSpec(soft_cap=float("inf")), "soft_cap=inf"), (lambda: AttentionSpec(block=-1), "block=-1"),
-    (lambda: AttentionSpec(bias="alibi"), "bias='alibi' must be None or of pallas_kernels.attention.bias"),
-    (lambda: T5(1), "buckets=1 must be a whole number from 2"), (lambda: T5(32, 16), "max_distance=16 .* from 17"),
-    (lambda: T5(2, bidirectional=True), "buckets=2 .* from 4"), (lambda: alibi_slopes(0), "heads=0"),
-    (lambda: CrossEntropySpec(soft_cap=-1.0), "soft_cap=-1.0"), (lambda: CrossEntropySpec(chunk=0), "chunk=0"),
-])
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: Window(0), "Window with size=0 must be a whole number from 1"),
+        (lambda: Window(-3), "size=-3"),
+        (lambda: Chunked(0), "Chunked with size=0"),
+        (lambda: Sinks(-1), "Sinks with count=-1 must .* from 0"),
+        (lambda: PrefixLM(2.5), "length=2.5"),
+        (lambda: Window(True), "size=True"),
+        (lambda: Window("4"), "size='4'"),
+        (lambda: ChunksBefore(0, 1), "ChunksBefore with size=0"),
+        (lambda: Window(2**40), "to 1073741823"),
+        (lambda: AttentionSpec("causal"), "mask='causal' must be one of pallas_kernels.masks, such as Causal"),
+        (lambda: AttentionSpec(Causal), "mask=<class"),
+        (lambda: AttentionSpec(np.ones((9, 9))), "mask=array.* must"),
+        (lambda: AttentionSpec(scale=0.0), "scale=0.0 must be a finite number, above 0; None is 1 / sqrt"),
+        (lambda: AttentionSpec(scale=-1.0), "scale=-1.0"),
+        (lambda: AttentionSpec(scale=NAN), "scale=nan"),
+        (lambda: AttentionSpec(scale="1"), "scale='1'"),
+        (lambda: AttentionSpec(scale=True), "scale=True"),
+        (lambda: AttentionSpec(soft_cap=-3.0), r"soft_cap=-3.0 must be a finite number, 0 \(none\) or above"),
+        (lambda: AttentionSpec(soft_cap=float("inf")), "soft_cap=inf"),
+        (lambda: AttentionSpec(block=-1), "block=-1"),
+        (lambda: AttentionSpec(bias="alibi"), "bias='alibi' must be None or of pallas_kernels.attention.bias"),
+        (lambda: T5(1), "buckets=1 must be a whole number from 2"),
+        (lambda: T5(32, 16), "max_distance=16 .* from 17"),
+        (lambda: T5(2, bidirectional=True), "buckets=2 .* from 4"),
+        (lambda: alibi_slopes(0), "heads=0"),
+        (lambda: CrossEntropySpec(soft_cap=-1.0), "soft_cap=-1.0"),
+        (lambda: CrossEntropySpec(chunk=0), "chunk=0"),
+    ],
+)
 def test_settings_that_are_none(make, message):
     with pytest.raises(ValueError, match=message) as caught:
         make()
@@ -53,29 +69,39 @@ def tokens(at=AT, of=OF, **fields):
     return at._replace(**fields), of
 
 
-@pytest.mark.parametrize("change, message", [
-    (dict(k=P.k[:1], v=P.v[:1]), r"q float32\[2, 12, 4, 16\] and k float32\[1, 20, 2, 16\]: .* as many rows"),
-    (dict(v=P.v[:, :9]), r"k float32\[2, 20, 2, 16\] and v float32\[2, 9, 2, 16\]: .* one shape"),
-    (dict(v=P.v[..., :8]), "one shape"), (dict(k=P.k[..., :8], v=P.v[..., :8]), "head sizes must be equal"),
-    (dict(q=P.q[:, :, :3]), "key heads must divide query heads"), (dict(q=P.q[0]), r"q float32\[12, 4, 16\] must have"),
-    (dict(q=P.q[:, :0]), "none of them empty"), (dict(v=P.v.tolist()), "v is of type list, and must be an array"),
-    (dict(q=P.q.astype("bfloat16")), r"q bfloat16\[2, 12, 4, 16\], k float32.* must be of one dtype"),
-    (dict(q=P.q.astype(complex)), "q complex64.* must be of one of the dtypes float16, bfloat16"),
-    (dict(k=P.k.astype(int)), "k int32"), (dict(q=P.q > 0, k=P.k > 0, v=P.v > 0), "q bool"),
-    (dict(tokens=AT), "tokens of q are of type"), (dict(tokens=(AT, AT)), r"k float32.* and positions int32\[2, 12\]"),
-    (dict(tokens=tokens(segments=AT.segments[:, :9])),
-     r"q float32\[2, 12, 4, 16\] and segments int32\[2, 9\]: segments must be of the shape \[B, T\], \[2, 12\]"),
-    (dict(tokens=tokens(segments=AT.segments[:1])), r"segments int32\[1, 12\]"),
-    (dict(tokens=tokens(segments=AT.segments > 0)), "segments bool.* must be integers"),
-    (dict(tokens=tokens(positions=AT.positions * 1.0)), "positions float32.* must be integers"),
-    (dict(tokens=tokens(segments=-AT.segments)), "holds numbers from -1 to -1, and they must be from 0"),
-    (dict(tokens=tokens(segments=np.full((2, 12), 2**40))), "segments int64.* 1099511627776"),
-    (dict(tokens=tokens(positions=AT.positions - 5)), "positions int32.* holds numbers from -5 to 6"),
-    (dict(spec=AttentionSpec(bias=Alibi())), "no table: a bias reads a table"),
-    (dict(table=jnp.ones((4, 1))), r"bias=None and table float32\[4, 1\]"),
-    (dict(spec=AttentionSpec(bias=Alibi()), table=jnp.ones((4, 3))), r"must be of the shape \[N, D\], \[4, 1\]"),
-    (dict(spec=AttentionSpec(bias=T5(8)), table=jnp.ones((4, 9))), r"must be of the shape \[N, D\], \[4, 8\]"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(k=P.k[:1], v=P.v[:1]), r"q float32\[2, 12, 4, 16\] and k float32\[1, 20, 2, 16\]: .* as many rows"),
+        (dict(v=P.v[:, :9]), r"k float32\[2, 20, 2, 16\] and v float32\[2, 9, 2, 16\]: .* one shape"),
+        (dict(v=P.v[..., :8]), "one shape"),
+        (dict(k=P.k[..., :8], v=P.v[..., :8]), "head dims must be equal"),
+        (dict(q=P.q[:, :, :3]), "key heads must divide query heads"),
+        (dict(q=P.q[0]), r"q float32\[12, 4, 16\] must have"),
+        (dict(q=P.q[:, :0]), "none of them empty"),
+        (dict(v=P.v.tolist()), "v is of type list, and must be an array"),
+        (dict(q=P.q.astype("bfloat16")), r"q bfloat16\[2, 12, 4, 16\], k float32.* must be of one dtype"),
+        (dict(q=P.q.astype(complex)), "q complex64.* must be of one of the dtypes float16, bfloat16"),
+        (dict(k=P.k.astype(int)), "k int32"),
+        (dict(q=P.q > 0, k=P.k > 0, v=P.v > 0), "q bool"),
+        (dict(tokens=AT), "tokens of q are of type"),
+        (dict(tokens=(AT, AT)), r"k float32.* and positions int32\[2, 12\]"),
+        (
+            dict(tokens=tokens(segments=AT.segments[:, :9])),
+            r"q float32\[2, 12, 4, 16\] and segments int32\[2, 9\]: segments must be of the shape \[B, T\], \[2, 12\]",
+        ),
+        (dict(tokens=tokens(segments=AT.segments[:1])), r"segments int32\[1, 12\]"),
+        (dict(tokens=tokens(segments=AT.segments > 0)), "segments bool.* must be integers"),
+        (dict(tokens=tokens(positions=AT.positions * 1.0)), "positions float32.* must be integers"),
+        (dict(tokens=tokens(segments=-AT.segments)), "holds numbers from -1 to -1, and they must be from 0"),
+        (dict(tokens=tokens(segments=np.full((2, 12), 2**40))), "segments int64.* 1099511627776"),
+        (dict(tokens=tokens(positions=AT.positions - 5)), "positions int32.* holds numbers from -5 to 6"),
+        (dict(spec=AttentionSpec(bias=Alibi())), "no table: a bias reads a table"),
+        (dict(table=jnp.ones((4, 1))), r"bias=None and table float32\[4, 1\]"),
+        (dict(spec=AttentionSpec(bias=Alibi()), table=jnp.ones((4, 3))), r"must be of the shape \[N, D\], \[4, 1\]"),
+        (dict(spec=AttentionSpec(bias=T5(8)), table=jnp.ones((4, 9))), r"must be of the shape \[N, D\], \[4, 8\]"),
+    ],
+)
 def test_arrays_that_do_not_go_together(change, message):
     call = dict(q=P.q, k=P.k, v=P.v, tokens=P.tokens, spec=AttentionSpec()) | change
     with pytest.raises(ValueError, match=message) as caught:
@@ -95,14 +121,19 @@ def test_positions_of_padding_and_integers_of_any_width_are_fine():
 X, HEAD, TARGETS = jnp.ones((6, 8)), jnp.ones((8, 10)), jnp.arange(6)
 
 
-@pytest.mark.parametrize("x, head, targets, message", [
-    (X, HEAD, TARGETS[:4], r"x float32\[6, 8\] and targets int32\[4\]: there must be a target for each token"),
-    (X, HEAD, TARGETS[:, None], r"targets int32\[6, 1\] must have the axes \[M\]"),
-    (X, HEAD, TARGETS * 1.0, "targets float32.* must be integers"), (X, HEAD, TARGETS > 0, "targets bool"),
-    (X, HEAD[:4], TARGETS, r"x float32\[6, 8\] and head float32\[4, 10\] must have one dtype and one D"),
-    (X.astype("bfloat16"), HEAD, TARGETS, "one dtype"), (X.astype(int), HEAD.astype(int), TARGETS, "x int32"),
-    (X, HEAD[:, :0], TARGETS, "none of them empty"),
-])
+@pytest.mark.parametrize(
+    "x, head, targets, message",
+    [
+        (X, HEAD, TARGETS[:4], r"x float32\[6, 8\] and targets int32\[4\]: there must be a target for each token"),
+        (X, HEAD, TARGETS[:, None], r"targets int32\[6, 1\] must have the axes \[M\]"),
+        (X, HEAD, TARGETS * 1.0, "targets float32.* must be integers"),
+        (X, HEAD, TARGETS > 0, "targets bool"),
+        (X, HEAD[:4], TARGETS, r"x float32\[6, 8\] and head float32\[4, 10\] must have one dtype and one D"),
+        (X.astype("bfloat16"), HEAD, TARGETS, "one dtype"),
+        (X.astype(int), HEAD.astype(int), TARGETS, "x int32"),
+        (X, HEAD[:, :0], TARGETS, "none of them empty"),
+    ],
+)
 def test_a_head_and_targets_that_do_not_go_together(x, head, targets, message):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda *a: cross_entropy.head_scores(*a, CrossEntropySpec()), x, head, targets)

@@ -1,4 +1,5 @@
 """What kernels are dispatched by, for GPUs that are not here."""
+
 import types
 
 import jax
@@ -13,7 +14,7 @@ from pallas_kernels.attention.spec import AttentionSpec
 def test_a_program_knows_what_it_is_traced_for(name):
     with gpu_chips.target(name):
         assert gpu_chips.capability() == gpu_chips.CHIPS[name].capability
-    assert gpu_chips.capability() is None                               # tests run on CPUs
+    assert gpu_chips.capability() is None  # tests run on CPUs
 
 
 @pytest.mark.parametrize("capability, bytes", [((9, 0), 232_448), ((8, 9), 101_376), ((7, 5), 65_536), (None, 65_536)])
@@ -32,8 +33,10 @@ def test_a_gpu_that_is_here_says_it_itself(said, want, meshed, monkeypatch):
 
 
 @pytest.mark.parametrize("name", gpu_chips.CHIPS)
-@pytest.mark.parametrize("dtype, change, fast", [
-    ("bfloat16", {}, True), ("float16", {}, True), ("float32", {}, False), ("bfloat16", dict(soft_cap=30.0), False)])
+@pytest.mark.parametrize(
+    "dtype, change, fast",
+    [("bfloat16", {}, True), ("float16", {}, True), ("float32", {}, False), ("bfloat16", dict(soft_cap=30.0), False)],
+)
 def test_attention_is_dispatched_by_capability_when_it_is_called(name, dtype, change, fast):
     q, spec = jax.ShapeDtypeStruct((1, 64, 2, 64), dtype), AttentionSpec(**change)
     with gpu_chips.target(name):
@@ -44,16 +47,18 @@ def test_attention_is_dispatched_by_capability_when_it_is_called(name, dtype, ch
             assert chosen is not api.IMPLEMENTATIONS["cudnn"]
             with pytest.raises(NotImplementedError, match="no attention kernel for this call on gpu. cudnn: "):
                 api.select("cudnn", q, q, spec)
-    assert api.select("auto", q, q, spec) is chunked                    # on a CPU
+    assert api.select("auto", q, q, spec) is chunked  # on a CPU
 
 
 def test_a_capability_without_an_order_has_that_of_its_platform(monkeypatch):
     class Any:
         def why_not(self, *call):
             return None
+
     ours, theirs = Any(), Any()
-    choose = lambda **how: select.choose("work", {"ours": ours, "theirs": theirs},
-                                           {(9, 0): ("ours", "theirs"), "gpu": ("theirs",)}, "auto", "gpu", **how)
+    choose = lambda **how: select.choose(
+        "work", {"ours": ours, "theirs": theirs}, {(9, 0): ("ours", "theirs"), "gpu": ("theirs",)}, "auto", "gpu", **how
+    )
     for capability, chosen in (((9, 0), ours), ((8, 9), theirs), (None, theirs)):
         monkeypatch.setattr(gpu_chips, "capability", lambda capability=capability: capability)
         assert choose() is chosen

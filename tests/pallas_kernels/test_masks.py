@@ -10,11 +10,18 @@ from tests.helpers import packed
 
 ATOMS = st.one_of(
     st.sampled_from([Full(), Causal(), Segments()]),
-    st.builds(Window, st.integers(1, 20)), st.builds(Sinks, st.integers(1, 9)),
-    st.builds(PrefixLM, st.integers(1, 20)), st.builds(Chunked, st.integers(1, 20)),
+    st.builds(Window, st.integers(1, 20)),
+    st.builds(Sinks, st.integers(1, 9)),
+    st.builds(PrefixLM, st.integers(1, 20)),
+    st.builds(Chunked, st.integers(1, 20)),
     st.builds(Beyond, st.integers(1, 20)),
-    st.builds(lambda size, low, more: ChunksBefore(size, low, low + more), st.integers(1, 9), st.integers(0, 3),
-              st.sampled_from([0, 1, 2**20])))
+    st.builds(
+        lambda size, low, more: ChunksBefore(size, low, low + more),
+        st.integers(1, 9),
+        st.integers(0, 3),
+        st.sampled_from([0, 1, 2**20]),
+    ),
+)
 MASKS = st.recursive(ATOMS, lambda m: st.one_of(st.builds(masks.And, m, m), st.builds(masks.Or, m, m)), max_leaves=4)
 
 
@@ -22,7 +29,7 @@ MASKS = st.recursive(ATOMS, lambda m: st.one_of(st.builds(masks.And, m, m), st.b
 @given(MASKS, st.integers(0, 10**6), st.sampled_from([4, 8]), st.booleans())
 def test_relation_never_contradicts_visible(mask, seed, block, shuffled):
     tokens = packed(seed, 1, 32, mean=20, padding=seed % 5)
-    if shuffled:                                   # what a layout does: a mask must not care which token sits where
+    if shuffled:  # what a layout does: a mask must not care which token sits where
         order = np.random.default_rng(seed).permutation(32)
         tokens = Tokens(*(x[:, order] for x in tokens))
     see = np.asarray(masks.visible(mask, tokens, tokens))[0].reshape(32 // block, block, 32 // block, block)
@@ -53,11 +60,20 @@ def test_full_is_neutral():
     assert Full() & Window(3) == Window(3) & Full() == Window(3) and Full() & Full() == Full()
 
 
-@pytest.mark.parametrize("mask, empty, full", [
-    (Causal(), 28, 28), (Causal() & Window(8), 28 + 21, 0), (Causal() & Chunked(32), 28 + 16, 12), (Full(), 0, 64),
-    (Causal() & (Window(8) | Sinks(8)), 28 + 15, 7), (Causal() & Beyond(8), 28 + 8, 21),
-    (ChunksBefore(16, 1, 1), 64 - 12, 12), (ChunksBefore(16, 2), 64 - 12, 12),
-    (PrefixLM(24) | Causal(), 28 - 3, 28 + 3 + 3)])
+@pytest.mark.parametrize(
+    "mask, empty, full",
+    [
+        (Causal(), 28, 28),
+        (Causal() & Window(8), 28 + 21, 0),
+        (Causal() & Chunked(32), 28 + 16, 12),
+        (Full(), 0, 64),
+        (Causal() & (Window(8) | Sinks(8)), 28 + 15, 7),
+        (Causal() & Beyond(8), 28 + 8, 21),
+        (ChunksBefore(16, 1, 1), 64 - 12, 12),
+        (ChunksBefore(16, 2), 64 - 12, 12),
+        (PrefixLM(24) | Causal(), 28 - 3, 28 + 3 + 3),
+    ],
+)
 def test_relation_is_sharp_on_one_document(mask, empty, full):
     tokens = Tokens(jnp.arange(64, dtype=jnp.int32)[None], jnp.ones((1, 64), jnp.int32))
     ranges = masks.block_ranges(tokens, 8)
@@ -81,9 +97,21 @@ def test_parse_reads_what_it_says():
     assert masks.parse("prefix_lm(7) | causal & segments") == PrefixLM(7) | (Causal() & Segments())
 
 
-@pytest.mark.parametrize("text", [
-    "casual", "window", "window(0)", "window(-1)", "causal()", "causal + full", "window(1.5)", "causal &",
-    "__import__('os')", "sinks(4, 5)"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "casual",
+        "window",
+        "window(0)",
+        "window(-1)",
+        "causal()",
+        "causal + full",
+        "window(1.5)",
+        "causal &",
+        "__import__('os')",
+        "sinks(4, 5)",
+    ],
+)
 def test_parse_refuses_with_the_known_names(text):
     with pytest.raises(ValueError, match="Known: full, causal, window"):
         masks.parse(text)

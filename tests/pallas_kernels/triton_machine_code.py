@@ -1,9 +1,10 @@
 """What Triton's and NVIDIA's compilers make of the Triton kernels, held to what every one of them has to be."""
+
 from experiments.hardware.gpu_schedule import Kernel
 from pallas_kernels.gpu_chips import CHIPS
 from tests.helpers import compiled_for_gpu
 
-_STATIC = 16                    # bytes of shared memory that the assembler may add
+_STATIC = 16  # bytes of shared memory that the assembler may add
 
 
 def triton_kernels_for(chip: str, *what) -> dict[str, Kernel]:

@@ -1,4 +1,5 @@
 """How gpu_check has its cases answered: by a process for each route, which may crash or hang, in time."""
+
 import collections
 import json
 import threading
@@ -9,8 +10,8 @@ from experiments.bench.harness.gpu_cases import ALONE, Case
 from experiments.bench.harness.sides import Worker, WorkerFailed
 from longctx.errors import UserError
 
-START = 90                              # seconds for a process to start
-LIMITS = {"right": 90, "cross_entropy": 60, "time": 75, "step": 180}        # for a case, by kind
+START = 90  # seconds for a process to start
+LIMITS = {"right": 90, "cross_entropy": 60, "time": 75, "step": 180}  # for a case, by kind
 
 
 class Asker:
@@ -48,7 +49,7 @@ class Asker:
         through = lambda queue, wanted: [self._ask(case, wanted) for case in queue]
         _each(queues.values(), lambda queue: through(queue, "prepare" if alone else "answer"))
         left = [case for case in group if case.name not in self.record["answers"]]
-        through(sorted(left, key=lambda case: case.route in self._lost), "answer")       # a new process takes its time
+        through(sorted(left, key=lambda case: case.route in self._lost), "answer")  # a new process takes its time
 
     def close(self) -> None:
         """Ends all processes."""

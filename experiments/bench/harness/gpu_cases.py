@@ -3,16 +3,22 @@
 A case has two parts: all that is compiled, and, where it is timed, the rest, for which it must have the GPU alone.
 Imports what a machine with jax, flax and optax has, and nothing else of the project's requirements.
 """
+
 import dataclasses
 import pathlib
 import statistics
 import time
 
-MASKS = {"causal": "causal", "full": "full", "packed": "causal & segments", "window": "causal & window(100)",
-         "sinks": "causal & (window(60) | sinks(4))"}
-PEER = "jax_nn"                         # the route that is jax.nn.dot_product_attention(implementation="cudnn")
-MODEL = dict(vocab_size=32768, layers=8, embed=2048, mlp=8192, heads=16, key_heads=4, head_size=128, tied_head=True)
-_WIDTH, _VOCABULARY = 256, 1000         # of hidden states, and of their head, for cross-entropy
+MASKS = {
+    "causal": "causal",
+    "full": "full",
+    "packed": "causal & segments",
+    "window": "causal & window(100)",
+    "sinks": "causal & (window(60) | sinks(4))",
+}
+PEER = "jax_nn"  # the route that is jax.nn.dot_product_attention(implementation="cudnn")
+MODEL = dict(vocab_size=32768, layers=8, d_model=2048, mlp_dim=8192, heads=16, kv_heads=4, head_dim=128, tied_head=True)
+_WIDTH, _VOCABULARY = 256, 1000  # of hidden states, and of their head, for cross-entropy
 _STEPS = 4
 _BURST, _BURSTS, _CALLS = 0.05, 9, 100  # seconds of a burst of calls, how many, and the most calls of one
 
@@ -26,10 +32,11 @@ class Case:
       route: a kernel, a name in IMPLEMENTATIONS of attention or cross-entropy; for "time" also PEER.
       op: of "time", forward or backward.
       mask: a name in MASKS.
-      rows, length, heads, key_heads, head_size, dtype: of the arrays; key_heads=0 is as many as heads.
+      rows, length, heads, kv_heads, head_dim, dtype: of the arrays; kv_heads=0 is as many as heads.
       pieces: that queries and keys are cut into, as by a ring; each pair's backward is given the global results.
       block: tokens of a block, for kernels that let it be chosen; 0 is their own choice.
     """
+
     kind: str
     route: str
     op: str = "forward"
@@ -37,8 +44,8 @@ class Case:
     rows: int = 2
     length: int = 512
     heads: int = 8
-    key_heads: int = 0
-    head_size: int = 128
+    kv_heads: int = 0
+    head_dim: int = 128
     dtype: str = "bfloat16"
     pieces: int = 1
     soft_cap: float = 0.0
@@ -59,7 +66,7 @@ class Case:
 
     def flops(self) -> float:
         """Of a timed case: useful ones, half of the square under a causal mask; the backward's are 2.5 times those."""
-        forward = 4 * self.rows * self.heads * self.head_size * self.length**2 * (0.5 if self.mask == "causal" else 1)
+        forward = 4 * self.rows * self.heads * self.head_dim * self.length**2 * (0.5 if self.mask == "causal" else 1)
         return forward * (1 if self.op == "forward" else 2.5)
 
 
@@ -84,6 +91,7 @@ class Programs:
 
     def make(self, name, f):
         import jax
+
         if self.folder is None or not self.path(name).exists():
             return jax.jit(f)
         loaded = jax.jit(jax.export.deserialize(bytearray(self.path(name).read_bytes())).call)
@@ -92,6 +100,7 @@ class Programs:
 
 class Lowered(Programs):
     """Lowers every function that is called, for a platform; results are zeros."""
+
     platform = "cuda"
 
     def make(self, name, f):
@@ -104,6 +113,7 @@ class Lowered(Programs):
             types = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves]
             self.keep(name, jax.jit(flat), types)
             return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(flat, *types))
+
         return lower
 
     def keep(self, name, f, types):
@@ -115,6 +125,7 @@ class Export(Lowered):
 
     def keep(self, name, f, types):
         import jax
+
         if not self.path(name).exists():
             checks = [jax.export.DisabledSafetyCheck.custom_call(f"triton_kernel_call{end}") for end in ("", "_ffi")]
             exported = jax.export.export(f, platforms=[self.platform], disabled_checks=checks)(*types)
@@ -126,6 +137,7 @@ def lower(programs: Lowered, chip: str) -> None:
     import jax
 
     from pallas_kernels import gpu_chips
+
     case = programs.case
     problem, results = LOWERED[case.kind]
     with gpu_chips.target(chip):
@@ -182,9 +194,18 @@ def small_problem(case: Case):
     import jax.numpy as jnp
 
     from pallas_kernels.testing import packed, problem
+
     tokens = packed(1, case.rows, case.length, mean=case.length // 4) if case.mask == "packed" else None
-    p = problem(0, B=case.rows, T=case.length, N=case.heads, K=case.key_heads or case.heads, H=case.head_size,
-                dtype=jnp.dtype(case.dtype), tokens=tokens and (tokens, tokens))
+    p = problem(
+        0,
+        B=case.rows,
+        T=case.length,
+        N=case.heads,
+        K=case.kv_heads or case.heads,
+        H=case.head_dim,
+        dtype=jnp.dtype(case.dtype),
+        tokens=tokens and (tokens, tokens),
+    )
     return p._replace(dlse=jnp.zeros_like(p.dlse))
 
 
@@ -194,9 +215,15 @@ def large_problem(case: Case):
     import jax.numpy as jnp
 
     from pallas_kernels.testing import Problem, one_document
-    q, k, v, dout = (jax.random.normal(key, (case.rows, case.length, heads, case.head_size), case.dtype)
-                     for key, heads in zip(jax.random.split(jax.random.key(0), 4), (
-                         case.heads, *[case.key_heads or case.heads] * 2, case.heads), strict=True))
+
+    q, k, v, dout = (
+        jax.random.normal(key, (case.rows, case.length, heads, case.head_dim), case.dtype)
+        for key, heads in zip(
+            jax.random.split(jax.random.key(0), 4),
+            (case.heads, *[case.kv_heads or case.heads] * 2, case.heads),
+            strict=True,
+        )
+    )
     tokens = one_document(case.rows, case.length)
     return Problem(q, k, v, (tokens, tokens), dout, jnp.zeros(q.shape[:3], jnp.float32))
 
@@ -208,6 +235,7 @@ def attended(case: Case, p, programs):
     import jax.numpy as jnp
 
     from pallas_kernels.attention.spec import rows
+
     spec, module = _route(case)
     cuts = [slice(i * case.length // case.pieces, (i + 1) * case.length // case.pieces) for i in range(case.pieces)]
     pieces = lambda *tree: [jax.tree.map(lambda x, cut=cut: x[:, cut], tree) for cut in cuts]
@@ -223,8 +251,11 @@ def attended(case: Case, p, programs):
         results.append(result)
     total = lambda parts, i: sum(jnp.asarray(part[i], jnp.float32) for part in parts)
     whole = lambda parts: jnp.concatenate(parts, 1)
-    return (*map(whole, zip(*results, strict=True)), whole([total(row, 0) for row in grads]),
-            *(whole([total(column, i) for column in zip(*grads, strict=True)]) for i in (1, 2)))
+    return (
+        *map(whole, zip(*results, strict=True)),
+        whole([total(row, 0) for row in grads]),
+        *(whole([total(column, i) for column in zip(*grads, strict=True)]) for i in (1, 2)),
+    )
 
 
 def right(case: Case, programs):
@@ -232,10 +263,16 @@ def right(case: Case, programs):
     import jax
 
     from pallas_kernels.testing import truth
+
     p = small_problem(case)
     found = jax.device_get(attended(case, p, programs))
-    return lambda: _compared(("out", "lse", "dq", "dk", "dv"), found, case.dtype, case.length,
-                             lambda: truth(jax.device_get(p), _route(case)[0]))
+    return lambda: _compared(
+        ("out", "lse", "dq", "dk", "dv"),
+        found,
+        case.dtype,
+        case.length,
+        lambda: truth(jax.device_get(p), _route(case)[0]),
+    )
 
 
 def _compared(names, found, dtype, terms, truth):
@@ -243,6 +280,7 @@ def _compared(names, found, dtype, terms, truth):
     import jax
 
     from pallas_kernels.testing import tolerance
+
     with jax.default_device(jax.devices("cpu")[0]):
         errors = [_error(got, want) for got, want in zip(found, truth(), strict=True)]
     return {"error": dict(zip(names, errors, strict=True)), "limit": tolerance(dtype, terms)}
@@ -253,6 +291,7 @@ def _error(got, want) -> float:
     import numpy as np
 
     from pallas_kernels.testing import relative_error
+
     same = (np.isfinite(np.asarray(got, np.float64)) == np.isfinite(want)).all()
     return relative_error(got, want) if same else float("inf")
 
@@ -261,17 +300,23 @@ def loss_problem(case: Case):
     """(hidden states, head, targets, cotangents of score and lse) of a cross-entropy."""
     import jax.numpy as jnp
     import numpy as np
+
     rng, rows = np.random.default_rng(0), case.rows * case.length
     x, head = rng.standard_normal((rows, _WIDTH)), rng.standard_normal((_WIDTH, _VOCABULARY)) / _WIDTH**0.5
     targets = rng.integers(-1, _VOCABULARY, rows)
-    return (jnp.asarray(x, case.dtype), jnp.asarray(head, case.dtype), jnp.asarray(targets, jnp.int32),
-            tuple(jnp.asarray(rng.standard_normal(rows), jnp.float32) for _ in range(2)))
+    return (
+        jnp.asarray(x, case.dtype),
+        jnp.asarray(head, case.dtype),
+        jnp.asarray(targets, jnp.int32),
+        tuple(jnp.asarray(rng.standard_normal(rows), jnp.float32) for _ in range(2)),
+    )
 
 
 def scored(case: Case, p, programs):
     """(score, lse, dx, dhead) of a cross-entropy's problem."""
     from pallas_kernels.cross_entropy import api
     from pallas_kernels.cross_entropy.spec import CrossEntropySpec
+
     x, head, targets, cotangent = p
     spec = CrossEntropySpec()
     module = lambda x, head: api.select(case.route, x, head, spec)
@@ -284,10 +329,12 @@ def scored(case: Case, p, programs):
 def cross_entropy(case: Case, programs):
     """() -> {"error": of score, lse, dx, dhead against the float64 reference, "limit"}."""
     import jax
+
     p = loss_problem(case)
     found = jax.device_get(scored(case, p, programs))
-    return lambda: _compared(("score", "lse", "dx", "dhead"), found, case.dtype, _VOCABULARY,
-                             lambda: _true_scores(jax.device_get(p)))
+    return lambda: _compared(
+        ("score", "lse", "dx", "dhead"), found, case.dtype, _VOCABULARY, lambda: _true_scores(jax.device_get(p))
+    )
 
 
 def _true_scores(p):
@@ -297,6 +344,7 @@ def _true_scores(p):
 
     from pallas_kernels.cross_entropy import reference
     from pallas_kernels.cross_entropy.spec import CrossEntropySpec
+
     with jax.enable_x64(True):
         x, head, *cotangent = (jnp.asarray(np.asarray(a, np.float64)) for a in (*p[:2], *p[3]))
         score, lse = reference.forward(x, head, p[2], CrossEntropySpec())
@@ -307,6 +355,7 @@ def _true_scores(p):
 def timed_call(case: Case, p, programs):
     """(results, what gives them once more)."""
     from pallas_kernels.attention.spec import rows
+
     spec, module = _route(case)
     call, arguments = programs("forward", lambda p: module(p.q, p.k).forward(p.q, p.k, p.v, p.tokens, spec)), (p,)
     if case.op == "backward":
@@ -318,6 +367,7 @@ def timed_call(case: Case, p, programs):
 def peer_call(case: Case, p, programs):
     """Forward and backward of jax.nn's attention, by cuDNN on a GPU."""
     import jax
+
     how = {"is_causal": case.mask == "causal", "implementation": "cudnn" if jax.default_backend() == "gpu" else "xla"}
     attend = programs("forward", lambda q, k, v: jax.nn.dot_product_attention(q, k, v, **how))
     call, arguments = attend, (p.q, p.k, p.v)
@@ -330,12 +380,14 @@ def peer_call(case: Case, p, programs):
 def timing(case: Case, programs):
     """() -> {"seconds": of a call, by burst, "tflops": by the median}."""
     import jax
+
     first, again = (peer_call if case.route == PEER else timed_call)(case, large_problem(case), programs)
     jax.block_until_ready(first)
 
     def measured():
         seconds = bursts(again)
         return {"seconds": seconds, "tflops": case.flops() / statistics.median(seconds) / 1e12}
+
     return measured
 
 
@@ -353,7 +405,7 @@ def bursts(call) -> list[float]:
 
     once = burst(1)
     calls = min(_CALLS, max(1, round(_BURST / once)))
-    return [once] if once > 1 else [burst(calls) for _ in range(_BURSTS)]        # of an interpreted kernel one will do
+    return [once] if once > 1 else [burst(calls) for _ in range(_BURSTS)]  # of an interpreted kernel one will do
 
 
 def step(case: Case, programs):
@@ -362,6 +414,7 @@ def step(case: Case, programs):
 
     from longctx import meshes, optim, train_step
     from longctx.data import curriculum
+
     config = _run(case)
     mesh, stages = meshes.make(config.mesh), curriculum.plan(config)
     run = train_step.compile_step(config, optim.learning_rate(config.optim, stages), stages[0], mesh)
@@ -377,19 +430,28 @@ def step(case: Case, programs):
             seconds.append(time.perf_counter() - start)
             losses.append(float(metrics["loss"]))
         peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-        return {"seconds": seconds, "losses": losses, "peak_bytes": peak,
-                "tokens_per_second": stages[0].batch_tokens / statistics.median(seconds[1:])}
+        return {
+            "seconds": seconds,
+            "losses": losses,
+            "peak_bytes": peak,
+            "tokens_per_second": stages[0].batch_tokens / statistics.median(seconds[1:]),
+        }
+
     return measured
 
 
 def _run(case: Case):
     """The settings of a run whose step is timed; short rows are for a model of the same kind in miniature."""
     from longctx import config as settings
-    small = dict(layers=2, embed=64, mlp=128, heads=2, key_heads=1, head_size=64, vocab_size=512)
+
+    small = dict(layers=2, d_model=64, mlp_dim=128, heads=2, kv_heads=1, head_dim=64, vocab_size=512)
     model = MODEL if case.length >= 1024 else MODEL | small
     return settings.Config(
-        batch_tokens=case.length, stages=(settings.StageConfig(seq_len=case.length, steps=1000),),
-        model=settings.ModelConfig(**model), attention=settings.AttentionConfig(kernel=case.route))
+        batch_tokens=case.length,
+        stages=(settings.StageConfig(seq_len=case.length, steps=1000),),
+        model=settings.ModelConfig(**model),
+        attention=settings.AttentionConfig(kernel=case.route),
+    )
 
 
 def _batch(config, stage, mesh):
@@ -397,10 +459,16 @@ def _batch(config, stage, mesh):
     import jax.numpy as jnp
 
     from longctx import train_step
+
     shape = stage.batch_size, stage.seq_len
     tokens = jax.random.randint(jax.random.key(0), shape, 0, config.model.vocab_size, jnp.int32)
-    batch = {"tokens": tokens, "targets": jnp.roll(tokens, -1, 1), "weights": jnp.ones(shape, jnp.float32),
-             "positions": jnp.arange(shape[1], dtype=jnp.int32)[None], "segments": jnp.ones(shape, jnp.int32)}
+    batch = {
+        "tokens": tokens,
+        "targets": jnp.roll(tokens, -1, 1),
+        "weights": jnp.ones(shape, jnp.float32),
+        "positions": jnp.arange(shape[1], dtype=jnp.int32)[None],
+        "segments": jnp.ones(shape, jnp.int32),
+    }
     return jax.device_put(batch, jax.tree.map(lambda x: x.sharding, train_step.abstract_batch(stage, mesh)))
 
 
@@ -409,14 +477,19 @@ def _route(case: Case):
     from pallas_kernels import masks
     from pallas_kernels.attention import api
     from pallas_kernels.attention.spec import AttentionSpec
-    spec = AttentionSpec(masks.parse(MASKS[case.mask]), soft_cap=case.soft_cap, partial=case.pieces > 1,
-                         block=case.block)
+
+    spec = AttentionSpec(
+        masks.parse(MASKS[case.mask]), soft_cap=case.soft_cap, partial=case.pieces > 1, block=case.block
+    )
     return spec, lambda q, k: api.select(case.route, q, k, spec)
 
 
 # a case is prepared by these: (case, programs) -> the rest, () -> an answer
 KINDS = {"right": right, "cross_entropy": cross_entropy, "time": timing, "step": step}
-ALONE = "time", "step"                  # of KINDS, whose rest is to have the GPU alone
+ALONE = "time", "step"  # of KINDS, whose rest is to have the GPU alone
 # of those whose programs can be lowered apart: (case -> arrays, (case, arrays, programs) -> results)
-LOWERED = {"right": (small_problem, attended), "cross_entropy": (loss_problem, scored),
-           "time": (large_problem, lambda *call: timed_call(*call)[0])}
+LOWERED = {
+    "right": (small_problem, attended),
+    "cross_entropy": (loss_problem, scored),
+    "time": (large_problem, lambda *call: timed_call(*call)[0]),
+}

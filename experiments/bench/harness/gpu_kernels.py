@@ -3,6 +3,7 @@
 gpu_schedule.py says what the figures of a compiled kernel mean. cuDNN's kernels are made on a GPU, by its own compiler:
 here they have none, as XLA's own matmuls. A kernel is compiled once, at the first length: others differ in the grid.
 """
+
 import dataclasses
 import glob
 import tempfile
@@ -15,10 +16,10 @@ from experiments.settings import console
 from pallas_kernels.gpu_chips import CHIPS
 
 NOT_RUN = "compiled and interpreted, not run"
-OURS = "mosaic", "jax_triton"    # whose machine code is held to targets
+OURS = "mosaic_gpu", "jax_triton"  # whose machine code is held to targets
 _DEVICES = "/dev/nvidia[0-9]*"
 _XLAS = "gemm_fusion"
-_UNIT = 1024                     # tensor cycles of a 64 x 128 block of scores forward, head size 128
+_UNIT = 1024  # tensor cycles of a 64 x 128 block of scores forward, head dim 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Result:
       measured: TFLOP/s on this machine's GPU, by length; empty where it has none, or another chip.
       note: why there are no numbers.
     """
+
     chip: str
     case: Case
     kernels: tuple[Kernel, ...] = ()
@@ -50,27 +52,63 @@ def measure(chip: str, case: Case, lengths: list[int]) -> Result:
         times = {n: kernel_worker.measured(n, case, chip, "cuda") for n in lengths if glob.glob(_DEVICES)}
     except RuntimeError as error:
         return Result(chip, case, note=str(error))
-    return Result(chip, case, tuple(kernel for kernel in found if _matmuls(kernel)), **said,
-                  measured={n: x for n, x in times.items() if x})
+    return Result(
+        chip,
+        case,
+        tuple(kernel for kernel in found if _matmuls(kernel)),
+        **said,
+        measured={n: x for n, x in times.items() if x},
+    )
 
 
 def _matmuls(kernel):
     return kernel.wgmma + kernel.mma_sync + kernel.tcgen05 if not kernel.name.startswith(_XLAS) else 0
 
 
-HEADER = ("chip", "op", "mask", "H", "kernel", "of the program", "registers", "spills", "shared", "threads", "blocks",
-          "limiter", "wgmma", "mma.sync", "tcgen05", "TMA", "loop: instructions", "a unit", "stalls", "tensor %")
+HEADER = (
+    "chip",
+    "op",
+    "mask",
+    "H",
+    "kernel",
+    "of the program",
+    "registers",
+    "spills",
+    "shared",
+    "threads",
+    "blocks",
+    "limiter",
+    "wgmma",
+    "mma.sync",
+    "tcgen05",
+    "TMA",
+    "loop: instructions",
+    "a unit",
+    "stalls",
+    "tensor %",
+)
 
 
 def rows(results: list[Result]):
     """The lint table: a row for each loop with matmuls of each kernel. "a unit": instructions by tensor cycles."""
     for r in results:
-        head = [r.chip, r.case.op, r.case.mask, r.case.head_size, r.case.kernel]
+        head = [r.chip, r.case.op, r.case.mask, r.case.head_dim, r.case.kernel]
         if r.note or not r.kernels:
             yield [*head, r.note or "none that is compiled here", *["-"] * (len(HEADER) - len(head) - 1)]
         for kernel in r.kernels:
-            about = [kernel.name, kernel.registers, kernel.spills, kernel.shared, kernel.threads, kernel.blocks,
-                     kernel.limiter, kernel.wgmma, kernel.mma_sync, kernel.tcgen05, kernel.tma]
+            about = [
+                kernel.name,
+                kernel.registers,
+                kernel.spills,
+                kernel.shared,
+                kernel.threads,
+                kernel.blocks,
+                kernel.limiter,
+                kernel.wgmma,
+                kernel.mma_sync,
+                kernel.tcgen05,
+                kernel.tma,
+            ]
             for loop in [loop for loop in kernel.loops if loop.matmuls] or [None]:
                 yield [*head, *about, *_of_loop(kernel, loop)]
 
@@ -96,8 +134,16 @@ def times(results: list[Result]):
     for r in results:
         for length, tflops in r.measured.items():
             ratio = tflops / cudnn[_problem(r), length] if (_problem(r), length) in cudnn else None
-            yield [r.chip, r.case.op, r.case.mask, r.case.head_size, length, r.case.kernel, console.number(tflops),
-                   console.number(ratio)]
+            yield [
+                r.chip,
+                r.case.op,
+                r.case.mask,
+                r.case.head_dim,
+                length,
+                r.case.kernel,
+                console.number(tflops),
+                console.number(ratio),
+            ]
 
 
 def _cudnn(results):
@@ -106,7 +152,7 @@ def _cudnn(results):
 
 
 def _problem(result):
-    return result.chip, result.case.op, result.case.mask, result.case.head_size, result.case.dtype
+    return result.chip, result.case.op, result.case.mask, result.case.head_dim, result.case.dtype
 
 
 def check(results: list[Result], lengths: list[int]) -> list[dict]:
@@ -115,20 +161,27 @@ def check(results: list[Result], lengths: list[int]) -> list[dict]:
     for r in results:
         if r.case.kernel in OURS and r.kernels:
             said += _lint(r)
-    said += [_fastest(results, chip, op, length) for chip in dict.fromkeys(r.chip for r in results)
-             for op in ("forward", "backward") for length in lengths]
+    said += [
+        _fastest(results, chip, op, length)
+        for chip in dict.fromkeys(r.chip for r in results)
+        for op in ("forward", "backward")
+        for length in lengths
+    ]
     return said
 
 
 def _lint(result):
     chip, case, kernels = result.chip, result.case, result.kernels
     target = lambda what, value, at_most: record.target(
-        f"{chip} {case.kernel} {case.op} {case.mask}, head size {case.head_size}: {what}", value, at_most=at_most)
-    said = [target("bytes spilled", sum(k.spills for k in kernels), 0),
-            target("shared memory", max(k.shared for k in kernels), CHIPS[chip].block_shared)]
+        f"{chip} {case.kernel} {case.op} {case.mask}, head dim {case.head_dim}: {what}", value, at_most=at_most
+    )
+    said = [
+        target("bytes spilled", sum(k.spills for k in kernels), 0),
+        target("shared memory", max(k.shared for k in kernels), CHIPS[chip].block_shared),
+    ]
     if CHIPS[chip].capability == (9, 0):
         said.append(target("mma.sync instead of wgmma", sum(k.mma_sync for k in kernels), 0))
-    if case.kernel == "mosaic" and case.op == "forward" and case.head_size == 128:
+    if case.kernel == "mosaic_gpu" and case.op == "forward" and case.head_dim == 128:
         units = [_per_unit(loop) for kernel in kernels for loop in kernel.loops if loop.tensor]
         said.append(target("instructions for a free block of 64 x 128", min(units), 480))
     return said
@@ -137,8 +190,13 @@ def _lint(result):
 def _fastest(results, chip, op, length):
     """The best of OURS over cuDNN in the same run, causal, heads of 128."""
     problem = chip, op, "causal", 128, "bfloat16"
-    ours = [r.measured[length] for r in results
-            if r.case.kernel in OURS and _problem(r) == problem and length in r.measured]
+    ours = [
+        r.measured[length] for r in results if r.case.kernel in OURS and _problem(r) == problem and length in r.measured
+    ]
     cudnn = _cudnn(results).get((problem, length))
-    return record.target(f"{chip} {op} causal, head size 128, {length} tokens: best of ours over cuDNN",
-                            max(ours) / cudnn if ours and cudnn else None, at_least=1.0, unknown=NOT_RUN)
+    return record.target(
+        f"{chip} {op} causal, head dim 128, {length} tokens: best of ours over cuDNN",
+        max(ours) / cudnn if ours and cudnn else None,
+        at_least=1.0,
+        unknown=NOT_RUN,
+    )

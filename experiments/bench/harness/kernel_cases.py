@@ -3,6 +3,7 @@
 Peers are compiled with the block sizes that their authors tuned on hardware, where those are published, else with one
 reasonable choice.
 """
+
 import contextlib
 import dataclasses
 import functools
@@ -31,16 +32,17 @@ class Case:
       kernel: a name in KERNELS, those for TPUs, or GPU_KERNELS.
       op: forward or backward.
       mask: an expression of the mask algebra; peers know causal and full.
-      head_size, heads, key_heads, dtype: of the arrays; batch 1.
+      head_dim, heads, kv_heads, dtype: of the arrays; batch 1.
       documents: equally long ones in the row, for masks with segments.
       sizes: of our kernel's Blocks, in place of the tuned ones.
     """
+
     kernel: str
     op: str
     mask: str = "causal"
-    head_size: int = 128
+    head_dim: int = 128
     heads: int = 8
-    key_heads: int = 8
+    kv_heads: int = 8
     dtype: str = "bfloat16"
     documents: int = 1
     sizes: tuple[int, ...] = ()
@@ -59,24 +61,27 @@ class Case:
     def flops(self, length: int) -> float:
         """Useful matmul FLOPs: of the visible pairs only, counted as half the square under a causal mask."""
         share = {"causal": 0.5}.get(self.mask, 1.0) / self.documents
-        return 2 * MATMULS[self.op] * self.heads * length**2 * self.head_size * share
+        return 2 * MATMULS[self.op] * self.heads * length**2 * self.head_dim * share
 
     def arrays(self, length: int):
         """Types of q and k, heads first: [N, T, H] and [K, T, H]."""
-        return (jax.ShapeDtypeStruct((heads, length, self.head_size), self.dtype)
-                for heads in (self.heads, self.key_heads))
+        return (
+            jax.ShapeDtypeStruct((heads, length, self.head_dim), self.dtype) for heads in (self.heads, self.kv_heads)
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Ours:
     """An implementation in pallas_kernels.attention.api, by its name there."""
+
     name: str
     module: str = "pallas_kernels"
 
     def call(self, case, length):
         spec = AttentionSpec(masks.parse(case.mask))
-        q, k = (jax.ShapeDtypeStruct((1, length, heads, case.head_size), case.dtype)
-                for heads in (case.heads, case.key_heads))
+        q, k = (
+            jax.ShapeDtypeStruct((1, length, heads, case.head_dim), case.dtype) for heads in (case.heads, case.kv_heads)
+        )
         number = jax.ShapeDtypeStruct((1, length), jnp.int32)
         row = jax.ShapeDtypeStruct((1, length, case.heads), jnp.float32)
         tokens = Tokens(number, number)
@@ -85,6 +90,7 @@ class Ours:
             with _sized(case):
                 module = api.select(self.name, q, k, spec)
                 return getattr(module, case.op)(q, k, v, (tokens, tokens), spec, *rows)
+
         return call, (q, k, k, tokens) + (() if case.op == "forward" else (Rows(q, row, row),))
 
 
@@ -93,7 +99,7 @@ class Longctx(Ours):
 
     def blocks(self, case, length):
         with _sized(case):
-            return tpu_sizes.choose(case.op, case.dtype, case.head_size, (length, length))
+            return tpu_sizes.choose(case.op, case.dtype, case.head_dim, (length, length))
 
     def work(self, case, length):
         blocks = self.blocks(case, length)
@@ -105,9 +111,9 @@ class Longctx(Ours):
             outer = case.heads * kinds.shape[1]
             runs[masks.PARTIAL] = case.heads * _tiles(case, blocks, tokens, kinds == masks.PARTIAL)
         else:
-            for kind in (masks.FULL, masks.PARTIAL):                             # strip by strip
+            for kind in (masks.FULL, masks.PARTIAL):  # strip by strip
                 runs[kind] *= blocks.q // blocks.rows
-            kinds, outer = kinds.swapaxes(1, 2), case.key_heads * kinds.shape[2]
+            kinds, outer = kinds.swapaxes(1, 2), case.kv_heads * kinds.shape[2]
         steps = sum(count.values()) + case.heads * int((kinds == masks.EMPTY).all(-1).sum())
         return Work(f"attention_{case.op}", case.flops(length), tuple(runs.values()), steps, outer)
 
@@ -115,7 +121,7 @@ class Longctx(Ours):
 @contextlib.contextmanager
 def _sized(case):
     """The tuned sizes replaced by the case's own, if it has some."""
-    tuned, at = dict(tpu_sizes.SIZES), (case.op, tpu_chips.current(), tpu_sizes.native_head_size(case.head_size))
+    tuned, at = dict(tpu_sizes.SIZES), (case.op, tpu_chips.current(), tpu_sizes.native_head_size(case.head_dim))
     if case.sizes:
         tpu_sizes.SIZES[at] = tpu_sizes.Blocks(*case.sizes)
     yield
@@ -147,10 +153,11 @@ class Peer:
       module: where it is imported from.
       build: (case, length, blocks) -> (function of q, k, v, types).
       names: of its kernel in the dump, by op.
-      sizes: queries, keys and keys computed at a time, by (op, chip, head size, mask), the first three of these or op.
+      sizes: queries, keys and keys computed at a time, by (op, chip, head dim, mask), the first three of these or op.
       dense: whether its grid holds blocks that are EMPTY.
       split: whether full and masked blocks are regions of their own.
     """
+
     module: str
     build: object
     names: dict
@@ -173,21 +180,34 @@ class Peer:
         runs = runs if self.split and case.mask != "full" else (sum(runs),)
         outer = length // (q_block if case.op == "forward" else k_block)
         steps = some.size if self.dense else sum(runs)
-        return Work(self.names[case.op], case.flops(length), tuple(case.heads * n for n in runs),
-                    case.heads * steps, case.heads * outer)
+        return Work(
+            self.names[case.op],
+            case.flops(length),
+            tuple(case.heads * n for n in runs),
+            case.heads * steps,
+            case.heads * outer,
+        )
 
     def blocks(self, case, length):
-        at = case.op, tpu_chips.current(), case.head_size, case.mask
+        at = case.op, tpu_chips.current(), case.head_dim, case.mask
         return self.sizes.get(at) or self.sizes.get(at[:3]) or self.sizes[case.op]
 
 
 def _splash(case, length, blocks):
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as mask
+
     bq, bk, chunk = blocks
     one = {"causal": mask.CausalMask, "full": mask.FullMask}[case.mask]((length, length))
-    sizes = kernel.BlockSizes(block_q=bq, block_kv=bk, block_kv_compute=chunk, block_q_dkv=bq, block_kv_dkv=bk,
-                              block_kv_dkv_compute=chunk, use_fused_bwd_kernel=True)
+    sizes = kernel.BlockSizes(
+        block_q=bq,
+        block_kv=bk,
+        block_kv_compute=chunk,
+        block_q_dkv=bq,
+        block_kv_dkv=bk,
+        block_kv_dkv_compute=chunk,
+        use_fused_bwd_kernel=True,
+    )
     make = kernel.make_splash_mha_single_device
     q, k = case.arrays(length)
     return make(mask.MultiHeadMask([one] * case.heads), block_sizes=sizes), (q, k, k)
@@ -195,6 +215,7 @@ def _splash(case, length, blocks):
 
 def _flash(case, length, blocks):
     from jax.experimental.pallas.ops.tpu import flash_attention as flash
+
     bq, bk, chunk = blocks
     sizes = flash.BlockSizes(block_q=bq, block_k_major=bk, block_k=chunk, block_b=1)
     q, k = (jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for x in case.arrays(length))
@@ -204,43 +225,69 @@ def _flash(case, length, blocks):
 def _tokamax(case, length, blocks):
     from tokamax._src.ops.experimental.tpu.splash_attention import splash_attention_kernel as kernel
     from tokamax._src.ops.experimental.tpu.splash_attention import splash_attention_mask as mask
+
     bq, bk, chunk = blocks
     one = {"causal": mask.CausalMask, "full": mask.FullMask}[case.mask]((length, length))
     layout = kernel.QKVLayout.SEQ_MINOR
     config = kernel.SplashConfig(
-        block_q=bq, block_kv=bk, block_kv_compute=chunk, block_q_dkv=bq, block_kv_dkv=bk, block_kv_dkv_compute=chunk,
-        use_base2_exp=True, use_experimental_scheduler=case.op == "forward",
-        **(dict(q_layout=layout, k_layout=layout, v_layout=layout) if case.op == "forward" else {}))
+        block_q=bq,
+        block_kv=bk,
+        block_kv_compute=chunk,
+        block_q_dkv=bq,
+        block_kv_dkv=bk,
+        block_kv_dkv_compute=chunk,
+        use_base2_exp=True,
+        use_experimental_scheduler=case.op == "forward",
+        **(dict(q_layout=layout, k_layout=layout, v_layout=layout) if case.op == "forward" else {}),
+    )
     q, k = case.arrays(length)
     return kernel.make_splash_mha_single_device(one, config=config), (q, k, k)
 
 
 KERNELS = {
     "longctx": Longctx("tpu"),
-    "tokamax": Peer("tokamax._src", _tokamax, {"forward": "fwd", "backward": "dkv"}, {
-        "forward": (2048, 2048, 512),
-        ("forward", "v5e", 128): (2048, 2048, 256), ("forward", "v5e", 128, "full"): (1024, 1024, 256),
-        ("forward", "v5p", 128): (2048, 2048, 256),
-        ("forward", "v5e", 64): (1024, 1024, 256), ("forward", "v6e", 64): (1024, 1024, 512),
-        "backward": (1024, 1024, 512)}, split=True),
-    "splash": Peer("jax.experimental.pallas", _splash, {"forward": "fwd", "backward": "dkv"},
-                   {"forward": (1024, 1024, 512), "backward": (1024, 1024, 512)}, dense=True),
-    "flash": Peer("jax.experimental.pallas", _flash, {"forward": "flash_attention"},
-                  {"forward": (1024, 1024, 512)}, dense=True),
+    "tokamax": Peer(
+        "tokamax._src",
+        _tokamax,
+        {"forward": "fwd", "backward": "dkv"},
+        {
+            "forward": (2048, 2048, 512),
+            ("forward", "v5e", 128): (2048, 2048, 256),
+            ("forward", "v5e", 128, "full"): (1024, 1024, 256),
+            ("forward", "v5p", 128): (2048, 2048, 256),
+            ("forward", "v5e", 64): (1024, 1024, 256),
+            ("forward", "v6e", 64): (1024, 1024, 512),
+            "backward": (1024, 1024, 512),
+        },
+        split=True,
+    ),
+    "splash": Peer(
+        "jax.experimental.pallas",
+        _splash,
+        {"forward": "fwd", "backward": "dkv"},
+        {"forward": (1024, 1024, 512), "backward": (1024, 1024, 512)},
+        dense=True,
+    ),
+    "flash": Peer(
+        "jax.experimental.pallas", _flash, {"forward": "flash_attention"}, {"forward": (1024, 1024, 512)}, dense=True
+    ),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class GpuPeer:
     """A public kernel for GPUs. build: case -> function of q, k, v; dtype: that it is written for, None is any."""
+
     names = MATMULS
     build: object
     dtype: str | None = None
     module: str = "jax.experimental.pallas"
 
     def call(self, case, length):
-        q, k = (jax.ShapeDtypeStruct((1, length, heads, case.head_size), self.dtype or case.dtype)
-                for heads in (case.heads, case.key_heads))
+        q, k = (
+            jax.ShapeDtypeStruct((1, length, heads, case.head_dim), self.dtype or case.dtype)
+            for heads in (case.heads, case.kv_heads)
+        )
         forward = self.build(case)
         if case.op == "forward":
             return forward, (q, k, k)
@@ -249,13 +296,15 @@ class GpuPeer:
 
 def _jax_triton_lowered(case):
     from jax.experimental.pallas.ops.gpu import attention
+
     # 64 x 64 backward: narrower ones are not given Hopper's matmul instructions
     sizes = attention.BlockSizes(128, 128, *[64] * 4)
-    return lambda q, k, v: attention.mha(q, k, v, None, case.head_size**-0.5, case.mask == "causal", sizes)
+    return lambda q, k, v: attention.mha(q, k, v, None, case.head_dim**-0.5, case.mask == "causal", sizes)
 
 
 def _jax_mosaic(case):
     from jax.experimental.pallas.ops.gpu import attention_mgpu
+
     config = attention_mgpu.TuningConfig(64, 128, 2, True, case.mask == "causal", 2, *[64] * 4)
     return lambda q, k, v: attention_mgpu.attention(q, k, v, config)
 
@@ -263,7 +312,8 @@ def _jax_mosaic(case):
 _GPU_ORDERS = [order for at, order in api.PREFERENCE.items() if at == "gpu" or isinstance(at, tuple)]
 GPU_KERNELS = {
     **{name: Ours(name) for order in _GPU_ORDERS for name in order},
-    "jax_pallas_triton": GpuPeer(_jax_triton_lowered), "jax_mosaic_demo": GpuPeer(_jax_mosaic, "float16"),
+    "jax_pallas_triton": GpuPeer(_jax_triton_lowered),
+    "jax_mosaic_demo": GpuPeer(_jax_mosaic, "float16"),
 }
 EVERY = KERNELS | GPU_KERNELS
 

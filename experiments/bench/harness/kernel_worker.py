@@ -5,6 +5,7 @@
 Prints {"compile_s": seconds, "temp_mb": MiB of temporary memory} as its last line. With CHIP "here" the kernel is run
 on the machine's own TPU or GPU, and the line holds {"seconds": of one call, "chip": its name}.
 """
+
 import json
 import os
 import subprocess
@@ -21,7 +22,7 @@ from experiments.bench.harness.sides import ROOT
 from pallas_kernels import gpu_chips, tpu_chips
 from pallas_kernels.masks import Tokens
 
-LIMIT = 900                      # seconds for one compilation
+LIMIT = 900  # seconds for one compilation
 _CALLS = 10
 
 
@@ -47,16 +48,21 @@ def compile_for(chip: str, length: int, case: Case) -> dict:
         function, types = case.call(length)
     start = time.perf_counter()
     program = compiled(chip, function, *types)
-    return {"compile_s": time.perf_counter() - start,
-            "temp_mb": program.memory_analysis().temp_size_in_bytes / 2**20}
+    return {"compile_s": time.perf_counter() - start, "temp_mb": program.memory_analysis().temp_size_in_bytes / 2**20}
 
 
 def run_here(length: int, case: Case) -> dict:
     function, types = case.call(length)
     rng = np.random.default_rng(0)
-    made = jax.tree.map(lambda x: documents(case, length) if isinstance(x, Tokens)
-                        else jax.numpy.asarray(rng.standard_normal(x.shape), x.dtype),
-                        types, is_leaf=lambda x: isinstance(x, Tokens))
+    made = jax.tree.map(
+        lambda x: (
+            documents(case, length)
+            if isinstance(x, Tokens)
+            else jax.numpy.asarray(rng.standard_normal(x.shape), x.dtype)
+        ),
+        types,
+        is_leaf=lambda x: isinstance(x, Tokens),
+    )
     function = jax.jit(function)
     jax.block_until_ready(function(*made))
     start = time.perf_counter()
@@ -70,7 +76,7 @@ def run_here(length: int, case: Case) -> dict:
 def ask(where: str, length: int, case: Case, environment: dict) -> dict:
     """What the worker says; it is stopped after LIMIT seconds. Raises RuntimeError with its last words if it fails."""
     command = [sys.executable, "-m", __spec__.name, where, str(length), json.dumps(vars(case))]
-    environment = {**os.environ, "JAX_TRACEBACK_FILTERING": "off", **environment}       # or its advice comes last
+    environment = {**os.environ, "JAX_TRACEBACK_FILTERING": "off", **environment}  # or its advice comes last
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]

@@ -1,4 +1,5 @@
 """What the benchmarks share beside their workers: options, the record of the machine, tables, targets, JSON."""
+
 import argparse
 
 from experiments.settings.console import Parser, complain, names
@@ -26,7 +27,7 @@ def parser(description: str, **defaults) -> Parser:
 
 
 def whole_numbers(option: str, text: str) -> list[int]:
-    """"2048,8192" -> [2048, 8192]."""
+    """ "2048,8192" -> [2048, 8192]."""
     parts = text.split(",")
     if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise UserError(f"{option}={text} must be whole numbers above 0 with commas between them, such as 2048,8192.")

@@ -1,4 +1,5 @@
 """Results of benchmarks: the machine they are from, numbers beside what they should be, JSON."""
+
 import datetime
 import importlib.metadata
 import json
@@ -21,9 +22,17 @@ def environment() -> dict:
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     installed = {package: importlib.metadata.version(package) for package in _PACKAGES if not missing(package)}
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-    return {"cpu": model, "threads": threads(), "memory_gb": round(memory_mb() / 1024, 1), "load_at_start": load,
-            "system": platform.system(), "python": platform.python_version(), **installed,
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(), "commit": _commit()}
+    return {
+        "cpu": model,
+        "threads": threads(),
+        "memory_gb": round(memory_mb() / 1024, 1),
+        "load_at_start": load,
+        "system": platform.system(),
+        "python": platform.python_version(),
+        **installed,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": _commit(),
+    }
 
 
 def _commit() -> str | None:
@@ -32,23 +41,28 @@ def _commit() -> str | None:
     try:
         commit = git("rev-parse", "--short=12", "HEAD") if (ROOT / ".git").exists() else ""
         changed = commit and git("status", "--porcelain", "--untracked-files=no")
-    except FileNotFoundError:                                       # no git on this machine
+    except FileNotFoundError:  # no git on this machine
         return None
     return commit + ("+" if changed else "") if commit not in ("", "HEAD") else None
 
 
-def target(what: str, value: float | None, at_least: float | None = None, at_most: float | None = None,
-           unknown: str = "not measured") -> dict:
+def target(
+    what: str,
+    value: float | None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    unknown: str = "not measured",
+) -> dict:
     """A number beside what it should be; value None is one that is `unknown`."""
     ok = None if value is None else value >= at_least if at_most is None else value <= at_most
     wanted = f">= {at_least:g}" if at_most is None else f"<= {at_most:g}"
-    return {"what": what, "value": value, "target": wanted,
-            "result": {None: unknown, True: "ok", False: "missed"}[ok]}
+    return {"what": what, "value": value, "target": wanted, "result": {None: unknown, True: "ok", False: "missed"}[ok]}
 
 
 def target_table(targets: list[dict]) -> str:
-    return table(("target", "value", "wanted", ""),
-                 [(t["what"], number(t["value"]), t["target"], t["result"]) for t in targets])
+    return table(
+        ("target", "value", "wanted", ""), [(t["what"], number(t["value"]), t["target"], t["result"]) for t in targets]
+    )
 
 
 def write(path: str | None, content: dict) -> None:

@@ -4,6 +4,7 @@ Thread pools of different frameworks disturb each other, and peak memory belongs
 `Worker`: a child that builds its work once (imports, compilation, one run), then does one timed burst whenever it is
 asked. The sides are asked in turn, round after round, so that a disturbance of the machine meets all of them.
 """
+
 import contextlib
 import ctypes
 import itertools
@@ -20,9 +21,9 @@ import time
 from experiments.settings.extras import missing
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-BURST = 0.3                          # seconds: short work is repeated until a burst lasts this long
-LIMIT = 1800                         # seconds that a worker may take to answer
-_LOG = 4000                          # characters kept of what a lost worker wrote
+BURST = 0.3  # seconds: short work is repeated until a burst lasts this long
+LIMIT = 1800  # seconds that a worker may take to answer
+_LOG = 4000  # characters kept of what a lost worker wrote
 MIB = 2**20
 
 
@@ -50,13 +51,24 @@ class Worker:
     """
 
     def __init__(self, module: str, task: dict, environment: dict[str, str] | None = None, limit: float = LIMIT):
-        ours = {"JAX_PLATFORMS": "cpu", "NPROC": str(threads()), "OMP_NUM_THREADS": str(threads()),
-                "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+        ours = {
+            "JAX_PLATFORMS": "cpu",
+            "NPROC": str(threads()),
+            "OMP_NUM_THREADS": str(threads()),
+            "CUDA_VISIBLE_DEVICES": "",
+            "HF_HUB_OFFLINE": "1",
+        }
         env = {**os.environ, **(ours if environment is None else environment)}
         self._errors, self.limit = tempfile.TemporaryFile("w+"), limit
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, "--worker", json.dumps(task)], cwd=ROOT, env=env, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors)
+            [sys.executable, "-m", module, "--worker", json.dumps(task)],
+            cwd=ROOT,
+            env=env,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+        )
         try:
             self.ready = self._reply(limit)
         except BaseException:
@@ -65,7 +77,7 @@ class Worker:
 
     def ask(self, request: str, limit: float | None = None) -> dict:
         """The reply to a request. limit: seconds, where this one may take another time than the others."""
-        with contextlib.suppress(BrokenPipeError):                  # a dead child is reported by the missing reply
+        with contextlib.suppress(BrokenPipeError):  # a dead child is reported by the missing reply
             self._process.stdin.write(request + "\n")
             self._process.stdin.flush()
         return self._reply(self.limit if limit is None else limit)
@@ -88,7 +100,7 @@ class Worker:
 
     def close(self) -> None:
         self._process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):        # one that waits for a device may outlive its kill
+        with contextlib.suppress(subprocess.TimeoutExpired):  # one that waits for a device may outlive its kill
             self._process.wait(10)
         for stream in (self._process.stdin, self._process.stdout, self._errors):
             with contextlib.suppress(BrokenPipeError):
@@ -107,7 +119,7 @@ def serve(build, task: str) -> int:
     `ready` and what handlers return are dicts; each goes out as one line of JSON with the process's peak_mb.
     """
     replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)                                                   # what libraries print must not mix with replies
+    os.dup2(2, 1)  # what libraries print must not mix with replies
     ready, handlers = build(json.loads(task))
     for reply in itertools.chain([ready], (handlers[line.strip()]() for line in sys.stdin)):
         print(json.dumps({**reply, "peak_mb": peak_mb()}), file=replies, flush=True)
@@ -164,16 +176,17 @@ def timed(run, burst: float = BURST) -> dict:
 def peak_mb() -> float:
     """The most resident memory this process has had since it started, or since reset_peak, in MiB."""
     status = pathlib.Path("/proc/self/status")
-    if status.exists():                                             # unlike ru_maxrss, not inherited from the parent
+    if status.exists():  # unlike ru_maxrss, not inherited from the parent
         return next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line[:6] == "VmHWM:")
     import resource
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (MIB if sys.platform == "darwin" else 1024)
 
 
 def reset_peak() -> None:
     """Gives freed memory back and makes the present resident memory the peak, where the system can (Linux)."""
-    if sys.platform == "linux":                                     # else freed heap hides what is allocated next
-        getattr(ctypes.CDLL(None), "malloc_trim", int)(0)           # a function of glibc
+    if sys.platform == "linux":  # else freed heap hides what is allocated next
+        getattr(ctypes.CDLL(None), "malloc_trim", int)(0)  # a function of glibc
     with contextlib.suppress(OSError):
         pathlib.Path("/proc/self/clear_refs").write_text("5")
 

@@ -1,4 +1,5 @@
 """Passkey retrieval: a number hidden in filler, asked for at the end (Mohtashami & Jaggi 2023; Chen et al. 2023)."""
+
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,11 +33,12 @@ def prompt(rng: np.random.Generator, length_bytes: int, depth: float, filler: st
 def shortest(tokenizer: Tokenizer) -> int:
     """An upper bound of the tokens in a prompt and answer without filler, and the start token."""
     bare = TASK + NEEDLE.format(number=LARGEST) + QUESTION + f" {LARGEST}"
-    return len(tokenizer.encode(bare.encode())) + 8 + 1         # another number may take a few tokens more
+    return len(tokenizer.encode(bare.encode())) + 8 + 1  # another number may take a few tokens more
 
 
-def training_documents(rng: np.random.Generator, tokenizer: Tokenizer, tokens: int, longest: int,
-                       documents: Sequence[Document]) -> list[np.ndarray]:
+def training_documents(
+    rng: np.random.Generator, tokenizer: Tokenizer, tokens: int, longest: int, documents: Sequence[Document]
+) -> list[np.ndarray]:
     """Passkey tasks that ask many times, as token ids, of at least `tokens` tokens in total; each fits `longest`.
 
     A prompt has five digits to learn from among thousands of other tokens: too few for a short run. Here the number is
@@ -52,9 +54,9 @@ def training_documents(rng: np.random.Generator, tokenizer: Tokenizer, tokens: i
     while total < tokens:
         size = log_uniform(rng, len(NEEDLE + QUESTION), longest * bytes_per_token)
         filler = _excerpt(rng, documents, size) if len(made) % 2 else GRASS * (size // len(GRASS) + 1)
-        ids = tokenizer.encode(_asked_often(rng, size, filler.encode()).encode())[:longest - 1]     # 1: start token
+        ids = tokenizer.encode(_asked_often(rng, size, filler.encode()).encode())[: longest - 1]  # 1: start token
         made.append(ids)
-        total += len(ids) + 2       # its start and its end
+        total += len(ids) + 2  # its start and its end
     return made
 
 
@@ -70,10 +72,10 @@ def _asked_often(rng: np.random.Generator, size: int, filler: bytes) -> str:
     statement = NEEDLE.format(number=number).encode()
     gap = int(rng.random() * (size - len(text + statement) - len(QUESTION) - 6))
     while gap >= 0:
-        text += filler[len(text):len(text) + gap] + statement
+        text += filler[len(text) : len(text) + gap] + statement
         statement = f"{QUESTION if rng.random() < 0.5 else REMINDER} {number}".encode()
         gap = log_uniform(rng, 1, size) if rng.random() < 0.5 else 0
-        gap = min(gap, size - len(text + statement))            # the last answer ends the text
+        gap = min(gap, size - len(text + statement))  # the last answer ends the text
     return _whole(text)
 
 
@@ -83,7 +85,7 @@ def _excerpt(rng: np.random.Generator, documents: Sequence[Document], size: int)
     while have < size:
         text = documents[int(rng.integers(len(documents)))].text
         start = int(rng.integers(len(text)))
-        parts.append(text[start:start + size - have])
+        parts.append(text[start : start + size - have])
         have += len(parts[-1])
     return _whole(b" ".join(parts))
 

@@ -5,6 +5,7 @@ places, then the n keys in random order, each followed by its value; after the l
 count. It is MQAR (Arora et al. 2023) with the questions at the end, so that the length is the distance to look back.
 Tokens are numbered: keys, then values, then filler.
 """
+
 import dataclasses
 
 import numpy as np
@@ -16,13 +17,17 @@ from longctx.errors import UserError
 def check(task: RecallConfig, length: int, field: str) -> None:
     """Raises UserError where no rows of that length can be made; `field` names the setting of the length."""
     if min(dataclasses.astuple(task)) < 1:
-        raise UserError(f"recall: needles, keys, values and fillers must all be at least 1, and they are "
-                        f"{', '.join(map(str, dataclasses.astuple(task)))}.")
+        raise UserError(
+            f"recall: needles, keys, values and fillers must all be at least 1, and they are "
+            f"{', '.join(map(str, dataclasses.astuple(task)))}."
+        )
     if task.keys < task.needles:
         raise UserError(f"recall.keys={task.keys} must be at least recall.needles={task.needles}: no key comes twice.")
     if length < 4 * task.needles:
-        raise UserError(f"{field}={length} must be at least {4 * task.needles}, for recall.needles={task.needles} and "
-                        "their questions.")
+        raise UserError(
+            f"{field}={length} must be at least {4 * task.needles}, for recall.needles={task.needles} and "
+            "their questions."
+        )
 
 
 def vocab_size(task: RecallConfig) -> int:
@@ -43,18 +48,19 @@ def row(rng: np.random.Generator, task: RecallConfig, length: int) -> tuple[np.n
     n, haystack = task.needles, length + 1 - 2 * task.needles
     keys = rng.permutation(task.keys)[:n]
     values = task.keys + rng.integers(task.values, size=n)
-    place = np.sort(rng.permutation(haystack - n)[:n]) + np.arange(n)      # pairs that do not overlap, all alike likely
+    place = np.sort(rng.permutation(haystack - n)[:n]) + np.arange(n)  # pairs that do not overlap, all alike likely
     order = rng.permutation(n)
     ids = np.empty(length + 1, np.int32)
     ids[:haystack] = task.keys + task.values + rng.integers(task.fillers, size=haystack)
     ids[place], ids[place + 1] = keys, values
-    ids[haystack::2], ids[haystack + 1::2] = keys[order], values[order]
+    ids[haystack::2], ids[haystack + 1 :: 2] = keys[order], values[order]
     return ids, place[order]
 
 
 @dataclasses.dataclass(frozen=True)
 class RecallRows:
     """Rows by number, made when they are asked for: `count` of them, a function of the seed and the length."""
+
     task: RecallConfig
     length: int
     seed: int
@@ -73,8 +79,13 @@ class RecallRows:
         weights = np.zeros((len(ids), self.length), np.float32)
         weights[:, questions(self.task, self.length)] = 1
         ones = np.ones((len(ids), self.length), np.int32)
-        return {"tokens": ids[:, :-1], "targets": ids[:, 1:], "weights": weights,
-                "positions": ones * np.arange(self.length, dtype=np.int32), "segments": ones}
+        return {
+            "tokens": ids[:, :-1],
+            "targets": ids[:, 1:],
+            "weights": weights,
+            "positions": ones * np.arange(self.length, dtype=np.int32),
+            "segments": ones,
+        }
 
     def row(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """As `row`."""

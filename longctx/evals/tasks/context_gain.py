@@ -1,9 +1,10 @@
 """What context is worth: the loss of the same tokens, read with less and with more of the text before them."""
+
 import numpy as np
 
 from longctx.evals import batches
 
-SHORTEST = 128              # tokens of the shortest context, where the length allows it
+SHORTEST = 128  # tokens of the shortest context, where the length allows it
 
 
 def contexts_at(length: int) -> list[int]:
@@ -23,8 +24,13 @@ def run(predictor, documents, tokenizer, config, lengths, seed) -> dict:
     chosen = batches.long_documents(documents, tokenizer, lengths, config.documents, seed)
     return {
         "what": "loss of the same held-out tokens with a short context minus with the full one",
-        "units": {"contexts": "tokens", "scored": "tokens per window", "loss": "nats per token",
-                  "gain": "nats per token", "error": "nats per token, standard error of the gain over documents"},
+        "units": {
+            "contexts": "tokens",
+            "scored": "tokens per window",
+            "loss": "nats per token",
+            "gain": "nats per token",
+            "error": "nats per token, standard error of the gain over documents",
+        },
         "lengths": [_at_length(predictor, chosen[length], tokenizer, length, seed) for length in lengths],
     }
 
@@ -39,17 +45,21 @@ def _at_length(predictor, documents, tokenizer, length, seed) -> dict:
     cuts = [batches.windows(document, length, tokenizer.bos, rng) for document in documents]
     rows = [row for cut in cuts for full in cut for row in _rows(full, contexts, tokenizer.bos)]
     predictions = iter(batches.score(predictor, rows, length, tokenizer.pad))
-    by_document = []                                                                # [documents, contexts]
+    by_document = []  # [documents, contexts]
     for cut in cuts:
-        per_window = [next(predictions) + next(predictions) for _ in cut]           # short contexts, then the full one
+        per_window = [next(predictions) + next(predictions) for _ in cut]  # short contexts, then the full one
         by_document.append(np.mean([[p.nll[-scored:].mean() for p in window] for window in per_window], axis=0))
     loss = np.stack(by_document)
     gains = [batches.mean_and_error(column) for column in (loss - loss[:, -1:]).T]
     return {
-        "length": length, "documents": len(documents), "windows": len(rows) // 2, "scored": scored,
+        "length": length,
+        "documents": len(documents),
+        "windows": len(rows) // 2,
+        "scored": scored,
         "contexts": contexts,
         "loss": [batches.number(value) for value in loss.mean(axis=0)],
-        "gain": [gain for gain, _ in gains], "error": [error for _, error in gains],
+        "gain": [gain for gain, _ in gains],
+        "error": [error for _, error in gains],
     }
 
 

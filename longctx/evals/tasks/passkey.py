@@ -3,6 +3,7 @@
 Scored by teacher forcing, so that one forward pass per row is enough and no generation is needed. Every prompt makes
 two rows: its own, and a control in which another number of as many digits is hidden. The answer scored is the same.
 """
+
 import math
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ FIT_TRIES = 8
 
 class Prompt(NamedTuple):
     """One task, with its own number or with another one hidden, and which of its targets are scored, from the end."""
+
     piece: batches.Piece
     scored: np.ndarray
 
@@ -43,13 +45,19 @@ def run(predictor, documents, tokenizer, config, lengths, seed) -> dict:
     return {
         "what": "passkey retrieval, teacher forced",
         "units": {
-            "lengths": "tokens", "depths": "share of the filler before the number",
-            "accuracy": "share of the answer's digit tokens", "exact": "share of prompts",
+            "lengths": "tokens",
+            "depths": "share of the filler before the number",
+            "accuracy": "share of the answer's digit tokens",
+            "exact": "share of prompts",
             "control": "share of the answer's digit tokens, another number hidden",
-            "chance": "mean of control", "loss": "nats per digit token", "gain": "nats per digit token",
+            "chance": "mean of control",
+            "loss": "nats per digit token",
+            "gain": "nats per digit token",
             "gain_error": "nats per digit token, standard error over prompts",
         },
-        "lengths": list(lengths), "depths": depths, "samples": config.samples,
+        "lengths": list(lengths),
+        "depths": depths,
+        "samples": config.samples,
         "chance": batches.mean_and_error(controls)[0],
         "grid": {name: [[column[row][name] for column in columns] for row in range(len(depths))] for name in CELL},
     }
@@ -64,8 +72,8 @@ def by_depth(predictor, tokenizer, length: int, samples: int, depths: int, seed:
     if prompts is None:
         return [{"asked": 0, "right": 0}] * depths
     alone = [(own,) for own, _ in prompts]
-    right = [own.top.all() for own, in _answers(predictor, alone, length, tokenizer.pad)]
-    return [{"asked": samples, "right": int(sum(right[i:i + samples]))} for i in range(0, len(right), samples)]
+    right = [own.top.all() for (own,) in _answers(predictor, alone, length, tokenizer.pad)]
+    return [{"asked": samples, "right": int(sum(right[i : i + samples]))} for i in range(0, len(right), samples)]
 
 
 def _depths(count: int) -> list[float]:
@@ -78,7 +86,7 @@ def _column(predictor, tokenizer, length, depths, samples, seed) -> list[dict]:
     if prompts is None:
         return [dict.fromkeys(CELL) for _ in depths]
     answers = _answers(predictor, prompts, length, tokenizer.pad)
-    return [_cell(answers[i:i + samples]) for i in range(0, len(answers), samples)]
+    return [_cell(answers[i : i + samples]) for i in range(0, len(answers), samples)]
 
 
 def _prompts(tokenizer, length, depths, samples, seed) -> list[tuple[Prompt, Prompt]] | None:
@@ -91,8 +99,10 @@ def _prompts(tokenizer, length, depths, samples, seed) -> list[tuple[Prompt, Pro
 def _answers(predictor, prompts: list[tuple[Prompt, ...]], length, pad) -> list[list[batches.Prediction]]:
     """For each group of prompts, of each the prediction of its scored tokens."""
     predictions = iter(batches.score(predictor, [[prompt.piece] for group in prompts for prompt in group], length, pad))
-    return [[batches.Prediction(*(values[prompt.scored] for values in next(predictions)[0])) for prompt in group]
-            for group in prompts]
+    return [
+        [batches.Prediction(*(values[prompt.scored] for values in next(predictions)[0])) for prompt in group]
+        for group in prompts
+    ]
 
 
 def _cell(answers: list[list[batches.Prediction]]) -> dict:
@@ -111,8 +121,10 @@ def _pair(rng, tokenizer, length, depth) -> tuple[Prompt, Prompt] | None:
         return None
     text, answer = fitted
     number = answer.strip()
-    own, control = (_prompt(tokenizer, text.replace(number, hidden) + answer, number, length)
-                    for hidden in (number, _another(rng, number)))
+    own, control = (
+        _prompt(tokenizer, text.replace(number, hidden) + answer, number, length)
+        for hidden in (number, _another(rng, number))
+    )
     if not len(own.scored) or np.array_equal(own.piece.inputs, control.piece.inputs):
         return None
     return own, control
@@ -121,9 +133,9 @@ def _pair(rng, tokenizer, length, depth) -> tuple[Prompt, Prompt] | None:
 def _prompt(tokenizer, text: str, number: str, length: int) -> Prompt:
     """The prompt that a text makes which ends with the number."""
     ids, spans = tokenizer.encode_with_spans(text.encode())
-    digits = len(text.encode()) - len(number)                   # from here to the end
+    digits = len(text.encode()) - len(number)  # from here to the end
     scored = np.flatnonzero(spans[:, 1] > np.maximum(spans[:, 0], digits)) - len(ids)
-    ids = np.append(tokenizer.bos, ids).astype(np.int32)[-length - 1:]      # the other number may be a token longer
+    ids = np.append(tokenizer.bos, ids).astype(np.int32)[-length - 1 :]  # the other number may be a token longer
     return Prompt(batches.Piece(ids[:-1], ids[1:]), scored)
 
 
@@ -140,7 +152,7 @@ def _fit(rng, tokenizer, length, depth) -> tuple[str, str] | None:
     best, size = None, length
     for _ in range(FIT_TRIES):
         text, answer = passkey.prompt(np.random.default_rng(state), size, depth)
-        inputs = len(tokenizer.encode((text + answer).encode()))       # with the start token, without the last one
+        inputs = len(tokenizer.encode((text + answer).encode()))  # with the start token, without the last one
         if inputs <= length and (best is None or inputs > best[0]):
             best = (inputs, text, answer)
         if inputs == length:

@@ -1,11 +1,12 @@
 """Associative recall by the depth of the needle: which share of the values a model answers."""
+
 import numpy as np
 
 from longctx.config import RecallConfig
 from longctx.data.generated import recall
 from longctx.evals import batches
 
-SEED = 1 << 32          # added to a run's: rows that training never draws
+SEED = 1 << 32  # added to a run's: rows that training never draws
 
 
 def by_depth(predictor, task: RecallConfig, length: int, rows: int, depths: int, seed: int) -> list[dict]:

@@ -1,6 +1,6 @@
 """Flash attention on Hopper GPUs (H100, H200): Pallas Mosaic GPU kernels of our own.
 
-gpu_mosaic_forward.py and gpu_mosaic_backward.py hold the kernels, gpu_mosaic_parts.py what they share. Compiled and
+forward.py and backward.py hold the kernels, parts.py what they share. Compiled and
 interpreted so far, not run. Masks are evaluated from positions and segments, in PARTIAL blocks alone.
 """
 import dataclasses
@@ -25,7 +25,7 @@ def why_not(q, k, spec: AttentionSpec, platform: str) -> str | None:
     if q.dtype not in (jnp.bfloat16, jnp.float16) or k.dtype != q.dtype:
         return f"takes bfloat16 or float16 alone, not {q.dtype} queries with {k.dtype} keys"
     if q.shape[3] not in HEAD_SIZES:
-        return f"takes head sizes 64 and 128 alone, not {q.shape[3]}"
+        return f"takes head dims 64 and 128 alone, not {q.shape[3]}"
     return None
 
 

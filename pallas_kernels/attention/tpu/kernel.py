@@ -1,6 +1,6 @@
 """Flash attention on TPU: Pallas Mosaic kernels that walk a list of active block pairs.
 
-tpu_forward.py and tpu_backward.py hold the kernels, pairs.py the list, tpu_blocks.py the sizes.
+forward.py and backward.py hold the kernels, pairs.py the list, sizes.py the sizes.
 
 On a CPU the same kernels run interpreted: slow, exact, for tests. Which of the two is decided when the call is lowered,
 so that a program can be compiled for a TPU from a machine that has none.

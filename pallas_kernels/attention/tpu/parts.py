@@ -12,16 +12,16 @@ from pallas_kernels.mosaic_tpu import LANES, as_columns
 
 
 def heads_first(x, block):
-    """BTNH -> BNTH, padded to whole blocks and a native head size; numbers per row BTN -> BN1T."""
+    """BTNH -> BNTH, padded to whole blocks and a native head dim; numbers per row BTN -> BN1T."""
     x = blocks.pad(x, 1, block)
     if x.ndim == 3:
         return x.swapaxes(1, 2)[:, :, None]
     return blocks.pad(x, 3, native_head_size(x.shape[3])).swapaxes(1, 2)
 
 
-def heads_last(x, length, head_size):
+def heads_last(x, length, head_dim):
     """BNTH -> BTNH without the padding."""
-    return x[:, :, :length, :head_size].swapaxes(1, 2)
+    return x[:, :, :length, :head_dim].swapaxes(1, 2)
 
 
 def stacked(tokens):

@@ -1,4 +1,4 @@
-"""Sizes of the TPU kernels' blocks, by generation and head size.
+"""Sizes of the TPU kernels' blocks, by generation and head dim.
 
 To choose them again: `python -m experiments.bench.tune_kernels`, which prints SIZES as it should be.
 """
@@ -28,7 +28,7 @@ class Blocks(NamedTuple):
     wide: int = 0
 
 
-# by op, generation and native head size, for bfloat16; behind each the TFLOP/s that its schedule predicts under a
+# by op, generation and native head dim, for bfloat16; behind each the TFLOP/s that its schedule predicts under a
 # causal mask, 8 heads, at 8192 and 32768 tokens (`python -m experiments.bench.tune_kernels`)
 SIZES = {
     ("forward", "v4", 128): Blocks(1024, 1024, 256, 512, 512),      # 161, 178; larger ones do not fit 16 MiB
@@ -50,16 +50,16 @@ SIZES = {
 }
 # float32 products take six passes of the matrix unit, and a program as much longer
 FLOAT32 = {"forward": Blocks(512, 512, 256, 512), "backward": Blocks(512, 512, 256, 256)}
-ELSEWHERE = "v5e", 128           # generation and head size that stand in for what SIZES does not know
+ELSEWHERE = "v5e", 128           # generation and head dim that stand in for what SIZES does not know
 
 
-def choose(op: str, dtype, head_size: int, lengths: tuple[int, int], block: int = 0) -> Blocks:
+def choose(op: str, dtype, head_dim: int, lengths: tuple[int, int], block: int = 0) -> Blocks:
     """Sizes for the chip a program is traced for, never much longer than (T, S).
 
     op: forward or backward. block: tokens, in place of q and k; 0 is the table's own.
     """
     chip = tpu_chips.current()
-    tuned = ((op, *at) for at in ((chip, native_head_size(head_size)), (chip, 128), ELSEWHERE))
+    tuned = ((op, *at) for at in ((chip, native_head_size(head_dim)), (chip, 128), ELSEWHERE))
     best = FLOAT32[op] if jnp.dtype(dtype) == jnp.float32 else next(SIZES[at] for at in tuned if at in SIZES)
     q, k = (min(_whole(block or best_size), _whole(length, best.chunk if length > best.chunk else LANES))
             for best_size, length in zip((best.q, best.k), lengths, strict=True))
@@ -67,7 +67,7 @@ def choose(op: str, dtype, head_size: int, lengths: tuple[int, int], block: int 
 
 
 def native_head_size(size: int) -> int:
-    """The head size that kernels compute with: 64, or a multiple of 128."""
+    """The head dim that kernels compute with: 64, or a multiple of 128."""
     return 64 if size <= 64 else _whole(size)
 
 

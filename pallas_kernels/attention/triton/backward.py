@@ -2,7 +2,7 @@
 key head, which sums over the query heads that share it. Both compute the scores again: no atomics, the same gradient
 every time. Importable only where triton is.
 
-Arrays as in triton_forward.py; lse, in bits and finite everywhere, and delta are float32 [B,N,T]. The lists of dkdv are
+Arrays as in forward.py; lse, in bits and finite everywhere, and delta are float32 [B,N,T]. The lists of dkdv are
 of query blocks: order int32 [B,k blocks,q blocks], counts int32 [B,k blocks,2].
 """
 import triton

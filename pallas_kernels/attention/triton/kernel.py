@@ -1,6 +1,6 @@
 """Flash attention on GPUs in Triton, through jax-triton: portable, Ampere to Blackwell, and AMD.
 
-triton_forward.py and triton_backward.py hold the kernels, triton_blocks.py the sizes; triton and jax-triton are needed
+forward.py and backward.py hold the kernels, blocks.py the sizes; triton and jax-triton are needed
 only where a program is lowered for a GPU. Each block of queries, or of keys in the backward of those, walks the list of
 the blocks that it has to do with: FULL ones first, with no mask work, then PARTIAL ones.
 """

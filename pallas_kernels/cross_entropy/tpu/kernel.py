@@ -4,8 +4,8 @@ Forward: each block of tokens stays in VMEM while the head streams past it. Back
 the head's columns stays while the tokens stream past it. It computes the logits again, so that it takes three matmuls
 where the forward takes one. dhead is summed in VMEM and dx in HBM, in float32.
 
-On a CPU the same kernels run interpreted, as attention's do: slow, exact, for tests. tpu_kernels.py holds the kernels,
-tpu_blocks.py the sizes.
+On a CPU the same kernels run interpreted, as attention's do: slow, exact, for tests. bodies.py holds the kernels,
+sizes.py the sizes.
 """
 import functools
 

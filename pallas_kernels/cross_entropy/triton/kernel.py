@@ -3,7 +3,7 @@
 Forward: matrix products whose tiles of logits become log-sum-exps, of their columns, before they are stored. Backward:
 for a part of the vocabulary at a time, a kernel computes the logits again and stores their gradient; XLA's own matrix
 products make dx and dhead of it. Parts are of the vocabulary so that what is summed over them is dx, not the larger
-dhead. triton_kernels.py holds the kernels.
+dhead. bodies.py holds the kernels.
 """
 from typing import NamedTuple
 

@@ -1,4 +1,5 @@
 """experiments.bench.gpu_check: what it asks, in which order, what it makes of answers, crashes and a second start."""
+
 import ast
 import contextlib
 import dataclasses
@@ -18,8 +19,22 @@ from pallas_kernels.attention import api
 from tests.helpers import ROOT
 
 # what the GPU's machine need not have; flax and optax bring others, which may be imported
-ABSENT = ("absl", "grain", "hypothesis", "jax_triton", "ml_collections", "rich", "safetensors", "tensorboardX",
-          "tokamax", "tokenizers", "torch", "tqdm", "transformers", "triton")
+ABSENT = (
+    "absl",
+    "grain",
+    "hypothesis",
+    "jax_triton",
+    "ml_collections",
+    "rich",
+    "safetensors",
+    "tensorboardX",
+    "tokamax",
+    "tokenizers",
+    "torch",
+    "tqdm",
+    "transformers",
+    "triton",
+)
 BLOCK = f"""
 import sys
 ours = ("experiments", "longctx", "pallas_kernels", "__main__")
@@ -36,6 +51,7 @@ sys.meta_path.insert(0, Absent())
 
 class Stub:
     """A worker that knows all answers but those of routes in `lost`, and what it was asked in which order."""
+
     ready, lost, asked, busy = {"device": {"kind": "a stub"}}, (), [], threading.Lock()
 
     def __init__(self, *how):
@@ -87,27 +103,27 @@ def test_what_matters_most_comes_first(stub, tmp_path, capsys):
     assert [case.length for case in asked[10:30]] == [8192] * 10 + [16384] * 10
     said = capsys.readouterr().out
     lines = {line.split("  ")[0]: line for line in said.splitlines()}
-    assert lines["time mosaic causal length=8192 forward"].split()[-2] == "1.1"
+    assert lines["time mosaic_gpu causal length=8192 forward"].split()[-2] == "1.1"
     assert lines["time jax_triton causal length=16384 block=64 forward"].split()[-2] == "1.1"
-    assert "WRONG: out off by 1.0e-01" in lines["right mosaic causal head_size=64 soft_cap=5.0"]
+    assert "WRONG: out off by 1.0e-01" in lines["right mosaic_gpu causal head_dim=64 soft_cap=5.0"]
     assert "50,000 tokens/s, 8.59 GB at most, losses 10.4 10.3" in said
-    assert "| `mosaic` | 7 of 8 | 550 (1.1) | 550 (1.1) | 550 (1.1) | 550 (1.1) |" in said
+    assert "| `mosaic_gpu` | 7 of 8 | 550 (1.1) | 550 (1.1) | 550 (1.1) | 550 (1.1) |" in said
 
 
 def test_what_is_timed_is_compiled_before_the_first_is_timed(stub, tmp_path):
-    run(tmp_path, "--routes", "mosaic,chunked")
+    run(tmp_path, "--routes", "mosaic_gpu,chunked")
     of_8k = [wanted for wanted, case in stub.asked if (case.kind, case.length) == ("time", 8192)]
     assert of_8k == 6 * ["prepare"] + 6 * ["answer"]
 
 
 def test_a_case_that_is_lost_costs_itself_alone_and_is_not_asked_again(stub, tmp_path, monkeypatch):
-    monkeypatch.setattr(stub, "lost", ("mosaic",))
-    answers = run(tmp_path, "--routes", "cudnn,mosaic")
-    failed = answers["right mosaic causal key_heads=2"]
+    monkeypatch.setattr(stub, "lost", ("mosaic_gpu",))
+    answers = run(tmp_path, "--routes", "cudnn,mosaic_gpu")
+    failed = answers["right mosaic_gpu causal kv_heads=2"]
     assert (failed["failed"], failed["log"]) == ("ended by signal 11", "Segmentation fault")
-    assert answers["right cudnn causal key_heads=2 pieces=2"]["error"]["out"] == 1e-3
+    assert answers["right cudnn causal kv_heads=2 pieces=2"]["error"]["out"] == 1e-3
     stub.asked.clear()
-    assert run(tmp_path, "--routes", "cudnn,mosaic") == answers and not stub.asked
+    assert run(tmp_path, "--routes", "cudnn,mosaic_gpu") == answers and not stub.asked
 
 
 def test_it_stops_in_time_and_goes_on(stub, tmp_path):
@@ -130,7 +146,7 @@ def test_a_case_that_the_end_of_the_time_cuts_off_is_left_open(tmp_path):
 
     record = {"answers": {}}
     asker = gpu_asking.Asker(record, float("inf"), Slow, lambda: None, lambda *said: None)
-    asker.ask([Case("right", "chunked"), Case("right", "mosaic")])
+    asker.ask([Case("right", "chunked"), Case("right", "mosaic_gpu")])
     assert record["answers"] == {}
 
 
@@ -151,15 +167,22 @@ def test_no_gpu_is_one_line(tmp_path, capsys, monkeypatch):
     assert said.startswith("error: there is no GPU that jax can use here") and "bench_kernels --chip h200" in said
 
 
-@pytest.mark.parametrize("case", [
-    Case("right", "chunked", mask="packed", length=70, head_size=16, key_heads=2, dtype="float32"),
-    Case("right", "chunked", mask="sinks", length=130, head_size=8, pieces=2, soft_cap=3.0, key_heads=2),
-    Case("right", "reference", mask="window", length=120, head_size=8, dtype="float16"),
-    Case("cross_entropy", "chunked", length=70)], ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("right", "chunked", mask="packed", length=70, head_dim=16, kv_heads=2, dtype="float32"),
+        Case("right", "chunked", mask="sinks", length=130, head_dim=8, pieces=2, soft_cap=3.0, kv_heads=2),
+        Case("right", "reference", mask="window", length=120, head_dim=8, dtype="float16"),
+        Case("cross_entropy", "chunked", length=70),
+    ],
+    ids=lambda case: case.name,
+)
 def test_right_answers_are_within_the_limit(case):
     found = Answers().answer(case)
-    assert list(found["error"]) == {"right": ["out", "lse", "dq", "dk", "dv"],
-                                    "cross_entropy": ["score", "lse", "dx", "dhead"]}[case.kind]
+    assert (
+        list(found["error"])
+        == {"right": ["out", "lse", "dq", "dk", "dv"], "cross_entropy": ["score", "lse", "dx", "dhead"]}[case.kind]
+    )
     assert 0 < max(found["error"].values()) <= found["limit"]
 
 
@@ -188,10 +211,15 @@ def test_useful_work():
     assert dataclasses.replace(forward, mask="full").flops() == 2 * forward.flops()
 
 
-@pytest.mark.parametrize("case", [
-    Case("right", "chunked", mask="packed", length=64, head_size=8, pieces=2),
-    Case("cross_entropy", "chunked", length=64),
-    Case("time", "chunked", "backward", rows=1, length=64)], ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("right", "chunked", mask="packed", length=64, head_dim=8, pieces=2),
+        Case("cross_entropy", "chunked", length=64),
+        Case("time", "chunked", "backward", rows=1, length=64),
+    ],
+    ids=lambda case: case.name,
+)
 def test_exported_programs_answer_where_the_kernel_is_not(case, tmp_path, monkeypatch):
     pytest.importorskip("flatbuffers", reason="flatbuffers, which jax.export writes, is not installed")
     monkeypatch.setattr(gpu_cases.Export, "platform", "cpu")
@@ -207,6 +235,7 @@ def test_prepare_says_what_to_take_along(tmp_path, monkeypatch, capsys):
     def export(case, folder, chip):
         folder.mkdir(exist_ok=True)
         (folder / f"{case.problem}.bin").write_bytes(bytes(1000))
+
     (tmp_path / "programs").mkdir()
     (tmp_path / "programs/of before.bin").write_bytes(bytes(10**6))
     monkeypatch.setattr(gpu_check, "export", export)
@@ -237,8 +266,10 @@ def test_the_folder_of_cuda_is_said_where_pip_has_none(tmp_path, monkeypatch):
 
 def test_nothing_is_imported_that_a_gpus_machine_may_lack():
     """All modules that its files name, also inside functions, with those packages gone."""
-    files = [ROOT / f"experiments/bench/{name}.py" for name in (
-        "gpu_check", "harness/gpu_cases", "harness/gpu_asking", "harness/sides")]
+    files = [
+        ROOT / f"experiments/bench/{name}.py"
+        for name in ("gpu_check", "harness/gpu_cases", "harness/gpu_asking", "harness/sides")
+    ]
     nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
     named = {f"{node.module}.{name.name}" for node in nodes if isinstance(node, ast.ImportFrom) for name in node.names}
     named |= {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
@@ -252,8 +283,11 @@ def test_workers_of_their_own_answer_without_these_packages(tmp_path, monkeypatc
     """Real processes, on the CPU, in miniature: right answers, times and a training step."""
     (tmp_path / "sitecustomize.py").write_text(BLOCK)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    groups = [[Case("right", "chunked", length=64, head_size=8), Case("right", "cudnn")],
-              [Case("time", "reference", length=64), Case("time", PEER, length=64)], [Case("step", "auto", length=64)]]
+    groups = [
+        [Case("right", "chunked", length=64, head_dim=8), Case("right", "cudnn")],
+        [Case("time", "reference", length=64), Case("time", PEER, length=64)],
+        [Case("step", "auto", length=64)],
+    ]
     record, task = {"answers": {}}, {"programs": str(tmp_path / "none"), "chip": "h200"}
     start = lambda limit: sides.Worker("experiments.bench.gpu_check", task, gpu_check.environment("cpu"), limit)
     asker = gpu_asking.Asker(record, float("inf"), start, lambda: None, lambda *said: None)

@@ -1,4 +1,5 @@
 """The schedule meter on a dump written by hand, what kernels are said to have to do, and one real compilation."""
+
 import json
 
 import numpy as np
@@ -37,29 +38,34 @@ target bundleno = 0 is no branch } /* sbr.rel (%p0) target bundleno = 1 */
 @pytest.fixture
 def dump(tmp_path):
     rows = np.zeros((12, 10), int)
-    rows[[4, 5], 7] = 2, 40                                            # VSTORE
-    rows[[7, 9], 0] = 1                                                # MXU
+    rows[[4, 5], 7] = 2, 40  # VSTORE
+    rows[[7, 9], 0] = 1  # MXU
     units = "\n".join(" ".join(map(str, row)) for row in rows)
     memory = "  #allocation0 [space=vmem, size = 0x1000]\n#allocation1 [space=smem, size = 0x8]"
-    for number, kind, text in ((2, "original", memory),
-                               (64, "schedule-analysis_packed-bundles-post-ra", "custom_call_target=tpu_custom_call"),
-                               (65, "packed-bundles-post-ra", BUNDLES),
-                               (68, "pre-delay_hlo-static-per-bundle-utilization",
-                                f"== CAPACITY:\nnames\n 4 2 4 2 1 3 3 1 1 2\n== UTILIZATION:\n{units}")):
+    for number, kind, text in (
+        (2, "original", memory),
+        (64, "schedule-analysis_packed-bundles-post-ra", "custom_call_target=tpu_custom_call"),
+        (65, "packed-bundles-post-ra", BUNDLES),
+        (
+            68,
+            "pre-delay_hlo-static-per-bundle-utilization",
+            f"== CAPACITY:\nnames\n 4 2 4 2 1 3 3 1 1 2\n== UTILIZATION:\n{units}",
+        ),
+    ):
         (tmp_path / f"7-attention.1-{number:02}-{kind}.txt").write_text(text)
     (tmp_path / "7-TLP-66-packed-bundles-post-ra.txt").write_text(BUNDLES)
     return tmp_path
 
 
 def test_regions_of_a_dump(dump):
-    kernel, = tpu_schedule.read(dump)
+    (kernel,) = tpu_schedule.read(dump)
     assert (kernel.name, kernel.vmem) == ("attention.1", 4096)
-    region, = kernel.compute
+    (region,) = kernel.compute
     assert (region.start, region.end, region.cycles, region.matmul_rows) == (7, 10, 3, 32)
-    assert (kernel.step, kernel.outer, kernel.once) == (4, 2, 3)       # bundles 2 3 6 10, then 4 5, then 0 1 11
+    assert (kernel.step, kernel.outer, kernel.once) == (4, 2, 3)  # bundles 2 3 6 10, then 4 5, then 0 1 11
     work = Work("attention", 1e6, (5,), 7, 2)
     assert tpu_schedule.cycles(kernel, work, CHIPS["v5e"]) == 3 + 7 * 4 + 2 * 2 + 5 * 3
-    assert tpu_schedule.cycles(kernel, work, CHIPS["v5p"]) == 25       # two cores
+    assert tpu_schedule.cycles(kernel, work, CHIPS["v5p"]) == 25  # two cores
     assert tpu_schedule.matmul_cycles(region, CHIPS["v5e"]) == 32 / 4
     assert tpu_schedule.floors(region, kernel, CHIPS["v5e"])["MXU"] == 8
 
@@ -78,7 +84,7 @@ def test_what_a_forward_is_said_to_run_covers_its_work(kernel, mask):
     with tpu_chips.target("v6e"):
         q, k, *_ = case.blocks(8192)
         work = case.work(8192)
-    computed = sum(work.runs) * q * k / (8 * 8192**2)                   # share of the square, LOWER pairs counted whole
+    computed = sum(work.runs) * q * k / (8 * 8192**2)  # share of the square, LOWER pairs counted whole
     wanted = 1 if mask == "full" else 0.5
     assert wanted <= computed <= wanted * (1 + max(q, k) / 8192)
     assert work.steps >= sum(work.runs) and work.outer == 8 * 8192 // q
@@ -93,14 +99,26 @@ def test_documents_leave_most_pairs_out():
 
 def test_chips_agree_with_their_published_clocks():
     assert {name: round(chip.clock / 1e9, 2) for name, chip in CHIPS.items()} == {
-        "v4": 1.05, "v5e": 1.50, "v5p": 1.75, "v6e": 1.75, "tpu7x": 2.2}
+        "v4": 1.05,
+        "v5e": 1.50,
+        "v5p": 1.75,
+        "v6e": 1.75,
+        "tpu7x": 2.2,
+    }
 
 
-@pytest.mark.parametrize("option, words", [
-    ("--chip=v9", "Known: a100, a800, b200, h100, h200, tpu7x, v4"), ("--kernel=fast", "Known: chunked, cudnn, flash"),
-    ("--op=sideways", "Known: backward, forward"),
-    ("--mask=diagonal", "is not a mask"), ("--lengths=0", "whole numbers above 0"),
-    ("--lengths=5000", "multiples of 2048"), ("--out=/nowhere/at/all", "cannot be written")])
+@pytest.mark.parametrize(
+    "option, words",
+    [
+        ("--chip=v9", "Known: a100, a800, b200, h100, h200, tpu7x, v4"),
+        ("--kernel=fast", "Known: chunked, cudnn, flash"),
+        ("--op=sideways", "Known: backward, forward"),
+        ("--mask=diagonal", "is not a mask"),
+        ("--lengths=0", "whole numbers above 0"),
+        ("--lengths=5000", "multiples of 2048"),
+        ("--out=/nowhere/at/all", "cannot be written"),
+    ],
+)
 def test_bad_options_are_one_line(option, words, capsys):
     assert options.command(bench_kernels.main, [option]) == 2
     error = capsys.readouterr().err
@@ -112,13 +130,16 @@ def test_tuning_prints_the_best_candidate(monkeypatch, capsys):
         if case.sizes[0] == 2048:
             return [bench_kernels.Result(chip, case, length, note="does not fit") for length in lengths]
         return [bench_kernels.Result(chip, case, length, tflops=case.sizes[2] + length / 1024) for length in lengths]
+
     monkeypatch.setattr(bench_kernels, "measure", priced)
     monkeypatch.setattr(tune_kernels.extras, "missing", lambda package: "")
-    assert options.command(tune_kernels.main, ["--chip=v6e", "--op=forward", "--head-size=128"]) == 0
+    assert options.command(tune_kernels.main, ["--chip=v6e", "--op=forward", "--head-dim=128"]) == 0
     out = capsys.readouterr().out
     assert "2048/2048/256/512/512: does not fit" in out
-    assert out.endswith('("forward", "v6e", 128): Blocks(q=1024, k=1024, chunk=512, rows=512, wide=512),    '
-                        "# 520 at 8192, 544 at 32768\n}\n")
+    assert out.endswith(
+        '("forward", "v6e", 128): Blocks(q=1024, k=1024, chunk=512, rows=512, wide=512),    '
+        "# 520 at 8192, 544 at 32768\n}\n"
+    )
 
 
 def test_a_picture_of_gpus_alone_is_refused(tmp_path, capsys):
@@ -128,11 +149,17 @@ def test_a_picture_of_gpus_alone_is_refused(tmp_path, capsys):
 
 def test_a_missing_peer_is_a_row_with_its_reason(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(bench_kernels, "missing", lambda kernel: f"{kernel} is not installed")
-    arguments = ["--chip=v6e", "--op=forward", "--mask=causal", "--kernel=tokamax", "--lengths=8192",
-                 f"--out={tmp_path / 'x.json'}"]
+    arguments = [
+        "--chip=v6e",
+        "--op=forward",
+        "--mask=causal",
+        "--kernel=tokamax",
+        "--lengths=8192",
+        f"--out={tmp_path / 'x.json'}",
+    ]
     assert options.command(bench_kernels.main, arguments) == 0
     assert "tokamax is not installed" in capsys.readouterr().out
-    result, = json.loads((tmp_path / "x.json").read_text())["results"]
+    (result,) = json.loads((tmp_path / "x.json").read_text())["results"]
     assert result["tflops"] is None
 
 

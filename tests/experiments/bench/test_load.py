@@ -1,4 +1,5 @@
 """The benchmark of loading, at a size that takes seconds."""
+
 import json
 
 from experiments.bench import load as bench_load
@@ -11,8 +12,7 @@ def test_command(tmp_path, capsys, monkeypatch):
     assert options.command(bench_load.main, ["--megabytes", "2", "--out", str(out)]) == 0
     assert "memory beside the arrays" in capsys.readouterr().out
     records = json.loads(out.read_text())["records"]
-    assert [(r["mesh"], r["dtype"]) for r in records] == [
-        ("fsdp 2", "float32"), ("fsdp 2", "bfloat16")]
+    assert [(r["mesh"], r["dtype"]) for r in records] == [("fsdp 2", "float32"), ("fsdp 2", "bfloat16")]
     full, half = records[0]["arrays_mb"], records[1]["arrays_mb"]
     assert full == 2 * half > 20 and all(r["seconds"] > 0 for r in records)
 

@@ -1,4 +1,5 @@
 """The benchmarks at sizes that take seconds: every path but PyTorch's, which is an extra."""
+
 import dataclasses
 import itertools
 import json
@@ -17,7 +18,7 @@ from experiments.settings import console, extras
 from longctx.config import Config, ModelConfig, OptimConfig, StageConfig
 from longctx.errors import UserError
 
-TINY = Problem(length=48, heads=4, key_heads=2, head_size=8, dtype="float32", memory_limit_mb=100)
+TINY = Problem(length=48, heads=4, kv_heads=2, head_dim=8, dtype="float32", memory_limit_mb=100)
 
 
 @pytest.fixture
@@ -45,8 +46,9 @@ def test_attention_command(tmp_path, capsys, no_extras):
 
 
 def test_sides_compute_the_same():
-    (ours, _), (dense, _) = (bench_attention.build_jax(attend, TINY)
-                             for attend in (bench_attention.chunked, bench_attention.dense))
+    (ours, _), (dense, _) = (
+        bench_attention.build_jax(attend, TINY) for attend in (bench_attention.chunked, bench_attention.dense)
+    )
     for name in PASSES:
         assert ours["size"][name] == pytest.approx(dense["size"][name], rel=1e-5)
 
@@ -64,7 +66,7 @@ def test_a_side_that_fails_is_a_note():
 
 
 def tiny_config(task):
-    model = ModelConfig(layers=1, embed=16, mlp=16, heads=2, key_heads=1, head_size=8, dtype=task["dtype"])
+    model = ModelConfig(layers=1, d_model=16, mlp_dim=16, heads=2, kv_heads=1, head_dim=8, dtype=task["dtype"])
     stage = StageConfig(seq_len=task["length"], steps=task.get("agree") or 10)
     return Config(batch_tokens=task["batch_tokens"], stages=(stage,), model=model, optim=OptimConfig(warmup_steps=1))
 
@@ -72,8 +74,9 @@ def tiny_config(task):
 def test_our_train_step_is_timed_and_learns(monkeypatch):
     monkeypatch.setattr(bench_train, "config_of", tiny_config)
     monkeypatch.setattr(bench_train, "text_windows", lambda B, T: itertools.repeat(np.full((B, T + 1), 7, np.int32)))
-    ready, handlers = bench_train.build({"side": bench_train.OURS, "dtype": "float32", "length": 32,
-                                         "batch_tokens": 64, "agree": 12})
+    ready, handlers = bench_train.build(
+        {"side": bench_train.OURS, "dtype": "float32", "length": 32, "batch_tokens": 64, "agree": 12}
+    )
     assert ready["compile_s"] > 0 and ready["parameters"] > 0
     losses = handlers["train"]()["losses"]
     assert len(losses) == 12 and losses[-1] < losses[0]
@@ -97,8 +100,11 @@ def said(seconds, peak, note="", compile_s=None):
 
 
 def test_train_ratios_and_targets(monkeypatch):
-    canned = {"longctx bfloat16": said([0.5, 0.7], 1600, compile_s=4.0), "PyTorch bfloat16": said([0.8], 900),
-              "PyTorch float32": said([1.0, 1.2], 1000)}
+    canned = {
+        "longctx bfloat16": said([0.5, 0.7], 1600, compile_s=4.0),
+        "PyTorch bfloat16": said([0.8], 900),
+        "PyTorch float32": said([1.0, 1.2], 1000),
+    }
     monkeypatch.setattr(sides, "compare", lambda module, tasks, *_: {side: canned[side] for side in tasks})
     records = bench_train.measure(512, ["bfloat16"], 8192, rounds=2)
     ours = next(r for r in records if r["side"] == "longctx bfloat16")
@@ -111,8 +117,10 @@ def test_train_ratios_and_targets(monkeypatch):
 
 def test_train_without_torch_has_no_ratio(monkeypatch):
     note = extras.not_installed(["torch"])
-    canned = {"longctx float32": said([0.5], 600, compile_s=4.0),
-              "PyTorch float32": {"seconds": {"step": []}, "note": note}}
+    canned = {
+        "longctx float32": said([0.5], 600, compile_s=4.0),
+        "PyTorch float32": {"seconds": {"step": []}, "note": note},
+    }
     monkeypatch.setattr(sides, "compare", lambda *_: canned)
     records = bench_train.measure(512, ["float32"], 8192, rounds=1)
     assert [t["result"] for t in bench_train.targets(records, None)] == ["not measured", "not measured", "ok"]
@@ -131,15 +139,22 @@ def test_memory_command(tmp_path, capsys):
     assert len(losses) == 2 and all(line.endswith("ok") for line in losses)
 
 
-@pytest.mark.parametrize("main, argv, says", [
-    (bench_attention.main, ["--lengths", "2k"], "--lengths=2k must be whole numbers"),
-    (bench_attention.main, ["--dtype", "bfloat61"], "Did you mean 'bfloat16'?"),
-    (bench_attention.main, ["--heads", "4", "--key-heads", "3"], "--key-heads=3 must divide --heads=4"),
-    (bench_attention.main, ["--picture", "no/such/folder/a.png"], "--picture=no/such/folder/a.png cannot be written"),
-    (bench_memory.main, ["--lengths", "100"], "--chunk=4096 must divide --lengths=100"),
-    (bench_train.main, ["--lengths", "1000"], "batch_tokens=8192 is not a multiple"),
-    (bench_train.main, ["--out", "no/such/folder/a.json"], "--out=no/such/folder/a.json cannot be written"),
-])
+@pytest.mark.parametrize(
+    "main, argv, says",
+    [
+        (bench_attention.main, ["--lengths", "2k"], "--lengths=2k must be whole numbers"),
+        (bench_attention.main, ["--dtype", "bfloat61"], "Did you mean 'bfloat16'?"),
+        (bench_attention.main, ["--heads", "4", "--kv-heads", "3"], "--kv-heads=3 must divide --heads=4"),
+        (
+            bench_attention.main,
+            ["--picture", "no/such/folder/a.png"],
+            "--picture=no/such/folder/a.png cannot be written",
+        ),
+        (bench_memory.main, ["--lengths", "100"], "--chunk=4096 must divide --lengths=100"),
+        (bench_train.main, ["--lengths", "1000"], "batch_tokens=8192 is not a multiple"),
+        (bench_train.main, ["--out", "no/such/folder/a.json"], "--out=no/such/folder/a.json cannot be written"),
+    ],
+)
 def test_bad_arguments_are_one_line(capsys, main, argv, says):
     assert options.command(main, argv) == 2
     error = capsys.readouterr().err

@@ -1,4 +1,5 @@
 """Run by test_gpu_schedule.py in its own process: compiles a softmax for the chip that is named."""
+
 import sys
 
 import jax

@@ -1,4 +1,5 @@
 """The meter of CUDA compiles, on kernels written by hand and on one program that XLA compiles."""
+
 import pytest
 
 from experiments.hardware import gpu_schedule
@@ -27,8 +28,11 @@ AGAIN:
   ret;
 }}
 """
-LAUNCH = "call void @mosaic_gpu_launch_kernel(ptr %0, " + ", ".join(
-    f"i32 {n}" for n in (1, 2, 3, 0, 0, 0, 384, 1, 1, 100_000)) + ", ptr %1, ptr %2)"
+LAUNCH = (
+    "call void @mosaic_gpu_launch_kernel(ptr %0, "
+    + ", ".join(f"i32 {n}" for n in (1, 2, 3, 0, 0, 0, 384, 1, 1, 100_000))
+    + ", ptr %1, ptr %2)"
+)
 
 
 def dump(folder, stem, *kernels):
@@ -41,7 +45,8 @@ def test_what_is_in_a_dump(tmp_path):
     dump(tmp_path, "module_1.jit", plain, KERNEL.format(name="other", threads="16, 16", first=""))
     dump(tmp_path, "attend_0", KERNEL.format(name="attend", threads=384, first="setmaxnreg.dec.sync.aligned.u32 40;"))
     (tmp_path / "module_1.jit.thunk_sequence.txt").write_text(
-        "001: kKernel [source | sink] plain grid: [4, 1, 1] threads: [128, 1, 1] shared_memory: 2000 bytes\n")
+        "001: kKernel [source | sink] plain grid: [4, 1, 1] threads: [128, 1, 1] shared_memory: 2000 bytes\n"
+    )
     (tmp_path / "attend_0.ll").write_text(LAUNCH)
     (tmp_path / "module_1.jit.2.ptx").write_text("")
     (tmp_path / "triton").mkdir()
@@ -49,22 +54,25 @@ def test_what_is_in_a_dump(tmp_path):
     (tmp_path / "triton/soft.compile_info").write_text("num_warps: 2\nshared_mem_bytes: 3000\n")
     found = {kernel.name: kernel for kernel in gpu_schedule.read(tmp_path, CHIPS["h200"])}
     assert {name: (k.threads, k.shared, k.setmaxnreg) for name, k in found.items()} == {
-        "plain": (128, 4096 + 2000, ()), "other": (256, 4096, ()), "attend": (384, 104096, ("dec 40",)),
-        "soft": (64, 4096 + 3000, ())}
+        "plain": (128, 4096 + 2000, ()),
+        "other": (256, 4096, ()),
+        "attend": (384, 104096, ("dec 40",)),
+        "soft": (64, 4096 + 3000, ()),
+    }
     assert (found["attend"].blocks, found["attend"].limiter) == (2, "shared memory")
     assert found["plain"].blocks == 16 and found["plain"].limiter == "warps"
     for kernel in found.values():
         assert (kernel.target, kernel.mma_sync, kernel.wgmma, kernel.spills) == ("sm_90a", 1, 0, 0)
-        loop, = kernel.loops
+        (loop,) = kernel.loops
         assert (loop.classes["mufu"], loop.matmuls) == (2, {"HMMA.16816.F32.BF16": 1})
         assert loop.classes["sync"] == loop.classes["shared"] == 1 and loop.stalls > loop.instructions
 
 
 def test_bounds_count_the_warpgroups_that_compute(tmp_path):
     dump(tmp_path, "attend", KERNEL.format(name="attend", threads=384, first="setmaxnreg.dec.sync.aligned.u32 40;"))
-    kernel, = gpu_schedule.read(tmp_path, CHIPS["h200"])
-    loop, = kernel.loops
-    groups = kernel.blocks * 2                                          # of three warpgroups one only copies
+    (kernel,) = gpu_schedule.read(tmp_path, CHIPS["h200"])
+    (loop,) = kernel.loops
+    groups = kernel.blocks * 2  # of three warpgroups one only copies
     need = gpu_schedule.bounds(kernel, loop)
     assert need == {"tensor": groups * 4, "issue": groups * loop.instructions, "mufu": groups * 2 * 8}
     assert gpu_schedule.busy(kernel, loop) == need["tensor"] / (need["tensor"] + max(need["issue"], need["mufu"]))

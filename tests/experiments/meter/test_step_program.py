@@ -1,4 +1,5 @@
 """What is said while a step is compiled, and where it does not fit."""
+
 import io
 import re
 
@@ -14,10 +15,16 @@ from longctx.config import Config, MeshConfig, ModelConfig, StageConfig
 from longctx.data import curriculum
 from longctx.errors import UserError
 
-SAID = ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (21.96G) exceeds "
-        "available HBM (15.75G).")
-CONFIG = Config(model=ModelConfig(layers=2, embed=64, mlp=64, head_size=8, vocab_size=64), mesh=MeshConfig(context=2),
-                stages=(StageConfig(seq_len=65536, steps=1),), batch_tokens=65536)
+SAID = (
+    "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (21.96G) exceeds "
+    "available HBM (15.75G)."
+)
+CONFIG = Config(
+    model=ModelConfig(layers=2, d_model=64, mlp_dim=64, head_dim=8, vocab_size=64),
+    mesh=MeshConfig(context=2),
+    stages=(StageConfig(seq_len=65536, steps=1),),
+    batch_tokens=65536,
+)
 
 
 class Lowered:
@@ -33,11 +40,13 @@ class Lowered:
 @pytest.fixture
 def refused(monkeypatch):
     """The compiler refuses everything with these words."""
+
     def says(said):
         monkeypatch.setattr(step_program.train_step, "trace_step", lambda *args: None)
         monkeypatch.setattr(step_program.train_step, "lowered", lambda *args: Lowered(said))
         monkeypatch.setattr(step_program.targets, "compiled", Lowered.compile)
         return Target("v5e:1x2", CHIPS["v5e"], jax.devices()[:2], "tpu")
+
     return says
 
 
@@ -52,7 +61,8 @@ def test_a_step_that_does_not_fit_is_one_line(refused):
     assert str(caught.value) == (
         "a step of 1 x 65,536 tokens does not fit v5e:1x2: beside 0.00 GiB of weights and moments it takes 21.96 of a "
         "device, which has 15.75; rows of about 47,002 tokens (predicted from these numbers) or model.remat="
-        "'offload_layer' may fit, and experiments.plan finds what fits with --find-max-length and --compare=levers.")
+        "'offload_layer' may fit, and experiments.plan finds what fits with --find-max-length and --compare=levers."
+    )
     with pytest.raises(UserError, match="does not fit v5e:1x2: RESOURCE_EXHAUSTED: other words. experiments.plan"):
         compiled(refused("RESOURCE_EXHAUSTED: other words."))
 

@@ -1,4 +1,5 @@
 """What the pictures of context parallelism show; that they can be drawn, the notebooks' tests say."""
+
 import numpy as np
 import pytest
 
@@ -44,7 +45,7 @@ def test_turns_end_when_the_meter_says(layout):
 def test_what_a_ring_and_ulysses_send():
     """Keys and values C - 1 times, in the backward their gradients too; Ulysses q, k, v, out and theirs once."""
     tokens, devices, width = 1 << 16, 8, 2 * 128
-    array = tokens // devices * width                       # bytes of one head
+    array = tokens // devices * width  # bytes of one head
     where, lse = 2 * 4 * tokens // devices, 32 * 4 * tokens // devices
     ring = 7 * ((2 * 8 * array + where) * 2 + 2 * 8 * array)
     assert placement.sent("ring", devices, tokens, "llama3_8b") == ring

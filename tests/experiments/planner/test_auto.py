@@ -1,4 +1,5 @@
 """attention.strategy="auto": what the model of cost weighs, what it chooses, and a run that asks for it."""
+
 import dataclasses
 import json
 
@@ -15,20 +16,26 @@ from longctx.errors import UserError
 from tests.experiments.run.test_processes import cut
 from tests.experiments.train_helpers import ended_well
 
-MODEL = ModelConfig(layers=2, embed=4096, mlp=64, heads=32, key_heads=8, head_size=128, vocab_size=64)
-H100, V5P = (Target(name, CHIPS[name.split("x")[0].split(":")[0]], [], platform)
-             for name, platform in (("h100x8", "cuda"), ("v5p:2x2x2", "tpu")))
+MODEL = ModelConfig(layers=2, d_model=4096, mlp_dim=64, heads=32, kv_heads=8, head_dim=128, vocab_size=64)
+H100, V5P = (
+    Target(name, CHIPS[name.split("x")[0].split(":")[0]], [], platform)
+    for name, platform in (("h100x8", "cuda"), ("v5p:2x2x2", "tpu"))
+)
 
 
 def config_of(length, strategy="auto", layout="auto", model=MODEL, **mesh) -> Config:
-    return Config(model=model, mesh=MeshConfig(**(mesh or {"context": 8})), batch_tokens=length,
-                  attention=AttentionConfig(strategy=strategy, layout=layout),
-                  stages=(StageConfig(seq_len=length, steps=2),))
+    return Config(
+        model=model,
+        mesh=MeshConfig(**(mesh or {"context": 8})),
+        batch_tokens=length,
+        attention=AttentionConfig(strategy=strategy, layout=layout),
+        stages=(StageConfig(seq_len=length, steps=2),),
+    )
 
 
 def weighed(config, lengths="document", target=H100) -> dict[str, auto.Way]:
     """The best way of each strategy."""
-    stage, = auto.checks.check_settings(configs.stand_in(config))
+    (stage,) = auto.checks.check_settings(configs.stand_in(config))
     ways, _ = auto._weighed(config, stage, target, lambda stage: rows.of_lengths(config, stage, lengths))
     return {way.strategy: way for way in auto._best_of_each(ways)}
 
@@ -40,7 +47,7 @@ def settled(config, lengths="document", target=H100) -> tuple[str, str]:
 
 def test_a_ring_hides_behind_a_long_document():
     way, length = weighed(config_of(2**17, layout="zigzag"))["ring"], 2**17
-    flops = MODEL.layers * MODEL.heads * MODEL.head_size * length * (length + 1) / 2 / 8
+    flops = MODEL.layers * MODEL.heads * MODEL.head_dim * length * (length + 1) / 2 / 8
     chip = CHIPS["h100"]
     seconds = flops / (1e12 * chip.tflops) * (4 / chip.forward + 10 / chip.backward)
     assert way.computing == pytest.approx(seconds, rel=0.02)
@@ -84,7 +91,7 @@ def test_a_mask_that_looks_ahead_counts_its_own_pairs():
 
 
 def test_what_does_not_work_is_said(capsys):
-    model = dataclasses.replace(MODEL, heads=4, key_heads=4)
+    model = dataclasses.replace(MODEL, heads=4, kv_heads=4)
     settled(config_of(2**17, model=model))
     assert "ulysses: attention.strategy='ulysses' does not work here: it deals" in capsys.readouterr().out
     settled(config_of(2**19, layout="zigzag"))
@@ -99,8 +106,10 @@ def test_why_one_is_taken():
     assert auto._taken([way(2.0, "ring"), way(1.0, "ulysses")]) == (way(1.0, "ulysses"), "the fastest")
     taken, why = auto._taken([way(1.004, "ring"), way(1.0, "ulysses", "striped(4)")])
     assert taken == way(1.004, "ring")
-    assert why == ("1 s: slower than ulysses, striped(4), by 0.40%; within 1% the simplest is taken, first of layout, "
-                   "then of strategy")
+    assert why == (
+        "1 s: slower than ulysses, striped(4), by 0.40%; within 1% the simplest is taken, first of layout, "
+        "then of strategy"
+    )
 
 
 def test_all_that_is_asked_for_is_settled_and_nothing_else():
@@ -110,11 +119,12 @@ def test_all_that_is_asked_for_is_settled_and_nothing_else():
     assert settled(config_of(2**14, "ulysses", "auto"))[0] == "ulysses"
     assert settled(config_of(2**14, context=1)) == ("ring", "contiguous")
     assert settled(config_of(2**15, context=4, context_outer=2), "web") == settled(
-        config_of(2**15, context=4, context_outer=2), "web")
+        config_of(2**15, context=4, context_outer=2), "web"
+    )
 
 
 def test_bad_input():
-    streamed = dataclasses.replace(config_of(2**14), memory=MemoryConfig(backward="streamed", chunk=2**12))
+    streamed = dataclasses.replace(config_of(2**14), memory=MemoryConfig(backward="streamed", chunk_tokens=2**12))
     with pytest.raises(UserError, match="attention.strategy='auto' weighs steps of memory.backward='autodiff'"):
         settled(streamed)
     with pytest.raises(UserError, match="'auto' is not known"):

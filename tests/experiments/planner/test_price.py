@@ -1,4 +1,5 @@
 """Runs that cannot fit are refused in a line before anything is allocated, and those that fit are not."""
+
 import dataclasses
 
 import jax
@@ -11,7 +12,7 @@ from longctx.config import Config, EvalConfig, MemoryConfig, MeshConfig, ModelCo
 from longctx.data import curriculum
 from longctx.errors import UserError
 
-TINY = ModelConfig(layers=2, embed=32, mlp=48, heads=4, key_heads=2, head_size=8, vocab_size=64, remat="layer")
+TINY = ModelConfig(layers=2, d_model=32, mlp_dim=48, heads=4, kv_heads=2, head_dim=8, vocab_size=64, remat="layer")
 GB = 10**9
 
 
@@ -32,16 +33,26 @@ def bytes_of(tree) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("fields, fits", [
-    (dict(embed=10**9), "model.embed="), (dict(layers=10**6), "model.layers="), (dict(mlp=10**15), "model.mlp="),
-    (dict(vocab_size=10**13), "model.vocab_size="), (dict(head_size=10**9), "model.head_size=")])
+@pytest.mark.parametrize(
+    "fields, fits",
+    [
+        (dict(d_model=10**9), "model.d_model="),
+        (dict(layers=10**6), "model.layers="),
+        (dict(mlp_dim=10**15), "model.mlp_dim="),
+        (dict(vocab_size=10**13), "model.vocab_size="),
+        (dict(head_dim=10**9), "model.head_dim="),
+    ],
+)
 def test_a_size_without_end_is_answered_with_one_that_fits(fields, fits, free):
     free(GB)
     said = refused(Config(model=dataclasses.replace(TINY, **fields), stages=(StageConfig(steps=1),)))
     assert said.startswith("parameters, moments and gradients take at least") and "1.00 GB are free; at most " in said
     name, number = said.rstrip(" fits.").split("at most model.")[1].split("=")
-    best = lambda more: Config(model=dataclasses.replace(TINY, **{name: int(number) + more}), batch_tokens=2,
-                               stages=(StageConfig(seq_len=2, steps=1),))
+    best = lambda more: Config(
+        model=dataclasses.replace(TINY, **{name: int(number) + more}),
+        batch_tokens=2,
+        stages=(StageConfig(seq_len=2, steps=1),),
+    )
     assert fits == f"model.{name}="
     mesh = meshes.make(MeshConfig())
     price.check(best(0), mesh, curriculum.plan(best(0)))
@@ -70,14 +81,14 @@ def test_long_rows_are_answered_with_shorter_ones(free):
     assert said.startswith("parameters, moments and the inputs of layers take at least 2.15 GB")
     said = refused(Config(model=TINY), lengths=(2**28,), train=False)
     assert said.startswith("parameters and the hidden states of a row take at least 17.18 GB")
-    none = dataclasses.replace(TINY, remat="none")              # of which nothing is known to be kept
+    none = dataclasses.replace(TINY, remat="none")  # of which nothing is known to be kept
     config = Config(model=none, stages=(stage,), batch_tokens=2**24)
     price.check(config, meshes.make(config.mesh), curriculum.plan(config))
 
 
 def test_memory_that_nobody_knows_refuses_nothing(free):
     free(None)
-    config = Config(model=dataclasses.replace(TINY, embed=10**9), batch_tokens=2**36)
+    config = Config(model=dataclasses.replace(TINY, d_model=10**9), batch_tokens=2**36)
     price.check(config, meshes.make(config.mesh), curriculum.plan(config))
     price.check_rows(config, curriculum.plan(config))
 
@@ -108,10 +119,17 @@ def test_the_rows_of_a_step_are_priced_before_the_data_is_read(free, monkeypatch
         checks.check(Config(stages=(own,)), "run")
 
 
-@pytest.mark.parametrize("config, says", [
-    (Config(eval=EvalConfig(lengths=(512, 10**12))), "eval.lengths asks for 1000000000000 tokens"),
-    (Config(stages=(StageConfig(seq_len=10**12, steps=1),), batch_tokens=10**12), "stages[0].seq_len asks for 1000000"),
-    (Config(mesh=MeshConfig(simulate=10**6)), "mesh.simulate=1000000 is more than the 2048 devices")])
+@pytest.mark.parametrize(
+    "config, says",
+    [
+        (Config(eval=EvalConfig(lengths=(512, 10**12))), "eval.lengths asks for 1000000000000 tokens"),
+        (
+            Config(stages=(StageConfig(seq_len=10**12, steps=1),), batch_tokens=10**12),
+            "stages[0].seq_len asks for 1000000",
+        ),
+        (Config(mesh=MeshConfig(simulate=10**6)), "mesh.simulate=1000000 is more than the 2048 devices"),
+    ],
+)
 def test_numbers_that_nothing_can_have(config, says):
     with pytest.raises(UserError) as caught:
         checks.check_settings(config)

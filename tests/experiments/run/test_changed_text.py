@@ -1,4 +1,5 @@
 """A run whose text has changed since its checkpoint is told that, whatever else follows from the change."""
+
 import dataclasses
 
 import pytest
@@ -19,8 +20,9 @@ def test_a_text_that_lost_a_file_is_not_that_of_the_run(tmp_path):
     text.mkdir()
     for name in ("a.txt", "b.txt", "d.txt"):
         (text / name).write_text("words " * 99)
-    config = configs.from_command_line(["command", "--config", str(PLAIN), f"--config.data.path={text}",
-                                        "--config.data.holdout=0.35"])[0]
+    config = configs.from_command_line(
+        ["command", "--config", str(PLAIN), f"--config.data.path={text}", "--config.data.holdout=0.35"]
+    )[0]
     assert checks.check(config, workdir).corpus.held_out[0].name == "d.txt"
     (text / "d.txt").unlink()
     with pytest.raises(UserError, match="^data.holdout=0.35 holds out none of the 2 documents"):

@@ -1,4 +1,5 @@
 """Runs that start from a folder of Hugging Face: what their model is, and all of it from one folder to the next."""
+
 import dataclasses
 import json
 import shutil
@@ -23,8 +24,17 @@ from tests.helpers import ROOT
 from tests.longctx.hf import tiny as golden
 
 CONFIGS = ROOT / "configs"
-MODEL = ModelConfig(layers=1, embed=32, mlp=64, heads=4, key_heads=2, head_size=8, qk_norm="rms", dtype="float32",
-                    rope=RopeConfig(base=5e4, original_length=64))
+MODEL = ModelConfig(
+    layers=1,
+    d_model=32,
+    mlp_dim=64,
+    heads=4,
+    kv_heads=2,
+    head_dim=8,
+    qk_norm="rms",
+    dtype="float32",
+    rope=RopeConfig(theta=5e4, original_length=64),
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +59,8 @@ def of_bytes(folder, *overrides: str, **how):
 def test_the_model_is_the_folders_but_for_what_is_asked(folder):
     model = of_bytes(folder, "model.rope.scaling=yarn", "model.rope.factor=4.0", "model.position=nope").model
     assert (model.layers, model.heads, model.qk_norm, model.vocab_size) == (1, 4, "rms", 264)
-    assert (model.rope.base, model.rope.scaling, model.rope.factor, model.rope.original_length) == (5e4, "yarn", 4, 64)
-    assert (model.position, model.remat, model.dtype) == ("nope", "attention", "bfloat16")      # the run's
+    assert (model.rope.theta, model.rope.scaling, model.rope.factor, model.rope.original_length) == (5e4, "yarn", 4, 64)
+    assert (model.position, model.remat, model.dtype) == ("nope", "attention", "bfloat16")  # the run's
 
 
 def test_a_config_file_says_things_too(folder, tmp_path):
@@ -60,43 +70,83 @@ from experiments.settings import config as configs
 
 def get_config():
     config = configs.defaults()
-    config.model.rope.base = 10_000.0
+    config.model.rope.theta = 10_000.0
     config.model.update(remat="none", logit_soft_cap=30.0, layers=1)
     config.data.tokenizer = "bytes"
     config.stages = (configs.stage(seq_len=64, steps=1),
                      configs.stage(seq_len=128, steps=1, rope=configs.rope(scaling="yarn", factor=2.0)),
-                     configs.stage(seq_len=128, steps=1, rope=configs.rope(base=1e6)))
+                     configs.stage(seq_len=128, steps=1, rope=configs.rope(theta=1e6)))
     return config
 """)
     config = settings(folder, "stages[1].rope.beta_fast=8", file=tmp_path / "file.py")
-    assert (config.model.rope.base, config.model.remat, config.model.logit_soft_cap) == (1e4, "none", 30)
+    assert (config.model.rope.theta, config.model.remat, config.model.logit_soft_cap) == (1e4, "none", 30)
     assert [stage.rope for stage in config.stages] == [
-        None, RopeConfig(scaling="yarn", factor=2.0, original_length=64, beta_fast=8.0),
-        RopeConfig(base=1e6, original_length=64)]
-    assert settings(folder, "model.rope.base=3e4", file=tmp_path / "file.py").model.rope.base == 3e4
+        None,
+        RopeConfig(scaling="yarn", factor=2.0, original_length=64, beta_fast=8.0),
+        RopeConfig(theta=1e6, original_length=64),
+    ]
+    assert settings(folder, "model.rope.theta=3e4", file=tmp_path / "file.py").model.rope.theta == 3e4
 
 
 YARN = {"rope_type": "yarn", "factor": 4.0}
 
 
-@pytest.mark.parametrize("name, content, dictionary, overrides, wanted", [
-    ("llama_llama3", dict(max_position_embeddings=512), YARN, ["scaling=yarn", "factor=4.0"],
-     RopeConfig(base=5e5, scaling="yarn", factor=4.0, original_length=64)),                   # of its own scaling
-    ("llama_llama3", {}, YARN | {"original_max_position_embeddings": 32}, ["scaling=yarn", "factor=4.0",
-     "original_length=32"], RopeConfig(base=5e5, scaling="yarn", factor=4.0, original_length=32)),          # said
-    ("llama_llama3", dict(max_position_embeddings=512), {"rope_type": "yarn"}, ["scaling=yarn"],
-     RopeConfig(base=5e5, scaling="yarn", factor=8.0, original_length=64)),
-    ("phi3", dict(max_position_embeddings=256), YARN, ["scaling=yarn", "factor=4.0"],         # max_position_embeddings
-     RopeConfig(scaling="yarn", factor=4.0, original_length=256)),
-    ("llama_yarn", {}, {"factor": 8.0}, ["factor=8.0"],                                       # all else as it was
-     RopeConfig(scaling="yarn", factor=8.0, original_length=64, beta_fast=4.0, mscale=0.8, mscale_all_dim=0.5)),
-    ("llama_yarn", {}, YARN, ["scaling=yarn", "factor=4.0"],                                  # or all of it anew
-     RopeConfig(scaling="yarn", factor=4.0, original_length=64)),
-    ("llama_yarn", {}, {"rope_type": "default"}, ["scaling=none"], RopeConfig(original_length=64)),
-    ("llama_llama3", {}, {"rope_theta": 10000.0}, ["base=10000"],
-     RopeConfig(scaling="llama3", factor=8.0, original_length=64)),
-    ("llama_linear", {}, {"factor": 1.0}, ["factor=1"], RopeConfig(scaling="linear", original_length=64)),
-])
+@pytest.mark.parametrize(
+    "name, content, dictionary, overrides, wanted",
+    [
+        (
+            "llama_llama3",
+            dict(max_position_embeddings=512),
+            YARN,
+            ["scaling=yarn", "factor=4.0"],
+            RopeConfig(theta=5e5, scaling="yarn", factor=4.0, original_length=64),
+        ),  # of its own scaling
+        (
+            "llama_llama3",
+            {},
+            YARN | {"original_max_position_embeddings": 32},
+            ["scaling=yarn", "factor=4.0", "original_length=32"],
+            RopeConfig(theta=5e5, scaling="yarn", factor=4.0, original_length=32),
+        ),  # said
+        (
+            "llama_llama3",
+            dict(max_position_embeddings=512),
+            {"rope_type": "yarn"},
+            ["scaling=yarn"],
+            RopeConfig(theta=5e5, scaling="yarn", factor=8.0, original_length=64),
+        ),
+        (
+            "phi3",
+            dict(max_position_embeddings=256),
+            YARN,
+            ["scaling=yarn", "factor=4.0"],  # max_position_embeddings
+            RopeConfig(scaling="yarn", factor=4.0, original_length=256),
+        ),
+        (
+            "llama_yarn",
+            {},
+            {"factor": 8.0},
+            ["factor=8.0"],  # all else as it was
+            RopeConfig(scaling="yarn", factor=8.0, original_length=64, beta_fast=4.0, mscale=0.8, mscale_all_dim=0.5),
+        ),
+        (
+            "llama_yarn",
+            {},
+            YARN,
+            ["scaling=yarn", "factor=4.0"],  # or all of it anew
+            RopeConfig(scaling="yarn", factor=4.0, original_length=64),
+        ),
+        ("llama_yarn", {}, {"rope_type": "default"}, ["scaling=none"], RopeConfig(original_length=64)),
+        (
+            "llama_llama3",
+            {},
+            {"rope_theta": 10000.0},
+            ["theta=10000"],
+            RopeConfig(scaling="llama3", factor=8.0, original_length=64),
+        ),
+        ("llama_linear", {}, {"factor": 1.0}, ["factor=1"], RopeConfig(scaling="linear", original_length=64)),
+    ],
+)
 def test_one_rule_for_another_rope(tmp_path, name, content, dictionary, overrides, wanted):
     """hf.load(rope_scaling=...) and init_from."""
     folder = golden.write(tmp_path, name, **content)
@@ -104,18 +154,28 @@ def test_one_rule_for_another_rope(tmp_path, name, content, dictionary, override
     assert of_bytes(folder, *(f"model.rope.{override}" for override in overrides)).model.rope == wanted
 
 
-@pytest.mark.parametrize("name, overrides, parts", [
-    ("llama", ["model.layers=3", "model.embed=32"], ["model.layers=3 (it has 2) cannot be changed", "leave it out"]),
-    ("llama", ["model.layers=4"], ["model.layers=4 (it has 2)"]),                             # our default
-    ("llama", ["model.embedding_std=1.0", "model.rope.pairing=interleaved"],
-     ["model.embedding_std=1.0 (it has 0.0), model.rope.pairing='interleaved' (it has 'half')"]),
-    ("llama", ["model.pattern[0].mask=causal"], ["model.pattern=("]),
-    ("mistral", ["model.mask=causal"], ["model.mask='causal' has no effect", "'causal & window(20)'"]),
-    ("llama", ["model.rope.factor=4.0"], ["model.rope: scaling 'none' reads no factor; linear, ntk"]),
-    ("llama", ["model.rope.scaling=linear"], ["model.rope: scaling 'linear' needs a factor"]),
-    ("llama", ["model.rope.scaling=yarm"], ["model.rope: scaling='yarm'", "yarn"]),
-    ("llama", ["stages[0].rope.beta_fast=8"], ["stages[0].rope: scaling 'none' reads no beta_fast; yarn would"]),
-])
+@pytest.mark.parametrize(
+    "name, overrides, parts",
+    [
+        (
+            "llama",
+            ["model.layers=3", "model.d_model=32"],
+            ["model.layers=3 (it has 2) cannot be changed", "leave it out"],
+        ),
+        ("llama", ["model.layers=4"], ["model.layers=4 (it has 2)"]),  # our default
+        (
+            "llama",
+            ["model.embedding_std=1.0", "model.rope.pairing=interleaved"],
+            ["model.embedding_std=1.0 (it has 0.0), model.rope.pairing='interleaved' (it has 'half')"],
+        ),
+        ("llama", ["model.pattern[0].mask=causal"], ["model.pattern=("]),
+        ("mistral", ["model.mask=causal"], ["model.mask='causal' has no effect", "'causal & window(20)'"]),
+        ("llama", ["model.rope.factor=4.0"], ["model.rope: scaling 'none' reads no factor; linear, ntk"]),
+        ("llama", ["model.rope.scaling=linear"], ["model.rope: scaling 'linear' needs a factor"]),
+        ("llama", ["model.rope.scaling=yarm"], ["model.rope: scaling='yarm'", "yarn"]),
+        ("llama", ["stages[0].rope.beta_fast=8"], ["stages[0].rope: scaling 'none' reads no beta_fast; yarn would"]),
+    ],
+)
 def test_what_cannot_be_said_of_a_folders_model(tmp_path, name, overrides, parts):
     folder = golden.write(tmp_path, name)
     with pytest.raises(UserError) as caught:
@@ -125,8 +185,16 @@ def test_what_cannot_be_said_of_a_folders_model(tmp_path, name, overrides, parts
 
 def test_what_can(tmp_path):
     folder = golden.write(tmp_path, "gemma2")
-    given = dict(layers=3, mask="causal & window(8)", temperature="log_length(64)", attention_soft_cap=0.0,
-                 logit_soft_cap=3.0, dtype="float32", param_dtype="bfloat16", remat="layer")
+    given = dict(
+        layers=3,
+        mask="causal & window(8)",
+        query_scale="log_length(64)",
+        attention_soft_cap=0.0,
+        logit_soft_cap=3.0,
+        dtype="float32",
+        param_dtype="bfloat16",
+        remat="layer",
+    )
     model = of_bytes(folder, *(f"model.{name}={value}" for name, value in given.items())).model
     assert {name: getattr(model, name) for name in given} == given
     assert [kind.mask for kind in model.kinds] == ["causal & window(20)", "causal & window(8)"]
@@ -134,13 +202,22 @@ def test_what_can(tmp_path):
 
 def test_a_config_file_of_the_same_sizes(tmp_path):
     """Sizes that are said and are the folder's change nothing."""
-    sizes = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=32,
-                 num_key_value_heads=8, head_dim=8, vocab_size=512, rope_parameters=None, rope_theta=5e5)
+    sizes = dict(
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=8,
+        vocab_size=512,
+        rope_parameters=None,
+        rope_theta=5e5,
+    )
     tensors = {"model.embed_tokens.weight": np.zeros((512, 64), np.float32)}
     tensors |= {f"model.layers.{i}.input_layernorm.weight": np.ones(64, np.float32) for i in range(2)}
     folder = golden.write(tmp_path, "llama", tensors, **sizes)
     config = of_bytes(folder, file="llama3_8b_128k.py:smoke")
-    assert (config.model.heads, config.model.rope.base, config.model.norm_eps) == (32, 8e6, 1e-5)
+    assert (config.model.heads, config.model.rope.theta, config.model.norm_eps) == (32, 8e6, 1e-5)
     with pytest.raises(UserError, match=r"model.qkv_bias=True \(it has False\)"):
         of_bytes(folder, file="qwen_7b_1m_a800x8.py:smoke")
 
@@ -149,8 +226,9 @@ def test_the_tokenizer_is_the_folders_or_one_that_is_said(folder, tmp_path):
     with pytest.raises(UserError, match="has no tokenizer.json.*data.tokenizer=FILE.*data.tokenizer=bytes"):
         settings(folder)
     (folder / "tokenizer.json").write_text("{}")
-    tokenizers = [settings(folder, *said).data.tokenizer for said in ([], ["data.tokenizer=bytes"],
-                                                                      ["data.tokenizer=a.json"])]
+    tokenizers = [
+        settings(folder, *said).data.tokenizer for said in ([], ["data.tokenizer=bytes"], ["data.tokenizer=a.json"])
+    ]
     (folder / "tokenizer.json").unlink()
     assert tokenizers == [str(folder), "bytes", "a.json"]
 
@@ -193,16 +271,21 @@ def test_a_run_outlives_the_folders_it_came_from(tmp_path, other):
 def test_parameters_are_those_of_the_folder_and_fresh_ones_beside_them(folder):
     config = of_bytes(folder, "model.rope.scaling=clex", "model.rope.factor=4.0")
     from longctx import train_step
+
     mesh = meshes.make(MeshConfig())
     state = train_step.init_state(config, mesh, train.start_from(config, mesh))
     assert_same_bits({name: x for name, x in state["params"].items() if name != "clex"}, hf.load(folder).params)
     assert jax.tree.structure(state) == jax.tree.structure(train_step.abstract_state(config, mesh))
 
 
-@pytest.mark.parametrize("overrides, parts", [
-    (["extend.lengths=(32,)"], ["extend.lengths=(32,): 32 is below", "64 or more"]),
-    (["extend.methods=('yarm',)"], ["extend.methods[0]='yarm'", "yarn"]),
-    (["extend.tunings=('pose',)"], ["experiments.train continues"])])
+@pytest.mark.parametrize(
+    "overrides, parts",
+    [
+        (["extend.lengths=(32,)"], ["extend.lengths=(32,): 32 is below", "64 or more"]),
+        (["extend.methods=('yarm',)"], ["extend.methods[0]='yarm'", "yarn"]),
+        (["extend.tunings=('pose',)"], ["experiments.train continues"]),
+    ],
+)
 def test_what_extend_cannot_ask_of_it(folder, overrides, parts):
     with pytest.raises(UserError) as caught:
         checks.check_extend_checkpoint(of_bytes(folder, *overrides))
@@ -212,11 +295,14 @@ def test_what_extend_cannot_ask_of_it(folder, overrides, parts):
 def test_parameters_of_a_stage_with_another_rope(tmp_path, monkeypatch):
     """Where the newest step is damaged, the one before may be of another stage: its RoPE is not that of the config."""
     config = of_bytes(golden.write(tmp_path / "model", "llama"), "model.dtype=float32")
-    stages = tuple(dataclasses.replace(config.stages[0], rope=RopeConfig(base=base)) for base in (1e4, 1e4, 2e4))
+    stages = tuple(dataclasses.replace(config.stages[0], rope=RopeConfig(theta=base)) for base in (1e4, 1e4, 2e4))
     config = dataclasses.replace(config, stages=stages)
     checkpoint_of(config, tmp_path, stage=2)
-    step = lambda stage: lambda *_: records.checkpointer.Restored(
-        9, {"params": {}}, None, {"stage": stage}, ("step 10 is damaged (cut); step 9 is used",))
+    step = lambda stage: (
+        lambda *_: records.checkpointer.Restored(
+            9, {"params": {}}, None, {"stage": stage}, ("step 10 is damaged (cut); step 9 is used",)
+        )
+    )
     mesh = meshes.make(MeshConfig())
     monkeypatch.setattr(records.checkpointer, "load_latest", step(1))
     with pytest.raises(UserError, match="step 9 is used, and is of another stage"):
@@ -229,27 +315,48 @@ def test_parameters_of_a_stage_with_another_rope(tmp_path, monkeypatch):
 def test_trained_on_exported_and_asked(folder, tmp_path):
     """Steps of size 0 give the same weights back, bit for bit, under the new RoPE; then passkeys are asked for."""
     tiny = Tiny.write(tmp_path, tmp_path / "cache")
-    ended_well(tiny.train("run", f"init_from={folder}", "optim.learning_rate=0.0", "model.rope.scaling=linear",
-                          "model.rope.factor=2.0", "stages[0].steps=1", "stages[1].steps=1", "model.dtype=float32",
-                          "data.tokenizer=bytes"))
+    ended_well(
+        tiny.train(
+            "run",
+            f"init_from={folder}",
+            "optim.learning_rate=0.0",
+            "model.rope.scaling=linear",
+            "model.rope.factor=2.0",
+            "stages[0].steps=1",
+            "stages[1].steps=1",
+            "model.dtype=float32",
+            "data.tokenizer=bytes",
+        )
+    )
     back, aside = hf.load(folder), shutil.move(folder, tmp_path / "aside")
     ended_well(tiny.python("-m", "experiments.export", "--workdir", "run", "--out", "exported"))
     shutil.move(aside, folder)
     exported = hf.load(tmp_path / "exported")
     assert_same_bits(exported.params, back.params)
-    assert exported.config.rope.scaling == "linear" and exported.config.rope.base == 4e4
+    assert exported.config.rope.scaling == "linear" and exported.config.rope.theta == 4e4
     assert json.loads((tmp_path / "exported" / "config.json").read_text())["max_position_embeddings"] == 128
-    rewound(tmp_path / "run", tmp_path / "early", 1)                # into the first stage
+    rewound(tmp_path / "run", tmp_path / "early", 1)  # into the first stage
     ended_well(tiny.python("-m", "experiments.export", "--workdir", "early", "--out", "of_early"))
     early = json.loads((tmp_path / "of_early" / "config.json").read_text())
     assert (early["rope_theta"], early["rope_scaling"]["factor"], early["max_position_embeddings"]) == (5e4, 2.0, 128)
     assert early["eos_token_id"] == 257 and (tmp_path / "of_early" / "tokenizer.json").exists()
     assert "holds model.safetensors already" in refusal(
-        tiny.python("-m", "experiments.export", "--workdir", "run", "--out", "exported"))
-    ended_well(tiny.python(
-        "-m", "experiments.extend", f"--config.init_from={folder}", "--workdir", "grid", "--config.extend.rows=2",
-        "--config.extend.depths=2", "--config.extend.lengths=(256, 512)", "--config.extend.methods=('none', 'yarn')",
-        "--config.data.tokenizer=bytes"))
+        tiny.python("-m", "experiments.export", "--workdir", "run", "--out", "exported")
+    )
+    ended_well(
+        tiny.python(
+            "-m",
+            "experiments.extend",
+            f"--config.init_from={folder}",
+            "--workdir",
+            "grid",
+            "--config.extend.rows=2",
+            "--config.extend.depths=2",
+            "--config.extend.lengths=(256, 512)",
+            "--config.extend.methods=('none', 'yarn')",
+            "--config.data.tokenizer=bytes",
+        )
+    )
     result = json.loads((tmp_path / "grid" / "extend.json").read_text())
     assert result["trained_length"] == 64 and [record["name"] for record in result["records"]] == ["none", "yarn"]
     assert np.shape([record["cells"] for record in result["records"]]) == (2, 2, 2)

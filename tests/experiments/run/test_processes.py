@@ -1,4 +1,5 @@
 """Two processes that share a run: what they train, write and read is what one process would, and they end together."""
+
 import fcntl
 import json
 import re
@@ -46,7 +47,7 @@ def assert_all_ended_well(done) -> None:
     assert done.codes == [0, 0], done
     collectives = "[Gloo]", "connected peer ranks", "SIGTERM caught"
     lines = [line for line in done.outputs[1].splitlines() if not any(word in line for word in collectives)]
-    said = [line for line in lines if not re.fullmatch(r"[\s\d.:]*", line)]      # threads may cut one another's lines
+    said = [line for line in lines if not re.fullmatch(r"[\s\d.:]*", line)]  # threads may cut one another's lines
     assert not said, said
 
 
@@ -88,8 +89,9 @@ def test_an_error_of_one_process_is_its_line_and_ends_both(tiny, finished, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", [{"data": 2, "context": 2}, {"context": 2, "tensor": 2}, {"fsdp": 2, "context": 2}],
-                         ids=str)
+@pytest.mark.parametrize(
+    "mesh", [{"data": 2, "context": 2}, {"context": 2, "tensor": 2}, {"fsdp": 2, "context": 2}], ids=str
+)
 def test_every_mesh_trains_and_evaluates_like_one_device(tiny, finished, mesh, tmp_path):
     assert_all_ended_well(tiny.together(*tiny.command(tmp_path, *EVALS, *cut(**mesh))))
     assert_same_losses(tmp_path, finished)
@@ -98,7 +100,7 @@ def test_every_mesh_trains_and_evaluates_like_one_device(tiny, finished, mesh, t
     assert evals(tmp_path) == trained
     ended_well(tiny.evaluate(tmp_path))
     loss = lambda found: found["by_position"]["lengths"][0]["loss"]
-    np.testing.assert_allclose(loss(evals(tmp_path)), loss(trained), rtol=tolerance(np.float16, 1))     # five digits
+    np.testing.assert_allclose(loss(evals(tmp_path)), loss(trained), rtol=tolerance(np.float16, 1))  # five digits
 
 
 def evals(workdir) -> dict:
@@ -107,14 +109,19 @@ def evals(workdir) -> dict:
 
 # ---- what the environment says
 
-@pytest.mark.parametrize("environment, count", [
-    ({}, 1),
-    ({"JAX_NUM_PROCESSES": "4"}, 4),
-    ({"JAX_NUM_PROCESSES": "1", "SLURM_STEP_NUM_TASKS": "8"}, 1),
-    ({"SLURM_STEP_NUM_TASKS": "8"}, 8),
-    ({"TPU_WORKER_HOSTNAMES": "localhost"}, 1),
-    ({"TPU_WORKER_HOSTNAMES": "a,b", "MEGASCALE_NUM_SLICES": "2"}, 4),
-], ids=str)
+
+@pytest.mark.parametrize(
+    "environment, count",
+    [
+        ({}, 1),
+        ({"JAX_NUM_PROCESSES": "4"}, 4),
+        ({"JAX_NUM_PROCESSES": "1", "SLURM_STEP_NUM_TASKS": "8"}, 1),
+        ({"SLURM_STEP_NUM_TASKS": "8"}, 8),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, 1),
+        ({"TPU_WORKER_HOSTNAMES": "a,b", "MEGASCALE_NUM_SLICES": "2"}, 4),
+    ],
+    ids=str,
+)
 def test_count(environment, count, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -126,10 +133,13 @@ def test_simulated_devices_are_shared_evenly():
         meshes.simulate(3, processes=2)
 
 
-@pytest.mark.parametrize("number, message", [
-    ("2", "there are 2 processes, but .* Give each JAX_COORDINATOR_ADDRESS=HOST:PORT"),
-    ("two", "JAX_NUM_PROCESSES=two in the environment must be a whole number"),
-])
+@pytest.mark.parametrize(
+    "number, message",
+    [
+        ("2", "there are 2 processes, but .* Give each JAX_COORDINATOR_ADDRESS=HOST:PORT"),
+        ("two", "JAX_NUM_PROCESSES=two in the environment must be a whole number"),
+    ],
+)
 def test_what_cannot_be_started_leaves_no_trace(tiny, number, message, tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_NUM_PROCESSES", number)
     assert re.search(message, refusal(tiny.train(tmp_path / "run")))

@@ -1,4 +1,5 @@
 """The progress display: lines off a terminal, a bar on one, and the terminal as it was afterwards."""
+
 import io
 import os
 import pty
@@ -84,14 +85,19 @@ with progress(1000) as bar:
 
 def test_terminal_bar_and_restored_cursor():
     main, side = pty.openpty()
-    with subprocess.Popen([sys.executable, "-c", SCRIPT], stdout=side, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
-                          env={**os.environ, "PYTHONPATH": ".", "TERM": "xterm", "COLUMNS": "100"}) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", SCRIPT],
+        stdout=side,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": ".", "TERM": "xterm", "COLUMNS": "100"},
+    ) as process:
         os.close(side)
         output = b""
         try:
             while chunk := os.read(main, 4096):
                 output += chunk
-        except OSError:                                                 # Linux's end of file on a terminal
+        except OSError:  # Linux's end of file on a terminal
             pass
         os.close(main)
         errors = process.communicate(timeout=30)[1].decode()

@@ -10,7 +10,7 @@ from experiments.run.signals import StopRequest
 
 
 def test_the_first_signal_asks_and_a_second_interrupt_interrupts():
-    signal.signal(signal.SIGINT, signal.default_int_handler)        # a shell ignores it in background jobs
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in background jobs
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with StopRequest() as stop:
         assert not stop.asked
@@ -28,7 +28,7 @@ def test_what_is_waited_for_is_said_at_once_and_once(monkeypatch):
     with StopRequest() as stop:
         stop.first = "step 7 is finished and saved"
         threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
-        hashlib.pbkdf2_hmac("sha256", b"", b"", 3_000_000)              # a second or more, deaf to signals
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 3_000_000)  # a second or more, deaf to signals
         computed.append(True)
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.asked

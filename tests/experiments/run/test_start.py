@@ -1,4 +1,5 @@
 """What the start of a run checks: settings as the float32 they become, and a workdir whose checkpoints are gone."""
+
 import json
 
 import pytest
@@ -13,16 +14,21 @@ def start(*overrides, workdir=None):
     return checks.check(configs.from_command_line(argv)[0], workdir)
 
 
-@pytest.mark.parametrize("overrides, parts", [
-    (["optim.learning_rate=1e300"], ["optim.learning_rate=1e+300", "3.4e38"]),
-    (["optim.eps=1e-300"], ["optim.eps=1e-300", "above 0 as a float32", "rounded to 0.0"]),
-    (["optim.b1=0.999999999"], ["optim.b1=0.999999999", "below 1 as a float32", "rounded to 1.0"]),
-    (["optim.learning_rate=1e38", "stages[1].lr_scale=100"],
-     ["optim.learning_rate=1e+38", "stages[1].lr_scale=100.0", "3.4e38"]),
-    (["optim.learning_rate=1e38", "optim.final_fraction=10"], ["optim.final_fraction=10.0", "3.4e38"]),
-    (["extend.tune_learning_rate=1e39"], ["extend.tune_learning_rate=1e+39"]),
-    (["checkpoint.every_minutes=-1"], ["checkpoint.every_minutes=-1.0", "at least 0"]),
-])
+@pytest.mark.parametrize(
+    "overrides, parts",
+    [
+        (["optim.learning_rate=1e300"], ["optim.learning_rate=1e+300", "3.4e38"]),
+        (["optim.eps=1e-300"], ["optim.eps=1e-300", "above 0 as a float32", "rounded to 0.0"]),
+        (["optim.b1=0.999999999"], ["optim.b1=0.999999999", "below 1 as a float32", "rounded to 1.0"]),
+        (
+            ["optim.learning_rate=1e38", "stages[1].lr_scale=100"],
+            ["optim.learning_rate=1e+38", "stages[1].lr_scale=100.0", "3.4e38"],
+        ),
+        (["optim.learning_rate=1e38", "optim.final_fraction=10"], ["optim.final_fraction=10.0", "3.4e38"]),
+        (["extend.tune_learning_rate=1e39"], ["extend.tune_learning_rate=1e+39"]),
+        (["checkpoint.every_minutes=-1"], ["checkpoint.every_minutes=-1.0", "at least 0"]),
+    ],
+)
 def test_settings_are_checked_as_the_float32_that_they_become(overrides, parts):
     has(problem(start, *overrides), *parts)
 

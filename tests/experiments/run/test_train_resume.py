@@ -1,4 +1,5 @@
 """Training that is killed, stopped, or finds a damaged checkpoint goes on exactly as if nothing had happened."""
+
 import dataclasses
 import random
 import re
@@ -49,7 +50,7 @@ def continued_at(output: str) -> int:
 
 def test_killed_twice(tiny, finished, tmp_path):
     rng = random.Random(3)
-    for after in (rng.randint(9, 11), rng.randint(2, 7)):       # at the 9th, step 4 is saved for sure
+    for after in (rng.randint(9, 11), rng.randint(2, 7)):  # at the 9th, step 4 is saved for sure
         code, _ = tiny.interrupted(tmp_path, signal.SIGKILL, "step ", after, rng.uniform(0, 0.1))
         assert code == -signal.SIGKILL
     assert continued_at(ended_well(tiny.train(tmp_path))) >= 4
@@ -61,7 +62,7 @@ def test_killed_twice(tiny, finished, tmp_path):
 def test_killed_many_times_at_any_moment(tiny, finished_slowly, seed, tmp_path):
     rng, tiny = random.Random(seed), dataclasses.replace(tiny, quick=False)
     for _ in range(5):
-        line = rng.choice(["", "stage ", "step ", "step "])     # as it starts, as a stage starts, or in a stage
+        line = rng.choice(["", "stage ", "step ", "step "])  # as it starts, as a stage starts, or in a stage
         count = rng.randint(1, 8) if line == "step " else 1
         code, _ = tiny.interrupted(tmp_path, signal.SIGKILL, line, count, rng.uniform(0, 0.2))
         assert code == -signal.SIGKILL
@@ -103,7 +104,7 @@ def test_killed_between_two_stages(tiny, finished, tmp_path):
     output = ended_well(tiny.train(workdir))
     assert continued_at(output) == BOUNDARY and "stage 1" not in output
     assert f"step {BOUNDARY + 1} | stage 2/2 (128)" in output
-    assert_same_run(workdir, finished)          # the second stage has a RoPE and a learning rate of its own
+    assert_same_run(workdir, finished)  # the second stage has a RoPE and a learning rate of its own
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tiny, finished, tmp_path):
@@ -158,6 +159,7 @@ class Batches:
 
 class Saves(list):
     """Checkpoints that only note their steps, and which of them take the place of older ones."""
+
     notes = ()
 
     def __init__(self):
@@ -182,6 +184,7 @@ def saves_of(config: Config, stop, bad=(), looked=lambda step: None):
         while now - in_a_row in bad:
             in_a_row += 1
         return {"step": now}, numbers | {"skipped_in_a_row": np.int32(in_a_row)}
+
     saves = Saves()
     loop = Loop(config, meshes.make(config.mesh), saves, ignored, ignored, stop, started=0.0)
     return saves, loop.run(plan(config)[0], step, Batches(), {"step": 0}, tokens_before=0)["step"]
@@ -193,16 +196,20 @@ def test_a_stop_at_any_moment_of_a_step_saves_that_step(n):
     assert saves == [1, last] and 1 < last < 100
 
 
-SAVED = Config(stages=(StageConfig(steps=12),), checkpoint=CheckpointConfig(every_steps=4),
-               log=LogConfig(every_steps=1))
+SAVED = Config(
+    stages=(StageConfig(steps=12),), checkpoint=CheckpointConfig(every_steps=4), log=LogConfig(every_steps=1)
+)
 
 
-@pytest.mark.parametrize("bad, saved, replacing", [
-    ((), [1, 4, 8, 12], [1, 4, 8, 12]),
-    ((1, 2, 4, 5, 6), [3, 7, 8, 12], [3, 7, 8, 12]),            # a save that is due waits for a good step
-    ((7, 8, 9, 10), [1, 4, 11, 12], [1, 4, 11, 12]),
-    ((9, 10, 11, 12), [1, 4, 8, 12], [1, 4, 8]),                # the last step is saved, and takes the place of none
-])
+@pytest.mark.parametrize(
+    "bad, saved, replacing",
+    [
+        ((), [1, 4, 8, 12], [1, 4, 8, 12]),
+        ((1, 2, 4, 5, 6), [3, 7, 8, 12], [3, 7, 8, 12]),  # a save that is due waits for a good step
+        ((7, 8, 9, 10), [1, 4, 11, 12], [1, 4, 11, 12]),
+        ((9, 10, 11, 12), [1, 4, 8, 12], [1, 4, 8]),  # the last step is saved, and takes the place of none
+    ],
+)
 def test_steps_that_are_skipped_cost_no_checkpoint(bad, saved, replacing):
     saves, _ = saves_of(SAVED, AskedAtLook(99), bad)
     assert (saves, saves.replacing) == (saved, replacing)
@@ -211,7 +218,7 @@ def test_steps_that_are_skipped_cost_no_checkpoint(bad, saved, replacing):
 def test_the_first_good_step_and_then_minutes_make_a_checkpoint(monkeypatch):
     clock = types.SimpleNamespace(now=0.0)
     monkeypatch.setattr("experiments.run.loop.time", types.SimpleNamespace(monotonic=lambda: clock.now))
-    tick = lambda step: setattr(clock, "now", 60.0 * 4 * step)          # four minutes a step
+    tick = lambda step: setattr(clock, "now", 60.0 * 4 * step)  # four minutes a step
     config = dataclasses.replace(SAVED, checkpoint=CheckpointConfig(every_steps=100, every_minutes=10))
     assert saves_of(config, AskedAtLook(99), looked=tick)[0] == [1, 4, 7, 10, 12]
     never = dataclasses.replace(SAVED, checkpoint=CheckpointConfig(every_steps=100, every_minutes=0))

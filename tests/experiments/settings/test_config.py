@@ -1,4 +1,5 @@
 """ConfigDicts for people, frozen dataclasses for the code: the way there and back, overrides, and every config file."""
+
 import dataclasses
 import json
 import os
@@ -32,9 +33,15 @@ def test_defaults_are_those_of_the_dataclasses_and_locked():
         assert group.is_locked
 
 
-ropes = st.builds(RopeConfig, base=st.floats(2, 1e8), scaling=st.sampled_from(["none", "yarn"]),
-                  factor=st.floats(1, 64), original_length=st.integers(0, 9999),
-                  truncate=st.booleans(), long_factors=st.sampled_from([(), (1.0, 2.5)]))
+ropes = st.builds(
+    RopeConfig,
+    theta=st.floats(2, 1e8),
+    scaling=st.sampled_from(["none", "yarn"]),
+    factor=st.floats(1, 64),
+    original_length=st.integers(0, 9999),
+    truncate=st.booleans(),
+    long_factors=st.sampled_from([(), (1.0, 2.5)]),
+)
 stages = st.builds(StageConfig, seq_len=st.integers(1, 9999), steps=st.integers(0, 9), rope=st.none() | ropes)
 
 
@@ -42,7 +49,7 @@ stages = st.builds(StageConfig, seq_len=st.integers(1, 9999), steps=st.integers(
 def test_there_and_back(rope, stages, lengths, seed):
     config = Config(seed=seed, stages=tuple(stages), model=ModelConfig(rope=rope))
     config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, lengths=tuple(lengths)))
-    same = [s if s.rope != rope else dataclasses.replace(s, rope=None) for s in stages]     # None says "the model's"
+    same = [s if s.rope != rope else dataclasses.replace(s, rope=None) for s in stages]  # None says "the model's"
     config_back = dataclasses.replace(config, stages=tuple(same))
     assert configs.from_config_dict(configs.to_config_dict(config)) == config_back
     assert configs.from_config_dict(json.loads(json.dumps(dataclasses.asdict(config)))) == config_back
@@ -50,26 +57,31 @@ def test_there_and_back(rope, stages, lengths, seed):
 
 def test_a_stage_takes_the_fields_that_its_rope_leaves_open_from_the_model():
     tree = configs.defaults()
-    tree.model.rope.update(base=5e5, scaling="linear", factor=2.0)
-    tree.stages = [configs.stage(seq_len=8, steps=1), configs.stage(seq_len=16, steps=1, rope=configs.rope(base=1e6))]
+    tree.model.rope.update(theta=5e5, scaling="linear", factor=2.0)
+    tree.stages = [configs.stage(seq_len=8, steps=1), configs.stage(seq_len=16, steps=1, rope=configs.rope(theta=1e6))]
     first, second = configs.from_config_dict(tree).stages
     assert first.rope is None
-    assert second.rope == RopeConfig(base=1e6, scaling="linear", factor=2.0)
+    assert second.rope == RopeConfig(theta=1e6, scaling="linear", factor=2.0)
 
 
 def test_kinds_of_layers_there_and_back():
     """What a kind leaves open is the model's, but its rope is whole; each field can be changed alone."""
     tree = configs.defaults()
     tree.model.update(mask="causal & window(9)", rope=dict(scaling="linear", factor=8.0))
-    tree.model.pattern = [configs.layer(mask="causal", rope=configs.rope(base=3e4)), configs.layer(position="nope")]
+    tree.model.pattern = [configs.layer(mask="causal", rope=configs.rope(theta=3e4)), configs.layer(position="nope")]
     config = configs.from_config_dict(tree)
-    assert config.model.pattern == (LayerConfig(mask="causal", rope=RopeConfig(base=3e4)), LayerConfig(position="nope"))
+    assert config.model.pattern == (
+        LayerConfig(mask="causal", rope=RopeConfig(theta=3e4)),
+        LayerConfig(position="nope"),
+    )
     assert [(kind.position, kind.mask) for kind in config.model.kinds] == [
-        ("rope", "causal"), ("nope", "causal & window(9)")]
+        ("rope", "causal"),
+        ("nope", "causal & window(9)"),
+    ]
     assert configs.from_config_dict(configs.to_config_dict(config)) == config
     assert configs.from_config_dict(json.loads(json.dumps(dataclasses.asdict(config)))) == config
-    changed = parsed("--config.model.pattern[0].position=rerope(64)", "--config.model.temperature=log_length(64)")
-    assert [(kind.position, kind.temperature) for kind in changed.model.kinds] == [("rerope(64)", "log_length(64)")]
+    changed = parsed("--config.model.pattern[0].position=rerope(64)", "--config.model.query_scale=log_length(64)")
+    assert [(kind.position, kind.query_scale) for kind in changed.model.kinds] == [("rerope(64)", "log_length(64)")]
 
 
 def test_integers_become_floats_where_the_field_is_one():
@@ -80,13 +92,21 @@ def test_integers_become_floats_where_the_field_is_one():
 
 
 def test_overrides():
-    config = parsed("--config.stages[0].seq_len=1024", "--config.stages[1].rope.base=1e6",
-                    "--config.stages[0].lr_scale", "2",
-                    "--config.eval.lengths=(512,1024)", "--config.eval.tasks=('passkey',)", "--config.data.path=/a b",
-                    "--noconfig.log.tensorboard", "--config.model.tied_head", "--config.model.rope.scaling=linear")
+    config = parsed(
+        "--config.stages[0].seq_len=1024",
+        "--config.stages[1].rope.theta=1e6",
+        "--config.stages[0].lr_scale",
+        "2",
+        "--config.eval.lengths=(512,1024)",
+        "--config.eval.tasks=('passkey',)",
+        "--config.data.path=/a b",
+        "--noconfig.log.tensorboard",
+        "--config.model.tied_head",
+        "--config.model.rope.scaling=linear",
+    )
     plain = parsed()
     assert config.stages[0] == dataclasses.replace(plain.stages[0], seq_len=1024, lr_scale=2.0)
-    assert config.stages[1].rope == dataclasses.replace(plain.stages[1].rope, base=1e6)
+    assert config.stages[1].rope == dataclasses.replace(plain.stages[1].rope, theta=1e6)
     assert config.model.rope == RopeConfig(scaling="linear")
     assert config.eval.lengths == (512, 1024) and config.eval.tasks == ("passkey",)
     assert config.data.path == "/a b" and config.model.tied_head and not config.log.tensorboard
@@ -107,13 +127,16 @@ def test_arguments_have_the_types_of_their_defaults():
     assert vars(configs.arguments("", smoke=False, context=1)) == {"smoke": False, "context": 1}
     assert vars(configs.arguments("context=4, smoke", smoke=False, context=1)) == {"smoke": True, "context": 4}
     assert vars(configs.arguments("smoke=false,rate=1e-3,x=y", smoke=True, rate=0.1, x="")) == {
-        "smoke": False, "rate": 1e-3, "x": "y"}
+        "smoke": False,
+        "rate": 1e-3,
+        "x": "y",
+    }
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_settings_of_an_existing_run(tmp_path, stage):
     """The RoPE is that of the stage that the checkpoint was made in."""
-    old = parsed("--config.model.rope.base=3e4")
+    old = parsed("--config.model.rope.theta=3e4")
     step = tmp_path / configs.CHECKPOINTS / "10"
     (step / "state").mkdir(parents=True)
     manifest.write(step, manifest.Manifest(10, {}, {}, None, {"config": dataclasses.asdict(old), "stage": stage}))
@@ -141,11 +164,14 @@ def test_help_is_usage_and_exit_code_0(capsys):
 
 
 def test_settings_come_without_jax_and_a_check_leaves_devices_to_choose():
-    code = ("import sys; from experiments.settings import config as c;"
-            f"config, _ = c.from_command_line(['x', '--config', {QUICKSTART!r} + ':smoke,context=4']);"
-            "assert 'jax' not in sys.modules and 'grain' not in sys.modules;"
-            "from experiments.run import checks; checks.check(config); import jax; jax.config.update('jax_num_cpu_devices', 3);"
-            "assert 'grain' not in sys.modules; print(jax.device_count())")
+    code = (
+        "import sys; from experiments.settings import config as c;"
+        f"config, _ = c.from_command_line(['x', '--config', {QUICKSTART!r} + ':smoke,context=4']);"
+        "assert 'jax' not in sys.modules and 'grain' not in sys.modules;"
+        "from experiments.run import checks; checks.check(config);"
+        "import jax; jax.config.update('jax_num_cpu_devices', 3);"
+        "assert 'grain' not in sys.modules; print(jax.device_count())"
+    )
     env = {name: value for name, value in os.environ.items() if name != "NPROC"} | {"JAX_PLATFORMS": "cpu"}
     printed = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, env=env, text=True, timeout=120)
     assert printed.strip() == "3"

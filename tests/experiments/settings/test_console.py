@@ -1,4 +1,5 @@
 """Every command says what is wrong with its options in one line that begins with "error: ", and exits with 2."""
+
 import errno
 import re
 
@@ -34,11 +35,18 @@ def parser() -> console.Parser:
     return made
 
 
-@pytest.mark.parametrize("argv, says", [
-    (["--round", "2"], "--round is not an option. Did you mean --rounds?"), (["--rounds"], "--rounds needs a value."),
-    (["--rounds", "two"], "--rounds=two must be int."), (["--op", "sideways"], "--op=sideways is not known. Known: "),
-    (["--find-max-length=3"], "--find-max-length takes no value, and '3' was given."),
-    (["stray"], "argument 'stray' belongs to no option"), (["-r"], "-r is not an option. Known: ")])
+@pytest.mark.parametrize(
+    "argv, says",
+    [
+        (["--round", "2"], "--round is not an option. Did you mean --rounds?"),
+        (["--rounds"], "--rounds needs a value."),
+        (["--rounds", "two"], "--rounds=two must be int."),
+        (["--op", "sideways"], "--op=sideways is not known. Known: "),
+        (["--find-max-length=3"], "--find-max-length takes no value, and '3' was given."),
+        (["stray"], "argument 'stray' belongs to no option"),
+        (["-r"], "-r is not an option. Known: "),
+    ],
+)
 def test_a_mistake_is_one_line(argv, says, capsys):
     assert says in refused(capsys, parser().parse_args, argv)
 
@@ -57,8 +65,13 @@ def test_no_command_takes_a_part_of_a_name(name, capsys):
     elif name == "bench.train_step":
         said = refused(capsys, bench_parser("Times.", out=None).parse_args, ["--ou", "x"])
     else:
-        word = {"plan": "--targe", "comm": "--targe", "generate": "--checkpoin", "export": "--workdi",
-                "longest": "--case"}[name]
+        word = {
+            "plan": "--targe",
+            "comm": "--targe",
+            "generate": "--checkpoin",
+            "export": "--workdi",
+            "longest": "--case",
+        }[name]
         said = refused(capsys, COMMANDS[name].main, [name, word, "x"])
     assert "is not an option. Did you mean --" in said
 
@@ -68,11 +81,19 @@ def test_no_command_has_a_parser_of_its_own():
     assert [name for name, text in sources.items() if re.search(r"\bArgumentParser\(", text)] == []
 
 
-@pytest.mark.parametrize("main, argv, field", [
-    (plan.main, ["plan", "--target=cpu:1", "--workdir", "gs://bucket/run"], "--workdir='gs://bucket/run'"),
-    (export.main, ["export", "--workdir=x", "--out=s3://bucket/out"], "--out='s3://bucket/out'"),
-    (generate.main, ["g", "--checkpoint=hf://a/b", "--prompt-file=x", "--max-new-tokens=1"], "--checkpoint='hf://a/b'"),
-    (report.main, ["--workdir=gs://bucket/run"], "--workdir='gs://bucket/run'")])
+@pytest.mark.parametrize(
+    "main, argv, field",
+    [
+        (plan.main, ["plan", "--target=cpu:1", "--workdir", "gs://bucket/run"], "--workdir='gs://bucket/run'"),
+        (export.main, ["export", "--workdir=x", "--out=s3://bucket/out"], "--out='s3://bucket/out'"),
+        (
+            generate.main,
+            ["g", "--checkpoint=hf://a/b", "--prompt-file=x", "--max-new-tokens=1"],
+            "--checkpoint='hf://a/b'",
+        ),
+        (report.main, ["--workdir=gs://bucket/run"], "--workdir='gs://bucket/run'"),
+    ],
+)
 def test_an_address_is_not_a_folder(main, argv, field, capsys):
     if main is report.main:
         assert main(argv) == 2
@@ -84,14 +105,19 @@ def test_an_address_is_not_a_folder(main, argv, field, capsys):
     assert field in said and "files and folders of this machine" in said
 
 
-@pytest.mark.parametrize("argv, field", [
-    (["--workdir=gs://bucket/run"], "--workdir='gs://bucket/run'"),
-    (["--config.data.path=https://host/text"], "data.path='https://host/text'"),
-    (["--config.data.tokenizer=hf://org/name"], "data.tokenizer='hf://org/name'"),
-    (["--config.init_from=s3://bucket/model"], "init_from='s3://bucket/model'"),
-    (["--config=gs://bucket/file.py"], "--config='gs://bucket/file.py'")])
+@pytest.mark.parametrize(
+    "argv, field",
+    [
+        (["--workdir=gs://bucket/run"], "--workdir='gs://bucket/run'"),
+        (["--config.data.path=https://host/text"], "data.path='https://host/text'"),
+        (["--config.data.tokenizer=hf://org/name"], "data.tokenizer='hf://org/name'"),
+        (["--config.init_from=s3://bucket/model"], "init_from='s3://bucket/model'"),
+        (["--config=gs://bucket/file.py"], "--config='gs://bucket/file.py'"),
+    ],
+)
 def test_an_address_is_not_a_setting(argv, field):
     from experiments.settings import config as configs
+
     with pytest.raises(UserError, match="files and folders of this machine") as caught:
         configs.from_command_line(["train", "--config", str(ROOT / "tests/golden/three_stages.py"), *argv])
     assert str(caught.value).startswith(field)
@@ -114,6 +140,7 @@ def test_a_device_or_a_disk_that_is_full_and_a_folder_that_has_gone_are_one_line
 
     def broken(argv):
         raise RuntimeError("INTERNAL: a bug")
+
     def disk(argv):
         raise OSError(errno.ENOSPC, "No space left on device", "runs/x/evals.json")
 
@@ -122,6 +149,7 @@ def test_a_device_or_a_disk_that_is_full_and_a_folder_that_has_gone_are_one_line
 
     def mistaken(argv):
         raise FileNotFoundError(errno.ENOENT, "No such file", "x")
+
     assert "Out of memory allocating 11264000000000 bytes. More devices take" in refused(capsys, command.run, full)
     assert "runs/x/evals.json cannot be written: No space left on device." in refused(capsys, command.run, disk)
     assert "runs/gone has gone while the command ran; runs/gone/evals.json" in refused(capsys, command.run, removed)

@@ -1,8 +1,9 @@
 """Run by test_checkpoint.py in its own process, because it is killed there, or limited in what it may write.
 
-    checkpoint_worker.py train DIR STEPS EVERY     a small training loop; resumes by itself, prints each step
-    checkpoint_worker.py limit DIR                 one save within a file size limit, one beyond it, one more within it
+checkpoint_worker.py train DIR STEPS EVERY     a small training loop; resumes by itself, prints each step
+checkpoint_worker.py limit DIR                 one save within a file size limit, one beyond it, one more within it
 """
+
 import hashlib
 import os
 import resource
@@ -32,7 +33,7 @@ def update(state, drawn):
 
 
 def train(directory, steps, every):
-    step_fn = jax.jit(update, donate_argnums=0)         # donated: a save must have copied what it needs
+    step_fn = jax.jit(update, donate_argnums=0)  # donated: a save must have copied what it needs
     with Checkpointer(directory, keep=2) as checkpoints:
         state = initial()
         found = checkpoints.restore_latest(abstract(state))

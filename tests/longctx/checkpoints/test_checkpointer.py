@@ -1,4 +1,5 @@
 """Checkpoints survive what happens to them: kills, damage, full disks, two runs, another mesh, another model."""
+
 import errno
 import json
 import os
@@ -73,6 +74,7 @@ def flip(path, bit=None):
 
 # ---- saving and restoring
 
+
 def test_restores_everything_that_was_saved(saved):
     with Checkpointer(saved) as checkpoints:
         found = checkpoints.restore_latest(abstract(make_state(0)))
@@ -110,12 +112,20 @@ def test_keeps_the_newest_and_saving_a_sealed_step_again_changes_nothing(tmp_pat
 @pytest.mark.parametrize("shape", [(4, 2), (2, 1), (1, 1)], ids=str)
 def test_restores_on_another_mesh(tmp_path, shape):
     def place(shape):
-        mesh = jax.make_mesh(shape, ("data", "fsdp"), devices=jax.devices()[:shape[0] * shape[1]],
-                             axis_types=(jax.sharding.AxisType.Explicit,) * 2)
+        mesh = jax.make_mesh(
+            shape,
+            ("data", "fsdp"),
+            devices=jax.devices()[: shape[0] * shape[1]],
+            axis_types=(jax.sharding.AxisType.Explicit,) * 2,
+        )
         spec = {"w": jax.P("data", "fsdp"), "b": jax.P("fsdp"), "step": jax.P()}
         return {name: jax.NamedSharding(mesh, s) for name, s in spec.items()}
-    whole = {"w": np.random.default_rng(0).standard_normal((16, 8), np.float32), "b": np.arange(8.0, dtype=np.float32),
-             "step": np.int32(3)}
+
+    whole = {
+        "w": np.random.default_rng(0).standard_normal((16, 8), np.float32),
+        "b": np.arange(8.0, dtype=np.float32),
+        "step": np.int32(3),
+    }
     with Checkpointer(tmp_path) as checkpoints:
         checkpoints.save(3, jax.device_put(whole, place((2, 4))), {}, {})
     target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), whole, place(shape))
@@ -132,20 +142,27 @@ def test_a_part_of_the_state_can_be_read_while_a_run_holds_the_directory(saved):
     assert_same(found.state, {"params": make_state(20)["params"]})
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda s: s | {"params": make_state(0, jnp.bfloat16)["params"]},
-     r"params\.w is float32\[32, 48\] in it and bfloat16\[32, 48\] now"),
-    (lambda s: s | {"step": jnp.zeros(2, jnp.int32)}, r"step is int32\[\] in it and int32\[2\] now"),
-    (lambda s: s | {"ema": jnp.zeros(2)}, r"ema is absent in it and float32\[2\] now"),
-    (lambda s: {k: v for k, v in s.items() if k != "step"}, r"step is int32\[\] in it and absent now"),
-], ids=["dtype", "shape", "new leaf", "missing leaf"])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda s: s | {"params": make_state(0, jnp.bfloat16)["params"]},
+            r"params\.w is float32\[32, 48\] in it and bfloat16\[32, 48\] now",
+        ),
+        (lambda s: s | {"step": jnp.zeros(2, jnp.int32)}, r"step is int32\[\] in it and int32\[2\] now"),
+        (lambda s: s | {"ema": jnp.zeros(2)}, r"ema is absent in it and float32\[2\] now"),
+        (lambda s: {k: v for k, v in s.items() if k != "step"}, r"step is int32\[\] in it and absent now"),
+    ],
+    ids=["dtype", "shape", "new leaf", "missing leaf"],
+)
 def test_another_model_is_refused_by_leaf_name(saved, change, message):
     with Checkpointer(saved) as checkpoints, pytest.raises(UserError, match=message):
         checkpoints.restore_latest(abstract(change(make_state(0))))
-    assert "20" in names(saved)             # a wrong model is not damage
+    assert "20" in names(saved)  # a wrong model is not damage
 
 
 # ---- damage
+
 
 def empty(step_dir):
     shutil.rmtree(step_dir)
@@ -208,7 +225,7 @@ def test_reading_names_damage_and_moves_nothing(saved):
 def test_only_damaged_steps_never_start_from_scratch(saved):
     for step in (10, 20):
         flip(largest_file(saved / str(step)))
-    for _ in range(2):                      # also when started again
+    for _ in range(2):  # also when started again
         with Checkpointer(saved) as checkpoints, pytest.raises(UserError, match="step 20: .*; step 10: "):
             checkpoints.restore_latest(abstract(make_state(0)))
     (saved / "20").rename(saved / "damaged-00000020")
@@ -245,16 +262,20 @@ def test_folders_that_only_look_like_steps_are_nobodys(saved):
 
 # ---- failing saves
 
+
 def test_the_manifest_is_written_before_the_step_gets_its_name(tmp_path, monkeypatch):
     seen, write = [], manifest.write
 
     def spy(step_dir, body):
         seen.append((step_dir.name, names(tmp_path)))
         write(step_dir, body)
+
     monkeypatch.setattr(manifest, "write", spy)
     save_steps(tmp_path, 1, 2, keep=1)
-    assert seen == [("1.orbax-checkpoint-tmp", ["1.orbax-checkpoint-tmp", "LOCK"]),
-                    ("2.orbax-checkpoint-tmp", ["1", "2.orbax-checkpoint-tmp", "LOCK"])]
+    assert seen == [
+        ("1.orbax-checkpoint-tmp", ["1.orbax-checkpoint-tmp", "LOCK"]),
+        ("2.orbax-checkpoint-tmp", ["1", "2.orbax-checkpoint-tmp", "LOCK"]),
+    ]
 
 
 @pytest.fixture
@@ -266,6 +287,7 @@ def disk(monkeypatch):
         if disk.full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(step_dir, body)
+
     monkeypatch.setattr(manifest, "write", write_or_fail)
     return disk
 
@@ -281,7 +303,7 @@ def test_a_failure_in_the_background_surfaces_in_poll_and_costs_nothing_else(tmp
                 checkpoints.poll()
                 time.sleep(0.01)
         assert "\n" not in str(caught.value)
-        assert names(tmp_path) == ["1", "LOCK"]         # the only sealed step is still there, the failed one is gone
+        assert names(tmp_path) == ["1", "LOCK"]  # the only sealed step is still there, the failed one is gone
         disk.full = False
         checkpoints.save(3, make_state(3), {}, {})
     assert names(tmp_path) == ["3", "LOCK"]
@@ -295,7 +317,7 @@ def test_a_failure_nobody_polled_for_surfaces_later(tmp_path, disk, call):
     with pytest.raises(UserError, match="step 1 could not be written"):
         checkpoints.save(2, make_state(2), {}, {}) if call == "save" else getattr(checkpoints, call)()
     checkpoints.close()
-    with Checkpointer(tmp_path):            # the lock is free
+    with Checkpointer(tmp_path):  # the lock is free
         assert names(tmp_path) == ["LOCK"]
 
 
@@ -320,8 +342,9 @@ def test_too_little_space_is_said_before_anything_is_written(saved, monkeypatch)
 
 
 def run_worker(*args, timeout=120):
-    return subprocess.run([sys.executable, WORKER, *map(str, args)], env=worker_env(), text=True, capture_output=True,
-                          timeout=timeout)
+    return subprocess.run(
+        [sys.executable, WORKER, *map(str, args)], env=worker_env(), text=True, capture_output=True, timeout=timeout
+    )
 
 
 def worker_env():
@@ -339,8 +362,8 @@ def test_a_file_size_limit_is_one_clear_line_and_training_goes_on(tmp_path):
 def test_a_full_disk_leaves_earlier_steps_readable(tmp_path, monkeypatch):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", tmp_path], capture_output=True).returncode:
         pytest.skip("mounting a small disk needs root")
-    state = {"w": jax.random.normal(jax.random.key(0), (400, 750))}        # 1.2 MB, hardly compressible
-    monkeypatch.setattr(checkpointer, "_require_space", lambda *_: None)     # somebody else fills the disk meanwhile
+    state = {"w": jax.random.normal(jax.random.key(0), (400, 750))}  # 1.2 MB, hardly compressible
+    monkeypatch.setattr(checkpointer, "_require_space", lambda *_: None)  # somebody else fills the disk meanwhile
     try:
         with Checkpointer(tmp_path) as checkpoints:
             checkpoints.save(1, state, {}, {})
@@ -355,6 +378,7 @@ def test_a_full_disk_leaves_earlier_steps_readable(tmp_path, monkeypatch):
 
 
 # ---- other runs, other directories
+
 
 def test_a_second_run_is_refused_until_the_first_ends(tmp_path):
     with Checkpointer(tmp_path):
@@ -371,11 +395,14 @@ def test_leftovers_of_a_crash_are_removed_and_named(saved):
     assert names(saved) == ["10", "20", "LOCK"]
 
 
-@pytest.mark.parametrize("directory, keep, message", [
-    ("gs://bucket/run", 2, "gs://bucket/run must be on a mounted file system"),
-    (WORKER / "x", 2, "cannot be used: Not a directory"),
-    ("unused", 0, "checkpoint.keep=0"),
-])
+@pytest.mark.parametrize(
+    "directory, keep, message",
+    [
+        ("gs://bucket/run", 2, "gs://bucket/run must be on a mounted file system"),
+        (WORKER / "x", 2, "cannot be used: Not a directory"),
+        ("unused", 0, "checkpoint.keep=0"),
+    ],
+)
 def test_an_unusable_directory_is_one_clear_line(directory, keep, message):
     with pytest.raises(UserError, match=message):
         Checkpointer(directory, keep)
@@ -389,8 +416,10 @@ EVERY, STEPS = 4, 60
 def kill_once(directory, after_steps: int, delay: float):
     """Kills the loop `delay` seconds after that many steps. (first step, last step, notes, final digest or None)"""
     command = [sys.executable, WORKER, "train", directory, str(STEPS), str(EVERY)]
-    with tempfile.TemporaryFile("w+") as errors, subprocess.Popen(
-            command, env=worker_env(), text=True, stdout=subprocess.PIPE, stderr=errors) as process:
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, env=worker_env(), text=True, stdout=subprocess.PIPE, stderr=errors) as process,
+    ):
         printed = "".join(process.stdout.readline() for _ in range(1 + after_steps))
         try:
             process.wait(delay)
@@ -413,11 +442,11 @@ def kill_and_resume(directory, kills, seed):
     while final is None:
         delay = draw.random() * 0.12 if killed < kills else 60
         start, reached, notes, final = kill_once(run, draw.randint(1, 2 * EVERY) if killed < kills else 0, delay)
-        assert start >= last - 2 * EVERY, f"resumed at {start} after {last}"    # one interval, and one save in flight
+        assert start >= last - 2 * EVERY, f"resumed at {start} after {last}"  # one interval, and one save in flight
         assert not any("damaged" in note for note in notes), notes
         unfinished += len(notes)
         killed, last = killed + (final is None), reached
-        if final is not None and killed < kills:        # finished too early: another run, with the kills that are left
+        if final is not None and killed < kills:  # finished too early: another run, with the kills that are left
             assert final == want
             run, last, final = directory / f"killed-{killed}", 0, None
     assert final == want
@@ -432,4 +461,4 @@ def test_killed_at_any_moment_it_resumes_bit_for_bit(tmp_path):
 @pytest.mark.slow
 def test_killed_often_it_resumes_bit_for_bit(tmp_path):
     killed, unfinished = kill_and_resume(tmp_path, kills=40, seed=1)
-    assert killed == 40 and unfinished >= 8        # many of them inside a save
+    assert killed == 40 and unfinished >= 8  # many of them inside a save

@@ -1,4 +1,5 @@
 """What a save refuses, what it never takes the place of, and what others may do to the directory meanwhile."""
+
 import fcntl
 import os
 import shutil
@@ -22,10 +23,14 @@ def saved(tmp_path):
 
 # ---- states that are not finite
 
-@pytest.mark.parametrize("spoil, leaf", [
-    (lambda s: s["params"]["w"].at[3, 5].set(jnp.nan), r"params\.w"),
-    (lambda s: s["params"]["w"].astype(jnp.bfloat16).at[0, 0].set(-jnp.inf), r"params\.w"),
-])
+
+@pytest.mark.parametrize(
+    "spoil, leaf",
+    [
+        (lambda s: s["params"]["w"].at[3, 5].set(jnp.nan), r"params\.w"),
+        (lambda s: s["params"]["w"].astype(jnp.bfloat16).at[0, 0].set(-jnp.inf), r"params\.w"),
+    ],
+)
 def test_a_state_that_is_not_finite_is_refused_by_leaf_name(saved, spoil, leaf):
     state = make_state(30)
     state["params"]["w"] = spoil(state)
@@ -50,17 +55,19 @@ def test_a_save_that_takes_the_place_of_none_deletes_none(saved):
 
 # ---- what others do to the directory meanwhile
 
+
 def test_a_later_folder_that_appears_hides_nothing(saved):
     with Checkpointer(saved, keep=1) as checkpoints:
         (saved / "99999").mkdir()
         (saved / "40").mkdir()
         checkpoints.save(30, make_state(30), {}, {})
         checkpoints.wait()
-        assert names(saved) == ["30", "40", "99999", "LOCK"]            # its own newest is kept
+        assert names(saved) == ["30", "40", "99999", "LOCK"]  # its own newest is kept
         checkpoints.save(40, make_state(40), {}, {})
         (note,) = checkpoints.notes
-    assert note == ("step 40 is damaged (the directory is empty); it is now damaged-00000040, "
-                    "and the run's own takes its place")
+    assert note == (
+        "step 40 is damaged (the directory is empty); it is now damaged-00000040, and the run's own takes its place"
+    )
     with Checkpointer(saved) as checkpoints:
         found = checkpoints.restore_latest(abstract(make_state(0)))
     assert found.step == 40 and "step 99999 is damaged" in found.notes[0]

@@ -1,4 +1,5 @@
 """Whose checkpoints are these? Answered without jax."""
+
 import dataclasses
 import json
 import subprocess
@@ -34,8 +35,10 @@ def test_peek_reads_the_newest_readable_meta(tmp_path):
 
 
 def test_needs_no_jax():
-    code = ("import sys, longctx.checkpoints.identity; "
-            "print(sorted(m for m in sys.modules if m in ('jax', 'orbax', 'numpy')))")
+    code = (
+        "import sys, longctx.checkpoints.identity; "
+        "print(sorted(m for m in sys.modules if m in ('jax', 'orbax', 'numpy')))"
+    )
     printed = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True, timeout=60)
     assert printed.strip() == "[]"
 
@@ -45,16 +48,29 @@ def test_the_same_configuration_passes_also_as_json_gives_it_back():
 
 
 def test_free_fields_may_differ():
-    check_same_run(as_dict(), as_dict(log=config.LogConfig(every_steps=1), mesh=config.MeshConfig(context=4), name="b",
-                                      attention=config.AttentionConfig(kernel="chunked", strategy="all_gather")))
+    check_same_run(
+        as_dict(),
+        as_dict(
+            log=config.LogConfig(every_steps=1),
+            mesh=config.MeshConfig(context=4),
+            name="b",
+            attention=config.AttentionConfig(kernel="chunked", strategy="all_gather"),
+        ),
+    )
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"model": config.ModelConfig(layers=6)}, r"model\.layers: 4 \(checkpoint\) != 6 \(now\)"),
-    ({"data": config.DataConfig(path="a")}, r'data\.path: "stdlib" \(checkpoint\) != "a" \(now\)'),
-    ({"stages": (config.StageConfig(seq_len=128, steps=100),)}, r"stages\.0\.seq_len: 512 \(checkpoint\) != 128"),
-    ({"stages": (config.StageConfig(steps=100),) * 2}, r"stages\.1\.batch_tokens: absent \(checkpoint\) != 0 \(now\)"),
-])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"model": config.ModelConfig(layers=6)}, r"model\.layers: 4 \(checkpoint\) != 6 \(now\)"),
+        ({"data": config.DataConfig(path="a")}, r'data\.path: "stdlib" \(checkpoint\) != "a" \(now\)'),
+        ({"stages": (config.StageConfig(seq_len=128, steps=100),)}, r"stages\.0\.seq_len: 512 \(checkpoint\) != 128"),
+        (
+            {"stages": (config.StageConfig(steps=100),) * 2},
+            r"stages\.1\.batch_tokens: absent \(checkpoint\) != 0 \(now\)",
+        ),
+    ],
+)
 def test_differing_fields_are_named(changes, message):
     with pytest.raises(UserError, match=message) as caught:
         check_same_run(as_dict(), as_dict(**changes))

@@ -6,14 +6,16 @@ A cell is ✓ if a case with that feature gave the float64 reference's out, lse 
 devices, and - if the strategy refuses every case that has it, with an error that says why. A wrong result in any case
 fails the tests.
 """
+
 import os
 from typing import NamedTuple
 
 from tests.helpers import ROOT
 
 if __name__ == "__main__":
-    os.environ["NPROC"] = "32"                  # before jax starts, see tests/conftest.py
+    os.environ["NPROC"] = "32"  # before jax starts, see tests/conftest.py
     import jax
+
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 8)
 
@@ -34,12 +36,13 @@ TWO_LEVELS = ("double_ring", "usp")
 
 class Case(NamedTuple):
     """Values of the features that one run has."""
+
     mask: str
     layout: str
     heads: str
     documents: str
     dtype: str
-    kernel: str                                 # a strategy hands it pieces and knows no more of it
+    kernel: str  # a strategy hands it pieces and knows no more of it
     extra: str = ""
 
     def features(self) -> list[str]:
@@ -49,8 +52,11 @@ class Case(NamedTuple):
 
 # mask -> its features; together the cases hold every feature, and each in the company of others
 MASKS = {
-    "causal": ["causal"], "full": ["full"], "causal & window(9)": ["window"],
-    "causal & (window(5) | sinks(2))": ["window", "sinks"], "causal | prefix_lm(20)": ["prefix-LM"],
+    "causal": ["causal"],
+    "full": ["full"],
+    "causal & window(9)": ["window"],
+    "causal & (window(5) | sinks(2))": ["window", "sinks"],
+    "causal | prefix_lm(20)": ["prefix-LM"],
     "causal & chunked(16)": ["chunked"],
 }
 CASES = [
@@ -62,15 +68,34 @@ CASES = [
     Case("causal | prefix_lm(20)", "per_document", "GQA", "packed", "float32", "chunked"),
     Case("causal & chunked(16)", "balanced", "GQA", "packed", "float32", "reference", "ALiBi"),
 ]
-COLUMNS = ["causal", "full", "window", "sinks", "prefix-LM", "chunked", "soft cap", "ALiBi", "contiguous", "zigzag",
-           "striped", "per_document", "balanced", "MHA", "GQA", "MQA", "packed", "float32", "bfloat16"]
+COLUMNS = [
+    "causal",
+    "full",
+    "window",
+    "sinks",
+    "prefix-LM",
+    "chunked",
+    "soft cap",
+    "ALiBi",
+    "contiguous",
+    "zigzag",
+    "striped",
+    "per_document",
+    "balanced",
+    "MHA",
+    "GQA",
+    "MQA",
+    "packed",
+    "float32",
+    "bfloat16",
+]
 
 
 def row(strategy: str) -> dict[str, str]:
     """Feature -> "✓" or "-". Raises AssertionError where a result is wrong."""
     exact = set()
     for case in CASES:
-        for layout in dict.fromkeys([case.layout, "contiguous"]):           # once more, in case it was the layout
+        for layout in dict.fromkeys([case.layout, "contiguous"]):  # once more, in case it was the layout
             tried = case._replace(layout=layout)
             try:
                 _run(strategy, tried)

@@ -6,6 +6,7 @@ With the compiler's options of a training step. Prints a line for forward, and o
 bytes that leave each device by permutes, the share that does while the schedule has kernels or matmuls; and that share
 of the hops of loops alone.
 """
+
 import sys
 
 import jax

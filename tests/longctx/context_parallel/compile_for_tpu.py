@@ -5,6 +5,7 @@
 Prints a line for forward, and one for forward with backward: how many Mosaic kernels the program has, the bytes that
 leave each device by its collectives, those of the jaxpr, and kinds of collectives. Loops of unknown length run once.
 """
+
 import sys
 
 import jax
@@ -31,8 +32,12 @@ def main(topology, strategy, layout, S=16384, N=8, K=2, H=128):
         for expected, call, arguments in zip(plain, fast, ((q, k, k), (q, k, k, q)), strict=True):
             text = jax.jit(call).trace(*arguments).lower(lowering_platforms=("tpu",)).compile().as_text()
             program = read(text, mesh)
-            print(len(program.kernels), total(program.collectives, "bytes"), sent_bytes(expected, *arguments, rounds=1),
-                  *sorted({c.kind for c in program.collectives}))
+            print(
+                len(program.kernels),
+                total(program.collectives, "bytes"),
+                sent_bytes(expected, *arguments, rounds=1),
+                *sorted({c.kind for c in program.collectives}),
+            )
 
 
 def calls(strategy, layout, kernel):

@@ -1,4 +1,5 @@
 """Attention problems cut over simulated devices, against the float64 reference: values and all gradients."""
+
 import functools
 
 import jax
@@ -21,8 +22,17 @@ def attend_and_pull(arrays, tokens, table, cotangent, mask, how):
     """
     how = dict(how)
     attend = how.pop("attend", api.attend)
-    f = lambda q, k, v, *table: attend(q, k, v, positions=tokens.positions, segments=tokens.segments, mask=mask,
-                                       table=table[0] if table else None, with_lse=True, **how)
+    f = lambda q, k, v, *table: attend(
+        q,
+        k,
+        v,
+        positions=tokens.positions,
+        segments=tokens.segments,
+        mask=mask,
+        table=table[0] if table else None,
+        with_lse=True,
+        **how,
+    )
     result, pull = jax.vjp(f, *arrays, *table)
     dout, dlse = cotangent
     return *result, *pull((dout.astype(result[0].dtype), jnp.where(jnp.isfinite(result[1]), dlse, 0.0)))
@@ -43,8 +53,14 @@ def run(p: Problem, mask: masks.Mask, config: MeshConfig, layout="contiguous", t
     tokens = jax.tree.map(lambda x: put(x, meshes.TOKENS), p.tokens[0])
     *arrays, dout = (put(x, meshes.HEADS) for x in (p.q, p.k, p.v, p.dout))
     with jax.set_mesh(mesh):
-        results = attend_and_pull(arrays, tokens, [] if table is None else [table], (dout, put(p.dlse, meshes.LSE)),
-                                  mask, tuple({"layout": layout, "kernel": kernel, **how}.items()))
+        results = attend_and_pull(
+            arrays,
+            tokens,
+            [] if table is None else [table],
+            (dout, put(p.dlse, meshes.LSE)),
+            mask,
+            tuple({"layout": layout, "kernel": kernel, **how}.items()),
+        )
     in_order = [layouts.permute(np.asarray(x), layouts.inverse(order)) for x in results[:5]]
     return in_order + [np.asarray(x) for x in results[5:]]
 

@@ -1,4 +1,5 @@
 """What `attend` and `attention` refuse, that they refuse nothing else, and rows of any length."""
+
 import functools
 
 import jax
@@ -22,27 +23,38 @@ BOTH = pytest.mark.parametrize("entry", [api.attend, api.attention])
 
 
 @BOTH
-@pytest.mark.parametrize("change, message", [
-    (dict(k=K[:, :8], v=V[:, :8]), r"q float32\[2, 12, 4, 8\] and k float32\[2, 8, 2, 8\]: .* the same T tokens"),
-    (dict(k=(K, K)), "q has 1 parts and k has 2"), (dict(q=(Q, Q), k=(K, K)), "mask has 1 parts, and q and k have 2"),
-    (dict(q=(Q, Q), k=(K, K[:, :8]), mask=(masks.Window(2), masks.Beyond(2))), r"k\[1\] float32\[2, 8, 2, 8\]"),
-    (dict(segments=SEGMENTS[:, :8]), r"q float32\[2, 12, 4, 8\] and segments int32\[2, 8\]"),
-    (dict(segments=SEGMENTS * 1.0), "segments float32.* integers"), (dict(segments=-SEGMENTS), "from -1 to -1"),
-    (dict(mask="causal"), "mask='causal' must be one of"), (dict(scale=0.0), "scale=0.0 must be .* above 0"),
-    (dict(bias=Alibi()), "no table"), (dict(bias=Alibi(), table=jnp.ones((2, 1))), r"table float32\[2, 1\] must be"),
-    (dict(sinks=jnp.ones(1)), r"sinks float32\[1\] must be of the shape \[N\], \[4\]"),
-    (dict(sinks=Q), "sinks float32"), (dict(grads_dtype="float13"), "grads_dtype='float13' is not known"),
-    (dict(kernel="chunkd"), "Did you mean 'chunked'"),
-    (dict(head_groups=0), "head_groups=0 must be a whole"), (dict(head_groups=4), "must divide the 2 key heads; 1, 2"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(k=K[:, :8], v=V[:, :8]), r"q float32\[2, 12, 4, 8\] and k float32\[2, 8, 2, 8\]: .* the same T tokens"),
+        (dict(k=(K, K)), "q has 1 parts and k has 2"),
+        (dict(q=(Q, Q), k=(K, K)), "mask has 1 parts, and q and k have 2"),
+        (dict(q=(Q, Q), k=(K, K[:, :8]), mask=(masks.Window(2), masks.Beyond(2))), r"k\[1\] float32\[2, 8, 2, 8\]"),
+        (dict(segments=SEGMENTS[:, :8]), r"q float32\[2, 12, 4, 8\] and segments int32\[2, 8\]"),
+        (dict(segments=SEGMENTS * 1.0), "segments float32.* integers"),
+        (dict(segments=-SEGMENTS), "from -1 to -1"),
+        (dict(mask="causal"), "mask='causal' must be one of"),
+        (dict(scale=0.0), "scale=0.0 must be .* above 0"),
+        (dict(bias=Alibi()), "no table"),
+        (dict(bias=Alibi(), table=jnp.ones((2, 1))), r"table float32\[2, 1\] must be"),
+        (dict(sinks=jnp.ones(1)), r"sinks float32\[1\] must be of the shape \[N\], \[4\]"),
+        (dict(sinks=Q), "sinks float32"),
+        (dict(kv_grads_dtype="float13"), "kv_grads_dtype='float13' is not known"),
+        (dict(kernel="chunkd"), "Did you mean 'chunked'"),
+        (dict(head_groups=0), "head_groups=0 must be a whole"),
+        (dict(head_groups=4), "must divide the 2 key heads; 1, 2"),
+    ],
+)
 def test_calls_that_cannot_be(entry, change, message):
     with pytest.raises(UserError, match=message) as caught:
         entry(**dict(q=Q, k=K, v=V) | change)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("positions, message", [
-    (SEGMENTS[:1], r"positions int32\[1, 12\]"), (SEGMENTS > 0, "positions bool"), (SEGMENTS - 2, "from -1 to -1")])
+@pytest.mark.parametrize(
+    "positions, message",
+    [(SEGMENTS[:1], r"positions int32\[1, 12\]"), (SEGMENTS > 0, "positions bool"), (SEGMENTS - 2, "from -1 to -1")],
+)
 def test_positions_of_attend(positions, message):
     with pytest.raises(UserError, match=message):
         api.attend(Q, K, V, positions=positions)
@@ -54,9 +66,16 @@ def test_documents_of_attention_are_runs():
 
 
 @BOTH
-@pytest.mark.parametrize("mesh, message", [
-    (MeshConfig(tensor=4), "mesh.tensor=4 x head_groups=1 must divide the 2 key heads; 1, 2 would"),
-    (MeshConfig(data=4), r"q float32\[2, 12, 4, 8\]: mesh.data=4 x mesh.fsdp=1 must divide the 2 rows; 4 rows work")])
+@pytest.mark.parametrize(
+    "mesh, message",
+    [
+        (MeshConfig(tensor=4), "mesh.tensor=4 x head_groups=1 must divide the 2 key heads; 1, 2 would"),
+        (
+            MeshConfig(data=4),
+            r"q float32\[2, 12, 4, 8\]: mesh.data=4 x mesh.fsdp=1 must divide the 2 rows; 4 rows work",
+        ),
+    ],
+)
 def test_meshes_that_do_not_divide(entry, mesh, message):
     with jax.set_mesh(meshes.make(mesh)), pytest.raises(UserError, match=message):
         entry(Q, K, V)
@@ -73,8 +92,10 @@ SIZES = dict(B=(2, 1), T=(4, 3), N=(4, 2), K=(2, 1, 3), H=(8, 4))
 DTYPES = st.sampled_from(["float32"] * 9 + ["bfloat16", "int32", "bool", "complex64"])
 usually = lambda options: st.sampled_from(options[:1] * 12 + options)
 array = lambda letters: st.tuples(DTYPES, st.tuples(*(usually(SIZES[letter]) for letter in letters)))
-INTEGERS = st.tuples(st.sampled_from(["int32"] * 5 + ["uint8", "float32", "bool"]), st.tuples(
-    *(usually(SIZES[letter]) for letter in "BT")))
+INTEGERS = st.tuples(
+    st.sampled_from(["int32"] * 5 + ["uint8", "float32", "bool"]),
+    st.tuples(*(usually(SIZES[letter]) for letter in "BT")),
+)
 
 
 @BOTH
@@ -93,8 +114,9 @@ def test_arrays_are_taken_exactly_where_they_go_together(entry, q, k, v, segment
             jax.eval_shape(call, *given)
 
 
-@pytest.mark.parametrize("entry, how", [
-    (api.attend, {}), (api.attention, {}), (api.attention, dict(layout="balanced(2)"))])
+@pytest.mark.parametrize(
+    "entry, how", [(api.attend, {}), (api.attention, {}), (api.attention, dict(layout="balanced(2)"))]
+)
 def test_rows_of_any_length(entry, how):
     """21 tokens over 4 shards: padding is nothing that a token sees, under a mask that would let it."""
     p, mask = problem(B=1, T=21, H=8), masks.Full()

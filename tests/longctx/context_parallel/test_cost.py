@@ -1,4 +1,5 @@
 """The closed forms of what strategies send, against the collectives of their jaxprs: equal to the byte."""
+
 import pytest
 
 from longctx.context_parallel import api, cost
@@ -7,12 +8,12 @@ from pallas_kernels import masks
 from tests.longctx.context_parallel.test_traffic import MIB, C, H, N, n, traffic
 
 TWO_LEVELS = ("double_ring", "usp")
-STRATEGIES = [name for name in api.STRATEGIES if name not in ("local", "dispatch")]     # the latter's is a bound
+STRATEGIES = [name for name in api.STRATEGIES if name not in ("local", "dispatch")]  # the latter's is a bound
 CASES = [("causal & window(12000)", "contiguous", 32), ("causal", "zigzag", 8), ("full", "striped", 2)]
 
 
-def closed(strategy, K, mask="causal", layout="contiguous", outer=1, grads_dtype="bfloat16", documents=False):
-    plan = Plan(strategy, "auto", (outer, C // outer), N, K, layout, documents, grads_dtype)
+def closed(strategy, K, mask="causal", layout="contiguous", outer=1, kv_grads_dtype="bfloat16", documents=False):
+    plan = Plan(strategy, "auto", (outer, C // outer), N, K, layout, documents, kv_grads_dtype)
     return cost.cost(cost.Call(plan, masks.parse(mask), 1, n, H, "bfloat16"))
 
 
@@ -28,7 +29,7 @@ def test_every_strategy_has_a_cost():
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_what_is_sent(strategy, mask, layout, K):
     asked = dict(mask=mask, layout=layout, outer=2 if strategy in TWO_LEVELS else 1)
-    if strategy == "lightseq":                          # causal masks over contiguous rows alone
+    if strategy == "lightseq":  # causal masks over contiguous rows alone
         asked |= dict(mask=mask.replace("full", "causal"), layout="contiguous")
     found = closed(strategy, K, **asked)
     assert (sent(found.exchange + found.forward) / MIB, sent(found.backward) / MIB) == traffic(strategy, K, **asked)
@@ -43,13 +44,13 @@ def test_dispatch_sends_at_most_what_may_be_seen():
 @pytest.mark.parametrize("strategy", ["ring", "all_gather", "usp", "lightseq"])
 def test_gradients_in_float32(strategy):
     outer = 2 if strategy in TWO_LEVELS else 1
-    found = closed(strategy, 8, outer=outer, grads_dtype="float32")
-    assert sent(found.backward) / MIB == traffic(strategy, 8, outer=outer, grads_dtype="float32")[1]
+    found = closed(strategy, 8, outer=outer, kv_grads_dtype="float32")
+    assert sent(found.backward) / MIB == traffic(strategy, 8, outer=outer, kv_grads_dtype="float32")[1]
 
 
 def test_the_published_forms():
     """MiB of 64K tokens on 8 devices, 32 query heads of 128, bfloat16: keys of 32 and of 8 heads."""
-    where, rows = 8 * n / MIB, 4 * n * N / MIB          # of tokens: positions and segments; lse of each head
+    where, rows = 8 * n / MIB, 4 * n * N / MIB  # of tokens: positions and segments; lse of each head
     forward = lambda strategy, K: sent(closed(strategy, K).exchange + closed(strategy, K).forward) / MIB
     backward = lambda strategy, K: sent(closed(strategy, K).backward) / MIB
     for K, ring, ulysses in ((32, 896, 224), (8, 224, 140)):
@@ -60,9 +61,10 @@ def test_the_published_forms():
 
 
 def test_steps_and_hops():
-    steps = lambda strategy, **how: [(one.steps, one.hops) for part in ("forward", "backward")
-                                     for one in getattr(closed(strategy, 8, **how), part)]
-    assert steps("ring", layout="zigzag") == [(7, 7), (8, 8)]           # back: a leap that is one hop, and 7 home
+    steps = lambda strategy, **how: [
+        (one.steps, one.hops) for part in ("forward", "backward") for one in getattr(closed(strategy, 8, **how), part)
+    ]
+    assert steps("ring", layout="zigzag") == [(7, 7), (8, 8)]  # back: a leap that is one hop, and 7 home
     assert steps("bidirectional_ring", layout="zigzag") == [(4, 4), (5, 8)]
     assert steps("ring", mask="causal & window(4096)") == [(1, 1), (2, 2)]
     assert steps("ring", documents=True) == [(7, 7), (9, 9)]

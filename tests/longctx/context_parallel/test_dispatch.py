@@ -1,4 +1,5 @@
 """Keys by need: who needs what, the rounds in which it travels, and results on packed rows placed anyhow."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,10 +61,17 @@ def seen(mask: str, tokens: Tokens, shards: int, block: int):
 
 # ---- who needs what
 
-@pytest.mark.parametrize("mask", ["full & segments", "causal & segments", "causal & window(9) & segments",
-                                  "causal & (window(5) | sinks(2)) & segments"])
-@pytest.mark.parametrize("lengths", [[64], [16, 32, 16], [8] * 8, [24, 24], [4, 40, 20],
-                                     [25, 39], [7, 31, 11]])
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        "full & segments",
+        "causal & segments",
+        "causal & window(9) & segments",
+        "causal & (window(5) | sinks(2)) & segments",
+    ],
+)
+@pytest.mark.parametrize("lengths", [[64], [16, 32, 16], [8] * 8, [24, 24], [4, 40, 20], [25, 39], [7, 31, 11]])
 def test_what_is_needed_is_what_is_seen(lengths, mask):
     """Of blocks with parts of one document or two it is known exactly."""
     tokens = documents(lengths, 64)
@@ -78,19 +86,23 @@ def test_no_block_that_is_seen_is_left_out(tokens):
         assert (counts(mask, tokens, 8, 4) >= seen(mask, tokens, 8, 4)).all()
 
 
-@pytest.mark.parametrize("lengths, mask, sent", [
-    ([16] * 8, "causal", 0),                        # whole documents on every shard
-    ([128], "causal", 28 * 4),                      # one over all: of every shard before, everything
-    ([128], "causal & window(5)", 7),               # and with a window, the last block of the one before
-    ([24, 24, 24, 24, 32], "causal", 4 + 2 + 4 + 2 + 4),
-    ([], "causal", 0),
-])
+@pytest.mark.parametrize(
+    "lengths, mask, sent",
+    [
+        ([16] * 8, "causal", 0),  # whole documents on every shard
+        ([128], "causal", 28 * 4),  # one over all: of every shard before, everything
+        ([128], "causal & window(5)", 7),  # and with a window, the last block of the one before
+        ([24, 24, 24, 24, 32], "causal", 4 + 2 + 4 + 2 + 4),
+        ([], "causal", 0),
+    ],
+)
 def test_blocks_that_are_sent(lengths, mask, sent):
     assert counts(f"{mask} & segments", documents(lengths, 128), 8, 4).sum() == sent
 
 
-@pytest.mark.parametrize("length, shards", [(1, 4), (16, 4), (50, 3), (1000, 8), (8192, 8), (8192, 128), (8192, 512),
-                                            (2 ** 17, 8)])
+@pytest.mark.parametrize(
+    "length, shards", [(1, 4), (16, 4), (50, 3), (1000, 8), (8192, 8), (8192, 128), (8192, 512), (2**17, 8)]
+)
 def test_blocks_are_small_and_a_round_is_about_what_a_shard_holds(length, shards):
     size = dispatch.block_size(length, shards)
     assert size & (size - 1) == 0 and size <= dispatch.WIDEST_BLOCK
@@ -98,6 +110,7 @@ def test_blocks_are_small_and_a_round_is_about_what_a_shard_holds(length, shards
 
 
 # ---- rounds
+
 
 @settings(max_examples=60, **EXAMPLES)
 @given(st.sampled_from([2, 7]), st.integers(1, 40), st.integers(0, 99), st.sampled_from([0.0, 0.7, 1.0]))
@@ -130,19 +143,35 @@ def test_every_round_takes_of_all_that_is_needed():
 
 def test_ragged_all_to_all_is_as_jax_has_it():
     """The example of jax.lax.ragged_all_to_all's documentation, and the same with two slices for each shard."""
+
     def run(x, *slices):
         with jax.set_mesh(meshes.make(MeshConfig(context=2))):
             cut = P(meshes.CONTEXT)
             f = lambda x, *slices: ragged_all_to_all(x, Slices(*slices), meshes.CONTEXT)
             call = jax.jit(jax.shard_map(f, in_specs=cut, out_specs=cut))
             return call(*(jax.sharding.reshard(jnp.array(y), cut) for y in (x, *slices))).tolist()
+
     assert run([1, 2, 2, 0, 3, 4, 0, 0], [0, 1, 0, 1], [1, 2, 1, 1], [0, 0, 1, 2], [1, 1, 2, 1]) == [
-        1, 3, 0, 0, 2, 2, 4, 0]
-    assert run([1, 2, 3, 4, 5, 6, 7, 8], [0, 3, 1, 2, 3, 0, 1, 2], [0, 1, 1, 1, 1, 1, 0, 2], [0, 0, 0, 3, 1, 3, 0, 1],
-               [0, 1, 1, 1, 1, 1, 0, 2]) == [4, 8, 0, 5, 2, 7, 8, 3]
+        1,
+        3,
+        0,
+        0,
+        2,
+        2,
+        4,
+        0,
+    ]
+    assert run(
+        [1, 2, 3, 4, 5, 6, 7, 8],
+        [0, 3, 1, 2, 3, 0, 1, 2],
+        [0, 1, 1, 1, 1, 1, 0, 2],
+        [0, 0, 0, 3, 1, 3, 0, 1],
+        [0, 1, 1, 1, 1, 1, 0, 2],
+    ) == [4, 8, 0, 5, 2, 7, 8, 3]
 
 
 # ---- results
+
 
 @settings(max_examples=12, **EXAMPLES)
 @given(rows(), st.integers(0, 99))
@@ -152,13 +181,17 @@ def test_random_documents_in_random_places(tokens, seed):
     check(p, "causal", MeshConfig(context=4), strategy="dispatch", terms=T)
 
 
-@pytest.mark.parametrize("config, layout", [
-    (MeshConfig(context=8), "contiguous"), (MeshConfig(context_outer=2, context=2), "per_document"),
-    *slow((MeshConfig(context_outer=2, context=4), "zigzag"), (MeshConfig(context=8), "striped(4)"))])
+@pytest.mark.parametrize(
+    "config, layout",
+    [
+        (MeshConfig(context=8), "contiguous"),
+        (MeshConfig(context_outer=2, context=2), "per_document"),
+        *slow((MeshConfig(context_outer=2, context=4), "zigzag"), (MeshConfig(context=8), "striped(4)")),
+    ],
+)
 def test_rows_of_a_batch_need_different_blocks(config, layout):
     """One document, short ones and only padding, by a window and the first tokens, in bfloat16."""
     some = [one_document(1, 128), packed(1, 1, 128, mean=30), documents([], 128)]
     tokens = jax.tree.map(lambda *x: jnp.concatenate(x), *some)
     p = problem(B=3, T=128, H=8, dtype=jnp.bfloat16, tokens=(tokens, tokens))
     check(p, "causal & (window(40) | sinks(4))", config, layout, strategy="dispatch")
-

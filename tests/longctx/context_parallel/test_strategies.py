@@ -1,4 +1,5 @@
 """Strategies x layouts x masks x packing on simulated devices, against the float64 reference; where others go wrong."""
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -29,7 +30,8 @@ QUICK = ["ring", "ulysses"]
 def test_what_a_strategy_can_do_is_what_the_readme_says(strategy):
     cells = capabilities.row(strategy)
     assert capabilities.line(strategy, cells) in capabilities.README.read_text().splitlines(), (
-        "python -m tests.longctx.context_parallel.capabilities rewrites the table")
+        "python -m tests.longctx.context_parallel.capabilities rewrites the table"
+    )
 
 
 @settings(max_examples=16, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
@@ -43,8 +45,8 @@ def test_any_combination(data):
     if strategy == "lightseq":
         layout = "contiguous"
     mask = draw("causal", "causal & window(9)", "causal & (window(5) | sinks(2))", "causal & chunked(16)")
-    length = 2 * outer * inner * draw(1, 5, 8)          # of two pieces each at least
-    share = {"ulysses": outer * inner, "usp": inner}.get(strategy, 1)           # divides the query heads
+    length = 2 * outer * inner * draw(1, 5, 8)  # of two pieces each at least
+    share = {"ulysses": outer * inner, "usp": inner}.get(strategy, 1)  # divides the query heads
     heads = draw(dict(N=2 * share, K=1), dict(N=2 * share, K=2), dict(N=2 * share, K=2 * share))
     tokens = packed(data.draw(st.integers(0, 99)), 1, length, mean=draw(3, 30))
     p = problem(data.draw(st.integers(0, 99)), B=1, T=length, H=8, tokens=(tokens, tokens), **heads)
@@ -66,19 +68,33 @@ def test_fewer_tokens_than_shards():
 @pytest.mark.parametrize("strategy", ["ring", "ulysses", "dispatch"])
 def test_all_mesh_axes_at_once(strategy):
     tokens = packed(1, 4, 32)
-    check(problem(B=4, T=32, N=4, K=2, tokens=(tokens, tokens)), "causal", MeshConfig(data=2, context=2, tensor=2),
-          "zigzag", strategy=strategy)
+    check(
+        problem(B=4, T=32, N=4, K=2, tokens=(tokens, tokens)),
+        "causal",
+        MeshConfig(data=2, context=2, tensor=2),
+        "zigzag",
+        strategy=strategy,
+    )
 
 
-@pytest.mark.parametrize("strategy, kernel", [
-    *((strategy, "reference") for strategy in STRATEGIES), ("ring", "chunked")])
+@pytest.mark.parametrize(
+    "strategy, kernel", [*((strategy, "reference") for strategy in STRATEGIES), ("ring", "chunked")]
+)
 def test_a_learned_bias_gets_its_gradient_from_every_shard(strategy, kernel):
     """T5's table, cut over the heads, over packed documents."""
     tokens, table = packed(3, 1, 64), np.random.default_rng(0).standard_normal((4, 8)).astype(np.float32)
     config = MeshConfig(context_outer=2 if strategy in capabilities.TWO_LEVELS else 1, context=2, tensor=2)
     layout = "zigzag" if strategy in ANY_LAYOUT else "contiguous"
-    check(problem(B=1, T=64, H=8, tokens=(tokens, tokens)), "causal", config, layout, table, strategy=strategy,
-          kernel=kernel, bias=T5(8, 20))
+    check(
+        problem(B=1, T=64, H=8, tokens=(tokens, tokens)),
+        "causal",
+        config,
+        layout,
+        table,
+        strategy=strategy,
+        kernel=kernel,
+        bias=T5(8, 20),
+    )
 
 
 @pytest.mark.parametrize("heads", [dict(N=4, K=1), dict(N=6, K=3), dict(N=12, K=4), dict(N=4, K=4)])
@@ -88,13 +104,23 @@ def test_ulysses_deals_any_number_of_key_heads(heads):
     check(problem(B=1, T=48, **heads), "causal", MeshConfig(context=shards), "zigzag", strategy="ulysses")
 
 
-@pytest.mark.parametrize("strategy, heads, mesh, layout, mask, words", [
-    ("ulysses", 6, MeshConfig(context=4), "zigzag", "causal", ["6 query heads", "4 context shards", "'ring'", "'usp'"]),
-    ("usp", 6, MeshConfig(context_outer=2, context=4), "zigzag", "causal", ["6 query heads", "4 context shards"]),
-    ("local", 4, MeshConfig(context=4), "zigzag", "causal", ["1 x 4 context shards", "'ring'"]),
-    ("lightseq", 4, MeshConfig(context=4), "zigzag", "causal", ["'contiguous'", "'zigzag'"]),
-    ("lightseq", 4, MeshConfig(context=4), "contiguous", "full", ["causal masks", "'ring'"]),
-])
+@pytest.mark.parametrize(
+    "strategy, heads, mesh, layout, mask, words",
+    [
+        (
+            "ulysses",
+            6,
+            MeshConfig(context=4),
+            "zigzag",
+            "causal",
+            ["6 query heads", "4 context shards", "'ring'", "'usp'"],
+        ),
+        ("usp", 6, MeshConfig(context_outer=2, context=4), "zigzag", "causal", ["6 query heads", "4 context shards"]),
+        ("local", 4, MeshConfig(context=4), "zigzag", "causal", ["1 x 4 context shards", "'ring'"]),
+        ("lightseq", 4, MeshConfig(context=4), "zigzag", "causal", ["'contiguous'", "'zigzag'"]),
+        ("lightseq", 4, MeshConfig(context=4), "contiguous", "full", ["causal masks", "'ring'"]),
+    ],
+)
 def test_refusals_say_what_works(strategy, heads, mesh, layout, mask, words):
     with pytest.raises(UserError) as caught:
         run(problem(B=1, T=64, N=heads, K=2), masks.parse(mask), mesh, layout, strategy=strategy)
@@ -103,20 +129,24 @@ def test_refusals_say_what_works(strategy, heads, mesh, layout, mask, words):
 
 # ---- hops
 
-@pytest.mark.parametrize("mask, layout, shards, both_ways, ahead, back", [
-    ("causal", "contiguous", 8, False, 7, 0),
-    ("causal", "zigzag", 8, False, 7, 0),
-    ("causal", "zigzag", 8, True, 4, 3),
-    ("full", None, 5, True, 2, 2),
-    ("causal & window(16)", "contiguous", 8, False, 1, 0),      # 16 tokens a shard: ceil((w - 1) / n) hops
-    ("causal & window(17)", "contiguous", 8, False, 1, 0),
-    ("causal & window(18)", "contiguous", 8, False, 2, 0),
-    ("causal & window(1)", "contiguous", 8, False, 0, 0),
-    ("causal & window(9)", "zigzag", 8, False, 1, 1),           # the piece before lies on a neighbour, either side
-    ("causal & window(9)", "striped", 8, False, 7, 0),
-    ("causal & chunked(8)", None, 4, False, 3, 0),
-    ("causal & window(9) | sinks(2)", "contiguous", 4, False, 3, 0),
-])
+
+@pytest.mark.parametrize(
+    "mask, layout, shards, both_ways, ahead, back",
+    [
+        ("causal", "contiguous", 8, False, 7, 0),
+        ("causal", "zigzag", 8, False, 7, 0),
+        ("causal", "zigzag", 8, True, 4, 3),
+        ("full", None, 5, True, 2, 2),
+        ("causal & window(16)", "contiguous", 8, False, 1, 0),  # 16 tokens a shard: ceil((w - 1) / n) hops
+        ("causal & window(17)", "contiguous", 8, False, 1, 0),
+        ("causal & window(18)", "contiguous", 8, False, 2, 0),
+        ("causal & window(1)", "contiguous", 8, False, 0, 0),
+        ("causal & window(9)", "zigzag", 8, False, 1, 1),  # the piece before lies on a neighbour, either side
+        ("causal & window(9)", "striped", 8, False, 7, 0),
+        ("causal & chunked(8)", None, 4, False, 3, 0),
+        ("causal & window(9) | sinks(2)", "contiguous", 4, False, 3, 0),
+    ],
+)
 def test_hops_that_a_mask_needs(mask, layout, shards, both_ways, ahead, back):
     far = hops.farthest(masks.parse(mask), layout, 16, shards, both_ways)
     assert (far[hops.AHEAD], far.get(hops.BACK, 0)) == (ahead, back)
@@ -136,11 +166,17 @@ def test_hops_that_documents_need(strategy, layout, ends):
 def test_keys_that_must_be_far_away_may_be_in_any_block(strategy, outer, layout):
     """Further away than a row (or an inner ring) is long: by positions that are spread out, or in an outer block."""
     where = Tokens(3 * jnp.arange(64, dtype=jnp.int32)[None], jnp.ones((1, 64), jnp.int32))
-    check(problem(B=1, T=64, H=8, tokens=(where, where)), "causal & beyond(70)",
-          MeshConfig(context_outer=outer, context=4 // outer), layout, strategy=strategy)
+    check(
+        problem(B=1, T=64, H=8, tokens=(where, where)),
+        "causal & beyond(70)",
+        MeshConfig(context_outer=outer, context=4 // outer),
+        layout,
+        strategy=strategy,
+    )
 
 
 # ---- where public implementations fail
+
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_rows_and_shards_that_see_nothing(strategy):
@@ -155,16 +191,18 @@ def test_rows_and_shards_that_see_nothing(strategy):
     assert_close((out, lse, *grads), truth(p, spec), "float32", 16)
 
 
-@pytest.mark.parametrize("strategy, most", [("all_gather", 8), ("ring", 16), ("ulysses", 4),
-                                            *slow(("double_ring", 16), ("dispatch", 8))])
+@pytest.mark.parametrize(
+    "strategy, most", [("all_gather", 8), ("ring", 16), ("ulysses", 4), *slow(("double_ring", 16), ("dispatch", 8))]
+)
 def test_bfloat16_error_does_not_grow_with_the_number_of_shards(strategy, most):
     p = problem(T=128, B=1, dtype=jnp.bfloat16)
     want = truth(p, AttentionSpec(masks.Causal()))
     errors = {}
     for shards in (1, 2, most):
         outer = 2 if strategy == "double_ring" and shards > 2 else 1
-        got = run(p, masks.Causal(), MeshConfig(context_outer=outer, context=shards // outer), "zigzag",
-                  strategy=strategy)
+        got = run(
+            p, masks.Causal(), MeshConfig(context_outer=outer, context=shards // outer), "zigzag", strategy=strategy
+        )
         errors[shards] = [relative_error(g, w) for g, w in zip(got, want, strict=True)]
     assert max(errors[1]) <= tolerance("bfloat16", 128)
     for shards in (2, most):
@@ -174,7 +212,7 @@ def test_bfloat16_error_does_not_grow_with_the_number_of_shards(strategy, most):
 @pytest.mark.parametrize("strategy", ["ring", "lightseq", "all_gather", "dispatch"])
 def test_gradients_that_travel_in_bfloat16_are_only_rounded(strategy):
     p = problem(B=1, T=64)
-    got = run(p, masks.Causal(), MeshConfig(context=4), strategy=strategy, grads_dtype="bfloat16")
+    got = run(p, masks.Causal(), MeshConfig(context=4), strategy=strategy, kv_grads_dtype="bfloat16")
     want = truth(p, AttentionSpec(masks.Causal()))
     assert_close(got[:3], want[:3], "float32", 64)
     assert_close(got[3:], want[3:], "bfloat16", 64)
@@ -184,8 +222,10 @@ def test_gradients_that_travel_in_bfloat16_are_only_rounded(strategy):
 def test_a_kernel_is_only_asked_for_pieces():
     tokens = packed(2, 1, 32)
     p = problem(B=1, T=32, tokens=(tokens, tokens))
-    one, other = (run(p, masks.Causal(), MeshConfig(context=4), "striped", strategy="ring", kernel=kernel)
-                  for kernel in ("reference", "chunked"))
+    one, other = (
+        run(p, masks.Causal(), MeshConfig(context=4), "striped", strategy="ring", kernel=kernel)
+        for kernel in ("reference", "chunked")
+    )
     assert_close(one, other, "float32", 64)
 
 

@@ -48,6 +48,7 @@ def test_scan_and_remat(strategy):
     def loss(q, k, v, remat, strategy):
         body = checkpointed(lambda x, _: (api.attend(x, k, v, strategy=strategy, layout="contiguous"), None), remat)
         return (jax.lax.scan(body, q, None, length=2)[0] ** 2).sum()
+
     grad = jax.jit(jax.grad(loss, (0, 1, 2)), static_argnums=(3, 4))
     want = grad(p.q, p.k, p.v, "none", "local")
     with jax.set_mesh(mesh):
@@ -75,6 +76,7 @@ def test_remat_attends_forward_once(strategy):
         layer = checkpointed(lambda q, k, v: api.attend(q, k, v, strategy=strategy), remat)
         with jax.set_mesh(mesh):
             return sent_bytes(jax.grad(lambda *x: layer(*x).sum(), (0, 1, 2)), *placed(p, mesh))
+
     assert traffic("attention") == traffic("none") < traffic("layer")
 
 
@@ -107,12 +109,13 @@ def test_learned_sinks(strategy):
     def dense(q, k, v, sinks):
         k, v = jnp.repeat(k, 2, 2), jnp.repeat(v, 2, 2)
         see = masks.visible(masks.Causal() & masks.Segments(), tokens, tokens)[:, None]
-        s = jnp.where(see, jnp.einsum("BTNH,BSNH->BNTS", q, k) * 8 ** -0.5, -jnp.inf)
+        s = jnp.where(see, jnp.einsum("BTNH,BSNH->BNTS", q, k) * 8**-0.5, -jnp.inf)
         s = jnp.concatenate([s, jnp.broadcast_to(sinks[None, :, None, None], (1, 4, 32, 1))], -1)
         return jnp.einsum("BNTS,BSNH->BTNH", jax.nn.softmax(s, -1)[..., :-1], v)
 
     def ours(q, k, v, sinks):
         return api.attend(q, k, v, positions=tokens.positions, segments=tokens.segments, sinks=sinks, strategy=strategy)
+
     pull = lambda f: jax.jit(jax.value_and_grad(lambda *x: (f(*x) * p.dout).sum(), (0, 1, 2, 3)))
     want = pull(dense)(p.q, p.k, p.v, sinks)
     with jax.set_mesh(meshes.make(MESH)):

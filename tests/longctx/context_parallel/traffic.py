@@ -1,4 +1,5 @@
 """Bytes that a function's collectives send from each device, counted in its jaxpr."""
+
 import math
 
 import jax

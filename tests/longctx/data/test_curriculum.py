@@ -15,13 +15,21 @@ def message(config: Config) -> str:
 
 
 def test_stages_follow_each_other_with_equal_tokens_per_step():
-    rope = RopeConfig(base=1e6, scaling="yarn", factor=4.0)
-    config = Config(batch_tokens=8192, stages=(
-        StageConfig(seq_len=512, steps=10), StageConfig(seq_len=2048, tokens=8192 * 3 + 1, lr="rewarm", lr_scale=0.5),
-        StageConfig(seq_len=8192, steps=2, batch_tokens=16384, rope=rope)))
+    rope = RopeConfig(theta=1e6, scaling="yarn", factor=4.0)
+    config = Config(
+        batch_tokens=8192,
+        stages=(
+            StageConfig(seq_len=512, steps=10),
+            StageConfig(seq_len=2048, tokens=8192 * 3 + 1, lr="rewarm", lr_scale=0.5),
+            StageConfig(seq_len=8192, steps=2, batch_tokens=16384, rope=rope),
+        ),
+    )
     stages = curriculum.plan(config)
     assert [(s.index, s.first_step, s.steps, s.seq_len, s.batch_size) for s in stages] == [
-        (0, 0, 10, 512, 16), (1, 10, 4, 2048, 4), (2, 14, 2, 8192, 2)]
+        (0, 0, 10, 512, 16),
+        (1, 10, 4, 2048, 4),
+        (2, 14, 2, 8192, 2),
+    ]
     assert [s.batch_tokens for s in stages] == [8192, 8192, 16384]
     assert (stages[1].lr, stages[1].lr_scale) == ("rewarm", 0.5)
     assert stages[0].rope == stages[1].rope == config.model.rope and stages[2].rope == rope
@@ -58,11 +66,17 @@ def test_nearest_batch_on_both_sides():
     assert "; 3000 would work" in text
 
 
-@pytest.mark.parametrize("fields, reason", [
-    ({}, "exactly one"), ({"steps": 1, "tokens": 1}, "exactly one"),
-    ({"steps": -1}, "negative"), ({"tokens": -5}, "negative"),
-    ({"steps": 1, "seq_len": 0}, "stages[1].seq_len=0"),
-    ({"steps": 1, "batch_tokens": -512}, "stages[1].batch_tokens=-512")])
+@pytest.mark.parametrize(
+    "fields, reason",
+    [
+        ({}, "exactly one"),
+        ({"steps": 1, "tokens": 1}, "exactly one"),
+        ({"steps": -1}, "negative"),
+        ({"tokens": -5}, "negative"),
+        ({"steps": 1, "seq_len": 0}, "stages[1].seq_len=0"),
+        ({"steps": 1, "batch_tokens": -512}, "stages[1].batch_tokens=-512"),
+    ],
+)
 def test_stages_that_cannot_run(fields, reason):
     text = message(Config(stages=(StageConfig(steps=1), StageConfig(**fields))))
     assert "stages[1]" in text and reason in text

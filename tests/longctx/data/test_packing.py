@@ -35,8 +35,9 @@ def test_every_token_lies_in_exactly_one_place(case):
         pieces = range(packing.row_start[row], packing.row_start[row + 1])
         assert len(pieces)
         for piece in pieces:
-            document, start, length, column = (int(getattr(packing, name)[piece])
-                                               for name in ("document", "start", "length", "column"))
+            document, start, length, column = (
+                int(getattr(packing, name)[piece]) for name in ("document", "start", "length", "column")
+            )
             assert 0 <= column and column + length <= capacity
             for i in range(length):
                 assert start + i not in tokens[document] and (row, column + i) not in places
@@ -60,8 +61,9 @@ def test_only_documents_longer_than_a_row_are_cut(case):
 def test_rows_are_those_of_best_fit_decreasing(case):
     lengths, capacity = case
     packing = pack(np.array(lengths, np.int64), capacity)
-    filled = [int(packing.length[a:b].sum())
-              for a, b in zip(packing.row_start[:-1], packing.row_start[1:], strict=True)]
+    filled = [
+        int(packing.length[a:b].sum()) for a, b in zip(packing.row_start[:-1], packing.row_start[1:], strict=True)
+    ]
     rests = best_fit_reference([length % capacity for length in lengths if length % capacity], capacity)
     full = sum(length // capacity for length in lengths)
     assert sorted(filled) == sorted([capacity - space for space in rests] + [capacity] * full)

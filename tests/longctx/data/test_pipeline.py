@@ -68,9 +68,12 @@ def keys(batches) -> list[bytes]:
 def test_batches_have_the_shapes_and_types_of_a_step(streams):
     for batch in take(streams(), 3):
         assert {name: (array.shape, str(array.dtype)) for name, array in batch.items()} == {
-            "tokens": ((BATCH, SEQ_LEN), "int32"), "targets": ((BATCH, SEQ_LEN), "int32"),
-            "positions": ((BATCH, SEQ_LEN), "int32"), "segments": ((BATCH, SEQ_LEN), "int32"),
-            "weights": ((BATCH, SEQ_LEN), "float32")}
+            "tokens": ((BATCH, SEQ_LEN), "int32"),
+            "targets": ((BATCH, SEQ_LEN), "int32"),
+            "positions": ((BATCH, SEQ_LEN), "int32"),
+            "segments": ((BATCH, SEQ_LEN), "int32"),
+            "weights": ((BATCH, SEQ_LEN), "float32"),
+        }
         inside = (batch["segments"][:, :-1] == batch["segments"][:, 1:]) & (batch["segments"][:, 1:] > 0)
         assert inside.any()
         np.testing.assert_array_equal(batch["targets"][:, :-1][inside], batch["tokens"][:, 1:][inside])
@@ -101,7 +104,7 @@ def test_resume_is_exact_at_any_cut(streams, prefetch, cut):
         next(stream)
     state = json.loads(json.dumps(stream.get_state()))
     resumed = streams(prefetch=prefetch)
-    take(resumed, 2)                # a stream in use continues there as well as a fresh one
+    take(resumed, 2)  # a stream in use continues there as well as a fresh one
     resumed.set_state(state)
     assert resumed.get_state() == state
     assert_same(take(resumed, 45 - cut), whole[cut:])
@@ -112,8 +115,9 @@ def test_resume_is_exact_at_any_cut(streams, prefetch, cut):
 def test_the_process_count_does_not_change_the_global_batches(streams, count):
     whole = take(streams(), 30)
     parts = [take(streams(process_index=p, process_count=count), 30) for p in range(count)]
-    together = [{name: np.concatenate([batch[name] for batch in step]) for name in step[0]}
-                for step in zip(*parts, strict=True)]
+    together = [
+        {name: np.concatenate([batch[name] for batch in step]) for name in step[0]} for step in zip(*parts, strict=True)
+    ]
     assert_same(together, whole)
 
 
@@ -135,8 +139,9 @@ def test_rows_that_processes_cannot_share():
 
 def test_seed_and_stage_choose_the_order_and_nothing_else_does(streams):
     packing = packed()
-    orders = [keys(take(streams(index, seed, packing=packing), 10))
-              for index, seed in ((0, 0), (0, 1), (1, 0), (0, -1))]
+    orders = [
+        keys(take(streams(index, seed, packing=packing), 10)) for index, seed in ((0, 0), (0, 1), (1, 0), (0, -1))
+    ]
     assert len({tuple(order) for order in orders}) == 4
     assert keys(take(streams(0, 0, prefetch=0), 10)) == orders[0]
 
@@ -150,7 +155,7 @@ def test_transform_sees_every_batch(streams):
 @pytest.mark.parametrize("layout", [*layouts.LAYOUTS, "striped(2)"])
 def test_a_layout_moves_tokens_within_their_rows_and_changes_none(streams, layout):
     laid_out = take(streams(transform=lambda batch: layouts.lay_out(batch, layout, 4)), 5)
-    tokens = lambda row: sorted(zip(*row, strict=True))         # (token, target, weight, position, segment)
+    tokens = lambda row: sorted(zip(*row, strict=True))  # (token, target, weight, position, segment)
     for moved, plain in zip(laid_out, take(streams(), 5), strict=True):
         for row in range(BATCH):
             assert tokens(x[row] for x in moved.values()) == tokens(x[row] for x in plain.values())
@@ -173,18 +178,25 @@ def test_passkey_tasks_are_their_share_of_the_tokens():
     mixed, again, other = (pipeline.stage_rows(table, texts, TOKENIZER, long, config, seed) for seed in (3, 3, 4))
     assert mixed.table.fingerprint == again.table.fingerprint != other.table.fingerprint
     assert (mixed.table.inputs.sum() - table.inputs.sum()) / mixed.table.inputs.sum() == pytest.approx(0.25, abs=0.01)
-    assert (mixed.table.inputs[len(texts):] <= 1024).all()       # no task is cut
+    assert (mixed.table.inputs[len(texts) :] <= 1024).all()  # no task is cut
     needle = np.frombuffer(b"Remember it.", np.uint8)
     ids = mixed.gather(np.arange(len(mixed)))["tokens"]
     found = (np.lib.stride_tricks.sliding_window_view(ids, len(needle), axis=1) == needle).all(-1).sum()
     assert found == len(mixed.table.inputs) - len(texts) > 50
 
 
-@pytest.mark.parametrize("fields, reason", [
-    ({"passkey_share": -0.1}, "data.passkey_share=-0.1"), ({"passkey_share": 1.0}, "data.passkey_share=1.0"),
-    ({"passkey_share": 0.1}, "stages[0].seq_len=32"), ({"copy_share": 1.5}, "data.copy_share=1.5"),
-    ({"passkey_share": 0.5, "copy_share": 0.5}, "must leave room"), ({"prefetch": -1}, "data.prefetch=-1"),
-    ({"prefetch": 10**9}, "data.prefetch=1000000000 must be at least 0 and at most 1,024")])
+@pytest.mark.parametrize(
+    "fields, reason",
+    [
+        ({"passkey_share": -0.1}, "data.passkey_share=-0.1"),
+        ({"passkey_share": 1.0}, "data.passkey_share=1.0"),
+        ({"passkey_share": 0.1}, "stages[0].seq_len=32"),
+        ({"copy_share": 1.5}, "data.copy_share=1.5"),
+        ({"passkey_share": 0.5, "copy_share": 0.5}, "must leave room"),
+        ({"prefetch": -1}, "data.prefetch=-1"),
+        ({"prefetch": 10**9}, "data.prefetch=1000000000 must be at least 0 and at most 1,024"),
+    ],
+)
 def test_settings_that_cannot_work(fields, reason):
     with pytest.raises(UserError) as error:
         pipeline.check(DataConfig(**fields), [stage()], TOKENIZER)

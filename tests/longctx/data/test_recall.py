@@ -19,7 +19,7 @@ def test_needles_are_where_they_are_said_to_be_and_the_rest_is_filler(length):
         assert (ids[place] == ids[asked]).all() and (ids[place + 1] == ids[asked + 1]).all()
         assert (ids[place] < 9).all() and len(set(ids[place])) == 4
         assert ((9 <= ids[place + 1]) & (ids[place + 1] < 14)).all()
-        filler = np.delete(ids[:asked[0]], [*place, *place + 1])
+        filler = np.delete(ids[: asked[0]], [*place, *place + 1])
         assert len(filler) == asked[0] - 8 and ((14 <= filler) & (filler < recall.vocab_size(TASK))).all()
 
 
@@ -28,7 +28,7 @@ def test_every_place_comes_up_and_values_are_uniform():
     starts = np.bincount(np.concatenate([place for _, place in rows]), minlength=32)
     assert (starts[:32] > 0).all() and starts[32:].sum() == 0
     values = np.bincount(np.concatenate([ids[place + 1] for ids, place in rows]) - 9, minlength=5)
-    assert (abs(values / 4000 - 1 / 5) < 4 * (0.2 * 0.8 / 4000) ** 0.5).all()           # four standard errors
+    assert (abs(values / 4000 - 1 / 5) < 4 * (0.2 * 0.8 / 4000) ** 0.5).all()  # four standard errors
 
 
 def test_batches_ask_for_the_values_alone_and_the_seed_decides():
@@ -45,10 +45,14 @@ def test_batches_ask_for_the_values_alone_and_the_seed_decides():
     assert rows.fingerprint == recall.RecallRows(TASK, 24, seed=3).fingerprint != other.fingerprint
 
 
-@pytest.mark.parametrize("task, length, words", [
-    (TASK, 15, "stages[0].seq_len=15 must be at least 16"),
-    (RecallConfig(keys=7), 64, "recall.keys=7 must be at least recall.needles=8"),
-    (RecallConfig(values=0), 64, "must all be at least 1")])
+@pytest.mark.parametrize(
+    "task, length, words",
+    [
+        (TASK, 15, "stages[0].seq_len=15 must be at least 16"),
+        (RecallConfig(keys=7), 64, "recall.keys=7 must be at least recall.needles=8"),
+        (RecallConfig(values=0), 64, "must all be at least 1"),
+    ],
+)
 def test_bad_settings_are_refused(task, length, words):
     with pytest.raises(UserError) as caught:
         recall.check(task, length, "stages[0].seq_len")

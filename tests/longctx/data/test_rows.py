@@ -32,7 +32,7 @@ def test_every_next_token_is_predicted_exactly_once(texts, capacity):
         ids = [256, *text, 257]
         for start in range(0, len(ids) - 1, capacity):
             end = min(start + capacity, len(ids) - 1)
-            expected.append((ids[start:end], ids[start + 1:end + 1]))
+            expected.append((ids[start:end], ids[start + 1 : end + 1]))
     assert found == sorted(expected)
 
 
@@ -49,7 +49,7 @@ def test_targets_positions_segments_and_padding(texts, capacity):
     steps = np.diff(batch["segments"], axis=1)
     padding = batch["segments"] == 0
     assert ((steps >= 0) & (steps <= 1) | padding[:, 1:]).all() and (batch["segments"][:, 0] == 1).all()
-    assert (padding[:, :-1] <= padding[:, 1:]).all()        # padding comes last
+    assert (padding[:, :-1] <= padding[:, 1:]).all()  # padding comes last
     np.testing.assert_array_equal(batch["weights"], ~padding)
     assert (batch["tokens"][padding] == 258).all() and (batch["targets"][padding] == 258).all()
     assert (batch["positions"][padding] == 0).all()

@@ -1,4 +1,5 @@
 """What a damaged tokenizer.json does to `tokenizers`: one line each, while loading nothing else on standard error."""
+
 import json
 import os
 
@@ -33,10 +34,13 @@ def message(call, *args) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("fields", [
-    {"model": {"continuing_subword_prefix": "####"}},
-    {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "////"}},
-])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model": {"continuing_subword_prefix": "####"}},
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "////"}},
+    ],
+)
 def test_a_panic_while_loading_is_one_line(tmp_path, capfd, fields):
     text = message(tokenizers.load, changed(tmp_path, **fields))
     assert capfd.readouterr().err == ""

@@ -76,8 +76,9 @@ def test_a_folder_of_every_kind_plain_and_gzipped(tmp_path):
     write(tmp_path / "empty.txt", " \n")
     corpus = sources.load(config(tmp_path))
     found = texts(corpus)
-    assert corpus.notes == (f"left out of data.path={str(tmp_path)!r}: 1 file (1 .png), 1 folder (1 .hidden), "
-                            "1 empty document",)
+    assert corpus.notes == (
+        f"left out of data.path={str(tmp_path)!r}: 1 file (1 .png), 1 folder (1 .hidden), 1 empty document",
+    )
     assert len(found) == 4 + 4 + 3 + 3
     assert found["deep/1.md"] == b"text 1" and found["3.TXT.gz"] == b"zipped 3"
     assert found["lines.jsonl:3"] == b"line 1" and found["more.jsonl.gz:5"] == b"line 2"
@@ -104,7 +105,7 @@ def test_one_document_is_cut_in_two(tmp_path, text):
     assert train.name != held_out.name
     if len(text) > 50:
         assert 0.08 < len(held_out.text) / len(text) < 0.14
-        assert train.text.decode() and held_out.text.decode()       # no character is cut
+        assert train.text.decode() and held_out.text.decode()  # no character is cut
 
 
 def test_one_jsonl_file_splits_by_line(tmp_path):
@@ -135,9 +136,16 @@ def test_only_empty_files(tmp_path):
     assert "holds no text" in message(tmp_path)
 
 
-@pytest.mark.parametrize("damage", [lambda z: z[:-9], lambda z: b"plain text", lambda z: z[:20] + b"\xff\xff" + z[22:],
-                                    lambda z: z[:-6] + bytes([z[-6] ^ 1]) + z[-5:]],
-                         ids=["truncated", "not gzip", "damaged", "checksum"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda z: z[:-9],
+        lambda z: b"plain text",
+        lambda z: z[:20] + b"\xff\xff" + z[22:],
+        lambda z: z[:-6] + bytes([z[-6] ^ 1]) + z[-5:],
+    ],
+    ids=["truncated", "not gzip", "damaged", "checksum"],
+)
 def test_broken_gzip(tmp_path, damage):
     path = write(tmp_path / "a.txt.gz", damage(gzip.compress(os.urandom(1000))))
     text = message(tmp_path)
@@ -145,12 +153,18 @@ def test_broken_gzip(tmp_path, damage):
 
 
 BAD_LINES = [
-    (b'{"text": "a"', "is not JSON"), (b'{"text": "\xff"}', "is not UTF-8 at byte 10 (0xff)"),
-    (b"[" * 100_000, "nested deeper"), (b'{"text": "a", "more": ' + b"[" * 100_000, "nested deeper"),
-    (b'["a"]', "is a JSON list"), (b'"a"', "is a JSON str"),
+    (b'{"text": "a"', "is not JSON"),
+    (b'{"text": "\xff"}', "is not UTF-8 at byte 10 (0xff)"),
+    (b"[" * 100_000, "nested deeper"),
+    (b'{"text": "a", "more": ' + b"[" * 100_000, "nested deeper"),
+    (b'["a"]', "is a JSON list"),
+    (b'"a"', "is a JSON str"),
     (b'{"txt": "a", "n": 1, "title": "b"}', "the text fields there: 'txt', 'title'"),
-    (b'{"text": 5}', "the text fields there: none"), (b"{}", "the text fields there: none"),
-    (b'{"text": "\\ud83d"}', "half of a surrogate pair"), (b'{"text": "a", "text": "b"}', "the key 'text' twice")]
+    (b'{"text": 5}', "the text fields there: none"),
+    (b"{}", "the text fields there: none"),
+    (b'{"text": "\\ud83d"}', "half of a surrogate pair"),
+    (b'{"text": "a", "text": "b"}', "the key 'text' twice"),
+]
 GOOD = json.dumps({"text": "good"}).encode()
 
 
@@ -167,7 +181,7 @@ def test_bad_documents_are_left_out_and_counted(tmp_path):
     write(tmp_path / "latin.txt", "caf\u00e9".encode("latin-1"))
     corpus = sources.load(config(tmp_path, bad="skip", tokenizer="tokenizer.json", holdout=0.3))
     assert set(texts(corpus)) == {f"a.jsonl:{len(BAD_LINES) + 1} ({part})" for part in ("start", "end")}
-    note, = corpus.notes
+    (note,) = corpus.notes
     assert f"{len(BAD_LINES) + 2} bad documents (line 1 of 'a.jsonl' is not JSON" in note
     assert note.endswith(f"; and {len(BAD_LINES) + 2 - sources.SHOWN} more)") and len(note) < 500
     assert "'latin.txt' is not UTF-8" not in note and "b'caf" not in note
@@ -176,12 +190,19 @@ def test_bad_documents_are_left_out_and_counted(tmp_path):
     assert "data.bad='skp'" in message(tmp_path, bad="skp")
 
 
-@pytest.mark.parametrize("data, expected", [
-    (codecs.BOM_UTF8 + b"text", b"text"), ("t\u00e9xt \U0001f600".encode("utf-16"), "t\u00e9xt \U0001f600".encode()),
-    (codecs.BOM_UTF16_BE + "text".encode("utf-16-be"), b"text"), ("text".encode("utf-32"), b"text"),
-    (codecs.BOM_UTF16_LE + b"odd", "begins with the byte order mark of UTF-16-LE, and is not"),
-    ("No byte order mark.".encode("utf-16-le"), "looks like UTF-16"), (b"zeros" + bytes(9), b"zeros" + bytes(9))],
-    ids=["utf-8", "utf-16", "utf-16 big endian", "utf-32", "not whole", "no mark", "zeros at the end"])
+@pytest.mark.parametrize(
+    "data, expected",
+    [
+        (codecs.BOM_UTF8 + b"text", b"text"),
+        ("t\u00e9xt \U0001f600".encode("utf-16"), "t\u00e9xt \U0001f600".encode()),
+        (codecs.BOM_UTF16_BE + "text".encode("utf-16-be"), b"text"),
+        ("text".encode("utf-32"), b"text"),
+        (codecs.BOM_UTF16_LE + b"odd", "begins with the byte order mark of UTF-16-LE, and is not"),
+        ("No byte order mark.".encode("utf-16-le"), "looks like UTF-16"),
+        (b"zeros" + bytes(9), b"zeros" + bytes(9)),
+    ],
+    ids=["utf-8", "utf-16", "utf-16 big endian", "utf-32", "not whole", "no mark", "zeros at the end"],
+)
 def test_a_byte_order_mark_is_no_text(tmp_path, data, expected):
     path = write(tmp_path / "a.txt", data)
     write(tmp_path / "b.txt", "another")
@@ -226,8 +247,14 @@ def test_links_are_followed_and_each_file_is_read_once(tmp_path):
     root = tmp_path / "root"
     write(root / "z" / "real.txt", "real")
     os.link(root / "z" / "real.txt", root / "z" / "same.txt")
-    for name, target in (("a", root / "z"), ("circle", root), ("z/up", tmp_path), ("linked", tmp_path / "outside"),
-                         ("b.txt", root / "z" / "real.txt"), ("c.md", tmp_path / "outside" / "blob")):
+    for name, target in (
+        ("a", root / "z"),
+        ("circle", root),
+        ("z/up", tmp_path),
+        ("linked", tmp_path / "outside"),
+        ("b.txt", root / "z" / "real.txt"),
+        ("c.md", tmp_path / "outside" / "blob"),
+    ):
         (root / name).symlink_to(target)
     corpus = sources.load(config(root, holdout=0.4))
     assert texts(corpus) == {"z/real.txt": b"real", "linked/far.txt": b"far", "c.md": b"by its link alone"}
@@ -246,9 +273,10 @@ def test_more_text_than_memory_is_refused_before_it_is_read(tmp_path, monkeypatc
         assert "holds 4.2 MB or more" in text and "at most 4.0 MB" in text and "20.0 MB of memory are free" in text
     write(tmp_path / "b.txt", b"1" * 900_000)
     assert "1.4 MB in 3 files" in message(tmp_path, max_bytes=500_000)
-    monkeypatch.setattr(readers, "open", None, raising=False)               # nothing is read
+    monkeypatch.setattr(readers, "open", None, raising=False)  # nothing is read
     assert "0.9 MB in 1 file, and at most 0.5 MB can be read: data.max_bytes=500000" in message(
-        tmp_path / "b.txt", max_bytes=500_000)
+        tmp_path / "b.txt", max_bytes=500_000
+    )
     assert "data.max_bytes=-1" in message(tmp_path, max_bytes=-1)
 
 
@@ -264,7 +292,8 @@ def test_unreadable_files(tmp_path, monkeypatch):
 
     def refuse(path, mode):
         raise PermissionError(13, "Permission denied", path)
-    monkeypatch.setattr(readers, "open", refuse, raising=False)         # file modes do not stop root
+
+    monkeypatch.setattr(readers, "open", refuse, raising=False)  # file modes do not stop root
     assert repr(str(path)) in message(tmp_path) and "Permission denied" in message(tmp_path)
 
 
@@ -273,6 +302,7 @@ def test_unreadable_folder(tmp_path, monkeypatch):
 
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
+
     monkeypatch.setattr(os, "scandir", refuse)
     assert f"{str(tmp_path)!r} cannot be read: Permission denied" in message(tmp_path)
 

@@ -15,11 +15,16 @@ TEXT = "def f(x):\n    return x + 1  # naïve 😀\n" * 50
 def train(path, special=("<s>", "</s>", "<pad>"), change=None):
     """A small byte-level BPE, saved as tokenizer.json."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=list(special), show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=list(special),
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     tokenizer.train_from_iterator([TEXT], trainer)
     if change:
         change(tokenizer)
@@ -71,7 +76,8 @@ def test_settings_of_the_file_do_not_reach_the_data(tmp_path):
         tokenizer.enable_truncation(4)
         tokenizer.enable_padding(length=64, pad_id=2, pad_token="<pad>")
         tokenizer.post_processor = processors.TemplateProcessing(
-            single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
+            single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+        )
 
     plain = tokenizers.load(train(tmp_path / "plain.json"))
     changed = tokenizers.load(train(tmp_path / "changed.json", change=change))
@@ -136,12 +142,17 @@ def with_added(tokenizer, *texts):
     return tokenizer
 
 
-@pytest.mark.parametrize("make, dropped", [
-    (lambda: with_added(tiny.metaspace(unk=None), "z"), {"é": 1}),
-    (lambda: tiny.metaspace(unk=None), {"z": 2, "é": 1}), (tiny.metaspace, {}), (tiny.byte_fallback, {}),
-    (lambda: tiny.byte_level("<s>", "</s>"), {}),
-    (lambda: tiny.byte_level("<s>", "</s>", alphabet="abz\u0120\u00c3"), {"é": 1}),       # a byte of é's two
-])
+@pytest.mark.parametrize(
+    "make, dropped",
+    [
+        (lambda: with_added(tiny.metaspace(unk=None), "z"), {"é": 1}),
+        (lambda: tiny.metaspace(unk=None), {"z": 2, "é": 1}),
+        (tiny.metaspace, {}),
+        (tiny.byte_fallback, {}),
+        (lambda: tiny.byte_level("<s>", "</s>"), {}),
+        (lambda: tiny.byte_level("<s>", "</s>", alphabet="abz\u0120\u00c3"), {"é": 1}),  # a byte of é's two
+    ],
+)
 def test_characters_that_vanish_are_counted(tmp_path, make, dropped):
     tokenizer = tokenizers.load(tiny.write(tmp_path, make()))
     texts = [b"abz z", "a é b".encode(), b"ab"]

@@ -1,4 +1,5 @@
 """Tiny tokenizer.json files of the usual kinds, written without training."""
+
 import json
 import pathlib
 
@@ -26,8 +27,9 @@ def byte_fallback() -> tokenizers.Tokenizer:
     merges = [("▁", "a"), ("▁", "b"), ("▁", "▁"), ("i", "s"), ("▁", "is"), ("1", "2")]
     tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
-                                           decoders.Strip(" ", 1, 0)])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
     tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
     return tokenizer
 

@@ -1,4 +1,5 @@
 """Batches of evaluation: fixed shapes, nothing lost or mixed up on the way there and back."""
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -64,7 +65,7 @@ def test_windows_do_not_overlap_and_targets_follow_inputs(length, targets, seed)
     assert 1 <= len(windows) <= max(1, batches.WINDOW_TOKENS // length)
     for inputs, follow in windows:
         assert len(inputs) == len(follow) == length and inputs[0] == -1
-        np.testing.assert_array_equal(inputs[1:], follow[:-1])          # ids are their own positions here
+        np.testing.assert_array_equal(inputs[1:], follow[:-1])  # ids are their own positions here
     starts = [follow[0] for _, follow in windows]
     assert (np.diff(starts) >= length).all() and starts[0] >= 1 and windows[-1].targets[-1] <= targets
 

@@ -1,4 +1,5 @@
 """Loss by position and gain from context, on predictors whose answer is known in closed form."""
+
 import json
 import math
 
@@ -16,9 +17,11 @@ CONFIG = EvalConfig(documents=3)
 
 def model(nll):
     """A predictor from a function batch -> loss; these tasks do not ask what the top choice is."""
+
     def predictor(batch):
         losses = np.asarray(nll(batch), np.float32)
         return Prediction(losses, np.zeros(losses.shape, bool))
+
     return predictor
 
 
@@ -57,6 +60,7 @@ def test_by_position_finds_the_slope(documents, byte_tokenizer):
 
 def test_errors_are_over_documents(documents, byte_tokenizer):
     """A loss that differs by document and not inside it: the error is that of 3 documents, not of 24 windows."""
+
     @model
     def by_text(batch):
         return np.broadcast_to(batch["targets"][:, 5:6] % 3, batch["tokens"].shape)
@@ -97,8 +101,12 @@ def test_contexts_fit_in_one_row(length):
 def test_a_length_without_documents_says_so(task, documents, byte_tokenizer):
     result = strict(task.run(falling, documents, byte_tokenizer, CONFIG, (256, 1 << 20), 0))
     assert result["lengths"][0]["documents"] == 3
-    assert result["lengths"][1] == {"length": 1 << 20, "documents": 0, "windows": 0,
-                                    "reason": "no held-out document is that long, in 33.6 MB of text at most"}
+    assert result["lengths"][1] == {
+        "length": 1 << 20,
+        "documents": 0,
+        "windows": 0,
+        "reason": "no held-out document is that long, in 33.6 MB of text at most",
+    }
 
 
 @pytest.mark.parametrize("task", [by_position, context_gain])

@@ -1,4 +1,5 @@
 """The passkey grid, on models that copy, that cannot, that see only the recent past, and that guess."""
+
 import json
 import math
 import re
@@ -20,24 +21,27 @@ CONFIG = EvalConfig(depths=3, samples=2)
 
 def copier(reach=1 << 30):
     """An induction head: where the last 8 tokens appeared before, at most `reach` back, it repeats what followed."""
+
     def predictor(batch):
         losses, top = np.full(batch["tokens"].shape, math.log(259.0)), np.zeros(batch["tokens"].shape, bool)
         for row, (tokens, targets) in enumerate(zip(batch["tokens"], batch["targets"], strict=True)):
             seen = {}
             for t in range(8, int(batch["weights"][row].sum())):
-                key = tokens[t - 7:t + 1].tobytes()
+                key = tokens[t - 7 : t + 1].tobytes()
                 if t - seen.get(key, -reach) < reach:
                     top[row, t] = targets[seen[key]] == targets[t]
                     losses[row, t] = -math.log(0.9 if top[row, t] else 0.1 / 258)
                 seen.setdefault(key, t)
         return Prediction(losses.astype(np.float32), top)
+
     return predictor
 
 
 def guesser(right):
     """A model without context whose top choice is right where right(targets) says."""
-    return lambda batch: Prediction(np.full(batch["tokens"].shape, math.log(259.0), np.float32),
-                                    right(batch["targets"]))
+    return lambda batch: Prediction(
+        np.full(batch["tokens"].shape, math.log(259.0), np.float32), right(batch["targets"])
+    )
 
 
 def recorder():
@@ -48,6 +52,7 @@ def recorder():
         sizes = batch["weights"].sum(axis=1).astype(int)
         rows.extend((batch["tokens"][i, :n], batch["targets"][i, :n]) for i, n in enumerate(sizes) if n)
         return never(batch)
+
     return predictor, rows
 
 
@@ -120,14 +125,16 @@ def test_the_control_hides_another_number_and_scores_the_same_answer(byte_tokeni
     assert len(rows) == 2 * 2 * 20
     texts = [byte_tokenizer.decode([*inputs, targets[-1]]) for inputs, targets in rows]
     for own, control in zip(texts[::2], texts[1::2], strict=True):
-        answer, = {*re.findall(r"\d+", own)}
+        (answer,) = {*re.findall(r"\d+", own)}
         first, second, scored = re.findall(r"\d+", control)
         assert first == second != scored == answer and len(first) == len(answer) and int(first) <= LARGEST
         assert re.sub(r"\d+", "", own) == re.sub(r"\d+", "", control)
 
 
-@pytest.mark.parametrize("number, low, high", [("1", 2, 9), ("9", 1, 8), ("50", 10, 99), ("10000", 10001, LARGEST),
-                                               (str(LARGEST), 10000, LARGEST - 1)])
+@pytest.mark.parametrize(
+    "number, low, high",
+    [("1", 2, 9), ("9", 1, 8), ("50", 10, 99), ("10000", 10001, LARGEST), (str(LARGEST), 10000, LARGEST - 1)],
+)
 def test_every_other_number_of_as_many_digits_can_be_hidden(number, low, high):
     rng = np.random.default_rng(0)
     drawn = {int(passkey._another(rng, number)) for _ in range(3000)}
@@ -137,6 +144,7 @@ def test_every_other_number_of_as_many_digits_can_be_hidden(number, low, high):
 
 class Words:
     """A tokenizer of four bytes a token, of which it tells the first two apart."""
+
     bos, eos, pad = 1, 2, 3
 
     def encode(self, text):
@@ -191,7 +199,7 @@ def test_the_whole_text_is_encoded_and_the_tokens_with_digits_are_scored(tmp_pat
         assert piece.targets.tolist() == ids.tolist() and piece.inputs[0] == tokenizer.bos
         assert scored.tolist() == list(range(-len(scored), 0))
         assert tokenizer.decode(ids[scored]).strip() == answer.strip()
-        assert not set(tokenizer.decode(ids[:scored[0]])[-4:]) & set("0123456789")
+        assert not set(tokenizer.decode(ids[: scored[0]])[-4:]) & set("0123456789")
 
 
 def test_repeatable(byte_tokenizer):

@@ -8,18 +8,27 @@ from longctx.evals.predictor import predictor, rows_computed
 from longctx.model import functional
 from tests.helpers import packed, slow
 
-MODEL = ModelConfig(vocab_size=32, layers=1, embed=16, mlp=32, heads=2, key_heads=2, head_size=8, dtype="float32")
+MODEL = ModelConfig(vocab_size=32, layers=1, d_model=16, mlp_dim=32, heads=2, kv_heads=2, head_dim=8, dtype="float32")
 
 
-@pytest.mark.parametrize("mesh_config, layout", [
-    (MeshConfig(context=3), "striped(4)"), (MeshConfig(data=2, context=2, tensor=2), "zigzag"),
-    *slow((MeshConfig(), "zigzag"), (MeshConfig(data=2, context=4), "per_document"))])
+@pytest.mark.parametrize(
+    "mesh_config, layout",
+    [
+        (MeshConfig(context=3), "striped(4)"),
+        (MeshConfig(data=2, context=2, tensor=2), "zigzag"),
+        *slow((MeshConfig(), "zigzag"), (MeshConfig(data=2, context=4), "per_document")),
+    ],
+)
 def test_predictions_are_those_of_the_logits_on_any_mesh(mesh_config, layout):
     """Five rows of 37 tokens divide by no mesh here: rows and columns are padded, laid out, and put back."""
     where, rng = packed(1, 5, 37), np.random.default_rng(0)
     ids = lambda: rng.integers(0, 32, (5, 37)).astype(np.int32)
-    batch = {"tokens": ids(), "targets": ids(), "positions": np.asarray(where.positions),
-             "segments": np.asarray(where.segments)}
+    batch = {
+        "tokens": ids(),
+        "targets": ids(),
+        "positions": np.asarray(where.positions),
+        "segments": np.asarray(where.segments),
+    }
     config = Config(model=MODEL, mesh=mesh_config, attention=AttentionConfig(layout=layout))
     # of a row that is longer by one token the frequencies would be others
     rope = RopeConfig(500.0, "longrope", original_length=37, short_factors=(1.0,) * 4, long_factors=(8.0,) * 4)
@@ -28,16 +37,30 @@ def test_predictions_are_those_of_the_logits_on_any_mesh(mesh_config, layout):
     batch["targets"][0] = logits[0].argmax(-1)
     mesh = meshes.make(mesh_config)
     got = predictor(config, mesh, train_step.init_state(config, mesh)["params"], rope)(
-        {**batch, "weights": np.ones((5, 37), np.float32)})
+        {**batch, "weights": np.ones((5, 37), np.float32)}
+    )
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     np.testing.assert_allclose(got.nll, -np.take_along_axis(log_p, batch["targets"][..., None], -1)[..., 0], atol=1e-4)
     np.testing.assert_array_equal(got.top, batch["targets"] == logits.argmax(-1))
     assert got.top[0].all() and not got.top.all()
 
 
-@pytest.mark.parametrize("rows, length, worth, computed", [
-    (1, 256, 1e3, 4), (1, 256, 1e2, 1), (5, 256, 1e2, 8), (40, 256, 1e2, 64), (64, 256, 1e2, 64),
-    (1, 256, 1e9, 64), (40, 256, 1e9, 64), (1, 3000, 1, 1), (2, 3000, 1, 2), (3, 3000, 1, 5), (1, 99_999, 1e9, 1)])
+@pytest.mark.parametrize(
+    "rows, length, worth, computed",
+    [
+        (1, 256, 1e3, 4),
+        (1, 256, 1e2, 1),
+        (5, 256, 1e2, 8),
+        (40, 256, 1e2, 64),
+        (64, 256, 1e2, 64),
+        (1, 256, 1e9, 64),
+        (40, 256, 1e9, 64),
+        (1, 3000, 1, 1),
+        (2, 3000, 1, 2),
+        (3, 3000, 1, 5),
+        (1, 99_999, 1e9, 1),
+    ],
+)
 def test_rows_that_are_computed_are_as_many_as_the_work_or_cheaper_than_a_compilation(rows, length, worth, computed):
     assert rows_computed(rows, length, worth) == computed
 

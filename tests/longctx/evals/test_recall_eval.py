@@ -10,6 +10,7 @@ TASK = RecallConfig(needles=4, keys=9, values=5, fillers=3)
 
 def looks_back(reach):
     """A predictor that finds each key's needle if it lies no further back than `reach`."""
+
     def predict(batch):
         tokens, targets = batch["tokens"], batch["targets"]
         top = np.zeros(tokens.shape, bool)
@@ -18,13 +19,14 @@ def looks_back(reach):
                 found = np.flatnonzero(row[:column] == row[column])[0]
                 top[i, column] = column - found <= reach and row[found + 1] == targets[i, column]
         return batches.Prediction(np.zeros(tokens.shape), top)
+
     return predict
 
 
 def test_who_finds_every_needle_recalls_all_and_who_looks_back_half_recalls_the_second_half():
     everything = by_depth(looks_back(200), TASK, 200, rows=64, depths=4, seed=0)
     assert all(cell["right"] == cell["asked"] > 0 for cell in everything)
-    half = by_depth(looks_back(97), TASK, 200, rows=64, depths=4, seed=0)      # from the first question, column 193
+    half = by_depth(looks_back(97), TASK, 200, rows=64, depths=4, seed=0)  # from the first question, column 193
     assert [cell["asked"] for cell in half] == [cell["asked"] for cell in everything]
     assert half[0]["right"] == half[1]["right"] == 0 and half[3]["right"] == half[3]["asked"]
 
@@ -32,9 +34,10 @@ def test_who_finds_every_needle_recalls_all_and_who_looks_back_half_recalls_the_
 def test_guessing_a_value_is_right_as_often_as_chance_says():
     def guess(batch):
         return batches.Prediction(np.zeros(batch["tokens"].shape), batch["targets"] == TASK.keys)
+
     cells = by_depth(guess, TASK, 32, rows=512, depths=1, seed=0)
     share, chance = cells[0]["right"] / cells[0]["asked"], 1 / TASK.values
-    assert abs(share - chance) < 4 * (chance * (1 - chance) / cells[0]["asked"]) ** 0.5      # four standard errors
+    assert abs(share - chance) < 4 * (chance * (1 - chance) / cells[0]["asked"]) ** 0.5  # four standard errors
 
 
 def test_no_more_rows_are_read_than_asked_for():

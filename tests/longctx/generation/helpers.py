@@ -1,4 +1,5 @@
 """Tiny models with weights that are not trivial, and what they say with and without a cache."""
+
 import functools
 
 import jax
@@ -11,11 +12,12 @@ from longctx.generation import cache as caching
 from longctx.model import functional
 from pallas_kernels.masks import Tokens
 
-TINY = ModelConfig(vocab_size=32, layers=2, embed=16, mlp=24, heads=4, key_heads=2, head_size=8, dtype="float32",
-                   remat="none")
+TINY = ModelConfig(
+    vocab_size=32, layers=2, d_model=16, mlp_dim=24, heads=4, kv_heads=2, head_dim=8, dtype="float32", remat="none"
+)
 REFERENCE = AttentionConfig(kernel="reference")
 ONE = MeshConfig()
-LENGTH = 48                     # of the uncached rows
+LENGTH = 48  # of the uncached rows
 
 
 @functools.cache
@@ -37,8 +39,11 @@ def setup(config: ModelConfig, mesh_config: MeshConfig = ONE):
 def rows(tokens, inside, positions=None) -> dict:
     """A batch of one document for each row: numpy [B, T], its tokens where `inside`."""
     index = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape) if positions is None else positions
-    return {"tokens": np.where(inside, tokens, 0).astype(np.int32), "segments": inside.astype(np.int32),
-            "positions": np.where(inside, index, 0).astype(np.int32)}
+    return {
+        "tokens": np.where(inside, tokens, 0).astype(np.int32),
+        "segments": inside.astype(np.int32),
+        "positions": np.where(inside, index, 0).astype(np.int32),
+    }
 
 
 @functools.cache
@@ -64,6 +69,7 @@ def _step(config, mesh_config, length):
         where = Tokens(batch["positions"], batch["segments"])
         x, cache = caching.extend(model, batch["tokens"], where, cache, None, length)
         return model.logits(x), cache
+
     return jax.jit(step)
 
 

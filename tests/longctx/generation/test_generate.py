@@ -1,4 +1,5 @@
 """generate and stream: prompts of different lengths together, greedy and sampled, on one device and several."""
+
 import dataclasses
 
 import jax
@@ -14,8 +15,13 @@ from tests.longctx.generation.helpers import LENGTH, ONE, TINY, setup, uncached
 # a full layer, and one whose ring is shorter than a chunk
 MODEL = dataclasses.replace(TINY, pattern=(LayerConfig(), LayerConfig(mask="causal & (window(5) | sinks(2))")))
 DYNAMIC = dataclasses.replace(TINY, layers=1, rope=RopeConfig(scaling="dynamic", factor=2.0, original_length=8))
-LONGROPE = dataclasses.replace(TINY, layers=1, rope=RopeConfig(
-    scaling="longrope", original_length=30, short_factors=(1.0,) * 4, long_factors=(1.0, 2.0, 4.0, 8.0)))
+LONGROPE = dataclasses.replace(
+    TINY,
+    layers=1,
+    rope=RopeConfig(
+        scaling="longrope", original_length=30, short_factors=(1.0,) * 4, long_factors=(1.0, 2.0, 4.0, 8.0)
+    ),
+)
 CLEX = dataclasses.replace(TINY, layers=1, rope=RopeConfig(scaling="clex", factor=8.0, original_length=6))
 PROMPTS = [np.random.default_rng(n).integers(0, TINY.vocab_size, n) for n in (21, 1, 16)]
 NEW = 12
@@ -31,13 +37,13 @@ def by_hand(config, prompts, count, length=None):
     """Greedy tokens, each from a whole forward pass."""
     tokens, lengths = np.zeros((len(prompts), LENGTH), np.int32), np.array([len(prompt) for prompt in prompts])
     for row, prompt in zip(tokens, prompts, strict=True):
-        row[:len(prompt)] = prompt
+        row[: len(prompt)] = prompt
     rows, start = np.arange(len(prompts)), lengths.copy()
     for _ in range(count):
         logits = uncached(config, tokens, lengths, length=length)
         tokens[rows, lengths] = logits[rows, lengths - 1].argmax(-1)
         lengths += 1
-    return [row[first:first + count] for row, first in zip(tokens, start, strict=True)]
+    return [row[first : first + count] for row, first in zip(tokens, start, strict=True)]
 
 
 def same(got, want):
@@ -59,8 +65,10 @@ def of_each(config, length=None, prompts=PROMPTS):
     return [by_hand(config, [prompt], NEW, length or len(prompt) + NEW)[0] for prompt in prompts]
 
 
-@pytest.mark.parametrize("config, mesh_config", [
-    (DYNAMIC, MeshConfig(data=2, context=2)), *slow((LONGROPE, ONE), (CLEX, MeshConfig(data=2)))])
+@pytest.mark.parametrize(
+    "config, mesh_config",
+    [(DYNAMIC, MeshConfig(data=2, context=2)), *slow((LONGROPE, ONE), (CLEX, MeshConfig(data=2)))],
+)
 def test_a_scaling_by_length_takes_that_of_each_row(config, mesh_config):
     want = of_each(config)
     same(generate(config, mesh_config), want)
@@ -88,8 +96,8 @@ def test_prompts_of_other_lengths_compile_nothing_again():
 def test_a_row_ends_with_a_stop_token_and_a_stream_with_the_last_row():
     free = generate()
     stop = int(free[0][3])
-    cut = [row[:list(row).index(stop) + 1] if stop in row else row for row in free]
-    same(generate(stop=(stop, 31)), [row[:list(row).index(31) + 1] if 31 in row else row for row in cut])
+    cut = [row[: list(row).index(stop) + 1] if stop in row else row for row in free]
+    same(generate(stop=(stop, 31)), [row[: list(row).index(31) + 1] if 31 in row else row for row in cut])
     mesh, graph, params = setup(MODEL)
     with jax.set_mesh(mesh):
         steps = list(api.stream(graph, params, 3 * PROMPTS[:1], NEW, chunk=8, stop=(stop,)))
@@ -104,22 +112,28 @@ def test_a_seed_repeats_and_another_differs():
     same(generate(temperature=1e-4), generate())
 
 
-@pytest.mark.parametrize("prompts, how, message", [
-    ([], {}, r"prompts=\[\] must hold one"),
-    ([[1], []], {}, r"prompts\[1\] is float64\[0\]; it must be a row of token ids"),
-    ([[0.5]], {}, r"prompts\[0\] is float64\[1\]"),
-    ([[1, 32]], {}, r"prompts\[0\] holds ids from 1 to 32; .* from 0 to 31"),
-    ([[1]], {"count": 0}, "max_new_tokens=0 must be at least 1"),
-    ([[1]], {"chunk": 0}, "chunk=0 must be at least 1"),
-    ([[1]], {"temperature": -1.0}, "temperature=-1.0 must be 0 .* or above"),
-    ([[1]], {"top_p": 0.0}, "top_p=0.0 must be above 0"),
-    ([[True]], {}, r"prompts\[0\] is bool\[1\]"), ([[2**40]], {}, "from 1099511627776 to 1099511627776"),
-    ([[1]], {"count": 1.5}, "max_new_tokens=1.5 must be .* in whole numbers"),
-    ([[1]], {"top_p": float("nan")}, "top_p=nan must be above 0"), ([[1]], {"stop": 3}, r"stop=3 must be a tuple"),
-    ([[1]], {"stop": (1.5,)}, r"stop=\(1.5,\) must be a tuple"), ([[1]], {"length": 0}, "length=0 must be a whole"),
-    ([[1]], {"rope": "yarn"}, "rope='yarn' must be a RopeConfig"),
-    ([[1]], {"rope": RopeConfig(scaling="yran")}, "rope.scaling='yran' is not known. Did you mean 'yarn'"),
-])
+@pytest.mark.parametrize(
+    "prompts, how, message",
+    [
+        ([], {}, r"prompts=\[\] must hold one"),
+        ([[1], []], {}, r"prompts\[1\] is float64\[0\]; it must be a row of token ids"),
+        ([[0.5]], {}, r"prompts\[0\] is float64\[1\]"),
+        ([[1, 32]], {}, r"prompts\[0\] holds ids from 1 to 32; .* from 0 to 31"),
+        ([[1]], {"count": 0}, "max_new_tokens=0 must be at least 1"),
+        ([[1]], {"chunk": 0}, "chunk=0 must be at least 1"),
+        ([[1]], {"temperature": -1.0}, "temperature=-1.0 must be 0 .* or above"),
+        ([[1]], {"top_p": 0.0}, "top_p=0.0 must be above 0"),
+        ([[True]], {}, r"prompts\[0\] is bool\[1\]"),
+        ([[2**40]], {}, "from 1099511627776 to 1099511627776"),
+        ([[1]], {"count": 1.5}, "max_new_tokens=1.5 must be .* in whole numbers"),
+        ([[1]], {"top_p": float("nan")}, "top_p=nan must be above 0"),
+        ([[1]], {"stop": 3}, r"stop=3 must be a tuple"),
+        ([[1]], {"stop": (1.5,)}, r"stop=\(1.5,\) must be a tuple"),
+        ([[1]], {"length": 0}, "length=0 must be a whole"),
+        ([[1]], {"rope": "yarn"}, "rope='yarn' must be a RopeConfig"),
+        ([[1]], {"rope": RopeConfig(scaling="yran")}, "rope.scaling='yran' is not known. Did you mean 'yarn'"),
+    ],
+)
 def test_what_cannot_be_generated(prompts, how, message):
     with pytest.raises(UserError, match=message):
         generate(prompts=prompts, **how)

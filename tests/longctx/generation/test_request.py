@@ -1,4 +1,5 @@
 """Token ids as they are given: what is none of the model's is refused, by the model, by generation, before anything."""
+
 import numpy as np
 import pytest
 
@@ -10,12 +11,22 @@ from tests.longctx.generation.helpers import TINY, setup
 IDS = np.arange(12).reshape(2, 6)
 
 
-@pytest.mark.parametrize("ids, message", [
-    (IDS + 30, "ids holds ids from 30 to 41; those of the model are from 0 to 31"), (IDS - 3, "ids from -3 to 8"),
-    (IDS + 2**32, "ids from 4294967296"), ((IDS + 2**31).astype(np.uint32), "ids from 2147483648"),
-    (IDS * 1.0, r"ids is float64\[2, 6\]; it must be token ids \[B, T\]"), (IDS > 3, r"ids is bool\[2, 6\]"),
-    (IDS * 1j, "ids is complex128"), (IDS[0], r"ids is int64\[6\]"), (IDS[:, :0], r"ids is int64\[2, 0\]"),
-    (None, "ids is object"), ([["a"]], "ids is <U1")])
+@pytest.mark.parametrize(
+    "ids, message",
+    [
+        (IDS + 30, "ids holds ids from 30 to 41; those of the model are from 0 to 31"),
+        (IDS - 3, "ids from -3 to 8"),
+        (IDS + 2**32, "ids from 4294967296"),
+        ((IDS + 2**31).astype(np.uint32), "ids from 2147483648"),
+        (IDS * 1.0, r"ids is float64\[2, 6\]; it must be token ids \[B, T\]"),
+        (IDS > 3, r"ids is bool\[2, 6\]"),
+        (IDS * 1j, "ids is complex128"),
+        (IDS[0], r"ids is int64\[6\]"),
+        (IDS[:, :0], r"ids is int64\[2, 0\]"),
+        (None, "ids is object"),
+        ([["a"]], "ids is <U1"),
+    ],
+)
 def test_ids_that_no_model_knows(ids, message):
     mesh, _, params = setup(TINY)
     model = Model(TINY, params, mesh)

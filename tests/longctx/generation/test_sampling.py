@@ -1,4 +1,5 @@
 """How a token is chosen, from logits alone."""
+
 import jax
 import numpy as np
 import pytest
@@ -22,8 +23,9 @@ def test_greedy_is_the_largest_and_what_a_temperature_near_0_draws():
     np.testing.assert_array_equal(draws(ROWS, 20, temperature=2.0, top_p=1e-6), np.tile(largest, (20, 1)))
 
 
-@pytest.mark.parametrize("temperature, top_p", [
-    (1e-37, 1.0), (1e-38, 0.9), (1e-45, 1.0), (1e-300, 1.0), (1e-300, 1e-300), (1.0, 1e-45)])
+@pytest.mark.parametrize(
+    "temperature, top_p", [(1e-37, 1.0), (1e-38, 0.9), (1e-45, 1.0), (1e-300, 1.0), (1e-300, 1e-300), (1.0, 1e-45)]
+)
 def test_the_likeliest_token_at_the_ends_of_temperature_and_top_p(temperature, top_p):
     rows = np.concatenate([ROWS, 1e30 * ROWS[:1], np.where(np.arange(16) % 3, -np.inf, ROWS[:1])])
     want = np.tile(rows.argmax(-1), (20, 1))
@@ -36,10 +38,17 @@ def test_at_no_temperature_a_tie_stays_one_and_at_any_all_may_come():
     assert set(draws(tie, 200, temperature=1e300)[:, 0]) == {0, 1, 2, 3}
 
 
-@pytest.mark.parametrize("logits, how, message", [
-    (ROWS, dict(temperature=-1.0), "temperature=-1.0"), (ROWS, dict(temperature=float("nan")), "temperature=nan"),
-    (ROWS, dict(temperature=1.0, top_p=0.0), "top_p=0.0"), (ROWS, dict(top_p=2), "top_p=2 must"),
-    (ROWS[0], {}, r"logits float32\[16\]"), (ROWS.astype(int), {}, "logits int64")])
+@pytest.mark.parametrize(
+    "logits, how, message",
+    [
+        (ROWS, dict(temperature=-1.0), "temperature=-1.0"),
+        (ROWS, dict(temperature=float("nan")), "temperature=nan"),
+        (ROWS, dict(temperature=1.0, top_p=0.0), "top_p=0.0"),
+        (ROWS, dict(top_p=2), "top_p=2 must"),
+        (ROWS[0], {}, r"logits float32\[16\]"),
+        (ROWS.astype(int), {}, "logits int64"),
+    ],
+)
 def test_what_cannot_be_sampled(logits, how, message):
     with pytest.raises(UserError, match=message):
         sample(logits, jax.random.key(0), **how)
@@ -51,11 +60,11 @@ def test_top_p_keeps_as_few_of_the_likeliest_as_have_that_much(temperature, top_
     share = np.exp(ROWS[0].astype(np.float64) / temperature)
     order = np.argsort(-share)
     share = share[order] / share.sum()
-    kept = order[:np.searchsorted(share.cumsum(), top_p) + 1]
+    kept = order[: np.searchsorted(share.cumsum(), top_p) + 1]
     assert set(drawn) == set(kept)
-    likely = share[:len(kept)] / share[:len(kept)].sum()
+    likely = share[: len(kept)] / share[: len(kept)].sum()
     often = np.array([(drawn == token).mean() for token in kept])
-    assert (np.abs(often - likely) <= 5 * np.sqrt(likely / len(drawn))).all()       # standard errors
+    assert (np.abs(often - likely) <= 5 * np.sqrt(likely / len(drawn))).all()  # standard errors
 
 
 def test_the_same_key_draws_the_same_and_rows_do_not_depend_on_one_another():
@@ -63,4 +72,4 @@ def test_the_same_key_draws_the_same_and_rows_do_not_depend_on_one_another():
     once = draws(ROWS, 8, **how)
     np.testing.assert_array_equal(draws(ROWS, 8, **how), once)
     np.testing.assert_array_equal(draws(ROWS[:2], 8, **how), once[:, :2])
-    assert len(np.unique(draws(np.tile(ROWS[:1], (5, 1)), 8, **how), axis=1).T) > 1        # nor are they alike
+    assert len(np.unique(draws(np.tile(ROWS[:1], (5, 1)), 8, **how), axis=1).T) > 1  # nor are they alike

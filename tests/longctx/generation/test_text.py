@@ -1,4 +1,5 @@
 """Generated text, piece by piece: all of it, and each character as soon as it is whole."""
+
 import hypothesis
 import pytest
 from hypothesis import strategies
@@ -7,8 +8,11 @@ from longctx.data import tokenizers
 from longctx.generation import text
 from tests.longctx.data import tiny_tokenizers as tiny
 
-TOKENIZERS = {"metaspace": tiny.metaspace, "byte_fallback": tiny.byte_fallback,
-              "byte_level": lambda: tiny.byte_level("<s>", "</s>")}
+TOKENIZERS = {
+    "metaspace": tiny.metaspace,
+    "byte_fallback": tiny.byte_fallback,
+    "byte_level": lambda: tiny.byte_level("<s>", "</s>"),
+}
 WORDS = strategies.text(strategies.sampled_from("ab is12\né中😀"), max_size=12)
 
 
@@ -29,7 +33,7 @@ def test_any_tokens_are_written_as_they_are_at_once(load, name, data):
     tokenizer = load[name]
     ids = strategies.lists(strategies.integers(0, tokenizer.vocab_size - 1), max_size=40)
     prompt, new = data.draw(ids), data.draw(ids)
-    whole = tokenizer.decode(prompt + new)[len(tokenizer.decode(prompt)):]
+    whole = tokenizer.decode(prompt + new)[len(tokenizer.decode(prompt)) :]
     assert "".join(pieces(tokenizer, prompt, new)) == whole
 
 
@@ -40,8 +44,8 @@ def test_text_comes_whole(load, name, prompt, new):
     tokenizer = load[name]
     before, after = (tokenizer.encode(part.encode()).tolist() for part in (prompt, new))
     got = pieces(tokenizer, before, after)
-    assert "".join(got) == tokenizer.decode(before + after)[len(tokenizer.decode(before)):]
-    assert not any(text.UNFINISHED in piece for piece in got) or name == "metaspace"       # which has no é
+    assert "".join(got) == tokenizer.decode(before + after)[len(tokenizer.decode(before)) :]
+    assert not any(text.UNFINISHED in piece for piece in got) or name == "metaspace"  # which has no é
 
 
 def test_spaces_and_indentation_are_kept(load):
@@ -50,7 +54,7 @@ def test_spaces_and_indentation_are_kept(load):
     assert pieces(tokenizer, prompt, new)[0].startswith(" ") and tokenizer.decode(new)[0] == "a"
     assert "".join(pieces(tokenizer, prompt, new)).endswith("a\n    b")
     end = [tokenizer.eos]
-    assert pieces(tokenizer, prompt + end, new) == pieces(tokenizer, prompt, new)       # it is not what stands before
+    assert pieces(tokenizer, prompt + end, new) == pieces(tokenizer, prompt, new)  # it is not what stands before
 
 
 def test_characters_come_as_soon_as_they_are_whole(load):

@@ -1,4 +1,5 @@
 """Loading and saving: exact round trips, one file or several, meshes, models of our own, and damaged folders."""
+
 import dataclasses
 import json
 
@@ -19,8 +20,21 @@ from tests.helpers import assert_close
 from tests.longctx.hf import tiny
 from tests.longctx.hf.test_parity import LAST, TERMS
 
-ONE_EACH = ("llama_bias", "llama_tied", "qwen2", "qwen3", "mistral", "smollm3", "gemma2", "gemma3", "phi3_longrope",
-            "cohere2", "gpt_neox", "gpt_oss", "llama4_interleaved")
+ONE_EACH = (
+    "llama_bias",
+    "llama_tied",
+    "qwen2",
+    "qwen3",
+    "mistral",
+    "smollm3",
+    "gemma2",
+    "gemma3",
+    "phi3_longrope",
+    "cohere2",
+    "gpt_neox",
+    "gpt_oss",
+    "llama4_interleaved",
+)
 
 
 @pytest.mark.parametrize("name", ONE_EACH)
@@ -38,7 +52,7 @@ def test_round_trip(tmp_path, name):
 
 def test_round_trip_in_shards_with_what_lies_beside(tmp_path):
     values = tiny.tensors("llama")
-    values["model.norm.weight"] = values["model.norm.weight"].astype(np.float16)        # dtypes may differ
+    values["model.norm.weight"] = values["model.norm.weight"].astype(np.float16)  # dtypes may differ
     source = tiny.write(tmp_path / "source", "llama", values)
     (source / "tokenizer.json").write_text("{}")
     (source / "notes.txt").write_text("stays")
@@ -70,10 +84,14 @@ def test_other_rope_is_saved(tmp_path, name, dialect):
     assert json.loads((tmp_path / "saved/config.json").read_text())["max_position_embeddings"] == 256
 
 
-@pytest.mark.parametrize("name, mesh", [
-    pytest.param("gpt_oss", MeshConfig(fsdp=2, tensor=2), marks=pytest.mark.slow),
-    ("phi3", MeshConfig(fsdp=2, tensor=2)),
-    ("qwen3_yarn", MeshConfig(data=2, context=2))])
+@pytest.mark.parametrize(
+    "name, mesh",
+    [
+        pytest.param("gpt_oss", MeshConfig(fsdp=2, tensor=2), marks=pytest.mark.slow),
+        ("phi3", MeshConfig(fsdp=2, tensor=2)),
+        ("qwen3_yarn", MeshConfig(data=2, context=2)),
+    ],
+)
 def test_meshes(tmp_path, name, mesh):
     """The same logits on four devices, of rows that do not divide by them, and the same file from there."""
     values, golden = tiny.tensors(name), tiny.golden(name)
@@ -83,20 +101,33 @@ def test_meshes(tmp_path, name, mesh):
     hf.save(model, tmp_path / "saved", max_shard_size=20_000)
     tiny.assert_same(tiny.read(tmp_path / "saved"), values)
     got = model(golden["ids"][:1, :62])
-    assert_close(got[:, 64 - LAST:], golden["logits_64"][:1, :LAST - 2], jnp.float32, TERMS)
+    assert_close(got[:, 64 - LAST :], golden["logits_64"][:1, : LAST - 2], jnp.float32, TERMS)
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_model_of_our_own(tmp_path, tied):
     """Its scaled embeddings, which Llama has not, are multiplied out; the training state goes by its config."""
     rope = RopeConfig(scaling="yarn", factor=2.0, original_length=32)
-    config = ModelConfig(vocab_size=24, layers=2, embed=12, mlp=16, heads=2, key_heads=1, head_size=8, qk_norm="rms",
-                         tied_head=tied, rope=rope, dtype="float32", remat="none")
+    config = ModelConfig(
+        vocab_size=24,
+        layers=2,
+        d_model=12,
+        mlp_dim=16,
+        heads=2,
+        kv_heads=1,
+        head_dim=8,
+        qk_norm="rms",
+        tied_head=tied,
+        rope=rope,
+        dtype="float32",
+        remat="none",
+    )
     mesh, how, rng = meshes.make(MeshConfig()), AttentionConfig(kernel="reference"), np.random.default_rng(0)
     with jax.set_mesh(mesh):
         shapes = jax.eval_shape(lambda: functional.init(config, how, jax.random.key(0)))
-    params = jax.tree.map(lambda x: jax.device_put(rng.standard_normal(x.shape, x.dtype),
-                                                   NamedSharding(mesh, x.sharding.spec)), shapes)
+    params = jax.tree.map(
+        lambda x: jax.device_put(rng.standard_normal(x.shape, x.dtype), NamedSharding(mesh, x.sharding.spec)), shapes
+    )
     hf.save({"params": params, "step": 3}, tmp_path, config=config)
     loaded = dataclasses.replace(hf.load(tmp_path), attention=how)
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "qwen3"
@@ -116,14 +147,21 @@ def test_a_state_with_the_source_it_came_from(tmp_path):
     assert hf.model_config(tmp_path / "saved").rope == config.rope and (tmp_path / "saved/tokenizer.json").exists()
 
 
-YARN = RopeConfig(base=5e5, scaling="yarn", factor=4.0, original_length=64)
+YARN = RopeConfig(theta=5e5, scaling="yarn", factor=4.0, original_length=64)
 
 
-@pytest.mark.parametrize("rope, longest, wanted", [
-    (None, 100, 512), (None, 600, 600),                             # the folder's, the longest row
-    (YARN, 100, 256), (dataclasses.replace(YARN, factor=16.0), 100, 1024),
-    (RopeConfig(base=8e6), 100, 512), (RopeConfig(base=8e6), 600, 600),
-    (RopeConfig(scaling="ntk", factor=16.0, original_length=64), 100, 1024)])
+@pytest.mark.parametrize(
+    "rope, longest, wanted",
+    [
+        (None, 100, 512),
+        (None, 600, 600),  # the folder's, the longest row
+        (YARN, 100, 256),
+        (dataclasses.replace(YARN, factor=16.0), 100, 1024),
+        (RopeConfig(theta=8e6), 100, 512),
+        (RopeConfig(theta=8e6), 600, 600),
+        (RopeConfig(scaling="ntk", factor=16.0, original_length=64), 100, 1024),
+    ],
+)
 def test_the_length_that_is_saved(tmp_path, rope, longest, wanted):
     """max_position_embeddings is not the longest training row, and the tokenizer's model_max_length follows."""
     source = tiny.write(tmp_path / "source", "llama_llama3", max_position_embeddings=512)
@@ -131,12 +169,13 @@ def test_the_length_that_is_saved(tmp_path, rope, longest, wanted):
     model = hf.load(source)
     config = dataclasses.replace(model.config, rope=rope or model.config.rope)
     hf.save({"params": model.params}, tmp_path / "saved", config=config, source=source, longest=longest)
-    settings, beside = (json.loads((tmp_path / "saved" / name).read_text())
-                        for name in ("config.json", "tokenizer_config.json"))
+    settings, beside = (
+        json.loads((tmp_path / "saved" / name).read_text()) for name in ("config.json", "tokenizer_config.json")
+    )
     assert settings["max_position_embeddings"] == wanted
     assert beside == {"bos_token": "<s>", "model_max_length": 1000000 if wanted == 512 else wanted}
     assert differences(config, hf.model_config(tmp_path / "saved")) == []
-    if rope and rope.original_length:                               # and where there is no folder
+    if rope and rope.original_length:  # and where there is no folder
         hf.save({"params": model.params}, tmp_path / "own", config=config, longest=longest)
         assert json.loads((tmp_path / "own/config.json").read_text())["max_position_embeddings"] == wanted
 
@@ -146,10 +185,18 @@ def test_a_run_with_a_tokenizer_of_its_own(tmp_path, from_folder):
     source = tiny.write(tmp_path / "source", "llama", bos_token_id=7, eos_token_id=[8, 9])
     (source / "generation_config.json").write_text('{"eos_token_id": [8, 9]}')
     model = hf.load(source)
-    hf.save({"params": model.params}, tmp_path / "saved", config=model.config, source=source if from_folder else None,
-            data=DataConfig(), longest=100)
-    settings, generation, beside = (json.loads((tmp_path / "saved" / name).read_text()) for name in (
-        "config.json", "generation_config.json", "tokenizer_config.json"))
+    hf.save(
+        {"params": model.params},
+        tmp_path / "saved",
+        config=model.config,
+        source=source if from_folder else None,
+        data=DataConfig(),
+        longest=100,
+    )
+    settings, generation, beside = (
+        json.loads((tmp_path / "saved" / name).read_text())
+        for name in ("config.json", "generation_config.json", "tokenizer_config.json")
+    )
     assert generation == {"bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 258}
     assert {name: settings[name] for name in generation} == generation
     assert beside["model_max_length"] == settings["max_position_embeddings"] == 100
@@ -185,18 +232,22 @@ def test_tensors_that_differ_from_config(tmp_path):
     del values["model.norm.weight"], values["lm_head.weight"]
     values["model.layers.1.mlp.up_proj.weight"] = np.zeros((40, 32), np.float32)
     values |= {f"model.layers.{i}.extra.weight": np.zeros(1, np.float32) for i in range(9)}
-    values["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.zeros(4, np.float32)      # says nothing: ignored
+    values["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.zeros(4, np.float32)  # says nothing: ignored
     with pytest.raises(UserError) as error:
         hf.load(tiny.write(tmp_path, "llama", values))
-    for part in ("2 missing: lm_head.weight, model.norm.weight", "9 unknown: model.layers.0.extra.weight", "and 5 more",
-                 "1 of another shape: model.layers.1.mlp.up_proj.weight is [40, 32], not [48, 32]"):
+    for part in (
+        "2 missing: lm_head.weight, model.norm.weight",
+        "9 unknown: model.layers.0.extra.weight",
+        "and 5 more",
+        "1 of another shape: model.layers.1.mlp.up_proj.weight is [40, 32], not [48, 32]",
+    ):
         assert part in str(error.value), error.value
     assert "inv_freq" not in str(error.value)
 
 
 def _cut(path, keep):
     content = path.read_bytes()
-    path.write_bytes(content[:keep if keep >= 0 else len(content) + keep])
+    path.write_bytes(content[: keep if keep >= 0 else len(content) + keep])
 
 
 def _dtype(path):
@@ -208,17 +259,28 @@ def _garbled(path):
 
 
 def _size(path):
-    path.write_bytes(path.read_bytes().replace(b'[72,32]', b'[72,31]', 1))
+    path.write_bytes(path.read_bytes().replace(b"[72,32]", b"[72,31]", 1))
 
 
-@pytest.mark.parametrize("damage, part", [
-    *((damage, "is truncated or damaged") for damage in (
-        lambda path: _cut(path, -1), lambda path: _cut(path, 40), lambda path: _cut(path, 4),
-        lambda path: path.write_bytes(b"\xff" * 64), _garbled, _size)),
-    (_dtype, "has dtype I32; known: F32, BF16"),
-    (lambda path: path.rename(path.with_name("pytorch_model.bin")), "pytorch_model.bin is pickled"),
-    (lambda path: path.unlink(), "holds neither model.safetensors nor"),
-])
+@pytest.mark.parametrize(
+    "damage, part",
+    [
+        *(
+            (damage, "is truncated or damaged")
+            for damage in (
+                lambda path: _cut(path, -1),
+                lambda path: _cut(path, 40),
+                lambda path: _cut(path, 4),
+                lambda path: path.write_bytes(b"\xff" * 64),
+                _garbled,
+                _size,
+            )
+        ),
+        (_dtype, "has dtype I32; known: F32, BF16"),
+        (lambda path: path.rename(path.with_name("pytorch_model.bin")), "pytorch_model.bin is pickled"),
+        (lambda path: path.unlink(), "holds neither model.safetensors nor"),
+    ],
+)
 def test_damaged_files(tmp_path, damage, part):
     folder = tiny.write(tmp_path, "llama")
     damage(folder / files.SINGLE)

@@ -1,4 +1,5 @@
 """The same logits, loss, gradients and greedy tokens as transformers, for every architecture and RoPE scaling."""
+
 import json
 
 import jax
@@ -13,13 +14,23 @@ from longctx.model import functional
 from tests.helpers import assert_close, relative_error, tolerance
 from tests.longctx.hf import tiny
 
-TERMS = 2000                            # a logit's: over the layers, of the widths and of 200 positions
-LAST = 6                                # positions whose logits are kept
-START = 40                              # tokens of a prompt
-BY_LENGTH = ("dynamic", "longrope")     # scalings by which all logits depend on the length
+TERMS = 2000  # a logit's: over the layers, of the widths and of 200 positions
+LAST = 6  # positions whose logits are kept
+START = 40  # tokens of a prompt
+BY_LENGTH = ("dynamic", "longrope")  # scalings by which all logits depend on the length
 # in the quick tier
-LOGITS = ("llama_dynamic", "qwen2_window", "qwen3", "smollm3", "gemma3", "phi3_longrope", "cohere2", "gpt_neox",
-          "gpt_oss", "llama4_interleaved")
+LOGITS = (
+    "llama_dynamic",
+    "qwen2_window",
+    "qwen3",
+    "smollm3",
+    "gemma3",
+    "phi3_longrope",
+    "cohere2",
+    "gpt_neox",
+    "gpt_oss",
+    "llama4_interleaved",
+)
 GRADIENTS = ("qwen3_yarn", "gpt_neox", "gpt_oss")
 GENERATED = ("gemma2", "gpt_oss")
 FAST_COMPILE = {"xla_backend_optimization_level": 0}
@@ -34,17 +45,17 @@ def test_logits_and_greedy_tokens(tmp_path, name):
     golden, model = tiny.golden(name), hf.load(tiny.write(tmp_path, name))
     ids = golden["ids"]
     if model.config.rope.scaling in BY_LENGTH:
-        for length in (16, 200):                            # 64: the loss, below
+        for length in (16, 200):  # 64: the loss, below
             got = model(ids[:, :length])
             assert_close(got[:, -LAST:], golden[f"logits_{length}"], jnp.float32, TERMS, f"{length} tokens")
         return
     got = model(ids)
-    for length in (16, 64, 200):                            # causal: a prefix is computed as if it were alone
-        assert_close(got[:, length - LAST:length], golden[f"logits_{length}"], jnp.float32, TERMS, f"{length} tokens")
+    for length in (16, 64, 200):  # causal: a prefix is computed as if it were alone
+        assert_close(got[:, length - LAST : length], golden[f"logits_{length}"], jnp.float32, TERMS, f"{length} tokens")
     new = golden["greedy"]
     continued = np.array(ids)
-    continued[:, START:START + new.shape[1]] = new
-    got = model(continued)[:, START - 1:START - 1 + new.shape[1]]
+    continued[:, START : START + new.shape[1]] = new
+    got = model(continued)[:, START - 1 : START - 1 + new.shape[1]]
     np.testing.assert_array_equal(got.argmax(-1), new)
 
 
@@ -54,9 +65,9 @@ def test_generated_tokens(tmp_path, name):
     golden, model = tiny.golden(name), hf.load(tiny.write(tmp_path, name))
     prompts = golden["ids"][:, :START]
     new = golden.get("greedy")
-    if new is None:                                         # transformers' angles change with every token there
+    if new is None:  # transformers' angles change with every token there
         assert model.config.rope.scaling in BY_LENGTH
-        uncached = model(prompts)[:, -1].argmax(-1)         # of the first token alone
+        uncached = model(prompts)[:, -1].argmax(-1)  # of the first token alone
         got = model.generate(prompts, 1, stop=(), chunk=16, length=START)
         np.testing.assert_array_equal(got[:, START], uncached)
         return
@@ -83,9 +94,13 @@ def test_loss_and_gradients(tmp_path, name):
 def _loss_and_gradients(model, ids):
     """The mean loss over the targets that a row has, and its gradients by the names of a checkpoint."""
     rows, length = ids.shape
-    batch = {"tokens": ids, "targets": np.roll(ids, -1, 1), "segments": np.ones_like(ids),
-             "positions": np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length)),
-             "weights": np.broadcast_to((np.arange(length) < length - 1).astype(np.float32), (rows, length))}
+    batch = {
+        "tokens": ids,
+        "targets": np.roll(ids, -1, 1),
+        "segments": np.ones_like(ids),
+        "positions": np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length)),
+        "weights": np.broadcast_to((np.arange(length) < length - 1).astype(np.float32), (rows, length)),
+    }
     graph = model.graph
     mean = lambda params, batch: mean_over_tokens(functional.nll(graph, params, batch), batch["weights"])
     with jax.set_mesh(model.mesh):

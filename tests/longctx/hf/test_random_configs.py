@@ -1,4 +1,5 @@
 """config.json files drawn at random mean what transformers makes of them, or are refused: golden/hf_random.json."""
+
 import dataclasses
 import functools
 import json
@@ -18,11 +19,10 @@ from tests.helpers import ROOT
 from tests.longctx.hf.test_parity import FAST_COMPILE
 from tests.longctx.hf.tiny_weights import weights
 
-FILES = [json.loads(line) for line in
-         (ROOT / "tests/golden/hf_random.json").read_text().splitlines()]
+FILES = [json.loads(line) for line in (ROOT / "tests/golden/hf_random.json").read_text().splitlines()]
 IDS = np.array([[(7 * i * i + 3 * i) % 40 for i in range(40)]], np.int32)
 AT, KEPT = (11, 39), 5
-TOLERANCE = 2e-4                        # of logits of order 1
+TOLERANCE = 2e-4  # of logits of order 1
 REFERENCE = AttentionConfig(kernel="reference")
 # what transformers computes, and longctx has not: a soft cap that it passes over, experts with another activation
 UNSUPPORTED = ("attn_logit_softcapping", "hidden_act")
@@ -53,8 +53,10 @@ def _cases() -> list:
     """One of each model_type in the quick tier."""
     kinds = {i: FILES[i]["config"]["model_type"] for i in computed()}
     quick = {kind: i for i, kind in reversed(kinds.items())}
-    return [pytest.param(i, id=f"{kind}-{i}", marks=() if quick[kind] == i else pytest.mark.slow)
-            for i, kind in kinds.items()]
+    return [
+        pytest.param(i, id=f"{kind}-{i}", marks=() if quick[kind] == i else pytest.mark.slow)
+        for i, kind in kinds.items()
+    ]
 
 
 @pytest.mark.parametrize("i", _cases())
@@ -77,6 +79,10 @@ def _write(path: pathlib.Path, content: dict) -> None:
         shapes = jax.eval_shape(lambda: functional.init(config, REFERENCE, jax.random.key(0)))
     made = parameters.Tensors(parameters.locate(folder.architecture_of(content), config, shapes), shapes)
     values = weights({name: planned.shape for name, planned in made.planned.items()})
-    files.write(path, {name: files.Planned(value.shape, jnp.dtype("float32")) for name, value in values.items()},
-                values.__getitem__, 10**9)
+    files.write(
+        path,
+        {name: files.Planned(value.shape, jnp.dtype("float32")) for name, value in values.items()},
+        values.__getitem__,
+        10**9,
+    )
     (path / folder.CONFIG).write_text(json.dumps(content))

@@ -1,4 +1,5 @@
 """What hf.load reads of files: the index's names, numbers that a narrower dtype does not hold, and room for them."""
+
 import json
 
 import ml_dtypes
@@ -14,8 +15,24 @@ from tests.longctx.hf import tiny
 NORM = "model.norm.weight"
 
 
-@pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "a/../../b", "sub/x.safetensors", "", ".",
-                                  "..", "x\0", 7, None, ["x"], {"x": 1}, True])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret.safetensors",
+        "/etc/passwd",
+        "a/../../b",
+        "sub/x.safetensors",
+        "",
+        ".",
+        "..",
+        "x\0",
+        7,
+        None,
+        ["x"],
+        {"x": 1},
+        True,
+    ],
+)
 def test_an_index_names_files_beside_it(tmp_path, name):
     folder = tiny.write(tmp_path / "model", "llama", max_shard_size=20_000)
     (tmp_path / "secret.safetensors").write_bytes(sorted(folder.glob("*.safetensors"))[0].read_bytes())
@@ -46,13 +63,16 @@ def test_links_out_of_the_folder_are_followed(tmp_path):
     assert len(files.tensors(folder)) == len(tiny.tensors("llama"))
 
 
-@pytest.mark.parametrize("stored, value, asked, settings, part", [
-    (ml_dtypes.bfloat16, 1e5, "float16", {}, "holds 99840, and the largest number of float16 is 65504"),
-    (np.float32, -1e5, "float16", {}, "holds -100000, and the largest number of float16 is 65504"),
-    (np.float32, 1e5, None, {"dtype": "float16"}, "holds 100000, and the largest number of float16 is 65504"),
-    (np.float32, 3.4e38, "bfloat16", {}, "holds 3.4e.38, and the largest number of bfloat16"),
-    (np.float64, 1e39, "float32", {}, "holds 1e.39, and the largest number of float32"),
-])
+@pytest.mark.parametrize(
+    "stored, value, asked, settings, part",
+    [
+        (ml_dtypes.bfloat16, 1e5, "float16", {}, "holds 99840, and the largest number of float16 is 65504"),
+        (np.float32, -1e5, "float16", {}, "holds -100000, and the largest number of float16 is 65504"),
+        (np.float32, 1e5, None, {"dtype": "float16"}, "holds 100000, and the largest number of float16 is 65504"),
+        (np.float32, 3.4e38, "bfloat16", {}, "holds 3.4e.38, and the largest number of bfloat16"),
+        (np.float64, 1e39, "float32", {}, "holds 1e.39, and the largest number of float32"),
+    ],
+)
 def test_numbers_that_would_become_infinite(tmp_path, stored, value, asked, settings, part):
     values = {name: x.astype(stored) for name, x in tiny.tensors("llama").items()}
     values[NORM][3] = value

@@ -1,4 +1,5 @@
 """What is saved beside a model: its tokenizer as the `tokenizers` library reads it, and its bos, eos and pad."""
+
 import json
 
 import pytest
@@ -22,7 +23,7 @@ def of_bytes(tmp_path_factory):
 def test_the_byte_tokenizer_gives_the_same_ids(document):
     made = text._of_bytes()
     for said in (document, f" {document}\r\n\x00<bos>  \u00e9{document}"):
-        made.encode_special_tokens = True                   # what split_special_tokens says to transformers
+        made.encode_special_tokens = True  # what split_special_tokens says to transformers
         ids = made.encode(said).ids
         assert ids == list(said.encode()) and made.decode(ids) == said
 

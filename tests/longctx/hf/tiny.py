@@ -1,4 +1,5 @@
 """The tiny models of tests/golden/hf as folders of Hugging Face, and what transformers computes with them."""
+
 import json
 import pathlib
 

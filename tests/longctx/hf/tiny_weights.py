@@ -2,12 +2,13 @@
 
 Knows numpy only: tests/golden/make_hf.py, which has transformers and not jax, makes the same ones.
 """
+
 import zlib
 
 import numpy as np
 
 EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight")
-EXPERTS = ("gate_up_proj", "down_proj")             # [E, in, out]; all other matrices are [out, in]
+EXPERTS = ("gate_up_proj", "down_proj")  # [E, in, out]; all other matrices are [out, in]
 
 
 def weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:

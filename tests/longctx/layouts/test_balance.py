@@ -1,4 +1,5 @@
 """The meters of layouts, against counting every pair of tokens and of blocks."""
+
 import dataclasses
 
 import numpy as np
@@ -22,7 +23,7 @@ def mask_of(reach):
 
 
 def laid_out(data, name):
-    positions, segments = rows(*data.draw(packed_rows(240)))           # of few shapes: jax compiles each
+    positions, segments = rows(*data.draw(packed_rows(240)))  # of few shapes: jax compiles each
     return layouts.lay_out({"positions": positions, "segments": segments}, name, C)
 
 
@@ -33,8 +34,9 @@ def test_work_is_the_pairs_that_see_each_other(name, reach, data):
     tokens = masks.Tokens(moved["positions"], moved["segments"])
     seen = np.asarray(masks.visible(mask_of(reach), tokens, tokens))
     n = seen.shape[1] // C
-    np.testing.assert_array_equal(balance.work(**moved, shards=C, reach=reach),
-                                  seen.reshape(2, C, n, C, n).sum((0, 2, 4)))
+    np.testing.assert_array_equal(
+        balance.work(**moved, shards=C, reach=reach), seen.reshape(2, C, n, C, n).sum((0, 2, 4))
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -53,12 +55,14 @@ def test_many_pieces_are_taken_some_at_a_time(monkeypatch):
     positions, segments = rows([50, 3, 40, 3], [96])
     moved = layouts.lay_out({"positions": positions, "segments": segments}, "striped", C)
     whole = balance.work(**moved, shards=C, reach=7)
-    monkeypatch.setattr(balance, "_NUMBERS", C * 45)        # fewer than the pieces of the longest document
+    monkeypatch.setattr(balance, "_NUMBERS", C * 45)  # fewer than the pieces of the longest document
     np.testing.assert_array_equal(balance.work(**moved, shards=C, reach=7), whole)
 
 
-@pytest.mark.parametrize("name, work, lockstep, received", [
-    ("contiguous", 2 - 1 / C, 2 - 1 / C, 0.5), ("zigzag", 1, 1, 0.75), ("balanced(2)", 1, 1, 0.75)])
+@pytest.mark.parametrize(
+    "name, work, lockstep, received",
+    [("contiguous", 2 - 1 / C, 2 - 1 / C, 0.5), ("zigzag", 1, 1, 0.75), ("balanced(2)", 1, 1, 0.75)],
+)
 def test_one_document_in_closed_form(name, work, lockstep, received):
     """Of 2C pieces the queries of zigzag need those up to their later one."""
     positions, segments = rows([1 << 14])
@@ -67,7 +71,7 @@ def test_one_document_in_closed_form(name, work, lockstep, received):
     n = 1 << 12
     closed = (work, lockstep, received, 1.0, 1.0, 0.0)
     got = (found.work, found.lockstep, found.received, found.received_most, found.tokens, found.padding)
-    assert_close(got, closed, "bfloat16", n)                # contiguous: less by a few of n tokens
+    assert_close(got, closed, "bfloat16", n)  # contiguous: less by a few of n tokens
     assert found.waste == pytest.approx((1 + 64 / (1 << 14)) / (1 + 1 / (1 << 14)))
 
 
@@ -83,7 +87,7 @@ def test_each_kind_of_layers_waits_for_its_own_busiest_shard():
     kinds = [((5, 3),), ((None, 1),)]
     alone = [balance.measure(**moved, shards=C, reaches=kind, block=BLOCK) for kind in kinds]
     together = balance.measure(**moved, shards=C, reaches=kinds[0] + kinds[1], block=BLOCK)
-    work = np.array([layers * balance.work(**moved, shards=C, reach=reach).sum() for (reach, layers), in kinds])
+    work = np.array([layers * balance.work(**moved, shards=C, reach=reach).sum() for ((reach, layers),) in kinds])
     shares = work / work.sum()
     assert together.work == pytest.approx(shares @ [one.work for one in alone])
     assert together.lockstep == pytest.approx(shares @ [one.lockstep for one in alone])
@@ -92,11 +96,14 @@ def test_each_kind_of_layers_waits_for_its_own_busiest_shard():
     assert dataclasses.astuple(same) == pytest.approx(dataclasses.astuple(alone[0]))
 
 
-@pytest.mark.parametrize("pattern, expected", [
-    ((LayerConfig(),), ((None, 7),)),
-    ((LayerConfig(mask="causal & window(8)"),) * 2 + (LayerConfig(),), ((8, 5), (None, 2))),
-    ((LayerConfig(mask="causal & (window(8) | sinks(2))"), LayerConfig(position="lm_infinite(2, 8)")), ((10, 7),)),
-    ((LayerConfig(position="self_extend(2, 8)"), LayerConfig(mask="full")), ((None, 7),)),
-])
+@pytest.mark.parametrize(
+    "pattern, expected",
+    [
+        ((LayerConfig(),), ((None, 7),)),
+        ((LayerConfig(mask="causal & window(8)"),) * 2 + (LayerConfig(),), ((8, 5), (None, 2))),
+        ((LayerConfig(mask="causal & (window(8) | sinks(2))"), LayerConfig(position="lm_infinite(2, 8)")), ((10, 7),)),
+        ((LayerConfig(position="self_extend(2, 8)"), LayerConfig(mask="full")), ((None, 7),)),
+    ],
+)
 def test_what_the_layers_of_a_model_see(pattern, expected):
     assert reaches(ModelConfig(layers=7, pattern=pattern)) == expected

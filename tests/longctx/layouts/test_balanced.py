@@ -1,4 +1,5 @@
 """The balanced layout: even work, few keys to move. What all layouts have in common is in test_layouts.py."""
+
 import itertools
 
 import numpy as np
@@ -44,7 +45,7 @@ def test_no_other_plan_is_better_by_more_than_a_chunk(lengths, shards, width):
     """Against all plans for up to six documents in six chunks."""
     chunks = shards * (6 // shards)
     segments = np.repeat(np.arange(1, len(lengths) + 1), lengths)
-    segments = np.pad(segments, (0, chunks * width))[:chunks * width]
+    segments = np.pad(segments, (0, chunks * width))[: chunks * width]
     deal = lambda owner: loads(segments, np.repeat(owner, width), shards).max()
     every = set(itertools.permutations([chunk % shards for chunk in range(chunks)]))
     best = min(deal(np.array(owner)) for owner in every)
@@ -66,7 +67,9 @@ def test_rows_are_planned_alone_and_always_alike(reaches, data):
     together = layouts.permutation("balanced", segments, 4, reaches)
     np.testing.assert_array_equal(together, layouts.permutation("balanced", segments, 4, reaches))
     for i in range(2):
-        np.testing.assert_array_equal(together[i:i + 1], layouts.permutation("balanced", segments[i:i + 1], 4, reaches))
+        np.testing.assert_array_equal(
+            together[i : i + 1], layouts.permutation("balanced", segments[i : i + 1], 4, reaches)
+        )
 
 
 @settings(max_examples=50, deadline=None)
@@ -76,6 +79,7 @@ def test_the_plan_of_several_masks_is_the_best_of_theirs(reaches, data):
 
     def waited(owner):
         return sum(layers * loads(segments[0], owner[0], 4, reach).max() for reach, layers in reaches)
+
     plan = lambda reaches: balanced.Balanced().owner(segments[:1], 4, reaches)
     assert waited(plan(reaches)) == min(waited(plan((kind,))) for kind in reaches)
 
@@ -109,7 +113,9 @@ def test_short_documents_stay_whole_beside_a_long_one():
 @pytest.mark.parametrize("kind", KINDS)
 def test_fewer_keys_move_than_under_other_even_layouts(kind):
     one = row(documents(kind, 8192 * 8, 100))
-    moved = {name: balance.measure(**layouts.lay_out(one, name, 8), shards=8)
-             for name in ("balanced(256)", "per_document(256)", "striped(256)")}
+    moved = {
+        name: balance.measure(**layouts.lay_out(one, name, 8), shards=8)
+        for name in ("balanced(256)", "per_document(256)", "striped(256)")
+    }
     ours = moved.pop("balanced(256)")
     assert ours.received_most <= 1 and all(ours.received < other.received for other in moved.values())

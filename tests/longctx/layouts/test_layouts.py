@@ -42,28 +42,41 @@ def test_a_layout_permutes_each_row_and_its_inverse_undoes_it(name, shards, data
     there = layouts.permute(tokens, order)
     np.testing.assert_array_equal(layouts.permute(there, layouts.inverse(order)), tokens)
     by_shard = np.broadcast_to(order, segments.shape).reshape(2, shards, -1)
-    assert (np.diff(by_shard, axis=2) > 0).all()        # the tokens of a shard stay in order
+    assert (np.diff(by_shard, axis=2) > 0).all()  # the tokens of a shard stay in order
 
 
-@pytest.mark.parametrize("order, message", [
-    ([[0, 1, 1, 2]], r"an order \[1, 4\] must hold every slot of a row once, from 0 to 3; it holds from 0 to 2"),
-    ([[1, 0], [0, 2]], "from 0 to 1; it holds from 0 to 2")])
+@pytest.mark.parametrize(
+    "order, message",
+    [
+        ([[0, 1, 1, 2]], r"an order \[1, 4\] must hold every slot of a row once, from 0 to 3; it holds from 0 to 2"),
+        ([[1, 0], [0, 2]], "from 0 to 1; it holds from 0 to 2"),
+    ],
+)
 def test_what_is_no_permutation_has_no_inverse(order, message):
     with pytest.raises(UserError, match=message):
         layouts.inverse(np.array(order))
 
 
-@pytest.mark.parametrize("name, expected", [
-    ("contiguous", [0, 0, 0, 0, 1, 1, 1, 1]), ("zigzag", [0, 0, 1, 1, 1, 1, 0, 0]),
-    ("striped", [0, 1, 0, 1, 0, 1, 0, 1]), ("striped(2)", [0, 0, 1, 1, 0, 0, 1, 1]),
-    ("per_document", [0, 0, 1, 1, 0, 1, 0, 1]), ("per_document(2)", [0, 0, 1, 1, 0, 0, 1, 1])])
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("contiguous", [0, 0, 0, 0, 1, 1, 1, 1]),
+        ("zigzag", [0, 0, 1, 1, 1, 1, 0, 0]),
+        ("striped", [0, 1, 0, 1, 0, 1, 0, 1]),
+        ("striped(2)", [0, 0, 1, 1, 0, 0, 1, 1]),
+        ("per_document", [0, 0, 1, 1, 0, 1, 0, 1]),
+        ("per_document(2)", [0, 0, 1, 1, 0, 0, 1, 1]),
+    ],
+)
 def test_the_shard_of_each_token(name, expected):
     order = layouts.permutation(name, np.array([[1, 1, 1, 1, 1, 2, 3, 3]] * 3), 2)
     assert (order == sorted(range(8), key=lambda token: expected[token])).all()
 
 
-@pytest.mark.parametrize("name, worst", [
-    ("contiguous", 1.75), ("zigzag", 1.0), ("striped", 1.003), ("striped(64)", 1.188), ("per_document", 1.0)])
+@pytest.mark.parametrize(
+    "name, worst",
+    [("contiguous", 1.75), ("zigzag", 1.0), ("striped", 1.003), ("striped(64)", 1.188), ("per_document", 1.0)],
+)
 def test_causal_work_of_the_busiest_shard(name, worst):
     positions, segments = rows([1024])
     moved = layouts.lay_out({"positions": positions, "segments": segments}, name, 4)
@@ -89,8 +102,12 @@ def test_per_document_zigzags_every_document(shards, width, data):
     """But for its first n mod 2C*width tokens, of which no shard gets much more than another."""
     _, segments = rows(*data.draw(packed_rows(shards * width)))
     owner = np.empty(segments.shape, int)
-    np.put_along_axis(owner, layouts.permutation(f"per_document({width})", segments, shards),
-                      np.repeat(np.arange(shards), segments.shape[1] // shards)[None], axis=1)
+    np.put_along_axis(
+        owner,
+        layouts.permutation(f"per_document({width})", segments, shards),
+        np.repeat(np.arange(shards), segments.shape[1] // shards)[None],
+        axis=1,
+    )
     for row in range(2):
         for segment in np.unique(segments[row]):
             mine = owner[row, segments[row] == segment]
@@ -129,17 +146,30 @@ def test_lay_out_moves_every_array_alike():
     np.testing.assert_array_equal(segments.reshape(-1)[moved["a"]], moved["segments"])
 
 
-@pytest.mark.parametrize("name, length, near", [
-    ("zigzag", 1001, "1000 or 1008"), ("striped", 1002, "1000 or 1004"), ("zigzag", 3, "Nearest: 8"),
-    ("striped(128)", 1000, "512 or 1024"), ("per_document", 1001, "1000 or 1004")])
+@pytest.mark.parametrize(
+    "name, length, near",
+    [
+        ("zigzag", 1001, "1000 or 1008"),
+        ("striped", 1002, "1000 or 1004"),
+        ("zigzag", 3, "Nearest: 8"),
+        ("striped(128)", 1000, "512 or 1024"),
+        ("per_document", 1001, "1000 or 1004"),
+    ],
+)
 def test_a_length_that_does_not_divide_names_those_that_do(name, length, near):
     with pytest.raises(UserError, match=near):
         layouts.check(name, length, 4)
 
 
-@pytest.mark.parametrize("name, hint", [
-    ("zig-zag", "Did you mean 'zigzag'"), ("striped(0)", r"striped\(256\)"), ("zigzag(2)", "zigzag"),
-    ("striped()", "striped")])
+@pytest.mark.parametrize(
+    "name, hint",
+    [
+        ("zig-zag", "Did you mean 'zigzag'"),
+        ("striped(0)", r"striped\(256\)"),
+        ("zigzag(2)", "zigzag"),
+        ("striped()", "striped"),
+    ],
+)
 def test_an_unknown_layout_names_the_known(name, hint):
     with pytest.raises(UserError, match=hint) as error:
         layouts.parse(name)
@@ -149,20 +179,26 @@ def test_an_unknown_layout_names_the_known(name, hint):
 ROW = np.ones((2, 16), np.int32)
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda: layouts.lay_out({"tokens": ROW}, "zigzag", 2), "the batch holds tokens, and must hold segments"),
-    (lambda: layouts.lay_out({"segments": ROW, "tokens": ROW[:, :12]}, "zigzag", 2),
-     r"segments \[2, 16\] and tokens \[2, 12\]"),
-    (lambda: layouts.lay_out({"segments": ROW, "tokens": ROW[:1]}, "zigzag", 2), r"tokens \[1, 16\]"),
-    (lambda: layouts.lay_out({"segments": ROW[0]}, "zigzag", 2), r"segments int32\[16\] must be integers \[B, T\]"),
-    (lambda: layouts.lay_out({"segments": ROW * 1.5}, "per_document", 2), "segments float64"),
-    (lambda: layouts.lay_out({"segments": ROW > 0}, "zigzag", 2), "segments bool"),
-    (lambda: layouts.lay_out({"segments": -ROW}, "zigzag", 2), "none below 0"),
-    (lambda: layouts.lay_out({"segments": ROW}, "zigzag", -1), "shards=-1 must be a whole number from 1"),
-    (lambda: layouts.lay_out({"segments": ROW}, "zigzag", 2.0), "shards=2.0"),
-    (lambda: layouts.check("zigzag", 0, 2), "seq_len=0"), (lambda: layouts.parse(None), "attention.layout=None"),
-    (lambda: layouts.permute(ROW, np.arange(12)[None]), r"array \[2, 16\] and an order \[1, 12\]"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: layouts.lay_out({"tokens": ROW}, "zigzag", 2), "the batch holds tokens, and must hold segments"),
+        (
+            lambda: layouts.lay_out({"segments": ROW, "tokens": ROW[:, :12]}, "zigzag", 2),
+            r"segments \[2, 16\] and tokens \[2, 12\]",
+        ),
+        (lambda: layouts.lay_out({"segments": ROW, "tokens": ROW[:1]}, "zigzag", 2), r"tokens \[1, 16\]"),
+        (lambda: layouts.lay_out({"segments": ROW[0]}, "zigzag", 2), r"segments int32\[16\] must be integers \[B, T\]"),
+        (lambda: layouts.lay_out({"segments": ROW * 1.5}, "per_document", 2), "segments float64"),
+        (lambda: layouts.lay_out({"segments": ROW > 0}, "zigzag", 2), "segments bool"),
+        (lambda: layouts.lay_out({"segments": -ROW}, "zigzag", 2), "none below 0"),
+        (lambda: layouts.lay_out({"segments": ROW}, "zigzag", -1), "shards=-1 must be a whole number from 1"),
+        (lambda: layouts.lay_out({"segments": ROW}, "zigzag", 2.0), "shards=2.0"),
+        (lambda: layouts.check("zigzag", 0, 2), "seq_len=0"),
+        (lambda: layouts.parse(None), "attention.layout=None"),
+        (lambda: layouts.permute(ROW, np.arange(12)[None]), r"array \[2, 16\] and an order \[1, 12\]"),
+    ],
+)
 def test_what_cannot_be_laid_out(call, message):
     with pytest.raises(UserError, match=message):
         call()

@@ -1,4 +1,5 @@
 """What saves memory in a step by autodiff changes none of its numbers: against the step without, after two steps."""
+
 import dataclasses
 import re
 
@@ -18,23 +19,42 @@ from tests.longctx.streaming.test_streamed import assert_as_autodiff, run_of
 ALL = MemoryConfig(mlp_tiles=3, loss_tiles=4, head_groups=2, offload=host.OF_WEIGHTS)
 # two kinds of layers, a bias and sinks by head, biases of the feed-forward, the vocabulary and F cut over `tensor`
 SHARES = dataclasses.replace(TINY, remat="tokens(0.3, 0.25)")
-RICH = dataclasses.replace(SHARES, heads=8, key_heads=4, mlp_bias=True, learned_sinks=True, logit_soft_cap=5.0,
-                           pattern=(LayerConfig(), LayerConfig(position="t5", feed_forward="plain")))
-MIXTURE = dataclasses.replace(SHARES, feed_forward="gpt_oss", experts=4, experts_per_token=2, expert_mlp=16,
-                              mlp_bias=True)
+RICH = dataclasses.replace(
+    SHARES,
+    heads=8,
+    kv_heads=4,
+    mlp_bias=True,
+    learned_sinks=True,
+    logit_soft_cap=5.0,
+    pattern=(LayerConfig(), LayerConfig(position="t5", feed_forward="plain")),
+)
+MIXTURE = dataclasses.replace(
+    SHARES, feed_forward="gpt_oss", experts=4, experts_per_token=2, expert_mlp_dim=16, mlp_bias=True
+)
 
 
-@pytest.mark.parametrize("model, mesh", [
-    (SHARES, MeshConfig(context=2)),
-    *slow((RICH, MeshConfig(fsdp=2, context=2, tensor=2)), (MIXTURE, MeshConfig(context=4)))])
+@pytest.mark.parametrize(
+    "model, mesh",
+    [
+        (SHARES, MeshConfig(context=2)),
+        *slow((RICH, MeshConfig(fsdp=2, context=2, tensor=2)), (MIXTURE, MeshConfig(context=4))),
+    ],
+)
 def test_all_at_once(model, mesh):
     assert_as_autodiff(run_of(model, mesh, ALL), mesh)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("offload, mesh", [
-    (("params",), MeshConfig()), (("grads",), MeshConfig(context=4)), (("params", "moments"), MeshConfig(fsdp=4)),
-    (("grads", "moments"), MeshConfig()), (("params", "grads"), MeshConfig(tensor=2))])
+@pytest.mark.parametrize(
+    "offload, mesh",
+    [
+        (("params",), MeshConfig()),
+        (("grads",), MeshConfig(context=4)),
+        (("params", "moments"), MeshConfig(fsdp=4)),
+        (("grads", "moments"), MeshConfig()),
+        (("params", "grads"), MeshConfig(tensor=2)),
+    ],
+)
 def test_some_in_the_hosts_memory(offload, mesh):
     assert_as_autodiff(run_of(TINY, mesh, MemoryConfig(offload=offload)), mesh)
 

@@ -1,4 +1,5 @@
 """Kinds of layers: published patterns against the dense decoder, the same on every mesh, and what a shift changes."""
+
 import dataclasses
 import math
 
@@ -18,16 +19,30 @@ from tests.longctx.model.test_transformer import TINY, batch, dense, nll_and_gra
 PRESETS = {
     "SmolLM3": dataclasses.replace(TINY, layers=4, pattern=3 * (LayerConfig(),) + (LayerConfig(position="nope"),)),
     "Llama 4": dataclasses.replace(
-        TINY, layers=5, rope=RopeConfig(base=500_000.0, pairing="interleaved"), pattern=(
+        TINY,
+        layers=5,
+        rope=RopeConfig(theta=500_000.0, pairing="interleaved"),
+        pattern=(
             3 * (LayerConfig(mask="causal & chunked(8)"),)
-            + (LayerConfig(position="nope", temperature="llama4(8, 0.1)"),))),
+            + (LayerConfig(position="nope", query_scale="llama4(8, 0.1)"),)
+        ),
+    ),
     "Gemma 3": dataclasses.replace(
-        TINY, layers=8, rope=RopeConfig(base=1e6, scaling="linear", factor=8.0), qk_norm="rms",
-        pattern=5 * (LayerConfig(mask="causal & window(6)", rope=RopeConfig(base=1e4)),) + (LayerConfig(),)),
+        TINY,
+        layers=8,
+        rope=RopeConfig(theta=1e6, scaling="linear", factor=8.0),
+        qk_norm="rms",
+        pattern=5 * (LayerConfig(mask="causal & window(6)", rope=RopeConfig(theta=1e4)),) + (LayerConfig(),),
+    ),
 }
-MIXED = dataclasses.replace(TINY, layers=3, pattern=(
-    LayerConfig(position="self_extend(3, 8)", temperature="log_length(16)"),
-    LayerConfig(position="t5", mask="causal & window(9)")))
+MIXED = dataclasses.replace(
+    TINY,
+    layers=3,
+    pattern=(
+        LayerConfig(position="self_extend(3, 8)", query_scale="log_length(16)"),
+        LayerConfig(position="t5", mask="causal & window(9)"),
+    ),
+)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -58,13 +73,23 @@ def test_a_pattern_needs_no_other_weights():
 
 # ---- any kinds: no NaN, and what all positions may be moved by (None: nothing)
 
-POSITIONS = {"rope": 1, "nope": 1, "alibi": 1, "t5": 1, "rerope(5)": 1, "leaky_rerope(5, 3)": 1, "self_extend(3, 6)": 3,
-             "dca(12, 4)": 8, "lm_infinite(2, 6)": None, "streaming(2, 6)": None}
+POSITIONS = {
+    "rope": 1,
+    "nope": 1,
+    "alibi": 1,
+    "t5": 1,
+    "rerope(5)": 1,
+    "leaky_rerope(5, 3)": 1,
+    "self_extend(3, 6)": 3,
+    "dca(12, 4)": 8,
+    "lm_infinite(2, 6)": None,
+    "streaming(2, 6)": None,
+}
 MASKS = {"causal": 1, "causal & window(9)": 1, "causal & chunked(10)": 10, "causal & (window(5) | sinks(2))": None}
-TEMPERATURES = {"none": 1, "llama4(8, 0.1)": None, "log_length(16)": None}
+QUERY_SCALES = {"none": 1, "llama4(8, 0.1)": None, "log_length(16)": None}
 kind = lambda *names: st.builds(LayerConfig, *(st.sampled_from(list(known)) for known in names))
-relative = kind(*([name for name, period in table.items() if period] for table in (POSITIONS, MASKS, TEMPERATURES)))
-any_kind = kind(POSITIONS, MASKS, TEMPERATURES)
+relative = kind(*([name for name, period in table.items() if period] for table in (POSITIONS, MASKS, QUERY_SCALES)))
+any_kind = kind(POSITIONS, MASKS, QUERY_SCALES)
 
 
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
@@ -72,8 +97,11 @@ any_kind = kind(POSITIONS, MASKS, TEMPERATURES)
 def test_any_kinds(kinds, seed):
     config = dataclasses.replace(TINY, layers=2, pattern=kinds, remat="none")
     attention, mesh = AttentionConfig(kernel="reference"), meshes.make(MeshConfig())
-    periods = [table[name] for kind in kinds for table, name in (
-        (POSITIONS, kind.position), (MASKS, kind.mask), (TEMPERATURES, kind.temperature))]
+    periods = [
+        table[name]
+        for kind in kinds
+        for table, name in ((POSITIONS, kind.position), (MASKS, kind.mask), (QUERY_SCALES, kind.query_scale))
+    ]
     with jax.set_mesh(mesh):
         params = functional.init(config, attention, jax.random.key(seed))
         if "bias_table" in params:
@@ -83,6 +111,7 @@ def test_any_kinds(kinds, seed):
         def mean(params, batch):
             nll = functional.nll(graph, params, batch)
             return loss.mean_over_tokens(nll, batch["weights"]), nll
+
         step = jax.jit(jax.value_and_grad(mean, has_aux=True))
         placed = meshes.put_batch(batch(B=1, T=24, seed=seed), mesh)
         (_, here), grads = result = step(params, placed)

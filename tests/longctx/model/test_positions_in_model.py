@@ -1,4 +1,5 @@
 """Position methods inside the decoder: cut over a mesh they give the losses and gradients of one device."""
+
 import dataclasses
 
 import jax
@@ -11,10 +12,11 @@ from longctx.config import AttentionConfig, MeshConfig, ModelConfig, RopeConfig
 from longctx.model import functional
 from tests.helpers import assert_close, packed, slow
 
-TINY = ModelConfig(vocab_size=32, layers=1, embed=16, mlp=32, heads=2, key_heads=1, head_size=8, dtype="float32",
-                   remat="none")
+TINY = ModelConfig(
+    vocab_size=32, layers=1, d_model=16, mlp_dim=32, heads=2, kv_heads=1, head_dim=8, dtype="float32", remat="none"
+)
 ROPES = {
-    "dynamic": RopeConfig(scaling="dynamic", factor=2.0, original_length=8, pairing="interleaved", rotary_share=0.5),
+    "dynamic": RopeConfig(scaling="dynamic", factor=2.0, original_length=8, pairing="interleaved", rotary_fraction=0.5),
     "clex": RopeConfig(scaling="clex", factor=4.0, original_length=8),
 }
 
@@ -24,8 +26,13 @@ def loss_and_grads(rope: RopeConfig, config: MeshConfig):
     mesh, model, attention = meshes.make(config), dataclasses.replace(TINY, rope=rope), AttentionConfig()
     where, rng = packed(0, 4, 32, mean=20), np.random.default_rng(0)
     tokens, targets = rng.integers(0, 32, (2, 4, 32)).astype(np.int32)
-    data = {"tokens": tokens, "targets": targets, "weights": np.asarray(where.segments > 0, np.float32),
-            "positions": np.asarray(where.positions), "segments": np.asarray(where.segments)}
+    data = {
+        "tokens": tokens,
+        "targets": targets,
+        "weights": np.asarray(where.segments > 0, np.float32),
+        "positions": np.asarray(where.positions),
+        "segments": np.asarray(where.segments),
+    }
     placed = meshes.put_batch(layouts.lay_out(data, "zigzag", config.context), mesh)
     rows = NamedSharding(mesh, PartitionSpec(meshes.BATCH))
     placed["stretch"] = jax.device_put(np.asarray([1, 2, 4, 3], np.float32), rows)

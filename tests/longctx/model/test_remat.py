@@ -1,4 +1,5 @@
 """Remat by shares of the tokens: what it keeps, where, and what is computed again, counted before anything runs."""
+
 import collections
 import dataclasses
 import math
@@ -59,13 +60,20 @@ def test_shares_of_the_tokens_are_kept_moved_and_recomputed(keep, offload):
     numbers = TOKENS * sum(WIDTHS)
     assert kept[device] - kept_before[device] == keep * numbers * 4
     assert kept[host] - kept_before[host] == offload * numbers * 4
-    assert before - after == (keep + offload) * numbers * 2 * MODEL.embed
+    assert before - after == (keep + offload) * numbers * 2 * MODEL.d_model
 
 
-@pytest.mark.parametrize("text, says", [
-    ("tokens", "must be tokens.keep: float, offload: float., none below 0"), ("tokens(0.5)", "none below 0"),
-    ("tokens(-0.5, 0.5)", "none below 0"), ("tokens(0.6, 0.5)", "at most 1 together"), ("layer(1)", "layer alone"),
-    ("token(0, 1)", "'token' is not known.*tokens")])
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("tokens", "must be tokens.keep: float, offload: float., none below 0"),
+        ("tokens(0.5)", "none below 0"),
+        ("tokens(-0.5, 0.5)", "none below 0"),
+        ("tokens(0.6, 0.5)", "at most 1 together"),
+        ("layer(1)", "layer alone"),
+        ("token(0, 1)", "'token' is not known.*tokens"),
+    ],
+)
 def test_policies_that_cannot_be(text, says):
     with pytest.raises(UserError, match=says):
         remat.parse(text)
@@ -73,6 +81,8 @@ def test_policies_that_cannot_be(text, says):
 
 def test_the_streamed_backward_has_its_own():
     with jax.set_mesh(meshes.make(MeshConfig())):
-        one, other = (functional.graph(dataclasses.replace(MODEL, remat=policy), AttentionConfig(),
-                                       MemoryConfig("streamed", 8)) for policy in ("tokens(0.5, 0.5)", "layer"))
+        one, other = (
+            functional.graph(dataclasses.replace(MODEL, remat=policy), AttentionConfig(), MemoryConfig("streamed", 8))
+            for policy in ("tokens(0.5, 0.5)", "layer")
+        )
     assert one == other

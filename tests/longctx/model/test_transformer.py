@@ -1,4 +1,5 @@
 """The decoder against an independent dense one in numpy; the same numbers on every mesh, under every remat policy."""
+
 import dataclasses
 import functools
 import math
@@ -18,21 +19,32 @@ from longctx.positions import api as positions
 from pallas_kernels import masks
 from tests.helpers import assert_close, packed, slow
 
-TINY = ModelConfig(vocab_size=32, layers=2, embed=32, mlp=48, heads=4, key_heads=2, head_size=8, dtype="float32")
+TINY = ModelConfig(vocab_size=32, layers=2, d_model=32, mlp_dim=48, heads=4, kv_heads=2, head_dim=8, dtype="float32")
 VARIANTS = {
     "plain": TINY,
-    "everything": dataclasses.replace(TINY, qk_norm="rms", qkv_bias=True, tied_head=True, logit_soft_cap=5.0,
-                                      attention_soft_cap=4.0, mask="causal & window(7)", rope=RopeConfig(base=500.0)),
+    "everything": dataclasses.replace(
+        TINY,
+        qk_norm="rms",
+        qkv_bias=True,
+        tied_head=True,
+        logit_soft_cap=5.0,
+        attention_soft_cap=4.0,
+        mask="causal & window(7)",
+        rope=RopeConfig(theta=500.0),
+    ),
 }
 
 
 def batch(B=4, T=32, V=32, seed=0):
     rng = np.random.default_rng(seed)
     where = packed(seed, B, T, mean=20)
-    return {"tokens": rng.integers(0, V, (B, T)).astype(np.int32),
-            "targets": rng.integers(0, V, (B, T)).astype(np.int32),
-            "weights": np.asarray(where.segments > 0, np.float32),
-            "positions": np.asarray(where.positions), "segments": np.asarray(where.segments)}
+    return {
+        "tokens": rng.integers(0, V, (B, T)).astype(np.int32),
+        "targets": rng.integers(0, V, (B, T)).astype(np.int32),
+        "weights": np.asarray(where.segments > 0, np.float32),
+        "positions": np.asarray(where.positions),
+        "segments": np.asarray(where.segments),
+    }
 
 
 @functools.cache
@@ -51,6 +63,7 @@ def step(config: ModelConfig, mesh_config: MeshConfig):
     def mean(params, placed):
         nll = functional.nll(graph, params, placed)
         return loss.mean_over_tokens(nll, placed["weights"]), nll
+
     return jax.jit(jax.value_and_grad(mean, has_aux=True))
 
 
@@ -74,34 +87,35 @@ def dense(config: ModelConfig, params, data):
         if kind.position == "nope":
             return x
         rope = kind.rope or config.rope
-        inv_freq, _ = positions.frequencies(rope, config.head_size, x.shape[1])
+        inv_freq, _ = positions.frequencies(rope, config.head_dim, x.shape[1])
         cut = np.s_[0::2], np.s_[1::2]
         if rope.pairing == "half":
-            cut = np.s_[:len(inv_freq)], np.s_[len(inv_freq):]
+            cut = np.s_[: len(inv_freq)], np.s_[len(inv_freq) :]
         z = (x[..., cut[0]] + 1j * x[..., cut[1]]) * np.exp(1j * data["positions"][..., None, None] * inv_freq)
         turned = np.empty_like(x)
         turned[..., cut[0]], turned[..., cut[1]] = z.real, z.imag
         return turned
 
     def sharper(q, kind):
-        if kind.temperature == "none":
+        if kind.query_scale == "none":
             return q
-        scale, share = (float(number) for number in re.findall(r"[\d.]+", kind.temperature)[1:])       # of llama4
+        scale, share = (float(number) for number in re.findall(r"[\d.]+", kind.query_scale)[1:])  # of llama4
         return q * (1 + share * np.log1p((data["positions"] + 1) // scale))[..., None, None]
 
-    x = p["embedding"]["table"][data["tokens"]] * config.embed ** 0.5
+    x = p["embedding"]["table"][data["tokens"]] * config.d_model**0.5
     n = len(config.kinds)
     for i in range(config.layers):
         kind, b = config.kinds[i % n], jax.tree.map(lambda w, i=i: w[i // n], p["blocks"][i % n])
         see = np.asarray(masks.visible(masks.parse(kind.mask) & masks.Segments(), where, where))[:, None]
         a, h = b["attention"], norm(x, b["attention_norm"]["scale"])
-        q, k, v = (np.einsum("BTD,DNH->BTNH", h, a[w]) + (a["b" + w[1]] if config.qkv_bias else 0)
-                   for w in ("wq", "wk", "wv"))
+        q, k, v = (
+            np.einsum("BTD,DNH->BTNH", h, a[w]) + (a["b" + w[1]] if config.qkv_bias else 0) for w in ("wq", "wk", "wv")
+        )
         if config.qk_norm == "rms":
             q, k = norm(q, a["q_norm"]["scale"]), norm(k, a["k_norm"]["scale"])
-        k, v = (np.repeat(y, config.heads // config.key_heads, axis=2) for y in (rotate(k, kind), v))
+        k, v = (np.repeat(y, config.heads // config.kv_heads, axis=2) for y in (rotate(k, kind), v))
         q = rotate(sharper(q, kind), kind)
-        s = cap(np.einsum("BTNH,BSNH->BNTS", q, k) / config.head_size ** 0.5, config.attention_soft_cap)
+        s = cap(np.einsum("BTNH,BSNH->BNTS", q, k) / config.head_dim**0.5, config.attention_soft_cap)
         w = np.where(see, np.exp(s), 0)
         w = w / np.maximum(w.sum(-1, keepdims=True), 1e-300)
         x = x + np.einsum("BNTS,BSNH,NHD->BTD", w, v, a["wo"], optimize=True)
@@ -127,17 +141,32 @@ def test_the_decoder_is_what_the_paper_says(variant):
 
 
 @pytest.mark.canary
-@pytest.mark.parametrize("mesh_config, layout", [
-    (MeshConfig(data=2, fsdp=2, tensor=2), "contiguous"), (MeshConfig(fsdp=2, context=2, tensor=2), "striped(4)"),
-    *slow((MeshConfig(context=4, fsdp=2), "zigzag"), (MeshConfig(data=2, context=4), "per_document"))])
+@pytest.mark.parametrize(
+    "mesh_config, layout",
+    [
+        (MeshConfig(data=2, fsdp=2, tensor=2), "contiguous"),
+        (MeshConfig(fsdp=2, context=2, tensor=2), "striped(4)"),
+        *slow((MeshConfig(context=4, fsdp=2), "zigzag"), (MeshConfig(data=2, context=4), "per_document")),
+    ],
+)
 def test_every_mesh_gives_the_same_losses_and_gradients(mesh_config, layout):
     config, data = VARIANTS["everything"], batch()
     got, want = nll_and_grads(config, mesh_config, data, layout), nll_and_grads(config, MeshConfig(), data)
     assert_close(got, want, "float32", 1000)
 
 
-@pytest.mark.parametrize("policy", ["layer", "attention", *slow(*(name for name in POLICIES if name not in (
-    "none", "layer", "attention", "tokens")), "tokens(0.5, 0.5)", "tokens(0, 0.01)")])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "layer",
+        "attention",
+        *slow(
+            *(name for name in POLICIES if name not in ("none", "layer", "attention", "tokens")),
+            "tokens(0.5, 0.5)",
+            "tokens(0, 0.01)",
+        ),
+    ],
+)
 def test_remat_changes_no_gradient(policy):
     got = nll_and_grads(dataclasses.replace(TINY, remat=policy), MeshConfig(), batch())
     assert_close(got, nll_and_grads(dataclasses.replace(TINY, remat="none"), MeshConfig(), batch()), "float32", 1000)
@@ -147,8 +176,8 @@ def test_parameters_are_born_in_their_shardings():
     mesh, _, params = setup(TINY, MeshConfig(fsdp=2, context=2, tensor=2))
     for path, x in jax.tree_util.tree_leaves_with_path(params):
         spec = meshes.WEIGHTS[path[-1].key]
-        whole = x.shape[-len(spec):] if path[0].key == "blocks" else x.shape
-        share = math.prod(whole) // math.prod(x.sharding.shard_shape(x.shape)[-len(spec):])
+        whole = x.shape[-len(spec) :] if path[0].key == "blocks" else x.shape
+        share = math.prod(whole) // math.prod(x.sharding.shard_shape(x.shape)[-len(spec) :])
         assert share == math.prod({"fsdp": 4, "tensor": 2, None: 1}[axis] for axis in spec), path
 
 
@@ -158,8 +187,7 @@ def test_where_a_weight_does_not_divide_by_all_shares_fsdp_alone_cuts_it():
         assert meshes.weight_spec("down", (3, 12)) == P("tensor", "fsdp")
 
 
-@pytest.mark.parametrize("mesh_config, layout", [
-    (MeshConfig(), "contiguous"), (MeshConfig(context=3), "per_document")])
+@pytest.mark.parametrize("mesh_config, layout", [(MeshConfig(), "contiguous"), (MeshConfig(context=3), "per_document")])
 def test_a_packed_batch_is_the_mean_over_its_documents_alone(mesh_config, layout):
     """Loss and gradients of packed rows = token-weighted mean over unpacked documents: no document sees another."""
     data = batch(B=2, T=48)

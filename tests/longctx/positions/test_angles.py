@@ -1,4 +1,5 @@
 """Angles against long double, at any position, for every frequency; under jit, scan, vmap and shard_map."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,8 +70,9 @@ def test_inside_scan_and_shard_map():
     whole = angles(jnp.asarray(positions)[..., None], per_token)
     with jax.set_mesh(mesh):
         placed = meshes.put_batch({"p": positions}, mesh)["p"]
-        cut = jax.jit(jax.shard_map(lambda p: angles(p[..., None], per_token), in_specs=meshes.TOKENS,
-                                    out_specs=meshes.HIDDEN))(placed)
+        cut = jax.jit(
+            jax.shard_map(lambda p: angles(p[..., None], per_token), in_specs=meshes.TOKENS, out_specs=meshes.HIDDEN)
+        )(placed)
         typed = jax.jit(lambda p: angles(p[..., None], per_token))(placed)
     scanned = jax.lax.scan(lambda c, p: (c, angles(p[:, None], constant_turns(FREQUENCIES[None]))), 0, positions)[1]
     for got in (cut, typed, scanned):

@@ -1,4 +1,5 @@
 """Augmented positions: what holds for every draw, what the draws cover, and the same draws on every mesh and layout."""
+
 import functools
 
 import jax
@@ -10,7 +11,7 @@ from longctx.config import MeshConfig
 from longctx.positions import augment
 from tests.helpers import packed
 
-T, TARGET = 32, 160                                     # target = 5 T
+T, TARGET = 32, 160  # target = 5 T
 REAL = [name for name in augment.AUGMENTATIONS if name != "none"]
 
 
@@ -56,15 +57,22 @@ def test_positions_stay_in_order_below_the_target_and_padding_stays(name, seed):
 def test_documents_rows_and_steps_draw_for_themselves(name):
     """Two documents of one size in each of two equal rows, and two steps: eight different results."""
     halves = np.tile(np.arange(T // 2), 2)
-    one = {"positions": halves[None].repeat(2, 0).astype(np.int32),
-           "segments": (1 + np.arange(T) // (T // 2))[None].repeat(2, 0).astype(np.int32)}
+    one = {
+        "positions": halves[None].repeat(2, 0).astype(np.int32),
+        "segments": (1 + np.arange(T) // (T // 2))[None].repeat(2, 0).astype(np.int32),
+    }
     results = {tuple(places) for seed in (1, 5) for _, places in documents(one, run(name, one, seed)[0])}
     assert len(results) == 8
 
 
-@pytest.mark.parametrize("config, layout", [
-    (MeshConfig(context=4), "zigzag"), (MeshConfig(data=2, context=2), "striped"),
-    (MeshConfig(fsdp=2, context=2), "per_document(4)")])
+@pytest.mark.parametrize(
+    "config, layout",
+    [
+        (MeshConfig(context=4), "zigzag"),
+        (MeshConfig(data=2, context=2), "striped"),
+        (MeshConfig(fsdp=2, context=2), "per_document(4)"),
+    ],
+)
 @pytest.mark.parametrize("name", REAL)
 def test_the_same_on_every_mesh_in_every_layout(name, config, layout):
     data = batch(3)
@@ -88,7 +96,7 @@ def test_pose_covers_every_distance_up_to_the_target():
     distance = positions[:, :, None] - positions[:, None]
     assert set(range(TARGET)) <= set(distance.ravel().tolist())
     jumps = np.diff(positions, axis=1) - 1
-    assert ((jumps > 0).sum(1) <= 1).all()                                         # two parts, in one piece each
+    assert ((jumps > 0).sum(1) <= 1).all()  # two parts, in one piece each
     cut = jumps.argmax(1)[jumps.max(1) > 0] + 1
     assert cut.min() == 1 and cut.max() == T // 2 and jumps.max() == TARGET - T and jumps.min() == 0
 
@@ -96,9 +104,9 @@ def test_pose_covers_every_distance_up_to_the_target():
 def test_e2llm_covers_every_stretch_and_offset_and_keeps_the_first_tokens():
     positions, stretch = whole_rows("e2llm", 1)
     assert set(stretch) == {1, 2, 3, 4, 5}
-    np.testing.assert_array_equal(positions[:, :augment.SINKS], np.arange(augment.SINKS)[None].repeat(256, 0))
-    assert (np.diff(positions[:, augment.SINKS:], axis=1) == 1).all()
-    assert 0.9 * T < (positions[:, -1] / stretch).max() < T                         # no angle that T tokens do not have
+    np.testing.assert_array_equal(positions[:, : augment.SINKS], np.arange(augment.SINKS)[None].repeat(256, 0))
+    assert (np.diff(positions[:, augment.SINKS :], axis=1) == 1).all()
+    assert 0.9 * T < (positions[:, -1] / stretch).max() < T  # no angle that T tokens do not have
 
 
 def test_clex_covers_the_row_and_ends_where_it_should():

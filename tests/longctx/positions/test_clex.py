@@ -1,4 +1,5 @@
 """CLEX's frequencies against the published equation integrated in small steps, and their gradients."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +9,7 @@ from longctx.config import RopeConfig
 from longctx.positions import api, clex, rope
 from tests.helpers import assert_close, relative_error, tolerance
 
-HEAD, CONFIG = 8, RopeConfig(base=100.0, scaling="clex", factor=5.0, original_length=64)
+HEAD, CONFIG = 8, RopeConfig(theta=100.0, scaling="clex", factor=5.0, original_length=64)
 PAIRS = HEAD // 2
 
 
@@ -24,11 +25,11 @@ def published(up, down, last, steps=500):
 
     def slope(t, z):
         alpha = 2 * t - 1
-        theta = (CONFIG.base * alpha ** (HEAD / (HEAD - 2))) ** (-index / HEAD)
-        change = -2 * index / (HEAD - 2) / (CONFIG.base ** (index / HEAD) * alpha ** (index / (HEAD - 2) + 1))
+        theta = (CONFIG.theta * alpha ** (HEAD / (HEAD - 2))) ** (-index / HEAD)
+        change = -2 * index / (HEAD - 2) / (CONFIG.theta ** (index / HEAD) * alpha ** (index / (HEAD - 2) + 1))
         return silu((z + np.log(theta)) @ up) @ down + change / theta
 
-    z, h = -index / HEAD * np.log(CONFIG.base), 1 / steps
+    z, h = -index / HEAD * np.log(CONFIG.theta), 1 / steps
     for i in range((last - 1) * steps):
         t = 1 + i * h
         a = slope(t, z)
@@ -41,7 +42,9 @@ def published(up, down, last, steps=500):
 def test_without_the_learned_part_it_is_the_ntk_aware_path():
     up, down = weights(1.0)
     got = clex.frequencies(up, np.zeros_like(down), CONFIG, HEAD)
-    want = [api.frequencies(RopeConfig(base=100.0, scaling="ntk", factor=2.0 * t - 1), HEAD, 1)[0] for t in range(1, 6)]
+    want = [
+        api.frequencies(RopeConfig(theta=100.0, scaling="ntk", factor=2.0 * t - 1), HEAD, 1)[0] for t in range(1, 6)
+    ]
     np.testing.assert_array_equal(got, np.float32(want))
     same = [api.frequencies(CONFIG, HEAD, 64 * t - 1)[0] for t in range(1, 6)]
     np.testing.assert_array_equal(same, want)
@@ -56,7 +59,7 @@ def test_the_learned_part_is_that_of_the_published_equation(scale):
     for t in (2, 5):
         want = published(up, down, t)
         assert relative_error(got[t - 1] / want, np.ones(PAIRS)) <= tolerance("float32", 4 * clex.STEPS * t)
-        assert relative_error(want, api.frequencies(CONFIG, HEAD, 64 * t)[0]) > 0.01         # the weights did something
+        assert relative_error(want, api.frequencies(CONFIG, HEAD, 64 * t)[0]) > 0.01  # the weights did something
 
 
 def test_gradients_are_those_of_finite_differences():
@@ -68,8 +71,10 @@ def test_gradients_are_those_of_finite_differences():
         h = np.finfo(np.float64).eps ** (1 / 3)
         f = jax.jit(f)
         for at in [(0, 0), (1, 3), (3, 2)]:
-            slopes = ((f(up.at[at].add(h), down) - f(up.at[at].add(-h), down)) / (2 * h),
-                      (f(up, down.at[at].add(h)) - f(up, down.at[at].add(-h))) / (2 * h))
+            slopes = (
+                (f(up.at[at].add(h), down) - f(up.at[at].add(-h), down)) / (2 * h),
+                (f(up, down.at[at].add(h)) - f(up, down.at[at].add(-h))) / (2 * h),
+            )
             for slope, grad in zip(slopes, grads, strict=True):
                 assert abs(slope - grad[at]) <= 100 * h**2 * max(abs(float(slope)), 1) and slope != 0
 

@@ -1,4 +1,5 @@
 """Position methods against dense definitions of the distance between a query and a key, written from the papers."""
+
 import dataclasses
 import functools
 import re
@@ -21,16 +22,17 @@ from tests.helpers import Problem, assert_close, packed, problem, relative_error
 from tests.longctx.context_parallel.capabilities import TWO_LEVELS
 from tests.longctx.context_parallel.cut import run
 
-ROPE, H, T = RopeConfig(base=100.0), 8, 48
-CAUSAL = LayerConfig(position="rope", mask="causal", temperature="none")
+ROPE, H, T = RopeConfig(theta=100.0), 8, 48
+CAUSAL = LayerConfig(position="rope", mask="causal", query_scale="none")
 METHODS = ["dca(12, 4)", "self_extend(3, 8)", "rerope(7)", "leaky_rerope(7, 3)", "lm_infinite(3, 9)", "streaming(2, 8)"]
 
 
 # ---- definitions: (query position m, key position n <= m, the numbers) -> distance, nan where the key is not seen
 
+
 def dca(m, n, chunk, local):
     size = chunk - local
-    largest = min(2 * size - 1, chunk)                              # `chunk` itself, as published sizes are
+    largest = min(2 * size - 1, chunk)  # `chunk` itself, as published sizes are
     place = {0: m % size, 1: min(m % size + size, chunk)}.get(m // size - n // size, largest)
     return place - n % size
 
@@ -56,8 +58,15 @@ def streaming(m, n, first, recent):
     return len(cache) - 1 - cache.index(n) if n in cache else np.nan
 
 
-DEFINITIONS = {"dca": dca, "self_extend": self_extend, "rerope": rerope, "leaky_rerope": leaky_rerope,
-               "lm_infinite": lm_infinite, "streaming": streaming, "rope": lambda m, n: m - n}
+DEFINITIONS = {
+    "dca": dca,
+    "self_extend": self_extend,
+    "rerope": rerope,
+    "leaky_rerope": leaky_rerope,
+    "lm_infinite": lm_infinite,
+    "streaming": streaming,
+    "rope": lambda m, n: m - n,
+}
 
 
 def defined(text: str, positions: np.ndarray) -> np.ndarray:
@@ -83,9 +92,12 @@ def of_parts(text: str, positions: np.ndarray) -> np.ndarray:
 small = st.integers(1, 12)
 texts = st.one_of(
     st.tuples(small, small).map(lambda x: f"dca({x[0] + x[1]}, {x[1]})"),
-    st.tuples(small, small).map(lambda x: f"self_extend{x}"), small.map(lambda x: f"rerope({x})"),
-    st.tuples(small, small).map(lambda x: f"leaky_rerope{x}"), st.tuples(small, small).map(lambda x: f"lm_infinite{x}"),
-    st.tuples(small, small).map(lambda x: f"streaming{x}"))
+    st.tuples(small, small).map(lambda x: f"self_extend{x}"),
+    small.map(lambda x: f"rerope({x})"),
+    st.tuples(small, small).map(lambda x: f"leaky_rerope{x}"),
+    st.tuples(small, small).map(lambda x: f"lm_infinite{x}"),
+    st.tuples(small, small).map(lambda x: f"streaming{x}"),
+)
 
 
 @settings(max_examples=40, deadline=None)
@@ -96,12 +108,22 @@ def test_parts_are_what_the_definition_says(text):
     assert_close(np.nan_to_num(got), np.nan_to_num(want), "float64", 1, text)
 
 
-@pytest.mark.parametrize("text", ["dca(58, 10)", "dca(40, 10)", "self_extend(1, 5)", "rerope(48)", "leaky_rerope(5, 1)",
-                                  "lm_infinite(4, 48)", "streaming(4, 44)"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "dca(58, 10)",
+        "dca(40, 10)",
+        "self_extend(1, 5)",
+        "rerope(48)",
+        "leaky_rerope(5, 1)",
+        "lm_infinite(4, 48)",
+        "streaming(4, 44)",
+    ],
+)
 def test_plain_rope_as_long_as_the_definition_says_so(text):
     plain = of_parts("rope", np.arange(48))
     same = np.array_equal(of_parts(text, np.arange(48)), plain, equal_nan=True)
-    assert same == (text != "dca(40, 10)")                          # chunks of 30 tokens
+    assert same == (text != "dca(40, 10)")  # chunks of 30 tokens
 
 
 def test_streaming_keeps_what_its_cache_holds():
@@ -113,8 +135,15 @@ def test_streaming_keeps_what_its_cache_holds():
 
 
 # what all positions may be moved by with no change; None: never, because the first tokens are kept wherever others are
-PERIODS = {"rope": 1, "rerope(7)": 1, "leaky_rerope(7, 3)": 1, "self_extend(3, 8)": 3, "dca(12, 4)": 8,
-           "lm_infinite(3, 9)": None, "streaming(2, 8)": None}
+PERIODS = {
+    "rope": 1,
+    "rerope(7)": 1,
+    "leaky_rerope(7, 3)": 1,
+    "self_extend(3, 8)": 3,
+    "dca(12, 4)": 8,
+    "lm_infinite(3, 9)": None,
+    "streaming(2, 8)": None,
+}
 
 
 @pytest.mark.parametrize("text", PERIODS)
@@ -130,12 +159,14 @@ def test_what_shifts_change(text):
 
 # ---- attention by parts
 
+
 def by_method(q, k, v, *, positions, mask, table, kind, **how):
     """api.attend as a layer of `kind` calls it; its mask takes the place of `mask`."""
     tables = lambda positions, divisor: rope.tables(positions, ROPE, H, T, divisor=divisor)
     seen = view(kind, positions, q.shape[2], tables, table)
-    return context_parallel.attend(*seen.turned(q, k), v, positions=positions, mask=seen.masks, bias=seen.bias,
-                                   table=seen.bias_table, **how)
+    return context_parallel.attend(
+        *seen.turned(q, k), v, positions=positions, mask=seen.masks, bias=seen.bias, table=seen.bias_table, **how
+    )
 
 
 @functools.cache
@@ -151,12 +182,12 @@ def dense(text: str):
     positions, segments = (np.asarray(x) for x in p.tokens[0])
     distance = np.stack([defined(text, row) for row in positions])
     see = ~np.isnan(distance) & (segments[:, :, None] == segments[:, None]) & (segments > 0)[:, :, None]
-    angle = np.where(see, distance, 0)[..., None, None] * inv_freq                                   # B T S 1 p
+    angle = np.where(see, distance, 0)[..., None, None] * inv_freq  # B T S 1 p
 
     def attention(q, k, v):
-        (q1, q2), (k1, k2) = (jnp.split(x, 2, axis=-1) for x in (q[:, :, None], k[:, None]))     # B T 1 N p, B 1 S 1 p
-        scores = ((q1 * k1 + q2 * k2) * jnp.cos(angle) - (q2 * k1 - q1 * k2) * jnp.sin(angle)).sum(-1) / H ** 0.5
-        weights = jnp.where(see[..., None], jnp.exp(scores), 0)                                      # B T S N
+        (q1, q2), (k1, k2) = (jnp.split(x, 2, axis=-1) for x in (q[:, :, None], k[:, None]))  # B T 1 N p, B 1 S 1 p
+        scores = ((q1 * k1 + q2 * k2) * jnp.cos(angle) - (q2 * k1 - q1 * k2) * jnp.sin(angle)).sum(-1) / H**0.5
+        weights = jnp.where(see[..., None], jnp.exp(scores), 0)  # B T S N
         total = weights.sum(2)
         out = jnp.einsum("BTSN,BSH->BTNH", weights, v[:, :, 0]) / jnp.where(total > 0, total, 1)[..., None]
         return out, jnp.where(total > 0, jnp.log(jnp.where(total > 0, total, 1)), -np.inf)
@@ -177,13 +208,27 @@ def test_values_and_gradients_are_those_of_the_dense_definition(text, config, la
     assert relative_error(got[0], dense("rope")[0]) > tolerance("float32", 200)
 
 
-@pytest.mark.parametrize("strategy", [
-    "bidirectional_ring", "ulysses",
-    *slow(*(name for name in context_parallel.STRATEGIES if name not in ("local", "bidirectional_ring", "ulysses")))])
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        "bidirectional_ring",
+        "ulysses",
+        *slow(
+            *(name for name in context_parallel.STRATEGIES if name not in ("local", "bidirectional_ring", "ulysses"))
+        ),
+    ],
+)
 def test_three_parts_under_every_strategy(strategy):
     config = MeshConfig(context_outer=2, context=2) if strategy in TWO_LEVELS else MeshConfig(context=2)
-    got = run(example(), masks.Causal(), config, attend=by_method, strategy=strategy, kernel="chunked",
-              kind=dataclasses.replace(CAUSAL, position="dca(12, 4)"))
+    got = run(
+        example(),
+        masks.Causal(),
+        config,
+        attend=by_method,
+        strategy=strategy,
+        kernel="chunked",
+        kind=dataclasses.replace(CAUSAL, position="dca(12, 4)"),
+    )
     assert_close(got, dense("dca(12, 4)"), "float32", 200, strategy)
 
 
@@ -191,8 +236,10 @@ def test_three_parts_under_every_strategy(strategy):
 def test_methods_of_one_part_by_a_ring_are_those_of_one_device(text):
     kind = dataclasses.replace(CAUSAL, position=text)
     table = jnp.asarray(np.random.default_rng(0).standard_normal((2, 32)), jnp.float32) if text == "t5" else None
-    local, ring = (run(example(), masks.Causal(), config, layout, table, attend=by_method, kind=kind, strategy="ring")
-                   for config, layout in ((MeshConfig(), "contiguous"), (MeshConfig(context=4), "zigzag")))
+    local, ring = (
+        run(example(), masks.Causal(), config, layout, table, attend=by_method, kind=kind, strategy="ring")
+        for config, layout in ((MeshConfig(), "contiguous"), (MeshConfig(context=4), "zigzag"))
+    )
     assert_close(ring, local, "float32", 200)
 
 
@@ -207,8 +254,12 @@ def test_bfloat16_parts_are_merged_and_summed_in_float32():
     """out, lse and dv of eight parts are as near as those of one; dq and dk of each part are rounded once."""
     p = problem(T=64, B=1, H=H, dtype=jnp.bfloat16)
     want = truth(p, AttentionSpec(masks.Causal()))
-    one, eight = ([relative_error(g, w) for g, w in zip(got, want, strict=True)] for got in (
-        run(p, masks.Causal(), MeshConfig(), attend=in_parts, parts=parts, strategy="local") for parts in (1, 8)))
+    one, eight = (
+        [relative_error(g, w) for g, w in zip(got, want, strict=True)]
+        for got in (
+            run(p, masks.Causal(), MeshConfig(), attend=in_parts, parts=parts, strategy="local") for parts in (1, 8)
+        )
+    )
     assert max(one + eight) <= tolerance("bfloat16", 64)
     assert all(eight[i] <= 1.25 * one[i] + 1e-4 for i in (0, 1, 4)), (one, eight)
 
@@ -219,6 +270,7 @@ def test_sinks_and_a_learned_bias_count_once():
 
     def attend(*arrays, **how):
         return in_parts(*arrays, bias=methods.T5().bias, sinks=sinks, **how)
+
     one = run(p, masks.Causal(), MeshConfig(), table=table, attend=attend, parts=1, strategy="local")
     three = run(p, masks.Causal(), MeshConfig(context=4), "zigzag", table, attend=attend, parts=3, strategy="ring")
     assert_close(three, one, "float32", 200)
@@ -232,20 +284,25 @@ def test_parts_in_natural_order():
 
 # ---- settings
 
-@pytest.mark.parametrize("setting, words", [
-    (dict(position="rop"), "model.position='rop' is not known. Did you mean 'rope'"),
-    (dict(position="dca(4)"), r"model.position='dca\(4\)' must be dca\(chunk: int, local: int\), all positive"),
-    (dict(position="self_extend(0, 8)"), r"must be self_extend\(group: int, window: int\)"),
-    (dict(position="rerope(1.5)"), r"must be rerope\(window: int\)"),
-    (dict(position="rope(3)"), "must be rope alone"),
-    (dict(position="dca(4, 4)"), "local=4 must be below chunk=4"),
-    (dict(position="dca(8, 4)", mask="full"), "the mask must be causal"),
-    (dict(position="t5(32, 16)"), "max_distance above buckets / 2 = 16"),
-    (dict(mask="casual"), "model.mask: 'casual'"),
-    (dict(temperature="llama4(8.5, 0.1)"), r"model.temperature='llama4\(8.5, 0.1\)' must be llama4"),
-    (dict(temperature="llama4(0)"), r"must be llama4.*, all positive"),
-    (dict(temperature="log_length(1)"), r"model.temperature='log_length\(1\)' .* length must be 2 or more"),
-    (dict(temperature="log_length"), r"must be log_length\(length: int\)")])
+
+@pytest.mark.parametrize(
+    "setting, words",
+    [
+        (dict(position="rop"), "model.position='rop' is not known. Did you mean 'rope'"),
+        (dict(position="dca(4)"), r"model.position='dca\(4\)' must be dca\(chunk: int, local: int\), all positive"),
+        (dict(position="self_extend(0, 8)"), r"must be self_extend\(group: int, window: int\)"),
+        (dict(position="rerope(1.5)"), r"must be rerope\(window: int\)"),
+        (dict(position="rope(3)"), "must be rope alone"),
+        (dict(position="dca(4, 4)"), "local=4 must be below chunk=4"),
+        (dict(position="dca(8, 4)", mask="full"), "the mask must be causal"),
+        (dict(position="t5(32, 16)"), "max_distance above buckets / 2 = 16"),
+        (dict(mask="casual"), "model.mask: 'casual'"),
+        (dict(query_scale="llama4(8.5, 0.1)"), r"model.query_scale='llama4\(8.5, 0.1\)' must be llama4"),
+        (dict(query_scale="llama4(0)"), r"must be llama4.*, all positive"),
+        (dict(query_scale="log_length(1)"), r"model.query_scale='log_length\(1\)' .* length must be 2 or more"),
+        (dict(query_scale="log_length"), r"must be log_length\(length: int\)"),
+    ],
+)
 def test_settings_that_cannot_work_are_named(setting, words):
     with pytest.raises(UserError, match=words):
         resolve(dataclasses.replace(CAUSAL, **setting))
@@ -256,8 +313,10 @@ def test_every_method_and_temperature_can_be_written():
     assert {text.split("(")[0] for text in texts} == set(methods.METHODS)
     assert [resolve(dataclasses.replace(CAUSAL, position=text))[0] for text in texts] == list(map(methods.parse, texts))
     positions = jnp.asarray([0, 8191], jnp.int32)
-    factors = [resolve(dataclasses.replace(CAUSAL, temperature=text))[2](positions)
-               for text in ("none", "llama4", "llama4(8192, 0.1)", "log_length(64)")]
+    factors = [
+        resolve(dataclasses.replace(CAUSAL, query_scale=text))[2](positions)
+        for text in ("none", "llama4", "llama4(8192, 0.1)", "log_length(64)")
+    ]
     assert factors[0] is None and factors[1].tolist() == factors[2].tolist() != factors[3].tolist()
 
 

@@ -26,20 +26,28 @@ def draw(seed, *shape):
 @pytest.mark.parametrize("pairing", api.PAIRINGS)
 def test_rotated_q_and_k_are_those_of_transformers(pairing):
     for name in ("q", "k"):
-        x = GOLDEN[f"apply/{name}"].swapaxes(1, 2)                                         # BTNH
+        x = GOLDEN[f"apply/{name}"].swapaxes(1, 2)  # BTNH
         got = rotated(x, GOLDEN["apply/positions"][None], RopeConfig(pairing=pairing))
         assert_close(got, GOLDEN[f"apply/{pairing}/{name}"].swapaxes(1, 2), "float32", len(GOLDEN["apply/positions"]))
 
 
-@pytest.mark.parametrize("config", [
-    RopeConfig(), RopeConfig(rotary_share=0.5), RopeConfig(rotary_share=0.25, pairing="interleaved"),
-    RopeConfig(scaling="proportional", rotary_share=0.5), RopeConfig(scaling="yarn", factor=4.0, original_length=64)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        RopeConfig(),
+        RopeConfig(rotary_fraction=0.5),
+        RopeConfig(rotary_fraction=0.25, pairing="interleaved"),
+        RopeConfig(scaling="proportional", rotary_fraction=0.5),
+        RopeConfig(scaling="yarn", factor=4.0, original_length=64),
+    ],
+)
 def test_rotation_is_the_complex_product(config):
     x, positions = draw(1, 2, 5, 3, 16), np.array([[0, 1, 2, 50, 10**7], [3, 3, 3, 3, 2**30]])
     inv_freq, factor = api.frequencies(config, 16, 5)
     d = 2 * len(inv_freq)
-    first, second = {"half": (slice(d // 2), slice(d // 2, d)),
-                     "interleaved": (slice(0, d, 2), slice(1, d, 2))}[config.pairing]
+    first, second = {"half": (slice(d // 2), slice(d // 2, d)), "interleaved": (slice(0, d, 2), slice(1, d, 2))}[
+        config.pairing
+    ]
     turned = (x[..., first] + 1j * x[..., second]) * factor * np.exp(1j * positions[..., None, None] * inv_freq)
     want = x.copy()
     want[..., first], want[..., second] = turned.real, turned.imag
@@ -57,18 +65,21 @@ def test_nope_and_dtypes():
     positions = jnp.arange(4, dtype=jnp.int32)[None]
     rotate = lambda config: rope.rotate(x, rope.tables(positions, config, 8, 4))
     assert rotate(RopeConfig()).dtype == jnp.bfloat16
-    np.testing.assert_array_equal(rotate(RopeConfig(rotary_share=0.0)), x)
+    np.testing.assert_array_equal(rotate(RopeConfig(rotary_fraction=0.0)), x)
 
 
-@pytest.mark.parametrize("config", [
-    RopeConfig(), RopeConfig(rotary_share=0.0), RopeConfig(rotary_share=0.5, pairing="interleaved")])
+@pytest.mark.parametrize(
+    "config", [RopeConfig(), RopeConfig(rotary_fraction=0.0), RopeConfig(rotary_fraction=0.5, pairing="interleaved")]
+)
 def test_cut_over_every_axis(config):
     x, positions = draw(7, 4, 8, 2, 16).astype(np.float32), np.arange(32, dtype=np.int32).reshape(4, 8) * 10**6
     mesh = meshes.make(MeshConfig(data=2, context=2, tensor=2))
     turn = jax.jit(lambda x, p: rope.rotate(x, rope.tables(p, config, 16, 8)))
     with jax.set_mesh(mesh):
-        got = turn(jax.device_put(x, jax.sharding.NamedSharding(mesh, meshes.HEADS)),
-                   meshes.put_batch({"p": positions}, mesh)["p"])
+        got = turn(
+            jax.device_put(x, jax.sharding.NamedSharding(mesh, meshes.HEADS)),
+            meshes.put_batch({"p": positions}, mesh)["p"],
+        )
     assert_close(got, rotated(x, positions, config), "float32", 1)
     assert got.sharding.spec == meshes.HEADS
 
@@ -93,17 +104,20 @@ POSITIONS = jnp.arange(6, dtype=jnp.int32)[None]
 turned = lambda x: rope.rotate(x, rope.tables(POSITIONS, RopeConfig(), 8, 6))
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda: rope.tables(POSITIONS * 0.5, RopeConfig(), 8, 6), "positions float32.* must be integers"),
-    (lambda: rope.tables(POSITIONS > 0, RopeConfig(), 8, 6), "positions bool"),
-    (lambda: rope.tables(POSITIONS[0], RopeConfig(), 8, 6), r"positions int32\[6\] must have the axes \[B, T\]"),
-    (lambda: rope.tables(POSITIONS - 3, RopeConfig(), 8, 6), "from -3 to 2, and they must be from 0"),
-    (lambda: rope.tables(POSITIONS, RopeConfig(), 8, 6, divisor=0), "divisor=0"),
-    (lambda: rope.tables(POSITIONS, RopeConfig(scaling="dynamic", original_length=4), 8, 0), "length=0 must be"),
-    (lambda: turned(jnp.ones((1, 6, 2, 4))), "do not go together"),
-    (lambda: turned(jnp.ones((1, 5, 2, 8))), r"x float32\[1, 5, 2, 8\]"),
-    (lambda: turned(jnp.ones((1, 6, 2, 8), int)), "x int32"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: rope.tables(POSITIONS * 0.5, RopeConfig(), 8, 6), "positions float32.* must be integers"),
+        (lambda: rope.tables(POSITIONS > 0, RopeConfig(), 8, 6), "positions bool"),
+        (lambda: rope.tables(POSITIONS[0], RopeConfig(), 8, 6), r"positions int32\[6\] must have the axes \[B, T\]"),
+        (lambda: rope.tables(POSITIONS - 3, RopeConfig(), 8, 6), "from -3 to 2, and they must be from 0"),
+        (lambda: rope.tables(POSITIONS, RopeConfig(), 8, 6, divisor=0), "divisor=0"),
+        (lambda: rope.tables(POSITIONS, RopeConfig(scaling="dynamic", original_length=4), 8, 0), "length=0 must be"),
+        (lambda: turned(jnp.ones((1, 6, 2, 4))), "do not go together"),
+        (lambda: turned(jnp.ones((1, 5, 2, 8))), r"x float32\[1, 5, 2, 8\]"),
+        (lambda: turned(jnp.ones((1, 6, 2, 8), int)), "x int32"),
+    ],
+)
 def test_what_cannot_be_rotated(call, message):
     with pytest.raises(UserError, match=message):
         call()

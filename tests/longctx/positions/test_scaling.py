@@ -1,4 +1,5 @@
 """RoPE's frequencies: every setting against transformers (golden/make_positions.py), the rest against formulas."""
+
 import dataclasses
 import json
 import math
@@ -16,12 +17,12 @@ from tests.helpers import ROOT
 
 GOLDEN = np.load(ROOT / "tests/golden" / "positions.npz")
 SETTINGS = json.loads(str(GOLDEN["settings"]))
-SAME = 1e-12            # relative; both are float64
+SAME = 1e-12  # relative; both are float64
 
 
-def frequencies(head_size=64, length=1, **config):
+def frequencies(head_dim=64, length=1, **config):
     config = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
-    return api.frequencies(RopeConfig(**config), head_size, length)
+    return api.frequencies(RopeConfig(**config), head_dim, length)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -46,15 +47,38 @@ def test_dynamic_ntk_is_ntk_at_the_ratio_of_lengths():
 @pytest.mark.parametrize("scaling", api.SCALINGS)
 def test_which_numbers_a_scaling_reads(scaling):
     """Another value changes the frequencies of some length, or their factor, if and only if READS has the field."""
-    start = dict(base=1e4, scaling=scaling, factor=4.0, original_length=4096, mscale=0.8, mscale_all_dim=0.5,
-                 short_factors=(1.0,) * 32, long_factors=(2.0,) * 32, power=0.1)
-    other = dict(factor=6.0, beta_fast=9.0, beta_slow=2.0, truncate=False, mscale=0.9, mscale_all_dim=0.7,
-                 attention_factor=1.5, low_freq_factor=2.0, high_freq_factor=8.0, short_factors=(3.0,) * 32,
-                 long_factors=(4.0,) * 32, power=0.3, clex_width=2)
-    numbers = lambda **fields: [(tuple(inv_freq), factor) for inv_freq, factor in (
-        frequencies(64, length, **start | fields) for length in (32, 10**6))]
+    start = dict(
+        theta=1e4,
+        scaling=scaling,
+        factor=4.0,
+        original_length=4096,
+        mscale=0.8,
+        mscale_all_dim=0.5,
+        short_factors=(1.0,) * 32,
+        long_factors=(2.0,) * 32,
+        power=0.1,
+    )
+    other = dict(
+        factor=6.0,
+        beta_fast=9.0,
+        beta_slow=2.0,
+        truncate=False,
+        mscale=0.9,
+        mscale_all_dim=0.7,
+        attention_factor=1.5,
+        low_freq_factor=2.0,
+        high_freq_factor=8.0,
+        short_factors=(3.0,) * 32,
+        long_factors=(4.0,) * 32,
+        power=0.3,
+        clex_width=2,
+    )
+    numbers = lambda **fields: [
+        (tuple(inv_freq), factor)
+        for inv_freq, factor in (frequencies(64, length, **start | fields) for length in (32, 10**6))
+    ]
     read = {name for name, value in other.items() if numbers(**{name: value}) != numbers()}
-    learned = {"clex_width"} if scaling == "clex" else set()                    # the shape of its weights
+    learned = {"clex_width"} if scaling == "clex" else set()  # the shape of its weights
     assert read | learned == set(api.READS[scaling])
     assert set(other) | set(ALWAYS) == {field.name for field in dataclasses.fields(RopeConfig)}
 
@@ -73,8 +97,9 @@ def test_yarn_beyond_the_slowest_dimension_keeps_all():
 
 @pytest.mark.parametrize("scaling", api.SCALINGS)
 def test_the_scalings_that_ask_for_the_length_are_known(scaling):
-    how = dict(scaling=scaling, factor=2.0, original_length=64, power=0.5, short_factors=(1.0,) * 32,
-               long_factors=(2.0,) * 32)
+    how = dict(
+        scaling=scaling, factor=2.0, original_length=64, power=0.5, short_factors=(1.0,) * 32, long_factors=(2.0,) * 32
+    )
     short, long = (frequencies(**how, length=length) for length in (64, 512))
     assert (short[0] != long[0]).any() == (scaling in api.BY_LENGTH) and short[1] == long[1]
 
@@ -99,16 +124,32 @@ def test_giraffe_truncation():
 
 
 def test_nope_rotates_nothing():
-    assert all(len(frequencies(scaling=scaling, rotary_share=0.0, factor=2.0, original_length=64, power=1.0)[0]) == 0
-               for scaling in api.SCALINGS if scaling != "proportional")
+    assert all(
+        len(frequencies(scaling=scaling, rotary_fraction=0.0, factor=2.0, original_length=64, power=1.0)[0]) == 0
+        for scaling in api.SCALINGS
+        if scaling != "proportional"
+    )
 
 
-@example(RopeConfig(base=2.0, scaling="yarn", original_length=1, beta_slow=5e-324), 1)
-@given(st.builds(
-    RopeConfig, base=st.floats(1.01, 1e9), scaling=st.sampled_from(list(api.SCALINGS)), factor=st.floats(1, 1e4),
-    original_length=st.integers(0, 2**24), rotary_share=st.sampled_from([0.0, 0.125, 0.5, 1.0]), truncate=st.booleans(),
-    mscale=st.floats(0, 2), mscale_all_dim=st.floats(0, 2), power=st.floats(0, 2), beta_slow=st.floats(0, 40),
-    long_factors=st.just((2.0,) * 8), short_factors=st.just((1.0,) * 8)), st.integers(1, 2**30))
+@example(RopeConfig(theta=2.0, scaling="yarn", original_length=1, beta_slow=5e-324), 1)
+@given(
+    st.builds(
+        RopeConfig,
+        theta=st.floats(1.01, 1e9),
+        scaling=st.sampled_from(list(api.SCALINGS)),
+        factor=st.floats(1, 1e4),
+        original_length=st.integers(0, 2**24),
+        rotary_fraction=st.sampled_from([0.0, 0.125, 0.5, 1.0]),
+        truncate=st.booleans(),
+        mscale=st.floats(0, 2),
+        mscale_all_dim=st.floats(0, 2),
+        power=st.floats(0, 2),
+        beta_slow=st.floats(0, 40),
+        long_factors=st.just((2.0,) * 8),
+        short_factors=st.just((1.0,) * 8),
+    ),
+    st.integers(1, 2**30),
+)
 def test_whatever_is_accepted_gives_finite_frequencies(config, length):
     """Not negative, none above 1 but by rounding: no scaling here turns a dimension faster than plain RoPE does."""
     try:
@@ -120,29 +161,40 @@ def test_whatever_is_accepted_gives_finite_frequencies(config, length):
     assert math.isfinite(factor) and factor > 0
 
 
-@pytest.mark.parametrize("config, message", [
-    (dict(scaling="yran"), "model.rope.scaling='yran' is not known. Did you mean 'yarn'"),
-    (dict(pairing="interlaced"), "model.rope.pairing='interlaced' is not known. Did you mean 'interleaved'"),
-    (dict(scaling="yarn", factor=4.0), "model.rope.original_length=0 must be the trained length"),
-    (dict(scaling="dynamic", factor=4.0), "model.rope.original_length=0 must be the trained length"),
-    (dict(scaling="longrope", original_length=1), "model.rope.original_length=1 must .* at least 2"),
-    (dict(scaling="truncated"), "model.rope.original_length=0 must be the trained length"),
-    (dict(base=0.5), "model.rope.base=0.5 must be above 1"),
-    (dict(factor=0.0), "model.rope.factor=0.0 must be positive"),
-    (dict(rotary_share=1.5), "model.rope.rotary_share=1.5 must be between 0"),
-    (dict(rotary_share=0.35), "rotary_share=0.35 makes 5 of 16 dimensions .* 0.375 works"),
-    (dict(scaling="ntk", rotary_share=0.125), "scaling='ntk' needs 4 dimensions .* leaves 2 of 16"),
-    (dict(scaling="longrope", original_length=8, short_factors=(1.0,)), "short_factors holds 1 numbers, .* 8 pairs"),
-    (dict(scaling="longrope", original_length=8, short_factors=(1.0,) * 8, long_factors=(1.0,) * 7 + (0.0,)),
-     "long_factors holds 8 numbers, .* positive"),
-    (dict(scaling="yarn", original_length=8, beta_slow=40.0), "beta_fast=32.0 must exceed beta_slow=40.0"),
-    (dict(mscale=-1.0), "mscale=-1.0 must not be negative"),
-    (dict(attention_factor=-1.0), "attention_factor=-1.0 must not be negative"),
-    (dict(scaling="power"), "power=0.0 must be positive"),
-    (dict(base=float("nan")), "base=nan must be finite"), (dict(base="1e4"), "base='1e4' must be finite, a number"),
-    (dict(factor=float("inf")), "factor=inf must be finite"), (dict(rotary_share=float("nan")), "rotary_share=nan"),
-    (dict(scaling="longrope", original_length=8, short_factors=(float("nan"),) * 8), "short_factors=.nan"),
-    (dict(scaling="llama3", original_length=8, low_freq_factor=5.0), "high_freq_factor=4.0 must not be below")])
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        (dict(scaling="yran"), "model.rope.scaling='yran' is not known. Did you mean 'yarn'"),
+        (dict(pairing="interlaced"), "model.rope.pairing='interlaced' is not known. Did you mean 'interleaved'"),
+        (dict(scaling="yarn", factor=4.0), "model.rope.original_length=0 must be the trained length"),
+        (dict(scaling="dynamic", factor=4.0), "model.rope.original_length=0 must be the trained length"),
+        (dict(scaling="longrope", original_length=1), "model.rope.original_length=1 must .* at least 2"),
+        (dict(scaling="truncated"), "model.rope.original_length=0 must be the trained length"),
+        (dict(theta=0.5), "model.rope.theta=0.5 must be above 1"),
+        (dict(factor=0.0), "model.rope.factor=0.0 must be positive"),
+        (dict(rotary_fraction=1.5), "model.rope.rotary_fraction=1.5 must be between 0"),
+        (dict(rotary_fraction=0.35), "rotary_fraction=0.35 makes 5 of 16 dimensions .* 0.375 works"),
+        (dict(scaling="ntk", rotary_fraction=0.125), "scaling='ntk' needs 4 dimensions .* leaves 2 of 16"),
+        (
+            dict(scaling="longrope", original_length=8, short_factors=(1.0,)),
+            "short_factors holds 1 numbers, .* 8 pairs",
+        ),
+        (
+            dict(scaling="longrope", original_length=8, short_factors=(1.0,) * 8, long_factors=(1.0,) * 7 + (0.0,)),
+            "long_factors holds 8 numbers, .* positive",
+        ),
+        (dict(scaling="yarn", original_length=8, beta_slow=40.0), "beta_fast=32.0 must exceed beta_slow=40.0"),
+        (dict(mscale=-1.0), "mscale=-1.0 must not be negative"),
+        (dict(attention_factor=-1.0), "attention_factor=-1.0 must not be negative"),
+        (dict(scaling="power"), "power=0.0 must be positive"),
+        (dict(theta=float("nan")), "theta=nan must be finite"),
+        (dict(theta="1e4"), "theta='1e4' must be finite, a number"),
+        (dict(factor=float("inf")), "factor=inf must be finite"),
+        (dict(rotary_fraction=float("nan")), "rotary_fraction=nan"),
+        (dict(scaling="longrope", original_length=8, short_factors=(float("nan"),) * 8), "short_factors=.nan"),
+        (dict(scaling="llama3", original_length=8, low_freq_factor=5.0), "high_freq_factor=4.0 must not be below"),
+    ],
+)
 def test_settings_that_cannot_work_are_named(config, message):
     with pytest.raises(UserError, match=message) as caught:
         api.frequencies(RopeConfig(**config), 16, 1)

@@ -1,4 +1,5 @@
 """The streamed backward against autodiff: parameters, moments, losses and gradient norms after two steps."""
+
 import dataclasses
 import functools
 
@@ -28,8 +29,16 @@ CLIPPED = OptimConfig(warmup_steps=2)
 PLAIN = dataclasses.replace(TINY, layers=3)
 # two kinds of layers, one of them left over; everything that is learned outside of the blocks, and what attention has
 RICH = dataclasses.replace(
-    TINY, layers=5, tied_head=True, qkv_bias=True, qk_norm="rms", learned_sinks=True, attention_soft_cap=4.0,
-    logit_soft_cap=5.0, pattern=(LayerConfig(mask="causal & window(9)"), LayerConfig(position="t5")))
+    TINY,
+    layers=5,
+    tied_head=True,
+    qkv_bias=True,
+    qk_norm="rms",
+    learned_sinks=True,
+    attention_soft_cap=4.0,
+    logit_soft_cap=5.0,
+    pattern=(LayerConfig(mask="causal & window(9)"), LayerConfig(position="t5")),
+)
 STAGE = StageConfig(seq_len=T, steps=10)
 
 
@@ -53,14 +62,26 @@ def steps(config: Config, weights=(1.0, 1.0), rows=B):
 
 
 def run_of(model, mesh=ONE, memory=AUTODIFF, layout="zigzag", strategy="ring", stage=STAGE, rows=B):
-    return Config(batch_tokens=rows * T, stages=(stage,), model=model, mesh=mesh, memory=memory, optim=CLIPPED,
-                  attention=AttentionConfig(strategy=strategy, layout=layout))
+    return Config(
+        batch_tokens=rows * T,
+        stages=(stage,),
+        model=model,
+        mesh=mesh,
+        memory=memory,
+        optim=CLIPPED,
+        attention=AttentionConfig(strategy=strategy, layout=layout),
+    )
 
 
 def assert_as_autodiff(config: Config, mesh=ONE, terms=1000):
     """The same numbers as plain autodiff's on `mesh`, but for the rounding of sums of so many terms."""
-    plain = dataclasses.replace(config, model=dataclasses.replace(config.model, remat="none"), memory=AUTODIFF,
-                                mesh=mesh, attention=AttentionConfig())
+    plain = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, remat="none"),
+        memory=AUTODIFF,
+        mesh=mesh,
+        attention=AttentionConfig(),
+    )
     assert_close(steps(config), steps(plain), "float32", terms)
 
 
@@ -93,21 +114,42 @@ def test_all_mesh_axes_all_on_the_hosts_and_all_that_a_model_may_have():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model, mesh, memory, layout, strategy", [
-    (RICH, MeshConfig(context=4), streamed(8), "zigzag", "ulysses"),
-    (RICH, MeshConfig(fsdp=2, context_outer=2, context=2), streamed(16, 4), "striped(4)", "usp"),
-    (PLAIN, MeshConfig(context_outer=2, context=2), streamed(8, 4), "per_document", "double_ring"),
-    (PLAIN, MeshConfig(data=2, context=2), streamed(32), "contiguous", "all_gather"),
-    (PLAIN, MeshConfig(context=2), streamed(8), "striped(2)", "token_ring"),
-    (PLAIN, MeshConfig(context=2), streamed(8), "striped(2)", "rsa"),
-    (PLAIN, MeshConfig(fsdp=2, context=4), streamed(16), "per_document", "dispatch"),
-    (dataclasses.replace(TINY, block="parallel_shared", position="dca(12, 4)", temperature="log_length(16)"),
-     MeshConfig(context=2), streamed(8, 2), "contiguous", "double_ring"),
-    (dataclasses.replace(TINY, layers=4, block="sandwich", norm="layer_bias", feed_forward="llama4", experts=4,
-                         experts_per_token=2, expert_mlp=16,
-                         pattern=(LayerConfig(), LayerConfig(feed_forward="plain"))),
-     MeshConfig(fsdp=2, tensor=2), streamed(16), "zigzag", "ring"),
-])
+@pytest.mark.parametrize(
+    "model, mesh, memory, layout, strategy",
+    [
+        (RICH, MeshConfig(context=4), streamed(8), "zigzag", "ulysses"),
+        (RICH, MeshConfig(fsdp=2, context_outer=2, context=2), streamed(16, 4), "striped(4)", "usp"),
+        (PLAIN, MeshConfig(context_outer=2, context=2), streamed(8, 4), "per_document", "double_ring"),
+        (PLAIN, MeshConfig(data=2, context=2), streamed(32), "contiguous", "all_gather"),
+        (PLAIN, MeshConfig(context=2), streamed(8), "striped(2)", "token_ring"),
+        (PLAIN, MeshConfig(context=2), streamed(8), "striped(2)", "rsa"),
+        (PLAIN, MeshConfig(fsdp=2, context=4), streamed(16), "per_document", "dispatch"),
+        (
+            dataclasses.replace(TINY, block="parallel_shared", position="dca(12, 4)", query_scale="log_length(16)"),
+            MeshConfig(context=2),
+            streamed(8, 2),
+            "contiguous",
+            "double_ring",
+        ),
+        (
+            dataclasses.replace(
+                TINY,
+                layers=4,
+                block="sandwich",
+                norm="layer_bias",
+                feed_forward="llama4",
+                experts=4,
+                experts_per_token=2,
+                expert_mlp_dim=16,
+                pattern=(LayerConfig(), LayerConfig(feed_forward="plain")),
+            ),
+            MeshConfig(fsdp=2, tensor=2),
+            streamed(16),
+            "zigzag",
+            "ring",
+        ),
+    ],
+)
 def test_models_strategies_and_layouts(model, mesh, memory, layout, strategy):
     """Keys far away, found in every pair of chunks; mixtures of experts, sums of norms, as many layers as slots."""
     assert_as_autodiff(run_of(model, mesh, memory, layout, strategy))
@@ -119,8 +161,11 @@ def test_positions_that_are_spread_out_and_a_learned_scaling(augment):
     rope = RopeConfig(scaling="clex", factor=4.0, original_length=T) if augment == "clex" else RopeConfig()
     stage = dataclasses.replace(STAGE, augment=augment, augment_length=4 * T)
     model = dataclasses.replace(TINY, rope=rope, position="self_extend(3, 8)" if augment == "pose" else "rope")
-    assert_as_autodiff(run_of(model, MeshConfig(context=2), streamed(8), "striped(4)", stage=stage),
-                       MeshConfig(context=2), terms=B * T * 2 * TINY.heads * TINY.head_size)     # of a learned scaling
+    assert_as_autodiff(
+        run_of(model, MeshConfig(context=2), streamed(8), "striped(4)", stage=stage),
+        MeshConfig(context=2),
+        terms=B * T * 2 * TINY.heads * TINY.head_dim,
+    )  # of a learned scaling
 
 
 def test_delayed_clipping_is_by_the_norm_of_the_step_before():
@@ -133,15 +178,16 @@ def test_delayed_clipping_is_by_the_norm_of_the_step_before():
     leaves = lambda *trees: zip(*map(jax.tree.leaves, trees), strict=True)
     norm = lambda x, y: np.sqrt(sum(np.square(a - b).sum() for a, b in leaves(x, y)))
     b1, limit = config.optim.b1, config.optim.clip_norm
-    assert norms[0] > limit                                                             # or there is nothing to see
+    assert norms[0] > limit  # or there is nothing to see
     nothing = jax.tree.map(np.zeros_like, first_moments[0])
     assert norm(first_moments[0], nothing) == pytest.approx((1 - b1) * norms[0], rel=1e-4)
     added = norm(first_moments[1], jax.tree.map(lambda m: b1 * m, first_moments[0]))
     assert added == pytest.approx((1 - b1) * norms[1] * limit / norms[0], rel=1e-4)
 
 
-@pytest.mark.parametrize("memory, rows", [(streamed(16, clip="delayed"), 2),
-                                          *slow((streamed(8, every=2, clip="exact_twice"), B))])
+@pytest.mark.parametrize(
+    "memory, rows", [(streamed(16, clip="delayed"), 2), *slow((streamed(8, every=2, clip="exact_twice"), B))]
+)
 def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(memory, rows):
     good, bad, again = steps(run_of(PLAIN, memory=memory, rows=rows), (1.0, np.nan, 1.0), rows)
     for name in ("params", "moments", "grad_norm"):
@@ -151,8 +197,9 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(memory, rows
     assert np.isfinite(again[1]["loss"]) and int(again[0]["step"]) == 3
 
 
-@pytest.mark.parametrize("memory, rows", [(streamed(8, every=2, clip="exact_twice"), B),
-                                          (streamed(16, clip="delayed"), 2)])
+@pytest.mark.parametrize(
+    "memory, rows", [(streamed(8, every=2, clip="exact_twice"), B), (streamed(16, clip="delayed"), 2)]
+)
 def test_an_update_that_is_not_finite_leaves_a_finite_state_and_is_counted(memory, rows):
     """That of one layer: it stays as it is, with all that is updated after it, and so the embedding."""
     config = run_of(PLAIN, memory=memory, rows=rows)
@@ -167,8 +214,10 @@ def test_an_update_that_is_not_finite_leaves_a_finite_state_and_is_counted(memor
     assert np.isfinite(metrics["loss"]) and metrics["skipped_in_a_row"] == 1
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
     jax.tree.map(np.testing.assert_array_equal, state["params"]["embedding"], before["embedding"])
-    same = [np.array_equal(a[1], b[1]) for a, b in zip(*map(jax.tree.leaves, (state["params"]["blocks"],
-                                                                             before["blocks"])), strict=True)]
+    same = [
+        np.array_equal(a[1], b[1])
+        for a, b in zip(*map(jax.tree.leaves, (state["params"]["blocks"], before["blocks"])), strict=True)
+    ]
     assert all(same)
 
 
@@ -176,8 +225,10 @@ def test_parameters_and_moments_rest_where_they_are_offloaded_to():
     config = run_of(PLAIN, MeshConfig(fsdp=2), streamed(16, offload=("moments",)))
     mesh = meshes.make(config.mesh)
     state, abstract = train_step.init_state(config, mesh), train_step.abstract_state(config, mesh)
-    kinds = lambda tree: {jax.tree_util.keystr(path): (x.sharding.memory_kind, x.ndim)
-                          for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+    kinds = lambda tree: {
+        jax.tree_util.keystr(path): (x.sharding.memory_kind, x.ndim)
+        for path, x in jax.tree_util.tree_leaves_with_path(tree)
+    }
     assert kinds(state) == kinds(abstract)
     for path, (kind, ndim) in kinds(state).items():
         assert kind == ("pinned_host" if "moments" in path and "blocks" in path and ndim > 2 else "device"), path

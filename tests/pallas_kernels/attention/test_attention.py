@@ -1,4 +1,5 @@
 """Every implementation x mask x dtype x head grouping against the float64 reference: values and all gradients."""
+
 import dataclasses
 import functools
 import itertools
@@ -18,16 +19,24 @@ _SMALL = jax.ShapeDtypeStruct((1, 16, 2, 16), jnp.float32)
 HERE = [name for name, of in api.IMPLEMENTATIONS.items() if not of.why_not(_SMALL, _SMALL, AttentionSpec(), "cpu")]
 FAST = [name for name in HERE if name != "reference"]
 MASKS = {
-    "causal": Causal(), "full": Full(), "window": Causal() & Window(9), "sinks": Causal() & (Window(7) | Sinks(3)),
-    "prefix": Causal() | PrefixLM(11), "chunked": Causal() & Chunked(13), "packed": Causal() & Segments(),
-    "beyond": Causal() & Beyond(9) & Sinks(20), "chunks_before": Causal() & ChunksBefore(13, 1, 2),
+    "causal": Causal(),
+    "full": Full(),
+    "window": Causal() & Window(9),
+    "sinks": Causal() & (Window(7) | Sinks(3)),
+    "prefix": Causal() | PrefixLM(11),
+    "chunked": Causal() & Chunked(13),
+    "packed": Causal() & Segments(),
+    "beyond": Causal() & Beyond(9) & Sinks(20),
+    "chunks_before": Causal() & ChunksBefore(13, 1, 2),
     "packed_prefix_window": (Causal() & Window(6) | PrefixLM(4)) & Segments(),
 }
 _T5_TABLE = np.random.default_rng(8).standard_normal((6, 8)).astype(np.float32)
-BIASES = {                                                    # name -> bias, table of 6 heads, mask
-    "alibi": (Alibi(), alibi_slopes(6), Causal() & Segments()), "t5": (T5(8, 20), _T5_TABLE, Causal() & Segments()),
-    "t5_bidirectional": (T5(8, 9, bidirectional=True), _T5_TABLE, Segments())}
-SMALLEST = {"tpu": 128}                                       # block sizes; 16 where nothing else is said
+BIASES = {  # name -> bias, table of 6 heads, mask
+    "alibi": (Alibi(), alibi_slopes(6), Causal() & Segments()),
+    "t5": (T5(8, 20), _T5_TABLE, Causal() & Segments()),
+    "t5_bidirectional": (T5(8, 9, bidirectional=True), _T5_TABLE, Segments()),
+}
+SMALLEST = {"tpu": 128}  # block sizes; 16 where nothing else is said
 
 
 def few_blocks(implementation):
@@ -42,8 +51,10 @@ def run(p, spec, implementation, *table):
 
     No gradient flows into lse = -inf.
     """
+
     def f(q, k, v, *table):
         return api.attention(q, k, v, p.tokens, spec, implementation, *table)
+
     result, pull = jax.vjp(f, p.q, p.k, p.v, *table)
     return *result, *pull((p.dout.astype(result[0].dtype), jnp.where(jnp.isfinite(result[1]), p.dlse, 0.0)))
 
@@ -58,6 +69,7 @@ def piece_by_piece(p, spec, implementation, *pieces):
             k, v, k_tokens = jax.tree.map(lambda x, at=slice(start, end): x[:, at], (p.k, p.v, p.tokens[1]))
             result = module.forward(p.q, k, v, (p.tokens[0], k_tokens), partial, None, result)
         return result
+
     return forward(p)
 
 
@@ -71,9 +83,18 @@ def test_masks(implementation, name, dtype):
     assert_close(run(p, spec, implementation), truth(p, spec), dtype, T, name)
 
 
-@pytest.mark.parametrize("shape", [
-    dict(N=4, K=4), dict(N=4, K=1), dict(N=6, K=3, H=8), dict(T=1, S=1), dict(T=7, S=33), dict(T=33, S=7),
-    dict(T=64, H=128, B=1)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        dict(N=4, K=4),
+        dict(N=4, K=1),
+        dict(N=6, K=3, H=8),
+        dict(T=1, S=1),
+        dict(T=7, S=33),
+        dict(T=33, S=7),
+        dict(T=64, H=128, B=1),
+    ],
+)
 @pytest.mark.parametrize("implementation", FAST)
 def test_shapes(implementation, shape):
     p, spec = problem(1, **shape), AttentionSpec(Causal(), block=16)
@@ -148,8 +169,9 @@ def test_cut_keys(implementation, cuts, dtype):
     needed, dq, dks, dvs = rows(result, (p.dout, None)), 0.0, [], []
     for start, end in pieces:
         at = lambda x, start=start, end=end: x[:, start:end]
-        part = api.IMPLEMENTATIONS[implementation].backward(p.q, at(p.k), at(p.v), (tokens, Tokens(*map(at, tokens))),
-                                                            spec, needed)
+        part = api.IMPLEMENTATIONS[implementation].backward(
+            p.q, at(p.k), at(p.v), (tokens, Tokens(*map(at, tokens))), spec, needed
+        )
         dq, dks, dvs = dq + part[0], [*dks, part[1]], [*dvs, part[2]]
     want = truth(p._replace(dlse=jnp.zeros_like(p.dlse)), spec)
     assert_close((*result, dq, jnp.concatenate(dks, 1), jnp.concatenate(dvs, 1)), want, dtype, 50)
@@ -169,6 +191,7 @@ def test_memory_is_linear_in_length():
         p = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*x.shape[:1], T, *x.shape[2:]), x.dtype), p)
         f = lambda p: run(p, AttentionSpec(Causal(), block=128), "chunked")
         return jax.jit(f).lower(p).compile().memory_analysis().temp_size_in_bytes
+
     assert temporary(8192) <= 4.5 * temporary(2048)
 
 
@@ -181,7 +204,7 @@ def test_empty_blocks_are_not_visited(implementation):
     q_tokens = one_document(1, T, start)
     far, near = jnp.arange(T // 2), jnp.arange(start - 10, start - 10 + T // 2)
     k_tokens = Tokens(jnp.concatenate([far, near]).astype(jnp.int32)[None], q_tokens.segments)
-    unseen = lambda x: x.at[:, :T // 2].set(jnp.nan)
+    unseen = lambda x: x.at[:, : T // 2].set(jnp.nan)
     bad = p._replace(k=unseen(p.k), v=unseen(p.v), tokens=(q_tokens, k_tokens))
     out, lse, dq, dk, dv = run(bad, spec, implementation)
     assert all(np.isfinite(x).all() for x in (out, dq, dk, dv)) and not np.isnan(lse).any()

@@ -17,5 +17,5 @@ def test_schedule_visits_full_blocks_first():
 def test_relations_are_those_of_the_padded_blocks():
     tokens = blocks.pad_tokens(one_document(2, 10), 4)
     relation = blocks.relations(masks.Causal(), tokens, tokens, 4, 4)
-    want = [[PARTIAL, EMPTY, EMPTY], [FULL, PARTIAL, EMPTY], [PARTIAL] * 3]        # the last queries hold padding
+    want = [[PARTIAL, EMPTY, EMPTY], [FULL, PARTIAL, EMPTY], [PARTIAL] * 3]  # the last queries hold padding
     assert np.array_equal(relation, [want] * 2)

@@ -1,4 +1,5 @@
 """Attention by cuDNN, which no CPU has: its calls are replaced by their definition, to test what is around them."""
+
 import re
 import types
 
@@ -44,7 +45,8 @@ def _never(q, k, spec):
     spoilt = lambda *arrays: tuple(jnp.full_like(x, jnp.nan, spec.result_dtype(x)) for x in arrays)
     return types.SimpleNamespace(
         forward=lambda q, k, v, *_: (*spoilt(q), jnp.full_like(q[..., 0], jnp.nan, jnp.float32)),
-        backward=lambda q, k, v, *_: (*spoilt(q, k, v), None))
+        backward=lambda q, k, v, *_: (*spoilt(q, k, v), None),
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -65,9 +67,14 @@ def here(monkeypatch):
     jax.clear_caches()
 
 
-@pytest.mark.parametrize("mask, dtype", [
-    ("causal", "bfloat16"), ("causal & window(20) & window(9) & segments", "float16"),
-    *slow(("full", "float16"), ("segments", "bfloat16"), ("causal & segments", "float16"))])
+@pytest.mark.parametrize(
+    "mask, dtype",
+    [
+        ("causal", "bfloat16"),
+        ("causal & window(20) & window(9) & segments", "float16"),
+        *slow(("full", "float16"), ("segments", "bfloat16"), ("causal & segments", "float16")),
+    ],
+)
 def test_one_document_is_all_cudnns(mask, dtype, here):
     here(_never)
     tokens = one_document(2, 40, start=100)
@@ -104,15 +111,18 @@ def test_whatever_tokens_look_like(mask, here):
     T, rng, spec = 8, np.random.default_rng(1), AttentionSpec(masks.parse(mask), partial=True)
     p = problem(T=T, B=2, N=2, K=1, dtype="bfloat16")
     implementation, taken = api.IMPLEMENTATIONS["cudnn"], set()
-    both = [jax.jit(lambda *x, of=of: (of.forward(*x[:3], x[3], spec), of.backward(*x[:3], x[3], spec, x[4])))
-            for of in (implementation, reference)]
+    both = [
+        jax.jit(lambda *x, of=of: (of.forward(*x[:3], x[3], spec), of.backward(*x[:3], x[3], spec, x[4])))
+        for of in (implementation, reference)
+    ]
     for _ in range(200):
         sides = [_some_tokens(rng, T) for _ in range(4)]
-        sides[rng.integers(0, 2)] = sides[0]                            # often the same in both rows
+        sides[rng.integers(0, 2)] = sides[0]  # often the same in both rows
         if rng.random() < 0.5:
-            sides[2:] = sides[:2]                                       # or of queries and keys
-        tokens = tuple(Tokens(*(jnp.array(x, jnp.int32) for x in zip(*side, strict=True)))
-                       for side in (sides[:2], sides[2:]))
+            sides[2:] = sides[:2]  # or of queries and keys
+        tokens = tuple(
+            Tokens(*(jnp.array(x, jnp.int32) for x in zip(*side, strict=True))) for side in (sides[:2], sides[2:])
+        )
         looks = gpu_cudnn._looks(spec.mask, *tokens)
         taken.add([*map(bool, looks), True].index(True))
         needed = rows(both[1](p.q, p.k, p.v, tokens, Rows(p.dout, p.dlse, p.dlse))[0], (p.dout, p.dlse))
@@ -122,9 +132,14 @@ def test_whatever_tokens_look_like(mask, here):
     assert taken >= {0, 2, 5} | ({1} if "causal" in mask else set())
 
 
-@pytest.mark.parametrize("strategy, shards, layout", [
-    ("ring", 4, "zigzag"), ("ring", 4, "contiguous"),
-    *slow(("token_ring", 4, "zigzag"), ("ulysses", 2, "contiguous"), ("ring", 8, "zigzag"))])
+@pytest.mark.parametrize(
+    "strategy, shards, layout",
+    [
+        ("ring", 4, "zigzag"),
+        ("ring", 4, "contiguous"),
+        *slow(("token_ring", 4, "zigzag"), ("ulysses", 2, "contiguous"), ("ring", 8, "zigzag")),
+    ],
+)
 def test_every_hop_over_one_document_is_cudnns(strategy, shards, layout, here):
     here(_never)
     tokens = one_document(1, 64)
@@ -169,18 +184,31 @@ def test_rounded_parts_add_up(here):
         for k, v in parts:
             dq = dq + module.backward(p.q, k, v, tokens, spec, rows(result, (p.dout, p.dlse)))[0]
         return *result, dq
+
     assert_close(summed(p), truth(p, spec)[:3], "bfloat16", 512)
 
 
-@pytest.mark.parametrize("change, words", [
-    (dict(platform="cpu"), "runs on NVIDIA GPUs"), (dict(capability=None), "runs on NVIDIA GPUs"),
-    (dict(capability=(7, 5)), "8.0 and later"), (dict(dtype="float32"), "float32"),
-    (dict(H=256, capability=(8, 0)), "up to 128"), (dict(H=256, capability=(10, 0)), "up to 128"),
-    (dict(H=256), None), (dict(H=60), "multiples of 8"),
-    (dict(bias=Alibi()), "no bias"), (dict(soft_cap=30.0), "no soft cap"), (dict(S=64), "as many queries as keys"),
-    (dict(T=33, S=33), "even number"), (dict(mask="window(5)"), "not Window"),
-    (dict(mask="causal | sinks(4)"), "not Or"), (dict(mask="causal & chunked(8)"), "not And"),
-    (dict(mask="causal & window(5) & segments"), None)])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(platform="cpu"), "runs on NVIDIA GPUs"),
+        (dict(capability=None), "runs on NVIDIA GPUs"),
+        (dict(capability=(7, 5)), "8.0 and later"),
+        (dict(dtype="float32"), "float32"),
+        (dict(H=256, capability=(8, 0)), "up to 128"),
+        (dict(H=256, capability=(10, 0)), "up to 128"),
+        (dict(H=256), None),
+        (dict(H=60), "multiples of 8"),
+        (dict(bias=Alibi()), "no bias"),
+        (dict(soft_cap=30.0), "no soft cap"),
+        (dict(S=64), "as many queries as keys"),
+        (dict(T=33, S=33), "even number"),
+        (dict(mask="window(5)"), "not Window"),
+        (dict(mask="causal | sinks(4)"), "not Or"),
+        (dict(mask="causal & chunked(8)"), "not And"),
+        (dict(mask="causal & window(5) & segments"), None),
+    ],
+)
 def test_why_not_says_why(change, words, monkeypatch):
     about = dict(T=32, S=32, H=64, dtype="bfloat16", mask="causal", platform="gpu", capability=(9, 0)) | change
     monkeypatch.setattr(gpu_chips, "capability", lambda: about["capability"])
@@ -199,19 +227,28 @@ def test_jax_has_what_is_called():
     def grad(q, k, v, tokens, dout):
         f = lambda q, k, v: api.attention(q, k, v, (tokens, tokens), AttentionSpec(Causal() & Window(9)), "cudnn")[0]
         return jax.vjp(f, q, k, v)[1](dout)
+
     with gpu_chips.target("h200"):
         text = jax.jit(grad).trace(q, k, k, tokens, q).lower(lowering_platforms=("cuda",)).as_text()
     calls = re.findall(r"@__cudnn\$fmhaSoftmax(\w*)\(", text)
     assert [calls.count(way) for way in ("", "Backward")] == [len(gpu_cudnn._CASES)] * 2
-    assert text.count("sliding_window_length\\22: 9,") == 2                 # of tokens in places, of both ways
+    assert text.count("sliding_window_length\\22: 9,") == 2  # of tokens in places, of both ways
 
 
 @NEEDS_CUDA_COMPILER
-@pytest.mark.parametrize("chip, dtype, head_size", slow(     # quickly: a ring for h100 in test_compiled_for_gpu.py
-    ("h200", "bfloat16", 128), ("a100", "float16", 64), ("h100", "float16", 256), ("b200", "bfloat16", 128)))
-def test_xla_compiles_around_it(chip, dtype, head_size):
+@pytest.mark.parametrize(
+    "chip, dtype, head_dim",
+    slow(  # quickly: a ring for h100 in test_compiled_for_gpu.py
+        ("h200", "bfloat16", 128), ("a100", "float16", 64), ("h100", "float16", 256), ("b200", "bfloat16", 128)
+    ),
+)
+def test_xla_compiles_around_it(chip, dtype, head_dim):
     """A call for each case. In a ring: in the loop over hops and after it; backward for own keys and before it, too."""
-    one, ring = worker_lines("tests.pallas_kernels.attention.compile_cudnn", (chip, dtype, str(head_size)),
-                             {"JAX_PLATFORMS": "cpu"}, timeout=250)
+    one, ring = worker_lines(
+        "tests.pallas_kernels.attention.compile_cudnn",
+        (chip, dtype, str(head_dim)),
+        {"JAX_PLATFORMS": "cpu"},
+        timeout=250,
+    )
     cases = len(gpu_cudnn._CASES)
     assert (one, ring) == (f"1 {cases} {cases}", f"8 {2 * cases} {4 * cases}")

@@ -4,6 +4,7 @@
 
 Prints one line for each of forward and backward: Mosaic kernels in the compiled program, bytes of temporary memory.
 """
+
 import sys
 
 import jax
@@ -25,14 +26,19 @@ def main(chip, M, D, V, dtype):
     spec = CrossEntropySpec(soft_cap=30.0)
     calls = {
         "forward": (lambda x, head, targets: tpu.forward(x, head, targets, spec), (x, head, targets)),
-        "backward": (lambda x, head, targets, lse, *pair: tpu.backward(x, head, targets, spec, lse, pair),
-                     (x, head, targets, row, row, row)),
+        "backward": (
+            lambda x, head, targets, lse, *pair: tpu.backward(x, head, targets, spec, lse, pair),
+            (x, head, targets, row, row, row),
+        ),
     }
     with tpu_chips.target(chip):
         for name, (call, arguments) in calls.items():
             program = jax.jit(call).trace(*arguments).lower(lowering_platforms=("tpu",)).compile()
-            print(name, program.as_text().count('custom_call_target="tpu_custom_call"'),
-                  program.memory_analysis().temp_size_in_bytes)
+            print(
+                name,
+                program.as_text().count('custom_call_target="tpu_custom_call"'),
+                program.memory_analysis().temp_size_in_bytes,
+            )
 
 
 if __name__ == "__main__":

@@ -11,8 +11,12 @@ from tests.helpers import assert_close
 def inputs(M=37, D=16, V=50, dtype="float32"):
     rng = np.random.default_rng(0)
     draw = lambda *s: jnp.asarray(rng.standard_normal(s), dtype)
-    return (draw(M, D), draw(D, V), jnp.asarray(rng.integers(0, V, M), jnp.int32),
-            jnp.asarray(rng.standard_normal((2, M)), jnp.float32))
+    return (
+        draw(M, D),
+        draw(D, V),
+        jnp.asarray(rng.integers(0, V, M), jnp.int32),
+        jnp.asarray(rng.standard_normal((2, M)), jnp.float32),
+    )
 
 
 def run(x, head, targets, cotangent, spec, implementation):
@@ -31,7 +35,7 @@ def truth(x, head, targets, cotangent, spec):
 @pytest.mark.parametrize("implementation, chunk", [("chunked", 8), ("chunked", 64), ("tpu", 64)])
 def test_every_implementation_is_the_definition(dtype, soft_cap, implementation, chunk):
     x, head, targets, cotangent = inputs(dtype=dtype)
-    p = x, head, targets.at[:4].set(jnp.asarray([-1, 50, 2**31 - 1, -2**31])), cotangent     # these have score 0
+    p = x, head, targets.at[:4].set(jnp.asarray([-1, 50, 2**31 - 1, -(2**31)])), cotangent  # these have score 0
     spec = CrossEntropySpec(soft_cap, chunk)
     assert_close(run(*p, spec, implementation), truth(*p, spec), dtype, 50)
 
@@ -42,8 +46,10 @@ def test_parts_of_the_vocabulary_merge_exactly(implementation):
     spec = CrossEntropySpec(chunk=8)
 
     def loss(x, head, cuts):
-        parts = [api.head_scores(x, h, targets - at, spec, implementation) for at, h in
-                 zip(np.cumsum([0, *cuts]), jnp.split(head, np.cumsum(cuts), axis=1), strict=True)]
+        parts = [
+            api.head_scores(x, h, targets - at, spec, implementation)
+            for at, h in zip(np.cumsum([0, *cuts]), jnp.split(head, np.cumsum(cuts), axis=1), strict=True)
+        ]
         lse = jax.nn.logsumexp(jnp.stack([lse for _, lse in parts]), axis=0)
         return ((lse - sum(score for score, _ in parts)) * cotangent[0]).sum()
 
@@ -52,7 +58,14 @@ def test_parts_of_the_vocabulary_merge_exactly(implementation):
 
 
 def test_no_array_of_all_logits_exists():
-    x, head, targets, cotangent = (jax.ShapeDtypeStruct(s, d) for s, d in (
-        ((8192, 16), jnp.float32), ((16, 512), jnp.float32), ((8192,), jnp.int32), ((2, 8192), jnp.float32)))
+    x, head, targets, cotangent = (
+        jax.ShapeDtypeStruct(s, d)
+        for s, d in (
+            ((8192, 16), jnp.float32),
+            ((16, 512), jnp.float32),
+            ((8192,), jnp.int32),
+            ((2, 8192), jnp.float32),
+        )
+    )
     f = jax.jit(lambda *a: run(*a, CrossEntropySpec(chunk=256), "chunked"))
     assert f.lower(x, head, targets, cotangent).compile().memory_analysis().temp_size_in_bytes < 8192 * 512 * 4 / 4

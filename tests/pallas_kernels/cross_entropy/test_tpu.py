@@ -2,6 +2,7 @@
 
 That they compute what they should is in test_cross_entropy.py, which runs every implementation.
 """
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -19,13 +20,14 @@ from tests.pallas_kernels.cross_entropy.test_cross_entropy import inputs, run, t
 
 def check(dtype, spec, M, D, V):
     x, head, targets, cotangent = inputs(M, D, V, dtype)
-    p = x * D**-0.5, head, targets, cotangent                       # logits of size 1
+    p = x * D**-0.5, head, targets, cotangent  # logits of size 1
     assert_close(run(*p, spec, "tpu"), truth(*p, spec), dtype, max(D, V))
 
 
-@pytest.mark.parametrize("dtype, soft_cap, shape", [
-    ("float32", 2.0, (300, 200, 700)), ("bfloat16", 0.0, (129, 640, 513)),
-    ("float32", 0.0, (128, 1152, 256))])
+@pytest.mark.parametrize(
+    "dtype, soft_cap, shape",
+    [("float32", 2.0, (300, 200, 700)), ("bfloat16", 0.0, (129, 640, 513)), ("float32", 0.0, (128, 1152, 256))],
+)
 def test_several_blocks_on_either_side(dtype, soft_cap, shape, monkeypatch):
     monkeypatch.setattr(tpu_sizes, "VMEM", 7 * 2**19)
     check(dtype, CrossEntropySpec(soft_cap, chunk=128), *shape)
@@ -35,7 +37,7 @@ def test_several_blocks_on_either_side(dtype, soft_cap, shape, monkeypatch):
 def test_two_cores_share_the_vocabulary(V, monkeypatch):
     monkeypatch.setattr(tpu_sizes, "VMEM", 5 * 2**19)
     monkeypatch.setattr(tpu_chips, "current", lambda: "v4")
-    assert tpu_sizes.backward((200, 256, 600), jnp.float32, 128).columns == 256       # three blocks: 2 and 1
+    assert tpu_sizes.backward((200, 256, 600), jnp.float32, 128).columns == 256  # three blocks: 2 and 1
     check("float32", CrossEntropySpec(chunk=128), 200, 256, V)
 
 
@@ -49,9 +51,16 @@ def test_mosaic_memory_rules(M, monkeypatch):
     check("float32", CrossEntropySpec(chunk=128), M, 640, 700)
 
 
-@pytest.mark.parametrize("dtype, D, platform, words", [
-    (jnp.bfloat16, 32, "gpu", "runs on TPU"), (jnp.float16, 32, "tpu", "float16"), (jnp.bfloat16, 32, "tpu", None),
-    (jnp.bfloat16, 2**17, "tpu", "size 131072"), (jnp.bfloat16, 8192, "tpu", None)])
+@pytest.mark.parametrize(
+    "dtype, D, platform, words",
+    [
+        (jnp.bfloat16, 32, "gpu", "runs on TPU"),
+        (jnp.float16, 32, "tpu", "float16"),
+        (jnp.bfloat16, 32, "tpu", None),
+        (jnp.bfloat16, 2**17, "tpu", "size 131072"),
+        (jnp.bfloat16, 8192, "tpu", None),
+    ],
+)
 def test_why_not_says_why(dtype, D, platform, words):
     x, head = jax.ShapeDtypeStruct((64, D), dtype), jax.ShapeDtypeStruct((D, 100), dtype)
     reason = tpu.why_not(x, head, CrossEntropySpec(), platform)
@@ -61,7 +70,10 @@ def test_why_not_says_why(dtype, D, platform, words):
 def test_auto_is_the_fastest_that_can():
     x, head = jax.ShapeDtypeStruct((64, 32), jnp.float32), jax.ShapeDtypeStruct((32, 100), jnp.bfloat16)
     assert [api.select("auto", x, x, CrossEntropySpec(), platform) for platform in ("tpu", "cpu", "gpu")] == [
-        tpu, api.chunked, api.chunked]
+        tpu,
+        api.chunked,
+        api.chunked,
+    ]
     assert api.select("auto", x, head, CrossEntropySpec(), "tpu") is api.chunked
     with pytest.raises(NotImplementedError, match="tpu: takes bfloat16 or float32"):
         api.select("tpu", x, head, CrossEntropySpec(), "tpu")
@@ -70,16 +82,27 @@ def test_auto_is_the_fastest_that_can():
 
 
 @NEEDS_TPU_COMPILER
-@pytest.mark.parametrize("chip, shape, dtype", [
-    ("v5e", (4000, 256, 9001), "bfloat16"),
-    *slow(*[
-        ("v4", (8192, 4096, 128256), "bfloat16"), ("v5p", (10000, 8192, 128256), "bfloat16"),
-        ("v5e", (20000, 2000, 50257), "float32"), ("v6e", (10000, 8192, 128256), "bfloat16"),
-        ("v6e", (20000, 200, 5001), "float32"), ("tpu7x", (8192, 4096, 32000), "bfloat16")])])
+@pytest.mark.parametrize(
+    "chip, shape, dtype",
+    [
+        ("v5e", (4000, 256, 9001), "bfloat16"),
+        *slow(
+            *[
+                ("v4", (8192, 4096, 128256), "bfloat16"),
+                ("v5p", (10000, 8192, 128256), "bfloat16"),
+                ("v5e", (20000, 2000, 50257), "float32"),
+                ("v6e", (10000, 8192, 128256), "bfloat16"),
+                ("v6e", (20000, 200, 5001), "float32"),
+                ("tpu7x", (8192, 4096, 32000), "bfloat16"),
+            ]
+        ),
+    ],
+)
 def test_the_tpu_compiler_takes_it(chip, shape, dtype):
-    lines = compiled_for_tpu("tests.pallas_kernels.cross_entropy.compile_for_tpu", chip, *map(str, shape), dtype,
-                             timeout=280)
+    lines = compiled_for_tpu(
+        "tests.pallas_kernels.cross_entropy.compile_for_tpu", chip, *map(str, shape), dtype, timeout=280
+    )
     forward, backward = map(str.split, lines)
     assert (forward[:2], backward[:2]) == (["forward", "1"], ["backward", "1"])
-    a_quarter_of_the_logits = shape[0] * shape[2]                    # bytes, of float32
+    a_quarter_of_the_logits = shape[0] * shape[2]  # bytes, of float32
     assert max(int(forward[2]), int(backward[2])) < a_quarter_of_the_logits

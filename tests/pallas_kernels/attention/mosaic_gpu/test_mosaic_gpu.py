@@ -3,6 +3,7 @@
 The interpreter simulates warpgroups, copies and barriers, in seconds for each block, and says which reads and writes
 race. It came with jax 0.11.2; older versions skip.
 """
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,11 +18,15 @@ from pallas_kernels.masks import Causal, Segments, Tokens
 from tests.helpers import NEEDS_CUDA_COMPILER, assert_close, compiled_for_gpu, packed, problem, slow, truth
 from tests.pallas_kernels.attention.test_attention import piece_by_piece, run
 
-needs_interpreter = pytest.mark.skipif(not mosaic_gpu.INTERPRETER,
-                                       reason=f"jax {jax.__version__} has no interpreter for Mosaic GPU kernels")
-# instructions of a loop without mask work, by head size: for a block of 128 keys; of 2**13 / head size keys; 64 queries
-RECORDED = {"attention_forward": {64: 431, 128: 472}, "attention_backward_queries": {64: 374, 128: 259},
-            "attention_backward_keys": {64: 262, 128: 291}}
+needs_interpreter = pytest.mark.skipif(
+    not mosaic_gpu.INTERPRETER, reason=f"jax {jax.__version__} has no interpreter for Mosaic GPU kernels"
+)
+# instructions of a loop without mask work, by head dim: for a block of 128 keys; of 2**13 / head dim keys; 64 queries
+RECORDED = {
+    "attention_forward": {64: 431, 128: 472},
+    "attention_backward_queries": {64: 374, 128: 259},
+    "attention_backward_keys": {64: 262, 128: 291},
+}
 
 
 @pytest.fixture
@@ -33,20 +38,26 @@ def no_races(capfd):
 
 @needs_interpreter
 @pytest.mark.canary
-@pytest.mark.parametrize("mask, shape, soft_cap", [
-    ("causal", dict(T=300, H=64, dtype="bfloat16"), 0.0),
-    ("causal & segments & (window(100) | sinks(4))", dict(T=400, H=64, dtype="bfloat16"), 0.0),
-    ("segments", dict(B=2, T=150, N=4, K=2, H=128, dtype="float16"), 5.0),
-    *slow(("full", dict(T=100, S=600, H=64, N=4, K=1, dtype="float16"), 0.0),
-          ("full", dict(T=600, S=100, H=128, N=2, K=2, dtype="bfloat16"), 0.0),
-          ("(causal | prefix_lm(40)) & chunked(150) & segments", dict(T=500, H=128, dtype="bfloat16"), 0.0))])
+@pytest.mark.parametrize(
+    "mask, shape, soft_cap",
+    [
+        ("causal", dict(T=300, H=64, dtype="bfloat16"), 0.0),
+        ("causal & segments & (window(100) | sinks(4))", dict(T=400, H=64, dtype="bfloat16"), 0.0),
+        ("segments", dict(B=2, T=150, N=4, K=2, H=128, dtype="float16"), 5.0),
+        *slow(
+            ("full", dict(T=100, S=600, H=64, N=4, K=1, dtype="float16"), 0.0),
+            ("full", dict(T=600, S=100, H=128, N=2, K=2, dtype="bfloat16"), 0.0),
+            ("(causal | prefix_lm(40)) & chunked(150) & segments", dict(T=500, H=128, dtype="bfloat16"), 0.0),
+        ),
+    ],
+)
 def test_interpreted(mask, shape, soft_cap, no_races):
     """Several blocks on both sides, FULL ones and PARTIAL ones, and stages that are used again."""
     shape = dict(B=1, N=2, K=1) | shape
     tokens = packed(3, shape["B"], shape["T"], mean=150) if "segments" in mask else None
     p = problem(1, tokens=tokens and (tokens, tokens), **shape)
     spec = AttentionSpec(masks.parse(mask), scale=0.2, soft_cap=soft_cap)
-    assert_close(run(p, spec, "mosaic"), truth(p, spec), shape["dtype"], p.k.shape[1], mask)
+    assert_close(run(p, spec, "mosaic_gpu"), truth(p, spec), shape["dtype"], p.k.shape[1], mask)
 
 
 @needs_interpreter
@@ -60,7 +71,7 @@ def test_cut_keys_and_rows_that_see_nothing(no_races):
     p = problem(B=1, T=T, N=2, K=1, H=64, dtype="bfloat16", tokens=tokens)
     spec = AttentionSpec(Causal() & Segments(), partial=True)
     want = truth(p, spec)
-    result = piece_by_piece(p, spec, "mosaic", (0, 70), (70, T))
+    result = piece_by_piece(p, spec, "mosaic_gpu", (0, 70), (70, T))
     assert_close(result, want[:2], "bfloat16", T)
     assert np.isneginf(np.asarray(result[1])[0, 60:80]).all() and not np.asarray(result[0])[0, 60:80].any()
     needed = rows(result, (p.dout, jnp.where(jnp.isfinite(result[1]), p.dlse, 0.0)))
@@ -68,6 +79,7 @@ def test_cut_keys_and_rows_that_see_nothing(no_races):
     @jax.jit
     def part(k, v, tokens):
         return gpu_mosaic.backward(p.q, k, v, (p.tokens[0], tokens), spec, needed)[:3]
+
     cut = [jax.tree.map(lambda x, at=at: x[:, at], (p.k, p.v, p.tokens[1])) for at in (slice(0, 70), slice(70, T))]
     (dq1, *first), (dq2, *second) = (part(*piece) for piece in cut)
     got = dq1 + dq2, *(jnp.concatenate(parts, 1) for parts in zip(first, second, strict=True))
@@ -75,11 +87,18 @@ def test_cut_keys_and_rows_that_see_nothing(no_races):
     assert_close(got, want[2:], "bfloat16", T)
 
 
-@pytest.mark.parametrize("chip, change, words", [
-    ("h200", {}, None), ("h100", dict(H=64, dtype="float16", mask="full"), None),
-    ("b200", {}, "compute capability 9.0 (H100, H200), not 10.0"), ("a100", {}, "not 8.0"),
-    ("h200", dict(dtype="float32"), "float32"), ("h200", dict(H=80), "not 80"),
-    ("h200", dict(bias=Alibi()), "no bias")])
+@pytest.mark.parametrize(
+    "chip, change, words",
+    [
+        ("h200", {}, None),
+        ("h100", dict(H=64, dtype="float16", mask="full"), None),
+        ("b200", {}, "compute capability 9.0 (H100, H200), not 10.0"),
+        ("a100", {}, "not 8.0"),
+        ("h200", dict(dtype="float32"), "float32"),
+        ("h200", dict(H=80), "not 80"),
+        ("h200", dict(bias=Alibi()), "no bias"),
+    ],
+)
 def test_why_not_says_why(chip, change, words):
     about = dict(H=128, dtype="bfloat16", mask="causal", bias=None) | change
     q = jax.ShapeDtypeStruct((1, 64, 2, about["H"]), about["dtype"])
@@ -97,23 +116,30 @@ def test_other_platforms():
 
 def test_hopper_prefers_it_to_plain_jax():
     order = api.PREFERENCE[9, 0]
-    assert order.index("mosaic") < order.index("chunked")
+    assert order.index("mosaic_gpu") < order.index("chunked")
 
 
 @NEEDS_CUDA_COMPILER
-@pytest.mark.parametrize("chip, mask, dtype, head_size, soft_cap, partial", [
-    ("h100", "causal & segments", "bfloat16", 64, 0.0, True),
-    *slow(("h200", "causal", "bfloat16", 128, 0.0, False),
-          ("h200", "causal & segments & (window(1024) | sinks(4))", "float16", 128, 0.0, True),
-          ("h100", "(causal | prefix_lm(100)) & chunked(1000)", "bfloat16", 128, 0.0, False),
-          ("h200", "full", "float16", 64, 0.0, False), ("h200", "causal", "bfloat16", 128, 30.0, True))])
-def test_machine_code(chip, mask, dtype, head_size, soft_cap, partial):
+@pytest.mark.parametrize(
+    "chip, mask, dtype, head_dim, soft_cap, partial",
+    [
+        ("h100", "causal & segments", "bfloat16", 64, 0.0, True),
+        *slow(
+            ("h200", "causal", "bfloat16", 128, 0.0, False),
+            ("h200", "causal & segments & (window(1024) | sinks(4))", "float16", 128, 0.0, True),
+            ("h100", "(causal | prefix_lm(100)) & chunked(1000)", "bfloat16", 128, 0.0, False),
+            ("h200", "full", "float16", 64, 0.0, False),
+            ("h200", "causal", "bfloat16", 128, 30.0, True),
+        ),
+    ],
+)
+def test_machine_code(chip, mask, dtype, head_dim, soft_cap, partial):
     """All matmuls by wgmma, none of which waits for another, copies by TMA, and loops without masks as recorded.
 
     With a soft cap there is more to compute, and registers may not quite suffice in loops with masks.
     """
     worker = "tests.pallas_kernels.attention.mosaic_gpu.compile_mosaic_gpu"
-    found, _ = compiled_for_gpu(chip, worker, mask, dtype, head_size, soft_cap, partial, timeout=200)
+    found, _ = compiled_for_gpu(chip, worker, mask, dtype, head_dim, soft_cap, partial, timeout=200)
     kernels = {kernel.name.removesuffix("_mosaic_gpu_kernel"): kernel for kernel in found if kernel.wgmma}
     assert set(kernels) == set(RECORDED)
     for name, kernel in kernels.items():
@@ -121,4 +147,4 @@ def test_machine_code(chip, mask, dtype, head_size, soft_cap, partial):
         assert kernel.mma_sync == 0 and kernel.tma > 0 and not kernel.serialized
         assert kernel.shared <= gpu_chips.CHIPS[chip].block_shared
         if not soft_cap:
-            assert kernel.spills == 0 and free <= 1.05 * RECORDED[name][head_size]
+            assert kernel.spills == 0 and free <= 1.05 * RECORDED[name][head_dim]

@@ -1,11 +1,12 @@
 """Run by test_tpu_attention.py in its own process: compiles the kernels with the real TPU compiler, and no TPU.
 
-    compile_for_tpu.py TOPOLOGY MASK DTYPE HEAD_SIZE BLOCK         e.g. v5e:2x2 "causal & segments" bfloat16 128 512
+    compile_for_tpu.py TOPOLOGY MASK DTYPE HEAD_DIM BLOCK         e.g. v5e:2x2 "causal & segments" bfloat16 128 512
 
 BLOCK: tokens of a block; 0 is the tuned size, whose programs take a minute or two each.
 Prints one line for each of forward, forward on from a result, and backward: how many Mosaic kernels the compiled
 program holds.
 """
+
 import dataclasses
 import sys
 
@@ -21,21 +22,25 @@ from pallas_kernels.attention.tpu import kernel as tpu
 from pallas_kernels.masks import Tokens
 
 
-def main(topology, mask, dtype, head_size, block, T=2048, N=4, K=2):
+def main(topology, mask, dtype, head_dim, block, T=2048, N=4, K=2):
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[:1]
     sharding = NamedSharding(Mesh(np.array(devices), ("chip",)), PartitionSpec())
     array = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-    q, k, row = array(dtype, 1, T, N, head_size), array(dtype, 1, T, K, head_size), array(jnp.float32, 1, T, N)
+    q, k, row = array(dtype, 1, T, N, head_dim), array(dtype, 1, T, K, head_dim), array(jnp.float32, 1, T, N)
     tokens = Tokens(array(jnp.int32, 1, T), array(jnp.int32, 1, T))
     spec = AttentionSpec(masks.parse(mask), soft_cap=30.0, block=block)
     partial, before = dataclasses.replace(spec, partial=True), (array(jnp.float32, *q.shape), row)
     chip = next(name for name, chip in tpu_chips.CHIPS.items() if chip.topology == topology)
     calls = {
         "forward": (lambda q, k, v, tokens: tpu.forward(q, k, v, (tokens, tokens), spec), (q, k, k, tokens)),
-        "onward": (lambda q, k, v, tokens, before: tpu.forward(q, k, v, (tokens, tokens), partial, None, before),
-                   (q, k, k, tokens, before)),
-        "backward": (lambda q, k, v, tokens, rows: tpu.backward(q, k, v, (tokens, tokens), spec, rows),
-                     (q, k, k, tokens, Rows(q, row, row))),
+        "onward": (
+            lambda q, k, v, tokens, before: tpu.forward(q, k, v, (tokens, tokens), partial, None, before),
+            (q, k, k, tokens, before),
+        ),
+        "backward": (
+            lambda q, k, v, tokens, rows: tpu.backward(q, k, v, (tokens, tokens), spec, rows),
+            (q, k, k, tokens, Rows(q, row, row)),
+        ),
     }
     for name, (call, arguments) in calls.items():
         with tpu_chips.target(chip):
@@ -45,5 +50,5 @@ def main(topology, mask, dtype, head_size, block, T=2048, N=4, K=2):
 
 
 if __name__ == "__main__":
-    topology, mask, dtype, head_size, block = sys.argv[1:]
-    main(topology, mask, dtype, int(head_size), int(block))
+    topology, mask, dtype, head_dim, block = sys.argv[1:]
+    main(topology, mask, dtype, int(head_dim), int(block))

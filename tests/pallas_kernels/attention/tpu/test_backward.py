@@ -1,4 +1,5 @@
 """What only the backward TPU kernel has to show: its sums of dq in HBM, its strips and its tiles."""
+
 import jax.numpy as jnp
 import pytest
 from jax.experimental import pallas as pl
@@ -12,7 +13,7 @@ from pallas_kernels.masks import Causal, Full, Segments, Tokens, Window
 from tests.helpers import assert_close, one_document, packed, problem, slow, truth
 
 SMALL = Blocks(128, 128, 128, 128)
-TILED = Blocks(256, 256, 128, 128)               # pairs of two strips, and of four tiles
+TILED = Blocks(256, 256, 128, 128)  # pairs of two strips, and of four tiles
 
 
 def check(p, spec, blocks, terms):
@@ -35,21 +36,29 @@ def mostly_padding(T):
 
 
 @pytest.mark.usefixtures("as_the_machine_does_it")
-@pytest.mark.parametrize("shape, mask, blocks", [
-    (dict(T=260, N=3, K=1), Causal(), SMALL),
-    (dict(T=390, N=1, K=1, B=2, tokens="mostly padding"), Causal() & Segments(), SMALL),
-    (dict(T=512, N=2, K=1), Causal(), TILED),
-    *slow((dict(T=100, S=390, N=1, K=1), Full(), SMALL),                 # every step adds to the same block of dq
-          (dict(T=390, S=100, N=1, K=1), Full(), SMALL))],
-    ids=["group", "idle-steps", "tiles", "one-q-block", "one-k-block"])
+@pytest.mark.parametrize(
+    "shape, mask, blocks",
+    [
+        (dict(T=260, N=3, K=1), Causal(), SMALL),
+        (dict(T=390, N=1, K=1, B=2, tokens="mostly padding"), Causal() & Segments(), SMALL),
+        (dict(T=512, N=2, K=1), Causal(), TILED),
+        *slow(
+            (dict(T=100, S=390, N=1, K=1), Full(), SMALL),  # every step adds to the same block of dq
+            (dict(T=390, S=100, N=1, K=1), Full(), SMALL),
+        ),
+    ],
+    ids=["group", "idle-steps", "tiles", "one-q-block", "one-k-block"],
+)
 def test_dq_is_summed_in_memory(shape, mask, blocks):
     if "tokens" in shape:
         shape = {**shape, "tokens": (mostly_padding(shape["T"]),) * 2}
     check(problem(3, **{"B": 1, **shape}), AttentionSpec(mask), blocks, 400)
 
 
-@pytest.mark.parametrize("dtype, mask, start", [
-    ("float32", Causal(), 0), ("bfloat16", Causal() & Window(300), 0), ("float32", Causal(), 130)])
+@pytest.mark.parametrize(
+    "dtype, mask, start",
+    [("float32", Causal(), 0), ("bfloat16", Causal() & Window(300), 0), ("float32", Causal(), 130)],
+)
 def test_tiles_of_a_pair(dtype, mask, start):
     tokens = one_document(1, 600, start), one_document(1, 600)
     p = problem(5, B=1, T=600, N=2, K=1, H=64, dtype=dtype, tokens=tokens)

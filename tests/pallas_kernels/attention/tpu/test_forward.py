@@ -2,6 +2,7 @@
 
 The masks, and rows that see nothing, are in test_attention.py, which runs every implementation.
 """
+
 import functools
 
 import jax
@@ -33,17 +34,25 @@ from tests.longctx.context_parallel import cut
 from tests.pallas_kernels.attention.test_attention import piece_by_piece, run
 
 
-@pytest.mark.parametrize("shape, dtype", [
-    (dict(T=129, S=300, N=4, K=1, H=80), "float32"), (dict(T=300, S=129, N=2, K=2, H=128), "bfloat16"),
-    (dict(T=257, S=257, N=6, K=2, H=64), "bfloat16"), (dict(T=100, S=260, N=1, K=1, H=256), "float32")])
+@pytest.mark.parametrize(
+    "shape, dtype",
+    [
+        (dict(T=129, S=300, N=4, K=1, H=80), "float32"),
+        (dict(T=300, S=129, N=2, K=2, H=128), "bfloat16"),
+        (dict(T=257, S=257, N=6, K=2, H=64), "bfloat16"),
+        (dict(T=100, S=260, N=1, K=1, H=256), "float32"),
+    ],
+)
 def test_several_blocks_on_either_side(shape, dtype):
     p, spec = problem(1, B=1, dtype=dtype, **shape), AttentionSpec(Causal(), scale=0.2, soft_cap=5.0, block=128)
     assert_close(run(p, spec, "tpu"), truth(p, spec), dtype, 300)
 
 
 @pytest.mark.parametrize("chip", ["v5e", "v6e"])
-@pytest.mark.parametrize("mask, dtype, H", [
-    ("causal", "bfloat16", 128), ("causal & segments & window(150)", "float32", 64), ("full", "bfloat16", 256)])
+@pytest.mark.parametrize(
+    "mask, dtype, H",
+    [("causal", "bfloat16", 128), ("causal & segments & window(150)", "float32", 64), ("full", "bfloat16", 256)],
+)
 def test_tiles_of_either_orientation(chip, mask, dtype, H, monkeypatch):
     """Full blocks, diagonal ones, and some whose tiles are partly empty; the last keys first, and on from there."""
     monkeypatch.setattr(tpu_chips, "current", lambda: chip)
@@ -62,16 +71,22 @@ def test_halves_of_scaled_queries_keep_sixteen_bits():
     assert relative_error(high + low, 0.3 * q.astype(jnp.float32)) < 2.0**-16
 
 
-@pytest.mark.parametrize("lengths, block, want", [
-    ((9000, 9000), 0, Blocks(2048, 2048, 256, 512, 512)), ((300, 100), 0, Blocks(512, 128, 128, 512, 128)),
-    ((9000, 9000), 384, Blocks(384, 384, 128, 128, 128))])
+@pytest.mark.parametrize(
+    "lengths, block, want",
+    [
+        ((9000, 9000), 0, Blocks(2048, 2048, 256, 512, 512)),
+        ((300, 100), 0, Blocks(512, 128, 128, 512, 128)),
+        ((9000, 9000), 384, Blocks(384, 384, 128, 128, 128)),
+    ],
+)
 def test_blocks_are_whole_tiles(lengths, block, want):
     assert tpu_sizes.choose("forward", "bfloat16", 80, lengths, block) == want
 
 
-@pytest.mark.parametrize("strategy, layout, shards", [
-    ("ring", "zigzag", 2), ("ulysses", "contiguous", 2),
-    *slow(("ring", "zigzag", 4), ("ring", "zigzag", 8))])
+@pytest.mark.parametrize(
+    "strategy, layout, shards",
+    [("ring", "zigzag", 2), ("ulysses", "contiguous", 2), *slow(("ring", "zigzag", 4), ("ring", "zigzag", 8))],
+)
 def test_pieces_of_a_cut_sequence(strategy, layout, shards, monkeypatch):
     # jax's interpreter does not type its loops as varying over the mesh
     monkeypatch.setattr(jax, "shard_map", functools.partial(jax.shard_map, check_vma=False))
@@ -88,7 +103,7 @@ def test_partial_results_are_float32_for_bfloat16_inputs():
 
 
 def test_lists_of_pairs_too_long_for_scalar_memory(monkeypatch):
-    monkeypatch.setattr(tpu, "_TABLE", 4 * 3)                    # three pairs
+    monkeypatch.setattr(tpu, "_TABLE", 4 * 3)  # three pairs
     tokens = packed(3, 1, 700, mean=300)
     p, spec = problem(2, B=1, T=700, N=2, K=1, tokens=(tokens, tokens)), AttentionSpec(Causal() & Segments(), block=128)
     want = truth(p, spec)
@@ -108,12 +123,16 @@ def test_mosaic_memory_rules(monkeypatch):
     assert_close(piece_by_piece(p, spec, "tpu", (0, 150), (150, 260)), want[:2], "float32", 260)
 
 
-@pytest.mark.parametrize("dtype, spec, T, platform, words", [
-    (jnp.bfloat16, AttentionSpec(), 64, "gpu", "runs on TPU"),
-    (jnp.bfloat16, AttentionSpec(bias=Alibi()), 64, "tpu", "no bias"),
-    (jnp.float16, AttentionSpec(), 64, "tpu", "float16"),
-    (jnp.bfloat16, AttentionSpec(), 2**23, "tpu", "524288 bytes of scalar memory"),
-    (jnp.bfloat16, AttentionSpec(), 2**22, "tpu", None)])
+@pytest.mark.parametrize(
+    "dtype, spec, T, platform, words",
+    [
+        (jnp.bfloat16, AttentionSpec(), 64, "gpu", "runs on TPU"),
+        (jnp.bfloat16, AttentionSpec(bias=Alibi()), 64, "tpu", "no bias"),
+        (jnp.float16, AttentionSpec(), 64, "tpu", "float16"),
+        (jnp.bfloat16, AttentionSpec(), 2**23, "tpu", "524288 bytes of scalar memory"),
+        (jnp.bfloat16, AttentionSpec(), 2**22, "tpu", None),
+    ],
+)
 def test_why_not_says_why(dtype, spec, T, platform, words):
     q = jax.ShapeDtypeStruct((1, T, 2, 64), dtype)
     reason = tpu.why_not(q, q, spec, platform)
@@ -129,16 +148,26 @@ def test_a_shard_map_that_checks_is_refused_on_cpu():
 
 @NEEDS_TPU_COMPILER
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("topology, mask, dtype, head_size, block", [
-    ("v5e:2x2", "causal & segments", "bfloat16", 128, 512),
-    ("v6e:2x2", "causal & (window(700) | sinks(4))", "float32", 256, 256),
-    *slow(*[
-        ("v4:2x2x1", "full", "bfloat16", 80, 1024),
-        ("v5e:2x2", "(causal | prefix_lm(300)) & chunked(1000) & segments", "bfloat16", 64, 0),
-        ("v5p:2x2x1", "causal", "float32", 128, 512),
-        ("v6e:2x2", "causal", "bfloat16", 128, 0),
-        ("tpu7x:2x2x1", "causal & window(512)", "bfloat16", 128, 1024)])])
-def test_the_tpu_compiler_takes_it(topology, mask, dtype, head_size, block):
-    arguments = topology, mask, dtype, str(head_size), str(block)
+@pytest.mark.parametrize(
+    "topology, mask, dtype, head_dim, block",
+    [
+        ("v5e:2x2", "causal & segments", "bfloat16", 128, 512),
+        ("v6e:2x2", "causal & (window(700) | sinks(4))", "float32", 256, 256),
+        *slow(
+            *[
+                ("v4:2x2x1", "full", "bfloat16", 80, 1024),
+                ("v5e:2x2", "(causal | prefix_lm(300)) & chunked(1000) & segments", "bfloat16", 64, 0),
+                ("v5p:2x2x1", "causal", "float32", 128, 512),
+                ("v6e:2x2", "causal", "bfloat16", 128, 0),
+                ("tpu7x:2x2x1", "causal & window(512)", "bfloat16", 128, 1024),
+            ]
+        ),
+    ],
+)
+def test_the_tpu_compiler_takes_it(topology, mask, dtype, head_dim, block):
+    arguments = topology, mask, dtype, str(head_dim), str(block)
     assert compiled_for_tpu("tests.pallas_kernels.attention.tpu.compile_for_tpu", *arguments, timeout=800) == [
-        "forward 1", "onward 1", "backward 1"]
+        "forward 1",
+        "onward 1",
+        "backward 1",
+    ]

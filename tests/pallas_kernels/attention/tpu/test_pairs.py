@@ -15,8 +15,12 @@ def listed(table):
 
 
 def test_pairs_are_walked_by_outer_block_and_an_empty_one_is_there_once():
-    kinds = jnp.array([[[PARTIAL, EMPTY, FULL], [EMPTY, EMPTY, EMPTY], [EMPTY, LOWER, EMPTY]],
-                       [[EMPTY, EMPTY, EMPTY], [EMPTY, EMPTY, EMPTY], [FULL, EMPTY, EMPTY]]])
+    kinds = jnp.array(
+        [
+            [[PARTIAL, EMPTY, FULL], [EMPTY, EMPTY, EMPTY], [EMPTY, LOWER, EMPTY]],
+            [[EMPTY, EMPTY, EMPTY], [EMPTY, EMPTY, EMPTY], [FULL, EMPTY, EMPTY]],
+        ]
+    )
     table, steps = pairs.pairs(kinds)
     assert steps == 4
     assert listed(table[0, :4]) == [[0, 0, PARTIAL, 1, 0], [0, 2, FULL, 0, 1], [1, 0, EMPTY, 1, 1], [2, 1, LOWER, 1, 1]]

@@ -1,10 +1,11 @@
 """Run by tests in its own process: compiles Triton kernels for a GPU, with none present.
 
-    compile_triton.py CHIP attention DTYPE MASK HEAD_SIZE         e.g. h100 attention bfloat16 "causal & segments" 128
+    compile_triton.py CHIP attention DTYPE MASK HEAD_DIM         e.g. h100 attention bfloat16 "causal & segments" 128
     compile_triton.py CHIP cross_entropy DTYPE D V
 
 Prints, of each kernel, its name and the bytes of shared memory that it takes by the rule that sizes are chosen by.
 """
+
 import sys
 
 import jax
@@ -21,10 +22,11 @@ from pallas_kernels.masks import Tokens
 array = jax.ShapeDtypeStruct
 
 
-def attention(dtype, mask, head_size, B=1, T=2000, N=4, K=2):
+def attention(dtype, mask, head_dim, B=1, T=2000, N=4, K=2):
     """Calls, each a function and its arguments' types; bytes of shared memory by kernel."""
-    q, k, row = (array((B, T, *rest), of) for *rest, of in ((N, int(head_size), dtype), (K, int(head_size), dtype),
-                                                            (N, "float32")))
+    q, k, row = (
+        array((B, T, *rest), of) for *rest, of in ((N, int(head_dim), dtype), (K, int(head_dim), dtype), (N, "float32"))
+    )
     tokens, spec = Tokens(*[array((B, T), "int32")] * 2), AttentionSpec(masks.parse(mask))
     forward = lambda q, k, v, tokens, before: flash.forward(q, k, v, (tokens, tokens), spec, None, before)
     backward = lambda q, k, v, tokens, rows: flash.backward(q, k, v, (tokens, tokens), spec, rows)

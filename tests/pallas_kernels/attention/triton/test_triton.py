@@ -17,14 +17,20 @@ from tests.pallas_kernels.triton_machine_code import triton_kernels_for
 from tests.triton_interpreter import NEEDS_TRITON, interpreted  # noqa: F401
 
 INTERPRETED = pytest.mark.usefixtures("interpreted")
-RECORDED = {"forward": 567, "dq": 349, "dkdv": 411}     # instructions of loops without masks: Hopper, heads of 128
+RECORDED = {"forward": 567, "dq": 349, "dkdv": 411}  # instructions of loops without masks: Hopper, heads of 128
 
 
 @NEEDS_TRITON
 @INTERPRETED
-@pytest.mark.parametrize("name, dtype", [
-    *((name, "float32") for name in test_attention.MASKS), ("packed_prefix_window", "bfloat16"), ("sinks", "float16"),
-    *slow(*((name, "bfloat16") for name in test_attention.MASKS if name != "packed_prefix_window"))])
+@pytest.mark.parametrize(
+    "name, dtype",
+    [
+        *((name, "float32") for name in test_attention.MASKS),
+        ("packed_prefix_window", "bfloat16"),
+        ("sinks", "float16"),
+        *slow(*((name, "bfloat16") for name in test_attention.MASKS if name != "packed_prefix_window")),
+    ],
+)
 def test_masks(name, dtype):
     tokens = packed(3, 1, 40) if "packed" in name else one_document(1, 40)
     p = problem(B=1, T=40, N=2, K=1, dtype=dtype, tokens=(tokens, tokens))
@@ -40,11 +46,23 @@ def test_masks_are_all_there_are():
 
 @NEEDS_TRITON
 @INTERPRETED
-@pytest.mark.parametrize("test, arguments", [
-    *(("test_shapes", (shape,)) for shape in (
-        dict(N=6, K=3, H=32, B=1), dict(T=1, S=1), dict(T=7, S=33, N=4, K=4), dict(T=33, S=7, N=4, K=1))),
-    ("test_scale_and_soft_cap", ()), ("test_rows_that_see_nothing", ()),
-    *slow(*(("test_cut_keys", cuts) for cuts in ((2, "float32"), (2, "bfloat16"), (5, "float32"))))])
+@pytest.mark.parametrize(
+    "test, arguments",
+    [
+        *(
+            ("test_shapes", (shape,))
+            for shape in (
+                dict(N=6, K=3, H=32, B=1),
+                dict(T=1, S=1),
+                dict(T=7, S=33, N=4, K=4),
+                dict(T=33, S=7, N=4, K=1),
+            )
+        ),
+        ("test_scale_and_soft_cap", ()),
+        ("test_rows_that_see_nothing", ()),
+        *slow(*(("test_cut_keys", cuts) for cuts in ((2, "float32"), (2, "bfloat16"), (5, "float32")))),
+    ],
+)
 def test_as_every_implementation(test, arguments):
     getattr(test_attention, test)("jax_triton", *arguments)
 
@@ -68,13 +86,19 @@ def test_pieces_of_a_cut_sequence(layout):
     cut.check(p, "causal", MeshConfig(context=2), layout, strategy="ring", kernel="jax_triton", terms=64)
 
 
-@pytest.mark.parametrize("dtype, H, spec, platform, words", [
-    ("bfloat16", 64, AttentionSpec(), "cpu", "runs on GPUs"), ("float32", 64, AttentionSpec(), "gpu", "not float32"),
-    ("bfloat16", 64, AttentionSpec(bias=Alibi()), "gpu", "no bias"),
-    ("bfloat16", 80, AttentionSpec(), "gpu", "16, 32, 64, 128 alone, not 80"),
-    ("float16", 64, AttentionSpec(block=48), "gpu", "power of two, 16 or more, not 48"),
-    ("bfloat16", 128, AttentionSpec(block=256), "gpu", "bytes of shared memory, and may take 232448"),
-    ("float16", 128, AttentionSpec(block=64), "gpu", None), ("bfloat16", 128, AttentionSpec(), "gpu", None)])
+@pytest.mark.parametrize(
+    "dtype, H, spec, platform, words",
+    [
+        ("bfloat16", 64, AttentionSpec(), "cpu", "runs on GPUs"),
+        ("float32", 64, AttentionSpec(), "gpu", "not float32"),
+        ("bfloat16", 64, AttentionSpec(bias=Alibi()), "gpu", "no bias"),
+        ("bfloat16", 80, AttentionSpec(), "gpu", "16, 32, 64, 128 alone, not 80"),
+        ("float16", 64, AttentionSpec(block=48), "gpu", "power of two, 16 or more, not 48"),
+        ("bfloat16", 128, AttentionSpec(block=256), "gpu", "bytes of shared memory, and may take 232448"),
+        ("float16", 128, AttentionSpec(block=64), "gpu", None),
+        ("bfloat16", 128, AttentionSpec(), "gpu", None),
+    ],
+)
 def test_why_not_says_why(dtype, H, spec, platform, words, monkeypatch):
     monkeypatch.setattr(triton_call, "find_spec", lambda name: True)
     q = jax.ShapeDtypeStruct((1, 64, 2, H), dtype)
@@ -91,9 +115,18 @@ def test_a_missing_package_is_a_reason(monkeypatch):
 
 @pytest.mark.parametrize("H", [16, 64, 128])
 @pytest.mark.parametrize("kernel", triton_blocks.SIZES)
-@pytest.mark.parametrize("capability, most", [
-    (None, 65_536), ((7, 5), 65_536), ((8, 0), 166_912), ((8, 9), 101_376), ((9, 0), 232_448), ((10, 0), 232_448),
-    ((12, 0), 101_376)])
+@pytest.mark.parametrize(
+    "capability, most",
+    [
+        (None, 65_536),
+        ((7, 5), 65_536),
+        ((8, 0), 166_912),
+        ((8, 9), 101_376),
+        ((9, 0), 232_448),
+        ((10, 0), 232_448),
+        ((12, 0), 101_376),
+    ],
+)
 def test_blocks_fit_the_shared_memory_of_every_architecture(capability, most, kernel, H, monkeypatch):
     monkeypatch.setattr(gpu_chips, "capability", lambda: capability)
     q = jax.ShapeDtypeStruct((1, 64, 2, H), jnp.bfloat16)
@@ -103,11 +136,19 @@ def test_blocks_fit_the_shared_memory_of_every_architecture(capability, most, ke
 
 @NEEDS_TRITON
 @NEEDS_CUDA_COMPILER
-@pytest.mark.parametrize("chip, mask, dtype, H", [
-    ("h100", "causal & segments", "bfloat16", 128),
-    *slow(("a100", "causal", "bfloat16", 128), ("b200", "causal & window(1000)", "bfloat16", 128),
-          ("a100", "causal & segments", "float16", 64), ("h200", "causal & (window(1000) | sinks(4))", "float16", 64),
-          ("h100", "(causal | prefix_lm(300)) & chunked(1000) & segments", "bfloat16", 128))])
+@pytest.mark.parametrize(
+    "chip, mask, dtype, H",
+    [
+        ("h100", "causal & segments", "bfloat16", 128),
+        *slow(
+            ("a100", "causal", "bfloat16", 128),
+            ("b200", "causal & window(1000)", "bfloat16", 128),
+            ("a100", "causal & segments", "float16", 64),
+            ("h200", "causal & (window(1000) | sinks(4))", "float16", 64),
+            ("h100", "(causal | prefix_lm(300)) & chunked(1000) & segments", "bfloat16", 128),
+        ),
+    ],
+)
 def test_the_compiler_takes_it(chip, mask, dtype, H):
     """As every Triton kernel has to be; and on Hopper loops without masks are as recorded."""
     kernels = triton_kernels_for(chip, "attention", dtype, mask, H)

@@ -1,8 +1,9 @@
 """Factors on queries that grow with their position, so that attention over more keys stays as sharp.
 
 Each gives float32 factors, of the shape of the positions, for queries BTNH as q * factor[:, :, None, None]. To add one:
-a function, and a line in TEMPERATURES.
+a function, and a line in QUERY_SCALES.
 """
+
 import math
 from collections.abc import Callable
 
@@ -33,12 +34,12 @@ def mscale(positions: jax.Array, stretch: float) -> jax.Array:
     return jnp.full(positions.shape, 0.1 * math.log(stretch) + 1, jnp.float32)
 
 
-TEMPERATURES = {"none": none, "llama4": llama4, "log_length": log_length, "mscale": mscale}
+QUERY_SCALES = {"none": none, "llama4": llama4, "log_length": log_length, "mscale": mscale}
 
 
-def parse(text: str, field: str = "model.temperature") -> Callable[[jax.Array], jax.Array | None]:
+def parse(text: str, field: str = "model.query_scale") -> Callable[[jax.Array], jax.Array | None]:
     """positions -> factors, or None for no factor, of a setting such as "llama4(8192, 0.1)". Raises UserError."""
-    factor, numbers = parse_call(field, text, TEMPERATURES, skip=1)
+    factor, numbers = parse_call(field, text, QUERY_SCALES, skip=1)
     if factor is log_length and numbers[0] < 2:
         raise UserError(f"{field}={text!r} divides by ln(1) = 0; length must be 2 or more.")
     if factor is mscale and numbers[0] < 1:
