@@ -1,4 +1,4 @@
-"""Models of Hugging Face: `load` one, `save` one, or ask for its `model_config` without jax."""
+"""Hugging Face models: `load` one, `save` one, or read its `model_config` without jax."""
 
 from longctx.hf.folder import model_config
 
@@ -6,7 +6,7 @@ __all__ = ["Model", "load", "model_config", "save"]
 
 
 def __getattr__(name: str):
-    """What needs jax is imported when it is asked for."""
+    """Model, load and save, imported on first use: they need jax."""
     if name in __all__:
         from longctx.hf import api
 

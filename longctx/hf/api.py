@@ -1,4 +1,4 @@
-"""load, save and Model: checkpoints of Hugging Face in and out.
+"""load, save and Model: Hugging Face checkpoints in and out.
 
 model = hf.load("folder", rope_scaling={"rope_type": "yarn", "factor": 4.0})
 logits = model(ids)
@@ -23,7 +23,7 @@ from longctx.errors import UserError, unknown_name
 from longctx.generation import api as generation
 from longctx.generation.request import stops, token_ids
 from longctx.hf import files, folder, parameters, rope, text
-from longctx.hf.architectures import ARCHITECTURES, differences, explicit, express
+from longctx.hf.architectures import ARCHITECTURES, Architecture, differences, explicit, express
 from longctx.hf.settings import DTYPES
 from longctx.model import functional
 from longctx.positions.view import reaches
@@ -31,12 +31,12 @@ from longctx.positions.view import reaches
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A model and its parameters on a mesh.
+    """A model with its parameters on a mesh.
 
     Attributes:
-      config, params: as longctx.model.functional takes them.
-      source: the folder that it came from, or None, and what its config.json said.
-      ends: the tokens that end a row when it generates.
+      config, params: see longctx.model.functional.
+      source, settings: the folder that the model was loaded from and the content of its config.json, or None.
+      ends: the tokens that end a row in generation.
     """
 
     config: ModelConfig
@@ -49,7 +49,7 @@ class Model:
 
     @functools.cached_property
     def graph(self):
-        """The static part, for longctx.model.functional."""
+        """The static part of the model, see longctx.model.functional."""
         with jax.set_mesh(self.mesh):
             return functional.graph(self.config, self.attention)
 
@@ -75,14 +75,16 @@ class Model:
         return layouts.permute(logits, layouts.inverse(order))[:B, :T]
 
     def generate(self, ids, max_new_tokens: int, stop: tuple[int, ...] | None = None, **how):
-        """The prompts and what follows them: int32 [B, T + max_new_tokens] of ids int [B, T], or of a list of rows of
-        any lengths a list of rows.
-
-        A row that ends early is filled up with the token that ended it (in a list it is not).
+        """The prompts with their continuations.
 
         Args:
+          ids: int [B, T], or a list of rows of any lengths.
           stop: tokens that end a row; default those of config.json and generation_config.json.
-          how: chunk, temperature, top_p, key, length, rope: as for generation.api.stream. Default: greedy.
+          how: chunk, temperature, top_p, key, length, rope: see generation.api.stream. Default: greedy.
+
+        Returns:
+          int32 [B, T + max_new_tokens], where a row that ends early repeats the token that ended it; for a list, a list
+          of rows, without such repeats.
         """
         several = isinstance(ids, list | tuple)
         vocab_size = self.config.vocab_size
@@ -112,14 +114,15 @@ def _logits(graph, params, batch, length):
 def load(
     path, rope_scaling: dict | RopeConfig | None = None, mesh: jax.sharding.Mesh | None = None, dtype: str | None = None
 ) -> Model:
-    """The model in a folder of Hugging Face: config.json and safetensors, in one file or several.
+    """The model in a Hugging Face folder: config.json and safetensors, in one file or several.
 
-    Each device reads its own share of each tensor; beside the result, host memory holds that of one layer's tensor.
+    Each device reads its own shard of each tensor; beside the result, host memory holds the shards of one layer's
+    tensor.
 
     Args:
-      rope_scaling: instead of the folder's: what config.json would call rope_scaling or rope_parameters, which changes
-        what it says: see rope.override; or a RopeConfig, whole but for what the weights are made for (pairing,
-        rotary_fraction, and original_length where it is 0).
+      rope_scaling: replaces the folder's. A dict, as config.json would hold under rope_scaling or rope_parameters,
+        changes the fields that it names (see rope.override). A RopeConfig replaces all but what the weights were made
+        with (pairing, rotary_fraction, and original_length where it is 0).
       mesh: default one device.
       dtype: of parameters and computation, one of settings.DTYPES; default the file's, which may differ by tensor.
 
@@ -134,9 +137,14 @@ def load(
     config = folder.model_config(source, rope_scaling)
     if dtype:
         config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
-    settings, stored = folder.settings(source), files.tensors(source)
-    architecture = folder.architecture_of(settings)
-    mesh = mesh or meshes.make(MeshConfig())
+    settings, mesh = folder.settings(source), mesh or meshes.make(MeshConfig())
+    params = _loaded(source, folder.architecture_of(settings), config, mesh, dtype and jnp.dtype(dtype))
+    return Model(config, params, mesh, source, settings, ends=special_tokens.ends(source))
+
+
+def _loaded(source: pathlib.Path, architecture: Architecture, config: ModelConfig, mesh, dtype) -> dict:
+    """The parameters in the folder `source`, on `mesh`; dtype: None is the file's. Raises UserError as `load` does."""
+    stored = files.tensors(source)
     with jax.set_mesh(mesh):
         shapes = jax.eval_shape(lambda: functional.init(config, AttentionConfig(), jax.random.key(0)))
         located = parameters.locate(architecture, config, shapes)
@@ -144,16 +152,15 @@ def load(
         parameters.check(located, stored, head, str(source))
         if head in stored:
             _require_tied(stored[head], stored[architecture.outside["embedding.table"].name], head)
-        asked = dtype and jnp.dtype(dtype)
-        parameters.require_room(located, shapes, stored, asked, str(source))
+        parameters.require_room(located, shapes, stored, dtype, str(source))
         place = lambda leaf, parameter: parameters.load(
-            parameter, stored, NamedSharding(mesh, leaf.sharding.spec), asked, jnp.dtype(config.dtype)
+            parameter, stored, NamedSharding(mesh, leaf.sharding.spec), dtype, jnp.dtype(config.dtype)
         )
-        params = jax.tree.map(place, shapes, located)
-    return Model(config, params, mesh, source, settings, ends=special_tokens.ends(source))
+        return jax.tree.map(place, shapes, located)
 
 
 def _require_tied(head: files.Stored, table: files.Stored, name: str) -> None:
+    """UserError unless the head's tensor `name` equals the embedding's."""
     if head.shape != table.shape or not np.array_equal(head.view(), table.view()):
         raise UserError(f"config.json ties the output head to the embedding, and {name} is another.")
 
@@ -167,29 +174,25 @@ def save(
     longest: int = 0,
     data: DataConfig | None = None,
 ) -> None:
-    """Writes a folder that from_pretrained of transformers loads. Tensors are written as they are, bit by bit.
+    """Writes a folder that transformers' from_pretrained loads. Tensors are written bit by bit as they are.
 
     Args:
-      model: a Model, or a training state {"params": ...}, whose `config` must be given.
-      source: the folder of Hugging Face that a state came from, whose config.json and tokenizer go along; a Model
-        knows its own. Without one, config.json says what `config` does, if an architecture can.
-      max_shard_size: bytes of a file, but for a tensor that is larger.
-      longest: row that it was trained on, in tokens; max_position_embeddings is the largest of that, the source's own
-        and what its RoPE was stretched to, but see rope.reach. model_max_length of the tokenizer follows.
-      data: of a run, whose tokenizer goes along with its bos, eos and pad; default the source's.
+      model: a Model, or a training state {"params": ...}, which needs `config` too.
+      source: the Hugging Face folder that a state came from, whose config.json and tokenizer are copied; a Model has
+        its own. Without one, config.json is written from `config`, if some architecture can express it.
+      max_shard_size: the most bytes per file, except for a single tensor that is larger.
+      longest: the longest row of training, in tokens. max_position_embeddings becomes the largest of it, the source's
+        and the length that RoPE was stretched to, but see rope.reach; the tokenizer's model_max_length follows.
+      data: of a run, whose tokenizer is written with its bos, eos and pad; default the source's.
 
     Raises:
       UserError: where no architecture has a setting of the model, or the directory holds weights already.
     """
     directory = pathlib.Path(directory)
     if not isinstance(model, Model):
-        if config is None:
-            raise UserError("config is needed to save a training state: the ModelConfig that it was trained with.")
-        source = pathlib.Path(source) if source else None
-        mesh = jax.tree.leaves(model["params"])[0].sharding.mesh
-        model = Model(config, model["params"], mesh, source, folder.settings(source) if source else None)
-    if found := sorted(directory.glob("*.safetensors*")):
-        raise UserError(f"{directory} holds {found[0].name} already; name a folder without weights.")
+        model = _of_state(model, config, pathlib.Path(source) if source else None)
+    if weights := sorted(directory.glob("*.safetensors*")):
+        raise UserError(f"{directory} holds {weights[0].name} already; name a folder without weights.")
     model, content = _described(model, longest)
     content = content | (text.ids(data) if data else {})
     located = parameters.locate(ARCHITECTURES[content["model_type"]], model.config, model.params)
@@ -203,12 +206,20 @@ def save(
         files.write(directory, tensors.planned, tensors, max_shard_size, active)
 
 
+def _of_state(state: dict, config: ModelConfig | None, source: pathlib.Path | None) -> Model:
+    """The Model of a training state."""
+    if config is None:
+        raise UserError("config is needed to save a training state: the ModelConfig that it was trained with.")
+    mesh = jax.tree.leaves(state["params"])[0].sharding.mesh
+    return Model(config, state["params"], mesh, source, folder.settings(source) if source else None)
+
+
 def _described(model: Model, longest: int) -> tuple[Model, dict]:
-    """config.json of a model, and the model as it says it."""
+    """(model, config.json): a model with equal logits that config.json describes exactly, and the file's content."""
     config, content = model.config, model.settings
     if content is None:
-        model_type, content, said = express(config, max(longest, rope.stretched(config.rope)))
-        return _rescaled(model, said), content | {"torch_dtype": config.param_dtype}
+        model_type, content, expressed = express(config, max(longest, rope.stretched(config.rope)))
+        return _rescaled(model, expressed), content | {"torch_dtype": config.param_dtype}
     if config.dtype != (folder.dtype_of(content) or config.param_dtype):
         content = {name: value for name, value in content.items() if name != "dtype"} | {"torch_dtype": config.dtype}
     if differences(config, folder.read(content)):
@@ -221,12 +232,12 @@ def _described(model: Model, longest: int) -> tuple[Model, dict]:
 
 
 def _with_rope(content: dict, config: ModelConfig, longest: int) -> dict:
-    """A config.json with the RoPE of `config`, in the dialect that every version of transformers reads."""
+    """The content of a config.json with its RoPE replaced by config's, in the form that every transformers reads."""
     architecture = folder.architecture_of(content)
     longest = max(longest, folder.longest(content), rope.stretched(config.rope))
     written = architecture.write(explicit(config), longest)
-    said = {name: written[name] for name in folder.ROPE if name in written}
-    return {name: value for name, value in content.items() if name not in folder.ROPE} | said
+    new = {name: written[name] for name in folder.ROPE if name in written}
+    return {name: value for name, value in content.items() if name not in folder.ROPE} | new
 
 
 def _write_tokenizer(model: Model, directory: pathlib.Path, data: DataConfig | None, longest: int) -> None:
@@ -238,15 +249,18 @@ def _write_tokenizer(model: Model, directory: pathlib.Path, data: DataConfig | N
             text.limit(directory, longest)
 
 
-def _rescaled(model: Model, said: ModelConfig) -> Model:
-    """The same model with the embedding scale of `said`; a head that is tied to it stays as it was by the last norm."""
-    scale = explicit(model.config).embedding_scale / said.embedding_scale
+def _rescaled(model: Model, config: ModelConfig) -> Model:
+    """A model with the settings `config` and equal logits, its embeddings multiplied by the ratio of embedding scales.
+
+    Where the head is tied to the embedding, the last norm is divided by that ratio.
+    """
+    scale = explicit(model.config).embedding_scale / config.embedding_scale
     if scale == 1:
-        return dataclasses.replace(model, config=said)
+        return dataclasses.replace(model, config=config)
     params = dict(model.params)
     times = lambda x, factor: (x.astype(jnp.float32) * factor).astype(x.dtype)
     with jax.set_mesh(model.mesh):
         params["embedding"] = {"table": times(params["embedding"]["table"], scale)}
-        if said.tied_head:
+        if config.tied_head:
             params["norm"] = jax.tree.map(lambda x: times(x, 1 / scale), params["norm"])
-    return dataclasses.replace(model, config=said, params=params)
+    return dataclasses.replace(model, config=config, params=params)

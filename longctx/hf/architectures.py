@@ -1,4 +1,4 @@
-"""The architectures of Hugging Face that a ModelConfig can say. To add one: a line here, a file for what is its own.
+"""The Hugging Face architectures that a ModelConfig can express. To add one: an entry here, a file for its specifics.
 
 Free of jax.
 """
@@ -8,22 +8,24 @@ from collections.abc import Callable
 
 from longctx.config import LayerConfig, ModelConfig
 from longctx.errors import UserError
-from longctx.hf import cohere2, gemma, gpt_neox, gpt_oss, llama, llama4, phi3, rope, tensors
+from longctx.hf import cohere2, gemma, gpt_neox, gpt_oss, llama, llama4, phi3, rope
 from longctx.hf.settings import Settings, checked, layers
-from longctx.hf.tensors import OUTSIDE, Names
+from longctx.hf.tensors import LLAMA, OUTSIDE, Names, blocks
 
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """What a model_type means.
+    """The settings and tensors of a model_type.
 
     Attributes:
       class_name: transformers' class, for config.json.
       read: settings -> ModelConfig.
       write: ModelConfig, longest length in tokens (0: the RoPE's) -> settings.
-      defaults: every setting that `read` asks for beside settings.REQUIRED, as transformers fills it in.
+      defaults: every setting that `read` uses beside settings.REQUIRED, with transformers' default.
       fixed, harmless: see settings.checked.
-      outside, block: the tensors outside of layers, and in a layer of a kind; `at` is where layers are.
+      outside: names of the tensors outside of layers.
+      block: names of the tensors in a layer, or ModelConfig, LayerConfig -> these names where layers differ.
+      at: the prefix of layers in tensor names.
     """
 
     class_name: str
@@ -33,11 +35,16 @@ class Architecture:
     fixed: dict = dataclasses.field(default_factory=dict)
     harmless: tuple[str, ...] = ()
     outside: Names = dataclasses.field(default_factory=lambda: OUTSIDE)
-    block: Callable[[ModelConfig, LayerConfig], Names] = lambda config, kind: tensors.LLAMA
+    block: Names | Callable[[ModelConfig, LayerConfig], Names] = dataclasses.field(default_factory=lambda: LLAMA)
     at: str = "model.layers"
 
     def settings(self, content: dict) -> Settings:
+        """The checked settings of a config.json's content, see settings.checked."""
         return checked(content, self.defaults, self.fixed, self.harmless)
+
+    def layer(self, config: ModelConfig, kind: LayerConfig) -> Names:
+        """The names of all tensors in a layer of a kind, {layer} standing for its number."""
+        return blocks(self.block(config, kind) if callable(self.block) else self.block, self.at)
 
 
 _ROPE = {
@@ -130,7 +137,7 @@ ARCHITECTURES = {
         gemma.write_gemma2,
         _GEMMA | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "max_position_embeddings": 8192},
         harmless=("hidden_act", "sliding_window_size"),
-        block=lambda config, kind: gemma.BLOCK,
+        block=gemma.BLOCK,
     ),
     "gemma3_text": Architecture(
         "Gemma3ForCausalLM",
@@ -138,7 +145,7 @@ ARCHITECTURES = {
         gemma.write_gemma3,
         _GEMMA | {"sliding_window_pattern": 6, "rope_local_base_freq": None, "max_position_embeddings": 131072},
         harmless=("hidden_act", "_sliding_window_pattern"),
-        block=lambda config, kind: gemma.BLOCK,
+        block=gemma.BLOCK,
     ),
     "phi3": Architecture(
         "Phi3ForCausalLM",
@@ -187,7 +194,7 @@ ARCHITECTURES = {
         _GPT_NEOX,
         outside=gpt_neox.OUTSIDE,
         harmless=("num_key_value_heads",),
-        block=lambda config, kind: gpt_neox.BLOCK,
+        block=gpt_neox.BLOCK,
         at="gpt_neox.layers",
     ),
     "gpt_oss": Architecture(
@@ -207,24 +214,24 @@ ARCHITECTURES = {
         },
         {"swiglu_alpha": 1.702, "swiglu_limit": 7.0},
         ("experts_per_token", "initial_context_length"),
-        block=lambda config, kind: gpt_oss.BLOCK,
+        block=gpt_oss.BLOCK,
     ),
     "llama4_text": Architecture("Llama4ForCausalLM", llama4.read, llama4.write, _LLAMA4, block=llama4.block),
 }
-# else transformers takes those of the architecture's first model
+# without these transformers takes the ids of the architecture's first model
 _NO_TOKENS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-# settings of training and of arithmetic, which no config.json says; and what every layer is compared in
-_UNSAID = {"dtype", "param_dtype", "remat", "embedding_std"}
-_OF_LAYERS = {"mask", "position", "query_scale", "feed_forward", "mlp_dim", "pattern"}
+# settings of training and of arithmetic, which no config.json holds; and fields that are compared layer by layer
+_NOT_IN_FILE = {"dtype", "param_dtype", "remat", "embedding_std"}
+_BY_LAYER = {"mask", "position", "query_scale", "feed_forward", "mlp_dim", "pattern"}
 
 
 def express(config: ModelConfig, longest: int = 0) -> tuple[str, dict, ModelConfig]:
-    """A model_type that says `config`, its settings, and `config` as these are read again.
+    """(model_type, settings, expressed): an architecture that can express `config`, and the config read back from it.
 
-    The result's embedding_scale may be 1 where that of `config` is not: the embeddings are then to be multiplied.
+    embedding_scale of `expressed` may be 1 where that of `config` is not: the embeddings must then be multiplied.
 
     Raises:
-      UserError: where there is none; it names what the nearest cannot say.
+      UserError: where no architecture can; the message names what the nearest one lacks.
     """
     nearest = refused = None
     for candidate in explicit(config), dataclasses.replace(explicit(config), embedding_scale=1.0):
@@ -232,12 +239,12 @@ def express(config: ModelConfig, longest: int = 0) -> tuple[str, dict, ModelConf
             settings = architecture.write(candidate, longest)
             try:
                 missing = differences(candidate, architecture.read(architecture.settings(settings)))
-            except UserError as error:  # what it says is nothing that it could read
+            except UserError as error:  # the architecture cannot read its own settings back
                 refused = error
                 continue
             if not missing:
-                about = {"architectures": [architecture.class_name], "model_type": model_type} | _NO_TOKENS
-                return model_type, about | settings, candidate
+                header = {"architectures": [architecture.class_name], "model_type": model_type} | _NO_TOKENS
+                return model_type, header | settings, candidate
             if nearest is None or len(missing) < len(nearest[1]):
                 nearest = model_type, missing
     if nearest is None:
@@ -246,7 +253,7 @@ def express(config: ModelConfig, longest: int = 0) -> tuple[str, dict, ModelConf
 
 
 def explicit(config: ModelConfig) -> ModelConfig:
-    """The same model, defaults that depend on other settings spelled out, and RoPE as config.json can say it."""
+    """A config equal in effect, with defaults that depend on other fields filled in and RoPE as config.json has it."""
     return dataclasses.replace(
         config,
         rope=rope.plain(config.rope, config.head_dim),
@@ -255,18 +262,19 @@ def explicit(config: ModelConfig) -> ModelConfig:
     )
 
 
-def differences(wanted: ModelConfig, found: ModelConfig) -> list[str]:
-    """The settings in which two models differ, as the first has them: "model.position='alibi'"."""
-    wanted, found = explicit(wanted), explicit(found)
-    names = [field.name for field in dataclasses.fields(ModelConfig) if field.name not in _UNSAID | _OF_LAYERS]
-    differing = {name: getattr(wanted, name) for name in names if getattr(wanted, name) != getattr(found, name)}
-    if wanted.layers == found.layers:
-        for mine, theirs in zip(_spelled_out(wanted), _spelled_out(found), strict=True):
-            differing |= {name: value for name, value in mine.items() if value != theirs[name]}
+def differences(wanted: ModelConfig, actual: ModelConfig) -> list[str]:
+    """The settings of `wanted` that differ from those of `actual`: ["model.position='alibi'", ...]."""
+    wanted, actual = explicit(wanted), explicit(actual)
+    names = [field.name for field in dataclasses.fields(ModelConfig) if field.name not in _NOT_IN_FILE | _BY_LAYER]
+    differing = {name: getattr(wanted, name) for name in names if getattr(wanted, name) != getattr(actual, name)}
+    if wanted.layers == actual.layers:
+        for layer, other in zip(_explicit_layers(wanted), _explicit_layers(actual), strict=True):
+            differing |= {name: value for name, value in layer.items() if value != other[name]}
     return [f"model.{name}={value!r}" for name, value in differing.items()]
 
 
-def _spelled_out(config: ModelConfig) -> list[dict]:
+def _explicit_layers(config: ModelConfig) -> list[dict]:
+    """The fields of every layer's LayerConfig, in forms that can be compared."""
     return [
         vars(kind) | {"mask": kind.mask.replace(" ", ""), "rope": kind.rope and rope.plain(kind.rope, config.head_dim)}
         for kind in layers(config)

@@ -1,7 +1,7 @@
-"""The settings of config.json: which values each may have, and which settings change no number. Free of jax.
+"""The settings of config.json: the values each may have, and the settings that change no number. Free of jax.
 
-Every setting is checked here before an architecture reads it. One that is in neither list is refused by name: it may be
-part of the model, and passing over it would give other numbers without a word.
+Every setting is checked before an architecture reads it. One that is in neither list is refused by name: it may be part
+of the model, and passing over it would give other numbers without a word.
 """
 
 import dataclasses
@@ -17,19 +17,19 @@ _LARGEST = 1e30  # of numbers: no float32 overflows on the way
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What a value must be, in words and as a test."""
+    """A condition on a value: in words, and as a test `fits`."""
 
     words: str
     fits: Callable[[object], bool]
 
     def check(self, name: str, value, where: str = "config.json: ") -> None:
-        """Raises UserError for another value; the message starts with `where` the setting stands."""
+        """Raises UserError for a value that does not fit; `where`, the place of the setting, starts the message."""
         if not self.fits(value):
-            raise UserError(f"{where}{said(name, value)} must be {self.words}.")
+            raise UserError(f"{where}{shown(name, value)} must be {self.words}.")
 
 
-def said(name: str, value) -> str:
-    """A setting as messages show it, cut to a line."""
+def shown(name: str, value) -> str:
+    """A setting as messages show it, "name=value" with a long value shortened to one line."""
     return f"{name}={_SHORT.repr(value)}"
 
 
@@ -38,7 +38,7 @@ def _whole(least: int, most: int = 2**31 - 1) -> Kind:
 
 
 def _number(words: str, fits: Callable[[float], bool]) -> Kind:
-    """NaN and the infinities are none, and neither is true."""
+    """A finite number for which `fits` holds; True and False are not numbers."""
     return Kind(
         f"a number {words}",
         lambda value: type(value) in (int, float) and -_LARGEST <= value <= _LARGEST and fits(value),

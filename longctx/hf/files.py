@@ -1,4 +1,4 @@
-"""Safetensors files, one or several with an index (tensor -> file) beside them. Knows no model."""
+"""Safetensors files: one, or several with an index {tensor: file} beside them. Knows no model."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from longctx.errors import UserError
-from longctx.hf.fields import said
+from longctx.hf.fields import shown
 from longctx.json_files import read_object
 
 DTYPES = {
@@ -26,7 +26,7 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """A tensor on the disk."""
+    """The place, dtype and shape of a tensor in a file."""
 
     path: pathlib.Path
     name: str
@@ -36,7 +36,7 @@ class Stored:
 
     @property
     def dtype(self) -> np.dtype:
-        """Raises UserError for one that no parameter has."""
+        """The tensor's numpy dtype. Raises UserError for a dtype that no parameter has."""
         if self.code not in DTYPES:
             raise UserError(f"{self.path}: {self.name} has dtype {self.code}; known: {', '.join(DTYPES)}.")
         return DTYPES[self.code]
@@ -47,22 +47,22 @@ class Stored:
         return math.prod(self.shape) * int(bits[0] if bits else 8) // 8
 
     def view(self) -> np.ndarray:
-        """The tensor as a memory map: only what is copied from it is read, and memory is free once it is dropped."""
+        """The tensor as a memory map: only what is copied is read, and dropping the map frees its memory."""
         if not self.bytes:
             return np.zeros(self.shape, self.dtype)
         return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
 
 
 def tensors(folder: pathlib.Path) -> dict[str, Stored]:
-    """Every tensor of the model in a folder.
+    """{name: Stored} of every tensor in a model's folder.
 
     Raises:
-      UserError: where there is none, a file is missing, truncated or damaged.
+      UserError: where there are no tensors, or a file is missing, truncated or damaged.
     """
-    found = {}
+    stored = {}
     for path in _paths(folder):
-        found |= _header(path)
-    return found
+        stored |= _header(path)
+    return stored
 
 
 def _paths(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -72,37 +72,39 @@ def _paths(folder: pathlib.Path) -> list[pathlib.Path]:
         pickled = sorted(path.name for path in folder.glob("*.bin"))
         others = f"; {pickled[0]} is pickled, convert it with save_pretrained of transformers" if pickled else ""
         raise UserError(f"{folder} holds neither {SINGLE} nor {INDEX}{others}.")
-    named = read_object(folder / INDEX).get("weight_map")
-    if not isinstance(named, dict):
+    weight_map = read_object(folder / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict):
         raise UserError(f"{folder / INDEX} has no weight_map.")
-    for tensor, name in named.items():
+    for tensor, name in weight_map.items():
         if not isinstance(name, str) or name in ("", "..") or name != pathlib.Path(name).name or "\0" in name:
-            raise UserError(f"{folder / INDEX}: weight_map: {said(tensor, name)} must be the name of a file beside it.")
-    names = sorted(set(named.values()))
+            raise UserError(
+                f"{folder / INDEX}: weight_map: {shown(tensor, name)} must be the name of a file beside it."
+            )
+    names = sorted(set(weight_map.values()))
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise UserError(f"{folder / INDEX} names files that are missing: {some(missing)}.")
+        raise UserError(f"{folder / INDEX} names files that are missing: {listed(missing)}.")
     return [folder / name for name in names]
 
 
 def _header(path: pathlib.Path) -> dict[str, Stored]:
     with path.open("rb") as file:
-        at = 8 + int.from_bytes(file.read(8), "little")  # the header's length, the header, the values
-    found = {}
+        offset = 8 + int.from_bytes(file.read(8), "little")  # the header's length, the header, the values
+    stored = {}
     try:
-        with safe_open(path, "np") as file:  # it has checked that they lie one behind the other
+        with safe_open(path, "np") as file:  # it has checked that values lie one behind the other
             for name in file.offset_keys():
                 part = file.get_slice(name)
-                found[name] = Stored(path, name, at, part.get_dtype(), tuple(part.get_shape()))
-                at += found[name].bytes
+                stored[name] = Stored(path, name, offset, part.get_dtype(), tuple(part.get_shape()))
+                offset += stored[name].bytes
     except SafetensorError as error:
         raise UserError(f"{path} is truncated or damaged ({error}).") from error
-    return found
+    return stored
 
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """A tensor to be written."""
+    """Shape and dtype of a tensor that will be written."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -113,9 +115,11 @@ class Planned:
 
 
 def write(folder: pathlib.Path, planned: dict[str, Planned], value, max_shard_size: int, active: bool = True) -> None:
-    """Writes a model: one file, or several of at most `max_shard_size` bytes (but for a larger tensor) and an index.
+    """Writes tensors to one file, or to several of at most `max_shard_size` bytes (or one larger tensor) and an index.
 
-    value: name -> array, called once for each tensor, in order. active: False calls it and writes nothing.
+    Args:
+      value: name -> array, called once for each tensor, in order.
+      active: False calls `value` and writes nothing.
     """
     shards = _shards(planned, max_shard_size)
     names = (
@@ -128,14 +132,14 @@ def write(folder: pathlib.Path, planned: dict[str, Planned], value, max_shard_si
         if active:
             _save(values, folder / name)
     if active and len(shards) > 1:
-        where = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
-        total = sum(one.bytes for one in planned.values())
-        index = {"metadata": {"total_size": total}, "weight_map": where}
+        weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
+        total = sum(tensor.bytes for tensor in planned.values())
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
 def _save(values: dict[str, np.ndarray], path: pathlib.Path) -> None:
-    """One file. Raises UserError where the disk does not take it."""
+    """Writes one file. Raises UserError where the disk refuses."""
     try:
         save_file(values, path, {"format": "pt"})  # transformers asks for the format
     except (SafetensorError, OSError) as error:
@@ -143,18 +147,19 @@ def _save(values: dict[str, np.ndarray], path: pathlib.Path) -> None:
 
 
 def _shards(planned: dict[str, Planned], max_shard_size: int) -> list[list[str]]:
+    """The names of the tensors in each file."""
     shards, room = [[]], max_shard_size
-    for name, one in planned.items():
-        if one.bytes > room and shards[-1]:
+    for name, tensor in planned.items():
+        if tensor.bytes > room and shards[-1]:
             shards.append([])
             room = max_shard_size
         shards[-1].append(name)
-        room -= one.bytes
+        room -= tensor.bytes
     return shards
 
 
-def some(names, count: int = 4) -> str:
-    """The first few of a list of names, and how many others there are."""
+def listed(names, count: int = 4) -> str:
+    """The first `count` names, and the number of the others: "a, b, c, d and 12 more"."""
     names = list(names)
     rest = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(names[:count]) + rest

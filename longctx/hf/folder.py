@@ -1,4 +1,4 @@
-"""A model's folder: config.json and what it means. Free of jax."""
+"""The config.json in a model's folder, and the ModelConfig that it describes. Free of jax."""
 
 import dataclasses
 import pathlib
@@ -14,7 +14,7 @@ from longctx.json_files import read_object
 from longctx.positions import api as positions
 
 CONFIG = "config.json"
-# the settings that say the RoPE, in both dialects
+# the settings of RoPE, in both dialects
 ROPE = (
     "rope_theta",
     "rope_scaling",
@@ -29,9 +29,9 @@ ROPE = (
 
 
 def model_config(path, rope_scaling: dict | RopeConfig | None = None) -> ModelConfig:
-    """The ModelConfig of a Hugging Face folder; dtype as config.json says, param_dtype as the embedding is stored.
+    """The ModelConfig of a Hugging Face folder: dtype as in config.json, param_dtype as the embedding is stored.
 
-    rope_scaling: instead of the folder's, see api.load.
+    rope_scaling: replaces the folder's, see api.load.
 
     Raises:
       UserError: for an architecture, a setting or a quantization that is not known, or a folder that is no model's.
@@ -49,30 +49,33 @@ def model_config(path, rope_scaling: dict | RopeConfig | None = None) -> ModelCo
 
 
 def settings(folder: pathlib.Path) -> dict:
-    """The content of config.json."""
+    """The content of config.json in a model's folder. Raises UserError where it is missing or no JSON object."""
     if not (folder / CONFIG).exists():
         raise UserError(f"{folder} has no {CONFIG}; it must be the folder of a Hugging Face model.")
     return read_object(folder / CONFIG)
 
 
 def _require_sizes(architecture: Architecture, content: dict, table: str, stored: dict) -> None:
-    """UserError unless the files hold the layers and the embedding of config.json.
+    """UserError unless the files hold as many layers as config.json says, and an embedding of its size.
 
-    It comes before anything that takes time in proportion to their sizes.
+    Called before anything whose time grows with these sizes. table: the name of the embedding's tensor.
     """
-    known = architecture.settings(content)
+    checked = architecture.settings(content)
     layer = re.compile(rf"{re.escape(architecture.at)}\.(\d+)\.")
-    layers = {found[1] for name in stored if (found := layer.match(name))}
-    if known["num_hidden_layers"] > len(layers):
-        raise UserError(f"{CONFIG}: num_hidden_layers={known['num_hidden_layers']}, and the files hold {len(layers)}.")
-    if stored[table].shape != (known["vocab_size"], known["hidden_size"]):
+    layers = {match[1] for name in stored if (match := layer.match(name))}
+    if checked["num_hidden_layers"] > len(layers):
         raise UserError(
-            f"{CONFIG}: vocab_size={known['vocab_size']} and hidden_size={known['hidden_size']}, and "
+            f"{CONFIG}: num_hidden_layers={checked['num_hidden_layers']}, and the files hold {len(layers)}."
+        )
+    if stored[table].shape != (checked["vocab_size"], checked["hidden_size"]):
+        raise UserError(
+            f"{CONFIG}: vocab_size={checked['vocab_size']} and hidden_size={checked['hidden_size']}, and "
             f"{table} is {list(stored[table].shape)}."
         )
 
 
 def architecture_of(content: dict) -> Architecture:
+    """The Architecture that config.json's model_type names. Raises UserError for an unknown one."""
     name = content.get("model_type")
     optional(NAME).check("model_type", name)
     if name not in ARCHITECTURES:
@@ -81,10 +84,10 @@ def architecture_of(content: dict) -> Architecture:
 
 
 def read(content: dict, rope_scaling: dict | RopeConfig | None = None) -> ModelConfig:
-    """The ModelConfig of a config.json, but for its dtypes.
+    """The ModelConfig of a config.json's content, with default dtypes.
 
-    A RopeConfig keeps the file's pairing and rotary_fraction: the weights are made for these. Where its original_length
-    is 0, the file's counts.
+    rope_scaling: see api.load. A RopeConfig is taken with the file's pairing and rotary_fraction, with which the
+    weights were made, and with the file's original_length where its own is 0.
     """
     if quantization := content.get("quantization_config"):
         method = quantization.get("quant_method") if isinstance(quantization, dict) else None
@@ -114,7 +117,7 @@ def longest(content: dict) -> int:
 
 
 def dtype_of(content: dict) -> str | None:
-    """What config.json says of the dtype, in either dialect."""
+    """The dtype in config.json, under either of its names, or None. Raises UserError for an unknown dtype."""
     name = content.get("dtype") or content.get("torch_dtype") or None
     optional(NAME).check("dtype", name)
     if name and name not in DTYPES:

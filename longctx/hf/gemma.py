@@ -1,4 +1,4 @@
-"""Gemma 2 and 3: sandwiched (1 + w) norms, scaled embeddings, windows in turn, soft caps; Gemma 3 has a local RoPE."""
+"""Gemma 2 and 3: norms (1 + w) around both halves, scaled embeddings, alternating windows, soft caps, a local RoPE."""
 
 import dataclasses
 
@@ -55,7 +55,7 @@ def write_gemma2(config: ModelConfig, longest: int) -> dict:
 
 
 def read_gemma3(settings: Settings) -> ModelConfig:
-    """Layers with a window have a RoPE of their own, which an old file's rope_scaling leaves alone."""
+    """The ModelConfig. Layers with a window have their own RoPE, to which an old file's rope_scaling does not apply."""
     full, local = _ropes(settings)
     types = layer_types(settings, every(settings["sliding_window_pattern"]))
     kinds = [
@@ -66,16 +66,16 @@ def read_gemma3(settings: Settings) -> ModelConfig:
 
 
 def _ropes(settings: Settings) -> tuple[RopeConfig, RopeConfig]:
-    """The RoPE of layers that see everything, and that of layers with a window: rope_parameters holds both.
+    """(full, local): the RoPE of full-attention layers and of layers with a window; rope_parameters may hold both.
 
-    transformers sees neither a trained length beside the two nor, for YaRN, `truncate` inside of them.
+    As in transformers, a trained length beside the two has no effect, nor does YaRN's `truncate` inside them.
     """
-    given = settings["rope_parameters"] or {}
-    for name in given:
+    by_kind = settings["rope_parameters"] or {}
+    for name in by_kind:
         if name not in (FULL, SLIDING):
             raise unknown_name("config.json: rope_parameters of gemma3_text", name, (FULL, SLIDING))
-        optional(OBJECT).check(f"rope_parameters.{name}", given[name])
-    full, local = (given.get(kind) or {} for kind in (FULL, SLIDING))
+        optional(OBJECT).check(f"rope_parameters.{name}", by_kind[name])
+    full, local = (by_kind.get(kind) or {} for kind in (FULL, SLIDING))
     if settings["rope_scaling"] and full.get("rope_type", "default") != "default":
         raise UserError(
             f"config.json: rope_scaling={settings['rope_scaling']} and rope_parameters.{FULL}={full} both "
@@ -83,8 +83,8 @@ def _ropes(settings: Settings) -> tuple[RopeConfig, RopeConfig]:
         )
     if settings["rope_scaling"]:
         full = {"rope_theta": full.get("rope_theta")} | settings["rope_scaling"]
-    seen = Settings(settings, original_max_position_embeddings=None)
-    full, local = (ropes.read(seen, dialect, part) for dialect, part in ((GLOBAL_ROPE, full), (LOCAL_ROPE, local)))
+    rest = Settings(settings, original_max_position_embeddings=None)
+    full, local = (ropes.read(rest, dialect, part) for dialect, part in ((GLOBAL_ROPE, full), (LOCAL_ROPE, local)))
     local = local if local.scaling != "none" else RopeConfig(theta=local.theta)
     return tuple(dataclasses.replace(rope, truncate=True) for rope in (full, local))
 

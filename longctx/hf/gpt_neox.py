@@ -16,7 +16,7 @@ OUTSIDE: Names = {
 
 
 def _heads(axis: str, part: int) -> Names:
-    """query_key_value holds q, k and v of the first head, then of the second, ..."""
+    """The query, key or value projection in query_key_value, which holds q, k and v of head 0, of head 1, ..."""
     at = "attention.query_key_value"
     return {
         f"attention.w{axis}": Piece(f"{at}.weight", "(N P H) D -> D N H", 3, part),
@@ -44,7 +44,7 @@ BLOCK: Names = (
 
 
 def read(settings: Settings) -> ModelConfig:
-    """Some files say a setting twice, in Llama's words as well."""
+    """The ModelConfig. Raises UserError where a file also has Llama's name for a setting, with another value."""
     for name, value in (
         ("head_dim", head_dim(settings)),
         ("rope_theta", settings["rotary_emb_base"]),

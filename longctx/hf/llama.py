@@ -1,4 +1,4 @@
-"""Llama 2 and 3, and the decoders that differ from it by settings: Mistral, Qwen 2, Qwen 3, SmolLM3."""
+"""Llama 2 and 3, and decoders that differ only by settings: Mistral, Qwen 2, Qwen 3, SmolLM3."""
 
 from longctx.config import LayerConfig, ModelConfig
 from longctx.errors import UserError
@@ -31,7 +31,7 @@ def write_llama(config: ModelConfig, longest: int) -> dict:
 
 
 def read_mistral(settings: Settings) -> ModelConfig:
-    """transformers takes one with layer_types for a Ministral."""
+    """The ModelConfig of a Mistral, or of a Ministral, which has layer_types."""
     window = settings["sliding_window"]
     types = layer_types(settings, lambda i: SLIDING if window else FULL)
     return model(settings, ROPE, list(map(windowed, sized(types, "sliding_window", window))))
@@ -59,19 +59,19 @@ def write_qwen3(config: ModelConfig, longest: int) -> dict:
 
 def _qwen_layers(settings: Settings) -> list[LayerConfig]:
     window = settings["sliding_window"] if settings["use_sliding_window"] else None
-    unseen = settings["max_window_layers"]
-    types = layer_types(settings, lambda i: SLIDING if window and i >= unseen else FULL)
+    full = settings["max_window_layers"]  # the number of leading layers without a window
+    types = layer_types(settings, lambda i: SLIDING if window and i >= full else FULL)
     return list(map(windowed, sized(types, "sliding_window or use_sliding_window", window)))
 
 
 def _written_qwen_layers(config: ModelConfig) -> dict:
     windows = written_windows(config)
-    unseen = windows["layer_types"].index(SLIDING) if SLIDING in windows["layer_types"] else config.layers
-    return windows | {"use_sliding_window": windows["sliding_window"] is not None, "max_window_layers": unseen}
+    full = windows["layer_types"].index(SLIDING) if SLIDING in windows["layer_types"] else config.layers
+    return windows | {"use_sliding_window": windows["sliding_window"] is not None, "max_window_layers": full}
 
 
 def read_smollm3(settings: Settings) -> ModelConfig:
-    """use_sliding_window counts only where layer_types is left out."""
+    """The ModelConfig; use_sliding_window has an effect only where layer_types is left out."""
     window, rotates = settings["sliding_window"], rotating(settings)
     by_default = settings["use_sliding_window"] and window
     types = layer_types(settings, lambda i: SLIDING if by_default and not rotates[i] else FULL)
@@ -97,7 +97,7 @@ def write_smollm3(config: ModelConfig, longest: int) -> dict:
 
 
 def rotating(settings: Settings) -> list[int]:
-    """For each layer, whether it has RoPE: no_rope_layers, whose name says the opposite."""
+    """1 for each layer with RoPE, 0 for each without: no_rope_layers, whose name says the opposite."""
     count, interval = settings["num_hidden_layers"], settings["no_rope_layer_interval"]
     rotates = settings["no_rope_layers"] or [int((i + 1) % interval != 0) for i in range(count)]
     if len(rotates) < count:

@@ -1,5 +1,5 @@
-"""Llama 4's text model: chunked attention with interleaved RoPE, layers without RoPE and with a query scale, l2 norm of
-q and k, and a mixture of experts with a shared one in some layers."""
+"""Llama 4's text model: layers with chunked attention and RoPE, layers without RoPE and with a query scale, q and k
+normed (l2), and in some layers a mixture of experts with a shared expert."""
 
 import re
 
@@ -8,7 +8,7 @@ import numpy as np
 from longctx.config import LayerConfig, ModelConfig
 from longctx.errors import UserError
 from longctx.hf import tensors
-from longctx.hf.fields import said
+from longctx.hf.fields import shown
 from longctx.hf.llama import rotating, written_rotating
 from longctx.hf.rope import Dialect
 from longctx.hf.settings import (
@@ -45,7 +45,7 @@ EXPERTS: Names = (
 
 
 def read(settings: Settings) -> ModelConfig:
-    """`mlp_dim` is that of the shared expert; dense layers have their own."""
+    """The ModelConfig. Its mlp_dim is the shared expert's; dense layers have their own."""
     rotates = rotating(settings)
     size = settings["attention_chunk_size"]
     types = layer_types(settings, lambda i: CHUNKED if rotates[i] and size else FULL, CHUNKED)
@@ -72,18 +72,18 @@ def read(settings: Settings) -> ModelConfig:
 
 
 def _mixed(settings: Settings) -> set[int]:
-    """The layers with experts."""
-    step, given, count = settings["interleave_moe_layer_step"], settings["moe_layers"], settings["num_hidden_layers"]
-    if given is None and not step:
+    """The indices of the layers with experts."""
+    step, listed, count = settings["interleave_moe_layer_step"], settings["moe_layers"], settings["num_hidden_layers"]
+    if listed is None and not step:
         raise UserError("config.json: interleave_moe_layer_step=0 needs moe_layers, the layers with experts.")
-    return set(range(step - 1, count, step) if given is None else given) & set(range(count))
+    return set(range(step - 1, count, step) if listed is None else listed) & set(range(count))
 
 
 def _experts(settings: Settings) -> dict:
-    """transformers would give them another activation with hidden_act; ours have one."""
+    """The ModelConfig fields of the mixture. Raises UserError for an activation that our experts do not have."""
     if settings["hidden_act"] not in ("silu", "swish"):
         raise UserError(
-            f"config.json: {said('hidden_act', settings['hidden_act'])} is not supported in layers with "
+            f"config.json: {shown('hidden_act', settings['hidden_act'])} is not supported in layers with "
             "experts; 'silu' is."
         )
     return mixture(settings)

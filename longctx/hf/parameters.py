@@ -1,4 +1,4 @@
-"""Parameters of ours and tensors of a checkpoint, one at a time: what is where, and how it gets there."""
+"""Loading of parameters from the tensors of a checkpoint, and the making of those tensors, one at a time."""
 
 import dataclasses
 import functools
@@ -14,49 +14,50 @@ from jax.sharding import NamedSharding
 from longctx.config import ModelConfig
 from longctx.errors import UserError
 from longctx.hf.architectures import Architecture
-from longctx.hf.files import Planned, Stored, some
+from longctx.hf.files import Planned, Stored, listed
 from longctx.hf.settings import DTYPES
-from longctx.hf.tensors import Piece, blocks
+from longctx.hf.tensors import Piece
 from longctx.memory.sizes import free_memory, readable
 
 _AT_ONCE = 1 << 20  # bytes of a file that are copied at once; what is transposed stays in caches
-# buffers that old files hold and that say nothing
+# buffers in old files, which other settings determine
 _DERIVED = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
 
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """One of our arrays, and where it lies: one piece, or where layers are stacked one for each of these."""
+    """The place of one parameter array in the checkpoint: one piece, or one per layer where layers are stacked."""
 
     shape: tuple[int, ...]  # without the axis of layers
     pieces: tuple[tuple[str, Piece], ...]  # (tensor, which part of it)
     stacked: bool
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
+        """{name: shape} of the tensors that hold the parameter."""
         return {name: piece.shape(self.shape) for name, piece in self.pieces}
 
 
 def locate(architecture: Architecture, config: ModelConfig, params):
-    """The tree of Parameters of a tree of arrays, or of their shapes."""
+    """A tree like `params` (arrays or their shapes) with a Parameter for each array."""
     kinds = config.kinds
 
-    def one(path, leaf):
+    def parameter(path, leaf):
         first, *rest = (str(getattr(key, "key", getattr(key, "idx", None))) for key in path)
         if first != "blocks":
             piece = architecture.outside[".".join([first, *rest])]
             return Parameter(leaf.shape, ((piece.name, piece),), False)
         kind = int(rest[0])
-        piece = blocks(architecture.block(config, kinds[kind]), architecture.at)[".".join(rest[1:])]
+        piece = architecture.layer(config, kinds[kind])[".".join(rest[1:])]
         layers = range(kind, config.layers, len(kinds))
         return Parameter(leaf.shape[1:], tuple((piece.name.format(layer=i), piece) for i in layers), True)
 
-    return jax.tree_util.tree_map_with_path(one, params)
+    return jax.tree_util.tree_map_with_path(parameter, params)
 
 
 def check(located, stored: dict[str, Stored], tied: str | None, where: str) -> None:
-    """UserError unless the file's tensors are those that the model has, in their shapes.
+    """UserError unless the `stored` tensors are exactly those of the model's Parameters, in name and shape.
 
-    tied: the name of an output head that is the embedding, which a file may hold all the same.
+    tied: the name of an output head that is tied to the embedding, which may be stored all the same.
     """
     expected = {}
     for parameter in _leaves(located):
@@ -69,7 +70,7 @@ def check(located, stored: dict[str, Stored], tied: str | None, where: str) -> N
         if name in stored and stored[name].shape != shape
     ]
     problems = [
-        f"{len(names)} {what}: {some(names)}"
+        f"{len(names)} {what}: {listed(names)}"
         for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", shaped))
         if names
     ]
@@ -78,15 +79,15 @@ def check(located, stored: dict[str, Stored], tied: str | None, where: str) -> N
 
 
 def require_room(located, shapes, stored: dict[str, Stored], dtype, where: str) -> None:
-    """UserError where the arrays do not fit in what is free now: host memory for CPU devices, else a device's.
+    """UserError where the parameters do not fit into free memory: the host's for CPU devices, else a device's.
 
-    shapes: of the arrays, with their shardings, on the mesh that is set. dtype: None is the file's.
+    shapes: the arrays' shapes and shardings, on the mesh that is set. dtype: None is the file's.
     """
     mesh = jax.sharding.get_mesh()
-    share = lambda leaf: math.prod(NamedSharding(mesh, leaf.sharding.spec).shard_shape(leaf.shape))
-    sizes = list(map(share, jax.tree.leaves(shapes)))  # elements on each device
-    dtypes = [_dtype(parameter, stored, dtype) for parameter in _leaves(located)]
-    needed = sum(size * one.itemsize for size, one in zip(sizes, dtypes, strict=True))
+    shard_size = lambda leaf: math.prod(NamedSharding(mesh, leaf.sharding.spec).shard_shape(leaf.shape))
+    sizes = list(map(shard_size, jax.tree.leaves(shapes)))  # elements on each device
+    itemsizes = [_dtype(parameter, stored, dtype).itemsize for parameter in _leaves(located)]
+    needed = sum(size * itemsize for size, itemsize in zip(sizes, itemsizes, strict=True))
     devices = mesh.local_devices
     if devices[0].platform == "cpu":
         needed, narrow, free = needed * len(devices), 2 * sum(sizes) * len(devices), free_memory()
@@ -107,16 +108,16 @@ def _dtype(parameter: Parameter, stored: dict[str, Stored], dtype) -> np.dtype:
 
 
 def load(parameter: Parameter, stored: dict[str, Stored], sharding: NamedSharding, dtype, compute) -> jax.Array:
-    """The array, each device's share read from the disk.
+    """The array of a parameter; each device's shard is read from the disk.
 
-    Host memory beside the result: the local shares of one layer.
+    Beside the result, host memory holds this process's shards of one layer.
 
     Args:
       dtype: None is the file's.
-      compute: the dtype that the model casts it to.
+      compute: the dtype that the model casts the array to.
 
     Raises:
-      UserError: where a finite number would become infinite in either.
+      UserError: where a finite number would become infinite in either dtype.
     """
     dtype = _dtype(parameter, stored, dtype)
     if not parameter.stacked:
@@ -132,18 +133,19 @@ def load(parameter: Parameter, stored: dict[str, Stored], sharding: NamedShardin
 def _read(
     parameter: Parameter, i: int, stored: dict[str, Stored], sharding: NamedSharding, dtype, compute
 ) -> jax.Array:
+    """The array of piece i of a parameter, see `load`."""
     name, piece = parameter.pieces[i]
-    narrowest = min((np.dtype(dtype), np.dtype(compute)), key=lambda one: jnp.finfo(one).max)
+    narrowest = min((np.dtype(dtype), np.dtype(compute)), key=lambda dtype: jnp.finfo(dtype).max)
 
-    def share(index):
+    def shard(index):
         view = lambda: piece.ours(stored[name].view(), parameter.shape)[index]
         return _copied(view, dtype, lambda part: _require_finite(part, narrowest, name))
 
-    return jax.make_array_from_callback(parameter.shape, sharding, share, dtype=dtype)
+    return jax.make_array_from_callback(parameter.shape, sharding, shard, dtype=dtype)
 
 
 def _require_finite(part: np.ndarray, dtype: np.dtype, name: str) -> None:
-    """UserError for a number that has no finite value in dtype."""
+    """UserError for a finite number in `part` that is infinite in `dtype`."""
     largest = jnp.finfo(dtype).max
     if jnp.finfo(part.dtype).max <= largest:
         return
@@ -157,9 +159,9 @@ def _require_finite(part: np.ndarray, dtype: np.dtype, name: str) -> None:
 
 
 def _copied(view: Callable[[], np.ndarray], dtype, check: Callable[[np.ndarray], None]) -> np.ndarray:
-    """A copy of view(), which maps a file anew each time: of that, little is in memory at once.
+    """A copy of view(), made part by part; each call maps the file anew, so that little of it is in memory at once.
 
-    check: called with each part of it.
+    check: called with each part.
     """
     shape, strides, itemsize = view().shape, view().strides, view().itemsize
     copy = _aligned(shape, np.dtype(dtype))
@@ -175,7 +177,7 @@ def _copied(view: Callable[[], np.ndarray], dtype, check: Callable[[np.ndarray],
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An array that begins at a multiple of 64 bytes: a CPU device takes it as it is, without a copy."""
+    """An empty array that begins at a multiple of 64 bytes, which a CPU device takes without a copy."""
     size = int(np.prod(shape)) * dtype.itemsize
     raw = np.empty(size + 64, np.uint8)
     start = -raw.ctypes.data % 64
@@ -193,7 +195,11 @@ def _layer(stack, i):
 
 
 class Tensors:
-    """The tensors of a checkpoint made of our arrays, one at a time."""
+    """The tensors of a checkpoint, made from the parameter arrays one at a time.
+
+    Attributes:
+      planned: shape and dtype of every tensor, by name.
+    """
 
     def __init__(self, located, params):
         self._parts: dict[str, list] = {}  # tensor -> [(piece, array, its layer or None)]
@@ -208,8 +214,8 @@ class Tensors:
         """The tensor, gathered from all devices and processes."""
         tensor = np.empty(self.planned[name].shape, self.planned[name].dtype)
         for piece, array, i in self._parts[name]:
-            mine = _gathered(array if i is None else _layer(array, i))
-            piece.ours(tensor, mine.shape)[...] = mine
+            value = _gathered(array if i is None else _layer(array, i))
+            piece.ours(tensor, value.shape)[...] = value
         return tensor
 
 

@@ -10,7 +10,7 @@ ROPE = Dialect(share=1.0)
 
 
 def read(settings: Settings) -> ModelConfig:
-    """Old files call LongRoPE "su" or "yarn"."""
+    """The ModelConfig. LongRoPE is called "su" or "yarn" in old files."""
     scaling = settings["rope_scaling"] or settings["rope_parameters"] or {}
     if "short_factor" in scaling and scaling.get("rope_type", scaling.get("type")) in ("su", "yarn"):
         settings = Settings(settings, rope_scaling=scaling | {"rope_type": "longrope"})
@@ -18,7 +18,7 @@ def read(settings: Settings) -> ModelConfig:
 
 
 def write(config: ModelConfig, longest: int) -> dict:
-    """transformers takes LongRoPE alone, and version 4 three names in rope_scaling and no other."""
+    """The settings, with rope_scaling for LongRoPE only and in the three names that version 4 of transformers takes."""
     settings = written(config, ROPE, longest) | {"sliding_window": number_in(layers(config)[0].mask, "window")}
     if config.rope.scaling != "longrope":
         settings["rope_scaling"] = None
@@ -32,7 +32,7 @@ def write(config: ModelConfig, longest: int) -> dict:
 
 
 def block(config: ModelConfig, kind) -> Names:
-    """qkv_proj holds the heads of q, then of k, then of v; gate_up_proj the gate's half and the up's."""
+    """Names of a layer's tensors; qkv_proj holds the heads of q, k and v, and gate_up_proj holds gate and up."""
     N, K = config.heads, config.kv_heads
     heads = lambda start, count: Piece(
         "self_attn.qkv_proj.weight", "(P H) D -> D P H", N + 2 * K, slice(start, start + count)

@@ -9,7 +9,7 @@ import math
 
 from longctx.config import RopeConfig
 from longctx.errors import UserError, unknown_name
-from longctx.hf.fields import BASE, FACTORS, FLAG, NAME, NOT_NEGATIVE, POSITIVE, SHARE, SIZE, optional, said
+from longctx.hf.fields import BASE, FACTORS, FLAG, NAME, NOT_NEGATIVE, POSITIVE, SHARE, SIZE, optional, shown
 from longctx.positions.api import READS
 from longctx.positions.scaling import rotary_size
 
@@ -238,7 +238,7 @@ def _checked(where: str, given: dict) -> dict:
             optional(_FIELDS[name]).check(f"{where}.{name}", value)
         elif value and name not in _HARMLESS:
             raise UserError(
-                f"config.json: {said(f'{where}.{name}', value)} is not known to longctx; remove it if "
+                f"config.json: {shown(f'{where}.{name}', value)} is not known to longctx; remove it if "
                 "it changes no numbers."
             )
     return {name: value for name, value in given.items() if name in _FIELDS}

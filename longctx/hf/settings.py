@@ -1,7 +1,7 @@
-"""What the config.json of every family says in the same way, and ModelConfig: both directions.
+"""Conversion between ModelConfig and the settings that config.json has in common for all model families.
 
-A family's `read` makes a ModelConfig of settings, its `write` settings of a ModelConfig. `write` may leave out what it
-has no words for: architectures.express reads the result back and compares.
+A family's `read` makes a ModelConfig from settings, its `write` makes settings from a ModelConfig. `write` may leave
+out what its family cannot express: architectures.express reads the result back and compares.
 """
 
 import re
@@ -9,7 +9,7 @@ import re
 from longctx.config import LayerConfig, ModelConfig
 from longctx.errors import UserError, unknown_name
 from longctx.hf import rope as ropes
-from longctx.hf.fields import FIELDS, FIXED, HARMLESS, said
+from longctx.hf.fields import FIELDS, FIXED, HARMLESS, shown
 from longctx.positions import api as positions
 
 ACTIVATIONS = {
@@ -36,23 +36,24 @@ REQUIRED = ("vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size
 
 
 class Settings(dict):
-    """The settings of a config.json. One that is asked for and missing is a UserError."""
+    """The settings of a config.json; reading a missing one raises UserError."""
 
     def __missing__(self, name):
         raise UserError(f"config.json has no {name!r}.")
 
 
 def checked(content: dict, defaults: dict, fixed: dict, harmless) -> Settings:
-    """The settings that an architecture reads, each of its kind.
+    """The settings that an architecture reads, their values checked and defaults filled in.
 
     Args:
-      defaults: what it reads beside REQUIRED, with the value of one that is left out.
-      fixed: settings that must have one value, or be null or left out.
+      content: of config.json.
+      defaults: the settings that the architecture reads beside REQUIRED, with their defaults.
+      fixed: settings that must have this one value, or be null or absent.
       harmless: names beside fields.HARMLESS that change no number.
 
     Raises:
-      UserError: for a value of another kind, and for a setting that is none of these, unless it says nothing: null,
-        false, 0 or empty.
+      UserError: for a value that a setting cannot have, and for a setting that is none of these, unless its value is
+        null, false, 0 or empty.
     """
     read, fixed = {}, FIXED | fixed
     for name, value in content.items():
@@ -63,20 +64,20 @@ def checked(content: dict, defaults: dict, fixed: dict, harmless) -> Settings:
             only(name, value, fixed[name])
         elif value and name not in HARMLESS and name not in harmless:
             raise UserError(
-                f"config.json: {said(name, value)} is not known to longctx for "
+                f"config.json: {shown(name, value)} is not known to longctx for "
                 f"{content.get('model_type')}; remove it if it changes no numbers."
             )
     return Settings(defaults | read)
 
 
 def only(name: str, value, supported) -> None:
-    """UserError for a setting that has another value than the one that is known here; null is that one."""
+    """UserError for a setting whose value is neither null nor the one that is supported."""
     if value is not None and value != supported:
-        raise UserError(f"config.json: {said(name, value)} is not supported; {supported!r} is.")
+        raise UserError(f"config.json: {shown(name, value)} is not supported; {supported!r} is.")
 
 
 def head_dim(settings: Settings) -> int:
-    """What head_dim is where config.json does not say it."""
+    """The default of head_dim: hidden_size / num_attention_heads."""
     return settings["hidden_size"] // settings["num_attention_heads"]
 
 
@@ -88,9 +89,12 @@ def model(
     eps: str = "rms_norm_eps",
     **rest,
 ) -> ModelConfig:
-    """The ModelConfig of settings that are named as Llama's, `rest` being what a family says otherwise.
+    """The ModelConfig of settings with Llama's names.
 
-    kinds: one LayerConfig for each layer, or one for all.
+    Args:
+      kinds: one LayerConfig for each layer, or one for all.
+      activation, eps: the family's names of these settings.
+      rest: fields of ModelConfig that the family reads otherwise.
     """
     derived = {"num_key_value_heads": settings["num_attention_heads"], "head_dim": head_dim(settings)}
     sizes = {
@@ -123,7 +127,7 @@ def model(
 def written(
     config: ModelConfig, dialect: ropes.Dialect, longest: int, activation: str = "hidden_act", eps: str = "rms_norm_eps"
 ) -> dict:
-    """The settings that `model` reads."""
+    """The settings from which `model` makes this ModelConfig."""
     return (
         {theirs: getattr(config, ours) for theirs, ours in SIZES.items()}
         | {
@@ -136,41 +140,41 @@ def written(
 
 
 def biases(settings: Settings) -> dict:
-    """Of models with one setting for all four projections of attention."""
+    """The ModelConfig fields of attention_bias, one setting for all four projections."""
     return {"qkv_bias": settings["attention_bias"], "out_bias": settings["attention_bias"]}
 
 
 def shortest(kinds) -> tuple[LayerConfig, ...]:
-    """The shortest pattern that repeats to these layers."""
+    """The shortest pattern of layers that repeats to `kinds`."""
     kinds = tuple(kinds)
     repeats = lambda size: all(kind == kinds[i % size] for i, kind in enumerate(kinds))
     return kinds[: next(size for size in range(1, len(kinds) + 1) if repeats(size))]
 
 
 def layers(config: ModelConfig) -> list[LayerConfig]:
-    """The kind of every layer, what it leaves open filled in."""
+    """The LayerConfig of every layer, with the model's values in the fields that it leaves open."""
     kinds = config.kinds
     return [kinds[i % len(kinds)] for i in range(config.layers)]
 
 
 def windowed(window: int | None, **rest) -> LayerConfig:
-    """A layer that sees the last `window` tokens, itself included; None: all."""
+    """A layer whose tokens see the last `window` tokens, themselves included; None: all."""
     return LayerConfig(mask=f"causal & window({window})" if window else "", **rest)
 
 
 def chunked(size: int | None, **rest) -> LayerConfig:
-    """A layer that sees its own chunk of the sequence."""
+    """A layer whose tokens see their own chunk of `size` tokens; None: all."""
     return LayerConfig(mask=f"causal & chunked({size})" if size else "", **rest)
 
 
 def number_in(mask: str, call: str) -> int | None:
-    """The number that a mask gives to window or chunked."""
-    found = re.search(rf"{call}\((\d+)\)", mask)
-    return int(found[1]) if found else None
+    """The number in a call within a mask: 512 for "window" in "causal & window(512)", None where it is absent."""
+    match = re.search(rf"{call}\((\d+)\)", mask)
+    return int(match[1]) if match else None
 
 
 def mixture(settings: Settings) -> dict:
-    """The sizes of a mixture of experts, as fields of ModelConfig."""
+    """The ModelConfig fields of a mixture of experts."""
     experts, chosen = settings["num_local_experts"], settings["num_experts_per_tok"]
     if not 1 <= chosen <= experts:
         raise UserError(f"config.json: num_experts_per_tok={chosen} must be from 1 to num_local_experts={experts}.")
@@ -178,7 +182,7 @@ def mixture(settings: Settings) -> dict:
 
 
 def layer_types(settings: Settings, default, windows: str = SLIDING) -> list[str]:
-    """The type of each layer, FULL or `windows`; default: that of layer i, where config.json has no list."""
+    """The type of each layer, FULL or `windows`. default: i -> the type of layer i where config.json has no list."""
     count = settings["num_hidden_layers"]
     types = settings["layer_types"]
     if types is None:
@@ -192,19 +196,19 @@ def layer_types(settings: Settings, default, windows: str = SLIDING) -> list[str
 
 
 def sized(types: list[str], name: str, size: int | None) -> list[int | None]:
-    """For each layer how far back it sees, None: all the way. name: the setting that holds `size`."""
+    """The window or chunk size of each layer: None for FULL, else `size`. name: the setting that holds `size`."""
     if size is None and set(types) != {FULL}:
         raise UserError(f"config.json: {name} is null, and layers of type {(set(types) - {FULL}).pop()} need it.")
     return [None if kind == FULL else size for kind in types]
 
 
 def every(interval: int):
-    """Sliding layers, but for each interval-th."""
+    """A default for `layer_types`: sliding layers, except every interval-th, which is full."""
     return lambda i: SLIDING if (i + 1) % interval else FULL
 
 
 def written_windows(config: ModelConfig) -> dict:
-    """sliding_window and layer_types."""
+    """The settings sliding_window and layer_types of a ModelConfig."""
     sizes = [number_in(layer.mask, "window") for layer in layers(config)]
     return {
         "sliding_window": next(filter(None, sizes), None),
@@ -213,6 +217,8 @@ def written_windows(config: ModelConfig) -> dict:
 
 
 def always_a_window(written: dict) -> dict:
-    """Settings for an architecture whose mask transformers makes of sliding_window also where no layer has one: then a
-    number that no layer reads and that hides nothing."""
+    """The settings with a sliding_window that is a number even where no layer has a window.
+
+    transformers needs one for some architectures; max_position_embeddings then hides nothing, and no layer reads it.
+    """
     return written | {"sliding_window": written["sliding_window"] or written["max_position_embeddings"]}

@@ -1,8 +1,8 @@
-"""Where each of our parameters lies in the tensors of a checkpoint. A Piece works both ways: to load and to save.
+"""The places of our parameters in the tensors of a checkpoint. A Piece works both ways: to load and to save.
 
-A form such as "(N H) D -> D N H" reads: their axes, those in parentheses being one axis of the tensor, and ours. P is
-an axis of theirs that holds several parameters: ours is one place of it, or a range where P is an axis of ours too.
-Axes that are stacked over layers are not written.
+A form such as "(N H) D -> D N H" gives the axes of the tensor ("theirs"; those in parentheses are one axis) and of the
+parameter ("ours"). An axis P of theirs holds several parameters: ours is at one index, or at a slice where P is an axis
+of ours too. The axis of stacked layers is not written.
 """
 
 import dataclasses
@@ -14,13 +14,13 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """A parameter of ours as a part of a tensor of theirs.
+    """A part of a checkpoint tensor that is one of our parameters.
 
     Attributes:
       name: of the tensor; {layer} stands for the layer's number.
-      form: "theirs -> ours".
-      parts: how many places P has in theirs.
-      part: the place, or the range of places, that is ours.
+      form: "theirs -> ours", see this module.
+      parts: the size of axis P in theirs.
+      part: the index or slice of P that is ours.
     """
 
     name: str
@@ -29,16 +29,16 @@ class Piece:
     part: int | slice = 0
 
     def ours(self, theirs: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """The parameter, of that shape, as a view of their tensor."""
+        """The parameter, of shape `shape`, as a view of their tensor."""
         axes, order = self._axes(), self._order()
         place = tuple(self.part if axis == "P" else slice(None) for axis in axes)
         return theirs.reshape([self._sizes(shape)[axis] for axis in axes])[place].transpose(order)
 
     def shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
-        """Of the whole tensor, for a parameter of that shape."""
+        """The shape of the whole tensor, for a parameter of shape `ours`."""
         sizes = self._sizes(ours)
         groups = re.findall(r"\(([^)]*)\)|(\w)", self.form.split("->")[0])
-        return tuple(math.prod(sizes[axis] for axis in (many or one).split()) for many, one in groups)
+        return tuple(math.prod(sizes[axis] for axis in (several or single).split()) for several, single in groups)
 
     def _axes(self) -> list[str]:
         return re.findall(r"\w", self.form.split("->")[0])
@@ -51,7 +51,7 @@ class Piece:
         return dict(zip(self.form.split("->")[1].split(), ours, strict=True)) | {"P": self.parts}
 
 
-Names = dict[str, Piece]  # by the path of a parameter, "attention.wq"; of a block: inside the block
+Names = dict[str, Piece]  # by the path of a parameter, "attention.wq"; in a block, the path inside the block
 
 HEAD = {"head": Piece("lm_head.weight", "V D -> D V")}
 OUTSIDE: Names = {
@@ -61,7 +61,7 @@ OUTSIDE: Names = {
 
 
 def attention(at: str) -> Names:
-    """Projections of their own, under `at`; their names are Llama's."""
+    """The tensors of attention under the prefix `at`, with Llama's names and one tensor per projection."""
     heads = {"q": ("N", "wq", "bq"), "k": ("K", "wk", "bk"), "v": ("K", "wv", "bv")}
     names = {}
     for letter, (axis, weight, bias) in heads.items():
@@ -77,7 +77,7 @@ def attention(at: str) -> Names:
 
 
 def gated(ours: str, at: str) -> Names:
-    """A gated feed-forward, under `at`."""
+    """The tensors of a gated feed-forward under the prefix `at`; `ours` is the prefix of the parameters."""
     names = {}
     for part in ("gate", "up"):
         names[f"{ours}.{part}"] = Piece(f"{at}.{part}_proj.weight", "F D -> D F")
@@ -96,5 +96,5 @@ LLAMA: Names = NORMS | attention("self_attn") | gated("mlp", "mlp")
 
 
 def blocks(names: Names, at: str = "model.layers") -> Names:
-    """The names of a block's tensors, made those of the whole file."""
+    """The tensors of a block with their full names, under the prefix `at` and the layer's number."""
     return {path: dataclasses.replace(piece, name=f"{at}.{{layer}}.{piece.name}") for path, piece in names.items()}

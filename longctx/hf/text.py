@@ -1,4 +1,4 @@
-"""What lies beside a model and belongs to its text: the files of its tokenizer, its bos, eos and pad. Free of jax."""
+"""The tokenizer files in a model's folder, and its bos, eos and pad tokens. Free of jax."""
 
 import json
 import os
@@ -7,9 +7,10 @@ import shutil
 
 from longctx.config import DataConfig
 from longctx.data import tokenizers
+from longctx.json_files import read_object
 
 FILE, SETTINGS, GENERATION = "tokenizer.json", "tokenizer_config.json", "generation_config.json"
-# chat_template.json and the rest are what transformers looks for beside tokenizer.json
+# the files that transformers looks for beside tokenizer.json
 FILES = (
     FILE,
     SETTINGS,
@@ -26,7 +27,7 @@ _OF_BYTES = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
 
 
 def copy(source, directory: pathlib.Path, names: tuple[str, ...] = FILES) -> None:
-    """Copies the named files that a folder has, or that lie beside a tokenizer.json, whatever that is called."""
+    """Copies those of the named files that exist. source: their folder, or a tokenizer.json of any name beside them."""
     source = pathlib.Path(os.path.expanduser(source))
     folder = source.parent if source.is_file() else source
     directory.mkdir(parents=True, exist_ok=True)
@@ -38,7 +39,7 @@ def copy(source, directory: pathlib.Path, names: tuple[str, ...] = FILES) -> Non
 
 
 def write(data: DataConfig, directory: pathlib.Path, longest: int) -> None:
-    """The tokenizer of a run as AutoTokenizer loads it, and generation_config.json with its bos, eos and pad.
+    """Writes a run's tokenizer as AutoTokenizer loads it, and generation_config.json with its bos, eos and pad.
 
     longest: model_max_length, in tokens.
     """
@@ -54,20 +55,20 @@ def write(data: DataConfig, directory: pathlib.Path, longest: int) -> None:
 
 
 def limit(directory: pathlib.Path, longest: int) -> None:
-    """Sets model_max_length of the tokenizer in a folder, if it has settings."""
+    """Sets model_max_length in a folder's tokenizer_config.json, if there is one."""
     path = directory / SETTINGS
     if path.exists():
-        _dump(path, json.loads(path.read_text()) | {"model_max_length": longest})
+        _dump(path, read_object(path) | {"model_max_length": longest})
 
 
 def ids(data: DataConfig) -> dict[str, int]:
-    """What config.json and generation_config.json say of a tokenizer."""
+    """bos_token_id, eos_token_id and pad_token_id, for config.json and generation_config.json."""
     loaded = tokenizers.of(data)
     return {f"{name}_token_id": getattr(loaded, name) for name in ("bos", "eos", "pad")}
 
 
 def _settings(data: DataConfig, directory: pathlib.Path) -> dict:
-    """tokenizer_config.json; split_special_tokens: their text inside a document is text, as it is to us."""
+    """The content of tokenizer_config.json. split_special_tokens: "<eos>" inside a document is text, as in training."""
     import tokenizers as library
 
     file = library.Tokenizer.from_file(str(directory / FILE))
@@ -80,22 +81,22 @@ def _settings(data: DataConfig, directory: pathlib.Path) -> dict:
 
 
 def _of_bytes():
-    """ByteTokenizer for the `tokenizers` library: a BPE without merges, whose letters stand for bytes as GPT-2's do."""
+    """ByteTokenizer in the `tokenizers` library: a BPE without merges over GPT-2's letters for bytes."""
     import tokenizers as library
     from tokenizers import decoders, models, pre_tokenizers
 
-    made = library.Tokenizer(models.BPE({letter: i for i, letter in enumerate(_letters())}, []))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    made.decoder = decoders.ByteLevel()
-    made.add_special_tokens(list(_OF_BYTES.values()))
-    return made
+    tokenizer = library.Tokenizer(models.BPE({letter: i for i, letter in enumerate(_letters())}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(_OF_BYTES.values()))
+    return tokenizer
 
 
 def _letters() -> list[str]:
-    """The letter of each byte in GPT-2's alphabet: itself where it can be seen, else one from U+0100 on, in order."""
-    seen = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    unseen = iter(range(0x100, 0x200))
-    return [chr(byte if byte in seen else next(unseen)) for byte in range(256)]
+    """The letter of each byte in GPT-2's alphabet: the byte's own if printable, else the next one from U+0100 on."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
 
 
 def _dump(path: pathlib.Path, content: dict) -> None:
