@@ -1,1 +1,1 @@
-"""Memory of a step: what moves to the hosts, what is computed again, what is done tile by tile, what is free."""
+"""Memory of a training step: offloading to hosts, rematerialization, tiling, and how much memory is free."""

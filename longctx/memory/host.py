@@ -1,8 +1,8 @@
-"""Stacks: arrays that a loop reads and writes one part at a time, in the memory of the devices or of their hosts.
+"""Stacks: arrays that a loop reads and writes one part at a time, in device memory or in host memory.
 
 A stack is the carry of a fori_loop, read by a slice and written in place, so that no second copy of it exists. (A scan
 would read one and write another.) Autodiff of a scan that reads stacks as Weights gives stacks of gradients.
-On the CPU backend both memories are one: the same is computed, and nothing moves.
+The CPU backend has one memory for both: it computes as the others do, and nothing moves.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ NAMES = ("residual", "dy", "kv", "attention", *OF_WEIGHTS)  # what memory.offloa
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Stack:
-    """Arrays [...] in one, [n, ...], on the device or in pinned memory of its host."""
+    """n arrays [...] stored as one, [n, ...], in device memory or in the pinned memory of the device's host."""
 
     array: jax.Array
 
@@ -26,11 +26,11 @@ class Stack:
         return len(self.array)
 
     def read(self, i):
-        """Part i, on the device."""
+        """Part i of the stack, on the device."""
         return _on_device(jax.lax.dynamic_index_in_dim(self.array, i, 0, keepdims=False))
 
     def write(self, i, part):
-        """The stack with `part`, in the stack's dtype, as part i."""
+        """The stack with `part`, cast to the stack's dtype, as part i."""
         part = _moved(part.astype(self.array.dtype), _on_host(self.array))
         return Stack(jax.lax.dynamic_update_index_in_dim(self.array, part, i, 0))
 
@@ -41,7 +41,7 @@ class Stack:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A tree of stacks, of which the parts from `first` on are read and written here as 0, 1 and so on."""
+    """A view of a tree of stacks whose part i is their part first + i."""
 
     stacks: object
     first: int | jax.Array
@@ -56,21 +56,21 @@ class Section:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Weight:
-    """A weight to differentiate by `place`: zeros of its shape in the memory that the gradient is for."""
+    """A weight whose gradient is taken with respect to `place`: zeros of its shape, in the gradient's memory."""
 
     array: jax.Array
     place: jax.Array
 
 
 def fetched(tree):
-    """A tree with its Weights on the device, as arrays."""
+    """A tree with each Weight replaced by its array, on the device."""
     is_weight = lambda x: isinstance(x, Weight)
     return jax.tree.map(lambda x: _fetched(x.array, x.place) if is_weight(x) else x, tree, is_leaf=is_weight)
 
 
 @jax.custom_jvp
 def _fetched(array, place):
-    """array + place: differentiable by the second alone, so that its gradient goes where that is."""
+    """array + place, where place is 0: differentiable in `place` alone, so that the gradient gets its memory."""
     return _on_device(array)
 
 
@@ -80,43 +80,42 @@ def _of_place(primals, tangents):
 
 
 def zeros(count: int, like, on_host: bool = False, dtype=None):
-    """For every array (or ShapeDtypeStruct) of a tree a stack of `count` such parts, cut as it is."""
+    """A stack of `count` zero parts for every array (or ShapeDtypeStruct) of a tree, each part sharded as the array."""
     zero = lambda x: jnp.zeros(x.shape, dtype or x.dtype, out_sharding=x.sharding)
     return made(count, lambda i: jax.tree.map(zero, like), on_host)
 
 
 def made(count: int, parts, on_host: bool = False):
-    """The stacks of the trees parts(0), parts(1) and so on. Those on the host have never been whole on the device."""
+    """The stacks of the trees parts(0), ..., parts(count - 1); stacks on the host were never whole on the device."""
     each = lambda i: jax.tree.map(lambda part: _moved(part, on_host), parts(i))
     arrays = jax.lax.scan(lambda _, i: (None, each(i)), None, jnp.arange(count))[1]
     return jax.tree.map(Stack, arrays)
 
 
 def stacks(tree, on_host: bool = False):
-    """The arrays [n, ...] of a tree as stacks, on the hosts as far as they may_leave the device."""
-    there = lambda x: jax.device_put(x, jax.memory.Space.Host) if on_host and may_leave(x) else x
-    return jax.tree.map(lambda x: Stack(there(x)), tree)
+    """The arrays [n, ...] of a tree as stacks; with on_host, those that `may_leave` the device are in host memory."""
+    placed = lambda x: jax.device_put(x, jax.memory.Space.Host) if on_host and may_leave(x) else x
+    return jax.tree.map(lambda x: Stack(placed(x)), tree)
 
 
 def zeros_like(tree, on_host: bool = False):
-    """Zeros for every stack of a tree, on the hosts as far as they may_leave the device."""
-    there = lambda stack: on_host and may_leave(stack.array)
-    return _map(lambda stack: zeros(len(stack), jax.eval_shape(stack.read, 0), there(stack)), tree)
+    """Zeros for every stack of a tree; with on_host, those that `may_leave` the device are in host memory."""
+    leaves = lambda stack: on_host and may_leave(stack.array)
+    return _map(lambda stack: zeros(len(stack), jax.eval_shape(stack.read, 0), leaves(stack)), tree)
 
 
 def may_leave(x) -> bool:
-    """Whether a stack of weights, or of their moments, can be on the host: the TPU compiler cannot slice [n, size]
-    there."""
+    """Whether a stack of weights or moments can be in host memory, where the TPU compiler cannot slice [n, size]."""
     return x.ndim > 2
 
 
 def count(tree) -> int:
-    """How many parts the stacks of a tree have."""
+    """The number of parts in each stack of a tree."""
     return len(jax.tree.leaves(tree)[0])
 
 
 def arrays(tree):
-    """The arrays of a tree of stacks, where they are."""
+    """The arrays [n, ...] of a tree of stacks, not moved."""
     return _map(lambda stack: stack.array, tree)
 
 
@@ -131,7 +130,7 @@ def write(tree, i, parts):
 
 
 def finite(x):
-    """Whether every number of an array is finite; of one on the hosts, a part at a time on the device."""
+    """Whether every number of an array is finite. An array in host memory is read part by part."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return jnp.bool_(True)
     if not _on_host(x):
@@ -157,7 +156,7 @@ def _on_host(x) -> bool:
 
 
 def _row_major(x):
-    """Of one layout on both sides of the copy: where they differ, the TPU compiler copies the whole stack."""
+    """The array in row-major layout: where host and device layouts differ, the TPU compiler copies the whole stack."""
 
     def constrained(x):
         return with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))

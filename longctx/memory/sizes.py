@@ -1,4 +1,4 @@
-"""Bytes: how people read them, and how many of this machine's memory are still to be had. Free of jax."""
+"""Counts of bytes for people to read, and the free memory of this machine. Free of jax."""
 
 import pathlib
 
@@ -6,17 +6,17 @@ _CGROUP = pathlib.Path("/sys/fs/cgroup")
 
 
 def readable(count: int) -> str:
-    """A count of bytes with its unit: "2.81 GB", "3.1 MB"."""
+    """A count of bytes with a unit: "2.81 GB", "3.1 MB"."""
     return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def free_memory() -> int | None:
     """Bytes that a process can still take without swapping; None where the system (not Linux) does not say.
 
-    The least of what the kernel calls available and what is left of the limit of this process's container.
+    The smaller of MemAvailable in /proc/meminfo and what the limit of this process's container leaves.
     """
     lines = _read(pathlib.Path("/proc/meminfo")).splitlines()
-    found = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    limits = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
     limit, used = _read(_CGROUP / "memory.max"), _read(_CGROUP / "memory.current")
     if limit.strip().isdecimal() and used.strip().isdecimal():
         files = [
@@ -24,8 +24,8 @@ def free_memory() -> int | None:
             for line in _read(_CGROUP / "memory.stat").splitlines()
             if line.startswith(("active_file ", "inactive_file "))
         ]  # read, and dropped when memory is short
-        found.append(max(int(limit) - int(used) + sum(map(int, files)), 0))
-    return min(found, default=None)
+        limits.append(max(int(limit) - int(used) + sum(map(int, files)), 0))
+    return min(limits, default=None)
 
 
 def _read(path: pathlib.Path) -> str:

@@ -1,4 +1,4 @@
-"""A function of tokens over tiles of them, one after another: one tile's intermediate results exist at a time."""
+"""A function of tokens, computed tile by tile, so that the intermediate results of one tile exist at a time."""
 
 import functools
 
@@ -7,28 +7,29 @@ import jax.numpy as jnp
 
 
 def tiled(function, weights, x, rest, tiles: int, needed=None):
-    """function(weights, x, *rest) of the tokens of one device, in so many tiles; differentiable in weights and x.
+    """function(weights, x, *rest) of one device's tokens, in `tiles` tiles; differentiable in weights and x.
 
     The backward computes each tile again, and sums the weights' gradients in float32.
 
     Args:
-      function: of arrays of any number of tokens, [M, ...] each; the result is a tree of them, which vary over the
-        mesh axes that x does.
+      function: takes arrays [M, ...] of any number of tokens M and returns a tree of such arrays, which vary over the
+        same mesh axes as x.
       x: [M, ...]; rest: a tuple of arrays [M, ...] of integers.
-      needed: int32, of so many of the first tokens a result is asked for: that of tiles without any is 0. Default: all.
+      needed: int32, the number of leading tokens whose results are needed; tiles behind them are skipped and give 0.
+        Default: all.
     """
     count = len(x)
     size = -(-count // tiles)
     pad = lambda a: jnp.pad(a, [(0, size * tiles - count)] + [(0, 0)] * (a.ndim - 1)) if count % tiles else a
-    cut = lambda a: pad(a).reshape(tiles, size, *a.shape[1:])
+    split = lambda a: pad(a).reshape(tiles, size, *a.shape[1:])
     live = tiles if needed is None else -(-needed // size)
-    result = _over_tiles(function, weights, *jax.tree.map(cut, (x, rest)), live)
+    result = _over_tiles(function, weights, *jax.tree.map(split, (x, rest)), live)
     return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:count], result)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _over_tiles(function, weights, xs, rests, live):
-    """The function of the first `live` tiles, [tiles, ...] each; zeros behind them."""
+    """The results of the first `live` tiles, stacked [tiles, ...], and zeros for the others."""
 
     def tile(i, results):
         return _written(results, function(weights, xs[i], *_at(rests, i)), i)

@@ -20,16 +20,16 @@ _PLAIN = MemoryConfig()
 
 
 def graph(config: ModelConfig, attention: AttentionConfig, memory: MemoryConfig = _PLAIN):
-    """The static part of the model. Costs a trace, no arrays. Raises UserError as `init`."""
+    """The static part of the model, made by a trace without arrays. Raises UserError as `init` does."""
     _check(config)
     make = lambda: Transformer(jax.random.key(0), config, attention, memory)
     return nnx.split(jax.eval_shape(make), graph=False)[0]
 
 
 def init(config: ModelConfig, attention: AttentionConfig, key):
-    """Parameters as a nested dict of arrays, each born in its sharding.
+    """Fresh parameters: a nested dict of arrays, each born in its sharding.
 
-    Raises UserError for sizes that do not divide one another, or by the axes of the mesh, and for unknown names.
+    Raises UserError for sizes that do not divide one another or by the mesh axes, and for unknown names.
     """
     _check(config)
     return nnx.to_pure_dict(nnx.split(Transformer(key, config, attention, _PLAIN), graph=False)[1])
@@ -43,24 +43,24 @@ def _check(config: ModelConfig) -> None:
 
 
 def merged(graph, params) -> Transformer:
-    """The module."""
+    """The Transformer module with these parameters."""
     return nnx.merge(graph, params)
 
 
 def hidden(graph, params, batch: dict, rope: RopeConfig | None = None, length: int | None = None):
-    """The merged model, and its hidden states BTD on a batch (data.rows and positions.augment say what one holds)."""
+    """The merged model, and its hidden states BTD for a batch (see data.rows and positions.augment for its entries)."""
     model = merged(graph, params)
     where = Tokens(batch["positions"], batch["segments"])
     return model, model(batch["tokens"], where, rope, batch.get("stretch"), length)
 
 
 def nll(graph, params, batch: dict, rope: RopeConfig | None = None):
-    """Negative log-likelihood of each target in nats, float32 [B, T]; no array of logits exists.
+    """Negative log-likelihood of each target in nats, float32 [B, T]; the logits never exist as one array.
 
-    With memory.loss_tiles that of tokens without weight is 0.
+    With memory.loss_tiles, tokens without weight get 0.
     """
     _, x = hidden(graph, params, batch, rope)
-    # on the way back the gradient of the head is in its shares before that of the layers begins
+    # the backward reduces the head's gradient to its shards before it begins with the layers
     name = "head" if "head" in params else "embedding"
     x, head = jax.lax.optimization_barrier((x, params[name]))
     model = merged(graph, params | {name: head})
@@ -76,15 +76,15 @@ def nll(graph, params, batch: dict, rope: RopeConfig | None = None):
 
 
 def blocks(graph, params) -> list:
-    """For each kind of layer (weights of one of its layers) -> the layer, one of model.block.BLOCKS."""
+    """One function per kind of layer: (weights of one layer) -> the layer, a module of model.block.BLOCKS."""
     graphs = [nnx.split(block, graph=False)[0] for block in merged(graph, params).blocks]
     return [functools.partial(nnx.merge, graph) for graph in graphs]
 
 
 def predictions(graph, params, batch: dict, rope: RopeConfig | None = None, length: int | None = None):
-    """(nll, top): nats per target, and whether it is what greedy decoding would write; float32 and bool [B, T].
+    """(nll, top): nats per target, float32 [B, T], and whether greedy decoding would write the target, bool [B, T].
 
-    length: of the rows without the padding that a mesh asks for.
+    length: tokens of a row without the padding that the mesh needs, for RoPE scalings that depend on it.
     """
     model, x = hidden(graph, params, batch, rope, length)
     head = model.head_weight()
@@ -92,6 +92,6 @@ def predictions(graph, params, batch: dict, rope: RopeConfig | None = None, leng
 
 
 def logits(graph, params, batch: dict, rope: RopeConfig | None = None, length: int | None = None):
-    """All logits, float32 [B, T, V]: for short inputs."""
+    """The logits of every token, float32 [B, T, V]: for short inputs."""
     model, x = hidden(graph, params, batch, rope, length)
     return model.logits(x)

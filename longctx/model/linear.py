@@ -6,7 +6,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from longctx import meshes
-from longctx.memory.remat import by_shares
+from longctx.memory.remat import by_fractions
 
 
 def weight(key, name: str, shape, fan_in: int, dtype: str) -> nnx.Param:
@@ -28,5 +28,5 @@ def project(einsum: str, x, w, name: str, out_spec, bias, remat: str):
     """
     w = meshes.gather_weight(jnp.asarray(w).astype(x.dtype), name)
     of = lambda x, share: checkpoint_name(jnp.einsum(einsum, x, w, out_sharding=out_spec), share)
-    y = by_shares(remat, of, x)
+    y = by_fractions(remat, of, x)
     return y if bias is None else y + jnp.asarray(bias).astype(y.dtype)[None, None]

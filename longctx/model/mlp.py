@@ -9,7 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from longctx import meshes
 from longctx.config import MemoryConfig, ModelConfig
-from longctx.memory.remat import RECOMPUTED, by_shares
+from longctx.memory.remat import RECOMPUTED, by_fractions
 from longctx.memory.tiled import tiled
 from longctx.model.linear import constant, weight
 
@@ -41,7 +41,7 @@ class TokenWise(nnx.Module):
             local = functools.partial(self._on_device, share)
             return jax.shard_map(local, in_specs=(cuts, meshes.HIDDEN), out_specs=meshes.HIDDEN)(weights, x)
 
-        return by_shares(self.remat, of, x)
+        return by_fractions(self.remat, of, x)
 
     def _on_device(self, share, weights, x):
         weights = jax.lax.pcast(weights, (*meshes.BATCH, *meshes.CONTEXT), to="varying")

@@ -1,4 +1,4 @@
-"""The names in the settings of a model, against the dicts that hold them."""
+"""A check of the names in a ModelConfig (model.block="parallel") against the registries that define them."""
 
 from longctx.config import ModelConfig
 from longctx.errors import unknown_name
@@ -11,7 +11,7 @@ from pallas_kernels.arguments import FLOATS
 
 
 def check(model: ModelConfig) -> None:
-    """Raises UserError for the first name that is not known."""
+    """Raises UserError for the first setting of `model` whose name is not known."""
     names = [
         ("model.block", model.block, BLOCKS),
         ("model.norm", model.norm, NORMS),

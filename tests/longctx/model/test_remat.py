@@ -1,4 +1,4 @@
-"""Remat by shares of the tokens: what it keeps, where, and what is computed again, counted before anything runs."""
+"""Remat by fractions of the tokens: what is kept, where, and what is computed again, counted before anything runs."""
 
 import collections
 import dataclasses
