@@ -1,7 +1,7 @@
-"""Every setting of a run, as frozen dataclasses with their defaults. Imports neither jax nor any other package.
+"""The settings of a run, as frozen dataclasses with their defaults. Imports neither jax nor any other package.
 
-A config file (configs/*.py) fills a ConfigDict made from these; experiments/settings/config.py turns it back into them
-at the boundary, and nothing below experiments/ ever sees a ConfigDict. A choice is a name that some dict knows (a
+A config file (configs/*.py) fills a ConfigDict made from these classes; experiments/settings/config.py turns it back
+into them at the boundary, and nothing below experiments/ ever sees a ConfigDict. A choice is a name in some registry (a
 strategy, a layout, a schedule); experiments/settings/checks.py checks each name before anything starts.
 """
 import dataclasses
@@ -35,7 +35,7 @@ class RopeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LayerConfig:
-    """One kind of layer. What is left open, "", 0 or None, is the model's."""
+    """Settings of one kind of layer. A field left at "", 0 or None takes the model's value."""
     position: str = ""
     mask: str = ""
     query_scale: str = ""
@@ -46,7 +46,7 @@ class LayerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """A decoder, Llama's unless told otherwise. D is d_model, F mlp_dim, N heads, K kv_heads, H head_dim."""
+    """A decoder, by default Llama's. D is d_model, F mlp_dim, N heads, K kv_heads, H head_dim."""
     vocab_size: int = 264               # at least the tokenizer's; a multiple of mesh.tensor
     layers: int = 4
     d_model: int = 256
@@ -87,7 +87,7 @@ class ModelConfig:
 
     @property
     def kinds(self) -> tuple[LayerConfig, ...]:
-        """The pattern, what it leaves open filled in; but for rope, which a stage may change."""
+        """The pattern with the model's values in the fields that it leaves open, except rope: a stage may change it."""
         filled = lambda kind: {name: getattr(kind, name) or getattr(self, name)
                                for name in ("position", "mask", "query_scale", "feed_forward", "mlp_dim")}
         return tuple(dataclasses.replace(kind, **filled(kind)) for kind in self.pattern[:self.layers])
@@ -98,7 +98,7 @@ class MeshConfig:
     """Sizes of the named mesh axes; their product is the number of devices used."""
     data: int = 1
     fsdp: int = 1
-    context_outer: int = 1              # the slow level of a two-level cut of the sequence: ring of usp and double_ring
+    context_outer: int = 1              # the slow level of a two-level split of the sequence: usp's, double_ring's ring
     context: int = 1
     tensor: int = 1
     simulate: int = 0                   # run on this many simulated CPU devices; 0 = the real ones
@@ -122,7 +122,7 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class AttentionConfig:
-    """How attention is computed and cut; none of these changes its value."""
+    """The implementation of attention and its sharding over the sequence; no field changes the result."""
     kernel: str = "auto"                # a name in pallas_kernels.attention.api.IMPLEMENTATIONS, or auto
     # both may be "auto" for experiments.train, plan and comm: see experiments/planner/auto.py
     strategy: str = "ring"              # a name in longctx.context_parallel.api.STRATEGIES; one shard is always local
@@ -132,28 +132,28 @@ class AttentionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MemoryConfig:
-    """How a training step spends memory; none of these changes what it computes, but for clip_mode="delayed"."""
+    """Trade of memory for time in a training step; no field changes what is computed, except clip_mode="delayed"."""
     backward: str = "autodiff"          # a name in longctx.train_step.BACKWARDS
     # for "streamed":
     chunk_tokens: int = 0               # tokens of each row, over all context shards, that are in work at a time; with
                                         #   attention.layout="striped(chunk_tokens / shards)" neighbours in the row
-    residual_every: int = 1             # of so many layers the input of one is kept, those between are computed again
-    keep_attention: bool = False        # and the results of attention: of all layers, or where residual_every > 1 of
-                                        #   those that are computed again, so that the way back attends once less
+    residual_every: int = 1             # every how many layers the input is kept; those between are computed again
+    keep_attention: bool = False        # keep attention's results too: of all layers, or where residual_every > 1 of
+                                        #   those that are computed again, so that the backward attends once less
     clip_mode: str = "exact"            # a name in longctx.streaming.step.CLIPS
-    # for both; of the names of offload "autodiff" has "params", "grads" and "moments":
-    offload: tuple[str, ...] = ()       # what is in the hosts' memory: names in longctx.memory.host.NAMES
-    mlp_tiles: int = 1                  # parts of a shard's tokens that go through the feed-forward one after another;
-                                        #   of model.remat="tokens(...)" those that are computed again
-    # for "autodiff", of which model.remat says what a layer keeps, and where:
-    loss_tiles: int = 0                 # parts of them, those that have a weight first, that go through the head one
-                                        #   after another, and those without any not at all; 0: all tokens at once
-    head_groups: int = 1                # parts of a shard's key heads, and their query heads, that attend one by one
+    # for both; "autodiff" knows "params", "grads" and "moments" of the names of offload:
+    offload: tuple[str, ...] = ()       # what is kept in host memory: names in longctx.memory.host.NAMES
+    mlp_tiles: int = 1                  # tiles of a shard's tokens that go through the feed-forward one after another;
+                                        #   with model.remat="tokens(...)", of the tokens that are computed again
+    # for "autodiff", whose layers keep what model.remat says:
+    loss_tiles: int = 0                 # tiles of a shard's tokens that go through the head one after another, tokens
+                                        #   with a weight first, and tiles without any not at all; 0: all at once
+    head_groups: int = 1                # groups of a shard's key heads, with their query heads, that attend in turn
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where the text comes from and how it becomes tokens."""
+    """The source of the text, and its conversion to tokens."""
     path: str = "stdlib"                # .txt .md .py .jsonl (also .gz) file or folder; "stdlib": Python's own library
     ignore: tuple[str, ...] = ()        # endings of files in that folder that are left out, e.g. (".json", ".parquet")
     bad: str = "stop"                   # a document that cannot be used is an error, before the first step; "skip": it
@@ -163,9 +163,9 @@ class DataConfig:
     bos: str = ""                       # the token that starts documents; "": as the files beside it say (data/
     eos: str = ""                       #   special_tokens.py), and the one that ends them
     text_field: str = "text"            # .jsonl: the field that holds the document
-    holdout: float = 0.1                # share of documents kept for evaluation, chosen by a hash of their file name
-    passkey_share: float = 0.0          # share of the training tokens that are generated passkey tasks
-    copy_share: float = 0.0             # share that are a few random digits repeated: practice in looking back
+    holdout: float = 0.1                # fraction of documents kept for evaluation, by a hash of their file name
+    passkey_share: float = 0.0          # fraction of the training tokens that are generated passkey tasks
+    copy_share: float = 0.0             # fraction that are a few random digits repeated: practice in looking back
     prefetch: int = 8                   # batches read ahead
 
 
@@ -200,8 +200,11 @@ class OptimConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """When the state is saved: after step 1, so that it shows at once whether it can be; as said below; at the end of a
-    stage; and when the run is asked to stop. After a step that was skipped it waits for the next good one."""
+    """Times at which the state is saved, and how long checkpoints stay.
+
+    The state is saved after step 1, so that a failure shows at once; as the fields say; at the end of a stage; and when
+    the run is asked to stop. After a skipped step, a save waits for the next good one.
+    """
     every_steps: int = 100
     every_minutes: float = 10.0         # and once the last one is so old, looked at when a step is logged; 0 = never
     keep: int = 2                       # the newest; while steps are skipped none is deleted
@@ -216,7 +219,7 @@ class LogConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    """What experiments.evaluate measures, also at the end of training."""
+    """Measurements of experiments.evaluate, which training takes at its end too."""
     tasks: tuple[str, ...] = ("by_position", "context_gain", "passkey")   # names in longctx.evals.api.EVALS
     lengths: tuple[int, ...] = ()       # context lengths; empty = the curriculum's, and twice the longest
     documents: int = 8                  # held-out documents per length
@@ -249,16 +252,16 @@ class ExtendConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A whole run."""
+    """All settings of a run."""
     name: str = "run"
     seed: int = 0
-    # init_from: a folder of Hugging Face, whose model it is and from whose weights the run starts. What is said in the
-    # config file or on the command line, defaults too, takes effect or is refused by name:
+    # init_from: a Hugging Face folder that gives the model and its initial weights. What the config file or the command
+    # line sets explicitly, even to its default, takes effect or is refused by name:
     #   model.mask, position, query_scale (in layers that leave them open), soft caps and rope take effect;
     #   model.dtype, param_dtype, remat are the run's in any case;
-    #   a rope that says scaling is new, but for theta, rotary_fraction and original_length, which are the folder's;
-    #   all else of model is what the weights were made with: another value is refused.
-    # data.tokenizer is the folder's unless it is said. The run keeps the folder's small files in WORKDIR/init_from.
+    #   a rope that sets scaling is new, except theta, rotary_fraction and original_length, which are the folder's;
+    #   every other field of model is what the weights were made with: another value is refused.
+    # data.tokenizer is the folder's unless it is set. The run keeps the folder's small files in WORKDIR/init_from.
     init_from: str = ""
     batch_tokens: int = 8192            # tokens per step, held constant over the stages unless a stage says otherwise
     stages: tuple[StageConfig, ...] = (StageConfig(steps=100),)

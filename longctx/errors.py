@@ -1,15 +1,15 @@
-"""The one error type whose message is meant for the person who typed the command."""
+"""UserError, whose message is meant for the person who typed the command."""
 
 
 class UserError(ValueError):
-    """Something the user gave cannot work. The message is one line: the field, its value, and what would work.
+    """An error in what the user gave. The message is one line: the field, its value, and what would work.
 
-    Commands print it without a traceback and exit with code 2.
+    Commands print the message without a traceback and exit with code 2.
     """
 
 
 def as_user_error(check, *args, **named):
-    """check(*args, **named), its ValueError as a UserError: for checks of packages that know nothing of longctx."""
+    """Calls check(*args, **named) and raises its ValueError as a UserError: for checks that do not know longctx."""
     try:
         return check(*args, **named)
     except ValueError as error:
@@ -17,7 +17,7 @@ def as_user_error(check, *args, **named):
 
 
 def unknown_name(field: str, name: str, known) -> UserError:
-    """The error for a name that its dict does not hold: the known names, and the nearest one."""
+    """The error for a `name` that is not in `known`; the message lists the known names and suggests the nearest."""
     import difflib
 
     known = sorted(known)

@@ -7,7 +7,7 @@ from longctx.errors import UserError
 
 
 def read_object(path: pathlib.Path) -> dict:
-    """The object in a JSON file. Raises UserError for anything else."""
+    """The object in a JSON file. Raises UserError where it cannot be read or holds anything but an object."""
     try:
         content = json.loads(path.read_text())
     except RecursionError as error:

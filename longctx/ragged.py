@@ -4,6 +4,6 @@ import numpy as np
 
 
 def ragged_arange(lengths: np.ndarray) -> np.ndarray:
-    """0 .. lengths[0] - 1, 0 .. lengths[1] - 1, and so on, as one array."""
+    """np.arange of every length, joined: lengths [2, 3] give [0, 1, 0, 1, 2]."""
     ends = np.cumsum(lengths)
     return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)

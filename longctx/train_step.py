@@ -14,9 +14,9 @@ from longctx.positions import augment
 from longctx.streaming.step import others, squared, streamed, updated
 
 BLOCKS = jax.tree_util.DictKey("blocks")
-# On GPUs XLA's own rematerialization takes what is in the hosts' memory for the device's, and computes again what it
-# need not; and of keys and values that travel at the same time it would let one wait for the other, in front of what
-# hides them. On TPUs gathers of weights hide behind matmuls only when asked to.
+# On GPUs XLA's own rematerialization counts arrays in host memory as device memory, and computes again what it need
+# not; and with one collective in flight at a time, values would wait for keys, before the compute that hides both. On
+# TPUs gathers of weights hide behind matmuls only when asked to.
 OPTIONS = {
     "gpu": {"xla_disable_hlo_passes": "rematerialization", "xla_gpu_experimental_parallel_collective_overlap_limit": 4},
     "tpu": {"xla_enable_async_all_gather": "true", "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true"},
@@ -24,27 +24,28 @@ OPTIONS = {
 
 
 def init_state(config: Config, mesh, params: dict | None = None) -> dict:
-    """Fresh state: params and optimiser moments, born in their sharding, and counters.
+    """The state before the first step: parameters and optimiser moments, born in their shardings, and counters.
 
-    `step` counts batches seen, `grad_norm` is that of the last good step.
+    `step` counts the batches seen; `grad_norm` is the gradient norm of the last good step.
 
-    params: those to start from; what a model has beside them (such as CLEX) is fresh.
+    params: weights to start from; parameters that it lacks (such as CLEX's) are drawn from config.seed.
     """
     with jax.set_mesh(mesh):
-        places, given = jax.tree.map(lambda x: x.sharding, abstract_state(config, mesh)), params or {}
-        absent = {name: place for name, place in places["params"].items() if name not in given}
-        missing = jax.jit(lambda: {name: _fresh(config)[name] for name in absent}, out_shardings=absent)()
-        params = jax.device_put(given, {name: places["params"][name] for name in given}) | missing
-        beside = {name: place for name, place in places.items() if name != "params"}
-        return jax.jit(lambda params: _beside(config, params), out_shardings=beside)(params) | {"params": params}
+        shardings = jax.tree.map(lambda x: x.sharding, abstract_state(config, mesh))
+        initial, of_params = params or {}, shardings.pop("params")
+        absent = {name: sharding for name, sharding in of_params.items() if name not in initial}
+        drawn = jax.jit(lambda: {name: _fresh(config)[name] for name in absent}, out_shardings=absent)()
+        params = jax.device_put(initial, {name: of_params[name] for name in initial}) | drawn
+        rest = jax.jit(lambda params: _moments_and_counters(config, params), out_shardings=shardings)(params)
+        return rest | {"params": params}
 
 
 def _fresh(config: Config) -> dict:
     return functional.init(config.model, config.attention, jax.random.key(config.seed))
 
 
-def _beside(config: Config, params: dict) -> dict:
-    """All of the state but the parameters."""
+def _moments_and_counters(config: Config, params: dict) -> dict:
+    """The state without its parameters, before the first step."""
     zero = jnp.zeros((), jnp.int32)
     return {
         "moments": optim.optimizer(config.optim).init(params),
@@ -56,30 +57,34 @@ def _beside(config: Config, params: dict) -> dict:
 
 
 def abstract_state(config: Config, mesh):
-    """Shapes, dtypes and shardings of the state on `mesh`, with no array made: what a restore needs."""
+    """Shapes, dtypes and shardings of the state on `mesh`, with no array made: the target of a restore."""
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         params = jax.eval_shape(lambda: _fresh(config))
-        shapes = jax.eval_shape(lambda params: _beside(config, params), params) | {"params": params}
+        shapes = jax.eval_shape(lambda params: _moments_and_counters(config, params), params) | {"params": params}
 
     def placed(path, x):
         spec = x.sharding.spec if x.sharding else meshes.REPLICATED
-        there = on_host(config, path[0].key, path, x)
-        sharding = NamedSharding(mesh, spec, memory_kind="pinned_host" if there else "device")
+        memory = "pinned_host" if on_host(config, path[0].key, path, x) else "device"
+        sharding = NamedSharding(mesh, spec, memory_kind=memory)
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
     return jax.tree.map_with_path(placed, shapes)
 
 
 def on_host(config: Config, kind: str, path, x) -> bool:
-    """Whether an array of that path in the state, or like it, is in the hosts' memory; kind: of host.OF_WEIGHTS."""
+    """Whether memory.offload keeps `x`, an array at (or like the one at) `path` of the state, in host memory.
+
+    kind: a name in host.OF_WEIGHTS.
+    """
     return kind in config.memory.offload and BLOCKS in path and host.may_leave(x)
 
 
 def autodiff(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: dict):
-    """All BACKWARDS: (params, moments, mean loss, gradient norm, good) after one step at a learning rate.
+    """One AdamW step whose gradients come from jax.grad: (params, moments, mean loss, gradient norm, good).
 
-    good: whether the loss, the norm and what the update gives are finite. Where the loss or the norm is not, parameters
-    and moments are as they were (of a step that updates layer by layer, streaming/step.py says which).
+    Every entry of BACKWARDS has these arguments and results. rate: the learning rate. good: whether the loss, the norm
+    and the updated parameters are finite. Where the loss or the norm is not, parameters and moments stay as they were
+    (streaming/step.py says which of them stay when layers are updated one by one).
     """
 
     def mean_loss(params):
@@ -95,14 +100,17 @@ def autodiff(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: 
 
 
 def _by_layers(mean_loss, outside, optimizer, blocks, moments):
-    """As streaming.step.CLIPS, with all gradients there."""
+    """Gradients by autodiff into stacks, in host memory if offloaded, then AdamW layer by layer.
 
-    def of_changes(outside, places):
+    Returns what the entries of streaming.step.CLIPS do.
+    """
+
+    def loss_with(outside, places):
         weights = jax.tree.map(host.Weight, host.arrays(blocks), host.arrays(places))
         return mean_loss(outside | {"blocks": weights})
 
     places = host.zeros_like(blocks, "grads" in optimizer.config.memory.offload)
-    value, (outside, grads) = jax.value_and_grad(of_changes, (0, 1))(outside, places)
+    value, (outside, grads) = jax.value_and_grad(loss_with, (0, 1))(outside, places)
     squares = squared(outside)
     for stacks in grads.values():
         add = lambda i, total, stacks=stacks: total + squared(host.read(stacks, i))
@@ -118,8 +126,8 @@ BACKWARDS = {"autodiff": autodiff, "streamed": streamed}
 def train_step(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: dict):
     """One step of AdamW on the weighted mean loss of a batch; rate: step -> learning rate.
 
-    Where the loss, the gradient norm or what the update gives is not finite, the step is counted in `skipped`, and the
-    state stays finite (see BACKWARDS and optim.updated); the batch is spent all the same.
+    Where the loss, the gradient norm or an updated parameter is not finite, the step is counted in `skipped` and the
+    state stays finite (see `autodiff` and optim.updated); the batch counts as seen.
 
     Returns:
       (state, metrics): metrics are float32 or int32 scalars: loss (nats per token), grad_norm, learning_rate, weight
@@ -148,26 +156,26 @@ def train_step(graph, config: Config, rate, rope: RopeConfig, state: dict, batch
 
 
 def compile_step(config: Config, rate, stage, mesh):
-    """The step of a data.curriculum.Stage, compiled ahead for its shapes: (state, batch) -> (state, metrics)."""
+    """The compiled step for the shapes of a data.curriculum.Stage: (state, batch) -> (state, metrics)."""
     return lower_step(config, rate, stage, mesh).compile()
 
 
 def lower_step(config: Config, rate, stage, mesh, platform: str | None = None) -> jax.stages.Lowered:
-    """The same before the compiler has seen it.
+    """The step of a data.curriculum.Stage, lowered and not yet compiled.
 
-    platform: "tpu" or "cuda" where the devices of the mesh are not here but described by jax's topologies.
+    platform: "tpu" or "cuda" for a mesh of jax's topology descriptions, whose devices this machine does not have.
     """
     return lowered(trace_step(config, rate, stage, mesh), mesh, platform)
 
 
 def lowered(traced: jax.stages.Traced, mesh, platform: str | None = None) -> jax.stages.Lowered:
-    """What `trace_step` gives for a mesh, for the compiler of a platform."""
+    """A traced step lowered for `platform`, by default the one of the mesh's devices."""
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         return traced.lower(lowering_platforms=platform and (platform,))
 
 
 def trace_step(config: Config, rate, stage, mesh) -> jax.stages.Traced:
-    """The step before it is lowered."""
+    """The traced step of a data.curriculum.Stage: (state, batch) -> (state, metrics), `state` donated."""
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         graph = functional.graph(config.model, config.attention, config.memory)
 
@@ -182,6 +190,7 @@ def trace_step(config: Config, rate, stage, mesh) -> jax.stages.Traced:
 
 
 def abstract_batch(stage, mesh) -> dict:
+    """Shapes, dtypes and shardings of a batch [B, T] of a data.curriculum.Stage."""
     shape, sharding = (stage.batch_size, stage.seq_len), NamedSharding(mesh, meshes.TOKENS)
     names = {
         "tokens": jnp.int32,

@@ -1,1 +1,1 @@
-"""Checkpoints: saved so that a kill at any moment loses nothing, told apart by the run that made them."""
+"""Checkpoints that a kill at any moment does not lose, and checks that they belong to the run that reads them."""

@@ -1,7 +1,7 @@
 """Checkpoints: written by orbax in the background, sealed by a manifest, and trusted only after they are read back.
 
     with Checkpointer(directory, keep=2) as checkpoints:
-        found = checkpoints.restore_latest(abstract(state))      # None: nothing there yet
+        restored = checkpoints.restore_latest(abstract(state))   # None: no checkpoint yet
         for step in ...:
             checkpoints.poll()                                   # an asynchronous failure surfaces here
             checkpoints.save(step, state, data, meta)
@@ -47,7 +47,7 @@ _NONE = -1  # sent between processes in place of a step
 
 
 class Restored(NamedTuple):
-    """A checkpoint as it was saved. `notes`: one line for each thing that was wrong on the way to it."""
+    """A checkpoint as it was saved. `notes`: a line for each problem met while it was found."""
 
     step: int
     state: Any
@@ -59,9 +59,15 @@ class Restored(NamedTuple):
 class Checkpointer:
     """The checkpoints of one run, in one directory on a file system with locks (POSIX).
 
-    Args: directory, created if need be; keep, how many sealed steps stay (one more during a save).
-    Raises UserError (one line) when the directory is in use, unusable, or a save fails. `notes` holds a line for each
-    thing that was wrong and is mended.
+    Attributes:
+      notes: a line for each problem that was found and mended.
+
+    Args:
+      directory: created if need be.
+      keep: how many sealed steps stay (one more during a save).
+
+    Raises:
+      UserError: where the directory is in use or unusable, or a save fails.
     """
 
     def __init__(self, directory, keep: int = 2):
@@ -84,21 +90,22 @@ class Checkpointer:
         and dtypes must be exactly those saved. Returns None where there is no checkpoint. Raises UserError where all
         are damaged or the state differs.
         """
-        found, damaged = _newest_sound(self.directory)
-        if found is None:
+        sound, damaged = _newest_sound(self.directory)
+        if sound is None:
             if damaged or any(self.directory.glob(f"{_DAMAGED}*")):
                 raise _no_sound_step(self.directory, damaged)
             return None
         for step, problem in damaged:
-            self._set_aside(step, problem, f"step {found.step} is used")
-        state = _read_state(self.directory, found, abstract_state, whole=True)
-        return Restored(found.step, state, found.data, found.meta, tuple(self.notes))
+            self._set_aside(step, problem, f"step {sound.step} is used")
+        state = _read_state(self.directory, sound, abstract_state, whole=True)
+        return Restored(sound.step, state, sound.data, sound.meta, tuple(self.notes))
 
     def save(self, step: int, state, data, meta, in_place_of_older: bool = True) -> None:
         """Starts saving `state` (tree of arrays) with `data` and `meta` (JSON-able); returns once they are copied.
 
         The arrays may be donated afterwards. Waits for the save before, and raises its failure. A step that is sealed
-        already is left as it is. in_place_of_older: whether all but the newest `keep` are deleted once it is sealed.
+        already is left as it is. in_place_of_older: whether all but the newest `keep` steps are deleted after this one
+        is sealed.
 
         Raises UserError for a state with a number that is not finite.
         """
@@ -139,12 +146,12 @@ class Checkpointer:
         step, self._pending = self._pending.step, None
         if self._primary:
             manifest.sync_directory(self.directory)
-            mine = [found for found in manifest.steps(self.directory) if found <= step]  # a later one is no step yet
-            for old in mine[self._keep :] if self._deletes else ():
+            sealed = [other for other in manifest.steps(self.directory) if other <= step]  # a later one is no step yet
+            for old in sealed[self._keep :] if self._deletes else ():
                 self._delete(old)
 
     def close(self) -> None:
-        """Waits for the save in flight and gives the directory free. Raises UserError if that save failed."""
+        """Waits for the save in flight and releases the directory. Raises UserError if that save failed."""
         try:
             self.wait()
         finally:
@@ -184,7 +191,7 @@ class Checkpointer:
         manifest.write(staged if staged.exists() else self.directory / step, self._pending)
 
     def _failure(self, error: Exception) -> UserError:
-        """Forgets the failed save, frees the space it took, and says in one line what went wrong."""
+        """Drops the failed save, frees its space, and returns the error that says what went wrong."""
         step, self._pending = self._pending.step, None
         if not os.path.isdir(self.directory):
             return _gone(self.directory, step)
@@ -196,9 +203,9 @@ class Checkpointer:
         )
 
     def _holds(self, step: int) -> bool:
-        """Whether that step is sealed. Makes way for it: what is there without a seal is set aside.
+        """Whether `step` is sealed. A folder of that name without a seal is set aside, so that the step can be saved.
 
-        Raises UserError where the directory is gone, or another process has it since its LOCK was removed.
+        Raises UserError where the directory is gone, or where another process locked it after LOCK was removed.
         """
         if not os.path.isdir(self.directory):
             raise _gone(self.directory, step)
@@ -215,7 +222,7 @@ class Checkpointer:
         return True
 
     def _remove_leftovers(self) -> list[int]:
-        """Removes what crashed or failed saves and deletions left; returns the steps of the saves."""
+        """Removes the left-overs of crashed saves and deletions; returns the steps whose saves were unfinished."""
         if not self._primary:
             return []
         leftovers = [p for p in self.directory.iterdir() if _ORBAX_TEMPORARY in p.name or p.name.startswith(_DELETING)]
@@ -248,36 +255,40 @@ class Checkpointer:
 
 
 def load_latest(directory, abstract_state) -> Restored:
-    """Reads the newest sound checkpoint and changes nothing: for evaluation, also while a run is writing there.
+    """The newest sound checkpoint, read without a lock or a change: for evaluation, also while a run is writing.
 
-    `abstract_state` may be a part of what was saved, such as {"params": ...}. Raises UserError where there is none.
+    `abstract_state` may be a part of what was saved, such as {"params": ...}. Raises UserError where no step is sound.
     """
     directory = _local_path(directory)
-    found, damaged = _newest_sound(directory)
-    if found is None:
+    sound, damaged = _newest_sound(directory)
+    if sound is None:
         raise _no_sound_step(directory, damaged)
-    notes = tuple(f"step {step} is damaged ({problem}); step {found.step} is used" for step, problem in damaged)
-    state = _read_state(directory, found, abstract_state, whole=False)
-    return Restored(found.step, state, found.data, found.meta, notes)
+    notes = tuple(f"step {step} is damaged ({problem}); step {sound.step} is used" for step, problem in damaged)
+    state = _read_state(directory, sound, abstract_state, whole=False)
+    return Restored(sound.step, state, sound.data, sound.meta, notes)
 
 
 def _newest_sound(directory: pathlib.Path) -> tuple[manifest.Manifest | None, list[tuple[int, str]]]:
-    """manifest.newest_sound by process 0; the others take the step that it found, and know of no damage."""
-    found, damaged = manifest.newest_sound(directory) if jax.process_index() == 0 else (None, [])
-    step = from_process_0(found.step if found else _NONE)
-    return found or (None if step == _NONE else manifest.read(directory / str(step))), damaged
+    """manifest.newest_sound of process 0; the other processes read that step's manifest and hear of no damage."""
+    sound, damaged = manifest.newest_sound(directory) if jax.process_index() == 0 else (None, [])
+    step = from_process_0(sound.step if sound else _NONE)
+    return sound or (None if step == _NONE else manifest.read(directory / str(step))), damaged
 
 
 def abstract(state):
-    """The shapes, dtypes and shardings of a tree of arrays: what restore_latest needs to place a checkpoint."""
+    """The shapes, dtypes and shardings of a tree of arrays, as restore_latest needs them to place a checkpoint."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
 
 
-def _read_state(directory: pathlib.Path, found: manifest.Manifest, abstract_state, whole: bool):
-    """The arrays of a verified step. Checks names, shapes and dtypes itself: orbax would cast without a word."""
+def _read_state(directory: pathlib.Path, sound: manifest.Manifest, abstract_state, whole: bool):
+    """The arrays of a verified step. Names, shapes and dtypes are compared first: orbax would cast without a word.
+
+    whole: whether `abstract_state` must name every array of the step.
+    """
     import orbax.checkpoint as ocp
 
-    _check_leaves(directory / str(found.step), found.leaves, _describe(abstract_state), whole)
+    step_dir = directory / str(sound.step)
+    _check_leaves(step_dir, sound.leaves, _describe(abstract_state), whole)
     args = ocp.args.PyTreeRestore(
         abstract_state,
         partial_restore=not whole,
@@ -285,11 +296,9 @@ def _read_state(directory: pathlib.Path, found: manifest.Manifest, abstract_stat
     )
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         try:
-            return reader.restore(directory / str(found.step) / "state", args=args)
+            return reader.restore(step_dir / "state", args=args)
         except _STORAGE_ERRORS as error:
-            raise UserError(
-                f"The checkpoint {directory / str(found.step)} is sound and yet cannot be read: {_reason(error)}."
-            ) from error
+            raise UserError(f"The checkpoint {step_dir} is sound and yet cannot be read: {_reason(error)}.") from error
 
 
 def _check_leaves(step_dir: pathlib.Path, stored: dict[str, str], wanted: dict[str, str], whole: bool) -> None:
@@ -306,7 +315,7 @@ def _check_leaves(step_dir: pathlib.Path, stored: dict[str, str], wanted: dict[s
 
 
 def _describe(state) -> dict[str, str]:
-    """Leaf name (dotted) -> dtype[shape]."""
+    """{dotted name: "dtype[shape]"} of the leaves of a tree of arrays."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): f"{leaf.dtype}{list(leaf.shape)}"
@@ -315,7 +324,7 @@ def _describe(state) -> dict[str, str]:
 
 
 def _require_finite(step: int, state) -> None:
-    """Once over the state, a part at a time of what is in the hosts' memory."""
+    """Raises UserError for a state with a number that is not finite; arrays in host memory are read part by part."""
     finite = jax.device_get(_finite(jax.tree.leaves(state)))
     bad = [name for name, good in zip(_describe(state), finite, strict=True) if not good]
     if bad:
@@ -356,11 +365,11 @@ def _gone(directory: pathlib.Path, step: int) -> UserError:
 
 
 def _no_sound_step(directory: pathlib.Path, damaged: list[tuple[int, str]]) -> UserError:
-    found = "; ".join(f"step {step}: {problem}" for step, problem in damaged)
-    if not found and not any(directory.glob(f"{_DAMAGED}*")):
+    problems = "; ".join(f"step {step}: {problem}" for step, problem in damaged)
+    if not problems and not any(directory.glob(f"{_DAMAGED}*")):
         return UserError(f"There is no checkpoint in {directory}.")
     return UserError(
-        f"No checkpoint in {directory} is sound ({found or f'only {_DAMAGED}* are left'}). Bring one "
+        f"No checkpoint in {directory} is sound ({problems or f'only {_DAMAGED}* are left'}). Bring one "
         "back, or choose another --workdir to start afresh."
     )
 
@@ -372,7 +381,10 @@ def _local_path(directory) -> pathlib.Path:
 
 
 def _take_lock(directory: pathlib.Path):
-    """The open lock file; it is free again when this process closes it or ends, however it ends."""
+    """The open file LOCK, locked until this process closes it or ends, however it ends.
+
+    Raises UserError where another process holds the lock or the directory cannot be used.
+    """
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock = open(directory / manifest.LOCK, "a+", encoding="utf-8", errors="replace")
@@ -396,7 +408,7 @@ def _take_lock(directory: pathlib.Path):
 
 
 def _is_at(file, path: pathlib.Path) -> bool:
-    """Whether the open file is the one of that name."""
+    """Whether the open `file` is the one at `path` (and not one that was removed or replaced since)."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     except OSError:
@@ -404,7 +416,7 @@ def _is_at(file, path: pathlib.Path) -> bool:
 
 
 def from_process_0(number: int) -> int:
-    """What process 0 says, which may be below 2**31; all of them have to ask."""
+    """Process 0's `number`, below 2**31, on every process. A collective: all processes must call it."""
     if jax.process_count() == 1:
         return number
     from jax.experimental import multihost_utils

@@ -1,4 +1,4 @@
-"""Is this the run whose checkpoints are already there? Answered before jax is imported, from the manifests alone."""
+"""A check that a directory's checkpoints are those of this run, from the manifests alone. Free of jax."""
 
 import json
 import pathlib
@@ -69,12 +69,12 @@ def check_same_run(stored: dict, new: dict, free: frozenset[str] = FREE_FIELDS) 
 
 
 def _plain(config: dict):
-    """The configuration as JSON gives it back: tuples are lists, keys are text."""
+    """A configuration after a round trip through JSON: tuples become lists, keys become text."""
     return json.loads(json.dumps(config))
 
 
 def _flatten(tree, prefix: str = "") -> dict[str, str]:
-    """Dotted field -> its value as JSON; list items are numbered (stages.0.seq_len)."""
+    """{dotted field: value as JSON} of a nested dict; list items are numbered (stages.0.seq_len)."""
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     leaves = {}
     for key, value in items:

@@ -18,16 +18,22 @@ from typing import Any, NamedTuple
 from longctx.errors import UserError
 
 NAME = "MANIFEST.json"
-LOCK = "LOCK"  # beside the steps, from before the first of them is written: see checkpoint.py
+LOCK = "LOCK"  # beside the steps, and older than the first of them: see checkpointer.py
 _STEP = re.compile(r"0|[1-9][0-9]{0,17}")  # int() would also take "0974" and the digits of other scripts
 
 
 class Damaged(Exception):
-    """A step is not what was sealed; the message says which file and what is wrong with it."""
+    """The error for a step that differs from what was sealed; the message names the file and what is wrong with it."""
 
 
 class Manifest(NamedTuple):
-    """What a step holds. `files` are relative to the step: name -> [bytes, SHA-256]; `leaves`: name -> dtype[shape]."""
+    """The contents of a step.
+
+    Attributes:
+      files: path relative to the step's folder -> [bytes, SHA-256].
+      leaves: dotted name of an array -> "dtype[shape]".
+      data, meta: the JSON-able values that were saved along.
+    """
 
     step: int
     files: dict[str, tuple[int, str]]
@@ -37,7 +43,7 @@ class Manifest(NamedTuple):
 
 
 def write(step_dir: pathlib.Path, manifest: Manifest) -> None:
-    """Fills in `files`: hashes every file under step_dir/state and makes it durable. Then writes the manifest."""
+    """Hashes every file under step_dir/state and makes it durable, then writes `manifest` with these as its `files`."""
     files = {}
     for path in sorted(p for p in (step_dir / "state").rglob("*") if p.is_file()):
         with open(path, "rb") as file:
@@ -55,7 +61,7 @@ def write(step_dir: pathlib.Path, manifest: Manifest) -> None:
 
 
 def read(step_dir: pathlib.Path) -> Manifest:
-    """The step's manifest, checked against its own checksum only. Raises Damaged."""
+    """The manifest of a step, checked against its own checksum only. Raises Damaged."""
     try:
         stored = json.loads((step_dir / NAME).read_text(encoding="utf-8"))
         body = stored.get("body") if isinstance(stored, dict) else None
@@ -72,7 +78,7 @@ def read(step_dir: pathlib.Path) -> Manifest:
 
 
 def verify(step_dir: pathlib.Path) -> Manifest:
-    """The step's manifest after reading back every file: about a second per 1.3 GB and core. Raises Damaged."""
+    """The manifest of a step, after every file was read back: about a second per 1.3 GB and core. Raises Damaged."""
     manifest = read(step_dir)
     if str(manifest.step) != step_dir.name:
         raise Damaged(f"{NAME} is that of step {manifest.step}")
@@ -90,9 +96,9 @@ def verify(step_dir: pathlib.Path) -> Manifest:
 
 
 def steps(directory: pathlib.Path) -> list[int]:
-    """The steps that have a folder in `directory`, newest first, sound or not; empty where it does not exist.
+    """The steps that have a folder in `directory`, newest first, sound or damaged; empty where there is no directory.
 
-    Folders of other names are nobody's. Raises UserError where the directory cannot be read.
+    Folders whose name is no step are passed over. Raises UserError where the directory cannot be read.
     """
     if not os.path.isdir(directory):
         return []
@@ -104,7 +110,7 @@ def steps(directory: pathlib.Path) -> list[int]:
 
 
 def newest_sound(directory: pathlib.Path) -> tuple[Manifest | None, list[tuple[int, str]]]:
-    """The newest step whose files are all as they were sealed (or None), and what is wrong with each newer one."""
+    """The newest step whose files are all as sealed, or None; and (step, problem) of each newer, damaged one."""
     damaged = []
     for step in steps(directory):
         try:
@@ -128,10 +134,9 @@ def sync_directory(directory: pathlib.Path) -> None:
 
 
 def _fits(body: dict) -> bool:
-    """Whether a body has the fields of a Manifest, and of those that are read here the types."""
-    fields = body.keys() == set(Manifest._fields)
+    """Whether a body has the fields of a Manifest, and types in `step` and `files` that this file can work with."""
     return (
-        fields
+        body.keys() == set(Manifest._fields)
         and isinstance(body["step"], int)
         and isinstance(body["files"], dict)
         and all(isinstance(entry, list) and len(entry) == 2 for entry in body["files"].values())

@@ -1,1 +1,1 @@
-"""Text from a model: api.generate and api.stream; cache.py, the steps (decode.py), and how a token is chosen."""
+"""Text from a model: generate and stream (api.py), the key-value cache, the decoding steps, and sampling."""

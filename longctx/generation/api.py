@@ -1,4 +1,4 @@
-"""`generate` and `stream`: prompts of different lengths continued together, through a cache, on any mesh."""
+"""`generate` and `stream` continue prompts of different lengths together, through a cache, on any mesh."""
 
 from collections.abc import Iterator, Sequence
 
@@ -41,16 +41,16 @@ def stream(
     key=None,
     **how,
 ) -> Iterator[np.ndarray]:
-    """Tokens as they come: for each step int32 [B], NONE for a row that has ended. Use it under `jax.set_mesh`.
+    """The new tokens step by step: int32 [B] each, NONE for a row that has ended. Runs under `jax.set_mesh`.
 
     Args:
       graph, params: see model.functional; on the mesh.
       prompts: arrays of token ids, of any lengths.
-      rope: replaces the model's.
-      length: what RoPE scalings that depend on a row's length (dynamic, LongRoPE, CLEX) take it to be from its first
-        token on: its tokens are those of the uncached model at this `length`. Default: of each row its own prompt +
-        max_new_tokens, so that a row depends on no other, but on how many tokens it may get.
-      key: of jax.random; the same key gives the same tokens. Default: of seed 0.
+      rope: replaces the model's RopeConfig.
+      length: the row length that RoPE scalings which depend on it (dynamic, LongRoPE, CLEX) assume from the first token
+        on; the tokens equal those of the uncached model at this `length`. Default: for each row its own prompt +
+        max_new_tokens, so that a row depends on no other row, but on how many tokens it may get.
+      key: a key of jax.random; equal keys give equal tokens. Default: jax.random.key(0).
       how: the other fields of Request: chunk, temperature, top_p, stop.
 
     Raises:
@@ -67,16 +67,14 @@ def stream(
     prompts += prompts[:1] * (-rows % (mesh.shape["data"] * mesh.shape["fsdp"]))
     lengths = np.array([len(prompt) for prompt in prompts], np.int32)
     longest = int(lengths.max()) + max_new_tokens
-    by_row = length or tuple(int(count) + max_new_tokens for count in lengths)
     scalings = {(kind.rope or rope or model.config.rope).scaling for kind in model.config.kinds}
-    # what differs from request to request would compile the steps again
-    reading = graph, rope, by_row if scalings & BY_LENGTH else 0, params
-    cache, last = _read(reading, model.config, prompts, _whole(longest, request.chunk), request.chunk)
-    key, done = jax.random.key(0) if key is None else key, np.zeros(rows, bool)
-    for step in range(max_new_tokens):
-        tokens = decode.choose(graph, params, last, request.temperature, request.top_p, key, step)
-        if step + 1 < max_new_tokens:  # it runs while the caller looks at the tokens
-            cache, last = decode.read_one(*reading, cache, tokens, lengths + step)
+    by_row = length or tuple(int(count) + max_new_tokens for count in lengths)
+    # a static argument that differs from request to request would compile the steps again
+    static = graph, rope, by_row if scalings & BY_LENGTH else 0
+    cache, last = _read(static, params, model.config, prompts, _round_up(longest, request.chunk), request.chunk)
+    key = jax.random.key(0) if key is None else key
+    done = np.zeros(rows, bool)
+    for step, tokens in enumerate(_tokens(static, params, cache, last, lengths, request, key)):
         chosen = np.where(done, NONE, np.asarray(tokens)[:rows])
         if (chosen[~done] < 0).any():
             raise UserError(
@@ -89,20 +87,32 @@ def stream(
             return
 
 
-def _read(reading, config: ModelConfig, prompts: list[np.ndarray], longest: int, chunk: int):
-    """(cache, last) of decode.read after all of the prompts; the cache has room for `longest` tokens."""
+def _tokens(static: tuple, params, cache, last, lengths: np.ndarray, request: Request, key) -> Iterator[jax.Array]:
+    """The next token of every row, int32 [B], for each of max_new_tokens steps; -1 where logits are NaN."""
+    for step in range(request.max_new_tokens):
+        tokens = decode.choose(static[0], params, last, request.temperature, request.top_p, key, step)
+        if step + 1 < request.max_new_tokens:  # runs while the caller looks at the tokens
+            cache, last = decode.read_one(*static, params, cache, tokens, lengths + step)
+        yield tokens
+
+
+def _read(static: tuple, params, config: ModelConfig, prompts: list[np.ndarray], longest: int, chunk: int):
+    """(cache, last) of decode.read after the last chunk of the prompts; the cache has room for `longest` tokens.
+
+    static: the static arguments of decode.read.
+    """
     cache = _empty(config, len(prompts), longest)
     last = jnp.zeros((len(prompts), config.d_model), config.dtype, out_sharding=meshes.ROWS)
-    for batch in _chunks(prompts, _whole(chunk, meshes.context_shards())):
-        cache, last = decode.read(*reading, cache, last, meshes.put_whole(batch, jax.sharding.get_mesh()))
+    for batch in _chunks(prompts, _round_up(chunk, meshes.context_shards())):
+        cache, last = decode.read(*static, params, cache, last, meshes.put_whole(batch, jax.sharding.get_mesh()))
     return cache, last
 
 
 _empty = jax.jit(caching.empty, static_argnums=(0, 1, 2))
 
 
-def _whole(count: int, unit: int) -> int:
-    """The next multiple of `unit`."""
+def _round_up(count: int, unit: int) -> int:
+    """The smallest multiple of `unit` that is at least `count`."""
     return -(-count // unit) * unit
 
 
@@ -123,7 +133,7 @@ def _check_rope(rope: RopeConfig | None, length: int | None, config: ModelConfig
 
 
 def _chunks(prompts: list[np.ndarray], width: int) -> Iterator[dict]:
-    """Batches [B, width] for decode.read, from the prompts' beginnings to the end of the longest."""
+    """Batches [B, width] for decode.read, until the longest prompt ends."""
     lengths = np.array([len(prompt) for prompt in prompts])[:, None]
     for start in range(0, lengths.max(), width):
         index = start + np.arange(width)[None]

@@ -1,4 +1,4 @@
-"""The two steps of generation, jitted: tokens read into the cache, and the next one chosen.
+"""The two jitted steps of generation: `read` puts tokens into the cache, `choose` picks the next token.
 
 Compiled once per shape: prompts are read in chunks of one size, and a generated token is a chunk of one.
 """
@@ -20,33 +20,34 @@ from pallas_kernels.masks import Tokens
 def read(graph, rope: RopeConfig | None, length: int | tuple[int, ...], params, cache, last, batch: dict):
     """(cache, last) after one chunk of the prompts.
 
-    length: what a RoPE scaling takes the rows' to be, or each row's.
-    last: [B, D], the hidden state of each row's last token; zeros before it was read.
-    batch: [B, T]: tokens, positions, segments (0: past the prompt's end), and `ends`, 1 at each row's last token.
+    Args:
+      length: the row length, or each row's, that RoPE scalings assume.
+      last: [B, D], the hidden state of each row's last token; zeros before it was read.
+      batch: [B, T] each: tokens, positions, segments (0 past the prompt's end), and `ends`, 1 at each row's last token.
     """
     model = functional.merged(graph, params)
     x, cache = extend(model, batch["tokens"], Tokens(batch["positions"], batch["segments"]), cache, rope, length)
-    here = jnp.einsum("BT,BTD->BD", batch["ends"].astype(x.dtype), x, out_sharding=meshes.ROWS)
-    return cache, last + here
+    ended = jnp.einsum("BT,BTD->BD", batch["ends"].astype(x.dtype), x, out_sharding=meshes.ROWS)
+    return cache, last + ended
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
 def read_one(graph, rope: RopeConfig | None, length: int | tuple[int, ...], params, cache, tokens, positions):
-    """The same for one more token of every row, at its position; int32 [B] each."""
+    """(cache, last) after one more token of every row; tokens, positions: int32 [B]. See `read` for the rest."""
     # every context shard takes a column, and all but the first are padding
     column = lambda x: jax.sharding.reshard(
         jnp.pad(x[:, None], ((0, 0), (0, meshes.context_shards() - 1))), meshes.TOKENS
     )
-    one = column(jnp.ones_like(tokens))
-    batch = {"tokens": column(tokens), "positions": column(positions), "segments": one, "ends": one}
+    ones = column(jnp.ones_like(tokens))
+    batch = {"tokens": column(tokens), "positions": column(positions), "segments": ones, "ends": ones}
     return read(graph, rope, length, params, cache, 0, batch)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
 def choose(graph, params, last, temperature: float, top_p: float, key, step):
-    """The token int32 [B] after each row's `last`, -1 where logits are NaN.
+    """The next token of each row, int32 [B], from its last hidden state; -1 where logits are NaN.
 
-    `step` counts them, so that each is drawn by a key of its own.
+    step: folded into `key`, so that every step draws by a key of its own.
     """
     logits = functional.merged(graph, params).logits(last, meshes.ROW_LOGITS)
     logits = jax.sharding.reshard(logits, meshes.REPLICATED)

@@ -1,4 +1,4 @@
-"""What may be asked of a generation. Free of jax: a command checks it first."""
+"""Request, the settings of a generation, with its checks. Free of jax: a command checks before it loads a model."""
 
 import dataclasses
 import math
@@ -11,10 +11,10 @@ from longctx.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """How a prompt is continued.
+    """The settings by which prompts are continued.
 
     Attributes:
-      max_new_tokens: how many at most.
+      max_new_tokens: the most tokens that a row gets.
       chunk: tokens of the prompt that are read at a time.
       temperature, top_p: see generation.sampling.sample; temperature 0 takes the likeliest token.
       stop: tokens that end a row.
@@ -27,7 +27,7 @@ class Request:
     stop: tuple[int, ...] = ()
 
     def check(self) -> "Request":
-        """Itself. Raises UserError for a number that cannot work."""
+        """The request itself. Raises UserError for a number that cannot work."""
         for name in ("max_new_tokens", "chunk"):
             if not _whole(getattr(self, name)) or getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)!r} must be at least 1 token, in whole numbers.")
@@ -38,7 +38,7 @@ class Request:
 
 
 def check_sampling(temperature: float, top_p: float) -> None:
-    """Raises UserError for what sampling.sample cannot take."""
+    """Raises UserError for a temperature or top_p that sampling.sample cannot take."""
     if not _real(temperature) or not 0 <= temperature < math.inf:
         raise UserError(f"temperature={temperature!r} must be 0 (the likeliest token) or above, such as 0.8.")
     if not _real(top_p) or not 0 < top_p <= 1:
@@ -46,9 +46,9 @@ def check_sampling(temperature: float, top_p: float) -> None:
 
 
 def token_ids(field: str, ids, vocab_size: int, axes: str) -> np.ndarray:
-    """Token ids as int32, of an array that has the axes, "T" or "BT", and only ids that the model knows.
+    """`ids` as an int32 array with the axes "T" or "BT", each id from 0 to vocab_size - 1.
 
-    Raises UserError; `field` names the array in it.
+    Raises UserError for another shape, another dtype or other ids; `field` names the array in the message.
     """
     try:
         ids = np.asarray(ids)
@@ -65,7 +65,7 @@ def token_ids(field: str, ids, vocab_size: int, axes: str) -> np.ndarray:
 
 
 def stops(tokens, vocab_size: int) -> tuple[int, ...]:
-    """The stop tokens that a model can give, without those beyond the rows of its embedding, which folders may name."""
+    """The stop tokens below vocab_size: a Hugging Face folder may name others, which the model never gives."""
     return tuple(token for token in tokens if token < vocab_size)
 
 

@@ -1,4 +1,4 @@
-"""How the next token is chosen."""
+"""The choice of the next token from its logits."""
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,16 @@ _LEAST, _MOST = (float(bound) for bound in (jnp.finfo(jnp.float32).tiny, jnp.fin
 
 
 def sample(logits, key, temperature: float = 0.0, top_p: float = 1.0):
-    """int32 [B] from logits float32 [B, V]: drawn from softmax(logits / temperature), or the largest at temperature 0.
+    """Tokens int32 [B] drawn from softmax(logits / temperature), or the likeliest ones at temperature 0.
 
-    top_p: of each row only the likeliest tokens can be drawn, as few as have that much probability together (nucleus
-    sampling, arXiv 1904.09751). A row's draw depends on the key and its index alone, not on how many rows there are.
-    Raises UserError for a temperature or top_p that is none, or logits of another form.
+    A row's draw depends on the key and the row's index alone, not on how many rows there are.
+
+    Args:
+      logits: float32 [B, V].
+      top_p: only the fewest likeliest tokens whose probabilities sum to at least top_p can be drawn (nucleus sampling,
+        arXiv 1904.09751).
+
+    Raises UserError for a temperature or top_p out of range, or logits of another shape or dtype.
     """
     check_sampling(temperature, top_p)
     as_user_error(require_floats, "logits", logits, "BV")
@@ -27,8 +32,8 @@ def sample(logits, key, temperature: float = 0.0, top_p: float = 1.0):
     below = jnp.where(logits == logits[:, :1], 0.0, logits - logits[:, :1])
     logits = below / min(max(temperature, _LEAST), _MOST)
     if top_p < 1:
-        share = jax.nn.softmax(logits, -1)
-        before = jnp.cumsum(share, -1) - share
-        logits = jnp.where(before < max(top_p, _LEAST), logits, -jnp.inf)
-    place = jax.vmap(jax.random.categorical)(keys, logits)
-    return jnp.take_along_axis(token, place[:, None], -1)[:, 0]
+        probability = jax.nn.softmax(logits, -1)
+        likelier = jnp.cumsum(probability, -1) - probability  # of all tokens before each one
+        logits = jnp.where(likelier < max(top_p, _LEAST), logits, -jnp.inf)
+    rank = jax.vmap(jax.random.categorical)(keys, logits)
+    return jnp.take_along_axis(token, rank[:, None], -1)[:, 0]

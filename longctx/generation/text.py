@@ -1,4 +1,4 @@
-"""Generated tokens as text, piece by piece. Free of jax."""
+"""Text pieces from tokens as they are generated. Free of jax."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -10,11 +10,11 @@ HELD = 256  # tokens that are held back for a character to be completed, at most
 
 
 def as_it_comes(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Iterable[int]) -> Iterator[str]:
-    """The pieces of decode(prompt + tokens)[len(decode(prompt)):], each as soon as its characters are whole.
+    """Yields decode(prompt + tokens)[len(decode(prompt)):] in pieces, each as soon as its characters are complete.
 
-    What a token is written as depends on whether text stands before it: many decoders take a space off the first one.
-    So new tokens are decoded behind the last few before them, and the text of those is taken off. (Byte tokens of a
-    byte-fallback tokenizer that turn out not to be UTF-8 after some of them were shown leave these as they were shown.)
+    The text of a token depends on whether text precedes it: many decoders strip a space off the first token. So new
+    tokens are decoded together with the last few before them, and the text of the latter is cut off. (Where byte tokens
+    of a byte-fallback tokenizer turn out not to be UTF-8 after some were yielded, these stay as they were.)
     """
     before, new = _context(tokenizer, [int(token) for token in prompt if tokenizer.writes(token)]), []
     shown = len(tokenizer.decode(before))
@@ -32,7 +32,10 @@ def as_it_comes(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Iterable[in
 
 
 def _context(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
-    """The fewest of the last ids that have a text of whole characters: nothing is taken off behind them."""
+    """The shortest tail of `ids` that decodes to complete characters: behind it, a decoder strips nothing.
+
+    At most CONTEXT ids; where no tail does, the last CONTEXT.
+    """
     for start in range(len(ids) - 1, max(len(ids) - CONTEXT, 0) - 1, -1):
         text = tokenizer.decode(ids[start:])
         if text and UNFINISHED not in text:
