@@ -1,16 +1,16 @@
-"""Whether a config fits hardware that is not here, how long a step takes there, and what would be better.
+"""Plans a config for hardware that you need not have: does it fit, how long does a step take, what would be better.
 
     pip install -e '.[aot]'
     python -m experiments.plan --target h100x8 --config configs/longest.py:case=h100x8
     python -m experiments.plan --target h100x8 --config FILE --find-max-length
-    python -m experiments.plan --target h100x8 --config FILE --compare=levers      (strategies, meshes)
+    python -m experiments.plan --target h100x8 --config FILE --compare=levers
 
-Targets: v5p:2x2x1, v5e:4x4, v6e:16x16 and so on, TPU slices that libtpu knows; h100x8, a800x8, h200x32 and so on, GPUs,
-8 to a node. Compiles the step of the longest stage that experiments.train would run, with the compiler of that
-hardware: seconds for GPUs, minutes for TPUs. Bytes and FLOPs are the compiler's; a time is predicted from them by
-assumptions that are printed with it. Saves plan.json and plan.png in --workdir, default runs/NAME/plan-TARGET.
+Targets are TPU slices that libtpu knows, such as v5p:2x2x1, v5e:4x4 or v6e:16x16, and GPUs in nodes of 8, such as
+h100x8, a800x8 or h200x32. The step of the longest stage that experiments.train would run is compiled with the compiler
+of that hardware: seconds for GPUs, minutes for TPUs. Bytes and FLOPs are the compiler's; times are predicted from them
+by assumptions that are printed too. Saves plan.json and plan.png in --workdir.
 
-The TPU compiler refuses what does not fit on a device, and overstates temporaries a little; the one for GPUs refuses
+The TPU compiler refuses what does not fit on a device, and overstates temporaries a little; the GPU compiler refuses
 nothing: there 9/10 of the memory is the limit.
 """
 
@@ -26,33 +26,37 @@ from experiments.settings.console import Parser
 
 def main(argv) -> None:
     parser = Parser(__doc__)
-    parser.add_argument("--target", required=True)
-    parser.add_argument("--find-max-length", action="store_true")
-    parser.add_argument("--compare", metavar="WAYS")
-    parser.add_argument("--lengths", default="data", help="data, document, web, code, prolong (default: %(default)s)")
-    parser.add_argument("--workdir")
-    asked, settings = parser.parse_with_settings(argv[1:])
+    parser.add_argument("--target", required=True, help="the hardware, such as h100x8 or v5e:4x4")
+    parser.add_argument("--find-max-length", action="store_true", help="find the longest row that fits")
+    parser.add_argument("--compare", metavar="WHAT", help="rank variants of the config: strategies, meshes or levers")
+    parser.add_argument(
+        "--lengths",
+        default="data",
+        help="document lengths for attention.strategy=auto: data, document, web, code, prolong (default: %(default)s)",
+    )
+    parser.add_argument("--workdir", metavar="DIR", help="where to save (default: runs/NAME/plan-TARGET)")
+    args, settings = parser.parse_with_settings(argv[1:])
     config, run = configs.from_command_line([argv[0], *settings])
-    folder = pathlib.Path(asked.workdir or run / f"plan-{asked.target.replace(':', '-')}")
+    folder = pathlib.Path(args.workdir or run / f"plan-{args.target.replace(':', '-')}")
     places.check_folder("--workdir", folder)
-    target = targets.target(asked.target)
+    target = targets.target(args.target)
     from experiments.meter import rows
     from experiments.planner import auto, search, show
 
-    rows.check(asked.lengths)
-    config = auto.settle(config, target, lambda stage: rows.of_lengths(config, stage, asked.lengths))
-    if asked.compare:
+    rows.check(args.lengths)
+    config = auto.settle(config, target, lambda stage: rows.of_lengths(config, stage, args.lengths))
+    if args.compare:
         show.compared(
             *search.each(
                 config,
-                asked.compare,
+                args.compare,
                 lambda variant: search.plan_of(variant, target),
-                lambda name, one: print(f"{name}: {show.verdict(one)}", file=sys.stderr),
+                lambda name, plan: print(f"{name}: {show.verdict(plan)}", file=sys.stderr),
             )
         )
         return
-    if asked.find_max_length:
-        best = search.longest(config, target, lambda one: print(show.verdict(one), file=sys.stderr))
+    if args.find_max_length:
+        best = search.longest(config, target, lambda plan: print(show.verdict(plan), file=sys.stderr))
     else:
         best = search.plan_of(config, target)
     show.show(best)

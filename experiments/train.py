@@ -55,7 +55,7 @@ def main(argv) -> None:
     text = rows.tokenize(corpus.train, tokenizer)
     processes.check_same(text.fingerprint, f"data.path={config.data.path!r} holds other text on another host.")
     shard, shards = meshes.data_shard(mesh)
-    config = auto.settle(config, targets.here(mesh), lambda stage: of_text(config, stage, text, corpus, tokenizer))
+    config = auto.settle(config, targets.of_mesh(mesh), lambda stage: of_text(config, stage, text, corpus, tokenizer))
     write_records(config, workdir, mesh)
 
     def batches(stage):

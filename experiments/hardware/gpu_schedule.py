@@ -1,11 +1,11 @@
-"""What XLA's CUDA compiler, Mosaic GPU and Triton make of a program, with no GPU: registers, spills, loops.
+"""Registers, spills and loops of the GPU kernels that XLA's CUDA compiler, Mosaic GPU and Triton make, with no GPU.
 
 A program is compiled in a process of its own, whose ENVIRONMENT makes the compilers dump the PTX of every kernel.
-`read` has NVIDIA's assembler compile it once more, as XLA did, and looks at the machine code. It is a lint, not a
-clock: it finds spills, old tensor instructions and fat loops. What is not in it: waits for memory, for barriers and
-for the other warps.
+`read` has NVIDIA's assembler compile the PTX once more, as XLA did, and looks at the machine code. It is a lint, not a
+clock: it finds spills, old tensor instructions and fat loops. It does not see waits for memory, for barriers and for
+the other warps.
 
-In a loop with matmuls three units can be what a processor waits for, when all of its computing warpgroups are in it:
+In a loop with matmuls, with all computing warpgroups of a processor in it, three units can be the bottleneck:
 
     tensor      cycles that its tensor cores are busy
     issue       instructions: each of its four schedulers issues one per cycle, and holds one warp of each warpgroup
@@ -33,7 +33,7 @@ _INSTRUCTION = re.compile(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]
 _CONTROL = re.compile(r"\s+/\* 0x([0-9a-f]{16}) \*/$")
 _LABEL = re.compile(r"(\.L_x_\d+):$")
 _GROUP_MATMUL = re.compile(r"([HQI])GMMA\.(\d+)x(\d+)x(\d+)")
-# opcodes by class, the first that fits; what fits none is "integer and other"
+# opcodes by class, the first that matches; an opcode that matches none is "integer and other"
 _CLASSES = {
     "tensor": r"[HQI]GMMA|HMMA|UTC\w*MMA",
     "mufu": r"MUFU",
@@ -48,7 +48,7 @@ _CLASSES = {
     "shuffle": r"SHFL",
     "branch": r"BRA|BRX|EXIT|RET|CALL|BSSY|BSYNC|BREAK",
 }
-_SHORT = 24  # a loop without matmuls is shown from so many instructions on
+_SHORT = 24  # a loop without matmuls is shown only if it has at least this many instructions
 _MUFU = 8  # cycles of a warp's instruction
 
 
@@ -57,11 +57,11 @@ class Loop:
     """An innermost loop of one warp.
 
     Attributes:
-      instructions: in it.
-      stalls: cycles that the compiler has the warp wait between them, at least.
-      classes: instructions by class.
-      matmuls: by opcode.
-      tensor: cycles that its matmuls occupy a processor's tensor cores, those of the warp's warpgroup together.
+      instructions: their number.
+      stalls: least cycles that the compiler has the warp wait between instructions.
+      classes: number of instructions by class.
+      matmuls: number of matmul instructions by opcode.
+      tensor: cycles that the matmuls of the warp's warpgroup occupy a processor's tensor cores.
     """
 
     instructions: int
@@ -73,10 +73,10 @@ class Loop:
 
 @dataclasses.dataclass
 class Kernel:
-    """One compiled kernel.
+    """Resources and instructions of one compiled kernel.
 
     Attributes:
-      name, target: of the PTX; e.g. sm_90a.
+      name, target: of the PTX; the target is such as sm_90a.
       registers: of a thread when it starts.
       stack, spills: bytes of a thread; spills are stores and loads.
       shared: bytes of shared memory of a block.
@@ -84,9 +84,9 @@ class Kernel:
       instructions: of the machine code.
       wgmma, mma_sync, tcgen05: matmul instructions, by generation.
       tma, cp_async: copies to shared memory, in bulk and by thread.
-      serialized: whether the assembler had each wgmma wait for the one before, as it cannot prove that it need not.
-      setmaxnreg: how its warpgroups share registers, e.g. ("inc 232", "dec 40").
-      blocks, limiter: that a processor holds at a time, and what they are limited by.
+      serialized: whether the assembler makes each wgmma wait for the one before, where it cannot prove this needless.
+      setmaxnreg: how the warpgroups share registers, e.g. ("inc 232", "dec 40").
+      blocks, limiter: the number of blocks that a processor holds at a time, and the resource that limits it.
       loops: in program order.
     """
 
@@ -111,14 +111,16 @@ class Kernel:
 
 
 def missing(*tools: str) -> str:
-    """Why nothing can be compiled for a GPU here; "" where it can. tools: of NVIDIA, by default those that also read
-    machine code."""
+    """The reason why this machine cannot compile for GPUs, or "" where it can.
+
+    tools: NVIDIA's programs that are needed; default the assembler and the disassembler.
+    """
     absent = [name for name in tools or ("ptxas", "nvdisasm") if not _tool(name)]
     return extras.missing("jax_cuda13_plugin") or extras.not_installed(absent)
 
 
 def environment(folder: str | pathlib.Path) -> dict[str, str]:
-    """What must be set before jax starts, for the compilers to dump into `folder`."""
+    """Environment variables, to be set before jax starts, that make the compilers dump into `folder`."""
     return {
         "JAX_PLATFORMS": "cpu",
         "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -131,9 +133,9 @@ def environment(folder: str | pathlib.Path) -> dict[str, str]:
 
 
 def read(folder: str | pathlib.Path, chip: Chip) -> list[Kernel]:
-    """The kernels in a dump, of programs compiled for `chip`.
+    """The kernels in a dump of programs that were compiled for `chip`.
 
-    Raises RuntimeError with what the assembler says where it refuses one, as it does Triton's that XLA only carries.
+    Raises RuntimeError with the assembler's message where it refuses a kernel, such as Triton's that XLA only carries.
     """
     folder, kernels = pathlib.Path(folder), []
     shared = {
@@ -151,7 +153,7 @@ def read(folder: str | pathlib.Path, chip: Chip) -> list[Kernel]:
 
 
 def bounds(kernel: Kernel, loop: Loop) -> dict[str, float]:
-    """Cycles that each unit of a processor needs at least for the loop, with all computing warpgroups in it."""
+    """{unit: least cycles} that a processor needs for one iteration of all its computing warpgroups."""
     groups = kernel.threads // 128 * kernel.blocks
     groups = max(1, groups - kernel.blocks if kernel.setmaxnreg else groups)  # one of a block only copies
     return {
@@ -162,13 +164,13 @@ def bounds(kernel: Kernel, loop: Loop) -> dict[str, float]:
 
 
 def busy(kernel: Kernel, loop: Loop) -> float:
-    """The tensor cores' share of the loop's time where their work overlaps with none of the rest."""
-    need = bounds(kernel, loop)
-    return need["tensor"] / (need["tensor"] + max(need["issue"], need["mufu"]))
+    """The fraction of the loop's time that the tensor cores are busy, if their work overlaps with no other."""
+    cycles = bounds(kernel, loop)
+    return cycles["tensor"] / (cycles["tensor"] + max(cycles["issue"], cycles["mufu"]))
 
 
 def _tool(name):
-    """The path of one of NVIDIA's programs, those of pip's packages first; None where there is none."""
+    """The path of one of NVIDIA's programs, from pip's packages or else from PATH; None where it is not installed."""
     packages = importlib.util.find_spec("nvidia")
     folders = packages.submodule_search_locations if packages else []
     return next(
@@ -177,7 +179,7 @@ def _tool(name):
 
 
 def _dynamic(path):
-    """Bytes of shared memory that the host asks for when it launches the kernel of this PTX."""
+    """Bytes of dynamic shared memory with which the host launches the kernel in a PTX file."""
     triton, mosaic = path.with_suffix(".compile_info"), path.with_suffix(".ll")
     if triton.exists():
         return int(re.search(r"shared_mem_bytes: (\d+)", triton.read_text())[1])
@@ -186,7 +188,7 @@ def _dynamic(path):
 
 
 def _compiled(path, ptx):
-    """A Kernel for each entry of a PTX file, all but for what the host decides."""
+    """Yields a Kernel for each entry of a PTX file, without the shared memory that the host asks for at launch."""
     target = re.search(r"^\.target (\w+)", ptx, re.M)[1]
     with tempfile.TemporaryDirectory() as folder:
         binary = f"{folder}/cubin"
@@ -214,21 +216,22 @@ def _run(tool, *arguments):
 
 
 def _code(text):
-    """{kernel: (instructions [(opcode, operands, stall cycles)], {label: index of what follows it})}."""
+    """{kernel: (instructions, labels)}: [(opcode, operands, stall cycles)], and {label: index of its instruction}."""
     code = {}
     for line in text.splitlines():
         if section := re.search(r"\.section\s+\.text\.([\w$]+),", line):
             instructions, labels = code.setdefault(section[1], ([], {}))
         elif label := _LABEL.match(line):
             labels[label[1]] = len(instructions)
-        elif found := _INSTRUCTION.match(line):
-            instructions.append((found[1], found[2], 0))
+        elif instruction := _INSTRUCTION.match(line):
+            instructions.append((instruction[1], instruction[2], 0))
         elif control := _CONTROL.match(line):
             instructions[-1] = (*instructions[-1][:2], int(control[1], 16) >> 41 & 15)
     return code
 
 
 def _count(kernel, instructions, labels):
+    """Fills in a kernel's counts of instructions, and its loops."""
     base = collections.Counter(opcode.split(".")[0] for opcode, *_ in instructions)
     total = lambda pattern: sum(n for opcode, n in base.items() if re.fullmatch(pattern, opcode))
     kernel.instructions = len(instructions)
@@ -242,12 +245,12 @@ def _count(kernel, instructions, labels):
 
 
 def _innermost(instructions, labels):
-    """(start, end) of loops without a loop inside, as branches back tell them."""
+    """[(start, end)] of the loops, found by their backward branches, that have no loop inside."""
     spans = []
-    for at, (opcode, operands, _) in enumerate(instructions):
+    for index, (opcode, operands, _) in enumerate(instructions):
         label = re.search(r"\.L_x_\d+", operands)
-        if opcode.split(".")[0] == "BRA" and label and labels[label[0]] < at:
-            spans.append((labels[label[0]], at + 1))
+        if opcode.split(".")[0] == "BRA" and label and labels[label[0]] < index:
+            spans.append((labels[label[0]], index + 1))
     return [s for s in spans if not any(s != t and s[0] <= t[0] and t[1] <= s[1] for t in spans)]
 
 
@@ -266,26 +269,26 @@ def _loop(instructions):
 
 def _class(opcode):
     base = opcode.split(".")[0]
-    return next((name for name, known in _CLASSES.items() if re.fullmatch(known, base)), "integer and other")
+    return next((name for name, pattern in _CLASSES.items() if re.fullmatch(pattern, base)), "integer and other")
 
 
 def _tensor_cycles(opcode):
-    """Of a processor, for one instruction of the four warps of a warpgroup; dense, at the rate of Hopper's wgmma."""
+    """Cycles that one instruction of a warpgroup's four warps occupies a processor, dense, at Hopper's wgmma rate."""
     if group := _GROUP_MATMUL.match(opcode):
         return int(group[2]) * int(group[3]) * int(group[4]) / (2048 if group[1] == "H" else 4096)
     return {"HMMA.16816": 16 * 8 * 16 / 512, "HMMA.1688": 16 * 8 * 8 / 512}.get(".".join(opcode.split(".")[:2]), 0)
 
 
 def _occupy(kernel, chip):
-    """Fills in how many blocks a processor holds: registers are given to warps by 256, shared memory by 128 bytes."""
+    """Fills in a kernel's blocks and limiter. Warps get registers by 256, blocks get shared memory by 128 bytes."""
     warps = -(-kernel.threads // 32)
-    of_warp = -(-kernel.registers * 32 // 256) * 256
+    warp_registers = -(-kernel.registers * 32 // 256) * 256
     shared = -(-(kernel.shared + chip.shared - chip.block_shared) // 128) * 128
-    room = {
-        "registers": 2**14 // of_warp * 4 // warps,
+    limits = {
+        "registers": 2**14 // warp_registers * 4 // warps,
         "shared memory": chip.shared // shared,
         "warps": 64 // warps,
         "blocks": 32,
     }
-    kernel.limiter = min(room, key=room.get)
-    kernel.blocks = room[kernel.limiter]
+    kernel.limiter = min(limits, key=limits.get)
+    kernel.blocks = limits[kernel.limiter]

@@ -1,4 +1,4 @@
-"""Accelerators that need not be here: what is known of them, and devices that jax can compile for."""
+"""Accelerators by name: their published rates, and devices for which jax can compile without having them."""
 
 import dataclasses
 import math
@@ -14,21 +14,21 @@ from longctx.errors import UserError, unknown_name
 from pallas_kernels import gpu_chips, tpu_chips
 
 GIB = 2**30
-MOST_GPUS = 2**16  # of a target: more than any machine has, and few enough to be listed
+MOST_GPUS = 2**16  # in a target: more than any machine has, and few enough to be listed
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One device of a kind. Rates are bytes per second, one way.
+    """Memory and rates of one device of a kind. Rates of links are bytes per second, one way.
 
     Attributes:
-      memory: bytes that programs can have of its own.
+      memory: bytes of device memory that programs can use.
       host, per_host: bytes of a host's memory; devices that share it.
-      tflops: peak, bfloat16, 10^12 per second.
-      near: to other devices of its node; of a TPU, along one axis of the torus.
-      far: to those of other nodes.
-      to_host: to its host.
-      matmul, forward, backward: shares of the peak that weight matmuls and attention's kernels reach.
+      tflops: peak in bfloat16, 10^12 FLOPs per second.
+      near: rate to other devices of its node; for a TPU, along one axis of the torus.
+      far: rate to devices of other nodes.
+      to_host: rate to its host.
+      matmul, forward, backward: fractions of the peak that weight matmuls and attention's kernels reach.
     """
 
     memory: float
@@ -43,13 +43,13 @@ class Chip:
     backward: float
 
 
-# What is not a kernel of ours is published, and assumed here: that is what a plan rests on.
-# GPUs: 9/10 of the memory, for libraries and fragments need some; a node of 1.9 TB, as ALST's (arXiv 2506.13996); a
-#   network card each, of 400 Gbit/s (A100, A800: 200); attention as cuDNN's on H100 (figures of arXiv 2407.08608), on
-#   A100 as FlashAttention-2's (arXiv 2307.08691).
-# TPUs: of their memory what libtpu gives out; hosts as in cloud.google.com/tpu/docs/v5e, .../v6e, and for v5p and v4
-#   cloud.google.com/kubernetes-engine/docs/concepts/tpus; links as in jax-ml.github.io/scaling-book; attention by the
-#   static schedules of our own kernels (README), v5p's and v4's backward as v5e's.
+# The assumptions that every plan rests on. Numbers are published ones, except for our own kernels.
+# GPUs: 9/10 of the memory, since libraries and fragmentation need some; a node with 1.9 TB, as ALST's (arXiv
+#   2506.13996); a network card per device, of 400 Gbit/s (A100, A800: 200); attention at cuDNN's rate on H100 (figures
+#   of arXiv 2407.08608), at FlashAttention-2's on A100 (arXiv 2307.08691).
+# TPUs: the memory that libtpu gives out; hosts from cloud.google.com/tpu/docs/v5e, .../v6e, and for v5p and v4
+#   cloud.google.com/kubernetes-engine/docs/concepts/tpus; links from jax-ml.github.io/scaling-book; attention by the
+#   static schedules of our own kernels, v5p's and v4's backward taken to be v5e's.
 CHIPS = {
     "a100": Chip(72 * GIB, 1.9e12, 8, gpu_chips.CHIPS["a100"].tflops, 300e9, 25e9, 25e9, 0.8, 0.70, 0.60),
     "a800": Chip(72 * GIB, 1.9e12, 8, gpu_chips.CHIPS["a800"].tflops, 200e9, 25e9, 25e9, 0.8, 0.70, 0.60),
@@ -64,7 +64,12 @@ CHIPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """Devices of one kind. platform: as jax.jit(...).lower takes it. chip: None for simulated ones."""
+    """A set of devices of one kind.
+
+    Attributes:
+      chip: None for simulated devices.
+      platform: as jax.jit(...).lower takes it.
+    """
 
     name: str
     chip: Chip | None
@@ -73,18 +78,20 @@ class Target:
 
     @property
     def host_share(self) -> float:
-        """Bytes of a host's memory for each device, all of it if fewer than a host's devices are used."""
+        """Bytes of host memory per device that is used."""
         return self.chip.host / min(self.chip.per_host, len(self.devices))
 
 
 def target(name: str, simulate: bool = False) -> Target:
-    """That of "h100x8", "v5p:2x2x1" and so on; sets what the compilers want in the environment: call before jax starts.
+    """The Target that a name such as "h100x8" or "v5p:2x2x1" stands for.
 
-    simulate: whether "cpu:8" is one too. Raises UserError for a name that is not known.
+    Sets the environment variables that the compilers need, so it must be called before jax starts.
+
+    simulate: whether "cpu:8", simulated devices, is allowed. Raises UserError for an unknown name.
     """
     if simulate and (cpus := re.fullmatch(r"cpu:([1-9]\d*)", name)):
         return Target(name, None, _cpus(int(cpus[1])), "cpu")
-    os.environ.update(ENVIRONMENT, JAX_SKIP_CUDA_CONSTRAINTS_CHECK="1")  # no libraries of NVIDIA are here
+    os.environ.update(ENVIRONMENT, JAX_SKIP_CUDA_CONSTRAINTS_CHECK="1")  # NVIDIA's libraries need not be installed
     gpus, tpus = re.fullmatch(r"([a-z]+\d+)x(\d+)", name), re.fullmatch(r"(\w+):[\dx]+", name)
     if gpus and gpus[1] in CHIPS:
         extras.need(f"compiling for {name}", gpu_schedule.missing("ptxas"))
@@ -97,16 +104,16 @@ def target(name: str, simulate: bool = False) -> Target:
     raise unknown_name("target", name, known)
 
 
-def here(mesh) -> Target:
-    """That of a mesh's own devices; chip: None where they are not known."""
+def of_mesh(mesh) -> Target:
+    """The Target of a mesh's own devices; its chip is None where CHIPS does not have them."""
     devices = list(mesh.devices.flat)
-    kinds = {chip.kind: name for known in (gpu_chips.CHIPS, tpu_chips.CHIPS) for name, chip in known.items()}
+    kinds = {chip.kind: name for chips in (gpu_chips.CHIPS, tpu_chips.CHIPS) for name, chip in chips.items()}
     platform = {"gpu": "cuda"}.get(devices[0].platform, devices[0].platform)
     return Target(devices[0].device_kind, CHIPS.get(kinds.get(devices[0].device_kind)), devices, platform)
 
 
 def check_devices(mesh: MeshConfig, target: Target) -> None:
-    """Raises UserError where the mesh is not of the target's devices."""
+    """Raises UserError where the mesh has another number of devices than the target."""
     count = len(target.devices)
     if mesh.devices != count:
         raise UserError(
@@ -116,7 +123,7 @@ def check_devices(mesh: MeshConfig, target: Target) -> None:
 
 
 def _cpus(count: int):
-    # nothing is run there: its code need not be fast
+    # nothing is run on these devices: their code need not be fast
     if count > SIMULATED:
         raise UserError(
             f"target cpu:{count} is more than the {SIMULATED} devices that jax can simulate in a process; "
@@ -153,9 +160,9 @@ def _tpus(name: str):
 
 
 def compiled(lowered):
-    """The program for a Target, with every donated argument in the memory of the result that replaces it.
+    """The compiled program for a Target, with every donated argument in the memory kind of the result that replaces it.
 
-    Devices described by a topology of GPUs have no memories: there jax takes all arguments to be on the device.
+    GPU devices from a topology description have no memory kinds, so that jax places all arguments in device memory.
     """
     from jax.extend.mlir import ir
 
@@ -165,11 +172,11 @@ def compiled(lowered):
         results = [ir.DictAttr(result) for result in main.attributes["res_attrs"]]
 
         def placed(argument):
-            named = {a.name: a.attr for a in ir.DictAttr(argument)}
-            alias = named.get("tf.aliasing_output")
+            attributes = {a.name: a.attr for a in ir.DictAttr(argument)}
+            alias = attributes.get("tf.aliasing_output")
             result = {} if alias is None else results[ir.IntegerAttr(alias).value]
             memory = result["mhlo.memory_kind"] if "mhlo.memory_kind" in result else ir.StringAttr.get("device")
-            return ir.DictAttr.get(named | {"mhlo.memory_kind": memory})
+            return ir.DictAttr.get(attributes | {"mhlo.memory_kind": memory})
 
         main.attributes["arg_attrs"] = ir.ArrayAttr.get([placed(a) for a in main.attributes["arg_attrs"]])
     return lowered.compile()

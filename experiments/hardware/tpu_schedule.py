@@ -1,15 +1,15 @@
-"""Static schedules of Pallas TPU kernels: cycles as the real TPU compiler scheduled them, with no TPU.
+"""Static schedules of Pallas TPU kernels: the cycles that the real TPU compiler scheduled, with no TPU.
 
 The compiler's dump holds every kernel as bundles, the instructions of one cycle each, after register allocation and
-with the empty bundles that wait for latencies. What is not in them: waits for memory, bank conflicts, contention. So a
-schedule is a lower bound on time, a tight one for kernels that compute much on big blocks.
+with the empty bundles that wait for latencies. Bundles do not show waits for memory, bank conflicts and contention. So
+a schedule is a lower bound on time, a tight one for kernels that compute much on big blocks.
 
-Branches cut the bundles into regions. A kernel's time is the sum over regions of cycles x executions, where a region
+Branches divide the bundles into regions. A kernel's time is the sum over regions of cycles x executions:
 
-    holds matmuls            is run for each pair of blocks of its kind: the counts are the caller's
-    stores much, without     starts or ends a block of the outer side
-    is in the grid's loop    is run at every step
-    is outside of it         once
+    a region with matmuls                    runs for each pair of blocks of its kind; the caller counts these
+    one with many stores, without matmuls    runs when a block of the outer side starts or ends
+    any other in the grid's loop             runs at every step
+    any other outside of it                  runs once
 """
 
 import collections
@@ -33,20 +33,20 @@ _BRANCH = re.compile(r"sbr\.rel .*?target bundleno = (\d+)")
 _COMMENT = re.compile(r"/\*.*?\*/", re.S)
 _MATMUL = re.compile(r"\bvmatmul\.(?:mubr\.|msk\.)*([a-z0-9]+)\.")
 _VMEM = re.compile(r"^\s*#allocation\d+ \[.*?space=vmem, size = (0x[0-9a-f]+)", re.M)
-_ROWS = {"f32": 8, "bf16": 16}  # of the left operand, that one matmul instruction streams
+_ROWS = {"f32": 8, "bf16": 16}  # rows of the left operand that one matmul instruction streams
 _MANY_STORES = 32
 
 
 @dataclasses.dataclass
 class Region:
-    """Bundles under one branch, those of regions inside of it excluded.
+    """The bundles under one branch, without those of regions inside it.
 
     Attributes:
       start, end: bundle numbers; end is exclusive.
       loop: whether the branch goes back.
-      inside: of the grid's loop.
-      waits: for a copy, as no region that starts or ends an outer block does.
-      cycles: bundles.
+      inside: whether it lies in the grid's loop.
+      waits: whether it waits for a copy; no region that starts or ends an outer block does.
+      cycles: the number of bundles.
       matmul_rows: rows that are streamed through the matrix units.
       used: instructions per unit, by name in UNITS.
     """
@@ -63,12 +63,12 @@ class Region:
 
 @dataclasses.dataclass
 class Kernel:
-    """One scheduled kernel.
+    """The schedule of one kernel.
 
     Attributes:
       name: of the pallas_call.
       compute: regions with matmuls, in program order.
-      step, outer, once: cycles of the other regions, by how often they are run.
+      step, outer, once: cycles of the other regions: per grid step, per outer block, per launch.
       capacity: instructions per bundle and unit.
       vmem: bytes of scratch and windows.
     """
@@ -84,14 +84,14 @@ class Kernel:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What one launch of a kernel has to do.
+    """The work of one launch of a kernel.
 
     Attributes:
-      name: in the kernel's name.
-      flops: useful ones, of all matmuls.
+      name: a part of the kernel's name.
+      flops: useful FLOPs of all matmuls.
       runs: executions of each compute region, in program order.
       steps: of the grid.
-      outer: blocks of the outer side that are started and ended.
+      outer: the number of blocks of the outer side.
     """
 
     name: str
@@ -102,7 +102,7 @@ class Work:
 
 
 def compiler_flags(folder: str | pathlib.Path) -> str:
-    """What LIBTPU_INIT_ARGS must hold before jax starts, for the compiler to dump into `folder`."""
+    """Flags for LIBTPU_INIT_ARGS, to be set before jax starts, that make the compiler dump into `folder`."""
     return f"--xla_jf_dump_to={folder} --xla_jf_dump_hlo_text=true --xla_jf_dump_llo_text=true"
 
 
@@ -113,26 +113,26 @@ def read(folder: str | pathlib.Path) -> list[Kernel]:
         stamp, _, rest = path.name.partition("-")
         name = re.sub(rf"-\d+-{_SCHEDULE}$", "", rest)
         analysis = _only(folder, f"{stamp}-{name}-*-schedule-analysis_{_SCHEDULE}")
-        of_compiler = name.startswith(("TLP", "<late-")) or "schedule-analysis" in name
-        if not of_compiler and analysis and "tpu_custom_call" in analysis.read_text(errors="replace"):
+        internal = name.startswith(("TLP", "<late-")) or "schedule-analysis" in name
+        if not internal and analysis and "tpu_custom_call" in analysis.read_text(errors="replace"):
             kernels[name] = _kernel(name, path, folder, stamp)
     return list(kernels.values())
 
 
 def cycles(kernel: Kernel, work: Work, chip: Chip) -> float:
-    """Of one core, for one launch; parallel axes are taken to split evenly over cores."""
+    """Cycles of one core for one launch; parallel grid axes are taken to split evenly over cores."""
     total = kernel.once + work.steps * kernel.step + work.outer * kernel.outer
     total += sum(runs * region.cycles for runs, region in zip(work.runs, kernel.compute, strict=False))
     return total / chip.cores
 
 
 def matmul_cycles(region: Region, chip: Chip) -> float:
-    """Cycles that the region's matmuls occupy a core's matrix units at least."""
+    """The least cycles that a region's matmuls occupy the matrix units of a core."""
     return region.matmul_rows * chip.matmul_cycles / 16 / chip.mxus
 
 
 def floors(region: Region, kernel: Kernel, chip: Chip) -> dict[str, float]:
-    """Cycles that each unit needs at least for a region: the largest is what the region cannot go below."""
+    """{unit: least cycles} that each unit needs for a region; the largest is a lower bound for the region."""
     bounds = {unit: region.used[unit] / kernel.capacity[unit] for unit in UNITS if unit not in ("MXU", "FILL", "SPILL")}
     return {"MXU": matmul_cycles(region, chip), **bounds}
 
@@ -156,19 +156,19 @@ def _kernel(name, path, folder, stamp):
     once = [whole, *(r for r in other if r not in outer and r not in step)]
     original = _only(folder, f"{stamp}-{name}-*-original.txt")
     vmem = sum(int(size, 16) for size in _VMEM.findall(original.read_text(errors="replace")))
-    total = lambda some: sum(r.cycles for r in some)
+    total = lambda regions: sum(r.cycles for r in regions)
     return Kernel(name, compute, total(step), total(outer), total(once), capacity, vmem)
 
 
 def _only(folder, pattern):
-    """The last file of this pattern, whose brackets are plain letters; None where there is none."""
-    found = sorted(pathlib.Path(folder).glob(re.sub(r"([\[\]])", r"[\1]", pattern)))
-    found = [path for path in found if "schedule-analysis" in pattern or "schedule-analysis" not in path.name]
-    return found[-1] if found else None
+    """The last file that matches a glob pattern whose brackets stand for themselves; None where there is none."""
+    paths = sorted(pathlib.Path(folder).glob(re.sub(r"([\[\]])", r"[\1]", pattern)))
+    paths = [path for path in paths if "schedule-analysis" in pattern or "schedule-analysis" not in path.name]
+    return paths[-1] if paths else None
 
 
 def _bundles(text):
-    """The text of each bundle, without comments but for the branch targets, which are no comments."""
+    """The text of each bundle without its comments."""
     bundles = []
     for line in text.splitlines():
         if _BUNDLE.match(line):
@@ -179,21 +179,21 @@ def _bundles(text):
 
 
 def _regions(bundles):
-    """The whole, then what is under each branch, outer regions before those inside of them."""
+    """[whole program, region under each branch, ...], outer regions before the regions inside them."""
     regions = []
-    for at, bundle in enumerate(bundles):
+    for index, bundle in enumerate(bundles):
         for target in map(int, _BRANCH.findall(bundle)):
-            regions.append(Region(at + 1, target, False) if target > at else Region(target, at + 1, True))
+            regions.append(Region(index + 1, target, False) if target > index else Region(target, index + 1, True))
     regions.sort(key=lambda r: (r.start, -r.end))
     loops = [r for r in regions if r.loop]
     for region in regions:
-        around = (loop for loop in loops if loop is not region)
-        region.inside = any(loop.start <= region.start and region.end <= loop.end for loop in around)
+        others = (loop for loop in loops if loop is not region)
+        region.inside = any(loop.start <= region.start and region.end <= loop.end for loop in others)
     return [Region(0, len(bundles), False), *regions]
 
 
 def _fill(regions, bundles, rows):
-    """Gives every bundle to the innermost region around it."""
+    """Counts every bundle in the innermost region around it."""
     owner = [regions[0]] * len(bundles)
     for region in sorted(regions[1:], key=lambda r: r.start - r.end):
         owner[region.start : region.end] = [region] * (min(region.end, len(bundles)) - region.start)

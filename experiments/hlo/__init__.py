@@ -1,1 +1,1 @@
-"""What the text of a compiled program says of it: collectives, matmuls, kernels, copies to and from the host."""
+"""Readers of a compiled program's text: its collectives, matmuls, kernels, and copies to and from the host."""

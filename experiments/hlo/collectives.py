@@ -1,4 +1,4 @@
-"""Collectives of a compiled program: what leaves each device, and along which axes of the mesh."""
+"""Collectives of a compiled program: the traffic that leaves each device, and the mesh axes along which it goes."""
 
 import dataclasses
 import itertools
@@ -34,12 +34,12 @@ class Collective:
 
     Attributes:
       kind: a name in SENT.
-      operands: on each device; several where the compiler combined several.
-      axes: of the mesh, that its groups run along, in the mesh's order; none where each device is alone.
-      group: devices in each group; of a permutation, devices along its axes.
-      distance: of a permutation, the longest way of any pair round its group, each the shorter way; else 0.
+      operands: on each device; several where the compiler combined several collectives.
+      axes: the mesh axes along which the groups run, in the mesh's order; empty where each device is alone.
+      group: devices in each group; for a permutation, devices along its axes.
+      distance: for a permutation, the largest distance of a pair round the ring of its group, the shorter way; else 0.
       runs: in one run of the program.
-      overlapped: asynchronous, and between its start and its end the schedule has matmuls or kernels.
+      overlapped: whether it is asynchronous and the schedule has matmuls or kernels between its start and its end.
       op_name: see Instruction.op_name.
     """
 
@@ -54,12 +54,12 @@ class Collective:
 
     @property
     def links(self) -> int:
-        """Those of a ring of the group that the data crosses one after another."""
+        """The number of links in a ring of the group that the data crosses one after another."""
         return LINKS[self.kind](self.group) if self.kind in LINKS else self.distance
 
     @property
     def elements(self) -> float:
-        """Elements that leave each device in one run. (On a CPU, those of bfloat16 are sent as float32.)"""
+        """Elements that leave each device in one run. (On a CPU, bfloat16 is sent as float32.)"""
         return SENT[self.kind](self.group) * sum(shape.elements for shape in self.operands)
 
     @property
@@ -69,23 +69,23 @@ class Collective:
 
 
 def span(instruction: Instruction, mesh: dict[str, int]) -> tuple[tuple[str, ...], int]:
-    """(axes, group) of a collective; mesh: the size of each axis.
+    """(axes, group) of a collective, see Collective. mesh: the size of each axis.
 
-    A program counts devices in the order of `mesh.devices`, whichever devices these are.
+    A program numbers devices in the order of `mesh.devices`, whichever devices these are.
     """
     axes, places = _places(instruction, mesh)
     return axes, math.prod(mesh[axis] for axis in axes) if _permutes(instruction) else places.shape[2]
 
 
 def distance(instruction: Instruction, mesh: dict[str, int]) -> int:
-    """See Collective.distance."""
+    """The longest distance of a permutation, see Collective.distance; 0 for other collectives."""
     axes, places = _places(instruction, mesh)
     if not axes or not _permutes(instruction):
         return 0
     sizes = [mesh[axis] for axis in axes]
-    along = np.ravel_multi_index([place for axis, place in zip(mesh, places, strict=True) if axis in axes], sizes)
-    on = np.diff(along) % math.prod(sizes)
-    return int(np.minimum(on, math.prod(sizes) - on).max())
+    index = np.ravel_multi_index([place for axis, place in zip(mesh, places, strict=True) if axis in axes], sizes)
+    steps = np.diff(index) % math.prod(sizes)
+    return int(np.minimum(steps, math.prod(sizes) - steps).max())
 
 
 def _permutes(instruction):
@@ -93,21 +93,21 @@ def _permutes(instruction):
 
 
 def _places(instruction, mesh):
-    """Axes along which groups run, and the coordinates of their devices [axes of the mesh, groups, devices of each]."""
+    """(axes along which groups run, coordinates of their devices [mesh axes, groups, devices of a group])."""
     groups = _groups(instruction.rest, math.prod(mesh.values()))
     places = np.array(np.unravel_index(groups, tuple(mesh.values())))
     return tuple(axis for axis, place in zip(mesh, places, strict=True) if (place != place[:, :1]).any()), places
 
 
 def _groups(text, devices):
-    """[groups, devices of each], of all forms in which HLO writes them."""
+    """The device numbers [groups, devices of a group], from any of the forms in which HLO writes them."""
     ids = np.arange(devices)
-    if found := re.search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}", text):
-        return np.array([list(map(int, group.split(","))) for group in re.findall(r"[\d,]*\d", found[1])])
-    if found := re.search(r"replica_groups=\[([\d,]+)\]<=(\S+?)(?:, |$)", text):
-        return _arranged(ids, found[2]).reshape(_numbers(found[1]))
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((.*?)\))? \{([^}]*)\}", text):
-        return _along(_arranged(ids, found[2] or f"[{devices}]"), found[1], found[3])
+    if match := re.search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}", text):
+        return np.array([list(map(int, group.split(","))) for group in re.findall(r"[\d,]*\d", match[1])])
+    if match := re.search(r"replica_groups=\[([\d,]+)\]<=(\S+?)(?:, |$)", text):
+        return _arranged(ids, match[2]).reshape(_numbers(match[1]))
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((.*?)\))? \{([^}]*)\}", text):
+        return _along(_arranged(ids, match[2] or f"[{devices}]"), match[1], match[3])
     return ids[None]
 
 
@@ -116,7 +116,7 @@ def _numbers(text):
 
 
 def _arranged(ids, order):
-    """The devices in an order [2,4]T(1,0): of shape [2, 4], transposed; or one written out."""
+    """The device numbers in an order such as "[2,4]T(1,0)" (reshaped, then transposed), or in one written out."""
     if not order.startswith("["):
         return np.array(_numbers(order))
     shape, _, permutation = order.partition("T")
@@ -125,7 +125,7 @@ def _arranged(ids, order):
 
 
 def _along(ids, mesh, axes):
-    """Groups along some axes of the compiler's own mesh 'x'=8,'y'=2, or parts of them: 'x':(2)4 are 4 with 2 above."""
+    """Groups along axes of the compiler's own mesh 'x'=8,'y'=2, or along parts: 'x':(2)4 is 4 devices below 2."""
     sizes = {name: int(size) for name, size in re.findall(r"([^,=]+)=(\d+)", mesh)}
     chosen = [
         (name, int(above or 1), int(size or sizes[name]))

@@ -1,8 +1,8 @@
-"""How often the loops of a compiled program run their bodies.
+"""Trip counts of the loops in a compiled program.
 
-CPU and GPU programs print most counts; those for TPUs print none, and have them as `counter < constant` in the loop's
-condition. A count that depends on data (attention's loops over the blocks that a mask leaves) is at most the length of
-an array that the body reads at the counter, one part after another.
+CPU and GPU programs print most counts. TPU programs print none, but have `counter < constant` as the loop's condition.
+A count that depends on data (attention's loops over the blocks that a mask leaves) is at most the length of an array
+that the body reads at the counter, one part after another.
 """
 
 import dataclasses
@@ -13,8 +13,8 @@ from experiments.hlo.text import Computation, Instruction, Module
 _SAME = {"copy", "bitcast", "convert", "reshape", "copy-done", "copy-start"}
 
 
-class Known(enum.IntEnum):
-    """How much the text tells of a count."""
+class Certainty(enum.IntEnum):
+    """The certainty of a count that was read from a program's text."""
 
     EXACT = 0
     AT_MOST = 1
@@ -23,18 +23,18 @@ class Known(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Count:
-    """So many times; where `known` is UNKNOWN, a factor of 1 stands for what is not known."""
+    """The number of times that an instruction runs. An UNKNOWN count has 1 in place of each unknown factor."""
 
     times: int = 1
-    known: Known = Known.EXACT
+    certainty: Certainty = Certainty.EXACT
 
     def __mul__(self, other: "Count") -> "Count":
-        return Count(self.times * other.times, max(self.known, other.known))
+        return Count(self.times * other.times, max(self.certainty, other.certainty))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Linear:
-    """scale * carry[index] + offset of a loop; a constant where scale is 0."""
+    """An integer scale * carry[index] + offset in a loop; a constant where scale is 0."""
 
     offset: int
     scale: int = 0
@@ -50,26 +50,26 @@ class _Linear:
 
 
 def trips(module: Module, around: Computation, loop: Instruction) -> Count:
-    """Of a `while` in the computation `around`."""
+    """The trip count of a `while` instruction in the computation `around`."""
     printed = loop.rest.partition('"known_trip_count":{"n":"')[2]
     if printed:
         return Count(int(printed[: printed.index('"')]))
     body = module.computations[loop.attribute("body")]
-    compared = _compared(module, module.computations[loop.attribute("condition")])
-    if compared is None:
-        return Count(known=Known.UNKNOWN)
-    counter, bound, inclusive = compared
+    comparison = _comparison(module, module.computations[loop.attribute("condition")])
+    if comparison is None:
+        return Count(certainty=Certainty.UNKNOWN)
+    counter, bound, inclusive = comparison
     first, step = _first(module, around, loop, counter.index), _step(module, body, counter.index)
     last = bound if not bound.scale else _unchanged(module, around, loop, body, bound)
     if first is not None and step and last is not None:
         span = last.offset - counter.offset - first + inclusive
         return Count(max(0, -(-span // step)))
     longest = min(_lengths(module, body, counter.index), default=None)
-    return Count(known=Known.UNKNOWN) if longest is None else Count(longest, Known.AT_MOST)
+    return Count(certainty=Certainty.UNKNOWN) if longest is None else Count(longest, Certainty.AT_MOST)
 
 
-def _compared(module, condition):
-    """(counter, bound, 1 where the bound itself is reached) of a condition counter < bound; else None."""
+def _comparison(module, condition):
+    """(counter, bound, inclusive) of a condition counter < bound, or <= with inclusive 1; None for other conditions."""
     root, where, args = condition.root, condition, None
     while root.opcode in ("fusion", "call"):
         args = [_value(module, where, name, args) for name in root.operands]
@@ -84,7 +84,7 @@ def _compared(module, condition):
 
 
 def _first(module, around, loop, index):
-    """What carry[index] is before the loop, where that is a constant."""
+    """The constant carry[index] before the loop; None where it is not constant."""
     start = around.inputs(loop)[0]
     if start.opcode != "tuple":
         return None
@@ -93,26 +93,26 @@ def _first(module, around, loop, index):
 
 
 def _step(module, body, index):
-    """What an iteration adds to carry[index], where that is a constant."""
+    """The constant that an iteration adds to carry[index]; None where it is not constant."""
     after = _value(module, body, body.root.operands[index]) if body.root.opcode == "tuple" else None
     return after.offset if after and after.scale == 1 and after.index == index else None
 
 
 def _unchanged(module, around, loop, body, bound):
-    """The bound as a constant, where it is one that the loop carries along."""
+    """The constant value of a bound that the loop carries along unchanged; None for other bounds."""
     first = _first(module, around, loop, bound.index)
     return _Linear(first + bound.offset) if first is not None and _step(module, body, bound.index) == 0 else None
 
 
 def _lengths(module, where, index, args=None):
-    """Lengths of the dimensions that dynamic slices of a loop's body step through with its counter."""
+    """Yields the number of steps that a loop's counter, as the start of a dynamic slice, can take in each dimension."""
     for instruction in where:
         if instruction.opcode.startswith("dynamic-slice"):
             dims = where.inputs(instruction)[0].shapes[0].dims
             sizes = map(int, instruction.attribute("dynamic_slice_sizes").split(","))
             for dim, size, name in zip(dims, sizes, instruction.operands[1:], strict=True):
-                at = _value(module, where, name, args)
-                if at and at.index == index and at.scale == size < dim:
+                start = _value(module, where, name, args)
+                if start and start.index == index and start.scale == size < dim:
                     yield dim // size
         elif instruction.opcode in ("fusion", "fusion-start", "call", "async-start"):
             inner = [_value(module, where, name, args) for name in instruction.operands]
@@ -120,9 +120,10 @@ def _lengths(module, where, index, args=None):
 
 
 def _value(module: Module, where: Computation, name: str, args: list[_Linear | None] | None = None) -> _Linear | None:
-    """An integer scalar as a function of the loop's carry, or None.
+    """The integer scalar `name` as a linear function of the loop's carry; None where it is not one.
 
-    args: the values of the parameters, in a fusion; None in the body or condition of a loop, whose one is the carry.
+    args: in a fusion, the values of its parameters; None in a loop's body or condition, whose only parameter is the
+    carry.
     """
     instruction = where.instructions[name]
     value = lambda i: _value(module, where, instruction.operands[i], args)
@@ -153,14 +154,15 @@ def _value(module: Module, where: Computation, name: str, args: list[_Linear | N
 
 
 def _element(module, where, instruction, args):
-    of, index = where.inputs(instruction)[0], int(instruction.attribute("index"))
-    match of.opcode:
+    """The value of a get-tuple-element, see `_value`."""
+    source, index = where.inputs(instruction)[0], int(instruction.attribute("index"))
+    match source.opcode:
         case "parameter" if args is None:
             return _Linear(0, 1, index)
         case "tuple":
-            return _value(module, where, of.operands[index], args)
+            return _value(module, where, source.operands[index], args)
         case "fusion":
-            called = module.called(of)[0]
-            inner = [_value(module, where, name, args) for name in of.operands]
+            called = module.called(source)[0]
+            inner = [_value(module, where, name, args) for name in source.operands]
             return _value(module, called, called.root.operands[index], inner)
     return None

@@ -20,7 +20,7 @@ def is_matmul(instruction: Instruction) -> bool:
 
 
 def flops(where: Computation, instruction: Instruction) -> int:
-    """Of one run: 2 for each product of two elements that are there (padding and the zeros of a dilation are not)."""
+    """FLOPs of one run of a matmul, 2 per product; products with padding or a dilation's zeros do not count."""
     left, right = (operand.shapes[0].dims for operand in where.inputs(instruction)[:2])
     out = instruction.shapes[0]
     if instruction.opcode == "convolution":
@@ -32,13 +32,13 @@ def flops(where: Computation, instruction: Instruction) -> int:
 
 
 def _convolution(instruction, left, right, out):
-    """Products of a convolution: what TPU programs have for every dot, batch dimensions being spatial ones."""
+    """Products of a convolution. TPU programs have one for every dot, with batch dimensions as spatial ones."""
     labels = re.match(r"(\w+)_(\w+)->(\w+)", re.search(r"dim_labels=(\S+?)(?:,|$)", instruction.rest)[1])
-    at = lambda side, label, dims: dims[labels[side].index(label)]
+    size_of = lambda side, label, dims: dims[labels[side].index(label)]
     window = dict(re.findall(r"(\w+)=(\S+)", instruction.attribute("window") or ""))
-    count = at(3, "b", out) * at(3, "f", out) * at(2, "i", right)
+    count = size_of(3, "b", out) * size_of(3, "f", out) * size_of(2, "i", right)
     for dim in range(len(out) - 2):
-        sizes = (at(side, str(dim), dims) for side, dims in ((1, left), (2, right), (3, out)))
+        sizes = (size_of(side, str(dim), dims) for side, dims in ((1, left), (2, right), (3, out)))
         number = lambda name, default, dim=dim: window[name].split("x")[dim] if name in window else default
         steps = (int(number(name, 1)) for name in ("stride", "lhs_dilate", "rhs_dilate"))
         count *= _pairs(*sizes, *steps, int(str(number("pad", "0_0")).split("_")[0]))
@@ -49,6 +49,6 @@ def _convolution(instruction, left, right, out):
 def _pairs(left, right, out, stride, left_dilation, right_dilation, pad):
     """(output, kernel) position pairs of one dimension that meet an element of the left side."""
     outs = np.arange(out) * stride - pad
-    at = (outs + k * right_dilation for k in range(right))
+    positions = (outs + k * right_dilation for k in range(right))
     inside = lambda p: (0 <= p) & (p <= (left - 1) * left_dilation) & (p % left_dilation == 0)
-    return sum(int(np.count_nonzero(inside(p))) for p in at)
+    return sum(int(np.count_nonzero(inside(p))) for p in positions)

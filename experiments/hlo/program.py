@@ -1,4 +1,4 @@
-"""What one device does in one run of a compiled program, with the counts of its loops applied."""
+"""The work of one device in one run of a compiled program, with the trip counts of its loops applied."""
 
 import dataclasses
 import re
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from experiments.hlo import collectives, loops, matmuls
 from experiments.hlo.collectives import Collective
-from experiments.hlo.loops import Count, Known
+from experiments.hlo.loops import Certainty, Count
 from experiments.hlo.text import HOST, Computation, Instruction, Module, Shape, parse
 
 # A TPU program may run a collective within other fusions: one starts it, others go on with it while they compute, one
@@ -35,7 +35,7 @@ class Matmul:
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """A custom call, of whose work the text tells nothing but its arrays: Mosaic (Pallas), Triton, cuDNN.
+    """A custom call to a kernel (Mosaic of Pallas, Triton, cuDNN), of which the text shows only the arrays.
 
     Attributes:
       name: the pallas_call's, where the compiler kept it.
@@ -54,19 +54,19 @@ class Kernel:
 
     @property
     def bytes(self) -> float:
-        """Of the operands and results."""
+        """Bytes of the operands and results."""
         return sum(shape.bytes for shape in self.operands + self.results)
 
 
 @dataclasses.dataclass(frozen=True)
 class HostCopy:
-    """A copy between the device's memory and its host's.
+    """A copy between device memory and host memory.
 
     Attributes:
       to_host: the direction.
       bytes: of one run.
       runs: in one run of the program.
-      overlapped: as of a Collective.
+      overlapped: see Collective.
       op_name: see Instruction.op_name.
     """
 
@@ -79,9 +79,9 @@ class HostCopy:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """An instruction of a TPU program and the cycles that the compiler expects of it: a matmul, a fusion, a copy.
+    """The cycles that the TPU compiler expects an instruction (a matmul, a fusion, a copy) to take.
 
-    Kernels, collectives and asynchronous copies have none.
+    Kernels, collectives and asynchronous copies have no estimate.
     """
 
     cycles: int
@@ -91,9 +91,9 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """All of these that the program holds, each in the order of the schedule.
+    """The operations of a program by kind, each list in the order of the schedule.
 
-    Of the branches of a conditional those count, for each list by itself, that have the most of it.
+    Of a conditional, each list takes the branch that has the most of its kind.
     """
 
     collectives: tuple[Collective, ...]
@@ -104,47 +104,47 @@ class Program:
 
 
 def read(text: str, mesh) -> Program:
-    """The program of `compiled.as_text()`, of the CPU, GPU or TPU compiler.
+    """The Program in the text `compiled.as_text()` of the CPU, GPU or TPU compiler.
 
-    mesh: the jax mesh that it was compiled for; only names and sizes of its axes are asked for.
+    mesh: the jax mesh that it was compiled for; only the names and sizes of its axes matter.
 
     Raises:
-      ValueError: when the text is not that of a compiled program, or of one for another number of devices.
+      ValueError: for a text that is no compiled program's, or whose program is for another number of devices.
     """
     reader = _Reader.of(text, mesh)
-    found = reader.walk(reader.module.entry, Count(), False)
-    return Program(**{name: tuple(_only(found, kind)) for name, (kind, _) in _LISTS.items()})
+    items = reader.walk(reader.module.entry, Count(), False)
+    return Program(**{name: tuple(_only(items, kind)) for name, (kind, _) in _LISTS.items()})
 
 
 def chains(text: str, mesh, key) -> dict:
-    """{key(collective): (collectives, links)} that have to follow one another, for each key but None.
+    """{key: (collectives, links)} that have to follow one another, for each key(collective) but None.
 
-    Along the longest chain of data that only those of one key lengthen; loops as often as they run. Arguments and
-    errors as of `read`.
+    Counts the longest chain of data dependences, along which only the collectives of that key count, loops as often as
+    they run. For the arguments and errors see `read`.
     """
     reader = _Reader.of(text, mesh)
     return reader.chains(reader.module.entry, key)
 
 
-def total(items: Iterable, of: str) -> float:
-    """The sum over items of the attribute `of` times how often each is run."""
-    return sum(getattr(item, of) * item.runs.times for item in items)
+def total(items: Iterable, field: str) -> float:
+    """The sum over items of the attribute `field` times the number of runs."""
+    return sum(getattr(item, field) * item.runs.times for item in items)
 
 
 def overlap(items: Iterable) -> float:
-    """Of the bytes of collectives or host copies, the share that the schedule brackets around matmuls or kernels."""
+    """The fraction of the bytes of collectives or host copies that are scheduled around matmuls or kernels."""
     items = list(items)
     return total((x for x in items if x.overlapped), "bytes") / (total(items, "bytes") or 1)
 
 
 def phase(item) -> str:
-    """Forward, recomputed (by jax.checkpoint, in the backward) or backward, as autodiff has named it."""
+    """ "forward", "recomputed" (by jax.checkpoint, in the backward) or "backward", by the names that autodiff gives."""
     if "rematted_computation" in item.op_name:
         return "recomputed"
     return "backward" if "transpose(" in item.op_name else "forward"
 
 
-# the lists of a Program, and what tells which branch of a conditional has the most of one
+# the lists of a Program: their type, and the attribute that decides which branch of a conditional has the most
 _LISTS = {
     "collectives": (Collective, "bytes"),
     "matmuls": (Matmul, "flops"),
@@ -156,6 +156,8 @@ _LISTS = {
 
 @dataclasses.dataclass
 class _Reader:
+    """The walk over a module's computations that collects the items of a Program."""
+
     module: Module
     mesh: dict[str, int]
     computing: set[str]  # computations with matmuls or kernels
@@ -171,16 +173,16 @@ class _Reader:
         return cls(module, dict(mesh.shape), _computing(module))
 
     def walk(self, where: Computation, runs: Count, overlapped: bool) -> list:
-        """All items of a computation that is run so often; overlapped: whether an asynchronous one runs it."""
-        bracketed, found = self.bracketed(where), []
+        """The items of a computation that runs `runs` times; overlapped: whether an asynchronous call runs it."""
+        bracketed, items = self.bracketed(where), []
         for instruction in where:
             if cycles := instruction.setting("estimated_cycles"):
-                found.append(Estimate(int(cycles), runs, instruction.op_name))
-            found += self.items(where, instruction, runs, overlapped or instruction.name in bracketed)
-        return found
+                items.append(Estimate(int(cycles), runs, instruction.op_name))
+            items += self.items(where, instruction, runs, overlapped or instruction.name in bracketed)
+        return items
 
     def items(self, where, instruction, runs, overlapped) -> list:
-        """Those of one instruction and of all that it calls."""
+        """The items of one instruction and of the computations that it calls."""
         kind, name = instruction.opcode.removesuffix("-start"), instruction.op_name
         if kind.endswith(("-done", "-update")):
             return []
@@ -195,7 +197,7 @@ class _Reader:
             body = self.module.computations[instruction.attribute("body")]
             return self.walk(body, runs * loops.trips(self.module, where, instruction), overlapped)
         if kind == "conditional":
-            return _dearest([self.walk(c, runs, overlapped) for c in self.module.called(instruction)])
+            return _largest([self.walk(c, runs, overlapped) for c in self.module.called(instruction)])
         if matmuls.is_matmul(instruction):
             dtype = where.inputs(instruction)[0].shapes[0].dtype
             return [Matmul(dtype, matmuls.flops(where, instruction), runs, name)]
@@ -209,7 +211,7 @@ class _Reader:
         return [item if item.op_name else dataclasses.replace(item, op_name=name) for item in inner]
 
     def chains(self, where: Computation, key) -> dict:
-        """Those of one computation: of every instruction the longest that lead to it, then the longest of them all."""
+        """The chains of one computation: the longest that lead to each instruction, then the longest of these."""
         leading = {}
         for instruction in where:
             before = _longest(leading[name] for name in instruction.operands)
@@ -217,17 +219,19 @@ class _Reader:
         return _longest(leading.values())
 
     def own_chains(self, where, instruction, key) -> dict:
+        """The chains inside one instruction."""
         if instruction.opcode == "while":
             times = loops.trips(self.module, where, instruction).times
             body = self.chains(self.module.computations[instruction.attribute("body")], key)
             return {name: (times * steps, times * links) for name, (steps, links) in body.items()}
         if instruction.opcode in ("call", "conditional"):
             return _longest(self.chains(called, key) for called in self.module.called(instruction))
-        found = {key(one): (1, one.links) for one in _only(self.items(where, instruction, Count(), False), Collective)}
-        return {name: chain for name, chain in found.items() if name is not None}
+        own = _only(self.items(where, instruction, Count(), False), Collective)
+        links = {key(collective): (1, collective.links) for collective in own}
+        return {name: chain for name, chain in links.items() if name is not None}
 
     def bracketed(self, where: Computation) -> set[str]:
-        """Asynchronous starts with matmuls or kernels scheduled before their ends."""
+        """Names of the asynchronous starts with matmuls or kernels scheduled before their ends."""
         order = list(where)
         busy = [_computes(instruction, self.computing) for instruction in order]
         ends = {
@@ -243,13 +247,14 @@ class _Reader:
         return {order[at].name for at, key in starts.items() if any(busy[at + 1 : ends.get(key, len(order))])}
 
     def channel(self, instruction: Instruction, target: str) -> str | None:
-        """That of the collective in a fusion that calls `target`, _START or _END."""
+        """The channel of the collective in a fusion that calls `target` (_START or _END); None for others."""
         inner = self.module.called(instruction) if instruction.opcode == "fusion" else []
         parts = (i for c in inner if _calls(c, target) for i in c if i.opcode in collectives.SENT)
         return next((i.attribute("channel_id") for i in parts), None)
 
 
 def _longest(chains):
+    """The longest chain for each key."""
     longest = {}
     for chain in chains:
         for name, links in chain.items():
@@ -258,13 +263,13 @@ def _longest(chains):
 
 
 def _added(before, own):
-    """The first chains, and behind them the second."""
+    """The chains `before` with the chains `own` appended."""
     add = lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True))
     return before | {name: add(before[name], chain) if name in before else chain for name, chain in own.items()}
 
 
 def _computing(module):
-    """Names of computations with matmuls or kernels, or that call such ones, which stand before them in the text."""
+    """Names of the computations that run matmuls or kernels; a computation precedes its callers in the text."""
     names = set()
     for computation in module.computations.values():
         if any(_computes(instruction, names) for instruction in computation):
@@ -277,7 +282,7 @@ def _computes(instruction, computing):
 
 
 def _scatters(where):
-    """A TPU program has a reduce-scatter as a fusion: all-reduces, of whose results it keeps slices."""
+    """Whether a fusion is a reduce-scatter, which TPU programs write as all-reduces whose results are sliced."""
     results = where.inputs(where.root) if where.root.opcode == "tuple" else [where.root]
     return {i.opcode for i in results} == {"dynamic-slice"} and any(i.opcode == "all-reduce" for i in where)
 
@@ -307,13 +312,14 @@ def _host_copy(where, instruction):
     return (result.space == HOST, result.bytes) if (source.space == HOST) != (result.space == HOST) else None
 
 
-def _dearest(branches):
-    """Of each list, the branch with the most."""
-    most = [
-        max((list(_only(found, kind)) for found in branches), key=lambda items, size=size: total(items, size))
+def _largest(branches):
+    """The items of a conditional: for each kind those of the branch with the most, run at most that often."""
+    largest = [
+        max((list(_only(items, kind)) for items in branches), key=lambda items, size=size: total(items, size))
         for kind, size in _LISTS.values()
     ]
-    return [dataclasses.replace(item, runs=item.runs * Count(known=Known.AT_MOST)) for items in most for item in items]
+    at_most = Count(certainty=Certainty.AT_MOST)
+    return [dataclasses.replace(item, runs=item.runs * at_most) for items in largest for item in items]
 
 
 def _only(items, kind):

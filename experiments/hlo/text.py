@@ -1,4 +1,4 @@
-"""The text of a compiled program (`compiled.as_text()`, of any backend) as computations of instructions."""
+"""A parser of a compiled program's text (`compiled.as_text()`, of any backend) into computations of instructions."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """One array: its dtype as HLO writes it, dimensions, and memory space (0: the device's own)."""
+    """Dtype (as HLO writes it), dimensions and memory space (0: the device's own) of an array."""
 
     dtype: str
     dims: tuple[int, ...]
@@ -36,17 +36,17 @@ class Shape:
 
 
 def bits(dtype: str) -> int:
-    """Of one element: the first number in an HLO dtype (bf16, f8e4m3fn, s4), with 8 for pred and 64 for c64."""
+    """Bits of one element: the first number in an HLO dtype (16 in bf16, 8 in f8e4m3fn, 4 in s4), or 8 for pred."""
     return _BITS[dtype] if dtype in _BITS else int(re.search(r"\d+", dtype)[0])
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line: %name = type opcode(arguments), attributes.
+    """An instruction, written `%name = type opcode(arguments), attributes`.
 
     Attributes:
       type: of the result, as written.
-      rest: the arguments and what follows them, as written.
+      rest: the text from the arguments on, as written.
     """
 
     name: str
@@ -56,16 +56,17 @@ class Instruction:
 
     @functools.cached_property
     def shapes(self) -> tuple[Shape, ...]:
-        """Of the result, the parts of a tuple in a row."""
+        """Shapes of the result, a tuple's parts in a row."""
         return _shapes(self.type)
 
     @functools.cached_property
     def operands(self) -> tuple[str, ...]:
+        """Names of the operands."""
         return tuple(_NAME.findall(self.arguments))
 
     @functools.cached_property
     def arguments(self) -> str:
-        """As written: names of operands; of a constant its value, of a parameter its number."""
+        """The text in parentheses: names of operands, the value of a constant, or the number of a parameter."""
         depth = 1
         for parenthesis in re.finditer(r"[()]", self.rest):
             depth += 1 if parenthesis[0] == "(" else -1
@@ -75,7 +76,7 @@ class Instruction:
 
     @property
     def called(self) -> tuple[str, ...]:
-        """Computations that it runs: of a fusion, a call, a loop (its body) or a conditional."""
+        """Names of the computations that a fusion, a call, a loop (its body) or a conditional runs."""
         branches = _BRANCHES.search(self.rest)
         if branches:
             return tuple(name.strip().lstrip("%") for name in branches[1].split(","))
@@ -84,39 +85,41 @@ class Instruction:
         return tuple(_CALLED.findall(self.rest)) if "=%" in self.rest else ()
 
     def attribute(self, name: str) -> str | None:
-        """The value of `name=...`, up to a comma or space; of `name={...}` what is between the braces."""
-        found = re.search(rf"\b{name}=(?:\{{([^{{}}]*)\}}|%?([^\s,{{}}]+))", self.rest)
-        return found and (found[1] if found[1] is not None else found[2])
+        """The value of `name=...`, up to a comma or space, or the text between the braces of `name={...}`."""
+        match = re.search(rf"\b{name}=(?:\{{([^{{}}]*)\}}|%?([^\s,{{}}]+))", self.rest)
+        return match and (match[1] if match[1] is not None else match[2])
 
     def setting(self, name: str) -> str | None:
-        """The value of `"name":...` in the backend's own settings, a number, a word or a list as written."""
-        found = re.search(rf'"{name}":(\[[^\]]*\]|"[^"]*"|\w+)', self.rest)
-        return found and found[1].strip('"')
+        """The value of `"name":...` in the backend's own settings: a number, a word or a list, as written."""
+        match = re.search(rf'"{name}":(\[[^\]]*\]|"[^"]*"|\w+)', self.rest)
+        return match and match[1].strip('"')
 
     @property
     def target(self) -> str:
-        """What a custom call calls."""
+        """The target of a custom call."""
         return re.search(r'custom_call_target="([^"]*)"', self.rest)[1]
 
     @property
     def op_name(self) -> str:
-        """Where in the traced program it comes from; holds "transpose(" in a backward, "rematted" in recomputation."""
-        found = re.search(r'op_name="([^"]*)"', self.rest)
-        return found[1] if found else ""
+        """The place in the traced program; holds "transpose(" in a backward and "rematted" in recomputation."""
+        match = re.search(r'op_name="([^"]*)"', self.rest)
+        return match[1] if match else ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Computation:
-    """Instructions by name, in the order of the schedule where the program has one; the root need not be the last."""
+    """A named list of instructions, in the order of the schedule where there is one; the root need not be the last."""
 
     name: str
     instructions: dict[str, Instruction]
     root: Instruction
 
     def inputs(self, instruction: Instruction) -> list[Instruction]:
+        """The instructions whose results are the operands."""
         return [self.instructions[name] for name in instruction.operands]
 
     def operand_shapes(self, instruction: Instruction) -> tuple[Shape, ...]:
+        """Shapes of all operands, tuples' parts in a row."""
         return tuple(shape for operand in self.inputs(instruction) for shape in operand.shapes)
 
     def __iter__(self) -> Iterator[Instruction]:
@@ -125,18 +128,19 @@ class Computation:
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-    """A program. `partitions`: devices that it runs on."""
+    """A compiled program. partitions: the number of devices that run it."""
 
     computations: dict[str, Computation]
     entry: Computation
     partitions: int
 
     def called(self, instruction: Instruction) -> list[Computation]:
+        """The computations that an instruction runs."""
         return [self.computations[name] for name in instruction.called]
 
 
 def parse(text: str) -> Module:
-    """Raises ValueError for a text without an entry computation."""
+    """The Module in a program's text. Raises ValueError for a text without an entry computation."""
     computations, entry, name, lines = {}, None, None, []
     for line in text.splitlines():
         if name is None:
@@ -169,6 +173,7 @@ def _instruction(line):
 
 
 def _shapes(text):
-    found = _SHAPE.finditer(text)
     space = lambda layout: int(m[1]) if layout and (m := _SPACE.search(layout)) else 0
-    return tuple(Shape(m[1], tuple(map(int, filter(None, m[2].split(",")))), space(m[3])) for m in found)
+    return tuple(
+        Shape(m[1], tuple(map(int, filter(None, m[2].split(",")))), space(m[3])) for m in _SHAPE.finditer(text)
+    )

@@ -1,1 +1,1 @@
-"""What a training step moves between devices: counted in its compiled program, beside its closed form."""
+"""Meters of a training step: its traffic, counted in the compiled program beside a closed form, memory and balance."""

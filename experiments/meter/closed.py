@@ -1,4 +1,4 @@
-"""What one step of a config sends, in closed form: by attention, and for weights that are stored in shares."""
+"""The bytes that one step of a config sends, in closed form: for attention, and for weights sharded over devices."""
 
 import collections
 import math
@@ -18,9 +18,10 @@ REDUCE = "all-reduce"
 
 
 def attention(config: Config, stage: Stage) -> dict[str, tuple[Sent, ...]]:
-    """{phase: what all layers send}, of a step by autodiff; phases as those of hlo.program.phase.
+    """{phase: the sends of all layers} in a step by autodiff; the phases are those of hlo.program.phase.
 
-    Where pairs of tokens fall into parts, each sends for itself; a compiler may send once what they share.
+    Where a position method splits the pairs of tokens into parts, each part counts its own sends, though a compiler may
+    send once what several parts need.
     """
     model, mesh, plan = config.model, config.mesh, context_parallel.plan_of(config)
     groups, kinds, total = config.memory.head_groups, config.model.kinds, Cost()
@@ -39,50 +40,55 @@ def attention(config: Config, stage: Stage) -> dict[str, tuple[Sent, ...]]:
             )
             total += len(range(i, model.layers, len(kinds))) * groups * cost(call)
     forward = merged(total.exchange + total.forward)
-    again = {"nothing": (), "exchange": total.exchange, "all": forward}[_again(model.remat)]
-    return {"forward": forward, "recomputed": again, "backward": total.backward}
+    return {"forward": forward, "recomputed": _recomputed(model.remat, total, forward), "backward": total.backward}
 
 
-def _again(policy: str) -> str:
-    """What of attention the backward does again: with its results kept, it needs what was exchanged."""
-    found = remat.parse(policy)
-    if found.policy is None:
-        return "nothing"
-    return "exchange" if found.keeps("attention_out") else "all"
+def _recomputed(policy: str, total: Cost, forward: tuple[Sent, ...]) -> tuple[Sent, ...]:
+    """The sends that the backward repeats under a remat policy: even with attention's results kept, the exchange."""
+    kept = remat.parse(policy)
+    if kept.policy is None:
+        return ()
+    return total.exchange if kept.keeps("attention_out") else forward
 
 
 def weights(config: Config, params: dict, platform: str) -> dict[tuple[str, str], tuple[Sent, ...]]:
-    """{(part, phase): what is sent}; part: "layers", or "rest" for embedding and head. params: shapes, on the mesh.
+    """{(part, phase): the sends for weights and their gradients}.
 
-    Shares are gathered in the dtype of compute, once in the forward, and in the layers again for the backward unless
-    model.remat keeps all; gradients are scattered, and summed over `data`. On simulated devices they are summed whole.
+    Shards are gathered in the dtype of compute, once in the forward, and in the layers again for the backward unless
+    model.remat keeps everything; gradients are scattered, and summed over `data`. Simulated devices sum them whole.
+
+    Args:
+      params: shapes, with shardings on the mesh.
+
+    Returns:
+      part: "layers", or "rest" for embedding and head; phase: "forward", "recomputed" or "backward".
     """
-    found, mesh = collections.defaultdict(list), config.mesh
+    elements, mesh = collections.defaultdict(list), config.mesh
     again = remat.parse(config.model.remat).policy is not None
-    everyone = mesh.data * mesh.fsdp * mesh.context_shards
+    devices = mesh.data * mesh.fsdp * mesh.context_shards
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        part, shares = "layers" if BLOCKS in path else "rest", _parts(leaf, mesh, meshes.SHARES)
-        size, others = leaf.size / _parts(leaf, mesh, ("tensor",)), everyone / shares
-        gathered = GATHER, (shares - 1) / shares * size
+        part, shards = "layers" if BLOCKS in path else "rest", _shards(leaf, mesh, meshes.SHARES)
+        size, replicas = leaf.size / _shards(leaf, mesh, ("tensor",)), devices / shards
+        gathered = GATHER, (shards - 1) / shards * size
         summed = (
-            [(REDUCE, 2 * (everyone - 1) / everyone * size)]
+            [(REDUCE, 2 * (devices - 1) / devices * size)]
             if platform == "cpu"
-            else [(SCATTER, gathered[1]), (REDUCE, 2 * (others - 1) / others * size / shares)]
+            else [(SCATTER, gathered[1]), (REDUCE, 2 * (replicas - 1) / replicas * size / shards)]
         )
-        found[part, "forward"] += [gathered]
-        found[part, "recomputed"] += [gathered] if again and part == "layers" else []
-        found[part, "backward"] += summed
-    width, axes = WIDTHS[config.model.dtype], share_axes(config)
+        elements[part, "forward"] += [gathered]
+        elements[part, "recomputed"] += [gathered] if again and part == "layers" else []
+        elements[part, "backward"] += summed
+    width, axes = WIDTHS[config.model.dtype], weight_axes(config)
     sent = lambda kind, count: Sent(kind, axes, Load(count, count * width), 1, 0)
-    return {name: merged(sent(*one) for one in each if one[1]) for name, each in found.items()}
+    return {name: merged(sent(*entry) for entry in entries if entry[1]) for name, entries in elements.items()}
 
 
-def _parts(leaf, mesh, names) -> int:
-    """Into how many parts axes of these names cut an array."""
-    cut = [name for entry in leaf.sharding.spec if entry for name in (entry if isinstance(entry, tuple) else (entry,))]
-    return math.prod(mesh.axes[name] for name in cut if name in names)
+def _shards(leaf, mesh, names) -> int:
+    """The number of shards into which the mesh axes `names` split an array."""
+    axes = [name for entry in leaf.sharding.spec if entry for name in (entry if isinstance(entry, tuple) else (entry,))]
+    return math.prod(mesh.axes[name] for name in axes if name in names)
 
 
-def share_axes(config: Config) -> tuple[str, ...]:
-    """Axes of more than one device over which gradients of weights are summed."""
+def weight_axes(config: Config) -> tuple[str, ...]:
+    """The mesh axes of more than one device over which gradients of weights are summed."""
     return tuple(name for name in (*meshes.BATCH, *meshes.CONTEXT) if config.mesh.axes[name] > 1)

@@ -1,4 +1,4 @@
-"""Rows of documents whose lengths are drawn as those of web pages, of code, and of mixtures for long contexts."""
+"""Rows of documents with drawn lengths, distributed like web pages, code, or mixtures for long contexts."""
 
 import time
 
@@ -20,13 +20,13 @@ KINDS = {
 
 
 def row(lengths) -> dict[str, np.ndarray]:
-    """A row of documents of these lengths, [1, T] each."""
+    """Positions and segments, int32 [1, T] each, of a row of documents of the given lengths."""
     segments = np.repeat(np.arange(1, len(lengths) + 1, dtype=np.int32), lengths)
     return {"positions": ragged_arange(np.asarray(lengths)).astype(np.int32)[None], "segments": segments[None]}
 
 
 def documents(kind: str, tokens: int, seed: int) -> list[int]:
-    """Lengths that fill a row: 16 tokens at least, the last one cut."""
+    """Lengths of documents that fill a row of `tokens` tokens, each at least 16 but for the last, which is cut off."""
     rng, lengths, left = np.random.default_rng(seed), [], tokens
     while left:
         lengths.append(int(min(max(KINDS[kind](rng), 16), left)))
@@ -34,13 +34,13 @@ def documents(kind: str, tokens: int, seed: int) -> list[int]:
     return lengths
 
 
-def laid_out(one: dict, layout: str, shards: int, reaches=layouts.CAUSAL) -> tuple[dict, float]:
-    """(the row in the order of a layout, milliseconds of one core to find it out)."""
+def laid_out(batch: dict, layout: str, shards: int, reaches=layouts.CAUSAL) -> tuple[dict, float]:
+    """(a batch of one row in the order of a layout, milliseconds of one core to compute that order)."""
     start = time.process_time()
     if layout == HEAP:  # as MagiAttention (arXiv 2505.13211) deals chunks
-        owner = np.repeat(deal((one["positions"] + 1.0).reshape(-1, 512).sum(axis=1), shards), 512)[None]
+        owner = np.repeat(deal((batch["positions"] + 1.0).reshape(-1, 512).sum(axis=1), shards), 512)[None]
     else:
-        owner = layouts.parse(layout).owner(one["segments"], shards, reaches)
+        owner = layouts.parse(layout).owner(batch["segments"], shards, reaches)
     spent = 1e3 * (time.process_time() - start)
     order = np.argsort(owner.astype(np.int16), axis=1, kind="stable")
-    return {name: layouts.permute(x, order) for name, x in one.items()}, spent
+    return {name: layouts.permute(x, order) for name, x in batch.items()}, spent

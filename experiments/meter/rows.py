@@ -1,4 +1,4 @@
-"""How evenly a config's layout spreads attention over context shards: over rows of its data, or of drawn lengths."""
+"""The balance of attention over context shards under a config's layout, on rows of its data or of drawn lengths."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ from longctx.positions import view
 DATA, DOCUMENT = "data", "document"
 LENGTHS = DATA, DOCUMENT, *KINDS
 BATCHES = 2
-_BLOCKS = 4096  # of a row, at most; otherwise blocks of 256 tokens
+_BLOCKS = 4096  # the most blocks of a row; otherwise blocks have 256 tokens
 
 
 def check(lengths: str) -> None:
@@ -33,40 +33,41 @@ def check(lengths: str) -> None:
 
 
 def measured(config: Config, stage: Stage, batches: Iterable[Batch]) -> Balance | None:
-    """The mean over the data-parallel ranks of a few batches; None where some layer lets tokens see later ones."""
+    """The mean Balance over the data-parallel ranks of BATCHES batches; None where a mask shows tokens later ones."""
     if any(view.resolve(kind)[1].reach()[0] < 0 for kind in config.model.kinds):
         return None
     ranks, shards = config.mesh.data * config.mesh.fsdp, config.mesh.context_shards
-    seen, found = view.reaches(config.model), []
+    reaches, balances = view.reaches(config.model), []
     block = math.gcd(stage.seq_len // shards, max(256, 2 ** math.ceil(math.log2(stage.seq_len / _BLOCKS))))
     for batch in itertools.islice(batches, BATCHES):
         laid = layouts.lay_out(
-            {name: batch[name] for name in ("positions", "segments")}, config.attention.layout, shards, seen
+            {name: batch[name] for name in ("positions", "segments")}, config.attention.layout, shards, reaches
         )
         for positions, segments in zip(
             *(np.split(laid[name], ranks) for name in ("positions", "segments")), strict=True
         ):
-            found.append(balance.measure(positions, segments, shards, seen, block))
-    mean = lambda name: statistics.fmean(getattr(one, name) for one in found)
+            balances.append(balance.measure(positions, segments, shards, reaches, block))
+    mean = lambda name: statistics.fmean(getattr(measured, name) for measured in balances)
     return Balance(**{field.name: mean(field.name) for field in dataclasses.fields(Balance)})
 
 
 def of_lengths(config: Config, stage: Stage, lengths: str) -> Iterator[Batch]:
-    """Batches of documents so long: of the config's data, which is read, of one a row, or drawn.
+    """Batches of a stage before they are laid out.
 
-    lengths: in LENGTHS. Raises UserError for data that cannot be read.
+    lengths: a name in LENGTHS: "data", the documents of config.data; "document", one per row; else drawn lengths.
+    Raises UserError for data that cannot be read.
     """
     if lengths == DATA:
         corpus, tokenizer = sources.load(config.data), tokenizers.of(config.data)
         for line in corpus.notes:
             print(line, file=sys.stderr, flush=True)
         return of_text(config, stage, rows.tokenize(corpus.train, tokenizer), corpus, tokenizer)
-    whole = functools.partial(documents, lengths) if lengths in KINDS else lambda tokens, seed: [tokens]
-    return _drawn(config, stage, whole)
+    draw = functools.partial(documents, lengths) if lengths in KINDS else lambda tokens, seed: [tokens]
+    return _drawn(config, stage, draw)
 
 
 def of_text(config: Config, stage: Stage, text, corpus, tokenizer) -> Iterator[Batch]:
-    """The batches that training sees, before they are laid out. text: the table of corpus.train."""
+    """The batches of training, before they are laid out. text: corpus.train after rows.tokenize."""
     packed = pipeline.stage_rows(text, corpus.train, tokenizer, stage, config.data, config.seed)
     work, ranks = packed.work(view.reaches(config.model)), config.mesh.data * config.mesh.fsdp
     return pipeline.BatchStream(
@@ -74,8 +75,8 @@ def of_text(config: Config, stage: Stage, text, corpus, tokenizer) -> Iterator[B
     )
 
 
-def _drawn(config, stage, lengths):
-    """lengths: (tokens of a row, seed) -> those of its documents."""
+def _drawn(config, stage, draw):
+    """Yields batches whose rows have documents of the lengths draw(tokens of a row, seed)."""
     for first in itertools.count(config.seed, stage.batch_size):
-        drawn = [row(lengths(stage.seq_len, seed)) for seed in range(first, first + stage.batch_size)]
-        yield {name: np.concatenate([one[name] for one in drawn]) for name in drawn[0]}
+        drawn = [row(draw(stage.seq_len, seed)) for seed in range(first, first + stage.batch_size)]
+        yield {name: np.concatenate([batch[name] for batch in drawn]) for name in drawn[0]}

@@ -1,22 +1,22 @@
-"""A meter as a table, as JSON and as a picture; several of them side by side."""
+"""Tables, JSON and a picture of a meter, and of several meters side by side."""
 
 import dataclasses
 import json
 import pathlib
 
-from experiments.hlo.loops import Known
+from experiments.hlo.loops import Certainty
 from experiments.meter.measure import PARTS, PHASES, Meter, Row
 from experiments.settings.console import table
 
 MIB = 2**20
 _TITLES = {"attention": "attention, a layer", "layers": "the rest of a layer", "rest": "all else, a step"}
 _COLUMNS = "compiled", "closed form", "compiled / it", "steps", "hops", "beside compute"
-_MARKS = {Known.EXACT: "", Known.AT_MOST: " at most", Known.UNKNOWN: " a turn"}
+_MARKS = {Certainty.EXACT: "", Certainty.AT_MOST: " at most", Certainty.UNKNOWN: " a turn"}
 _COLORS = {"forward": "C0", "recomputed": "C1", "backward": "C2", "step": "C7"}
 
 
 def summary(meter: Meter) -> dict:
-    """All numbers of a meter. Of each device; of a layer, or in the part "rest" of a step."""
+    """The numbers of a meter, for comm.json: per device, and per layer (per step in the part "rest")."""
     return {
         "target": meter.target.name,
         "mesh": str(meter.config.mesh),
@@ -44,13 +44,13 @@ def _record(meter, row: Row) -> dict:
         "compiled": numbers(row.load) | {"steps": per(row.steps), "hops": per(row.hops)},
         "closed": numbers(row.closed and row.closed.load)
         | {"steps": per(attention and attention.steps), "hops": per(attention and attention.hops)},
-        "loops": row.known.name.lower(),
+        "loops": row.certainty.name.lower(),
         "beside_compute": row.overlap,
     }
 
 
 def show(meter: Meter) -> None:
-    """Prints what a step moves, and what the columns are."""
+    """Prints the traffic of a step, and what the columns mean."""
     config = meter.config
     print(
         f"{meter.stage.batch_size} x {meter.stage.seq_len:,} tokens on {meter.target.name}, {config.mesh}: "
@@ -66,10 +66,11 @@ def show(meter: Meter) -> None:
 
 
 def save(meters: dict[str, Meter], failed: dict[str, str], folder: pathlib.Path) -> list[pathlib.Path]:
-    """Writes comm.json and comm.png; returns their paths. meters: by name; failed: names with reasons."""
+    """Writes comm.json and comm.png; returns their paths. meters: by name; failed: {name: reason}."""
     folder.mkdir(parents=True, exist_ok=True)
-    ways = {name: summary(meter) for name, meter in meters.items()}
-    content = {"ways": ways, "failed": failed} if failed or len(ways) > 1 else next(iter(ways.values()))
+    summaries = {name: summary(meter) for name, meter in meters.items()}
+    several = failed or len(summaries) > 1
+    content = {"variants": summaries, "failed": failed} if several else next(iter(summaries.values()))
     paths = [folder / "comm.json", folder / "comm.png"]
     paths[0].write_text(json.dumps(content, indent=1) + "\n")
     _picture(meters, paths[1])
@@ -77,7 +78,7 @@ def save(meters: dict[str, Meter], failed: dict[str, str], folder: pathlib.Path)
 
 
 def compared(meters: dict[str, Meter], failed: dict[str, str]) -> None:
-    """Prints what attention sends by each way, the least first, and why others cannot be taken."""
+    """Prints attention's traffic in named meters, the least first, and the reasons why others could not be made."""
     phases = [phase for phase in PHASES if any(row.phase == phase for meter in meters.values() for row in meter.rows)]
     sent = {
         name: [load for phase in phases for load in meter.loads("attention", phase)] for name, meter in meters.items()
@@ -93,26 +94,27 @@ def compared(meters: dict[str, Meter], failed: dict[str, str]) -> None:
 
 
 def _of_attention(meter):
-    """Steps and hops of a layer, and the share of all bytes that are beside compute."""
+    """Cells of attention in a layer: steps, hops, and the fraction of the bytes that travel beside compute."""
     rows = [row for row in meter.rows if row.part == "attention" and row.load]
-    total = lambda of: _number(sum(getattr(row, of) for row in rows) / meter.times("attention"))
+    total = lambda field: _number(sum(getattr(row, field) for row in rows) / meter.times("attention"))
     whole = sum(row.load.bytes for row in rows)
-    known = whole and all(row.overlap is not None for row in rows)
-    hidden = f"{sum(row.load.bytes * row.overlap for row in rows) / whole:.0%}" if known else "-"
+    scheduled = whole and all(row.overlap is not None for row in rows)
+    hidden = f"{sum(row.load.bytes * row.overlap for row in rows) / whole:.0%}" if scheduled else "-"
     return total("steps"), total("hops"), hidden
 
 
 def _cells(record, row: Row):
+    """The cells of a Row in the table of its part."""
     compiled, closed = record["compiled"], record["closed"]
-    pair = lambda of: (
-        _number(compiled[of])
-        if closed[of] in (compiled[of], None)
-        else f"{_number(compiled[of])} / {_number(closed[of])}"
+    pair = lambda field: (
+        _number(compiled[field])
+        if closed[field] in (compiled[field], None)
+        else f"{_number(compiled[field])} / {_number(closed[field])}"
     )
     return (
         f"{row.phase} {row.kind}",
         ", ".join(row.axes),
-        _mib(compiled["bytes"]) + _MARKS[row.known],
+        _mib(compiled["bytes"]) + _MARKS[row.certainty],
         _mib(closed["bytes"]),
         "-" if row.ratio is None else f"{row.ratio:.{3 if row.ratio < 10 else 0}f}",
         pair("steps"),
@@ -121,7 +123,8 @@ def _cells(record, row: Row):
     )
 
 
-def _balance(layout, of):
+def _balance(layout, balance):
+    """The table of a layout's Balance."""
     header = (
         "shards, the busiest / the mean",
         "I: work",
@@ -130,26 +133,16 @@ def _balance(layout, of):
         "padding",
         "keys needed / a ring's",
     )
-    return table(
-        header,
-        [
-            (
-                layout,
-                f"{of.work:.3f}",
-                f"{of.lockstep:.3f}",
-                f"{of.tokens:.3f}",
-                f"{of.padding:.2%}",
-                f"{of.received:.3f}",
-            )
-        ],
-    )
+    ratios = (f"{ratio:.3f}" for ratio in (balance.work, balance.lockstep, balance.tokens))
+    return table(header, [(layout, *ratios, f"{balance.padding:.2%}", f"{balance.received:.3f}")])
 
 
 def _notes(meter):
+    """Yields what the columns mean, and what limits the numbers of this meter."""
     yield (
         "compiled / it: in elements. steps: collectives that wait for one another, loops as a whole; hops: links of "
-        "a ring that they cross; where they differ, compiled / closed form. beside compute: of the bytes, what the "
-        "schedule brackets around kernels or matmuls."
+        "a ring that they cross; where they differ, compiled / closed form. beside compute: the fraction of the bytes "
+        "that the schedule brackets around kernels or matmuls."
     )
     if meter.target.platform == "cpu":
         yield "Simulated devices send bfloat16 as float32, scatter no gradients, and wait for every collective."
@@ -158,7 +151,7 @@ def _notes(meter):
             "dispatch sends the keys that a batch asks for; the closed form is the most that any can. Simulated "
             "devices gather all keys and pick, as their runtime has no ragged all-to-all."
         )
-    if any(row.known is Known.UNKNOWN for row in meter.rows):
+    if any(row.certainty is Certainty.UNKNOWN for row in meter.rows):
         yield (
             "a turn: of a loop that ends when the documents of a batch do; the closed form is of documents that "
             "never do."
@@ -176,7 +169,7 @@ def _number(value: float | None) -> str:
 
 
 def _picture(meters, path):
-    """Bars of attention's bytes by way and phase, and of all parts of a single way; the closed form as a mark."""
+    """Draws bars of attention's bytes by meter and phase, or of all parts of a single meter; closed forms as marks."""
     import matplotlib
 
     matplotlib.use("Agg")

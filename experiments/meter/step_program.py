@@ -1,4 +1,4 @@
-"""The training step compiled for a target, and said on the way: tracing, lowering, compiling, each with its seconds."""
+"""The training step compiled for a target; tracing, lowering and compiling are reported with their seconds."""
 
 import math
 import re
@@ -19,15 +19,18 @@ _TEMPORARIES = re.compile(r"temporaries \(([\d.]+)([KMGT])\) exceeds available H
 
 
 class DoesNotFit(UserError):
-    """The compiler found too little memory for a step. said: its first line."""
+    """The error for a step for which the compiler found too little memory. reason: the compiler's first line."""
 
-    def __init__(self, message: str, said: str):
+    def __init__(self, message: str, reason: str):
         super().__init__(message)
-        self.said = said
+        self.reason = reason
 
 
 def compiled(config: Config, stage: Stage, stages: tuple[Stage, ...], mesh, target: Target) -> jax.stages.Compiled:
-    """The step of one stage. Raises DoesNotFit where the compiler finds too little memory, with what takes less."""
+    """The compiled step of one stage.
+
+    Raises DoesNotFit where the compiler finds too little memory; the message says what would take less.
+    """
     with phase("tracing"):
         traced = train_step.trace_step(config, optim.learning_rate(config.optim, stages), stage, mesh)
     with phase(f"lowering for {target.platform}"):
@@ -38,16 +41,19 @@ def compiled(config: Config, stage: Stage, stages: tuple[Stage, ...], mesh, targ
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        said = str(error).splitlines()[0]
-        raise DoesNotFit(_too_large(config, stage, mesh, target, said), said) from error
+        reason = str(error).splitlines()[0]
+        raise DoesNotFit(_too_large(config, stage, mesh, target, reason), reason) from error
 
 
-def _too_large(config, stage, mesh, target, said: str) -> str:
-    """How much it takes, how much there is, and what takes less; said: by the compiler, of what is not an argument."""
-    what = f"a step of {stage.batch_size} x {stage.seq_len:,} tokens does not fit {target.name}"
-    finds = "experiments.plan finds what fits with --find-max-length and --compare=levers"
-    if not (numbers := _TEMPORARIES.search(said)):
-        return f"{what}: {said} {finds}."
+def _too_large(config, stage, mesh, target, reason: str) -> str:
+    """The message for a step that does not fit: memory needed, memory available, and what would take less.
+
+    reason: the compiler's line, whose numbers leave out the program's arguments.
+    """
+    subject = f"a step of {stage.batch_size} x {stage.seq_len:,} tokens does not fit {target.name}"
+    advice = "experiments.plan finds what fits with --find-max-length and --compare=levers"
+    if not (numbers := _TEMPORARIES.search(reason)):
+        return f"{subject}: {reason} {advice}."
     needed, limit = (float(numbers[i]) * _UNITS[numbers[i + 1]] for i in (1, 3))
     weights, grads = _of_model(config, stage, mesh)
     tokens = math.floor(stage.seq_len * max(limit - weights - grads, 0) / max(needed - grads, 1))
@@ -55,15 +61,15 @@ def _too_large(config, stage, mesh, target, said: str) -> str:
     moved = config.memory.backward != "autodiff" or remat.parse(config.model.remat).moved
     lever = "" if moved else " or model.remat='offload_layer'"
     return (
-        f"{what}: beside {weights / GIB:.2f} GiB of weights and moments it takes {needed / GIB:.2f} of a device, "
-        f"which has {limit / GIB:.2f}; {rows}{lever} may fit, and {finds}."
+        f"{subject}: beside {weights / GIB:.2f} GiB of weights and moments it takes {needed / GIB:.2f} of a device, "
+        f"which has {limit / GIB:.2f}; {rows}{lever} may fit, and {advice}."
     )
 
 
 def _of_model(config, stage, mesh) -> tuple[float, float]:
-    """Bytes of a device that no shorter row spares: of weights and moments, of gradients."""
+    """Bytes of each device that do not depend on the row: (weights and moments, gradients)."""
     from experiments.meter import memory
 
-    found = memory.known(config, train_step.abstract_state(config, mesh), stage.seq_len, stage.batch_size)
-    of = lambda *kinds: sum(one.bytes for one in found if one.kind in kinds and not one.on_host)
-    return of("parameters", "optimiser"), of("gradients")
+    uses = memory.closed_form(config, train_step.abstract_state(config, mesh), stage.seq_len, stage.batch_size)
+    size = lambda *kinds: sum(use.bytes for use in uses if use.kind in kinds and not use.on_host)
+    return size("parameters", "optimiser"), size("gradients")

@@ -1,5 +1,5 @@
-"""What a training step needs of hardware that is not here: memory by kind, FLOPs, bytes on links, and a time.
+"""Plans: memory, FLOPs, link traffic and time of a training step on hardware that this machine does not have.
 
-The step is compiled by the compiler of that hardware, and read: what is printed as compiled is the compiler's own
-count. A time is predicted from it by hardware.CHIPS, and is no measurement.
+The step is compiled by that hardware's compiler, whose own counts are printed as "compiled". Times are predicted from
+the counts by the rates in hardware.targets.CHIPS; they are no measurements.
 """

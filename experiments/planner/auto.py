@@ -1,8 +1,9 @@
-"""attention.strategy="auto", attention.layout="auto": what is predicted to be fastest, with nothing compiled.
+"""attention.strategy="auto" and attention.layout="auto": the choice that is predicted to be fastest. Compiles nothing.
 
-For every strategy whose time the model knows, and every layout: how long the shards compute, how long they wait for the
-busiest one on rows of the run's own data, and for links, by the closed forms of longctx/context_parallel/cost.py and
-the rates of hardware.CHIPS. Deterministic: the processes of a run come to the same.
+For every strategy whose waiting the cost model knows, and every layout, it predicts how long the shards compute, how
+long they wait for the busiest one on rows of the run's own data, and how long for links, by the closed forms of
+longctx/context_parallel/cost.py and the rates of hardware.targets.CHIPS. Deterministic, so that all processes of a run
+choose alike.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ from experiments.hardware.targets import CHIPS, GIB, Target
 from experiments.meter import closed, rows
 from experiments.planner import attention_step
 from experiments.planner.time import rate
-from experiments.planner.work import share
+from experiments.planner.work import density
 from experiments.settings import checks
 from experiments.settings import config as configs
 from longctx.balance import Balance
@@ -26,8 +27,8 @@ from longctx.memory import remat
 
 ASSUMED = "h100"  # stands in where the devices are simulated, or not in hardware.CHIPS
 LATENCY = 1e-5  # seconds of a collective that the next one waits for
-# what of Balance the shards wait for; of a ring of one level of two, as if it were of all. RSA keeps all scores, and
-# LightSeq is as even as a ring under one layout alone
+# strategy -> the field of Balance that the shards wait for, "" where they do not wait. A ring on one of two levels
+# counts as a ring over all shards. Left out: RSA, which keeps all scores, and LightSeq, even under one layout only.
 WAITS = {
     "ring": "lockstep",
     "bidirectional_ring": "lockstep",
@@ -41,14 +42,18 @@ WAITS = {
 _TWO_LEVELS = "usp", "double_ring"
 LAYOUTS = "zigzag", "striped({})", "per_document({})", "balanced({})"
 _WIDTHS = 256, 64, 16, 4, 1  # the first that divides
-_CLOSE = 1.01  # of ways that are as good as that the first is taken, the simplest
-_GATHERED = 1 / 8  # of a chip's memory, that may hold the keys of all shards
+_CLOSE = 1.01  # candidates within this factor of the fastest count as equal, and the simplest of them is taken
+_GATHERED = 1 / 8  # the fraction of a chip's memory that the keys of all shards may take
 _EVEN = Balance(work=1, lockstep=1, tokens=1, padding=0, received=1, received_most=1, tiles=1, waste=1, pairs=0)
 
 
 @dataclasses.dataclass(frozen=True)
-class Way:
-    """Predicted seconds of attention in one step: computing, waiting for busier shards, and for links."""
+class Candidate:
+    """A strategy and a layout, with the predicted seconds of attention in one step.
+
+    Attributes:
+      computing, waiting, links: seconds of computing, of waiting for busier shards, and of waiting for links.
+    """
 
     strategy: str
     layout: str
@@ -68,32 +73,33 @@ class Way:
 
 
 def settle(config: Config, target: Target, batches: Callable[[Stage], Iterator[Batch]]) -> Config:
-    """The config with names for "auto", for attention in one step of the longest stage; prints what was weighed.
+    """The config with the fastest strategy and layout in place of "auto"; prints the candidates.
 
-    batches: of a stage, before they are laid out. Raises UserError where nothing works.
+    Decides for attention in one step of the longest stage. batches: stage -> its batches, before they are laid out.
+    Raises UserError where no candidate works.
     """
-    asked = configs.left_open(config)
-    if not asked:
+    fields = configs.left_open(config)
+    if not fields:
         return config
     stages = checks.check_settings(configs.stand_in(config))
     if config.mesh.context_shards == 1:
         return configs.stand_in(config)
     if config.memory.backward != "autodiff":
         raise UserError(
-            f"attention.{asked[0]}='auto' weighs steps of memory.backward='autodiff', and it is "
+            f"attention.{fields[0]}='auto' weighs steps of memory.backward='autodiff', and it is "
             f"{config.memory.backward!r}; 'ulysses' with 'striped(memory.chunk_tokens / context shards)' works."
         )
-    stage, chip = max(stages, key=lambda one: one.seq_len), target.chip or CHIPS[ASSUMED]
+    stage, chip = max(stages, key=lambda stage: stage.seq_len), target.chip or CHIPS[ASSUMED]
     platform = target.platform if target.chip else "cuda"
-    ways, refused = _weighed(config, stage, dataclasses.replace(target, chip=chip, platform=platform), batches)
-    if not ways:
+    candidates, refused = _candidates(config, stage, dataclasses.replace(target, chip=chip, platform=platform), batches)
+    if not candidates:
         raise UserError(next(iter(refused.values())))
-    best, why = _taken(ways)
+    best, why = _choose(candidates)
     print(
         f"attention in a step of {stage.batch_size} x {stage.seq_len:,} tokens, predicted by the rates of "
         f"{target.name if target.chip else ASSUMED} (seconds of computing, of waiting for the busiest shard on rows "
         "of this data, and of links that computing does not hide), the best layout of each strategy:",
-        *_best_of_each(ways),
+        *_best_layouts(candidates),
         *(f"{name}: {reason}" for name, reason in refused.items()),
         f"taken: {best.strategy}, {best.layout}, {why}",
         sep="\n  ",
@@ -102,10 +108,10 @@ def settle(config: Config, target: Target, batches: Callable[[Stage], Iterator[B
     return configs.with_attention(config, strategy=best.strategy, layout=best.layout)
 
 
-def _taken(ways: list[Way]) -> tuple[Way, str]:
-    """The way to go, and why that one: the fastest, or the simplest of those that are as good as that."""
-    fastest = min(ways, key=lambda way: way.seconds)
-    close = [way for way in ways if way.seconds <= _CLOSE * fastest.seconds]
+def _choose(candidates: list[Candidate]) -> tuple[Candidate, str]:
+    """(candidate, reason): the first, which is the simplest, of those within _CLOSE of the fastest."""
+    fastest = min(candidates, key=lambda candidate: candidate.seconds)
+    close = [candidate for candidate in candidates if candidate.seconds <= _CLOSE * fastest.seconds]
     if close[0] is fastest:
         return fastest, "the fastest"
     slower = close[0].seconds / fastest.seconds - 1
@@ -115,19 +121,20 @@ def _taken(ways: list[Way]) -> tuple[Way, str]:
     )
 
 
-def _best_of_each(ways) -> list[Way]:
-    """Of each strategy, the fastest first."""
-    found = {way.strategy: way for way in sorted(ways, key=lambda way: -way.seconds)}
-    return sorted(found.values(), key=lambda way: way.seconds)
+def _best_layouts(candidates) -> list[Candidate]:
+    """The fastest candidate of each strategy, the fastest strategy first."""
+    seconds = lambda candidate: candidate.seconds
+    fastest = {candidate.strategy: candidate for candidate in sorted(candidates, key=seconds, reverse=True)}
+    return sorted(fastest.values(), key=seconds)
 
 
-def _weighed(config, stage, target, batches) -> tuple[list[Way], dict[str, str]]:
-    """(every way that works, why a strategy does not under any layout)."""
-    how, ways, refused = config.attention, [], {}
-    some = list(itertools.islice(batches(stage), rows.BATCHES))
-    for layout in _layouts(config) if how.layout == configs.AUTO else [how.layout]:
-        even = None
-        for strategy in _strategies(config) if how.strategy == configs.AUTO else [how.strategy]:
+def _candidates(config, stage, target, batches) -> tuple[list[Candidate], dict[str, str]]:
+    """(the candidates that work, {strategy: reason} for strategies that work under no layout)."""
+    attention, candidates, refused = config.attention, [], {}
+    sample = list(itertools.islice(batches(stage), rows.BATCHES))
+    for layout in _layouts(config) if attention.layout == configs.AUTO else [attention.layout]:
+        balance = None
+        for strategy in _strategies(config) if attention.strategy == configs.AUTO else [attention.strategy]:
             variant = configs.with_attention(config, strategy=strategy, layout=layout)
             try:
                 checks.check_settings(variant)
@@ -135,44 +142,48 @@ def _weighed(config, stage, target, batches) -> tuple[list[Way], dict[str, str]]
             except UserError as error:
                 refused.setdefault(strategy, str(error))
                 continue
-            even = even or rows.measured(variant, stage, some) or _of_pairs(variant, stage)
-            ways.append(_way(variant, stage, target, even))
-    return ways, {name: reason for name, reason in refused.items() if name not in [way.strategy for way in ways]}
+            balance = balance or rows.measured(variant, stage, sample) or _even(variant, stage)
+            candidates.append(_predicted(variant, stage, target, balance))
+    works = {candidate.strategy for candidate in candidates}
+    return candidates, {name: reason for name, reason in refused.items() if name not in works}
 
 
 def _strategies(config) -> list[str]:
-    """Those of WAITS; one that cuts two levels is another one where there is one."""
+    """The strategies whose waiting is known, two-level ones only on a two-level mesh."""
     return [name for name in WAITS if config.mesh.context_outer > 1 or name not in _TWO_LEVELS]
 
 
 def _layouts(config) -> list[str]:
-    """Those of LAYOUTS in the widest stripes that divide the rows of every stage."""
+    """LAYOUTS with the widest stripes that divide the rows of every stage."""
     shards = config.mesh.context_shards
-    fits = lambda width: all(one.seq_len % (shards * width) == 0 for one in config.stages)
+    fits = lambda width: all(stage.seq_len % (shards * width) == 0 for stage in config.stages)
     width = next((width for width in _WIDTHS if fits(width)), 1)
     return [layout.format(width) for layout in LAYOUTS]
 
 
 def _check_memory(config, stage, target) -> None:
-    """Raises UserError where all_gather would hold too much: keys and values of all shards, and dK and dV of them."""
-    model, how, rows = config.model, config.attention, stage.batch_size // (config.mesh.data * config.mesh.fsdp)
+    """Raises UserError where all_gather would hold too much: keys and values of all shards, with their gradients."""
+    model, attention = config.model, config.attention
+    rows = stage.batch_size // (config.mesh.data * config.mesh.fsdp)
     heads = model.kv_heads // config.mesh.tensor // config.memory.head_groups
-    size = 2 * rows * stage.seq_len * heads * model.head_dim * (WIDTHS[model.dtype] + WIDTHS[how.kv_grads_dtype])
-    if how.strategy == "all_gather" and size > _GATHERED * target.chip.memory:
+    width = WIDTHS[model.dtype] + WIDTHS[attention.kv_grads_dtype]
+    size = 2 * rows * stage.seq_len * heads * model.head_dim * width
+    if attention.strategy == "all_gather" and size > _GATHERED * target.chip.memory:
         raise UserError(f"holds {size / GIB:.1f} GiB of keys and their gradients")
 
 
-def _of_pairs(config, stage) -> Balance:
-    """For masks that Balance does not know: the same for every shard."""
+def _even(config, stage) -> Balance:
+    """A perfectly even Balance, for masks that balance.measure does not take."""
     kinds, layers = config.model.kinds, config.model.layers
-    pairs = sum(share(kind, stage.seq_len) * len(range(i, layers, len(kinds))) for i, kind in enumerate(kinds))
-    mine = stage.batch_size / (config.mesh.data * config.mesh.fsdp * config.mesh.context_shards)
-    return dataclasses.replace(_EVEN, pairs=pairs * stage.seq_len**2 * mine)
+    pairs = sum(density(kind, stage.seq_len) * len(range(i, layers, len(kinds))) for i, kind in enumerate(kinds))
+    rows = stage.batch_size / (config.mesh.data * config.mesh.fsdp * config.mesh.context_shards)  # of a device
+    return dataclasses.replace(_EVEN, pairs=pairs * stage.seq_len**2 * rows)
 
 
-def _way(config, stage, target, even: Balance) -> Way:
+def _predicted(config, stage, target, balance: Balance) -> Candidate:
+    """The candidate that a config names, with its predicted times."""
     strategy, model, chip = config.attention.strategy, config.model, target.chip
-    pair = even.pairs * even.waste * model.heads / config.mesh.tensor * model.head_dim / (chip.tflops * 1e12)
+    pair = balance.pairs * balance.waste * model.heads / config.mesh.tensor * model.head_dim / (chip.tflops * 1e12)
     forward = attention_step.KERNEL_FORWARD * pair / chip.forward
     again = 0.0 if remat.parse(model.remat).keeps("attention_out") else forward
     computing = {
@@ -180,27 +191,31 @@ def _way(config, stage, target, even: Balance) -> Way:
         "recomputed": again,
         "backward": attention_step.KERNEL_BACKWARD * pair / chip.backward,
     }
-    busiest = getattr(even, WAITS[strategy]) if WAITS.get(strategy) else 1.0
-    sent, links = closed.attention(config, stage), 0.0
-    needed = _needed(config, stage, sent, even) if strategy == "dispatch" else 1.0
-    for phase, sents in sent.items():
-        hidden = _seconds((one for one in sents if one.kind == PERMUTE), config, target)
-        shown = _seconds((one for one in sents if one.kind != PERMUTE), config, target)
-        links += max(hidden - busiest * computing[phase], 0.0) + needed * shown
+    busiest = getattr(balance, WAITS[strategy]) if WAITS.get(strategy) else 1.0
+    traffic, links = closed.attention(config, stage), 0.0
+    needed = _needed(config, stage, traffic, balance) if strategy == "dispatch" else 1.0
+    for phase, sends in traffic.items():
+        overlapped = _seconds((sent for sent in sends if sent.kind == PERMUTE), config, target)
+        exposed = _seconds((sent for sent in sends if sent.kind != PERMUTE), config, target)
+        links += max(overlapped - busiest * computing[phase], 0.0) + needed * exposed
     total = sum(computing.values())
-    return Way(strategy, config.attention.layout, total, (busiest - 1) * total, links)
+    return Candidate(strategy, config.attention.layout, total, (busiest - 1) * total, links)
 
 
-def _needed(config, stage, sent, even) -> float:
-    """The share of what dispatch sends at most that these rows ask for; all_gather sends the keys of all shards."""
+def _needed(config, stage, traffic, balance) -> float:
+    """The bytes that dispatch sends for these rows, as a fraction of the most it can send.
+
+    all_gather sends the keys of all shards, of which Balance.received_most says the fraction that is needed.
+    """
     gathered = closed.attention(configs.with_attention(config, strategy="all_gather"), stage)
-    of = lambda found: sum(one.load.bytes for one in found["forward"])
-    return min(even.received_most * of(gathered) / of(sent), 1.0) if sent["forward"] else 1.0
+    sent_bytes = lambda traffic: sum(sent.load.bytes for sent in traffic["forward"])
+    return min(balance.received_most * sent_bytes(gathered) / sent_bytes(traffic), 1.0) if traffic["forward"] else 1.0
 
 
-def _seconds(sents: Iterable[Sent], config, target) -> float:
+def _seconds(sends: Iterable[Sent], config, target) -> float:
+    """Seconds of sends one after another, by the rates of the target's links."""
     total = 0.0
-    for one in sents:
-        ways = one.ways if target.platform == "tpu" else 1  # GPUs share their links
-        total += one.load.bytes / ways / rate(config, target, one.kind, one.axes) + LATENCY * one.steps
+    for sent in sends:
+        ways = sent.ways if target.platform == "tpu" else 1  # GPUs share their links
+        total += sent.load.bytes / ways / rate(config, target, sent.kind, sent.axes) + LATENCY * sent.steps
     return total

@@ -1,11 +1,13 @@
-"""A plan: one config's step compiled for one target, and what follows from it."""
+"""Plan: the memory, FLOPs and predicted time of one config's step, compiled for one target."""
 
+import collections
 import dataclasses
 import time
 
 from experiments.hardware import targets
 from experiments.hardware.targets import Target
 from experiments.hlo import program
+from experiments.hlo.loops import Certainty
 from experiments.meter import memory, step_program
 from experiments.meter.memory import Memory
 from experiments.planner.time import Time, predict
@@ -17,14 +19,14 @@ from longctx.data.curriculum import Stage
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What one step asks for.
+    """The resources that one step needs.
 
     Attributes:
-      stage: of the curriculum; its step is the one that was compiled.
+      stage: of the curriculum; its step was compiled.
       memory: of each device, by kind; empty where the compiler refused.
-      refused: what the compiler said, if it found too little memory.
-      compiled_matmuls: FLOPs that the program's own matmuls do on all devices, attention's in plain JAX left out.
-      kernels: names of the program's custom kernels, and how often each is run.
+      refused: the compiler's message where it found too little memory.
+      compiled_matmuls: FLOPs of the program's matmuls on all devices, without attention in plain JAX.
+      kernels: (name, runs) of the program's custom kernels.
     """
 
     config: Config
@@ -39,50 +41,49 @@ class Plan:
     time: Time | None = None
 
     def used(self, on_host: bool) -> float:
-        """Bytes of each device, or of its host's share."""
+        """Bytes used per device, in host memory or in its own."""
         return memory.total(self.memory, on_host)
 
     def limit(self, on_host: bool) -> float:
+        """Bytes available per device, in host memory or in its own."""
         return self.target.host_share if on_host else self.target.chip.memory
 
     @property
     def fits(self) -> bool:
-        """On TPUs by the compiler's own verdict, whose count of temporaries is a little high."""
+        """Whether the step fits. On TPUs the compiler decides, whose count of temporaries is a little high."""
         on_device = self.target.platform == "tpu" or self.used(False) <= self.limit(False)
         return not self.refused and on_device and self.used(True) <= self.limit(True)
 
     @property
     def mfu(self) -> float:
-        """Of the peak, what the model asks for in the predicted time."""
+        """Model FLOPs utilization: the model's FLOPs in the predicted time, as a fraction of the peak."""
         return self.work.model / self.time.step / (self.target.chip.tflops * 1e12 * self.config.mesh.devices)
 
 
 def plan(config: Config, stage: Stage, stages: tuple[Stage, ...], target: Target) -> Plan:
-    """That of one stage. Raises UserError where the mesh is not of the target's devices."""
+    """The plan of one stage. Raises UserError where the target has not the number of devices of the mesh."""
     targets.check_devices(config.mesh, target)
     start, mesh = time.monotonic(), meshes.make(config.mesh, target.devices)
-    state, how = train_step.abstract_state(config, mesh), (stage.seq_len, stage.batch_size)
-    whole = work(config, state["params"], *how)
+    state, shape = train_step.abstract_state(config, mesh), (stage.seq_len, stage.batch_size)
+    flops = work(config, state["params"], *shape)
     try:
         compiled = step_program.compiled(config, stage, stages, mesh, target)
     except step_program.DoesNotFit as error:
-        return Plan(config, target, stage, whole, time.monotonic() - start, refused=error.said)
-    found = memory.with_rest(memory.known(config, state, *how), compiled.memory_analysis())
-    read = program.read(compiled.as_text(), mesh)
-    exact = [one for one in read.matmuls if not one.runs.known]
-    kernels = {
-        name: sum(one.runs.times for one in read.kernels if one.name == name)
-        for name in sorted({one.name for one in read.kernels})
-    }
+        return Plan(config, target, stage, flops, time.monotonic() - start, refused=error.reason)
+    uses = memory.with_rest(memory.closed_form(config, state, *shape), compiled.memory_analysis())
+    step = program.read(compiled.as_text(), mesh)
+    exact = [matmul for matmul in step.matmuls if matmul.runs.certainty is Certainty.EXACT]
+    kernels = collections.Counter()
+    for kernel in step.kernels:
+        kernels[kernel.name] += kernel.runs.times
     return Plan(
         config,
         target,
         stage,
-        whole,
+        flops,
         time.monotonic() - start,
-        tuple(found),
-        "",
-        program.total(exact, "flops") * mesh.size,
-        tuple(kernels.items()),
-        predict(config, target, whole, read),
+        memory=tuple(uses),
+        compiled_matmuls=program.total(exact, "flops") * mesh.size,
+        kernels=tuple(sorted(kernels.items())),
+        time=predict(config, target, flops, step),
     )

@@ -1,9 +1,9 @@
-"""What a run takes at least, in bytes, against the memory there is: said before anything is allocated.
+"""A check, before anything is allocated, that a run's least memory fits into what is free.
 
-A lower bound, so that nothing is refused that would have worked. Counted of training: parameters and moments, and
-beside them at the update the gradients (in the narrower of their dtypes), on the way back the inputs of all layers; of
-reading: parameters and the hidden states of one row; each where its sharding and memory.offload put it. Not counted:
-work buffers, logits, what attention keeps, batches that are read ahead, libraries. Swap is no memory.
+The count is a lower bound, so that nothing is refused that would have worked. Training counts parameters, moments and,
+at the update, the gradients (in the narrower of their dtypes) or, in the backward, the inputs of all layers; reading
+counts parameters and the hidden states of one row; each where its sharding and memory.offload put it. Not counted: work
+buffers, logits, what attention keeps, batches that are read ahead, libraries. Swap is no memory.
 """
 
 import dataclasses
@@ -18,18 +18,25 @@ from longctx.errors import UserError
 from longctx.memory.sizes import free_memory, readable
 
 TOKEN = 20  # bytes: its id, target, weight, position and segment
-# kinds of planner.memory that are there at the same time, and how people call them
+# kinds of meter.memory that exist at the same time, with the words of messages
 UPDATE = {"parameters": "parameters", "optimiser": "moments", "gradients": "gradients"}
 BACKWARD = {"parameters": "parameters", "optimiser": "moments", "layers' inputs": "the inputs of layers"}
 READING = {"parameters": "parameters", "hidden states": "the hidden states of a row"}
 GROW_WITH_ROWS = "layers' inputs", "hidden states"
 WIDTHS = {"float32": 4, "bfloat16": 2}
-# of the model, in which bytes are linear, and the axis of the mesh that divides each; None: it is even
+# fields of ModelConfig in which bytes are linear, and the mesh axis that must divide each; None: an even number
 SIZES = {"layers": "", "d_model": "fsdp", "mlp_dim": "tensor", "vocab_size": "tensor", "head_dim": None}
 
 
-class Room(NamedTuple):
-    """Memory that devices share. holds: of planner.memory.Memory.on_host; devices: of this process, in it."""
+class Pool(NamedTuple):
+    """Memory that one or several devices share.
+
+    Attributes:
+      name: for messages.
+      free: bytes.
+      devices: the number of this process's devices that share it.
+      holds: the values of meter.memory.Memory.on_host that it holds.
+    """
 
     name: str
     free: int
@@ -38,7 +45,7 @@ class Room(NamedTuple):
 
 
 def check_rows(config: Config, stages: Iterable[Stage]) -> None:
-    """Raises UserError where a host cannot hold the rows of one step that it feeds. Needs neither jax nor the data."""
+    """Raises UserError where a host cannot hold its rows of one step. Needs neither jax nor the data."""
     free, hosts = free_memory(), count()
     for stage in stages:
         size, unit = TOKEN * stage.batch_tokens // hosts, stage.seq_len * config.mesh.data * config.mesh.fsdp
@@ -47,62 +54,63 @@ def check_rows(config: Config, stages: Iterable[Stage]) -> None:
             fits = free * hosts // TOKEN // unit * unit
             works = f"at most {field}={fits} fits" if fits else f"a shorter stages[{stage.index}].seq_len takes less"
             raise UserError(
-                f"{field}={stage.batch_tokens}: the rows of a step take {readable(size)} of a host's "
+                f"{field}={stage.batch_tokens}: the rows of a step take {readable(size)} of host "
                 f"memory, and {readable(free)} are free; {works}."
             )
 
 
 def check(config: Config, mesh, stages: tuple[Stage, ...] = (), lengths: tuple[int, ...] = ()) -> None:
-    """Raises UserError where the devices of a mesh, or this host, cannot hold what a config takes at least.
+    """Raises UserError where the devices of a mesh, or this host, cannot hold the least that a config takes.
 
     stages: to train, if any; lengths: tokens of rows that are read without training.
     """
-    stage, longest = max(stages, key=lambda one: one.batch_tokens, default=None), max(lengths, default=0)
-    asked = [(kinds, stage.batch_tokens) for kinds in (UPDATE, BACKWARD) if stage]
-    asked += [(READING, longest)] if longest or not stage else []
-    for room in _rooms(mesh):
-        for kinds, tokens in asked:
-            size = functools.partial(_size, mesh, stage, longest, room)
-            if (whole := size(config, kinds)) > room.free:
-                fits = _what_fits(config, kinds, tokens, size, room.free)
+    stage, longest = max(stages, key=lambda stage: stage.batch_tokens, default=None), max(lengths, default=0)
+    moments = [(kinds, stage.batch_tokens) for kinds in (UPDATE, BACKWARD) if stage]  # what exists at a time
+    moments += [(READING, longest)] if longest or not stage else []
+    for pool in _pools(mesh):
+        for kinds, tokens in moments:
+            size = functools.partial(_size, mesh, stage, longest, pool)
+            if (needed := size(config, kinds)) > pool.free:
+                fits = _what_fits(config, kinds, tokens, size, pool.free)
                 *most, last = kinds.values()
                 raise UserError(
-                    f"{', '.join(most)} and {last} take at least {readable(whole)} of {room.name}, and "
-                    f"{readable(room.free)} are free; {fits}."
+                    f"{', '.join(most)} and {last} take at least {readable(needed)} of {pool.name}, and "
+                    f"{readable(pool.free)} are free; {fits}."
                 )
 
 
-def _rooms(mesh) -> Iterator[Room]:
-    mine, host = mesh.local_devices, free_memory()
-    on_cpu = mine[0].platform == "cpu"
-    found = [] if on_cpu else [device.memory_stats() or {} for device in mine]
-    if found and all("bytes_limit" in one for one in found):
-        free = min(one["bytes_limit"] - one.get("bytes_in_use", 0) for one in found)
-        yield Room("a device's memory", free, 1, (False,))
+def _pools(mesh) -> Iterator[Pool]:
+    """The memories of this process's devices and of its host, as far as their size is known."""
+    devices, host = mesh.local_devices, free_memory()
+    on_cpu = devices[0].platform == "cpu"
+    stats = [] if on_cpu else [device.memory_stats() or {} for device in devices]
+    if stats and all("bytes_limit" in device for device in stats):
+        free = min(device["bytes_limit"] - device.get("bytes_in_use", 0) for device in stats)
+        yield Pool("a device's memory", free, 1, (False,))
     if host is not None:
-        name = "this machine's memory" + (f" for {len(mine)} devices" if len(mine) > 1 else "")
-        yield Room(name, host, len(mine), (False, True) if on_cpu else (True,))
+        name = "this machine's memory" + (f" for {len(devices)} devices" if len(devices) > 1 else "")
+        yield Pool(name, host, len(devices), (False, True) if on_cpu else (True,))
 
 
-def _size(mesh, stage: Stage | None, longest: int, room: Room, config: Config, kinds) -> int:
-    """Bytes in a room of these kinds."""
+def _size(mesh, stage: Stage | None, longest: int, pool: Pool, config: Config, kinds) -> int:
+    """Bytes that a config's memory of these kinds takes of a pool."""
     from experiments.meter import memory
     from longctx import train_step
 
     model, state = config.model, train_step.abstract_state(config, mesh)
     shape = (stage.seq_len, stage.batch_size) if stage else (0, 0)
     row = longest / config.mesh.context_shards * model.d_model * WIDTHS[model.dtype]
-    found = [*memory.known(config, state, *shape), memory.Memory("hidden states", row)]
+    uses = [*memory.closed_form(config, state, *shape), memory.Memory("hidden states", row)]
+    uses = [use for use in uses if use.kind in kinds and use.on_host in pool.holds]
     narrow = min(1.0, WIDTHS[model.dtype] / WIDTHS[model.param_dtype])
-    share = lambda kind: narrow if kind == "gradients" else 1.0
-    return int(
-        room.devices
-        * sum(one.bytes * share(one.kind) for one in found if one.kind in kinds and one.on_host in room.holds)
-    )
+    return int(pool.devices * sum(use.bytes * (narrow if use.kind == "gradients" else 1.0) for use in uses))
 
 
 def _what_fits(config: Config, kinds, tokens: int, size: Callable, free: int) -> str:
-    """Rows that would do; or where the model alone is too large, the size of it that is farthest from usual ones."""
+    """Advice for a message: rows that would fit, or where the model alone is too large, a smaller size of it.
+
+    The size is the one that exceeds the default model's by the largest factor.
+    """
     if (fixed := size(config, set(kinds).difference(GROW_WITH_ROWS))) <= free and set(kinds) & set(GROW_WITH_ROWS):
         most = int(tokens * (free - fixed) / (size(config, kinds) - fixed))
         return f"at most rows of {most:,} tokens in all fit; more devices hold less each"
@@ -115,7 +123,7 @@ def _what_fits(config: Config, kinds, tokens: int, size: Callable, free: int) ->
         base, step = sized(unit), sized(2 * unit) - sized(unit)
         if base <= free and step > 0:
             fits = 1 + (free - base) // step
-            while sized(fits * unit) > free:  # but for shares that divide some sizes only
+            while sized(fits * unit) > free:  # where an axis divides some sizes only, bytes are not linear
                 fits = fits // 2
             return f"at most model.{field}={fits * unit} fits"
     return "more devices along mesh.fsdp, mesh.context or mesh.tensor store less each"

@@ -1,4 +1,4 @@
-"""The longest row that fits, and which of several ways is the best."""
+"""Searches over plans: the longest row that fits, and a comparison of strategies, meshes or remat policies."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from experiments.settings import config as configs
 from longctx.config import Config
 from longctx.errors import UserError, unknown_name
 
-_CLOSE = 1.03  # how much longer a row that does not fit may be than the one that is found
+_CLOSE = 1.03  # the search ends when a row this much longer than the longest that fits does not fit
 _MOST = 6  # compiles
 
 
@@ -21,78 +21,79 @@ def plan_of(config: Config, target: Target) -> Plan:
 
 
 def longest(config: Config, target: Target, report) -> Plan:
-    """The plan of the longest row that fits, of one stage with one row for each of data and fsdp.
+    """The plan of the longest row that fits, with one stage and one row on each data-parallel device.
 
-    Bytes grow linearly with a row, so that two lengths tell where they reach a limit; there the compiler has the last
-    word.
+    Bytes grow linearly with the row, so two lengths predict where they reach a limit; around it the compiler decides.
     report: called with every plan on the way.
     """
     unit = _unit(config)
-    found = {}
+    plans = {}  # by length, in units
 
-    def tried(units: int) -> Plan:
-        if units not in found:
-            found[units] = plan_of(with_length(config, units * unit), target)
-            report(found[units])
-        return found[units]
+    def plan_for(units: int) -> Plan:
+        if units not in plans:
+            plans[units] = plan_of(with_length(config, units * unit), target)
+            report(plans[units])
+        return plans[units]
 
     first = max(config.stages[-1].seq_len // unit, 1)
-    while not tried(first).fits:
+    while not plan_for(first).fits:
         if first == 1:
-            return found[1]
+            return plans[1]
         first = max(first // 4, 1)
-    second = tried(2 * first)
+    second = plan_for(2 * first)
     low, high = (2 * first, math.inf) if second.fits else (first, 2 * first)
-    while len(found) < _MOST and high > (close := math.ceil(low * _CLOSE)):
-        units = max(_where_it_ends(found), close)
+    while len(plans) < _MOST and high > (close := math.ceil(low * _CLOSE)):
+        units = max(_predicted_limit(plans), close)
         units = units if units < high else max((low + high) // 2, close)
-        low, high = (units, high) if tried(units).fits else (low, units)
-    return found[low]
+        low, high = (units, high) if plan_for(units).fits else (low, units)
+    return plans[low]
 
 
 def with_length(config: Config, length: int) -> Config:
-    """The config with one stage, of rows that long."""
+    """The config with a single stage, whose rows have `length` tokens."""
     stage = dataclasses.replace(config.stages[-1], seq_len=length, batch_tokens=0)
     return dataclasses.replace(config, stages=(stage,), batch_tokens=length * config.mesh.data * config.mesh.fsdp)
 
 
 def variants(config: Config, what: str) -> dict[str, Config]:
-    """Those that --compare=what ranks, by name. Raises UserError for a name that is not known."""
+    """{name: config} of the variants that --compare=what ranks. Raises UserError for an unknown `what`."""
     if what not in VARIANTS:
         raise unknown_name("--compare", what, VARIANTS)
     return VARIANTS[what](config)
 
 
-def each(config: Config, what: str, take, report) -> tuple[dict, dict[str, str]]:
-    """(what `take` makes of each of the variants, why the others cannot be taken), by name; report: called with every
-    name and what was made."""
-    found, failed = {}, {}
+def each(config: Config, what: str, make, report) -> tuple[dict, dict[str, str]]:
+    """({name: make(variant)}, {name: reason} of the variants that cannot be made).
+
+    report: called with every name and result.
+    """
+    results, failed = {}, {}
     for name, variant in variants(config, what).items():
         try:
-            found[name] = take(variant)
-            report(name, found[name])
+            results[name] = make(variant)
+            report(name, results[name])
         except UserError as error:
             failed[name] = str(error)
-    return found, failed
+    return results, failed
 
 
 def _unit(config):
-    """What lengths are multiples of: chunks, else 128 tokens for each half of a shard."""
+    """The tokens that divide every length: a chunk, else 128 tokens for each half of a shard."""
     return config.memory.chunk_tokens or 256 * config.mesh.context_shards
 
 
-def _where_it_ends(found: dict[int, Plan]) -> int:
-    """The last length at which both memories are enough, along the line through two lengths; 0 where none is known."""
-    sized = sorted(units for units, one in found.items() if one.memory)
+def _predicted_limit(plans: dict[int, Plan]) -> int:
+    """The longest row for which both memories suffice, by the line through two plans; 0 with fewer than two."""
+    sized = sorted(units for units, plan in plans.items() if plan.memory)
     if len(sized) < 2:
         return 0
     a, b = sized[0], sized[-1]
-    ends = []
+    limits = []
     for on_host in (False, True):
-        slope = (found[b].used(on_host) - found[a].used(on_host)) / (b - a)
+        slope = (plans[b].used(on_host) - plans[a].used(on_host)) / (b - a)
         if slope > 0:
-            ends.append(b + (found[b].limit(on_host) - found[b].used(on_host)) / slope)
-    return math.floor(min(ends, default=0))
+            limits.append(b + (plans[b].limit(on_host) - plans[b].used(on_host)) / slope)
+    return math.floor(min(limits, default=0))
 
 
 def _strategies(config):
@@ -102,7 +103,7 @@ def _strategies(config):
 
 
 def _meshes(config):
-    """The devices of context and context_outer, cut in every way between context and tensor."""
+    """Every split of the devices of context and tensor between these two axes."""
     size = config.mesh.context * config.mesh.tensor
     parts = [n for n in range(1, size + 1) if size % n == 0]
     return {
@@ -114,7 +115,7 @@ def _meshes(config):
 
 
 def _levers(config):
-    """What a layer keeps, by autodiff."""
+    """Remat policies: what a layer keeps for its backward."""
     policies = ("layer", "attention", "offload_layer", "offload_attention", "tokens(0, 0.25)")
     return {
         f"remat {name}": dataclasses.replace(config, model=dataclasses.replace(config.model, remat=name))

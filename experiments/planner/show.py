@@ -1,5 +1,6 @@
-"""A plan as tables, as JSON and as a picture."""
+"""Tables, JSON and a picture of a plan."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -14,7 +15,7 @@ _LEGEND = dict(loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=2, frameon
 
 
 def summary(plan: Plan) -> dict:
-    """All numbers of a plan: bytes of each device, FLOPs of all, seconds."""
+    """The numbers of a plan, for plan.json: bytes per device, FLOPs of all devices, seconds."""
     record = {
         "target": plan.target.name,
         "mesh": str(plan.config.mesh),
@@ -25,57 +26,55 @@ def summary(plan: Plan) -> dict:
     }
     if plan.refused:
         return record | {"refused": plan.refused}
-    seconds = plan.time
     return record | {
-        "memory": [{"kind": one.kind, "on_host": one.on_host, "bytes": one.bytes} for one in plan.memory],
+        "memory": [dataclasses.asdict(use) for use in plan.memory],
         "device": {"bytes": plan.used(False), "limit": plan.limit(False)},
         "host": {"bytes": plan.used(True), "limit": plan.limit(True)},
-        "flops": {
-            "model": plan.work.model,
-            "weight_matmuls": plan.work.matmuls,
-            "recomputed": plan.work.recomputed,
-            "compiled_matmuls": plan.compiled_matmuls,
-            "attention_forward": plan.work.forward,
-            "attention_forwards": plan.work.times,
-            "attention_backward": plan.work.backward,
-        },
+        "flops": _flops(plan),
         "kernels": dict(plan.kernels),
-        "links": [
-            {
-                "kind": link.kind,
-                "axes": link.axes,
-                "bytes": link.bytes,
-                "overlapped": link.overlapped,
-                "seconds": link.seconds,
-            }
-            for link in seconds.links
-        ],
-        "predicted": {
-            "step_s": seconds.step,
-            "matmuls_s": seconds.matmuls,
-            "exposed_s": seconds.exposed,
-            "attention_forward_s": seconds.attention_forward,
-            "mfu": plan.mfu,
-            "attention_backward_s": seconds.attention_backward,
-            "assumptions": assumptions(plan.target),
-        },
+        "links": [dataclasses.asdict(link) for link in plan.time.links],
+        "predicted": _predicted(plan),
+    }
+
+
+def _flops(plan: Plan) -> dict:
+    return {
+        "model": plan.work.model,
+        "weight_matmuls": plan.work.matmuls,
+        "recomputed": plan.work.recomputed,
+        "compiled_matmuls": plan.compiled_matmuls,
+        "attention_forward": plan.work.forward,
+        "attention_forwards": plan.work.times,
+        "attention_backward": plan.work.backward,
+    }
+
+
+def _predicted(plan: Plan) -> dict:
+    return {
+        "step_s": plan.time.step,
+        "matmuls_s": plan.time.matmuls,
+        "exposed_s": plan.time.exposed,
+        "attention_forward_s": plan.time.attention_forward,
+        "mfu": plan.mfu,
+        "attention_backward_s": plan.time.attention_backward,
+        "assumptions": assumptions(plan.target),
     }
 
 
 def verdict(plan: Plan) -> str:
-    """One line: whether it fits, by how much, and how long a step is predicted to take."""
-    what = f"{plan.stage.batch_size} x {plan.stage.seq_len:,} tokens on {plan.target.name}"
+    """A line on a plan: whether it fits, by how much, and the predicted time of a step."""
+    subject = f"{plan.stage.batch_size} x {plan.stage.seq_len:,} tokens on {plan.target.name}"
     if plan.refused:
-        return f"{what}: does not fit; the compiler says: {plan.refused}"
-    of = lambda on_host: f"{plan.used(on_host) / GIB:.1f} of {plan.limit(on_host) / GIB:.1f} GiB"
+        return f"{subject}: does not fit; the compiler says: {plan.refused}"
+    usage = lambda on_host: f"{plan.used(on_host) / GIB:.1f} of {plan.limit(on_host) / GIB:.1f} GiB"
     return (
-        f"{what}: {'fits' if plan.fits else 'does not fit'}; device {of(False)}, host {of(True)} (compiled); "
+        f"{subject}: {'fits' if plan.fits else 'does not fit'}; device {usage(False)}, host {usage(True)} (compiled); "
         f"a step {plan.time.step:,.3g} s, MFU {plan.mfu:.0%} (predicted)"
     )
 
 
 def show(plan: Plan, console: Console | None = None) -> None:
-    """Prints the verdict and the tables behind it."""
+    """Prints the verdict on a plan and the tables behind it."""
     console = console or Console()
     console.print(verdict(plan), highlight=False, soft_wrap=True)
     if plan.refused:
@@ -97,9 +96,9 @@ def save(plan: Plan, folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def compared(plans: dict[str, Plan], failed: dict[str, str], console: Console | None = None) -> None:
-    """Prints plans by name, the fastest that fits first, and why others cannot be made."""
+    """Prints named plans, the fastest that fits first, and the reasons why others could not be made."""
     rows = sorted(plans.items(), key=lambda item: (not item[1].fits, item[1].time.step if item[1].time else 0))
-    table = _table("way", "fits", "device GiB", "host GiB", "step s", "MFU", "what binds")
+    table = _table("variant", "fits", "device GiB", "host GiB", "step s", "MFU", "bottleneck")
     for name, plan in rows:
         numbers = (
             ["-"] * 4
@@ -111,15 +110,15 @@ def compared(plans: dict[str, Plan], failed: dict[str, str], console: Console | 
                 f"{plan.mfu:.1%}",
             ]
         )
-        table.add_row(name, "yes" if plan.fits else "no", *numbers, _binds(plan))
+        table.add_row(name, "yes" if plan.fits else "no", *numbers, _bottleneck(plan))
     console = console or Console()
     console.print(table)
     for name, reason in failed.items():
         console.print(f"{name}: {reason}", highlight=False, soft_wrap=True)
 
 
-def _binds(plan):
-    """What is scarce: the memory that is too small, else the largest part of the time."""
+def _bottleneck(plan):
+    """The memory that is too small, else the largest part of the time."""
     if plan.refused or plan.used(False) > plan.limit(False):
         return "device memory"
     if plan.used(True) > plan.limit(True):
@@ -139,19 +138,19 @@ def _seconds(plan):
 def _table(*columns):
     table = Table(box=None, header_style="bold")
     for i, column in enumerate(columns):
-        words = i == 0 or column == "what binds"
+        words = i == 0 or column == "bottleneck"
         table.add_column(column, justify="left" if words else "right", no_wrap=words)
     return table
 
 
 def _memory(plan):
     table = _table("GiB of each", "device", "host")
-    kinds = list(dict.fromkeys(one.kind for one in plan.memory))
-    size = lambda kind, on_host: sum(one.bytes for one in plan.memory if (one.kind, one.on_host) == (kind, on_host))
+    kinds = list(dict.fromkeys(use.kind for use in plan.memory))
+    size = lambda kind, on_host: sum(use.bytes for use in plan.memory if (use.kind, use.on_host) == (kind, on_host))
     for kind in kinds:
         table.add_row(kind, *(f"{size(kind, on_host) / GIB:.2f}" for on_host in (False, True)))
     table.add_row("all", *(f"{plan.used(on_host) / GIB:.2f}" for on_host in (False, True)))
-    table.add_row("there is", *(f"{plan.limit(on_host) / GIB:.2f}" for on_host in (False, True)))
+    table.add_row("available", *(f"{plan.limit(on_host) / GIB:.2f}" for on_host in (False, True)))
     return table
 
 
@@ -178,18 +177,18 @@ def _links(plan):
 
 
 def _picture(plan, path):
-    """Stacked bars: memory of a device and of its share of the host against what there is; a step's seconds."""
+    """Draws stacked bars: memory used on a device and on its share of the host, with the limits; a step's seconds."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(11, 4.5), layout="constrained")
-    kinds = dict.fromkeys(one.kind for one in plan.memory)
+    kinds = dict.fromkeys(use.kind for use in plan.memory)
     for axis, on_host, title in zip(axes, (False, True), ("device", "share of the host"), strict=False):
-        sizes = {one.kind: one.bytes / GIB for one in plan.memory if one.on_host == on_host}
+        sizes = {use.kind: use.bytes / GIB for use in plan.memory if use.on_host == on_host}
         _bar(axis, {kind: sizes.get(kind, 0.0) for kind in kinds}, f"{title}, GiB (compiled)")
-        axis.axhline(plan.limit(on_host) / GIB, color="black", linestyle="--", linewidth=1, label="there is")
+        axis.axhline(plan.limit(on_host) / GIB, color="black", linestyle="--", linewidth=1, label="available")
         axis.set_ylim(0, 1.05 * max(plan.limit(on_host), plan.used(on_host)) / GIB)
         axis.legend(**_LEGEND)
     _bar(axes[2], _seconds(plan), f"a step, s (predicted): MFU {plan.mfu:.0%}")
@@ -200,7 +199,7 @@ def _picture(plan, path):
 
 
 def _bar(axis, parts, title):
-    """Every part has the colour of its place, also where others are 0."""
+    """Draws one stacked bar. A part's colour follows from its index, whichever parts are 0."""
     bottom = 0.0
     for i, (name, size) in enumerate(parts.items()):
         if size > 0:

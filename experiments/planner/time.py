@@ -1,4 +1,4 @@
-"""A step's time as predicted from what its program does, by the rates of hardware.CHIPS. No measurement."""
+"""Predicted time of a step from what its program does, by the rates of hardware.targets.CHIPS. No measurement."""
 
 import dataclasses
 
@@ -21,18 +21,23 @@ ASSUMPTIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class Link:
-    """Traffic of one device over one kind of link, in one step. kind: of collective, or to or from the host."""
+    """Traffic of one device over one kind of link in one step.
+
+    Attributes:
+      kind: of collective, or "to the host" or "from the host".
+      overlapped: the fraction of the bytes that the schedule brackets around compute.
+    """
 
     kind: str
     axes: tuple[str, ...]
     bytes: float
-    overlapped: float  # of the bytes
+    overlapped: float
     seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Time:
-    """Seconds of one step."""
+    """Predicted seconds of one step, by what they are spent on."""
 
     matmuls: float
     attention_forward: float
@@ -45,7 +50,7 @@ class Time:
 
     @property
     def exposed(self) -> float:
-        """Of the links, what compute does not hide."""
+        """Seconds of link traffic that compute does not hide."""
         hidden = sum(link.seconds * link.overlapped for link in self.links)
         waited = sum(link.seconds * (1 - link.overlapped) for link in self.links)
         return waited + max(hidden - self.compute, 0.0)
@@ -56,7 +61,7 @@ class Time:
 
 
 def predict(config: Config, target: Target, work: Work, compiled: Program) -> Time:
-    """That of one step of the whole mesh."""
+    """The predicted Time of one step on the whole mesh."""
     chip, devices = target.chip, config.mesh.devices
     peak = chip.tflops * 1e12 * devices
     attention = _imbalance(config) / peak
@@ -69,23 +74,24 @@ def predict(config: Config, target: Target, work: Work, compiled: Program) -> Ti
 
 
 def assumptions(target: Target) -> list[str]:
+    """The assumptions behind a prediction, with the target's rates, for people to read."""
     chip = dataclasses.asdict(target.chip)
     gigabytes = {name: chip[name] / 1e9 for name in ("near", "far", "to_host")}
     return [text.format(**chip | gigabytes) for text in ASSUMPTIONS]
 
 
 def _imbalance(config) -> float:
-    """The most loaded device's attention by the mean."""
+    """The busiest device's attention work divided by the mean."""
     shards = config.mesh.context_shards
     lockstep = config.attention.layout == "contiguous" and config.attention.strategy != "ulysses"
     return 2 * shards / (shards + 1) if lockstep and "causal" in config.model.mask else 1.0
 
 
 def _links(config, target, compiled):
-    found = {}
-    for one in compiled.collectives:
-        found.setdefault((one.kind, one.axes), []).append(one)
-    for (kind, axes), group in sorted(found.items()):
+    groups = {}
+    for collective in compiled.collectives:
+        groups.setdefault((collective.kind, collective.axes), []).append(collective)
+    for (kind, axes), group in sorted(groups.items()):
         if size := program.total(group, "bytes"):
             yield Link(kind, axes, size, program.overlap(group), size / rate(config, target, kind, axes))
     for to_host in (True, False):
@@ -95,7 +101,7 @@ def _links(config, target, compiled):
 
 
 def rate(config: Config, target: Target, kind: str, axes: tuple[str, ...]) -> float:
-    """Bytes per second that leave a device. Devices are numbered with the last axis fastest, node by node."""
+    """Bytes per second that can leave a device along mesh axes. The last axis numbers devices fastest, node by node."""
     reach = 1
     for name, size in reversed(config.mesh.axes.items()):
         reach *= size

@@ -1,4 +1,4 @@
-"""FLOPs of a training step in closed form: what the model asks for, and what is computed with what is done twice."""
+"""FLOPs of a training step in closed form: those that the model needs, and those that recomputation adds."""
 
 import collections
 import dataclasses
@@ -12,19 +12,19 @@ from longctx.positions import view
 from pallas_kernels import masks
 from pallas_kernels.masks import Tokens
 
-_BLOCKS = 1024  # of a row, on each side, that a mask's share of all pairs is counted in
-_LAST = ("down", "expert_down")  # nothing in the backward asks for what these give
+_BLOCKS = 1024  # blocks of a row, on each side, in which a mask's density is counted
+_LAST = ("down", "expert_down")  # weights whose results nothing in the backward needs
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """FLOPs of one step, on all devices. Attention is counted over the pairs that its mask leaves.
+    """FLOPs of one step on all devices. Attention is counted over the pairs that its mask leaves.
 
     Attributes:
-      matmuls: of the weights' matmuls, 6 for each token and weight.
-      recomputed: of those, done again.
-      forward: of attention once, 4 for each pair and number of a query head.
-      times: how often attention's forward is done.
+      matmuls: of matmuls with weights, 6 per token and weight.
+      recomputed: of matmuls with weights that are computed again.
+      forward: of one forward of attention, 4 per pair and per number of a query head.
+      times: how often attention's forward is run.
     """
 
     matmuls: float
@@ -34,28 +34,28 @@ class Work:
 
     @property
     def model(self) -> float:
-        """What the model asks for, whatever is done again: for MFU. Attention's backward is twice its forward."""
+        """FLOPs that the model needs, without recomputation, for MFU; attention's backward counts twice its forward."""
         return self.matmuls + 3 * self.forward
 
     @property
     def backward(self) -> float:
-        """Of attention's backward, as kernels do it: 5 matmuls where the forward has 2."""
+        """FLOPs of attention's backward as kernels compute it: 5 matmuls where the forward has 2."""
         return 2.5 * self.forward
 
 
 def work(config: Config, params: dict, length: int, rows: int) -> Work:
-    """That of a step of so many rows of so many tokens; params: shapes."""
+    """The Work of a step of `rows` rows of `length` tokens; params: shapes."""
     model, kinds, tokens = config.model, config.model.kinds, length * rows
     weights = _weights(config, params["blocks"])
     head = model.d_model * model.vocab_size
-    pairs = sum(share(kind, length) * len(range(i, model.layers, len(kinds))) for i, kind in enumerate(kinds))
+    pairs = sum(density(kind, length) * len(range(i, model.layers, len(kinds))) for i, kind in enumerate(kinds))
     forward = 4 * pairs * rows * length**2 * model.heads * model.head_dim
     again = 2 * tokens * (_again(config, weights) + head)  # the loss computes its logits again
     return Work(6 * tokens * (sum(weights.values()) + head), again, forward, _attends(config))
 
 
-def share(kind: LayerConfig, length: int) -> float:
-    """Of all pairs of a row of one document, those that a kind's mask leaves."""
+def density(kind: LayerConfig, length: int) -> float:
+    """The fraction of all query-key pairs in a row of one document that a layer's mask leaves."""
     _, mask, _ = view.resolve(kind)
     ends = np.linspace(0, length, min(_BLOCKS, length) + 1).astype(np.int32)
     positions = np.stack([ends[:-1], ends[1:] - 1], 1).reshape(1, -1)
@@ -65,19 +65,19 @@ def share(kind: LayerConfig, length: int) -> float:
 
 
 def _weights(config, blocks) -> collections.Counter:
-    """How many weights of the layers each token meets in matmuls, by name."""
-    found = collections.Counter()
+    """{name: count} of the layers' weights that each token is multiplied with."""
+    counts = collections.Counter()
     for path, leaf in jax.tree_util.tree_leaves_with_path(blocks):
         name = path[-1].key
         if name.startswith("expert_") and not name.endswith("bias"):
-            found[name] += leaf.size * config.model.experts_per_token // config.model.experts
+            counts[name] += leaf.size * config.model.experts_per_token // config.model.experts
         elif name in ("wq", "wk", "wv", "wo", "gate", "up", "down", "router"):
-            found[name] += leaf.size
-    return found
+            counts[name] += leaf.size
+    return counts
 
 
 def _again(config, weights) -> float:
-    """Of the weights' forward matmuls, what the backward does again, in weights."""
+    """The number of weights whose forward matmul the backward computes again."""
     memory, whole = config.memory, sum(weights.values())
     needed = whole - sum(weights[name] for name in _LAST)
     if memory.backward == "streamed":  # keys once to be attended to, and for their norm once more
@@ -90,7 +90,7 @@ def _again(config, weights) -> float:
 
 
 def _attends(config) -> float:
-    """How often a step runs attention's forward."""
+    """The number of times that a step runs attention's forward in each layer, on average."""
     memory = config.memory
     if memory.backward != "streamed":
         return 1.0 if remat.parse(config.model.remat).keeps("attention_out") else 2.0

@@ -11,7 +11,7 @@ import pytest
 from experiments import comm
 from experiments.hardware import targets
 from experiments.hardware.targets import Target
-from experiments.hlo.loops import Known
+from experiments.hlo.loops import Certainty
 from experiments.meter import closed, measure, rows
 from longctx import train_step
 from longctx.config import AttentionConfig, Config, LayerConfig, MeshConfig, ModelConfig, StageConfig
@@ -53,7 +53,7 @@ def test_a_compiled_step_sends_what_the_closed_forms_say(strategy):
     attention = [row for row in found.rows if row.part == "attention"]
     assert {row.phase for row in attention} >= {"forward", "backward"}
     for row in attention:
-        assert row.load.elements == row.closed.load.elements and row.known is Known.EXACT
+        assert row.load.elements == row.closed.load.elements and row.certainty is Certainty.EXACT
         if strategy != "double_ring":  # its inner rings wait for the same links, not for each other's data
             assert (row.steps, row.hops) == (row.closed.steps, row.closed.hops)
         assert row.overlap is None

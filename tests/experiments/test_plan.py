@@ -14,7 +14,7 @@ from experiments import plan
 from experiments.hardware import targets
 from experiments.meter import memory
 from experiments.planner import search
-from experiments.planner.work import share, work
+from experiments.planner.work import density, work
 from experiments.settings import config as configs
 from longctx import meshes, train_step
 from longctx.config import Config, LayerConfig, MemoryConfig, MeshConfig, ModelConfig, StageConfig
@@ -40,7 +40,7 @@ def shapes_of(config: Config):
     ],
 )
 def test_the_share_of_pairs_that_a_mask_leaves(mask, length, pairs):
-    assert share(ModelConfig(mask=mask).kinds[0], length) == pytest.approx(pairs / length**2, rel=0.02)
+    assert density(ModelConfig(mask=mask).kinds[0], length) == pytest.approx(pairs / length**2, rel=0.02)
 
 
 def test_flops_are_those_of_the_closed_forms():
@@ -86,7 +86,7 @@ def test_bytes_that_are_known():
         memory=MemoryConfig(offload=("moments",)),
     )
     state = shapes_of(config)
-    found = memory.known(config, state, 512, 1)
+    found = memory.closed_form(config, state, 512, 1)
     size = lambda kind, on_host: sum(one.bytes for one in found if (one.kind, one.on_host) == (kind, on_host))
     local = lambda tree: sum(4 * math.prod(x.sharding.shard_shape(x.shape)) for x in jax.tree.leaves(tree))
     assert size("parameters", False) == size("gradients", False) == local(state["params"])

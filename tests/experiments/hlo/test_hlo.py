@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from experiments.hlo import collectives, matmuls, text
-from experiments.hlo.loops import Count, Known
+from experiments.hlo.loops import Certainty, Count
 from experiments.hlo.program import chains, overlap, phase, read, total
 from longctx import meshes, optim, train_step
 from longctx.config import Config, MeshConfig, ModelConfig, StageConfig
@@ -59,7 +59,7 @@ def test_strategies(compiled, strategy, kind):
     program = compiled(f, *(((2, C * n, heads, H), meshes.HEADS) for heads in (N, K, K)))
     keys, queries = 2 * n * K * H, 2 * n * N * H
     assert sent(program, kind) == ((C - 1) / C * (keys + queries) if strategy == "ulysses" else (C - 1) * keys)
-    assert {(c.axes, c.group, c.runs.known) for c in program.collectives} == {(("context",), C, Known.EXACT)}
+    assert {(c.axes, c.group, c.runs.certainty) for c in program.collectives} == {(("context",), C, Certainty.EXACT)}
 
 
 def test_fsdp_over_layers(compiled):
@@ -95,8 +95,8 @@ def test_a_training_step(mesh):
     stages = curriculum.plan(config)
     program = read(train_step.compile_step(config, optim.constant(config.optim, 1), stages[0], mesh).as_text(), mesh)
     weights = L * (2 * D * N * H + 2 * D * K * H + 3 * D * F) + D * V
-    known = [m for m in program.matmuls if m.runs.known == Known.EXACT]
-    attention = [m for m in program.matmuls if m.runs.known == Known.AT_MOST]
+    known = [m for m in program.matmuls if m.runs.certainty == Certainty.EXACT]
+    attention = [m for m in program.matmuls if m.runs.certainty == Certainty.AT_MOST]
     assert total(known, "flops") == 6 * weights * B * T / mesh.size
     assert len(known) + len(attention) == len(program.matmuls)
     products = (2 + 5) * L  # of queries and keys, forward and backward
@@ -135,9 +135,9 @@ def test_what_has_to_wait(mesh):
 def test_loops_of_unknown_length(compiled):
     """At most as often as there are parts that the counter picks; or nothing is known."""
     parts = lambda xs, n: jax.lax.fori_loop(0, n[0].astype(int), lambda i, s: s @ xs[i], jnp.zeros((8, 8)))
-    assert [m.runs for m in compiled(parts, ((7, 8, 8),), ((1,),)).matmuls] == [Count(7, Known.AT_MOST)]
+    assert [m.runs for m in compiled(parts, ((7, 8, 8),), ((1,),)).matmuls] == [Count(7, Certainty.AT_MOST)]
     search = lambda x: jax.lax.while_loop(lambda x: x.sum() < 9.0, lambda x: x @ x, x)
-    assert [m.runs for m in compiled(search, ((8, 8),)).matmuls] == [Count(1, Known.UNKNOWN)]
+    assert [m.runs for m in compiled(search, ((8, 8),)).matmuls] == [Count(1, Certainty.UNKNOWN)]
 
 
 def test_the_dearest_branch(compiled):
@@ -147,7 +147,7 @@ def test_the_dearest_branch(compiled):
     f = lambda x: jax.lax.cond(x.sum() > 0, many, few, x)
     program = compiled(jax.shard_map(f, in_specs=P(), out_specs=P(), check_vma=False), ((4, 4),))
     assert [c.axes for c in program.collectives] == [("context",), ("fsdp",)]
-    assert {x.runs for x in program.collectives + program.matmuls} == {Count(1, Known.AT_MOST)}
+    assert {x.runs for x in program.collectives + program.matmuls} == {Count(1, Certainty.AT_MOST)}
     assert total(program.matmuls, "flops") == 2 * 2 * 4**3
 
 

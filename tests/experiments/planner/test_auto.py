@@ -1,4 +1,4 @@
-"""attention.strategy="auto": what the model of cost weighs, what it chooses, and a run that asks for it."""
+"""attention.strategy="auto": the predictions of the cost model, the choice, and a run that asks for it."""
 
 import dataclasses
 import json
@@ -33,11 +33,11 @@ def config_of(length, strategy="auto", layout="auto", model=MODEL, **mesh) -> Co
     )
 
 
-def weighed(config, lengths="document", target=H100) -> dict[str, auto.Way]:
-    """The best way of each strategy."""
+def predicted(config, lengths="document", target=H100) -> dict[str, auto.Candidate]:
+    """The fastest candidate of each strategy."""
     (stage,) = auto.checks.check_settings(configs.stand_in(config))
-    ways, _ = auto._weighed(config, stage, target, lambda stage: rows.of_lengths(config, stage, lengths))
-    return {way.strategy: way for way in auto._best_of_each(ways)}
+    candidates, _ = auto._candidates(config, stage, target, lambda stage: rows.of_lengths(config, stage, lengths))
+    return {candidate.strategy: candidate for candidate in auto._best_layouts(candidates)}
 
 
 def settled(config, lengths="document", target=H100) -> tuple[str, str]:
@@ -46,47 +46,47 @@ def settled(config, lengths="document", target=H100) -> tuple[str, str]:
 
 
 def test_a_ring_hides_behind_a_long_document():
-    way, length = weighed(config_of(2**17, layout="zigzag"))["ring"], 2**17
+    ring, length = predicted(config_of(2**17, layout="zigzag"))["ring"], 2**17
     flops = MODEL.layers * MODEL.heads * MODEL.head_dim * length * (length + 1) / 2 / 8
     chip = CHIPS["h100"]
     seconds = flops / (1e12 * chip.tflops) * (4 / chip.forward + 10 / chip.backward)
-    assert way.computing == pytest.approx(seconds, rel=0.02)
-    assert way.links == 0 and way.waiting < 0.01 * way.computing
+    assert ring.computing == pytest.approx(seconds, rel=0.02)
+    assert ring.links == 0 and ring.waiting < 0.01 * ring.computing
     assert settled(config_of(2**17)) == ("ring", "zigzag")
 
 
 def test_packed_pages_on_many_devices_are_exchanged_by_need():
-    found = weighed(config_of(2**19, context=64), "web")
-    assert min(found.values(), key=lambda way: way.seconds).strategy == "dispatch"
-    assert found["dispatch"].links < 0.2 * found["ring"].links
-    assert found["dispatch"].waiting < 0.3 * found["dispatch"].computing
-    even = weighed(config_of(2**19, layout="balanced(256)", context=64), "web")["dispatch"]
-    uneven = weighed(config_of(2**19, layout="contiguous", context=64), "web")["dispatch"]
+    best = predicted(config_of(2**19, context=64), "web")
+    assert min(best.values(), key=lambda candidate: candidate.seconds).strategy == "dispatch"
+    assert best["dispatch"].links < 0.2 * best["ring"].links
+    assert best["dispatch"].waiting < 0.3 * best["dispatch"].computing
+    even = predicted(config_of(2**19, layout="balanced(256)", context=64), "web")["dispatch"]
+    uneven = predicted(config_of(2**19, layout="contiguous", context=64), "web")["dispatch"]
     assert even.waiting < uneven.waiting
 
 
 def test_a_short_row_takes_what_waits_least_often():
-    found = weighed(config_of(2**11))
+    best = predicted(config_of(2**11))
     assert settled(config_of(2**11))[0] in ("all_gather", "ulysses")
-    assert found["ring"].links > 1.5 * max(found["all_gather"].links, found["ulysses"].links)
+    assert best["ring"].links > 1.5 * max(best["all_gather"].links, best["ulysses"].links)
 
 
 def test_both_ways_round_a_torus_halve_the_time_of_links():
     short = config_of(2**13, layout="zigzag")
-    on_gpu, on_tpu = weighed(short), weighed(short, target=V5P)
+    on_gpu, on_tpu = predicted(short), predicted(short, target=V5P)
     assert on_tpu["bidirectional_ring"].links < 0.6 * on_tpu["ring"].links
     assert on_gpu["bidirectional_ring"].links > 0.8 * on_gpu["ring"].links
 
 
 def test_a_window_makes_long_rows_local():
     model = dataclasses.replace(MODEL, mask="causal & window(1024)")
-    found = weighed(config_of(2**17, "ring", "contiguous", model)), weighed(config_of(2**17, "ring", "contiguous"))
-    assert found[0]["ring"].seconds < 0.1 * found[1]["ring"].seconds
+    best = predicted(config_of(2**17, "ring", "contiguous", model)), predicted(config_of(2**17, "ring", "contiguous"))
+    assert best[0]["ring"].seconds < 0.1 * best[1]["ring"].seconds
 
 
 def test_a_mask_that_looks_ahead_counts_its_own_pairs():
     model = dataclasses.replace(MODEL, mask="full")
-    causal, full = (weighed(config_of(2**14, "ulysses", "zigzag", one))["ulysses"] for one in (MODEL, model))
+    causal, full = (predicted(config_of(2**14, "ulysses", "zigzag", one))["ulysses"] for one in (MODEL, model))
     assert full.computing == pytest.approx(2 * causal.computing, rel=0.05)
 
 
@@ -100,12 +100,13 @@ def test_what_does_not_work_is_said(capsys):
     assert "all_gather, zigzag" in few and "all_gather: holds 12.0 GiB of keys and their gradients" in many
 
 
-def test_why_one_is_taken():
-    """The fastest; or where a simpler one is as good, that one, and by how much it is slower."""
-    way = lambda seconds, strategy, layout="zigzag": auto.Way(strategy, layout, seconds, 0.0, 0.0)
-    assert auto._taken([way(2.0, "ring"), way(1.0, "ulysses")]) == (way(1.0, "ulysses"), "the fastest")
-    taken, why = auto._taken([way(1.004, "ring"), way(1.0, "ulysses", "striped(4)")])
-    assert taken == way(1.004, "ring")
+def test_the_reason_of_a_choice():
+    """The fastest is chosen, or a simpler one that is about as fast; the reason says by how much it is slower."""
+    candidate = lambda seconds, strategy, layout="zigzag": auto.Candidate(strategy, layout, seconds, 0.0, 0.0)
+    ulysses = candidate(1.0, "ulysses")
+    assert auto._choose([candidate(2.0, "ring"), ulysses]) == (ulysses, "the fastest")
+    chosen, why = auto._choose([candidate(1.004, "ring"), candidate(1.0, "ulysses", "striped(4)")])
+    assert chosen == candidate(1.004, "ring")
     assert why == (
         "1 s: slower than ulysses, striped(4), by 0.40%; within 1% the simplest is taken, first of layout, "
         "then of strategy"
@@ -135,7 +136,7 @@ def test_bad_input():
 
 def test_the_rates_of_devices_that_are_here():
     mesh = jax.make_mesh((2,), ("x",))
-    here = targets.here(mesh)
+    here = targets.of_mesh(mesh)
     assert (here.chip, here.platform, len(here.devices)) == (None, "cpu", 2)
 
 
