@@ -1,1 +1,1 @@
-"""Benchmarks: each file here runs as `python -m experiments.bench.NAME`, or `longctx bench.NAME`."""
+"""Benchmarks. A file in this folder runs as `python -m experiments.bench.NAME`, or as `longctx bench.NAME`."""

@@ -3,9 +3,9 @@
     python -m experiments.bench.attention --out attention.json --picture attention.png
 
 Every side gets the same arrays and threads, and works on the CPU in a process of its own (harness/sides.py).
-The backward takes dout and gives dq, dk and dv. Temporary memory is what the compiled program asks for beside its
-arguments and results; for PyTorch, which compiles nothing, how far the process's peak resident memory grows, less the
-results.
+The backward takes dout and gives dq, dk and dv. Temporary memory is what the compiled program allocates beside its
+arguments and results; for PyTorch, which compiles nothing, it is the growth of the process's peak resident memory,
+without the results.
 """
 
 import itertools
@@ -15,19 +15,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.bench.harness import options, record
-from experiments.bench.harness import sides as benchmark_worker
+from experiments.bench.harness import options, record, sides
 from experiments.settings import console, places
 from longctx.errors import UserError
 
 PASSES = ("forward", "forward+backward")
 OURS, DENSE, TORCH = "chunked", "jax.nn dense", "PyTorch SDPA"
-SIDES = {OURS: (), DENSE: (), TORCH: ("torch",)}  # and the packages that each needs
-AGREEMENT = {"float32": 1e-3, "bfloat16": 3e-2}  # relative difference of mean |result| that is not a note
+SIDES = {OURS: (), DENSE: (), TORCH: ("torch",)}  # side -> the packages that it needs
+AGREEMENT = {"float32": 1e-3, "bfloat16": 3e-2}  # relative difference of mean |result| from which on a note says so
 
 
 class Problem(NamedTuple):
-    """One size, as a worker gets it; `memory_limit_mb` is what a dense side may use."""
+    """The size of one problem; memory_limit_mb: of temporary memory, above which a pass is skipped."""
 
     length: int
     heads: int
@@ -38,7 +37,7 @@ class Problem(NamedTuple):
 
 
 def arrays(problem: Problem) -> list[np.ndarray]:
-    """q, k, v and dout in float32, BTNH with B = 1: the same for every side."""
+    """q, k, v and dout in float32, BTNH with B = 1, equal for every side."""
     rng = np.random.default_rng(0)
     heads = (problem.heads, problem.kv_heads, problem.kv_heads, problem.heads)
     return [rng.standard_normal((1, problem.length, n, problem.head_dim), np.float32) for n in heads]
@@ -62,7 +61,7 @@ def dense(q, k, v):
 
 
 def build_jax(attend, problem: Problem):
-    """(ready, handlers) of a JAX function: compiles both passes, and runs those that fit the memory limit once."""
+    """(ready, handlers) for a JAX function: compiles both passes, and runs those within the memory limit once."""
     import jax
     import jax.numpy as jnp
 
@@ -77,24 +76,24 @@ def build_jax(attend, problem: Problem):
         start = time.perf_counter()
         compiled = jax.jit(function).lower(*args).compile()
         ready["compile_s"][name] = time.perf_counter() - start
-        ready["temp_mb"][name] = need = compiled.memory_analysis().temp_size_in_bytes / benchmark_worker.MIB
-        if need > problem.memory_limit_mb:
+        ready["temp_mb"][name] = needed = compiled.memory_analysis().temp_size_in_bytes / sides.MIB
+        if needed > problem.memory_limit_mb:
             ready["skipped"][name] = (
-                f"skipped: needs {need / 1024:.3g} GB of temporary memory, "
+                f"skipped: needs {needed / 1024:.3g} GB of temporary memory, "
                 f"the limit is {problem.memory_limit_mb / 1024:.3g}"
             )
             continue
         run = lambda compiled=compiled, args=args: jax.block_until_ready(compiled(*args))
         ready["size"][name] = mean_size(np.asarray(x, np.float32) for x in jax.tree.leaves(run()))
-        handlers[name] = lambda run=run: benchmark_worker.timed(run)
+        handlers[name] = lambda run=run: sides.timed(run)
     return ready, handlers
 
 
 def build_torch(problem: Problem):
-    """(ready, handlers) of torch.nn.functional.scaled_dot_product_attention with is_causal=True."""
+    """(ready, handlers) for torch.nn.functional.scaled_dot_product_attention with is_causal=True."""
     import torch
 
-    torch.set_num_threads(benchmark_worker.threads())
+    torch.set_num_threads(sides.threads())
     load = lambda x: torch.from_numpy(x).to(getattr(torch, problem.dtype)).transpose(1, 2).contiguous()  # BNTH
     q, k, v, dout = map(load, arrays(problem))
     inputs = [x.requires_grad_() for x in (q, k, v)]
@@ -114,23 +113,24 @@ def build_torch(problem: Problem):
     both(tokens=16)  # loads the libraries
     ready, handlers = {"compile_s": {}, "temp_mb": {}, "size": {}}, {}
     for name, run in zip(PASSES, (forward, both), strict=True):
-        results = None  # those of the pass before are not ours to count
-        benchmark_worker.reset_peak()
-        before = benchmark_worker.peak_mb()
+        results = None  # the results of the pass before must not count
+        sides.reset_peak()
+        before = sides.peak_mb()
         results = run()
-        result_mb = sum(x.numel() * x.element_size() for x in results) / benchmark_worker.MIB
-        ready["temp_mb"][name] = max(0.0, benchmark_worker.peak_mb() - before - result_mb)
+        result_mb = sum(x.numel() * x.element_size() for x in results) / sides.MIB
+        ready["temp_mb"][name] = max(0.0, sides.peak_mb() - before - result_mb)
         ready["size"][name] = mean_size(x.detach().float().numpy() for x in results)
-        handlers[name] = lambda run=run: benchmark_worker.timed(run)
+        handlers[name] = lambda run=run: sides.timed(run)
     return ready, handlers
 
 
 def mean_size(results) -> float:
-    """mean |x| over all results: sides that disagree in it do not compute the same thing."""
+    """The mean of |x| over all results; sides whose means differ do not compute the same function."""
     return float(np.mean([np.abs(x).mean(dtype=np.float64) for x in results]))
 
 
 def build(task: dict):
+    """(ready, handlers) for one side, see sides.serve."""
     problem = Problem(**task["problem"])
     if task["side"] == TORCH:
         return build_torch(problem)
@@ -138,13 +138,13 @@ def build(task: dict):
 
 
 def measure(problem: Problem, rounds: int) -> list[dict]:
-    """One record per side and pass: seconds of each run, and compile_s, temp_mb, note."""
+    """A record per side and pass, with the seconds of each run, compile_s, temp_mb and a note."""
     tasks = {side: {"side": side, "needs": needs, "problem": problem._asdict()} for side, needs in SIDES.items()}
-    sides = benchmark_worker.compare("experiments.bench.attention", tasks, PASSES, rounds)
+    results = sides.compare("experiments.bench.attention", tasks, PASSES, rounds)
     records = []
-    for (side, said), name in itertools.product(sides.items(), PASSES):
-        get = lambda field, said=said, name=name: said.get(field, {}).get(name)
-        ours, size = sides[OURS].get("size", {}).get(name), get("size")
+    for (side, result), name in itertools.product(results.items(), PASSES):
+        get = lambda field, result=result, name=name: result.get(field, {}).get(name)
+        ours, size = results[OURS].get("size", {}).get(name), get("size")
         differs = ours and size and abs(size - ours) > AGREEMENT[problem.dtype] * ours
         records.append(
             {
@@ -152,22 +152,22 @@ def measure(problem: Problem, rounds: int) -> list[dict]:
                 "dtype": problem.dtype,
                 "pass": name,
                 "side": side,
-                "seconds": said["seconds"][name],
+                "seconds": result["seconds"][name],
                 "compile_s": get("compile_s"),
                 "temp_mb": get("temp_mb"),
-                "note": said["note"] or get("skipped") or ("the results differ from ours" if differs else ""),
+                "note": result["note"] or get("skipped") or ("the results differ from ours" if differs else ""),
             }
         )
     return records
 
 
 def compared(records: list[dict]) -> list[dict]:
-    """The records with best_s, median_s and times_ours: seconds / seconds of ours."""
+    """The records with best_s, median_s and times_ours, the ratio of best_s to our best_s, added."""
     best = {(r["length"], r["dtype"], r["pass"], r["side"]): min(r["seconds"]) for r in records if r["seconds"]}
     result = []
     for r in records:
-        at = (r["length"], r["dtype"], r["pass"])
-        best_s, ours = best.get((*at, r["side"])), best.get((*at, OURS))
+        problem = (r["length"], r["dtype"], r["pass"])
+        best_s, ours = best.get((*problem, r["side"])), best.get((*problem, OURS))
         median_s = float(np.median(r["seconds"])) if r["seconds"] else None
         ratio = best_s / ours if best_s and ours else None
         result.append({**r, "best_s": best_s, "median_s": median_s, "times_ours": ratio})
@@ -175,19 +175,19 @@ def compared(records: list[dict]) -> list[dict]:
 
 
 def targets(records: list[dict], length: int = 8192, dtype: str = "float32") -> list[dict]:
-    """What chunked is held to at 4 heads of 64; empty when that length and dtype were not measured."""
-    at = {(r["side"], r["pass"]): r for r in compared(records) if (r["length"], r["dtype"]) == (length, dtype)}
-    if not at:
+    """Targets of the chunked kernel at 4 heads of 64; empty when this length and dtype were not measured."""
+    rows = {(r["side"], r["pass"]): r for r in compared(records) if (r["length"], r["dtype"]) == (length, dtype)}
+    if not rows:
         return []
     result = []
     for name in PASSES:
-        ours, other, torch = (at[side, name] for side in (OURS, DENSE, TORCH))
-        less = other["temp_mb"] / ours["temp_mb"] if other["temp_mb"] and ours["temp_mb"] else None
-        what = f"{name} at {length}, {dtype}:"
+        ours, other, torch = (rows[side, name] for side in (OURS, DENSE, TORCH))
+        saving = other["temp_mb"] / ours["temp_mb"] if other["temp_mb"] and ours["temp_mb"] else None
+        problem = f"{name} at {length}, {dtype}:"
         result += [
-            record.target(f"{what} speed over dense", other["times_ours"], at_least=8),
-            record.target(f"{what} dense's temporary memory over ours", less, at_least=100),
-            record.target(f"{what} speed over PyTorch SDPA", torch["times_ours"], at_least=0.9),
+            record.target(f"{problem} speed over dense", other["times_ours"], at_least=8),
+            record.target(f"{problem} dense's temporary memory over ours", saving, at_least=100),
+            record.target(f"{problem} speed over PyTorch SDPA", torch["times_ours"], at_least=0.9),
         ]
     return result
 
@@ -216,7 +216,7 @@ def show(records: list[dict]) -> str:
 
 
 def picture(path: str, records: list[dict], environment: dict) -> None:
-    """Best seconds against length, a panel per pass; solid and dashed lines are dtypes."""
+    """Draws best seconds against length, a panel per pass; solid and dashed lines are dtypes."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -252,17 +252,17 @@ def picture(path: str, records: list[dict], environment: dict) -> None:
 
 def arguments(argv):
     parser = options.parser(
-        __doc__.splitlines()[0], lengths="2048,8192,32768", dtype="float32,bfloat16", rounds=5, out=None, worker=None
+        __doc__, lengths="2048,8192,32768", dtype="float32,bfloat16", rounds=5, out=None, worker=None
     )
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--kv-heads", type=int, default=4)
-    parser.add_argument("--head-dim", type=int, default=64)
+    parser.add_argument("--heads", type=int, default=4, help="query heads (default: %(default)s)")
+    parser.add_argument("--kv-heads", type=int, default=4, help="(default: %(default)s)")
+    parser.add_argument("--head-dim", type=int, default=64, help="(default: %(default)s)")
     parser.add_argument(
         "--memory-limit",
         type=float,
         default=8.0,
         metavar="GB",
-        help="leave out what needs more temporary memory, or half the machine's (default: %(default)s)",
+        help="skip what needs more temporary memory, or more than half the machine's (default: %(default)s)",
     )
     parser.add_argument("--picture", metavar="FILE.png", help="draw time against length")
     return parser.parse_args(argv)
@@ -271,21 +271,21 @@ def arguments(argv):
 def main(argv: list[str] | None = None) -> int:
     args = arguments(argv)
     if args.worker:
-        return benchmark_worker.serve(build, args.worker)
+        return sides.serve(build, args.worker)
     lengths, dtypes = options.whole_numbers("--lengths", args.lengths), options.dtypes(args.dtype)
     if min(args.heads, args.kv_heads, args.head_dim) < 1 or args.heads % args.kv_heads:
         raise UserError(f"--kv-heads={args.kv_heads} must divide --heads={args.heads}; 1 and {args.heads} do.")
     places.check_file("--out", args.out)
     places.check_file("--picture", args.picture)
-    limit = min(args.memory_limit * 1024, benchmark_worker.memory_mb() / 2)
+    limit = min(args.memory_limit * 1024, sides.memory_mb() / 2)
     environment, records = record.environment(), []
     for length, dtype in itertools.product(lengths, dtypes):
         print(f"{length} tokens, {dtype} ...", file=sys.stderr, flush=True)
         records += measure(Problem(length, args.heads, args.kv_heads, args.head_dim, dtype, limit), args.rounds)
     print(show(records))
-    held_to = targets(records) if (args.heads, args.kv_heads, args.head_dim) == (4, 4, 64) else []
-    if held_to:
-        print("\n" + record.target_table(held_to))
+    checked = targets(records) if (args.heads, args.kv_heads, args.head_dim) == (4, 4, 64) else []
+    if checked:
+        print("\n" + record.target_table(checked))
     record.write(
         args.out,
         {
@@ -296,7 +296,7 @@ def main(argv: list[str] | None = None) -> int:
             "kv_heads": args.kv_heads,
             "head_dim": args.head_dim,
             "records": compared(records),
-            "targets": held_to,
+            "targets": checked,
         },
     )
     if args.picture:

@@ -1,10 +1,10 @@
-"""Compares layouts: how even attention's work is over context shards, what they move, how long planning takes.
+"""Compares layouts: balance of attention over context shards, keys that shards need of others, time to lay out a row.
 
     python -m experiments.bench.balance --out balance.json --picture balance.png
 
-Rows are packed with documents whose lengths are drawn as those of web pages, of code and of mixtures for long contexts;
+Rows are packed with documents whose lengths are drawn like those of web pages, code, or mixtures for long contexts;
 each figure is the mean over a few draws. Then a layer's attention on rows of the standard library's source code is
-predicted for GPUs: by a ring, which waits at every hop, and with keys exchanged by need. Only planning is timed.
+predicted for GPUs: by a ring, which waits at every hop, and with keys exchanged by need. Only laying out is timed.
 """
 
 import dataclasses
@@ -31,8 +31,8 @@ BLOCK = 256
 LAYOUTS = ("contiguous", "zigzag", "striped(256)", "per_document(256)", HEAP, "balanced(256)")
 OURS = LAYOUTS[-1]
 DRAWS = {512: 2}  # 5 for fewer shards
-WINDOWED = ((1024, 5), (None, 1))  # layers with a window of 1024 and without, as in Gemma 3
-WAYS = (
+WINDOWED = ((1024, 5), (None, 1))  # (window, layers), as in Gemma 3
+CHOICES = (  # (layout, exchange)
     ("zigzag", "ring"),
     ("per_document(256)", "ring"),
     ("striped(256)", "ring"),
@@ -40,12 +40,12 @@ WAYS = (
     ("per_document(256)", "by need"),
     (OURS, "by need"),
 )
-FASTER = tuple(f"times as fast as {layout}, {exchange}" for layout, exchange in WAYS[:2])
+SPEEDUPS = tuple(f"times as fast as {layout}, {exchange}" for layout, exchange in CHOICES[:2])
 CHIP = "h100"
 RANKS, RANK_ROWS, RANK_TOKENS = (8, 32, 128), 4, 1 << 17
 ROWS = 5  # of the standard library, at each length
 LIMITS = {"work": 1.02, "padding": 0.005, "received": 1.0, "planning_ms": 50.0}
-SAID = {
+LABELS = {
     "work": "I, work of the busiest shard / mean",
     "padding": "padding",
     "received": "keys received / a ring's",
@@ -54,37 +54,38 @@ SAID = {
 
 
 def compare(kind: str, shards: int, tokens: int) -> list[dict]:
-    """A record of each layout, means over the draws."""
+    """A record per layout, with means over the draws."""
     records = []
     rows = [row(documents(kind, shards * tokens, 100 + seed)) for seed in range(DRAWS.get(shards, 5))]
     for layout in LAYOUTS:
-        found = []
-        for one in rows:
-            moved, spent = laid_out(one, layout, shards)
-            measured = balance.measure(**moved, shards=shards, block=BLOCK)
-            found.append(dataclasses.asdict(measured) | {"planning_ms": spent})
+        draws = []
+        for drawn in rows:
+            batch, milliseconds = laid_out(drawn, layout, shards)
+            measured = balance.measure(**batch, shards=shards, block=BLOCK)
+            draws.append(dataclasses.asdict(measured) | {"planning_ms": milliseconds})
         records.append(
             {"kind": kind, "shards": shards, "layout": layout}
-            | {name: statistics.fmean(one[name] for one in found) for name in found[0]}
-            | {"worst": max(one["work"] for one in found)}
+            | {name: statistics.fmean(draw[name] for draw in draws) for name in draws[0]}
+            | {"worst": max(draw["work"] for draw in draws)}
         )
     return records
 
 
 def windowed(kind: str, shards: int, tokens: int) -> dict:
-    """I of OURS, planned for layers with a window and without: of all together, and of each kind alone."""
-    one = row(documents(kind, shards * tokens, 100))
-    moved, _ = laid_out(one, OURS, shards, WINDOWED)
+    """I (see LEGEND) of OURS, laid out for layers with and without a window: of all layers, and of each kind."""
+    batch, _ = laid_out(row(documents(kind, shards * tokens, 100)), OURS, shards, WINDOWED)
     groups = {"together": WINDOWED, "window": WINDOWED[:1], "full": WINDOWED[1:]}
     return {"kind": kind, "shards": shards} | {
-        name: balance.measure(**moved, shards=shards, reaches=reaches, block=BLOCK).work
+        name: balance.measure(**batch, shards=shards, reaches=reaches, block=BLOCK).work
         for name, reaches in groups.items()
     }
 
 
 def ranks(kind: str, count: int) -> dict:
-    """Work of the busiest of `count` data-parallel ranks / the mean, of RANK_ROWS rows of RANK_TOKENS each: as drawn,
-    and dealt."""
+    """Work of the busiest of `count` data-parallel ranks / the mean, for rows as drawn and as dealt.
+
+    Each rank has RANK_ROWS rows of RANK_TOKENS tokens.
+    """
     lengths = [np.array(documents(kind, RANK_TOKENS, 100 + i)) for i in range(count * RANK_ROWS)]
     work = np.array([balanced.pairs(x, None).sum() for x in lengths])
     load = lambda owner: balance.most(np.bincount(owner, work))
@@ -98,25 +99,25 @@ def ranks(kind: str, count: int) -> dict:
 
 
 def library(shards: int, tokens: int) -> list[dict]:
-    """A record of each of WAYS: predicted seconds of one layer's attention on rows of the standard library's files."""
+    """A record per entry of CHOICES: predicted time of a layer's attention on rows of the standard library's files."""
     shape = MODELS["llama3_8b"]
     layer = attention_step.Layer(shape["heads"], shape["kv_heads"], shape["head_dim"], BLOCK)
     lengths = np.array([len(document.text) + 1 for document in sources.load(DataConfig()).train])
     packing = pack(lengths, shards * tokens)
     chosen = np.random.default_rng(0).permutation(packing.rows)[:ROWS]
-    spent = {way: [] for way in WAYS}
+    times = {choice: [] for choice in CHOICES}
     for number in chosen:
         inside = packing.length[packing.row_start[number] : packing.row_start[number + 1]]
-        one = row(np.append(inside, shards * tokens - inside.sum()))
-        one["segments"][one["segments"] > len(inside)] = 0
-        for layout, exchange in WAYS:
-            tiles = balance.tiles(**laid_out(one, layout, shards)[0], shards=shards, reach=None, block=BLOCK)
-            spent[layout, exchange].append(attention_step.seconds(exchange, tiles, tokens // BLOCK, layer, CHIPS[CHIP]))
-    mean = {way: statistics.fmean(times) for way, times in spent.items()}
+        packed = row(np.append(inside, shards * tokens - inside.sum()))
+        packed["segments"][packed["segments"] > len(inside)] = 0
+        for layout, exchange in CHOICES:
+            tiles = balance.tiles(**laid_out(packed, layout, shards)[0], shards=shards, reach=None, block=BLOCK)
+            times[layout, exchange].append(attention_step.seconds(exchange, tiles, tokens // BLOCK, layer, CHIPS[CHIP]))
+    mean = {choice: statistics.fmean(seconds) for choice, seconds in times.items()}
     return [
-        {"shards": shards, "layout": layout, "exchange": exchange, "ms": 1e3 * took}
-        | {said: mean[way] / took for said, way in zip(FASTER, WAYS, strict=False)}
-        for (layout, exchange), took in mean.items()
+        {"shards": shards, "layout": layout, "exchange": exchange, "ms": 1e3 * seconds}
+        | {name: mean[choice] / seconds for name, choice in zip(SPEEDUPS, CHOICES, strict=False)}
+        for (layout, exchange), seconds in mean.items()
     ]
 
 
@@ -139,10 +140,10 @@ def comparison_table(records: list[dict]) -> str:
     return console.table(columns, [[cell(r) for cell in columns.values()] for r in records])
 
 
-LEGEND = """I: work of the busiest shard / mean, over the draws and in the worst; J: what a lock-step ring waits for
-/ mean; received: keys that a shard needs of others, as a share of those that a ring brings, mean and most; tiles:
-blocks that the busiest shard's kernel computes / mean; waste: pairs of tokens in those blocks / those that see each
-other; ms: of planning, on one core."""
+LEGEND = """I: work of the busiest shard / mean, over the draws and in the worst; J: time of a lock-step ring, which
+waits for the busiest shard at every hop, / mean work; received: keys that a shard needs from others, as a fraction of
+those that a ring brings, mean and most; tiles: blocks that the busiest shard's kernel computes / mean; waste: pairs of
+tokens in these blocks / pairs that see each other; ms: time to lay out a row, on one core."""
 
 
 def windowed_table(records: list[dict]) -> str:
@@ -160,7 +161,7 @@ def ranks_table(records: list[dict]) -> str:
 
 
 def library_table(records: list[dict]) -> str:
-    names = "ms", *FASTER
+    names = "ms", *SPEEDUPS
     return console.table(
         ("shards", "layout", "exchange", *names),
         [(r["shards"], r["layout"], r["exchange"], *(console.number(r[name]) for name in names)) for r in records],
@@ -169,24 +170,24 @@ def library_table(records: list[dict]) -> str:
 
 @figures.style
 def picture(records: list[dict]):
-    """How much faster than a ring over zigzag attention is on the standard library, by layout and exchange."""
+    """Bars of attention's speed-up over a ring under zigzag on the standard library, by layout and exchange."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(figures.SIZE[0] * 1.4, figures.SIZE[1]), layout="constrained")
     axes, shards = figure.subplots(), list(dict.fromkeys(r["shards"] for r in records))
-    width = 0.84 / len(WAYS)
-    for i, (layout, exchange) in enumerate(WAYS):
-        mine = [r for r in records if (r["layout"], r["exchange"]) == (layout, exchange)]
+    width = 0.84 / len(CHOICES)
+    for i, (layout, exchange) in enumerate(CHOICES):
+        group = [r for r in records if (r["layout"], r["exchange"]) == (layout, exchange)]
         bars = axes.bar(
-            np.arange(len(shards)) + width * (i - (len(WAYS) - 1) / 2),
-            [r[FASTER[0]] for r in mine],
+            np.arange(len(shards)) + width * (i - (len(CHOICES) - 1) / 2),
+            [r[SPEEDUPS[0]] for r in group],
             width,
             color=figures.PALETTE[i],
             label=f"{layout}, {exchange}",
         )
-        axes.bar_label(bars, [f"{console.number(r['ms'])} ms" for r in mine], fontsize=6, padding=2, rotation=90)
+        axes.bar_label(bars, [f"{console.number(r['ms'])} ms" for r in group], fontsize=6, padding=2, rotation=90)
     axes.set_xticks(range(len(shards)), [f"{count} shards" for count in shards])
-    axes.set(ylabel=FASTER[0], title=f"attention of a layer on packed source code, predicted for {CHIP}")
+    axes.set(ylabel=SPEEDUPS[0], title=f"attention of a layer on packed source code, predicted for {CHIP}")
     axes.grid(False, axis="x")
     axes.margins(y=0.2)
     figure.legend(loc="outside lower center", ncols=3)
@@ -194,41 +195,43 @@ def picture(records: list[dict]):
 
 
 def arguments(argv):
-    parser = options.parser(__doc__.splitlines()[0], out=None)
-    parser.add_argument("--lengths", default=",".join(KINDS), help="of documents (default: %(default)s)")
-    parser.add_argument("--shards", default="8,32,128,512", help="with commas (default: %(default)s)")
-    parser.add_argument("--tokens", type=int, default=8192, help="of a shard (default: %(default)s)")
-    parser.add_argument("--picture", metavar="FILE.png")
-    chosen = parser.parse_args(argv)
-    chosen.lengths = console.names("--lengths", chosen.lengths, KINDS)
-    chosen.shards = options.whole_numbers("--shards", chosen.shards)
-    if chosen.tokens < 512 or chosen.tokens % 512:
-        raise UserError(f"--tokens={chosen.tokens} must be a multiple of 512, the widest chunks that are compared.")
-    places.check_file("--out", chosen.out)
-    places.check_file("--picture", chosen.picture)
-    return chosen
+    parser = options.parser(__doc__, out=None)
+    parser.add_argument(
+        "--lengths", default=",".join(KINDS), help="distributions of document lengths (default: %(default)s)"
+    )
+    parser.add_argument("--shards", default="8,32,128,512", help="context shards, with commas (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, default=8192, help="tokens of a shard (default: %(default)s)")
+    parser.add_argument("--picture", metavar="FILE.png", help="draw the predicted speed-ups")
+    args = parser.parse_args(argv)
+    args.lengths = console.names("--lengths", args.lengths, KINDS)
+    args.shards = options.whole_numbers("--shards", args.shards)
+    if args.tokens < 512 or args.tokens % 512:
+        raise UserError(f"--tokens={args.tokens} must be a multiple of 512, the widest chunks that are compared.")
+    places.check_file("--out", args.out)
+    places.check_file("--picture", args.picture)
+    return args
 
 
 def targets(records: list[dict]) -> list[dict]:
-    """LIMITS beside the worst that OURS comes to."""
+    """LIMITS beside the worst values of OURS."""
     ours = [r | {"work": r["worst"]} for r in records if r["layout"] == OURS]
     return [
-        record.target(f"{OURS}: {SAID[name]}, at most", max(r[name] for r in ours), at_most=limit)
+        record.target(f"{OURS}: {LABELS[name]}, at most", max(r[name] for r in ours), at_most=limit)
         for name, limit in LIMITS.items()
     ]
 
 
 def main(argv=None) -> int:
-    chosen = arguments(argv)
+    args = arguments(argv)
     environment, records = record.environment(), []
-    for kind in chosen.lengths:
-        for shards in chosen.shards:
+    for kind in args.lengths:
+        for shards in args.shards:
             print(f"{kind} lengths, {shards} shards ...", file=sys.stderr)
-            records += compare(kind, shards, chosen.tokens)
-    mixed = [windowed(kind, shards, chosen.tokens) for kind in chosen.lengths for shards in chosen.shards]
-    dealt = [ranks(kind, count) for kind in chosen.lengths for count in RANKS]
-    steps = [record for shards in chosen.shards for record in library(shards, chosen.tokens)]
-    held_to = targets(records)
+            records += compare(kind, shards, args.tokens)
+    mixed = [windowed(kind, shards, args.tokens) for kind in args.lengths for shards in args.shards]
+    dealt = [ranks(kind, count) for kind in args.lengths for count in RANKS]
+    steps = [record for shards in args.shards for record in library(shards, args.tokens)]
+    checked = targets(records)
     print(comparison_table(records) + "\n" + LEGEND)
     print(f"\n{OURS} for 5 layers with a window of 1024 and 1 without:\n" + windowed_table(mixed))
     print(
@@ -240,9 +243,9 @@ def main(argv=None) -> int:
         + library_table(steps)
     )
     print("assumed: " + ";\n  ".join(attention_step.assumptions(CHIPS[CHIP])))
-    print("\n" + record.target_table(held_to))
+    print("\n" + record.target_table(checked))
     record.write(
-        chosen.out,
+        args.out,
         {
             "benchmark": "balance",
             "environment": environment,
@@ -250,11 +253,11 @@ def main(argv=None) -> int:
             "windowed": mixed,
             "ranks": dealt,
             "library": steps,
-            "targets": held_to,
+            "targets": checked,
         },
     )
-    if chosen.picture:
-        picture(steps).savefig(chosen.picture, dpi=150)
+    if args.picture:
+        picture(steps).savefig(args.picture, dpi=150)
     return 0
 
 

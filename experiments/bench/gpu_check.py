@@ -1,19 +1,20 @@
-"""What there is to know of the attention kernels on a GPU, in eight minutes: are they right, how fast, at what sizes.
+"""Checks and times the attention kernels on a GPU in eight minutes, the most important cases first.
 
     python -m experiments.bench.gpu_check --prepare h200 --out DIR        # on any machine with the compilers, .[aot]
-    python -m experiments.bench.gpu_check --rehearse --out DIR            # anywhere: the same in miniature, on the CPU
+    python -m experiments.bench.gpu_check --rehearse --out DIR            # anywhere: in miniature, on the CPU
     python -m experiments.bench.gpu_check --out DIR                       # on the GPU's machine, from a checkout
 
-The GPU's machine needs jax, flax and optax, and nothing else of the project's requirements: without them a case says
-what it lacks and the others go on. For the routes of --routes, by default Triton's, which may be lacking there,
+The GPU's machine needs jax, flax and optax, and nothing else of the project's requirements: a case that lacks a package
+says so, and the others go on. For the routes in --routes, by default Triton's, whose packages may be missing there,
 --prepare leaves compiled programs in DIR/programs, and says how large they are and what to run there.
 
-Asks in the order in which answers matter, and writes each to DIR/gpu_check.json as it comes; the same command goes on
-where it was stopped. Every route has a process, which may crash or hang: that costs the case alone that it is at. What
-is asked, and by when, as predicted of 16 cores from compilations without a GPU (5 to 10 s a program); none is measured:
+Cases run in the order of their importance, and each answer is written to DIR/gpu_check.json at once; the same command
+continues where it was stopped. Every route has a process of its own: a crash or a hang costs one case. The cases, and
+the time at which they should be answered, predicted for 16 cores from compilations without a GPU (5 to 10 s a program)
+and not measured:
 
     start of all processes, side by side                                             20 s
-    right: causal; cut in two as by a ring, with global lse; cross-entropy           1 min 30 s
+    right: causal; in two shards as in a ring, with global lse; cross-entropy        1 min 30 s
     TFLOP/s at 8k, then at 16k, forward and backward, beside cuDNN by jax.nn         3 min
     training steps of a model of 0.55e9 parameters on 16k tokens                     4 min 30 s
     right: packed rows, other masks, head dim 64 with a soft cap, float16           6 min
@@ -31,36 +32,38 @@ import time
 from experiments.bench.harness import options, sides
 from experiments.bench.harness.gpu_asking import Asker
 from experiments.bench.harness.gpu_cases import PEER, Answers, Case, export
+from experiments.bench.harness.record import environment as machine
 from experiments.settings import console
 from longctx.errors import UserError
+from longctx.json_files import read_object
 from longctx.memory.sizes import readable
 
 ROUTES = "cudnn", "mosaic_gpu", "jax_triton", "chunked"
-LOSSES = "chunked", "jax_triton"  # those that have a cross-entropy
+LOSSES = "chunked", "jax_triton"  # routes that have a cross-entropy
 KNOWN = *ROUTES, "reference"
 PROGRAMS = "programs"
-REHEARSED = "h200"  # the chip that a rehearsal lowers programs for, where a CPU cannot run them
-TOKENS, WIDTH = 16384, 2048  # timed: as FlashAttention's benchmarks (arXiv 2407.08608): heads = WIDTH / size
-BLOCKS = {"jax_triton": (64, 128), "chunked": (256, 1024)}  # beside their own choice; the others have no choice
-SMALLER = {"right": 4, "cross_entropy": 4, "time": 64, "step": 128}  # lengths of a rehearsal, divided by this
+REHEARSED = "h200"  # the chip for which a rehearsal lowers programs that a CPU cannot run
+TOKENS, WIDTH = 16384, 2048  # of timed cases, as in FlashAttention's benchmarks (arXiv 2407.08608): heads = WIDTH / H
+BLOCKS = {"jax_triton": (64, 128), "chunked": (256, 1024)}  # timed beside a route's own choice
+SMALLER = {"right": 4, "cross_entropy": 4, "time": 64, "step": 128}  # by kind, the divisor of a rehearsal's lengths
 
 
 def cases(routes: list[str]) -> list[list[Case]]:
-    """All of them in groups of one kind, what matters most first."""
+    """The cases of some routes in groups of one kind, the most important first."""
 
-    def timed(length, **how):
-        size = how.get("head_dim", 128)
-        shape = {"rows": max(TOKENS // length, 1), "length": length, "heads": WIDTH // size}
-        return [Case("time", route, op, **shape, **how) for route in [PEER, *routes] for op in ("forward", "backward")]
+    def timed(length, **fields):
+        shape = {"rows": max(TOKENS // length, 1), "length": length, "heads": WIDTH // fields.get("head_dim", 128)}
+        ops = "forward", "backward"
+        return [Case("time", route, op, **shape, **fields) for route in [PEER, *routes] for op in ops]
 
-    each = lambda *problems: [Case("right", route, **how) for how in problems for route in routes]
+    each = lambda *problems: [Case("right", route, **fields) for fields in problems for route in routes]
     blocks = [
         Case("time", route, op, rows=1, length=TOKENS, heads=WIDTH // 128, block=block)
         for route in routes
         for block in BLOCKS.get(route, ())
         for op in ("forward", "backward")
     ]
-    asked = [
+    groups = [
         each({"kv_heads": 2}, {"kv_heads": 2, "pieces": 2}),
         [Case("cross_entropy", route) for route in LOSSES if route in routes],
         timed(8192),
@@ -79,46 +82,46 @@ def cases(routes: list[str]) -> list[list[Case]]:
         timed(16384, head_dim=64),
         blocks,
     ]
-    return [group for group in asked if group]
+    return [group for group in groups if group]
 
 
 def rehearsed(case: Case) -> Case:
-    """A case at a size that a CPU, or an interpreter of a GPU's kernels, answers in seconds."""
+    """A case at a size that a CPU, or an interpreter of GPU kernels, answers in seconds."""
     small = {} if case.kind == "step" else {"rows": 1, "heads": 2, "kv_heads": min(case.kv_heads, 1)}
     return dataclasses.replace(case, length=case.length // SMALLER[case.kind], **small)
 
 
-def table(asked: list[Case], answers: dict) -> str:
-    """A line for each case that was answered; of timed ones the ratio to PEER at the same problem."""
+def table(cases: list[Case], answers: dict) -> str:
+    """A table with a line per case that has an answer; timed ones show the ratio to PEER at the same problem."""
     lines = [
         (
             case.name,
-            said(answers[case.name]),
-            console.number(by_peer(case, answers)),
+            in_words(answers[case.name]),
+            console.number(over_peer(case, answers)),
             console.number(answers[case.name].get("took_s")),
         )
-        for case in asked
+        for case in cases
         if case.name in answers
     ]
     return console.table(("case", "answer", "by cuDNN", "took s"), lines)
 
 
-def by_peer(case: Case, answers: dict) -> float | None:
-    """TFLOP/s of a timed case by those of PEER in the same run."""
+def over_peer(case: Case, answers: dict) -> float | None:
+    """TFLOP/s of a timed case divided by PEER's in the same run; None where either is missing."""
     peer = dataclasses.replace(case, route=PEER, block=0).name
-    found, peers = (answers.get(name, {}).get("tflops") for name in (case.name, peer))
-    return found / peers if found and peers else None
+    ours, theirs = (answers.get(name, {}).get("tflops") for name in (case.name, peer))
+    return ours / theirs if ours and theirs else None
 
 
-def summary(asked: list[Case], answers: dict, routes: list[str]) -> str:
-    """A line of Markdown for each route: how many of its answers are right, and TFLOP/s by length and op."""
+def summary(cases: list[Case], answers: dict, routes: list[str]) -> str:
+    """A Markdown table with a line per route: the number of right answers, and TFLOP/s by length and op."""
     columns = [(length, op) for length in (8192, 16384) for op in ("forward", "backward")]
     lines = [
         "| route | right | " + " | ".join(f"{length // 1024}k {op}" for length, op in columns) + " |",
         "|---|---|" + "---|" * len(columns),
     ]
     for route in [*routes, PEER]:
-        own = [case for case in asked if case.route == route]
+        own = [case for case in cases if case.route == route]
         verdicts = [is_right(answers[case.name]) for case in own if "error" in answers.get(case.name, {})]
         times = [
             next((case for case in own if case.name == f"time {route} causal length={length} {op}"), None)
@@ -130,37 +133,37 @@ def summary(asked: list[Case], answers: dict, routes: list[str]) -> str:
 
 
 def _cell(case, answers):
-    found = answers.get(case.name, {}) if case else {}
-    if "tflops" not in found:
+    answer = answers.get(case.name, {}) if case else {}
+    if "tflops" not in answer:
         return "-"
-    ratio = "" if case.route == PEER else f" ({console.number(by_peer(case, answers))})"
-    return console.number(found["tflops"]) + ratio
+    ratio = "" if case.route == PEER else f" ({console.number(over_peer(case, answers))})"
+    return console.number(answer["tflops"]) + ratio
 
 
-def is_right(found: dict) -> bool:
-    return max(found["error"].values()) <= found["limit"]
+def is_right(answer: dict) -> bool:
+    """Whether the largest error of a check is within its limit."""
+    return max(answer["error"].values()) <= answer["limit"]
 
 
-def said(found: dict) -> str:
-    """An answer in words."""
-    if "tflops" in found:
-        return f"{console.number(found['tflops'])} TFLOP/s"
-    if "error" in found:
-        worst = max(found["error"], key=found["error"].get)
+def in_words(answer: dict) -> str:
+    """An answer as a line of text."""
+    if "tflops" in answer:
+        return f"{console.number(answer['tflops'])} TFLOP/s"
+    if "error" in answer:
+        worst = max(answer["error"], key=answer["error"].get)
         return (
-            f"{'right' if is_right(found) else 'WRONG'}: {worst} off by {found['error'][worst]:.1e}, "
-            f"limit {found['limit']:.1e}"
+            f"{'right' if is_right(answer) else 'WRONG'}: {worst} off by {answer['error'][worst]:.1e}, "
+            f"limit {answer['limit']:.1e}"
         )
-    if "tokens_per_second" in found:
-        peak = f", {readable(found['peak_bytes'])} at most" if found["peak_bytes"] else ""
-        return f"{found['tokens_per_second']:,.0f} tokens/s{peak}, losses " + " ".join(
-            console.number(loss) for loss in found["losses"]
-        )
-    return next(f"{word}: {found[word]}" for word in ("lowered", "cannot", "failed") if word in found)
+    if "tokens_per_second" in answer:
+        peak = f", {readable(answer['peak_bytes'])} at most" if answer["peak_bytes"] else ""
+        losses = " ".join(console.number(loss) for loss in answer["losses"])
+        return f"{answer['tokens_per_second']:,.0f} tokens/s{peak}, losses {losses}"
+    return next(f"{word}: {answer[word]}" for word in ("lowered", "cannot", "failed") if word in answer)
 
 
 class _Handlers(dict):
-    """{"wanted": a method of Answers, "case"} as JSON -> the function that does it."""
+    """Handlers for sides.serve, by request: JSON of {"method": of Answers, "case": fields of Case}."""
 
     def __init__(self, answers):
         super().__init__()
@@ -168,7 +171,7 @@ class _Handlers(dict):
 
     def __missing__(self, line):
         request = json.loads(line)
-        return lambda: getattr(self.answers, request["wanted"])(Case(**request["case"]))
+        return lambda: getattr(self.answers, request["method"])(Case(**request["case"]))
 
 
 def _build(task):
@@ -177,19 +180,22 @@ def _build(task):
     device = jax.devices()[0]
     if not task["chip"] and device.platform != "gpu":
         raise UserError(f"jax finds only {device.device_kind}")  # it goes on with the next of JAX_PLATFORMS
-    about = {"kind": device.device_kind, "platform": device.platform, "jax": jax.__version__}
-    return {"device": about}, _Handlers(Answers(pathlib.Path(task["programs"]), task["chip"]))
+    description = {"kind": device.device_kind, "platform": device.platform, "jax": jax.__version__}
+    return {"device": description}, _Handlers(Answers(pathlib.Path(task["programs"]), task["chip"]))
 
 
 def environment(platform: str) -> dict[str, str]:
-    """Variables for processes that share one GPU, with the CPU beside it for what the answers are compared with."""
-    ours = {"JAX_PLATFORMS": platform, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "JAX_TRACEBACK_FILTERING": "off"}
-    return ours | ({"CUDA_ROOT": root} if "CUDA_ROOT" not in os.environ and (root := cuda_root()) else {})
+    """Environment variables for processes that share one GPU; platform: as in JAX_PLATFORMS."""
+    shared = {"JAX_PLATFORMS": platform, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "JAX_TRACEBACK_FILTERING": "off"}
+    return shared | ({"CUDA_ROOT": root} if "CUDA_ROOT" not in os.environ and (root := cuda_root()) else {})
 
 
 def cuda_root() -> str | None:
-    """The folder of CUDA, where jax must be told: where pip's packages hold no assembler, jax 0.11.2 has kernels look
-    for it, and for libdevice, in a folder called None."""
+    """The folder of CUDA, or None where jax finds it by itself.
+
+    Where pip's packages hold no assembler, jax 0.11.2 has kernels look for it, and for libdevice, in a folder called
+    None.
+    """
     holds_ptxas = lambda root: root and pathlib.Path(root, "bin/ptxas").exists()
     pip = importlib.util.find_spec("nvidia")
     if any(holds_ptxas(f"{folder}/cu13") for folder in (pip.submodule_search_locations if pip else ())):
@@ -198,29 +204,29 @@ def cuda_root() -> str | None:
 
 
 def main(argv=None) -> int:
-    parser = options.parser(__doc__.splitlines()[0], worker=None)
-    parser.add_argument("--minutes", type=float, default=8, help="(default: %(default)s)")
+    parser = options.parser(__doc__, worker=None)
+    parser.add_argument("--minutes", type=float, default=8, help="time for all cases (default: %(default)s)")
     parser.add_argument("--out", metavar="DIR", default="runs/gpu_check", help="(default: %(default)s)")
-    parser.add_argument("--programs", metavar="DIR", help=f"what --prepare has made (default: {PROGRAMS} in --out)")
-    parser.add_argument("--routes", help=f"with commas (default: {','.join(ROUTES)})")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--prepare", metavar="CHIP", help="make programs for it, ask nothing; needs no GPU")
-    what.add_argument("--rehearse", action="store_true", help="ask the CPU, in miniature, and look at the programs")
-    chosen = parser.parse_args(argv)
-    if chosen.worker is not None:
-        return sides.serve(_build, chosen.worker)
-    folder = pathlib.Path(chosen.out)
-    programs = pathlib.Path(chosen.programs) if chosen.programs else folder / PROGRAMS
+    parser.add_argument("--programs", metavar="DIR", help=f"programs of --prepare (default: {PROGRAMS} in --out)")
+    parser.add_argument("--routes", help=f"kernels, with commas (default: {','.join(ROUTES)})")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--prepare", metavar="CHIP", help="export programs for a chip and stop; needs no GPU")
+    mode.add_argument("--rehearse", action="store_true", help="run in miniature on the CPU, and read the programs")
+    args = parser.parse_args(argv)
+    if args.worker is not None:
+        return sides.serve(_build, args.worker)
+    folder = pathlib.Path(args.out)
+    programs = pathlib.Path(args.programs) if args.programs else folder / PROGRAMS
     folder.mkdir(parents=True, exist_ok=True)
-    return prepare(chosen, programs) if chosen.prepare else run(chosen, folder, programs)
+    return prepare(args, programs) if args.prepare else run(args, folder, programs)
 
 
-def prepare(chosen, programs: pathlib.Path) -> int:
-    """Exports the programs of some routes for a chip; says which cannot be had, and how large they all are."""
+def prepare(args, programs: pathlib.Path) -> int:
+    """Exports the programs of some routes for a chip; prints which cannot be exported, and the size of all."""
     from pallas_kernels import gpu_chips
 
-    (chip,) = console.names("--prepare", chosen.prepare, gpu_chips.CHIPS)
-    routes = console.names("--routes", chosen.routes or "jax_triton", KNOWN)
+    (chip,) = console.names("--prepare", args.prepare, gpu_chips.CHIPS)
+    routes = console.names("--routes", args.routes or "jax_triton", KNOWN)
     for old in programs.glob("*.bin"):
         old.unlink()
     for case in sum(cases(routes), []):
@@ -234,38 +240,39 @@ def prepare(chosen, programs: pathlib.Path) -> int:
     print(
         f"{programs}: {len(made)} programs, {readable(sum(path.stat().st_size for path in made))}, for GPUs of the "
         f"compute capability of {chip}. Take the folder to the GPU's machine, and there, in the checkout, run\n"
-        f"python -m experiments.bench.gpu_check --programs {programs} --out {chosen.out}"
+        f"python -m experiments.bench.gpu_check --programs {programs} --out {args.out}"
     )
     return 0
 
 
-def run(chosen, folder: pathlib.Path, programs: pathlib.Path) -> int:
-    """Asks, within the minutes, and shows. Raises UserError where there is no GPU, or none that answers."""
-    until = time.monotonic() + 60 * chosen.minutes
-    routes = console.names("--routes", chosen.routes or ",".join(ROUTES), KNOWN)
+def run(args, folder: pathlib.Path, programs: pathlib.Path) -> int:
+    """Answers the cases within --minutes and prints the tables. Raises UserError where no GPU answers."""
+    until = time.monotonic() + 60 * args.minutes
+    routes = console.names("--routes", args.routes or ",".join(ROUTES), KNOWN)
     groups = cases(routes)
-    if chosen.rehearse:
-        print(_carried(programs))
+    if args.rehearse:
+        print(_readable_programs(programs))
         groups = [list(map(rehearsed, group)) for group in groups]
-    path = folder / ("rehearsal.json" if chosen.rehearse else "gpu_check.json")
-    record = json.loads(path.read_text()) if path.exists() else {"environment": environment(), "answers": {}}
+    path = folder / ("rehearsal.json" if args.rehearse else "gpu_check.json")
+    record = read_object(path) if path.exists() else {"environment": machine(), "answers": {}}
     save = lambda: path.write_text(json.dumps(record, indent=1) + "\n")
-    show = lambda case, found: print(f"{case.name}: {said(found)}", file=sys.stderr, flush=True)
-    patience = 4 if chosen.rehearse else 1  # interpreted kernels are slow
-    _ask(groups, Asker(record, until, _starting(chosen, programs), save, show, patience))
+    report = lambda case, answer: print(f"{case.name}: {in_words(answer)}", file=sys.stderr, flush=True)
+    patience = 4 if args.rehearse else 1  # interpreted kernels are slow
+    _ask(groups, Asker(record, until, _starter(args, programs), save, report, patience))
     save()
-    asked = sum(groups, [])
-    print(table(asked, record["answers"]))
-    if not chosen.rehearse:
-        print(f"\n{summary(asked, record['answers'], routes)}\n")
-    print(f"{sum(case.name in record['answers'] for case in asked)} of {len(asked)} cases answered; saved: {path}")
+    every, answers = sum(groups, []), record["answers"]
+    print(table(every, answers))
+    if not args.rehearse:
+        print(f"\n{summary(every, answers, routes)}\n")
+    print(f"{sum(case.name in answers for case in every)} of {len(every)} cases answered; saved: {path}")
     return 0
 
 
-def _starting(chosen, programs):
-    where = environment("cpu" if chosen.rehearse else "cuda,cpu")
-    task = {"programs": str(programs.absolute()), "chip": REHEARSED if chosen.rehearse else None}
-    return lambda limit: sides.Worker("experiments.bench.gpu_check", task, where, limit)
+def _starter(args, programs):
+    """A function of a time limit that starts a Worker."""
+    variables = environment("cpu" if args.rehearse else "cuda,cpu")
+    task = {"programs": str(programs.absolute()), "chip": REHEARSED if args.rehearse else None}
+    return lambda limit: sides.Worker("experiments.bench.gpu_check", task, variables, limit)
 
 
 def _ask(groups, asker):
@@ -282,15 +289,16 @@ def _ask(groups, asker):
         asker.close()
 
 
-def _carried(programs):
-    """How many exported programs this machine's jax can read."""
+def _readable_programs(programs):
+    """A line that counts the exported programs that this machine's jax can read."""
     import jax
 
     paths = list(programs.glob("*.bin"))
     if paths and not importlib.util.find_spec("flatbuffers"):
         return f"{programs}: {len(paths)} programs cannot be read, as flatbuffers is not installed"
     read = [jax.export.deserialize(bytearray(path.read_bytes())) for path in paths]
-    return f"{programs}: {sum('cuda' in one.platforms for one in read)} of {len(paths)} programs can be read for CUDA"
+    count = sum("cuda" in exported.platforms for exported in read)
+    return f"{programs}: {count} of {len(paths)} programs can be read for CUDA"
 
 
 if __name__ == "__main__":

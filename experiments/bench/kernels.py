@@ -1,11 +1,11 @@
-"""Our attention kernels for TPUs and GPUs beside the public ones, with no such device: schedules and machine code.
+"""Compares our attention kernels for TPUs and GPUs with public ones, by their schedules and machine code: no device.
 
     python -m experiments.bench.kernels --chip v5e,v6e --out kernels.json --picture kernels.png
     python -m experiments.bench.kernels --chip h200
 
-Every kernel is compiled by the real compiler in a process of its own. What a TPU's schedule means is said in
-tpu_schedule.py: TFLOP/s are predicted, not measured. A GPU's machine code tells no times: see bench_gpu_kernels.py.
-Where this machine has a device of the kind asked for, our kernels and the peers are also run on it.
+Every kernel is compiled by the real compiler in a process of its own. tpu_schedule.py explains what a TPU's schedule
+means: TFLOP/s are predicted, not measured. A GPU's machine code gives no times, see harness/gpu_kernels.py. Where this
+machine has a device of a requested kind, all kernels are also run on it.
 """
 
 import dataclasses
@@ -17,7 +17,8 @@ import tempfile
 import jax
 
 from experiments.bench.harness import gpu_kernels, kernel_worker, options, record
-from experiments.bench.harness.kernel_cases import EVERY, GPU_KERNELS, KERNELS, MATMULS, Case, Ours, missing
+from experiments.bench.harness.flops import MATMULS
+from experiments.bench.harness.kernel_cases import EVERY, GPU_KERNELS, KERNELS, Case, Ours, missing
 from experiments.hardware import tpu_schedule
 from experiments.pictures import run as figures
 from experiments.settings import console, extras, places
@@ -25,21 +26,22 @@ from longctx.errors import UserError
 from pallas_kernels import gpu_chips, masks, tpu_chips
 from pallas_kernels.tpu_chips import CHIPS
 
-_DEVICES = "/dev/accel*", "/dev/vfio/[0-9]*"  # what a machine with TPUs has
+_DEVICES = "/dev/accel*", "/dev/vfio/[0-9]*"  # files of a machine with TPUs
 MASKS = "causal", "full"
-WHOLE = 2048  # tokens that lengths are multiples of: peers take whole blocks alone
+WHOLE = 2048  # lengths are multiples of this: public kernels take whole blocks only
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One kernel on one chip at one length.
+    """The figures of one case on one TPU at one length.
 
     Attributes:
-      tflops: predicted, of useful work; None where the compiler or the peer is missing.
-      regions: of the compute regions: cycles, runs, mxu (share of the cycles that matrix units work), spills, floors.
+      tflops: predicted, of useful work; None where the compiler or the public kernel is missing.
+      regions: for each compute region: cycles, runs, mxu (the fraction of cycles that matrix units work), spills,
+        floors.
       step, outer: cycles of a grid step, and of starting and ending an outer block.
       measured: TFLOP/s on this machine's TPU.
-      note: why there are no numbers.
+      note: the reason why there are no numbers.
     """
 
     chip: str
@@ -56,7 +58,7 @@ class Result:
     note: str = ""
 
 
-# chip, op, mask, head dim, length, the best public kernel's TFLOP/s, and what ours should reach
+# chip, op, mask, head dim, length, the best public kernel's TFLOP/s, and the target for ours
 TARGETS = [
     ("v5e", "forward", "causal", 128, 8192, 144, 170),
     ("v5e", "forward", "causal", 128, 32768, 174, 182),
@@ -71,11 +73,11 @@ TARGETS = [
     ("v5e", "backward", "causal", 128, 32768, 185, 187),
 ]
 FULL_USE = [("v5e", "forward", "full", 128, 32768, 0.96), ("v5p", "forward", "full", 128, 32768, 0.96)]
-EMPTY_SHARE = 0.30  # a partial with 3/4 of its blocks EMPTY, over the whole one
+EMPTY_RATIO = 0.30  # target for the time with 3/4 of the blocks EMPTY over the time of all blocks
 
 
 def measure(chip: str, case: Case, lengths: list[int]) -> list[Result]:
-    """A result for each length; lengths whose blocks are the same share one compilation."""
+    """A Result per length; lengths with equal blocks use one compilation."""
     reason = missing(case.kernel) or extras.missing("libtpu")
     if reason:
         return [Result(chip, case, length, note=reason) for length in lengths]
@@ -89,20 +91,23 @@ def measure(chip: str, case: Case, lengths: list[int]) -> list[Result]:
         except RuntimeError as error:
             results.append(Result(chip, case, length, blocks, note=str(error)))
             continue
-        results.append(_priced(chip, case, length, blocks, work, *compiled[blocks]))
+        results.append(_result(chip, case, length, work, *compiled[blocks]))
     return results
 
 
-def _priced(chip, case, length, blocks, work, kernel, compile_s):
-    facts = CHIPS[chip]
-    seconds = tpu_schedule.cycles(kernel, work, facts) / facts.clock
+def _result(chip, case, length, work, kernel, compile_s):
+    """The Result of a scheduled kernel that does `work`."""
+    device = CHIPS[chip]
+    with tpu_chips.target(chip):
+        blocks = case.blocks(length)
+    seconds = tpu_schedule.cycles(kernel, work, device) / device.clock
     regions = tuple(
         {
             "cycles": region.cycles,
             "runs": runs,
-            "mxu": tpu_schedule.matmul_cycles(region, facts) / region.cycles,
+            "mxu": tpu_schedule.matmul_cycles(region, device) / region.cycles,
             "spills": region.used["SPILL"],
-            "floors": {unit: round(x) for unit, x in tpu_schedule.floors(region, kernel, facts).items()},
+            "floors": {unit: round(x) for unit, x in tpu_schedule.floors(region, kernel, device).items()},
         }
         for region, runs in zip(kernel.compute, work.runs, strict=False)
     )
@@ -122,26 +127,26 @@ def _priced(chip, case, length, blocks, work, kernel, compile_s):
 
 
 def _schedule(chip, case, length, name):
-    """(the scheduled kernel whose name holds `name`, seconds of compilation)."""
+    """(the scheduled kernel whose name contains `name`, seconds of compilation)."""
     with tempfile.TemporaryDirectory() as folder:
-        said = kernel_worker.ask(
+        reply = kernel_worker.ask(
             chip, length, case, {"LIBTPU_INIT_ARGS": tpu_schedule.compiler_flags(folder), **tpu_schedule.ENVIRONMENT}
         )
         kernels = [kernel for kernel in tpu_schedule.read(folder) if name in kernel.name]
     if len(kernels) != 1:
         raise RuntimeError(f"the program holds {len(kernels)} kernels called *{name}*, and should hold one")
-    return kernels[0], said["compile_s"]
+    return kernels[0], reply["compile_s"]
 
 
 def _measured(chip, case, length):
-    """TFLOP/s on this machine's own TPU; None where it has none of this generation."""
+    """TFLOP/s on this machine's own TPU; None where it has no TPU of this generation."""
     if not any(glob.glob(device) for device in _DEVICES):
         return None
     return kernel_worker.measured(length, case, chip, "tpu")
 
 
 def rows(results: list[Result]):
-    """A table's rows: one for each compute region of each kernel."""
+    """Yields the rows of the table, one per compute region of each kernel."""
     for r in results:
         head = [r.chip, r.case.op, r.case.mask, r.case.head_dim, r.length, r.case.kernel]
         if r.note:
@@ -179,31 +184,27 @@ HEADER = (
 
 
 def check(results: list[Result]) -> list[dict]:
-    """TARGETS beside what was found; those on chips that were not asked for are left out."""
-    found = {
+    """TARGETS and FULL_USE beside the results of our kernel, for the chips in the results."""
+    ours = {
         (r.chip, r.case.op, r.case.mask, r.case.head_dim, r.length): r for r in results if r.case.kernel == "longctx"
     }
-    chips, said = {r.chip for r in results}, []
-    for *key, public, wanted in TARGETS:
+    chips, targets = {r.chip for r in results}, []
+    for *key, public, bound in TARGETS:
         if key[0] in chips:
-            result = found.get(tuple(key))
+            result = ours.get(tuple(key))
             what = "{} {} {}, head dim {}, {} tokens: TFLOP/s (best public {})".format(*key, public)
-            said.append(record.target(what, result and result.tflops, at_least=wanted))
-    for *key, wanted in FULL_USE:
+            targets.append(record.target(what, result and result.tflops, at_least=bound))
+    for *key, bound in FULL_USE:
         if key[0] in chips:
-            result = found.get(tuple(key))
-            said.append(
-                record.target(
-                    "{} {} {}, head dim {}, {} tokens: MXU busy in region".format(*key),
-                    result and result.regions and result.regions[0]["mxu"],
-                    at_least=wanted,
-                )
-            )
-    return said
+            result = ours.get(tuple(key))
+            what = "{} {} {}, head dim {}, {} tokens: MXU busy in region".format(*key)
+            mxu = result and result.regions and result.regions[0]["mxu"]
+            targets.append(record.target(what, mxu, at_least=bound))
+    return targets
 
 
-def share_of_empty(chip: str, length: int) -> float | None:
-    """Predicted time of four documents in a row, so that 3/4 of the pairs are EMPTY, over that of one."""
+def empty_ratio(chip: str, length: int) -> float | None:
+    """Predicted time of a row of four documents, where 3/4 of the pairs are EMPTY, over the time of one document."""
     time = []
     for count in (4, 1):
         case = Case("longctx", "forward", "segments", documents=count)
@@ -216,20 +217,20 @@ def share_of_empty(chip: str, length: int) -> float | None:
 
 @figures.style
 def picture(results: list[Result]):
-    """Predicted TFLOP/s of every kernel: a panel for each chip, a group of bars for each problem."""
+    """Bars of every kernel's predicted TFLOP/s, a panel per chip and a group per problem."""
     from matplotlib.figure import Figure
 
     results = [r for r in results if r.tflops]
     chips, kernels = list(dict.fromkeys(r.chip for r in results)), list(dict.fromkeys(r.case.kernel for r in results))
     figure = Figure(figsize=(figures.SIZE[0] * 1.6, 2.6 * max(len(chips), 1)), layout="constrained")
     for axes, chip in zip(figure.subplots(max(len(chips), 1), squeeze=False)[:, 0], chips, strict=False):
-        mine = [r for r in results if r.chip == chip]
-        problems = list(dict.fromkeys(_problem(r) for r in mine))
+        panel = [r for r in results if r.chip == chip]
+        problems = list(dict.fromkeys(_problem(r) for r in panel))
         width = 0.8 / len(kernels)
         for i, kernel in enumerate(kernels):
-            found = {_problem(r): r.tflops for r in mine if r.case.kernel == kernel}
-            at = [problems.index(problem) + width * (i - (len(kernels) - 1) / 2) for problem in found]
-            bars = axes.bar(at, list(found.values()), width, label=kernel, color=figures.PALETTE[i])
+            tflops = {_problem(r): r.tflops for r in panel if r.case.kernel == kernel}
+            x = [problems.index(problem) + width * (i - (len(kernels) - 1) / 2) for problem in tflops]
+            bars = axes.bar(x, list(tflops.values()), width, label=kernel, color=figures.PALETTE[i])
             for text in axes.bar_label(bars, fmt="%.0f", fontsize=6, padding=1):
                 # legible where the line of the peak runs through it
                 text.set_bbox(dict(facecolor=figures.CARD, edgecolor="none", pad=0.5))
@@ -250,93 +251,90 @@ def _problem(result: Result) -> str:
 
 
 def arguments(argv):
-    parser = options.parser(__doc__.splitlines()[0], lengths="8192,32768", dtype="bfloat16", out=None)
+    parser = options.parser(__doc__, lengths="8192,32768", dtype="bfloat16", out=None)
     parser.add_argument("--chip", default="v5e,v5p,v6e,tpu7x", help="TPUs or GPUs, with commas (default: %(default)s)")
-    parser.add_argument("--op", default="forward,backward", help="(default: %(default)s)")
-    parser.add_argument("--mask", default=",".join(MASKS), help="for kernels other than ours causal and full alone")
-    parser.add_argument("--head-dim", default="128", help="(default: %(default)s)")
-    parser.add_argument("--kernel", help=f"of {', '.join(EVERY)} (default: all that a chip can have)")
-    parser.add_argument("--picture", metavar="FILE.png")
-    chosen = parser.parse_args(argv)
-    chosen.chip = console.names("--chip", chosen.chip, CHIPS | gpu_chips.CHIPS)
-    chosen.op = console.names("--op", chosen.op, MATMULS)
-    chosen.kernel = chosen.kernel and console.names("--kernel", chosen.kernel, EVERY)
-    chosen.mask = chosen.mask.split(",")
-    for text in chosen.mask:
+    parser.add_argument("--op", default="forward,backward", help="with commas (default: %(default)s)")
+    parser.add_argument(
+        "--mask", default=",".join(MASKS), help="masks, with commas; public kernels take causal and full only"
+    )
+    parser.add_argument("--head-dim", default="128", help="with commas (default: %(default)s)")
+    parser.add_argument("--kernel", help=f"of {', '.join(EVERY)} (default: all that a chip can run)")
+    parser.add_argument("--picture", metavar="FILE.png", help="draw predicted TFLOP/s of TPUs")
+    args = parser.parse_args(argv)
+    args.chip = console.names("--chip", args.chip, CHIPS | gpu_chips.CHIPS)
+    args.op = console.names("--op", args.op, MATMULS)
+    args.kernel = args.kernel and console.names("--kernel", args.kernel, EVERY)
+    args.mask = args.mask.split(",")
+    for text in args.mask:
         try:
             masks.parse(text)
         except ValueError as error:
             raise UserError(str(error)) from None
-    chosen.lengths = options.whole_numbers("--lengths", chosen.lengths)
-    if any(length % WHOLE for length in chosen.lengths):
+    args.lengths = options.whole_numbers("--lengths", args.lengths)
+    if any(length % WHOLE for length in args.lengths):
         raise UserError(
-            f"--lengths={','.join(map(str, chosen.lengths))} must be multiples of {WHOLE}, "
+            f"--lengths={','.join(map(str, args.lengths))} must be multiples of {WHOLE}, "
             "the largest block of the kernels compared."
         )
-    places.check_file("--out", chosen.out)
-    places.check_file("--picture", chosen.picture)
-    if chosen.picture and not any(chip in CHIPS for chip in chosen.chip):
+    places.check_file("--out", args.out)
+    places.check_file("--picture", args.picture)
+    if args.picture and not any(chip in CHIPS for chip in args.chip):
         raise UserError(
-            f"--picture={chosen.picture} shows predicted TFLOP/s, which there are of TPUs alone: {', '.join(CHIPS)}."
+            f"--picture={args.picture} shows predicted TFLOP/s, which there are of TPUs alone: {', '.join(CHIPS)}."
         )
-    return chosen
+    return args
 
 
-def cases(chosen, known: dict) -> list[Case]:
-    """Of the kernels in `known`."""
-    sizes = options.whole_numbers("--head-dim", chosen.head_dim)
-    every = itertools.product(options.dtypes(chosen.dtype), sizes, chosen.op, chosen.mask, chosen.kernel or known)
+def cases(args, kernels: dict) -> list[Case]:
+    """The requested cases of `kernels`."""
+    sizes = options.whole_numbers("--head-dim", args.head_dim)
+    every = itertools.product(options.dtypes(args.dtype), sizes, args.op, args.mask, args.kernel or kernels)
     return [
         Case(kernel, op, mask, head_dim, dtype=dtype)
         for dtype, head_dim, op, mask, kernel in every
-        if kernel in known and (isinstance(known[kernel], Ours) or mask in MASKS and op in known[kernel].names)
+        if kernel in kernels and (isinstance(kernels[kernel], Ours) or mask in MASKS and op in kernels[kernel].names)
     ]
 
 
-def on_tpus(chosen, chips: list[str]) -> tuple[list[Result], list[dict]]:
-    """(results, targets) of the chips; prints the table."""
+def on_tpus(args, chips: list[str]) -> tuple[list[Result], list[dict]]:
+    """(results, targets) for TPUs; prints the table."""
     results = []
-    for chip, case in itertools.product(chips, cases(chosen, KERNELS)):
+    for chip, case in itertools.product(chips, cases(args, KERNELS)):
         print(f"{chip} {case.kernel} {case.op} {case.mask} ...", file=sys.stderr)
-        results += measure(chip, case, chosen.lengths)
+        results += measure(chip, case, args.lengths)
     targets = check(results)
-    if "longctx" in (chosen.kernel or KERNELS) and "forward" in chosen.op:
-        share = share_of_empty(chips[0], chosen.lengths[0])
-        targets.append(
-            record.target(
-                f"{chips[0]} forward, 3/4 of the blocks EMPTY: time over all blocks", share, at_most=EMPTY_SHARE
-            )
-        )
+    if "longctx" in (args.kernel or KERNELS) and "forward" in args.op:
+        what = f"{chips[0]} forward, 3/4 of the blocks EMPTY: time over all blocks"
+        targets.append(record.target(what, empty_ratio(chips[0], args.lengths[0]), at_most=EMPTY_RATIO))
     print(console.table(HEADER, rows(results)))
     return results, targets
 
 
-def on_gpus(chosen, chips: list[str]) -> tuple[list[gpu_kernels.Result], list[dict]]:
-    """(results, targets) of the chips; prints the table of machine code, and of times where a GPU is."""
+def on_gpus(args, chips: list[str]) -> tuple[list[gpu_kernels.Result], list[dict]]:
+    """(results, targets) for GPUs; prints the table of machine code and, where there is a GPU, of speeds."""
     results = []
-    for chip, case in itertools.product(chips, cases(chosen, GPU_KERNELS)):
+    for chip, case in itertools.product(chips, cases(args, GPU_KERNELS)):
         print(f"{chip} {case.kernel} {case.op} {case.mask} ...", file=sys.stderr)
-        results.append(gpu_kernels.measure(chip, case, chosen.lengths))
+        results.append(gpu_kernels.measure(chip, case, args.lengths))
     print(console.table(gpu_kernels.HEADER, gpu_kernels.rows(results)))
     if any(r.measured for r in results):
         print("\n" + console.table(gpu_kernels.TIMES, gpu_kernels.times(results)))
-    return results, gpu_kernels.check(results, chosen.lengths)
+    return results, gpu_kernels.check(results, args.lengths)
 
 
 def main(argv=None) -> int:
     jax.config.update("jax_platforms", "cpu")  # this process only counts; workers compile and run
-    chosen, environment = arguments(argv), record.environment()
-    tpus, gpus = ([chip for chip in chosen.chip if chip in known] for known in (CHIPS, gpu_chips.CHIPS))
-    results, targets = on_tpus(chosen, tpus) if tpus else ([], [])
-    if chosen.picture:
-        picture(results).savefig(chosen.picture, dpi=150)
+    args, environment = arguments(argv), record.environment()
+    tpus, gpus = ([chip for chip in args.chip if chip in chips] for chips in (CHIPS, gpu_chips.CHIPS))
+    results, targets = on_tpus(args, tpus) if tpus else ([], [])
+    if args.picture:
+        picture(results).savefig(args.picture, dpi=150)
     if gpus:
-        compiled, more = on_gpus(chosen, gpus)
+        compiled, more = on_gpus(args, gpus)
         results, targets = results + compiled, targets + more
     print("\n" + record.target_table(targets))
     record.write(
-        chosen.out,
-        {"environment": environment, "targets": targets, "results": [dataclasses.asdict(r) for r in results]},
+        args.out, {"environment": environment, "targets": targets, "results": [dataclasses.asdict(r) for r in results]}
     )
     return 0
 

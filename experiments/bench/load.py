@@ -1,10 +1,10 @@
-"""Times longctx.hf.load, and measures how much host memory it needs beside the arrays that it makes.
+"""Times longctx.hf.load, and measures the host memory that it needs beside the arrays that it returns.
 
     python -m experiments.bench.load --out load.json
 
 A Llama of random weights is written to a temporary folder, in several files, and read onto 1 and 2 x 2 devices (fsdp,
-tensor) simulated on the CPU, where the arrays lie in host memory too: what a process grows by at its peak, less the
-arrays, is what loading takes. Each mesh and dtype has a process of its own, which has loaded a small model before.
+tensor) simulated on the CPU, where the arrays lie in host memory too: loading needs the growth of the process's peak
+memory less the arrays. Each mesh and dtype has a process of its own, which has loaded a small model before.
 """
 
 import json
@@ -23,12 +23,12 @@ from longctx.errors import UserError
 from longctx.hf import files
 
 MESHES = {"1 device": {}, "fsdp 2 x tensor 2": {"fsdp": 2, "tensor": 2}}
-LIMIT = 1.3  # memory beside the arrays, in sizes of the largest tensor
+LIMIT = 1.3  # memory beside the arrays / size of the largest tensor
 LAYERS = 3
 
 
 def make(folder: pathlib.Path, width: int, D: int) -> None:
-    """A checkpoint of float32 whose largest tensors, the embedding and the feed-forward's, are [width, D]."""
+    """Writes a float32 checkpoint whose largest tensors, the embedding and the feed-forward's, are [width, D]."""
     sizes = {
         "vocab_size": width,
         "hidden_size": D,
@@ -58,7 +58,7 @@ def make(folder: pathlib.Path, width: int, D: int) -> None:
 
 
 def build(task: dict):
-    """(ready, handlers) of a worker: `load` reads the large checkpoint."""
+    """(ready, handlers) for a worker, see sides.serve; its request "load" reads the large checkpoint."""
     import jax
 
     from longctx import meshes
@@ -81,7 +81,7 @@ def build(task: dict):
 
 
 def measure(megabytes: int) -> list[dict]:
-    """A record of every mesh and dtype."""
+    """A record per mesh and dtype."""
     records = []
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
@@ -92,13 +92,13 @@ def measure(megabytes: int) -> list[dict]:
             for dtype in options.DTYPES:
                 task = {"folder": str(folder), "mesh": sizes, "dtype": dtype}
                 with sides.Worker("experiments.bench.load", task) as worker:
-                    said = worker.ask("load")
-                records.append({"mesh": mesh, "dtype": dtype, "largest_mb": megabytes} | said)
+                    reply = worker.ask("load")
+                records.append({"mesh": mesh, "dtype": dtype, "largest_mb": megabytes} | reply)
     return records
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = options.parser(__doc__.splitlines()[0], out=None, worker=None)
+    parser = options.parser(__doc__, out=None, worker=None)
     parser.add_argument("--megabytes", type=int, default=128, help="size of the largest tensor (default: %(default)s)")
     args = parser.parse_args(argv)
     if args.worker:
@@ -118,9 +118,9 @@ def main(argv: list[str] | None = None) -> int:
         )
     )
     worst = max(r["beside_mb"] / r["largest_mb"] for r in records)
-    held_to = [record.target("memory beside the arrays / largest tensor", max(worst, 0), at_most=LIMIT)]
-    print("\n" + record.target_table(held_to))
-    record.write(args.out, {"benchmark": "load", "environment": environment, "records": records, "targets": held_to})
+    checked = [record.target("memory beside the arrays / largest tensor", max(worst, 0), at_most=LIMIT)]
+    print("\n" + record.target_table(checked))
+    record.write(args.out, {"benchmark": "load", "environment": environment, "records": records, "targets": checked})
     return 0
 
 

@@ -1,9 +1,9 @@
-"""The longest exact training by hardware, as a table: every case of configs/longest.py planned, one after another.
+"""Plans the longest exact training on each hardware of configs/longest.py, and prints a Markdown table.
 
     pip install -e '.[aot]'
     python -m experiments.bench.longest [--cases h100x8,v5e] [--out FOLDER]
 
-Prints a Markdown table and keeps each plan in FOLDER, default runs/longest. GPUs take half a minute each, TPUs minutes.
+Keeps each case's plan in FOLDER, default runs/longest. GPUs take half a minute each, TPUs minutes.
 """
 
 import json
@@ -35,20 +35,20 @@ HEADER = (
 
 def main(argv) -> None:
     parser = Parser(__doc__)
-    parser.add_argument("--cases", default="")
-    parser.add_argument("--out", default="runs/longest")
+    parser.add_argument("--cases", default="", help="with commas (default: all)")
+    parser.add_argument("--out", default="runs/longest", metavar="FOLDER", help="(default: %(default)s)")
     args = parser.parse_args(argv[1:])
     places.check_folder("--out", args.out)
     cases = runpy.run_path(str(ROOT / CONFIG))["CASES"]
     chosen = names("--cases", args.cases, cases) if args.cases else list(cases)
     print(_line(HEADER), _line(["---"] * len(HEADER)), sep="\n")
     for name in chosen:
-        found = _planned(name, cases[name].target, pathlib.Path(args.out, name))
-        print(_line(_row(name, cases[name], found)), flush=True)
+        plan = _plan(name, cases[name].target, pathlib.Path(args.out, name))
+        print(_line(_row(name, cases[name], plan)), flush=True)
 
 
-def _planned(name: str, target: str, folder: pathlib.Path) -> dict:
-    """plan.json of a case, from a process of its own: a compiler for each kind of hardware is loaded once."""
+def _plan(name: str, target: str, folder: pathlib.Path) -> dict:
+    """The content of plan.json for a case, planned in a process of its own, since a process loads one compiler."""
     command = [
         sys.executable,
         "-m",
@@ -71,9 +71,9 @@ def _row(name, case, plan):
     start = [f"{name}, {case.target}", tokens, fits, case.kept_every]
     if "refused" in plan:
         return [*start, plan["refused"], "-", "-", "-"]
-    of = lambda where: f"{plan[where]['bytes'] / GIB:.1f}, {plan[where]['limit'] / GIB:.1f}"
+    usage = lambda memory: f"{plan[memory]['bytes'] / GIB:.1f}, {plan[memory]['limit'] / GIB:.1f}"
     predicted = plan["predicted"]
-    return [*start, of("device"), of("host"), f"{predicted['step_s'] / 3600:.2g}", f"{predicted['mfu']:.0%}"]
+    return [*start, usage("device"), usage("host"), f"{predicted['step_s'] / 3600:.2g}", f"{predicted['mfu']:.0%}"]
 
 
 def _line(cells):

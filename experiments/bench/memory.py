@@ -1,9 +1,9 @@
-"""Memory and time of a training step on one long row: the streamed backward beside autodiff that keeps layers' inputs.
+"""Measures memory and time of a training step on one long row: the streamed backward beside plain autodiff.
 
     python -m experiments.bench.memory --out memory.json
 
-A small float32 model on the CPU, the same random tokens for all sides, each in a process of its own. Peak memory is
-that of the process while it trains, code and compiled program included; compilation, which needs no more here, is not.
+A small float32 model on the CPU, equal random tokens for all sides, each side in a process of its own. Peak memory is
+the process's while it trains, with its code and compiled program and without compilation, which needs less.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from longctx.data import curriculum
 from longctx.errors import UserError
 
 PLAIN = "autodiff"
-SIDES = {  # memory settings but for the chunk
+SIDES = {  # side -> settings of config.memory, except chunk_tokens
     PLAIN: {},
     "streamed": {"backward": "streamed"},
     "streamed, every 2": {"backward": "streamed", "residual_every": 2},
@@ -26,7 +26,7 @@ SIDES = {  # memory settings but for the chunk
 
 
 def config_of(task: dict) -> Config:
-    """The run that a task describes: wide layers, little attention, as large models have it."""
+    """The Config of a task: wide layers and little attention, as in large models."""
     model = ModelConfig(
         layers=4, d_model=256, mlp_dim=1024, heads=1, kv_heads=1, head_dim=32, dtype="float32", remat="layer"
     )
@@ -41,7 +41,7 @@ def config_of(task: dict) -> Config:
 
 
 def build(task: dict):
-    """(ready, handlers) of one side's step."""
+    """(ready, handlers) for the step of one side, see sides.serve."""
     import numpy as np
 
     from longctx import meshes, optim, train_step
@@ -70,7 +70,7 @@ def build(task: dict):
 
 
 def measure(length: int, chunk: int, rounds: int) -> list[dict]:
-    """One record per side; ratios are to autodiff."""
+    """A record per side; ratios are to autodiff."""
     records = {side: _steps({"side": side, "length": length, "chunk": chunk}, rounds) for side in SIDES}
     ratio = lambda record, name: record[name] / records[PLAIN][name] if record[name] and records[PLAIN][name] else None
     return [
@@ -80,7 +80,7 @@ def measure(length: int, chunk: int, rounds: int) -> list[dict]:
 
 
 def _steps(task: dict, rounds: int) -> dict:
-    """What one side says of itself and of so many steps; a note instead where it cannot be measured."""
+    """The record of one side after `rounds` steps, or with a note where it cannot be measured."""
     record = {**task, "best_s": None, "peak_mb": None, "compile_s": None, "loss": None, "note": ""}
     try:
         with sides.Worker("experiments.bench.memory", task) as worker:
@@ -94,12 +94,12 @@ def targets(records: list[dict]) -> list[dict]:
     result, plain = [], next(r["loss"] for r in records if r["side"] == PLAIN)
     for r in records:
         if r["side"] != PLAIN:
-            what = f"{r['side']} at {r['length']}:"
+            problem = f"{r['side']} at {r['length']}:"
             error = abs(r["loss"] - plain) / plain if r["loss"] and plain else None
             result += [
-                record.target(f"{what} peak memory over autodiff", r["memory_over_autodiff"], at_most=0.35),
-                record.target(f"{what} time over autodiff", r["time_over_autodiff"], at_most=1.3),
-                record.target(f"{what} relative difference in loss", error, at_most=1e-5),
+                record.target(f"{problem} peak memory over autodiff", r["memory_over_autodiff"], at_most=0.35),
+                record.target(f"{problem} time over autodiff", r["time_over_autodiff"], at_most=1.3),
+                record.target(f"{problem} relative difference in loss", error, at_most=1e-5),
             ]
     return result
 
@@ -125,7 +125,7 @@ def show(records: list[dict]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = options.parser(__doc__.splitlines()[0], lengths="65536", rounds=1, out=None, worker=None)
+    parser = options.parser(__doc__, lengths="65536", rounds=1, out=None, worker=None)
     parser.add_argument("--chunk", type=int, default=4096, help="tokens at a time (default: %(default)s)")
     args = parser.parse_args(argv)
     if args.worker:
@@ -138,15 +138,15 @@ def main(argv: list[str] | None = None) -> int:
     for length in lengths:
         print(f"{length} tokens ...", file=sys.stderr, flush=True)
         records += measure(length, args.chunk, args.rounds)
-    held_to = targets(records)
-    print(f"{show(records)}\n\n{record.target_table(held_to)}")
+    checked = targets(records)
+    print(f"{show(records)}\n\n{record.target_table(checked)}")
     record.write(
         args.out,
         {
             "benchmark": "memory",
             "environment": environment,
             "records": records,
-            "targets": held_to,
+            "targets": checked,
             "model": dataclasses.asdict(config_of({"side": PLAIN, "length": lengths[0], "chunk": args.chunk}).model),
         },
     )

@@ -16,8 +16,7 @@ import time
 
 import numpy as np
 
-from experiments.bench.harness import options, record
-from experiments.bench.harness import sides as benchmark_worker
+from experiments.bench.harness import options, record, sides
 from experiments.settings import console, places
 from longctx.config import Config, ModelConfig, StageConfig
 from longctx.data import curriculum
@@ -29,7 +28,7 @@ SMOOTHED = 20  # final steps whose mean is the final loss
 
 
 def config_of(task: dict) -> Config:
-    """The run that a task describes: the default model and optimiser, one stage."""
+    """The Config of a task: the default model and optimiser, one stage."""
     stage = StageConfig(seq_len=task["length"], steps=task.get("agree") or 100)
     model = dataclasses.replace(ModelConfig(), dtype=task["dtype"])
     return Config(batch_tokens=task["batch_tokens"], stages=(stage,), model=model)
@@ -40,7 +39,7 @@ def random_tokens(batch_size: int, length: int) -> np.ndarray:
 
 
 def text_windows(batch_size: int, length: int):
-    """Endless [B, T + 1] windows at random places of the standard library's training files, as bytes."""
+    """Yields [B, T + 1] windows at random places of the standard library's training files, as bytes, without end."""
     from longctx.config import DataConfig
     from longctx.data import sources
 
@@ -52,7 +51,7 @@ def text_windows(batch_size: int, length: int):
 
 
 def batch_of(tokens: np.ndarray, targets: np.ndarray) -> dict:
-    """A batch of whole rows: one document each, every token weighing 1."""
+    """A batch whose rows are one document each, all token weights 1."""
     positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
     return {
         "tokens": tokens,
@@ -64,7 +63,7 @@ def batch_of(tokens: np.ndarray, targets: np.ndarray) -> dict:
 
 
 def build_ours(task: dict):
-    """(ready, handlers) of longctx.train_step.compile_step on a mesh of one device."""
+    """(ready, handlers) for longctx.train_step.compile_step on a mesh of one device."""
     import jax
 
     from longctx import meshes, optim, train_step
@@ -92,36 +91,17 @@ def build_ours(task: dict):
         step(batch)
     parameters = sum(x.size for x in jax.tree.leaves(state["params"]))
     ready = {"compile_s": compile_s, "parameters": parameters}
-    return ready, {"step": lambda: benchmark_worker.timed(lambda: step(batch)), "train": train}
+    return ready, {"step": lambda: sides.timed(lambda: step(batch)), "train": train}
 
 
 def build_torch(task: dict):
-    """(ready, handlers) of the same step in PyTorch."""
+    """(ready, handlers) for an equal step in PyTorch."""
     import torch
-    import transformers
 
-    torch.set_num_threads(benchmark_worker.threads())
+    torch.set_num_threads(sides.threads())
     config = config_of(task)
-    m, o, (stage,) = config.model, config.optim, curriculum.plan(config)
-    model = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            vocab_size=m.vocab_size,
-            hidden_size=m.d_model,
-            intermediate_size=m.mlp_dim,
-            num_hidden_layers=m.layers,
-            num_attention_heads=m.heads,
-            num_key_value_heads=m.kv_heads,
-            head_dim=m.head_dim,
-            rms_norm_eps=m.norm_eps,
-            max_position_embeddings=stage.seq_len,
-            tie_word_embeddings=m.tied_head,
-            use_cache=False,
-            bos_token_id=None,
-            eos_token_id=None,
-            attn_implementation="sdpa",
-            dtype=torch.float32,
-        )
-    )
+    o, (stage,) = config.optim, curriculum.plan(config)
+    model = torch_model(config.model, stage.seq_len)
     model.train()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=o.learning_rate, betas=(o.b1, o.b2), eps=o.eps, weight_decay=o.weight_decay
@@ -139,15 +119,42 @@ def build_torch(task: dict):
 
     step()
     parameters = sum(x.numel() for x in model.parameters())
-    return {"compile_s": None, "parameters": parameters}, {"step": lambda: benchmark_worker.timed(step)}
+    return {"compile_s": None, "parameters": parameters}, {"step": lambda: sides.timed(step)}
+
+
+def torch_model(m: ModelConfig, length: int):
+    """The transformers LlamaForCausalLM with the sizes of a ModelConfig, in float32."""
+    import torch
+    import transformers
+
+    return transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=m.vocab_size,
+            hidden_size=m.d_model,
+            intermediate_size=m.mlp_dim,
+            num_hidden_layers=m.layers,
+            num_attention_heads=m.heads,
+            num_key_value_heads=m.kv_heads,
+            head_dim=m.head_dim,
+            rms_norm_eps=m.norm_eps,
+            max_position_embeddings=length,
+            tie_word_embeddings=m.tied_head,
+            use_cache=False,
+            bos_token_id=None,
+            eos_token_id=None,
+            attn_implementation="sdpa",
+            dtype=torch.float32,
+        )
+    )
 
 
 def build(task: dict):
+    """(ready, handlers) for one side, see sides.serve."""
     return {OURS: build_ours, TORCH: build_torch}[task["side"]](task)
 
 
 def measure(length: int, dtypes: list[str], batch_tokens: int, rounds: int) -> list[dict]:
-    """One record per side at one length; ratios are to PyTorch in float32 and in the side's own dtype."""
+    """A record per side at one length; ratios are to PyTorch in float32 and in the side's own dtype."""
     tasks = {
         f"{side} {dtype}": {
             "side": side,
@@ -159,13 +166,13 @@ def measure(length: int, dtypes: list[str], batch_tokens: int, rounds: int) -> l
         for side in NEEDS
         for dtype in dict.fromkeys([*dtypes, *(["float32"] if side == TORCH else [])])
     }
-    sides = benchmark_worker.compare("experiments.bench.train_step", tasks, ("step",), rounds)
-    best = {side: min(said["seconds"]["step"], default=None) for side, said in sides.items()}
+    results = sides.compare("experiments.bench.train_step", tasks, ("step",), rounds)
+    best = {side: min(result["seconds"]["step"], default=None) for side, result in results.items()}
     ratio = lambda over, under: over / under if over and under else None
     records = []
-    for side, said in sides.items():
-        seconds, dtype = said["seconds"]["step"], tasks[side]["dtype"]
-        peak = said.get("peak_mb") if seconds else None
+    for side, result in results.items():
+        seconds, dtype = result["seconds"]["step"], tasks[side]["dtype"]
+        peak = result.get("peak_mb") if seconds else None
         records.append(
             {
                 "length": length,
@@ -178,21 +185,21 @@ def measure(length: int, dtypes: list[str], batch_tokens: int, rounds: int) -> l
                 "speed_over_torch_float32": ratio(best[BASELINE], best[side]),
                 "speed_over_torch_same_dtype": ratio(best[f"{TORCH} {dtype}"], best[side]),
                 "peak_mb": peak,
-                "peak_over_torch_float32": ratio(peak, best[BASELINE] and sides[BASELINE]["peak_mb"]),
-                "compile_s": said.get("compile_s"),
-                "parameters": said.get("parameters"),
-                "note": said["note"],
+                "peak_over_torch_float32": ratio(peak, best[BASELINE] and results[BASELINE]["peak_mb"]),
+                "compile_s": result.get("compile_s"),
+                "parameters": result.get("parameters"),
+                "note": result["note"],
             }
         )
     return records
 
 
 def agreement(steps: int, length: int, batch_tokens: int) -> dict:
-    """Trains ours in both dtypes from the same parameters on the same text; the final losses and their difference."""
+    """The final losses of our step in both dtypes, from equal parameters on equal text, and their difference."""
     losses = {}
     for dtype in options.DTYPES:
         task = {"side": OURS, "dtype": dtype, "length": length, "batch_tokens": batch_tokens, "agree": steps}
-        with benchmark_worker.Worker("experiments.bench.train_step", task) as worker:
+        with sides.Worker("experiments.bench.train_step", task) as worker:
             losses[dtype] = worker.ask("train")["losses"]
     final = {dtype: float(np.mean(values[-SMOOTHED:])) for dtype, values in losses.items()}
     difference = abs(final["bfloat16"] - final["float32"]) / final["float32"]
@@ -200,15 +207,15 @@ def agreement(steps: int, length: int, batch_tokens: int) -> dict:
 
 
 def targets(records: list[dict], agreed: dict | None) -> list[dict]:
-    """What our step is held to, in every dtype and at every length."""
+    """Targets of our step, in every dtype and at every length."""
     result = []
     for r in records:
         if r["side"].startswith(OURS):
-            what = f"{r['dtype']} at {r['length']}:"
+            problem = f"{r['dtype']} at {r['length']}:"
             result += [
-                record.target(f"{what} speed over {BASELINE}", r["speed_over_torch_float32"], at_least=1.0),
-                record.target(f"{what} peak memory over {BASELINE}", r["peak_over_torch_float32"], at_most=1.5),
-                record.target(f"{what} compile seconds", r["compile_s"], at_most=10),
+                record.target(f"{problem} speed over {BASELINE}", r["speed_over_torch_float32"], at_least=1.0),
+                record.target(f"{problem} peak memory over {BASELINE}", r["peak_over_torch_float32"], at_most=1.5),
+                record.target(f"{problem} compile seconds", r["compile_s"], at_most=10),
             ]
     if agreed:
         what = f"bfloat16 against float32, {agreed['steps']} steps at {agreed['length']}: relative difference in loss"
@@ -239,16 +246,14 @@ def show(records: list[dict]) -> str:
 
 
 def arguments(argv):
-    parser = options.parser(
-        __doc__.splitlines()[0], lengths="512,2048,8192", dtype="bfloat16,float32", rounds=5, out=None, worker=None
-    )
+    parser = options.parser(__doc__, lengths="512,2048,8192", dtype="bfloat16,float32", rounds=5, out=None, worker=None)
     parser.add_argument("--batch-tokens", type=int, default=8192, help="tokens per step (default: %(default)s)")
     parser.add_argument(
         "--agree",
         type=int,
         default=0,
         metavar="STEPS",
-        help="also train so many steps on real text in both dtypes, at the first length",
+        help="also train this many steps on real text in both dtypes, at the first length",
     )
     return parser.parse_args(argv)
 
@@ -256,7 +261,7 @@ def arguments(argv):
 def main(argv: list[str] | None = None) -> int:
     args = arguments(argv)
     if args.worker:
-        return benchmark_worker.serve(build, args.worker)
+        return sides.serve(build, args.worker)
     lengths, dtypes = options.whole_numbers("--lengths", args.lengths), options.dtypes(args.dtype)
     for length in lengths:
         curriculum.plan(config_of({"length": length, "dtype": dtypes[0], "batch_tokens": args.batch_tokens}))
@@ -268,8 +273,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.agree:
         print(f"{args.agree} steps in float32 and bfloat16 ...", file=sys.stderr, flush=True)
         agreed = agreement(args.agree, lengths[0], args.batch_tokens)
-    held_to = targets(records, agreed)
-    print("\n\n".join([*([show(records)] if records else []), *([record.target_table(held_to)] if held_to else [])]))
+    checked = targets(records, agreed)
+    print("\n\n".join([*([show(records)] if records else []), *([record.target_table(checked)] if checked else [])]))
     record.write(
         args.out,
         {
@@ -278,7 +283,7 @@ def main(argv: list[str] | None = None) -> int:
             "batch_tokens": args.batch_tokens,
             "records": records,
             "agreement": agreed,
-            "targets": held_to,
+            "targets": checked,
         },
     )
     return 0

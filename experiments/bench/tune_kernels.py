@@ -1,9 +1,9 @@
-"""Chooses the blocks of our TPU attention kernels by their static schedules, with no TPU: see bench_kernels.
+"""Chooses the block sizes of our TPU attention kernels by their static schedules, with no TPU; see bench.kernels.
 
     python -m experiments.bench.tune_kernels --chip v6e --op forward --head-dim 64,128
 
-Prints every candidate's predicted TFLOP/s under a causal mask, and SIZES of pallas_kernels/attention/tpu/sizes.py as
-they should be for what was tried. A candidate takes the compiler a minute or two.
+Prints every candidate's predicted TFLOP/s under a causal mask, then the best ones as entries for SIZES in
+pallas_kernels/attention/tpu/sizes.py. A candidate takes the compiler a minute or two.
 """
 
 import itertools
@@ -13,7 +13,8 @@ import jax
 
 from experiments.bench import kernels as bench_kernels
 from experiments.bench.harness import options
-from experiments.bench.harness.kernel_cases import MATMULS, Case
+from experiments.bench.harness.flops import MATMULS
+from experiments.bench.harness.kernel_cases import Case
 from experiments.settings import console, extras
 from pallas_kernels.attention.tpu.sizes import Blocks
 from pallas_kernels.tpu_chips import CHIPS
@@ -35,42 +36,42 @@ CANDIDATES = {
 }
 
 
-def tried(chip: str, op: str, head_dim: int, lengths: list[int]) -> list[tuple]:
-    """(mean TFLOP/s, sizes, TFLOP/s by length) of every candidate that compiles, best first; prints as it goes."""
-    found = []
+def ranked(chip: str, op: str, head_dim: int, lengths: list[int]) -> list[tuple]:
+    """(mean TFLOP/s, sizes, TFLOP/s by length) of every candidate that compiles, best first; prints each at once."""
+    candidates = []
     for sizes in CANDIDATES[op]:
         results = bench_kernels.measure(chip, Case("longctx", op, head_dim=head_dim, sizes=tuple(sizes)), lengths)
         note = next((r.note for r in results if r.note), "")
         tflops = [r.tflops for r in results]
-        said = note or " ".join(map(console.number, tflops))
-        print(f"{chip} {op} head dim {head_dim} {'/'.join(map(str, sizes))}: {said}", flush=True)
+        result = note or " ".join(map(console.number, tflops))
+        print(f"{chip} {op} head dim {head_dim} {'/'.join(map(str, sizes))}: {result}", flush=True)
         if not note:
-            found.append((sum(tflops) / len(tflops), sizes, tflops))
-    return sorted(found, reverse=True)
+            candidates.append((sum(tflops) / len(tflops), sizes, tflops))
+    return sorted(candidates, reverse=True)
 
 
 def arguments(argv):
-    parser = options.parser(__doc__.splitlines()[0], lengths="8192,32768")
+    parser = options.parser(__doc__, lengths="8192,32768")
     parser.add_argument("--chip", default=",".join(CHIPS), help="generations, with commas (default: %(default)s)")
-    parser.add_argument("--op", default=",".join(MATMULS), help="(default: %(default)s)")
-    parser.add_argument("--head-dim", default="64,128,256", help="(default: %(default)s)")
-    chosen = parser.parse_args(argv)
-    chosen.chip = console.names("--chip", chosen.chip, CHIPS)
-    chosen.op = console.names("--op", chosen.op, MATMULS)
-    chosen.head_dim = options.whole_numbers("--head-dim", chosen.head_dim)
-    chosen.lengths = options.whole_numbers("--lengths", chosen.lengths)
-    return chosen
+    parser.add_argument("--op", default=",".join(MATMULS), help="with commas (default: %(default)s)")
+    parser.add_argument("--head-dim", default="64,128,256", help="with commas (default: %(default)s)")
+    args = parser.parse_args(argv)
+    args.chip = console.names("--chip", args.chip, CHIPS)
+    args.op = console.names("--op", args.op, MATMULS)
+    args.head_dim = options.whole_numbers("--head-dim", args.head_dim)
+    args.lengths = options.whole_numbers("--lengths", args.lengths)
+    return args
 
 
 def main(argv=None) -> int:
     jax.config.update("jax_platforms", "cpu")  # this process only counts; workers compile
-    chosen = arguments(argv)
+    args = arguments(argv)
     extras.need("tuning", extras.missing("libtpu"))
     lines = []
-    for op, chip, head_dim in itertools.product(chosen.op, chosen.chip, chosen.head_dim):
-        best = next(iter(tried(chip, op, head_dim, chosen.lengths)), None)
+    for op, chip, head_dim in itertools.product(args.op, args.chip, args.head_dim):
+        best = next(iter(ranked(chip, op, head_dim, args.lengths)), None)
         if best:
-            figures = ", ".join(f"{console.number(x)} at {n}" for x, n in zip(best[2], chosen.lengths, strict=True))
+            figures = ", ".join(f"{console.number(x)} at {n}" for x, n in zip(best[2], args.lengths, strict=True))
             lines.append(f'    ("{op}", "{chip}", {head_dim}): {best[1]},    # {figures}')
     print("\nSIZES = {\n" + "\n".join(lines) + "\n}")
     return 0

@@ -1,1 +1,1 @@
-"""What benchmarks share: sides in processes of their own, options, cases, records."""
+"""Code that benchmarks share: processes for their sides, command-line options, cases, records of results."""

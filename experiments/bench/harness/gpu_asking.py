@@ -1,4 +1,4 @@
-"""How gpu_check has its cases answered: by a process for each route, which may crash or hang, in time."""
+"""Processes, one per route, that answer gpu_check's cases within a time limit and may crash or hang."""
 
 import collections
 import json
@@ -15,44 +15,46 @@ LIMITS = {"right": 90, "cross_entropy": 60, "time": 75, "step": 180}  # for a ca
 
 
 class Asker:
-    """Puts answers into record["answers"], by name of the case, and calls `save` after each.
+    """Puts answers into record["answers"], by the name of the case, and calls `save` after each.
 
-    Routes compile, and are compared, side by side, for compilers use one core each; what is timed has the GPU alone.
+    Routes compile and are checked side by side, since compilers use one core each; timed cases have the GPU alone.
 
     Args:
-      until: by time.monotonic(); a case that is not answered by then is left open, for another start.
+      until: deadline by time.monotonic(); a case that is not answered by then is left for another start.
       start: limit in seconds -> a Worker.
-      said: (case, answer) -> None, called after each.
-      patience: what START and LIMITS are multiplied by.
+      report: (case, answer) -> None, called after each answer.
+      patience: factor on START and LIMITS.
     """
 
-    def __init__(self, record: dict, until: float, start, save, said, patience: int = 1):
-        self.record, self.until, self._start, self._save, self._said = record, until, start, save, said
+    def __init__(self, record: dict, until: float, start, save, report, patience: int = 1):
+        self.record, self.until, self._start, self._save, self._report = record, until, start, save, report
         self._patience = patience
         self._workers: dict[str, Worker] = {}
         self._lost, self._prepared, self._lock = set(), {}, threading.Lock()
 
     def start(self, routes) -> None:
-        """Starts their processes side by side. Raises WorkerFailed where none does, and UserError where the answers
-        that are there are of another device."""
-        started = list(_each(routes, self._try_start))
-        if all(isinstance(one, WorkerFailed) for one in started):
-            raise started[0]
+        """Starts the processes of the routes side by side.
+
+        Raises WorkerFailed where none starts, and UserError where the answers in the record are another device's.
+        """
+        workers = list(_each(routes, self._try_start))
+        if all(isinstance(worker, WorkerFailed) for worker in workers):
+            raise workers[0]
 
     def ask(self, group: list[Case]) -> None:
-        """All cases of a group, which are of one kind, but those that have been answered."""
+        """Answers the cases of a group, which have one kind, that have no answer yet."""
         group = [case for case in group if case.name not in self.record["answers"]]
         alone = any(case.kind in ALONE for case in group)
         queues = collections.defaultdict(list)
         for case in group:
             queues[case.route].append(case)
-        through = lambda queue, wanted: [self._ask(case, wanted) for case in queue]
-        _each(queues.values(), lambda queue: through(queue, "prepare" if alone else "answer"))
+        ask_all = lambda queue, method: [self._ask(case, method) for case in queue]
+        _each(queues.values(), lambda queue: ask_all(queue, "prepare" if alone else "answer"))
         left = [case for case in group if case.name not in self.record["answers"]]
-        through(sorted(left, key=lambda case: case.route in self._lost), "answer")  # a new process takes its time
+        ask_all(sorted(left, key=lambda case: case.route in self._lost), "answer")  # a new process starts slowly
 
     def close(self) -> None:
-        """Ends all processes."""
+        """Ends the processes of all routes."""
         _each(list(self._workers.values()), lambda worker: worker.close())
         self._workers.clear()
 
@@ -69,36 +71,37 @@ class Asker:
             return error
         with self._lock:
             self._workers[route] = worker
-            before, here = self.record.setdefault("device", worker.ready["device"]), worker.ready["device"]
-        if before != here:
-            raise UserError(f"the answers so far are of {before}, and this is {here}; give another --out.")
+            device = worker.ready["device"]
+            recorded = self.record.setdefault("device", device)
+        if recorded != device:
+            raise UserError(f"the answers so far are of {recorded}, and this is {device}; give another --out.")
         return worker
 
-    def _ask(self, case, wanted):
-        """wanted: "prepare" or "answer". Recorded is an answer, and what stands in the way of either."""
+    def _ask(self, case, method):
+        """Requests "prepare" or "answer" of Answers, and records an answer or the reason why there is none."""
         if self._left() <= 0:
             return
-        begun, found = time.monotonic(), self._reply(case, wanted)
-        if "failed" in found:
+        begun, reply = time.monotonic(), self._reply(case, method)
+        if "failed" in reply:
             self._lost.add(case.route)
             if self._left() <= 0:
                 return
         took = self._prepared.pop(case.name, 0.0) + time.monotonic() - begun
         with self._lock:
-            if wanted == "prepare" and not set(found) - {"peak_mb"}:
+            if method == "prepare" and not set(reply) - {"peak_mb"}:
                 self._prepared[case.name] = took
                 return
-            self.record["answers"][case.name] = found | {"took_s": round(took, 1)}
-            self._said(case, found)
+            self.record["answers"][case.name] = reply | {"took_s": round(took, 1)}
+            self._report(case, reply)
             self._save()
 
-    def _reply(self, case, wanted) -> dict:
-        """What the route's process says, one that is started if need be; {"failed": why, "log"} where it is lost."""
+    def _reply(self, case, method) -> dict:
+        """The reply of the route's process, started if need be; {"failed": reason, "log"} where the process is lost."""
         worker = self._workers.get(case.route) or self._try_start(case.route)
         try:
             if isinstance(worker, WorkerFailed):
                 raise worker
-            return worker.ask(json.dumps({"wanted": wanted, "case": vars(case)}), self._limit(LIMITS[case.kind]))
+            return worker.ask(json.dumps({"method": method, "case": vars(case)}), self._limit(LIMITS[case.kind]))
         except WorkerFailed as error:
             if lost := self._workers.pop(case.route, None):
                 lost.close()
@@ -106,7 +109,7 @@ class Asker:
 
 
 def _each(items, do) -> list:
-    """do(item) of all of them, side by side."""
+    """[do(item) for item in items], all at the same time."""
     items = list(items)
     with ThreadPoolExecutor(max(len(items), 1)) as pool:
         return list(pool.map(do, items))

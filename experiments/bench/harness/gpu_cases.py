@@ -1,13 +1,15 @@
-"""What gpu_check asks of a GPU, one case at a time, and how each is done: in a process that may be lost.
+"""The cases of gpu_check and their answers, each computed in a process that may crash.
 
-A case has two parts: all that is compiled, and, where it is timed, the rest, for which it must have the GPU alone.
-Imports what a machine with jax, flax and optax has, and nothing else of the project's requirements.
+A case is first prepared, which compiles everything, and then answered; a timed case must have the GPU alone for its
+answer. Imports only what a machine with jax, flax and optax has, and nothing else of the project's requirements.
 """
 
 import dataclasses
 import pathlib
 import statistics
 import time
+
+from experiments.bench.harness.flops import attention_flops
 
 MASKS = {
     "causal": "causal",
@@ -18,23 +20,23 @@ MASKS = {
 }
 PEER = "jax_nn"  # the route that is jax.nn.dot_product_attention(implementation="cudnn")
 MODEL = dict(vocab_size=32768, layers=8, d_model=2048, mlp_dim=8192, heads=16, kv_heads=4, head_dim=128, tied_head=True)
-_WIDTH, _VOCABULARY = 256, 1000  # of hidden states, and of their head, for cross-entropy
+_WIDTH, _VOCABULARY = 256, 1000  # hidden size and vocabulary size, for cross-entropy
 _STEPS = 4
-_BURST, _BURSTS, _CALLS = 0.05, 9, 100  # seconds of a burst of calls, how many, and the most calls of one
+_BURST, _BURSTS, _CALLS = 0.05, 9, 100  # seconds of a burst of calls, number of bursts, most calls in one
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One question.
+    """One measurement or check of one kernel.
 
     Attributes:
       kind: a name in KINDS.
       route: a kernel, a name in IMPLEMENTATIONS of attention or cross-entropy; for "time" also PEER.
-      op: of "time", forward or backward.
+      op: for "time": forward or backward.
       mask: a name in MASKS.
-      rows, length, heads, kv_heads, head_dim, dtype: of the arrays; kv_heads=0 is as many as heads.
-      pieces: that queries and keys are cut into, as by a ring; each pair's backward is given the global results.
-      block: tokens of a block, for kernels that let it be chosen; 0 is their own choice.
+      rows, length, heads, kv_heads, head_dim, dtype: of the arrays; kv_heads=0 means as many as heads.
+      pieces: shards of queries and keys, as in a ring; each pair's backward is given the global row statistics.
+      block: tokens of a block, for kernels that let it be chosen; 0 is the kernel's own choice.
     """
 
     kind: str
@@ -53,27 +55,27 @@ class Case:
 
     @property
     def problem(self) -> str:
-        """What differs from the defaults, in words, but for the op; rows and heads are not said."""
-        said = [self.kind, self.route, *([self.mask] if self.kind in ("right", "time") else [])]
-        silent = "kind", "route", "op", "mask", "rows", "heads"
+        """The case without its op, in words: kind, route, mask, and other fields that differ from their defaults."""
+        words = [self.kind, self.route, *([self.mask] if self.kind in ("right", "time") else [])]
+        omitted = "kind", "route", "op", "mask", "rows", "heads"
         changed = [field for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
-        return " ".join(said + [f"{f.name}={getattr(self, f.name)}" for f in changed if f.name not in silent])
+        return " ".join(words + [f"{f.name}={getattr(self, f.name)}" for f in changed if f.name not in omitted])
 
     @property
     def name(self) -> str:
-        """The problem, and what is timed of it."""
+        """The case in words, by which answers are recorded."""
         return self.problem + (f" {self.op}" if self.kind == "time" else "")
 
     def flops(self) -> float:
-        """Of a timed case: useful ones, half of the square under a causal mask; the backward's are 2.5 times those."""
-        forward = 4 * self.rows * self.heads * self.head_dim * self.length**2 * (0.5 if self.mask == "causal" else 1)
-        return forward * (1 if self.op == "forward" else 2.5)
+        """Useful FLOPs of a timed case: those of visible pairs, which are half the square under a causal mask."""
+        density = 0.5 if self.mask == "causal" else 1.0
+        return self.rows * attention_flops(self.op, self.heads, self.length, self.head_dim, density)
 
 
 class Programs:
-    """The compiled functions of a case: those that `export` has left in `folder`, or of the kernels that are here.
+    """The compiled functions of a case: exported ones in `folder`, or else those of the installed kernels.
 
-    made: those of all cases so far, which cases of one problem share.
+    made: the functions of all cases so far, which cases of the same problem share.
     """
 
     def __init__(self, case: Case, folder: pathlib.Path | None = None, made: dict | None = None):
@@ -83,7 +85,7 @@ class Programs:
         return self.folder / f"{self.case.problem} {name}.bin".replace(" ", "_")
 
     def __call__(self, name: str, f):
-        """f(*trees) of arrays, compiled when it is called."""
+        """The function f(*trees of arrays) under `name`, compiled at its first call."""
         key = self.case.problem, name
         if key not in self.made:
             self.made[key] = self.make(name, f)
@@ -99,7 +101,7 @@ class Programs:
 
 
 class Lowered(Programs):
-    """Lowers every function that is called, for a platform; results are zeros."""
+    """Programs whose functions are lowered for `platform` when they are called, and return zeros."""
 
     platform = "cuda"
 
@@ -121,7 +123,7 @@ class Lowered(Programs):
 
 
 class Export(Lowered):
-    """Writes them, but for those that are there."""
+    """Programs whose functions are exported to `folder` when they are called, unless they are there already."""
 
     def keep(self, name, f, types):
         import jax
@@ -133,7 +135,7 @@ class Export(Lowered):
 
 
 def lower(programs: Lowered, chip: str) -> None:
-    """Has all functions of a case lowered, as for a chip. Raises NotImplementedError where the route cannot."""
+    """Lowers all functions of a case for a chip. Raises NotImplementedError where the route cannot."""
     import jax
 
     from pallas_kernels import gpu_chips
@@ -145,7 +147,7 @@ def lower(programs: Lowered, chip: str) -> None:
 
 
 def export(case: Case, folder: pathlib.Path, chip: str) -> None:
-    """Leaves what a case needs in `folder`, for machines without the packages of its kernels; not what is there.
+    """Exports the programs of a case to `folder`, for machines without the packages of its kernels.
 
     Raises NotImplementedError where the route cannot.
     """
@@ -154,27 +156,28 @@ def export(case: Case, folder: pathlib.Path, chip: str) -> None:
 
 
 class Answers:
-    """The answers of one process.
+    """The computation of answers in one process.
 
     Args:
       folder: of exported programs.
-      chip: in a rehearsal, what this machine cannot run is lowered for it.
+      chip: in a rehearsal, the chip for which programs that this machine cannot run are lowered.
     """
 
     def __init__(self, folder: pathlib.Path | None = None, chip: str | None = None):
         self.folder, self.chip, self.made, self.ready = folder, chip, {}, {}
 
     def prepare(self, case: Case) -> dict:
-        """Compiles all of a case and runs it once; {"cannot": why} where the route, or this machine, cannot."""
-        refused = self._tried(lambda: self.ready.update({case: self._prepared(case)}))
-        if refused and self.chip and case.kind in LOWERED:
-            return self._tried(lambda: lower(Lowered(case), self.chip)) or {"lowered": f"for {self.chip}, not run"}
-        return refused
+        """Compiles a case and runs it once; returns {"cannot": reason} where the route or this machine cannot."""
+        refusal = self._refusal(lambda: self.ready.update({case: self._prepared(case)}))
+        if refusal and self.chip and case.kind in LOWERED:
+            return self._refusal(lambda: lower(Lowered(case), self.chip)) or {"lowered": f"for {self.chip}, not run"}
+        return refusal
 
     def _prepared(self, case):
         return KINDS[case.kind](case, Programs(case, self.folder, self.made))
 
-    def _tried(self, do):
+    def _refusal(self, do):
+        """Calls do(); {"cannot": reason} where it raises an error for what is not supported or not installed."""
         try:
             do()
         except NotImplementedError as error:
@@ -184,13 +187,13 @@ class Answers:
         return {}
 
     def answer(self, case: Case) -> dict:
-        """What the machine's device says: numbers, or what stands in the way."""
-        refused = {} if case in self.ready else self.prepare(case)
-        return refused or self.ready.pop(case)()
+        """The answer to a case: numbers from this machine's device, or the reason why there are none."""
+        refusal = {} if case in self.ready else self.prepare(case)
+        return refusal or self.ready.pop(case)()
 
 
 def small_problem(case: Case):
-    """The arrays of an attention that is to be right."""
+    """The arrays of a case that checks attention."""
     import jax.numpy as jnp
 
     from pallas_kernels.testing import packed, problem
@@ -210,7 +213,7 @@ def small_problem(case: Case):
 
 
 def large_problem(case: Case):
-    """Arrays of a timed case, drawn on the device."""
+    """The arrays of a timed case, drawn on the device."""
     import jax
     import jax.numpy as jnp
 
@@ -229,8 +232,11 @@ def large_problem(case: Case):
 
 
 def attended(case: Case, p, programs):
-    """(out, lse, dq, dk, dv) with queries and keys in pieces: of each pair of them forward goes on from the pairs
-    before, and backward is given what the queries have found in all keys."""
+    """(out, lse, dq, dk, dv) with queries and keys in pieces.
+
+    For each piece of queries, forward continues from the result over the keys before, and backward is given the row
+    statistics over all keys.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -259,35 +265,35 @@ def attended(case: Case, p, programs):
 
 
 def right(case: Case, programs):
-    """() -> {"error": of out, lse, dq, dk, dv against the float64 reference, "limit": what rounding allows}."""
+    """A function () -> {"error": of out, lse, dq, dk, dv to the float64 reference, "limit": what rounding allows}."""
     import jax
 
     from pallas_kernels.testing import truth
 
     p = small_problem(case)
-    found = jax.device_get(attended(case, p, programs))
+    results = jax.device_get(attended(case, p, programs))
     return lambda: _compared(
         ("out", "lse", "dq", "dk", "dv"),
-        found,
+        results,
         case.dtype,
         case.length,
         lambda: truth(jax.device_get(p), _route(case)[0]),
     )
 
 
-def _compared(names, found, dtype, terms, truth):
-    """Errors of what was found. The truth is computed on the CPU, apart from the device that is asked."""
+def _compared(names, results, dtype, terms, truth):
+    """{"error": by name, "limit"} of results against truth(), which is computed on the CPU."""
     import jax
 
     from pallas_kernels.testing import tolerance
 
     with jax.default_device(jax.devices("cpu")[0]):
-        errors = [_error(got, want) for got, want in zip(found, truth(), strict=True)]
+        errors = [_error(got, want) for got, want in zip(results, truth(), strict=True)]
     return {"error": dict(zip(names, errors, strict=True)), "limit": tolerance(dtype, terms)}
 
 
 def _error(got, want) -> float:
-    """Infinite where not the same numbers are finite."""
+    """The relative error of an array; infinity where other elements are finite than in `want`."""
     import numpy as np
 
     from pallas_kernels.testing import relative_error
@@ -297,7 +303,7 @@ def _error(got, want) -> float:
 
 
 def loss_problem(case: Case):
-    """(hidden states, head, targets, cotangents of score and lse) of a cross-entropy."""
+    """(hidden states, head, targets, cotangents of score and lse) of a case that checks cross-entropy."""
     import jax.numpy as jnp
     import numpy as np
 
@@ -327,13 +333,13 @@ def scored(case: Case, p, programs):
 
 
 def cross_entropy(case: Case, programs):
-    """() -> {"error": of score, lse, dx, dhead against the float64 reference, "limit"}."""
+    """A function () -> {"error": of score, lse, dx, dhead to the float64 reference, "limit": what rounding allows}."""
     import jax
 
     p = loss_problem(case)
-    found = jax.device_get(scored(case, p, programs))
+    results = jax.device_get(scored(case, p, programs))
     return lambda: _compared(
-        ("score", "lse", "dx", "dhead"), found, case.dtype, _VOCABULARY, lambda: _true_scores(jax.device_get(p))
+        ("score", "lse", "dx", "dhead"), results, case.dtype, _VOCABULARY, lambda: _true_scores(jax.device_get(p))
     )
 
 
@@ -353,7 +359,7 @@ def _true_scores(p):
 
 
 def timed_call(case: Case, p, programs):
-    """(results, what gives them once more)."""
+    """(results, function that computes them again) of a timed case."""
     from pallas_kernels.attention.spec import rows
 
     spec, module = _route(case)
@@ -364,8 +370,13 @@ def timed_call(case: Case, p, programs):
     return call(*arguments), lambda: call(*arguments)
 
 
+def timed_results(case: Case, p, programs):
+    """The results of a timed case."""
+    return timed_call(case, p, programs)[0]
+
+
 def peer_call(case: Case, p, programs):
-    """Forward and backward of jax.nn's attention, by cuDNN on a GPU."""
+    """(results, function that computes them again) of jax.nn's attention, on a GPU by cuDNN."""
     import jax
 
     how = {"is_causal": case.mask == "causal", "implementation": "cudnn" if jax.default_backend() == "gpu" else "xla"}
@@ -378,7 +389,7 @@ def peer_call(case: Case, p, programs):
 
 
 def timing(case: Case, programs):
-    """() -> {"seconds": of a call, by burst, "tflops": by the median}."""
+    """A function () -> {"seconds": of a call, by burst, "tflops": by the median}."""
     import jax
 
     first, again = (peer_call if case.route == PEER else timed_call)(case, large_problem(case), programs)
@@ -392,8 +403,10 @@ def timing(case: Case, programs):
 
 
 def bursts(call) -> list[float]:
-    """Seconds of a call, as means of bursts: the calls of one are issued without waiting, so that the time of issuing
-    them is hidden behind them."""
+    """Seconds of a call, one mean per burst.
+
+    The calls of a burst are issued without waiting, so that the time of issuing hides behind their execution.
+    """
     import jax
 
     def burst(calls):
@@ -405,11 +418,11 @@ def bursts(call) -> list[float]:
 
     once = burst(1)
     calls = min(_CALLS, max(1, round(_BURST / once)))
-    return [once] if once > 1 else [burst(calls) for _ in range(_BURSTS)]  # of an interpreted kernel one will do
+    return [once] if once > 1 else [burst(calls) for _ in range(_BURSTS)]  # one burst of an interpreted kernel suffices
 
 
 def step(case: Case, programs):
-    """() -> seconds of training steps of MODEL on one row, losses, and the process's peak of the device's memory."""
+    """A function () -> seconds and losses of training steps of MODEL on one row, and the peak of device memory."""
     import jax
 
     from longctx import meshes, optim, train_step
@@ -441,7 +454,7 @@ def step(case: Case, programs):
 
 
 def _run(case: Case):
-    """The settings of a run whose step is timed; short rows are for a model of the same kind in miniature."""
+    """The Config whose step is timed; rows shorter than 1024 train a miniature of MODEL."""
     from longctx import config as settings
 
     small = dict(layers=2, d_model=64, mlp_dim=128, heads=2, kv_heads=1, head_dim=64, vocab_size=512)
@@ -473,7 +486,7 @@ def _batch(config, stage, mesh):
 
 
 def _route(case: Case):
-    """(the spec of a call, (q, k) -> the route's module, which raises NotImplementedError where it cannot)."""
+    """(AttentionSpec, (q, k) -> the route's module); the latter raises NotImplementedError where the route cannot."""
     from pallas_kernels import masks
     from pallas_kernels.attention import api
     from pallas_kernels.attention.spec import AttentionSpec
@@ -484,12 +497,12 @@ def _route(case: Case):
     return spec, lambda q, k: api.select(case.route, q, k, spec)
 
 
-# a case is prepared by these: (case, programs) -> the rest, () -> an answer
+# kind -> the function that prepares a case: (case, programs) -> (() -> answer)
 KINDS = {"right": right, "cross_entropy": cross_entropy, "time": timing, "step": step}
-ALONE = "time", "step"  # of KINDS, whose rest is to have the GPU alone
-# of those whose programs can be lowered apart: (case -> arrays, (case, arrays, programs) -> results)
+ALONE = "time", "step"  # kinds whose answers need the GPU alone
+# kind -> (case -> arrays, (case, arrays, programs) -> results), for kinds whose programs can be lowered
 LOWERED = {
     "right": (small_problem, attended),
     "cross_entropy": (loss_problem, scored),
-    "time": (large_problem, lambda *call: timed_call(*call)[0]),
+    "time": (large_problem, timed_results),
 }

@@ -1,7 +1,7 @@
-"""The GPU side of bench_kernels: what CUDA compilers make of attention kernels, and how fast they are where a GPU is.
+"""The GPU side of bench.kernels: machine code of attention kernels, and their speed where the machine has a GPU.
 
-gpu_schedule.py says what the figures of a compiled kernel mean. cuDNN's kernels are made on a GPU, by its own compiler:
-here they have none, as XLA's own matmuls. A kernel is compiled once, at the first length: others differ in the grid.
+gpu_schedule.py explains the figures of a compiled kernel. cuDNN compiles its kernels on a GPU, so that they have no
+figures here. A kernel is compiled once, at the first length; other lengths differ only in the grid.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from experiments.settings import console
 from pallas_kernels.gpu_chips import CHIPS
 
 NOT_RUN = "compiled and interpreted, not run"
-OURS = "mosaic_gpu", "jax_triton"  # whose machine code is held to targets
+OURS = "mosaic_gpu", "jax_triton"  # the kernels whose machine code has targets
 _DEVICES = "/dev/nvidia[0-9]*"
 _XLAS = "gemm_fusion"
 _UNIT = 1024  # tensor cycles of a 64 x 128 block of scores forward, head dim 128
@@ -24,12 +24,12 @@ _UNIT = 1024  # tensor cycles of a 64 x 128 block of scores forward, head dim 12
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One kernel on one chip.
+    """The figures of one case on one chip.
 
     Attributes:
-      kernels: those of the program that hold matmuls, without XLA's own.
-      measured: TFLOP/s on this machine's GPU, by length; empty where it has none, or another chip.
-      note: why there are no numbers.
+      kernels: the program's kernels that hold matmuls, without XLA's own.
+      measured: TFLOP/s on this machine's GPU, by length; empty where it has no such GPU.
+      note: the reason why there are no numbers.
     """
 
     chip: str
@@ -42,21 +42,22 @@ class Result:
 
 
 def measure(chip: str, case: Case, lengths: list[int]) -> Result:
+    """The Result of a case, compiled for `chip` and, where this machine has one, timed at every length."""
     reason = missing(case.kernel) or gpu_schedule.missing()
     if reason:
         return Result(chip, case, note=reason)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            said = kernel_worker.ask(chip, lengths[0], case, gpu_schedule.environment(folder))
-            found = gpu_schedule.read(folder, CHIPS[chip])
+            reply = kernel_worker.ask(chip, lengths[0], case, gpu_schedule.environment(folder))
+            kernels = gpu_schedule.read(folder, CHIPS[chip])
         times = {n: kernel_worker.measured(n, case, chip, "cuda") for n in lengths if glob.glob(_DEVICES)}
     except RuntimeError as error:
         return Result(chip, case, note=str(error))
     return Result(
         chip,
         case,
-        tuple(kernel for kernel in found if _matmuls(kernel)),
-        **said,
+        tuple(kernel for kernel in kernels if _matmuls(kernel)),
+        **reply,
         measured={n: x for n, x in times.items() if x},
     )
 
@@ -90,13 +91,16 @@ HEADER = (
 
 
 def rows(results: list[Result]):
-    """The lint table: a row for each loop with matmuls of each kernel. "a unit": instructions by tensor cycles."""
+    """Yields the rows of the machine code's table, one per kernel and loop with matmuls.
+
+    The column "a unit" holds instructions per _UNIT tensor cycles.
+    """
     for r in results:
         head = [r.chip, r.case.op, r.case.mask, r.case.head_dim, r.case.kernel]
         if r.note or not r.kernels:
             yield [*head, r.note or "none that is compiled here", *["-"] * (len(HEADER) - len(head) - 1)]
         for kernel in r.kernels:
-            about = [
+            figures = [
                 kernel.name,
                 kernel.registers,
                 kernel.spills,
@@ -110,10 +114,10 @@ def rows(results: list[Result]):
                 kernel.tma,
             ]
             for loop in [loop for loop in kernel.loops if loop.matmuls] or [None]:
-                yield [*head, *about, *_of_loop(kernel, loop)]
+                yield [*head, *figures, *_loop_cells(kernel, loop)]
 
 
-def _of_loop(kernel, loop):
+def _loop_cells(kernel, loop):
     if loop is None:
         return ["-"] * 4
     busy = f"{100 * gpu_schedule.busy(kernel, loop):.0f}" if loop.tensor else "-"
@@ -121,7 +125,7 @@ def _of_loop(kernel, loop):
 
 
 def _per_unit(loop: Loop) -> float | None:
-    """Instructions in the time of a forward block of 64 x 128 scores with heads of 128 at the tensor cores' peak."""
+    """Instructions in the time that tensor cores need at least for a forward block of 64 x 128 scores, head dim 128."""
     return loop.instructions * _UNIT / loop.tensor if loop.tensor else None
 
 
@@ -129,7 +133,7 @@ TIMES = "chip", "op", "mask", "H", "length", "kernel", "TFLOP/s", "of cuDNN's"
 
 
 def times(results: list[Result]):
-    """What was measured, a row for each length."""
+    """Yields the rows of the table of measured speeds, one per case and length."""
     cudnn = _cudnn(results)
     for r in results:
         for length, tflops in r.measured.items():
@@ -147,7 +151,7 @@ def times(results: list[Result]):
 
 
 def _cudnn(results):
-    """{(problem, length): TFLOP/s of cuDNN}, of this run."""
+    """{(problem, length): TFLOP/s of cuDNN} in these results."""
     return {(_problem(r), n): x for r in results if r.case.kernel == "cudnn" for n, x in r.measured.items()}
 
 
@@ -156,39 +160,39 @@ def _problem(result):
 
 
 def check(results: list[Result], lengths: list[int]) -> list[dict]:
-    """Targets of our kernels beside what was found, of the machine code and, on a GPU, of the time."""
-    said = []
+    """The targets of our kernels, for machine code and, on a GPU, for speed, beside the results."""
+    targets = []
     for r in results:
         if r.case.kernel in OURS and r.kernels:
-            said += _lint(r)
-    said += [
+            targets += _lint(r)
+    return targets + [
         _fastest(results, chip, op, length)
         for chip in dict.fromkeys(r.chip for r in results)
         for op in ("forward", "backward")
         for length in lengths
     ]
-    return said
 
 
 def _lint(result):
+    """The targets of a kernel's machine code."""
     chip, case, kernels = result.chip, result.case, result.kernels
     target = lambda what, value, at_most: record.target(
         f"{chip} {case.kernel} {case.op} {case.mask}, head dim {case.head_dim}: {what}", value, at_most=at_most
     )
-    said = [
+    targets = [
         target("bytes spilled", sum(k.spills for k in kernels), 0),
         target("shared memory", max(k.shared for k in kernels), CHIPS[chip].block_shared),
     ]
     if CHIPS[chip].capability == (9, 0):
-        said.append(target("mma.sync instead of wgmma", sum(k.mma_sync for k in kernels), 0))
+        targets.append(target("mma.sync instead of wgmma", sum(k.mma_sync for k in kernels), 0))
     if case.kernel == "mosaic_gpu" and case.op == "forward" and case.head_dim == 128:
         units = [_per_unit(loop) for kernel in kernels for loop in kernel.loops if loop.tensor]
-        said.append(target("instructions for a free block of 64 x 128", min(units), 480))
-    return said
+        targets.append(target("instructions for a free block of 64 x 128", min(units), 480))
+    return targets
 
 
 def _fastest(results, chip, op, length):
-    """The best of OURS over cuDNN in the same run, causal, heads of 128."""
+    """The target that the best of OURS is as fast as cuDNN in this run, causal, head dim 128."""
     problem = chip, op, "causal", 128, "bfloat16"
     ours = [
         r.measured[length] for r in results if r.case.kernel in OURS and _problem(r) == problem and length in r.measured

@@ -1,7 +1,7 @@
-"""The attention kernels that bench_kernels compares, ours and the public ones: how to call each, and what it has to do.
+"""The attention kernels that bench.kernels compares, ours and public ones: how to call each, and the work that it does.
 
-Peers are compiled with the block sizes that their authors tuned on hardware, where those are published, else with one
-reasonable choice.
+Public kernels are compiled with the block sizes that their authors tuned on hardware, where these are published, else
+with one reasonable choice.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.bench.harness.flops import MATMULS, attention_flops
 from experiments.hardware.tpu_schedule import Work
 from experiments.settings import extras
 from pallas_kernels import masks, tpu_chips
@@ -21,20 +22,18 @@ from pallas_kernels.attention.tpu import pairs
 from pallas_kernels.attention.tpu import sizes as tpu_sizes
 from pallas_kernels.masks import Tokens
 
-MATMULS = {"forward": 2, "backward": 5}
-
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One kernel at one problem.
+    """A kernel and a problem to run it on, at any length.
 
     Attributes:
-      kernel: a name in KERNELS, those for TPUs, or GPU_KERNELS.
+      kernel: a name in KERNELS (for TPUs) or GPU_KERNELS.
       op: forward or backward.
-      mask: an expression of the mask algebra; peers know causal and full.
+      mask: an expression of the mask algebra; public kernels know causal and full only.
       head_dim, heads, kv_heads, dtype: of the arrays; batch 1.
-      documents: equally long ones in the row, for masks with segments.
-      sizes: of our kernel's Blocks, in place of the tuned ones.
+      documents: the number of equally long documents in the row, for masks with segments.
+      sizes: fields of our TPU kernel's Blocks, in place of the tuned ones.
     """
 
     kernel: str
@@ -48,23 +47,24 @@ class Case:
     sizes: tuple[int, ...] = ()
 
     def call(self, length: int):
-        """(function, its arguments' types) that hold the kernel at this length."""
+        """(function, types of its arguments): the kernel at a length."""
         return EVERY[self.kernel].call(self, length)
 
     def blocks(self, length: int) -> tuple:
-        """Sizes that decide the program: two lengths with the same ones have the same schedule."""
+        """The block sizes of a TPU kernel at a length; two lengths with equal sizes have the same schedule."""
         return KERNELS[self.kernel].blocks(self, length)
 
     def work(self, length: int) -> Work:
+        """The work of a TPU kernel at a length."""
         return KERNELS[self.kernel].work(self, length)
 
     def flops(self, length: int) -> float:
-        """Useful matmul FLOPs: of the visible pairs only, counted as half the square under a causal mask."""
-        share = {"causal": 0.5}.get(self.mask, 1.0) / self.documents
-        return 2 * MATMULS[self.op] * self.heads * length**2 * self.head_dim * share
+        """Useful matmul FLOPs: those of visible pairs, which are half the square under a causal mask."""
+        density = {"causal": 0.5}.get(self.mask, 1.0) / self.documents
+        return attention_flops(self.op, self.heads, length, self.head_dim, density)
 
     def arrays(self, length: int):
-        """Types of q and k, heads first: [N, T, H] and [K, T, H]."""
+        """The types of q and k with heads first, [N, T, H] and [K, T, H]."""
         return (
             jax.ShapeDtypeStruct((heads, length, self.head_dim), self.dtype) for heads in (self.heads, self.kv_heads)
         )
@@ -72,7 +72,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Ours:
-    """An implementation in pallas_kernels.attention.api, by its name there."""
+    """Our kernel that pallas_kernels.attention.api.IMPLEMENTATIONS knows by `name`."""
 
     name: str
     module: str = "pallas_kernels"
@@ -95,7 +95,7 @@ class Ours:
 
 
 class Longctx(Ours):
-    """Our kernels for TPUs; their own list of pairs says what is run."""
+    """Our TPU kernels, whose work is counted from the list of block pairs that they run."""
 
     def blocks(self, case, length):
         with _sized(case):
@@ -120,42 +120,43 @@ class Longctx(Ours):
 
 @contextlib.contextmanager
 def _sized(case):
-    """The tuned sizes replaced by the case's own, if it has some."""
-    tuned, at = dict(tpu_sizes.SIZES), (case.op, tpu_chips.current(), tpu_sizes.native_head_size(case.head_dim))
+    """A context in which a case's own block sizes, if it has any, replace the tuned ones."""
+    tuned, key = dict(tpu_sizes.SIZES), (case.op, tpu_chips.current(), tpu_sizes.native_head_size(case.head_dim))
     if case.sizes:
-        tpu_sizes.SIZES[at] = tpu_sizes.Blocks(*case.sizes)
+        tpu_sizes.SIZES[key] = tpu_sizes.Blocks(*case.sizes)
     yield
     tpu_sizes.SIZES.clear()
     tpu_sizes.SIZES.update(tuned)
 
 
 def _tiles(case, blocks, tokens, chosen) -> int:
-    """Tiles with work in them of the `chosen` pairs [1, n, m], as the forward kernel finds them."""
+    """The number of tiles with visible pairs in the `chosen` block pairs [1, n, m], as the forward kernel counts."""
     q = masks.Ranges(*(x[..., :, None] for x in masks.block_ranges(tokens, blocks.rows)))
     k = masks.Ranges(*(x[..., None, :] for x in masks.block_ranges(tokens, blocks.chunk)))
-    some = ~np.asarray(masks.nothing(masks.parse(case.mask), q, k))
+    visible = ~np.asarray(masks.nothing(masks.parse(case.mask), q, k))
     n, m = chosen.shape[1:]
-    return int(some.reshape(1, n, blocks.q // blocks.rows, m, blocks.k // blocks.chunk).sum((2, 4))[chosen].sum())
+    return int(visible.reshape(1, n, blocks.q // blocks.rows, m, blocks.k // blocks.chunk).sum((2, 4))[chosen].sum())
 
 
 def documents(case: Case, length: int) -> Tokens:
-    """int32 [1, length]: the tokens of a case."""
-    at = jnp.arange(length, dtype=jnp.int32)[None]
-    each = -(-length // case.documents)
-    return Tokens(at % each, 1 + at // each)
+    """Positions and segments, int32 [1, length], of a case's row of equally long documents."""
+    index = jnp.arange(length, dtype=jnp.int32)[None]
+    size = -(-length // case.documents)
+    return Tokens(index % size, 1 + index // size)
 
 
 @dataclasses.dataclass(frozen=True)
 class Peer:
-    """A public kernel.
+    """A public TPU kernel.
 
     Attributes:
-      module: where it is imported from.
+      module: that it is imported from.
       build: (case, length, blocks) -> (function of q, k, v, types).
       names: of its kernel in the dump, by op.
-      sizes: queries, keys and keys computed at a time, by (op, chip, head dim, mask), the first three of these or op.
-      dense: whether its grid holds blocks that are EMPTY.
-      split: whether full and masked blocks are regions of their own.
+      sizes: (queries, keys, keys computed at a time) by (op, chip, head dim, mask), by the first three of these, or by
+        op.
+      dense: whether its grid holds EMPTY blocks too.
+      split: whether full and masked blocks are separate regions.
     """
 
     module: str
@@ -175,11 +176,11 @@ class Peer:
         q_block, k_block, _ = self.blocks(case, length)
         i, j = np.arange(length // q_block)[:, None], np.arange(length // k_block)
         full = np.broadcast_to((case.mask == "full") | ((j + 1) * k_block - 1 <= i * q_block), (i.size, j.size))
-        some = np.broadcast_to((case.mask == "full") | (j * k_block <= (i + 1) * q_block - 1), (i.size, j.size))
-        runs = int(full.sum()), int((some & ~full).sum())
+        visible = np.broadcast_to((case.mask == "full") | (j * k_block <= (i + 1) * q_block - 1), (i.size, j.size))
+        runs = int(full.sum()), int((visible & ~full).sum())
         runs = runs if self.split and case.mask != "full" else (sum(runs),)
         outer = length // (q_block if case.op == "forward" else k_block)
-        steps = some.size if self.dense else sum(runs)
+        steps = visible.size if self.dense else sum(runs)
         return Work(
             self.names[case.op],
             case.flops(length),
@@ -189,28 +190,32 @@ class Peer:
         )
 
     def blocks(self, case, length):
-        at = case.op, tpu_chips.current(), case.head_dim, case.mask
-        return self.sizes.get(at) or self.sizes.get(at[:3]) or self.sizes[case.op]
+        key = case.op, tpu_chips.current(), case.head_dim, case.mask
+        return self.sizes.get(key) or self.sizes.get(key[:3]) or self.sizes[case.op]
+
+
+def _splash_sizes(blocks) -> dict:
+    """The block sizes of splash attention's configs: equal ones in the forward and the backward."""
+    q, k, chunk = blocks
+    return {
+        "block_q": q,
+        "block_kv": k,
+        "block_kv_compute": chunk,
+        "block_q_dkv": q,
+        "block_kv_dkv": k,
+        "block_kv_dkv_compute": chunk,
+    }
 
 
 def _splash(case, length, blocks):
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as mask
 
-    bq, bk, chunk = blocks
-    one = {"causal": mask.CausalMask, "full": mask.FullMask}[case.mask]((length, length))
-    sizes = kernel.BlockSizes(
-        block_q=bq,
-        block_kv=bk,
-        block_kv_compute=chunk,
-        block_q_dkv=bq,
-        block_kv_dkv=bk,
-        block_kv_dkv_compute=chunk,
-        use_fused_bwd_kernel=True,
-    )
+    head_mask = {"causal": mask.CausalMask, "full": mask.FullMask}[case.mask]((length, length))
+    sizes = kernel.BlockSizes(**_splash_sizes(blocks), use_fused_bwd_kernel=True)
     make = kernel.make_splash_mha_single_device
     q, k = case.arrays(length)
-    return make(mask.MultiHeadMask([one] * case.heads), block_sizes=sizes), (q, k, k)
+    return make(mask.MultiHeadMask([head_mask] * case.heads), block_sizes=sizes), (q, k, k)
 
 
 def _flash(case, length, blocks):
@@ -226,22 +231,16 @@ def _tokamax(case, length, blocks):
     from tokamax._src.ops.experimental.tpu.splash_attention import splash_attention_kernel as kernel
     from tokamax._src.ops.experimental.tpu.splash_attention import splash_attention_mask as mask
 
-    bq, bk, chunk = blocks
-    one = {"causal": mask.CausalMask, "full": mask.FullMask}[case.mask]((length, length))
+    head_mask = {"causal": mask.CausalMask, "full": mask.FullMask}[case.mask]((length, length))
     layout = kernel.QKVLayout.SEQ_MINOR
     config = kernel.SplashConfig(
-        block_q=bq,
-        block_kv=bk,
-        block_kv_compute=chunk,
-        block_q_dkv=bq,
-        block_kv_dkv=bk,
-        block_kv_dkv_compute=chunk,
+        **_splash_sizes(blocks),
         use_base2_exp=True,
         use_experimental_scheduler=case.op == "forward",
         **(dict(q_layout=layout, k_layout=layout, v_layout=layout) if case.op == "forward" else {}),
     )
     q, k = case.arrays(length)
-    return kernel.make_splash_mha_single_device(one, config=config), (q, k, k)
+    return kernel.make_splash_mha_single_device(head_mask, config=config), (q, k, k)
 
 
 KERNELS = {
@@ -276,7 +275,12 @@ KERNELS = {
 
 @dataclasses.dataclass(frozen=True)
 class GpuPeer:
-    """A public kernel for GPUs. build: case -> function of q, k, v; dtype: that it is written for, None is any."""
+    """A public GPU kernel.
+
+    Attributes:
+      build: case -> function of q, k, v.
+      dtype: that it is written for; None: any.
+    """
 
     names = MATMULS
     build: object
@@ -297,7 +301,7 @@ class GpuPeer:
 def _jax_triton_lowered(case):
     from jax.experimental.pallas.ops.gpu import attention
 
-    # 64 x 64 backward: narrower ones are not given Hopper's matmul instructions
+    # 64 x 64 in the backward: narrower blocks are not compiled to Hopper's matmul instructions
     sizes = attention.BlockSizes(128, 128, *[64] * 4)
     return lambda q, k, v: attention.mha(q, k, v, None, case.head_dim**-0.5, case.mask == "causal", sizes)
 
@@ -319,5 +323,5 @@ EVERY = KERNELS | GPU_KERNELS
 
 
 def missing(kernel: str) -> str:
-    """Why this kernel cannot be compiled here; "" where it can."""
+    """The reason why this machine cannot compile a kernel, or "" where it can."""
     return extras.missing(EVERY[kernel].module.split(".")[0])

@@ -1,9 +1,9 @@
-"""Compiles one attention kernel for a TPU or GPU, in a process of its own: compilers are told at start where to dump.
+"""Compiles one attention kernel for a TPU or GPU in a process of its own, since compilers learn at start where to dump.
 
     python -m experiments.bench.harness.kernel_worker CHIP LENGTH '{"kernel": "longctx", "op": "forward"}'
 
-Prints {"compile_s": seconds, "temp_mb": MiB of temporary memory} as its last line. With CHIP "here" the kernel is run
-on the machine's own TPU or GPU, and the line holds {"seconds": of one call, "chip": its name}.
+Prints {"compile_s": seconds, "temp_mb": MiB of temporary memory} as its last line. With CHIP "here" it runs the kernel
+on the machine's own TPU or GPU, and the line is {"seconds": of one call, "chip": name of the device}.
 """
 
 import json
@@ -27,9 +27,11 @@ _CALLS = 10
 
 
 def compiled(chip: str, function, *types):
-    """The program of `function` for one device called `chip`, in either CHIPS, that is not here.
+    """`function` compiled for one device of a kind that this machine need not have.
 
-    types: of its arguments, trees of ShapeDtypeStruct.
+    Args:
+      chip: a name in gpu_chips.CHIPS or tpu_chips.CHIPS.
+      types: of the arguments, trees of ShapeDtypeStruct.
     """
     if chip in gpu_chips.CHIPS:
         platform, devices = "cuda", gpu_chips.devices(chip)
@@ -73,23 +75,26 @@ def run_here(length: int, case: Case) -> dict:
     return {"seconds": (time.perf_counter() - start) / _CALLS, "chip": chip}
 
 
-def ask(where: str, length: int, case: Case, environment: dict) -> dict:
-    """What the worker says; it is stopped after LIMIT seconds. Raises RuntimeError with its last words if it fails."""
-    command = [sys.executable, "-m", __spec__.name, where, str(length), json.dumps(vars(case))]
+def ask(chip: str, length: int, case: Case, environment: dict) -> dict:
+    """The worker's reply, see this module; chip may be "here".
+
+    Raises RuntimeError with the last line of the worker's stderr if it fails, and TimeoutExpired after LIMIT seconds.
+    """
+    command = [sys.executable, "-m", __spec__.name, chip, str(length), json.dumps(vars(case))]
     environment = {**os.environ, "JAX_TRACEBACK_FILTERING": "off", **environment}  # or its advice comes last
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise RuntimeError(f"{case.kernel} {case.op} on {where}: " + (lines[-1][:300] if lines else "no message"))
+        raise RuntimeError(f"{case.kernel} {case.op} on {chip}: " + (lines[-1][:300] if lines else "no message"))
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def measured(length: int, case: Case, chip: str, platform: str) -> float | None:
-    """TFLOP/s on this machine's own device; None where that is not `chip`."""
-    said = ask("here", length, case, {"JAX_PLATFORMS": platform})
-    return case.flops(length) / said["seconds"] / 1e12 if said["chip"] == chip else None
+    """TFLOP/s on this machine's own device; None where the device is not a `chip`."""
+    reply = ask("here", length, case, {"JAX_PLATFORMS": platform})
+    return case.flops(length) / reply["seconds"] / 1e12 if reply["chip"] == chip else None
 
 
 if __name__ == "__main__":
-    where, length, case = sys.argv[1], int(sys.argv[2]), Case(**json.loads(sys.argv[3]))
-    print(json.dumps(run_here(length, case) if where == "here" else compile_for(where, length, case)))
+    chip, length, case = sys.argv[1], int(sys.argv[2]), Case(**json.loads(sys.argv[3]))
+    print(json.dumps(run_here(length, case) if chip == "here" else compile_for(chip, length, case)))

@@ -1,4 +1,4 @@
-"""Results of benchmarks: the machine they are from, numbers beside what they should be, JSON."""
+"""Records of benchmark results: the machine, numbers beside their targets, JSON."""
 
 import datetime
 import importlib.metadata
@@ -16,7 +16,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers")
 
 
 def environment() -> dict:
-    """What a reader needs to judge the numbers: machine, versions, date, commit. No host names, no paths."""
+    """The machine, versions, date and commit, by which a reader can judge the numbers. No host names, no paths."""
     info = pathlib.Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
@@ -36,7 +36,7 @@ def environment() -> dict:
 
 
 def _commit() -> str | None:
-    """The commit of this checkout, "+" behind it where tracked files differ; None outside a checkout."""
+    """The commit of this checkout, with "+" where tracked files differ from it; None outside a checkout."""
     git = lambda *args: subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True).stdout.strip()
     try:
         commit = git("rev-parse", "--short=12", "HEAD") if (ROOT / ".git").exists() else ""
@@ -53,7 +53,7 @@ def target(
     at_most: float | None = None,
     unknown: str = "not measured",
 ) -> dict:
-    """A number beside what it should be; value None is one that is `unknown`."""
+    """A number beside the bound that it should keep; a value of None is reported as `unknown`."""
     ok = None if value is None else value >= at_least if at_most is None else value <= at_most
     wanted = f">= {at_least:g}" if at_most is None else f"<= {at_most:g}"
     return {"what": what, "value": value, "target": wanted, "result": {None: unknown, True: "ok", False: "missed"}[ok]}

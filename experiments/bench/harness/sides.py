@@ -1,8 +1,8 @@
-"""Every side of a benchmark in a process of its own, all of them asked in turn.
+"""Sides of a benchmark, each in a process of its own, that run in turn.
 
 Thread pools of different frameworks disturb each other, and peak memory belongs to a process. So each side is a
-`Worker`: a child that builds its work once (imports, compilation, one run), then does one timed burst whenever it is
-asked. The sides are asked in turn, round after round, so that a disturbance of the machine meets all of them.
+`Worker`: a child process that builds its work once (imports, compilation, one run), then does one timed burst per
+request. Requests go to the sides in turn, round after round, so that a disturbance of the machine meets all of them.
 """
 
 import contextlib
@@ -23,12 +23,12 @@ from experiments.settings.extras import missing
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 BURST = 0.3  # seconds: short work is repeated until a burst lasts this long
 LIMIT = 1800  # seconds that a worker may take to answer
-_LOG = 4000  # characters kept of what a lost worker wrote
+_LOG = 4000  # characters kept of a failed worker's stderr
 MIB = 2**20
 
 
 class WorkerFailed(RuntimeError):
-    """A side could not be measured; the message is one line saying why, `log` the end of what it wrote to stderr."""
+    """The error for a side that cannot be measured: one line with the reason, and `log`, the end of its stderr."""
 
     def __init__(self, message: str, log: str = ""):
         super().__init__(message)
@@ -36,29 +36,29 @@ class WorkerFailed(RuntimeError):
 
 
 class Worker:
-    """`python -m module --worker TASK` as a context manager; see `serve` for the other end.
+    """A child process `python -m module --worker TASK`, as a context manager; `serve` is the child's end.
 
     Args:
-      environment: beside this process's own; by default what makes all sides use this machine's cores alike, and no
-        accelerator.
-      limit: seconds that it may take to answer.
+      environment: variables beside this process's own; by default those with which all sides use this machine's cores
+        alike, and no accelerator.
+      limit: seconds that a reply may take.
 
     Attributes:
-      ready: what the child said of itself once it was built.
+      ready: the child's first reply, once it is built.
 
     Raises:
-      WorkerFailed: from the constructor and `ask`, when the child ends or does not answer in time.
+      WorkerFailed: from the constructor and `ask`, when the child ends or does not reply in time.
     """
 
     def __init__(self, module: str, task: dict, environment: dict[str, str] | None = None, limit: float = LIMIT):
-        ours = {
+        default = {
             "JAX_PLATFORMS": "cpu",
             "NPROC": str(threads()),
             "OMP_NUM_THREADS": str(threads()),
             "CUDA_VISIBLE_DEVICES": "",
             "HF_HUB_OFFLINE": "1",
         }
-        env = {**os.environ, **(ours if environment is None else environment)}
+        env = {**os.environ, **(default if environment is None else environment)}
         self._errors, self.limit = tempfile.TemporaryFile("w+"), limit
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, "--worker", json.dumps(task)],
@@ -76,7 +76,7 @@ class Worker:
             raise
 
     def ask(self, request: str, limit: float | None = None) -> dict:
-        """The reply to a request. limit: seconds, where this one may take another time than the others."""
+        """The reply to a request. limit: seconds for this request, default the worker's."""
         with contextlib.suppress(BrokenPipeError):  # a dead child is reported by the missing reply
             self._process.stdin.write(request + "\n")
             self._process.stdin.flush()
@@ -114,9 +114,9 @@ class Worker:
 
 
 def serve(build, task: str) -> int:
-    """The child's side of a Worker: (ready, handlers) = build(task), then handlers[line]() for each line of stdin.
+    """Runs the child's end of a Worker: (ready, handlers) = build(task), then handlers[line]() for each line of stdin.
 
-    `ready` and what handlers return are dicts; each goes out as one line of JSON with the process's peak_mb.
+    `ready` and the handlers' results are dicts; each goes out as one line of JSON with the process's peak_mb.
     """
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not mix with replies
@@ -127,14 +127,14 @@ def serve(build, task: str) -> int:
 
 
 def compare(module: str, sides: dict[str, dict], requests, rounds: int) -> dict[str, dict]:
-    """Measures all sides in one sitting: each built in turn, then `rounds` times every request of every side in turn.
+    """Measures all sides together: builds each in turn, then sends every request to every side in `rounds` rounds.
 
     Args:
       sides: name -> task; task["needs"] are packages without which the side is left out, with a note.
-      requests: what handlers are asked for; a side leaves out those in its ready["skipped"].
+      requests: names of handlers; those in a side's ready["skipped"] are not sent to it.
 
     Returns:
-      name -> what the side said when ready, peak_mb, seconds {request: [each run]}, and note: why something is missing.
+      name -> the side's `ready` with peak_mb, seconds {request: [each run]}, and a note that says what is missing.
     """
     records = {}
     with contextlib.ExitStack() as stack:
@@ -157,6 +157,7 @@ def compare(module: str, sides: dict[str, dict], requests, rounds: int) -> dict[
 
 @contextlib.contextmanager
 def _noting(record: dict):
+    """Puts the message of a WorkerFailed into the record's note."""
     try:
         yield
     except WorkerFailed as error:
@@ -164,7 +165,7 @@ def _noting(record: dict):
 
 
 def timed(run, burst: float = BURST) -> dict:
-    """{"seconds": [each run]} of run(), repeated until `burst` seconds have gone by."""
+    """{"seconds": [each run]} of run(), repeated until `burst` seconds have passed."""
     seconds = []
     while sum(seconds) < burst:
         start = time.perf_counter()
@@ -174,7 +175,7 @@ def timed(run, burst: float = BURST) -> dict:
 
 
 def peak_mb() -> float:
-    """The most resident memory this process has had since it started, or since reset_peak, in MiB."""
+    """The peak resident memory of this process since it started, or since reset_peak, in MiB."""
     status = pathlib.Path("/proc/self/status")
     if status.exists():  # unlike ru_maxrss, not inherited from the parent
         return next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line[:6] == "VmHWM:")
@@ -184,7 +185,7 @@ def peak_mb() -> float:
 
 
 def reset_peak() -> None:
-    """Gives freed memory back and makes the present resident memory the peak, where the system can (Linux)."""
+    """Returns freed memory to the system and resets the peak to the present resident memory, on Linux."""
     if sys.platform == "linux":  # else freed heap hides what is allocated next
         getattr(ctypes.CDLL(None), "malloc_trim", int)(0)  # a function of glibc
     with contextlib.suppress(OSError):
@@ -197,5 +198,5 @@ def memory_mb() -> float:
 
 
 def threads() -> int:
-    """Cores that this process may use; every side gets this many threads."""
+    """The number of cores that this process may use, and of threads that every side gets."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -26,7 +26,7 @@ def test_command(tmp_path, capsys, monkeypatch):
         (kind, shards, layout) for kind in ("web", "code") for shards in (2, 4) for layout in bench_balance.LAYOUTS
     }
     assert {(r["shards"], r["layout"], r["exchange"]) for r in said["library"]} == {
-        (shards, *way) for shards in (2, 4) for way in bench_balance.WAYS
+        (shards, *way) for shards in (2, 4) for way in bench_balance.CHOICES
     }
     assert all(r["work"] >= 1 and r["lockstep"] >= r["work"] and r["padding"] == 0 for r in said["records"])
     assert all(r["ms"] > 0 for r in said["library"]) and "assumed" in printed

@@ -60,10 +60,10 @@ class Stub:
     def ask(self, line, limit):
         request = json.loads(line)
         case = Case(**request["case"])
-        self.asked.append((request["wanted"], case))
+        self.asked.append((request["method"], case))
         if case.route in self.lost:
             raise sides.WorkerFailed("ended by signal 11", "Segmentation fault")
-        if request["wanted"] == "prepare":
+        if request["method"] == "prepare":
             return {"peak_mb": 1.0}
         if case.kind in gpu_cases.ALONE:
             assert self.busy.acquire(blocking=False), "two were timed at once"
@@ -95,7 +95,7 @@ def run(folder, *options) -> dict:
 
 def test_what_matters_most_comes_first(stub, tmp_path, capsys):
     answers = run(tmp_path)
-    asked = [case for wanted, case in stub.asked if wanted == "answer"]
+    asked = [case for request, case in stub.asked if request == "answer"]
     assert len({case.name for case in asked}) == len(asked) == len(answers)
     kinds = [(kind, len(list(cases))) for kind, cases in itertools.groupby(asked, lambda case: case.kind)]
     assert kinds[:4] == [("right", 8), ("cross_entropy", 2), ("time", 20), ("step", 2)]
@@ -112,7 +112,7 @@ def test_what_matters_most_comes_first(stub, tmp_path, capsys):
 
 def test_what_is_timed_is_compiled_before_the_first_is_timed(stub, tmp_path):
     run(tmp_path, "--routes", "mosaic_gpu,chunked")
-    of_8k = [wanted for wanted, case in stub.asked if (case.kind, case.length) == ("time", 8192)]
+    of_8k = [request for request, case in stub.asked if (case.kind, case.length) == ("time", 8192)]
     assert of_8k == 6 * ["prepare"] + 6 * ["answer"]
 
 
@@ -164,7 +164,7 @@ def test_no_gpu_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(gpu_check, "cases", lambda routes: [[Case("right", "chunked")]])
     assert options.command(gpu_check.main, ["--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: there is no GPU that jax can use here") and "bench_kernels --chip h200" in said
+    assert said.startswith("error: there is no GPU that jax can use here") and "bench.kernels --chip h200" in said
 
 
 @pytest.mark.parametrize(
