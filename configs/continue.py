@@ -1,23 +1,23 @@
-"""A model of Hugging Face trained further, on longer rows. It says nothing of the model: that is the folder's.
+"""A Hugging Face model trained further, on longer rows. The folder gives every setting of the model.
 
     python -m experiments.train --config configs/continue.py --config.init_from=FOLDER --config.data.path=TEXT \\
         --config.model.rope.scaling=yarn --config.model.rope.factor=4
     python -m experiments.train --config configs/continue.py:length=32768,steps=500 --config.init_from=FOLDER
 
-Arguments: length (tokens of a row), steps (of one row each), smoke (the same in miniature). Without init_from it trains
+Arguments: length (tokens of a row), steps (of one row each), smoke (a run in miniature). Without init_from it trains
 the default small model.
 """
 
-from experiments.settings import config as configs
+from experiments.settings import arguments, defaults, stage
 
 
 def get_config(arg: str = ""):
-    args = configs.arguments(arg, length=8192, steps=100, smoke=False)
+    args = arguments(arg, length=8192, steps=100, smoke=False)
     length, steps = (256, 4) if args.smoke else (args.length, args.steps)
-    config = configs.defaults()
+    config = defaults()
     config.name = "continue"
     config.batch_tokens = length
-    config.stages = (configs.stage(seq_len=length, steps=steps),)
+    config.stages = (stage(seq_len=length, steps=steps),)
     config.optim.update(learning_rate=1e-5, warmup_steps=10, weight_decay=0.0)
     config.checkpoint.every_steps = 50
     config.log.every_steps = 5

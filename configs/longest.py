@@ -1,7 +1,7 @@
-"""The longest context that exact training of Llama 3 8B fits into, by hardware: nothing on a device grows with it much.
+"""The longest context at which exact training of Llama 3 8B fits, by hardware: device memory hardly grows with it.
 
-Every layer is streamed a chunk of the row at a time, with the residual stream in the hosts' memory, 8 KiB a token for
-the input of every k-th layer. What a step asks of each device, known without any, and the same model's shape in small:
+Every layer is streamed one chunk of the row at a time, with the residual stream in host memory, 8 KiB per token for the
+input of every k-th layer. The memory of a step on each device, planned without any, and a run of a miniature:
 
     python -m experiments.plan --target h100x8 --config configs/longest.py:case=h100x8
     python -m experiments.train --config configs/longest.py:case=h100x8,smoke       # 2 steps on 8 simulated devices
@@ -11,8 +11,7 @@ Arguments: case, a name in CASES; smoke.
 
 import dataclasses
 
-from experiments.settings import config as configs
-from experiments.settings import models
+from experiments.settings import arguments, defaults, models, stage
 from longctx.errors import unknown_name
 
 M = 2**20
@@ -20,7 +19,14 @@ M = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What the hardware decides. tokens: of a row; kept_every: layers; offload: beside the residual stream and dy."""
+    """The settings that depend on the hardware.
+
+    Attributes:
+      target: of experiments.plan.
+      tokens, chunk: of a row, and of a chunk of it.
+      kept_every: layers, of which the input of one is kept.
+      offload: names of memory.offload beside "residual" and "dy".
+    """
 
     target: str
     tokens: int
@@ -44,17 +50,17 @@ CASES = {
 
 
 def get_config(arg: str = ""):
-    args = configs.arguments(arg, case="h100x8", smoke=False)
+    args = arguments(arg, case="h100x8", smoke=False)
     if args.case not in CASES:
         raise unknown_name("case", args.case, CASES)
     case = CASES[args.case]
     shards = case.context * case.context_outer
     tokens, chunk, steps = (256 * shards, 64 * shards, 2) if args.smoke else (case.tokens, case.chunk, 100)
 
-    config = configs.defaults()
+    config = defaults()
     config.name = f"longest-{args.case}"
     config.batch_tokens = tokens
-    config.stages = (configs.stage(seq_len=tokens, steps=steps),)
+    config.stages = (stage(seq_len=tokens, steps=steps),)
     config.model.update(**models.MODELS[case.model] | (models.SMOKE | dict(layers=4) if args.smoke else {}))
     config.model.rope.theta = 500_000.0
     config.mesh.update(context=case.context, context_outer=case.context_outer)

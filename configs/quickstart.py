@@ -6,24 +6,24 @@ there almost at once. Most of the tokens are practice in looking back: documents
 again and again, and repeated digits, from which so small a model learns retrieval in a minute.
 
     python -m experiments.train --config configs/quickstart.py
-    python -m experiments.train --config configs/quickstart.py:smoke          # the same in under a minute
+    python -m experiments.train --config configs/quickstart.py:smoke          # a small one, in under a minute
     python -m experiments.train --config configs/quickstart.py:context=4      # over 4 simulated devices (ring)
     python -m experiments.train --config configs/quickstart.py --config.data.path=FOLDER  # on text of your own
 
 Arguments: smoke (tiny model, short contexts, few steps), context=N (context shards, each a simulated CPU device).
 """
 
-from experiments.settings import config as configs
+from experiments.settings import arguments, defaults, rope, stage
 
 
 def get_config(arg: str = ""):
-    args = configs.arguments(arg, smoke=False, context=1)
-    config = configs.defaults()
+    args = arguments(arg, smoke=False, context=1)
+    config = defaults()
     config.name = "quickstart-smoke" if args.smoke else "quickstart"
 
     lengths, steps = ((256, 512, 1024), (8, 6, 6)) if args.smoke else ((256, 1024, 4096), (700, 350, 130))
     config.batch_tokens = 1024 if args.smoke else 2048
-    config.stages = tuple(_stage(config, *stage, original=lengths[0]) for stage in zip(lengths, steps, strict=True))
+    config.stages = tuple(_stage(config, *each, original=lengths[0]) for each in zip(lengths, steps, strict=True))
     config.model.update(
         layers=3,
         d_model=64,
@@ -52,14 +52,14 @@ def get_config(arg: str = ""):
 
 
 def _stage(config, length, steps, original):
-    """`steps` steps at a length, with RoPE stretched from the original one; at least one whole row a step."""
-    own = length if length > config.batch_tokens else 0
-    rope = configs.rope(scaling="yarn", factor=length / original, original_length=original)
-    return configs.stage(seq_len=length, steps=steps, rope=rope, batch_tokens=own)
+    """A stage of `steps` steps at a length, with RoPE stretched from the `original` one and at least one row a step."""
+    batch_tokens = length if length > config.batch_tokens else 0
+    stretched = rope(scaling="yarn", factor=length / original, original_length=original)
+    return stage(seq_len=length, steps=steps, rope=stretched, batch_tokens=batch_tokens)
 
 
 def _shrink(config):
-    """The same run in miniature: every part of it takes place, in under a minute."""
+    """Makes the run a miniature in which every part still takes place, in under a minute."""
     config.model.update(layers=2, heads=2, kv_heads=1)
     config.optim.warmup_steps = 4
     config.checkpoint.every_steps = 5

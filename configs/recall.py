@@ -1,8 +1,8 @@
-"""Context extension as an experiment: a tiny model that recalls, trained at 256 tokens and read at up to 4096.
+"""Context extension as an experiment: a tiny recall model, trained at 256 tokens and evaluated at up to 4096.
 
 Eight needles, each a key and its value, lie among filler; then every key is asked for. Two layers (78,000 parameters)
-learn it on two CPU cores, at 32 tokens first, where half of the tokens are questions and answers. Then the same
-parameters read longer rows by every position method, as they are and after a short tuning:
+learn this on two CPU cores, at 32 tokens first, where half of the tokens are questions and answers. Then these
+parameters read longer rows by every position method, first unchanged and then after a short tuning:
 
     python -m experiments.extend --config configs/recall.py
     python -m experiments.extend --config configs/recall.py:seed=1 --workdir DIR
@@ -12,17 +12,14 @@ parameters read longer rows by every position method, as they are and after a sh
 Arguments: seed=N, smoke.
 """
 
-from experiments.settings import config as configs
+from experiments.settings import arguments, defaults, stage
 
 
 def get_config(arg: str = ""):
-    args = configs.arguments(arg, seed=0, smoke=False)
-    config = configs.defaults()
+    args = arguments(arg, seed=0, smoke=False)
+    config = defaults()
     config.name, config.seed = "recall", args.seed
-    config.stages = (
-        configs.stage(seq_len=32, steps=300, batch_tokens=2048),
-        configs.stage(seq_len=256, steps=300, batch_tokens=4096),
-    )
+    config.stages = (stage(seq_len=32, steps=300, batch_tokens=2048), stage(seq_len=256, steps=300, batch_tokens=4096))
     # without qkv_bias or qk_norm 500 steps at 32 tokens did not get far beyond guessing among the values that were seen
     config.model.update(
         vocab_size=64,
@@ -43,7 +40,7 @@ def get_config(arg: str = ""):
     config.extend.update(tunings=("linear", "ntk", "yarn", "pose", "e2llm"), tune_steps=50, tune_learning_rate=1e-3)
     if args.smoke:
         config.name = "recall-smoke"
-        config.stages = (configs.stage(seq_len=32, steps=2, batch_tokens=256),)
+        config.stages = (stage(seq_len=32, steps=2, batch_tokens=256),)
         config.recall.needles = 4
         config.extend.update(
             lengths=(32, 64),

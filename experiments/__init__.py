@@ -1,4 +1,4 @@
-"""Commands: each file here runs as `python -m experiments.NAME`, or `longctx NAME`. A folder is a room."""
+"""Commands. A file in this folder or in bench/ runs as `python -m experiments.NAME`; the other folders are packages."""
 
 import sys
 

@@ -1,6 +1,7 @@
-"""The command `longctx`: runs a command by its name, from any folder; without one it lists them.
+"""The command `longctx` runs a command of the project from any folder; without arguments it lists them.
 
-longctx train --config configs/quickstart.py          # the same as python -m experiments.train ...
+longctx train --config configs/quickstart.py          # is python -m experiments.train --config ...
+longctx train --help
 """
 
 import ast
@@ -11,17 +12,17 @@ import sys
 from experiments.settings.console import complain
 from longctx.errors import unknown_name
 
-HERE = pathlib.Path(__file__).parent
+FOLDER = pathlib.Path(__file__).parent
 
 
 def commands() -> dict[str, str]:
-    """The first line of each command's docstring, by name: train, ..., bench.attention, ..."""
-    found = {}
-    for folder, prefix in ((HERE, ""), (HERE / "bench", "bench.")):
+    """{name: first line of its docstring} of every command: train, ..., bench.attention, ..."""
+    lines = {}
+    for folder, prefix in ((FOLDER, ""), (FOLDER / "bench", "bench.")):
         for path in sorted(folder.glob("*.py")):
             if not path.stem.startswith("_"):
-                found[prefix + path.stem] = ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]
-    return found
+                lines[prefix + path.stem] = ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]
+    return lines
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 """The command line of every command: --config FILE[:arg=value,...] [--config.field=value ...] [--workdir DIR].
 
-absl and ml_collections parse and convert the values. What they would answer with a traceback or a page of usage is
-looked for first, so that every mistake is one line that names it and what would work.
+absl and ml_collections parse and convert the values. Mistakes that they would answer with a traceback or a page of
+usage are looked for first, so that every mistake is one line that names it and what would work.
 """
 
 import difflib
@@ -18,10 +18,10 @@ from longctx.errors import UserError
 
 USAGE = """python -m experiments.COMMAND --config FILE[:arg=value,...] [--config.field=value ...] [--workdir DIR]
 
-  --config FILE         a config file, e.g. configs/quickstart.py, with arguments e.g. configs/quickstart.py:smoke
-  --config.field=value  one of its fields, e.g. --config.model.layers=8 or --config.stages[0].seq_len=1024
-  --config.init_from=DIR  a folder of Hugging Face to start from; then there may be no config file
-  --workdir DIR         where the run keeps everything; default runs/NAME, with the config's name"""
+  --config FILE           a config file, such as configs/quickstart.py, or with arguments, configs/quickstart.py:smoke
+  --config.field=value    changes a setting, such as --config.model.layers=8 or --config.stages[0].seq_len=1024
+  --config.init_from=DIR  a Hugging Face model to start from; it needs no --config FILE
+  --workdir DIR           the folder that keeps everything of a run; default runs/NAME, with the config's name"""
 
 PATHS = "init_from", "data.path", "data.tokenizer"  # settings that name a file or a folder
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
@@ -33,23 +33,17 @@ _NUMBER = re.compile(r"-[\d.][\d.eE+-]*")
 def parse(
     argv: list[str], fields: ConfigDict, stored: Callable[[str | None], ConfigDict] | None = None
 ) -> tuple[ConfigDict, str | None]:
-    """The settings and the --workdir (None if not given) that a command line asks for.
+    """(settings, --workdir or None) of a command line.
 
-    fields: every field there is, to suggest one for a field that does not exist.
-    stored: workdir -> ConfigDict, for commands about an existing run: asked instead of a --config FILE.
+    Args:
+      fields: every field with its default, from which to suggest one for a field that does not exist.
+      stored: workdir -> ConfigDict, for commands about an existing run, which take no --config FILE.
 
     Raises:
-      UserError: for anything that cannot be understood. SystemExit: after --help.
+      UserError: for the first mistake.
+      SystemExit: after --help.
     """
-    named = flags.FlagValues()
-    flags.DEFINE_string("config", None, "", flag_values=named)
-    flags.DEFINE_string("workdir", None, "", flag_values=named)
-    flags.DEFINE_boolean("help", False, "", short_name="h", flag_values=named)
-    named.set_gnu_getopt(True)
-    try:
-        rest = named(argv, known_only=True)
-    except flags.Error as error:
-        raise UserError(f"{error}.") from error
+    named, rest = _flags(argv)
     if named.help:
         print(USAGE)
         sys.exit(0)
@@ -76,8 +70,21 @@ def parse(
     return config, named.workdir
 
 
+def _flags(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
+    """(--config, --workdir and --help, the arguments that are none of these). Raises UserError."""
+    named = flags.FlagValues()
+    flags.DEFINE_string("config", None, "", flag_values=named)
+    flags.DEFINE_string("workdir", None, "", flag_values=named)
+    flags.DEFINE_boolean("help", False, "", short_name="h", flag_values=named)
+    named.set_gnu_getopt(True)
+    try:
+        return named, named(argv, known_only=True)
+    except flags.Error as error:
+        raise UserError(f"{error}.") from error
+
+
 def value_at(tree: ConfigDict, path: str):
-    """The value of a field such as "stages[0].seq_len". Raises UserError where there is none."""
+    """The value of a field such as "stages[0].seq_len". Raises UserError where there is no such field."""
     if not _PATH.fullmatch(path):
         raise UserError(f"--config.{path} is not a field; fields are model.layers, stages[0].seq_len and so on.")
     node, level = tree, ""
@@ -107,7 +114,7 @@ def _override(arg: str) -> str:
 
 
 def _overridden(config: ConfigDict, paths: list[str], argv: list[str]) -> ConfigDict:
-    """`config` with the --config.path=value of argv set in it, each value converted to its field's type."""
+    """`config` with every --config.path=value of argv set, the values converted to their fields' types."""
     for path in paths:
         group = value_at(config, path)
         if isinstance(group, ConfigDict):
@@ -133,13 +140,13 @@ def _overridden(config: ConfigDict, paths: list[str], argv: list[str]) -> Config
 
 
 def _bad_value(config: ConfigDict, paths: list[str], message: str) -> UserError:
-    """absl's message about a value, said with the type that the field has."""
+    """The error for a value that absl refuses with `message`, with the type that the field has."""
     match = re.match(r"flag --config\.(.*?)=(.*?): ", message, re.DOTALL)
     if not match or match[1] not in paths:
         return UserError(message if message.endswith(".") else message + ".")
     path, value = match[1], match[2]
     level, _, name = path.rpartition(".")
-    holder, current = value_at(config, level) if level else config, value_at(config, path)
-    kind = holder.get_type(name) if name in holder else type(current)
+    group, current = value_at(config, level) if level else config, value_at(config, path)
+    kind = group.get_type(name) if name in group else type(current)
     example = "" if current in (None, ()) else f", such as {current!r}"
     return UserError(f"{path}={value!r} must be {kind.__name__}{example}.")

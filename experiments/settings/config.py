@@ -1,8 +1,8 @@
-"""Between config files and the library: ConfigDicts for people to fill in, frozen dataclasses for the code.
+"""Conversion between ConfigDicts, which people fill in, and the frozen dataclasses that the code reads.
 
-A config file starts from `defaults()`, sets fields and lists `stage(...)`s. `from_command_line` reads it, applies the
---config.field=value of the command line and gives a `longctx.config.Config`; `check` of experiments/run/checks.py then
-finds everything that can be known to be wrong before a device is touched. Nothing here imports jax.
+A config file starts from `defaults()`, sets fields and lists `stage(...)`s. `from_command_line` reads it, applies
+--config.field=value of the command line and returns a `longctx.config.Config`; `check` of experiments/run/checks.py
+then finds every mistake that can be found before a device is touched. Nothing here imports jax.
 """
 
 import dataclasses
@@ -14,38 +14,39 @@ import typing
 from ml_collections import config_dict
 from ml_collections.config_dict import ConfigDict
 
-from experiments.settings import command_line, files, former, said
+from experiments.settings import command_line, files, former
+from experiments.settings.explicit import Section, explicit
 from experiments.settings.files import arguments as arguments
 from longctx.checkpoints import identity
 from longctx.config import Config, LayerConfig, RopeConfig, StageConfig
 from longctx.errors import UserError, unknown_name
 
 AUTO = "auto"
-LARGEST = float.fromhex("0x1.fffffep127")  # of float32, in which a run computes with its settings
-_WORKS = {"strategy": "ring", "layout": "contiguous"}  # for every mesh, mask and length
+LARGEST = float.fromhex("0x1.fffffep127")  # the largest float32; a run computes with its settings in float32
+_WORKS = {"strategy": "ring", "layout": "contiguous"}  # names that work for every mesh, mask and length
 # folders in a workdir
-CHECKPOINTS = "checkpoints"  # meta["config"] is dataclasses.asdict(config), meta["stage"] that of the step
-INIT_FROM, TOKENIZER = "init_from", "tokenizer"  # what a run keeps of these folders: see records.keep_sources
+CHECKPOINTS = "checkpoints"  # meta["config"] is dataclasses.asdict(config), meta["stage"] the index of the stage
+INIT_FROM, TOKENIZER = "init_from", "tokenizer"  # a run's copies of these sources, see records.keep_sources
 
 
 def from_command_line(argv: list[str]) -> tuple[Config, pathlib.Path]:
-    """The settings that a command line asks for, and its workdir: --workdir, or runs/<config.name>.
+    """(settings of a command line, workdir): the workdir is --workdir, or else runs/<config.name>.
 
-    Simulated devices need NPROC in the environment before jax starts, so it is set here.
+    Sets NPROC in the environment for simulated devices, which need it before jax starts.
 
     Raises:
-      UserError: one line about the first thing that cannot be understood.
+      UserError: one line about the first mistake.
     """
-    tree, given = command_line.parse(argv, defaults())
-    workdir = pathlib.Path(given) if given else pathlib.Path("runs") / tree.name
-    return _ready(_started(tree, workdir) if tree.init_from else tree), workdir
+    tree, option = command_line.parse(argv, defaults())
+    workdir = pathlib.Path(option) if option else pathlib.Path("runs") / tree.name
+    return _ready(_with_folder(tree, workdir) if tree.init_from else tree), workdir
 
 
 def from_workdir(argv: list[str]) -> tuple[Config, pathlib.Path]:
-    """The same for a command about an existing run: its settings, and what --config.field=value changes in them.
+    """(settings of an existing run, workdir), with the changes of --config.field=value.
 
-    They are those its newest checkpoint was made with; model.rope is that of the stage that it was made in, init_from
-    and data.tokenizer are the copies that the run keeps.
+    The settings are those of the newest checkpoint. model.rope is the rope of the stage in which it was saved;
+    init_from and data.tokenizer are the copies that the run keeps.
     """
     tree, workdir = command_line.parse(argv, defaults(), _stored_tree)
     return _ready(tree), pathlib.Path(workdir)
@@ -58,54 +59,57 @@ def stored(workdir) -> dict | None:
 
 
 def kept(workdir: pathlib.Path, init_from: str, tokenizer: str) -> tuple[str, str]:
-    """init_from and data.tokenizer as they are read: for the run whose checkpoints are in the workdir the copies that
-    it made when it started, which outlive the folders."""
-    before = stored(workdir)
-    if before is None:
+    """(init_from, data.tokenizer) as they are read: a run's own copies in its workdir, which outlive the folders.
+
+    A source that is not the run's, or that it has no copy of, stays as it is.
+    """
+    config = stored(workdir)
+    if config is None:
         return init_from, tokenizer
-    started, known = before.get("init_from"), before["data"]["tokenizer"]
+    folder, own_tokenizer = config.get("init_from"), config["data"]["tokenizer"]
     copy = lambda value, own, name: str(workdir / name) if value == own and (workdir / name).is_dir() else value
-    return copy(init_from, started, INIT_FROM), copy(tokenizer, known, INIT_FROM if known == started else TOKENIZER)
+    name = INIT_FROM if own_tokenizer == folder else TOKENIZER
+    return copy(init_from, folder, INIT_FROM), copy(tokenizer, own_tokenizer, name)
 
 
 def left_open(config: Config) -> list[str]:
-    """The names of attention that experiments.train, plan and comm are to choose: see planner/auto.py."""
+    """The fields of config.attention that are "auto", for planner/auto.py to choose."""
     return [name for name in _WORKS if getattr(config.attention, name) == AUTO]
 
 
 def stand_in(config: Config) -> Config:
-    """With names that always work for those left open, so that all the rest can be checked."""
+    """The config with names that always work in place of "auto", so that all other settings can be checked."""
     return with_attention(config, **{name: _WORKS[name] for name in left_open(config)})
 
 
 def with_attention(config: Config, **fields) -> Config:
-    """Another way to attend."""
+    """The config with these fields of config.attention replaced."""
     return dataclasses.replace(config, attention=dataclasses.replace(config.attention, **fields))
 
 
 def defaults() -> ConfigDict:
-    """Every field of longctx.config.Config with its default. Locked: an unknown field is an error."""
+    """A ConfigDict with every field of longctx.config.Config at its default. Locked: an unknown field is an error."""
     return to_config_dict(Config())
 
 
 def stage(**fields) -> ConfigDict:
-    """A stage of the curriculum: the fields of StageConfig, e.g. stage(seq_len=2048, steps=50, rope=rope(theta=3e4)).
+    """A stage of the curriculum, with fields of StageConfig: stage(seq_len=2048, steps=50, rope=rope(theta=3e4)).
 
-    A field of its rope that is not given is None and means the model's, so --config.stages[1].rope.theta=1e6 changes
-    one of them alone.
+    A field of its rope that is not given is None, which means the model's value; so --config.stages[1].rope.theta=1e6
+    changes that field alone.
     """
     return _filled(_stage(StageConfig(), RopeConfig()), "stage", fields)
 
 
 def rope(**fields) -> ConfigDict:
-    """The rope of a stage: those fields of RopeConfig in which it differs from the model's."""
+    """The rope of a stage, with the fields of RopeConfig in which it differs from the model's: rope(theta=3e4)."""
     return _filled(_difference(None, RopeConfig()), "rope", fields)
 
 
 def layer(**fields) -> ConfigDict:
-    """A kind of layer for model.pattern: the fields of LayerConfig, e.g. layer(position="nope").
+    """A kind of layer for model.pattern, with fields of LayerConfig: layer(position="nope").
 
-    A rope(...) given here is whole: the fields that it leaves open have their defaults, whatever the model's are.
+    A rope(...) in a layer is complete: fields that it leaves open have their defaults, not the model's values.
     """
     if fields.get("rope") is not None:
         own = {name: value for name, value in fields["rope"].items() if value is not None}
@@ -114,20 +118,20 @@ def layer(**fields) -> ConfigDict:
 
 
 def to_config_dict(config: Config) -> ConfigDict:
-    """A locked ConfigDict of all fields. In the rope of a stage, those that are the model's are None."""
-    return _section(config, stages=tuple(_stage(one, config.model.rope) for one in config.stages))
+    """A locked ConfigDict of all fields. In the rope of a stage, fields equal to the model's are None."""
+    return _section(config, stages=tuple(_stage(stage, config.model.rope) for stage in config.stages))
 
 
 def from_config_dict(tree) -> Config:
-    """The Config of a ConfigDict (or of nested dicts, such as stored JSON); absent fields have their defaults.
+    """The Config of a ConfigDict, or of nested dicts such as stored JSON; absent fields get their defaults.
 
     Raises:
       UserError: for an unknown field, or a value that is not of its field's type.
     """
     tree = former.renamed(_plain(tree))
     config = _dataclass(Config, _with_whole_ropes(tree), "")
-    same = lambda one: dataclasses.replace(one, rope=None) if one.rope == config.model.rope else one
-    return dataclasses.replace(config, stages=tuple(same(one) for one in config.stages))
+    plain = lambda stage: dataclasses.replace(stage, rope=None) if stage.rope == config.model.rope else stage
+    return dataclasses.replace(config, stages=tuple(map(plain, config.stages)))
 
 
 def _ready(tree: ConfigDict) -> Config:
@@ -137,35 +141,35 @@ def _ready(tree: ConfigDict) -> Config:
     return config
 
 
-def _started(tree: ConfigDict, workdir: pathlib.Path) -> dict:
-    """The tree with the model, and unless one was said the tokenizer, of the folder init_from; see Config.init_from."""
+def _with_folder(tree: ConfigDict, workdir: pathlib.Path) -> dict:
+    """The settings with the model, and unless another is set the tokenizer, of init_from; see Config.init_from."""
     from experiments.settings import folder
 
-    asked = from_config_dict(tree).model
+    model = from_config_dict(tree).model
     source, _ = kept(workdir, tree.init_from, "")
-    return folder.started(_plain(tree), asked, said.said(tree), tree.init_from, source)
+    return folder.with_model(_plain(tree), model, explicit(tree), tree.init_from, source)
 
 
 def _stored_tree(workdir: str | None) -> ConfigDict:
+    """The settings of the run in a workdir, see `from_workdir`."""
     if workdir is None:
         raise UserError("--workdir is missing; give the folder of a run, such as --workdir runs/quickstart.")
     meta = identity.peek(pathlib.Path(workdir) / CHECKPOINTS)
     if meta is None:
         raise UserError(f"--workdir={workdir!r} holds no checkpoints; give the folder of a run that has saved one.")
     config = from_config_dict(meta["config"])
-    stages = tuple(dataclasses.replace(one, rope=one.rope or config.model.rope) for one in config.stages)
+    stages = tuple(dataclasses.replace(stage, rope=stage.rope or config.model.rope) for stage in config.stages)
     model = dataclasses.replace(config.model, rope=stages[meta["stage"]].rope)
     init_from, tokenizer = kept(pathlib.Path(workdir), config.init_from, config.data.tokenizer)
     data = dataclasses.replace(config.data, tokenizer=tokenizer)
     return to_config_dict(dataclasses.replace(config, stages=stages, model=model, data=data, init_from=init_from))
 
 
-def _section(instance, **given) -> ConfigDict:
-    """The fields of a dataclass in their order, with the values `given` in place of its own."""
-    section = said.Section(sort_keys=False)
+def _section(instance, **replaced) -> ConfigDict:
+    """A locked Section with the fields of a dataclass in their order, some of them `replaced`."""
+    section = Section(sort_keys=False)
     for field in dataclasses.fields(instance):
-        value = given.get(field.name, getattr(instance, field.name))
-        section[field.name] = _tree(value)
+        section[field.name] = _tree(replaced.get(field.name, getattr(instance, field.name)))
     return section.lock()
 
 
@@ -175,24 +179,25 @@ def _tree(value):
     return _section(value) if dataclasses.is_dataclass(value) else value
 
 
-def _stage(one: StageConfig, model_rope: RopeConfig) -> ConfigDict:
-    return _section(one, rope=_difference(one.rope, model_rope))
+def _stage(stage: StageConfig, model_rope: RopeConfig) -> ConfigDict:
+    return _section(stage, rope=_difference(stage.rope, model_rope))
 
 
-def _difference(one: RopeConfig | None, model: RopeConfig) -> ConfigDict:
-    """The fields in which a rope differs from the model's; None, but of the right type, in the others."""
-    section = said.Section(sort_keys=False)
+def _difference(rope: RopeConfig | None, model: RopeConfig) -> ConfigDict:
+    """The fields in which a rope differs from the model's; the others are None, with their field's type."""
+    section = Section(sort_keys=False)
     for field in dataclasses.fields(RopeConfig):
         section[field.name] = config_dict.placeholder(typing.get_origin(field.type) or field.type)
-        if one is not None and getattr(one, field.name) != getattr(model, field.name):
-            section[field.name] = getattr(one, field.name)
+        if rope is not None and getattr(rope, field.name) != getattr(model, field.name):
+            section[field.name] = getattr(rope, field.name)
     return section.lock()
 
 
-def _filled(section: ConfigDict, what: str, fields: dict) -> ConfigDict:
+def _filled(section: ConfigDict, group: str, fields: dict) -> ConfigDict:
+    """The section with `fields` set. Raises UserError for an unknown one; group: the section's name in the message."""
     for name, value in fields.items():
         if name not in section:
-            raise unknown_name(f"{what} field", name, section)
+            raise unknown_name(f"{group} field", name, section)
         if isinstance(section[name], ConfigDict):
             _filled(section[name], name, {} if value is None else dict(value.items()))
         else:
@@ -201,27 +206,28 @@ def _filled(section: ConfigDict, what: str, fields: dict) -> ConfigDict:
 
 
 def _plain(tree):
-    """ConfigDicts as dicts, lists as tuples."""
+    """The tree with dicts for ConfigDicts and tuples for lists."""
     if isinstance(tree, ConfigDict | dict):
         return {name: _plain(value) for name, value in tree.items()}
     return tuple(_plain(value) for value in tree) if isinstance(tree, tuple | list) else tree
 
 
 def _with_whole_ropes(tree: dict) -> dict:
-    """The tree with the model's rope behind the fields that the rope of a stage leaves open."""
+    """The tree with the model's values in the fields that the rope of a stage leaves open."""
     model, stages = tree.get("model", {}), tree.get("stages", ())
     if not isinstance(model, dict) or not isinstance(stages, tuple):
-        return tree  # of another type: an error that _dataclass finds
+        return tree  # a value of another type: _dataclass raises the error
     whole = []
-    for one in stages:
-        if isinstance(one, dict) and isinstance(one.get("rope"), dict):
-            own = {name: value for name, value in one["rope"].items() if value is not None}
-            one = {**one, "rope": {**model.get("rope", {}), **own} if own else None}
-        whole.append(one)
+    for stage in stages:
+        if isinstance(stage, dict) and isinstance(stage.get("rope"), dict):
+            own = {name: value for name, value in stage["rope"].items() if value is not None}
+            stage = {**stage, "rope": {**model.get("rope", {}), **own} if own else None}
+        whole.append(stage)
     return {**tree, "stages": tuple(whole)} if "stages" in tree else tree
 
 
 def _dataclass(kind: type, tree, path: str):
+    """The dataclass `kind` with the fields of `tree`, which stands at `path` of the settings. Raises UserError."""
     if not isinstance(tree, dict):
         raise UserError(
             f"{path}={tree!r} must be a group of fields: {', '.join(field.name for field in dataclasses.fields(kind))}."
@@ -237,7 +243,10 @@ def _dataclass(kind: type, tree, path: str):
 
 
 def _value(kind, value, field: str):
-    """`value` as the field's annotation has it: a dataclass, tuple[x, ...], x | None, int, float, bool or str."""
+    """`value` in the type of a field's annotation: a dataclass, tuple[x, ...], x | None, int, float, bool or str.
+
+    Raises UserError for a value of another type.
+    """
     if dataclasses.is_dataclass(kind):
         return _dataclass(kind, value, field)
     if typing.get_origin(kind) is types.UnionType:
@@ -248,6 +257,6 @@ def _value(kind, value, field: str):
         return tuple(_value(typing.get_args(kind)[0], item, f"{field}[{i}]") for i, item in enumerate(value))
     fits = isinstance(value, int | float if kind is float else kind) and (kind is bool or not isinstance(value, bool))
     if not fits or (kind is float and not abs(value) <= LARGEST):  # NaN compares false
-        wanted = "a finite number, at most 3.4e38" if kind is float else kind.__name__
-        raise UserError(f"{field}={value!r} must be {wanted}.")
+        expected = "a finite number, at most 3.4e38" if kind is float else kind.__name__
+        raise UserError(f"{field}={value!r} must be {expected}.")
     return kind(value)

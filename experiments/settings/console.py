@@ -1,11 +1,11 @@
-"""Options of commands that have some beside --config and --workdir, and how every command says what is wrong.
+"""Command-line options beside --config and --workdir, error messages, tables and progress on a terminal. Free of jax.
 
-    parser = Parser(__doc__)                            # an argparse.ArgumentParser
+    parser = Parser(__doc__)                           # an argparse.ArgumentParser
     parser.add_argument("--target", required=True)
-    asked = parser.parse_args(argv)
-    asked, settings = parser.parse_with_settings(argv)  # of settings --config, --config.field=value: for cli.parse
+    args = parser.parse_args(argv)
+    args, settings = parser.parse_with_settings(argv)  # settings: --config and --config.field=value, for command_line
 
-A mistake is one line, "error: ...", on stderr and exit code 2, as for a longctx.errors.UserError. Free of jax.
+A mistake becomes one line, "error: ...", on stderr and exit code 2, like a longctx.errors.UserError.
 """
 
 import argparse
@@ -19,8 +19,8 @@ import time
 from experiments.settings import places
 from longctx.errors import unknown_name
 
-# what argparse says -> the same in the words of longctx.errors
-_SAID = {
+# argparse's messages -> messages in the style of longctx.errors
+_MESSAGES = {
     r"the following arguments are required: ([^,]*).*": "{0} is missing; --help says what it takes.",
     r"argument (.*): invalid (\w+) value: '(.*)'": "{0}={2} must be {1}.",
     r"argument (.*): invalid choice: '?(.*?)'? \(choose from (.*)\)": "{0}={1} is not known. Known: {2}.",
@@ -32,20 +32,23 @@ _NUMBER = re.compile(r"-[\d.][\d.eE+-]*")
 
 
 def complain(error) -> int:
-    """Says on stderr what a UserError says; returns the exit code of commands that end so."""
+    """Prints the message of a UserError on stderr and returns the exit code 2."""
     print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
     return 2
 
 
 def _module(path: str) -> str:
-    """The name of the module in a file, as python -m takes it: experiments.bench.attention."""
+    """The name of a command's module from the path of its file, as python -m takes it: experiments.bench.attention."""
     parts = pathlib.Path(path).with_suffix("").parts
-    named = [i for i, part in enumerate(parts) if part == "experiments"]
-    return ".".join(parts[named[-1] :] if named else ("experiments", *parts[-1:]))
+    roots = [i for i, part in enumerate(parts) if part == "experiments"]
+    return ".".join(parts[roots[-1] :] if roots else ("experiments", *parts[-1:]))
 
 
 class Parser(argparse.ArgumentParser):
-    """Options by their whole names; what they give as a path is of this machine. description: a docstring."""
+    """A parser that takes options by their whole names only and refuses addresses such as gs://bucket as paths.
+
+    description: the command's docstring, shown by --help.
+    """
 
     def __init__(self, description: str):
         super().__init__(
@@ -61,25 +64,25 @@ class Parser(argparse.ArgumentParser):
         return self._parsed(args, namespace)
 
     def parse_with_settings(self, args: list[str]) -> tuple[argparse.Namespace, list[str]]:
-        """(the options, what else there is): --config and --config.field=value may stand among the options."""
+        """(options, other arguments): --config and --config.field=value may stand among the options."""
         self._check_names(args, ("--config",))
         return self._parsed(args, None)
 
     def error(self, message: str):
-        for pattern, words in _SAID.items():
+        for pattern, words in _MESSAGES.items():
             if match := re.fullmatch(pattern, message, re.DOTALL):
                 message = words.format(*match.groups())
                 break
         sys.exit(complain(message))
 
     def _parsed(self, args, namespace):
-        asked, rest = super().parse_known_args(args, namespace)
-        for name, value in vars(asked).items():
+        options, rest = super().parse_known_args(args, namespace)
+        for name, value in vars(options).items():
             places.check_local(f"--{name.replace('_', '-')}", value)
-        return asked, rest
+        return options, rest
 
     def _check_names(self, args: list[str], also: tuple[str, ...]) -> None:
-        """Says which option was meant by one that there is not."""
+        """Exits with an error for an option that does not exist, and suggests the nearest one."""
         known = [name for name in self._option_string_actions if name.startswith("--")] + list(also)
         for word in args:
             name = word.split("=")[0]
@@ -92,7 +95,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def names(option: str, text: str, known) -> list[str]:
-    """ "v5e,v6e" -> ["v5e", "v6e"], each of them in `known`."""
+    """The names in a text such as "v5e,v6e". Raises UserError for one that is not in `known`."""
     for name in text.split(","):
         if name not in known:
             raise unknown_name(option, name, known)
@@ -100,7 +103,7 @@ def names(option: str, text: str, known) -> list[str]:
 
 
 def table(header, rows) -> str:
-    """Plain text in aligned columns: numbers (and dashes) to the right, words to the left."""
+    """A table in plain text, with columns of numbers (and dashes) aligned right and columns of words left."""
     rows = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     is_number = [all(row[i][:1].isdigit() or row[i] == "-" for row in rows) for i in range(len(header))]
@@ -111,7 +114,7 @@ def table(header, rows) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """`value` to so many significant digits; "-" for None."""
+    """`value` as text with `digits` significant digits; "-" for None."""
     if value is None:
         return "-"
     return f"{value:.0f}" if abs(value) >= 10 ** (digits - 1) else f"{float(f'{value:.{digits}g}'):.{digits}g}"
@@ -119,26 +122,26 @@ def number(value: float | None, digits: int = 3) -> str:
 
 @contextlib.contextmanager
 def phase(what: str, stream=None):
-    """Says what is done, and once it is done the seconds that it took: on stderr, for stdout is what people parse.
+    """A context that reports the phase `what` of a command, and at its end the seconds that it took.
 
-    On a terminal the seconds are also counted while it lasts.
+    On stderr by default, since people parse stdout. On a terminal the seconds are also counted while it lasts.
     """
     stream, started = stream or sys.stderr, time.monotonic()
     if stream.isatty():
         from rich.console import Console
         from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        shown = Progress(
+        progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             TimeElapsedColumn(),
             console=Console(file=stream),
             transient=True,
         )
-        shown.add_task(what, total=None)
+        progress.add_task(what, total=None)
     else:
-        shown = contextlib.nullcontext()
+        progress = contextlib.nullcontext()
         print(f"{what} ...", file=stream, flush=True)
-    with shown:
+    with progress:
         yield
     print(f"{what}: {time.monotonic() - started:.1f} s", file=stream, flush=True)

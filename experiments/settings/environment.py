@@ -1,17 +1,14 @@
-"""Numbers of processes and devices that the environment speaks of. Free of jax."""
+"""The number of processes of a run, from environment variables, and the limit on simulated devices. Free of jax."""
 
 import os
 
 from longctx.errors import UserError
 
-SIMULATED = 2048  # devices that jax's CPU backend has in one process, at most
+SIMULATED = 2048  # the most devices of jax's CPU backend in one process
 
 
 def count() -> int:
-    """How many processes the environment speaks of; 1 where it says nothing.
-
-    JAX_NUM_PROCESSES, or else the tasks of a SLURM step, or else the hosts of a TPU slice (Kubernetes).
-    """
+    """The number of processes: JAX_NUM_PROCESSES, or the tasks of a SLURM step, or the hosts of a TPU slice, or 1."""
     for name in ("JAX_NUM_PROCESSES", "SLURM_STEP_NUM_TASKS"):
         if name in os.environ:
             return number(name, 1)
@@ -20,7 +17,7 @@ def count() -> int:
 
 
 def number(name: str, least: int) -> int | None:
-    """An environment variable as a number; None where it is not set."""
+    """An environment variable as a number, None where it is not set. Raises UserError for less than `least`."""
     text = os.environ.get(name)
     if text is None:
         return None

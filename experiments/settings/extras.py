@@ -16,12 +16,12 @@ EXTRAS = {
 
 
 def missing(*packages: str) -> str:
-    """Why what needs these packages cannot be done here; "" where they are all installed."""
+    """A message about those of the packages that are not installed, or "" where all are."""
     return not_installed(name for name in packages if importlib.util.find_spec(name) is None)
 
 
 def not_installed(names) -> str:
-    """What to do about these packages or programs; "" for none."""
+    """A message that these packages or programs are not installed, with the command to install them; "" for none."""
     if not (names := list(names)):
         return ""
     extras = ",".join(sorted({EXTRAS[name] for name in names if name in EXTRAS}))
@@ -31,6 +31,6 @@ def not_installed(names) -> str:
 
 
 def need(what: str, reason: str) -> None:
-    """Raises UserError where there is a reason, of `missing`, why `what` cannot be done here."""
+    """Raises UserError where there is a `reason` why `what` cannot be done, such as a message of `missing`."""
     if reason:
         raise UserError(f"{what} cannot be done here: {reason}")

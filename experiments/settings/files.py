@@ -1,4 +1,4 @@
-"""Config files: running one, reading its arguments, and saying which field does not exist."""
+"""Config files: running one, reading its arguments, and errors that name the line or the field."""
 
 import difflib
 import importlib.util
@@ -15,7 +15,7 @@ from ml_collections.config_dict import ConfigDict
 
 from longctx.errors import UserError, unknown_name
 
-# What a config file may raise. Anything else is not a slip in a settings file, and keeps its traceback.
+# Errors of a config file that become one line. Any other is no slip in a settings file, and keeps its traceback.
 FILE_ERRORS = (
     ArithmeticError,
     AssertionError,
@@ -34,11 +34,11 @@ FILE_ERRORS = (
 
 
 def load(text: str, fields: ConfigDict) -> ConfigDict:
-    """What get_config returns in the config file of "FILE" or "FILE:arguments".
+    """The result of get_config in a config file. text: "FILE" or "FILE:arguments".
 
-    fields: every field there is, to suggest one for a field that does not exist.
+    fields: every field with its default, from which to suggest one for a field that does not exist.
 
-    Raises UserError where there is no such file, or it is not a config file, or it fails: then with the line.
+    Raises UserError where there is no such file, where it is no config file, or where it fails, then with the line.
     """
     name, colon, argument = text.partition(":")
     path = _shipped(pathlib.Path(name))
@@ -57,24 +57,23 @@ def load(text: str, fields: ConfigDict) -> ConfigDict:
         raise _failure(path, error, fields) from error
     if not isinstance(config, ConfigDict):
         raise UserError(
-            f"--config {name}: get_config() must return experiments.settings.config.defaults() with "
+            f"--config {name}: get_config() must return experiments.settings.defaults() with "
             f"changes, not {type(config).__name__}."
         )
     return config
 
 
 def _shipped(path: pathlib.Path) -> pathlib.Path:
-    """The path, or that of the file of this name which comes with the package: so "configs/quickstart.py" is known
-    in any folder."""
+    """The path, or where no such file exists, the package's file of that name: configs/quickstart.py in any folder."""
     package = pathlib.Path(__file__).parents[1]
     candidates = [path, *((root / path) for root in (package.parent, package) if path.parts[:1] == ("configs",))]
-    return next((one for one in candidates if one.is_file()), path)
+    return next((candidate for candidate in candidates if candidate.is_file()), path)
 
 
 def arguments(text: str, **defaults) -> types.SimpleNamespace:
-    """The arguments of a config file: "smoke" or "context=4,smoke", each of the type of its default.
+    """The arguments of a config file, from a text such as "context=4,smoke", each in the type of its default.
 
-    Raises UserError for an argument that `defaults` does not hold, or a value of another type.
+    Raises UserError for an argument that is not in `defaults`, or a value of another type.
     """
     values = dict(defaults)
     for item in filter(None, (item.strip() for item in text.split(","))):
@@ -86,7 +85,10 @@ def arguments(text: str, **defaults) -> types.SimpleNamespace:
 
 
 def unknown_field(fields: ConfigDict, path: str, level: str, known: Collection[str]) -> UserError:
-    """The error for a field that is not there: the nearest one of all `fields`, and the `known` ones at its level."""
+    """The error for a field `path` that does not exist; it suggests the nearest of all `fields`.
+
+    level: the dotted path of the deepest group that exists; known: its fields.
+    """
     everywhere = list(_paths(fields))
     namesakes = [field for field in everywhere if field.split(".")[-1] == path.split(".")[-1]]
     near = difflib.get_close_matches(path, namesakes or everywhere, n=1, cutoff=0.0 if namesakes else 0.6)
@@ -111,11 +113,12 @@ def _paths(tree, prefix: str = "") -> Iterator[str]:
 
 
 def _typed(name: str, value: str | None, default):
+    """An argument's value in the type of its default; value: None where only the name is given. Raises UserError."""
     if isinstance(default, bool):
-        known = {None: True, "true": True, "1": True, "false": False, "0": False}
-        key = value and value.lower()
-        if key in known:
-            return known[key]
+        words = {None: True, "true": True, "1": True, "false": False, "0": False}
+        word = value and value.lower()
+        if word in words:
+            return words[word]
     elif value is None:
         raise UserError(f"config argument {name} needs a value, such as {name}={default}.")
     else:
@@ -134,36 +137,36 @@ def _module(path: pathlib.Path) -> types.ModuleType:
 
 
 def _no_file(name: str) -> UserError:
-    """The error for a name that is no config file, with the nearest file beside it or in configs/."""
+    """The error for a name that is no config file; it suggests the nearest file beside it or in configs/."""
     path, configs = pathlib.Path(name), pathlib.Path("configs")
     by_stem = {file.stem: file for folder in (path.parent, configs) for file in sorted(folder.glob("[!_]*.py"))}
     near = difflib.get_close_matches(path.stem, by_stem, n=1)
     hint = f" Did you mean {by_stem[near[0]]}?" if near else ""
-    there = ", ".join(str(file) for file in by_stem.values() if file.parent == configs)
+    listed = ", ".join(str(file) for file in by_stem.values() if file.parent == configs)
     problem = "is not a Python file" if path.exists() else "does not exist"
-    return UserError(f"--config {name} {problem}.{hint} In configs/: {there or 'nothing'}.")
+    return UserError(f"--config {name} {problem}.{hint} In configs/: {listed or 'nothing'}.")
 
 
 def _failure(path: pathlib.Path, error: BaseException, fields: ConfigDict) -> UserError:
-    """What went wrong in a config file: an unknown field by its full name, otherwise the error, and the line."""
+    """The error for a config file that raised: the line, and an unknown field by its full name or else the error."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path.absolute())]
     line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
     where = f"--config {path}" + (f", line {line}" if line else "")
-    name, holder = _missing(error)
+    name, group = _missing(error)
     if name is None or not frames:
         reason = (str(error).splitlines() or [""])[0]
         return UserError(f"{where} raised {type(error).__name__}: {reason}")
     source = linecache.getline(frames[-1].filename, line)
     chains = [match[1].split(".") for match in re.finditer(r"\b\w+\.((?:[\w.]|\[\d+\])+)", source)]  # config.a.b: a.b
     chain = next((chain for chain in chains if name in chain), [name])
-    return UserError(f"{where}: {unknown_field(fields, '.'.join(chain), '.'.join(chain[: chain.index(name)]), holder)}")
+    return UserError(f"{where}: {unknown_field(fields, '.'.join(chain), '.'.join(chain[: chain.index(name)]), group)}")
 
 
 def _missing(error: BaseException) -> tuple[str | None, ConfigDict | None]:
-    """The name that a ConfigDict did not have, and the ConfigDict."""
+    """(the name that a ConfigDict did not have, the ConfigDict); (None, None) for any other error."""
     if isinstance(error, AttributeError) and isinstance(error.obj, ConfigDict):
         return error.name, error.obj
     match = re.search(r'Key "(\w+)" does not exist and cannot be added', str(error))
-    holders = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    holders = [holder for holder in holders if isinstance(holder, ConfigDict)]
-    return (match[1], holders[-1]) if match and holders else (None, None)
+    groups = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    groups = [group for group in groups if isinstance(group, ConfigDict)]
+    return (match[1], groups[-1]) if match and groups else (None, None)

@@ -1,6 +1,6 @@
-"""Names that settings had before: stored runs, config files and command lines with them still work, and a note is said.
+"""Former names of settings. Stored runs, config files and command lines still work with them; a note gives the new one.
 
-The names are used by no other setting, so one table does for all groups.
+No other setting has one of these names, so that one table serves all groups.
 """
 
 import sys
@@ -20,24 +20,24 @@ FIELDS = {
     "clip": "clip_mode",
 }
 VALUES = {("kernel", "mosaic"): "mosaic_gpu"}
-_told = set()
+_noted = set()  # former names of which a note was printed
 
 
 def field(name: str, known) -> str:
-    """The name of a field now; `known` holds the fields of its group."""
+    """The present name of a field; `known` holds the fields of its group."""
     new = FIELDS.get(name)
     if new is None or name in known or new not in known:
         return name
-    if name not in _told:
-        _told.add(name)
+    if name not in _noted:
+        _noted.add(name)
         print(f"note: the setting {name} is called {new} now", file=sys.stderr)
     return new
 
 
 def renamed(tree):
-    """Nested dicts and tuples of stored settings, with the names and values of now."""
+    """Stored settings, nested dicts and tuples, with present names and values."""
     if isinstance(tree, tuple | list):
-        return type(tree)(renamed(one) for one in tree)
+        return type(tree)(renamed(item) for item in tree)
     if not isinstance(tree, dict):
         return tree
     return {

@@ -1,5 +1,5 @@
-"""Published models, for configs that train them on one long row at a time."""
-from experiments.settings import config as configs
+"""Sizes of published models, and a config that trains one of them on one long row at a time."""
+from experiments.settings import stage
 
 _LLAMA3_8B = dict(layers=32, d_model=4096, mlp_dim=14336, heads=32, kv_heads=8, head_dim=128, vocab_size=128256)
 
@@ -11,18 +11,22 @@ MODELS = {
     "qwen2.5_7b": dict(layers=28, d_model=3584, mlp_dim=18944, heads=28, kv_heads=4, head_dim=128, vocab_size=152064,
                        qkv_bias=True),
 }
-# what a smoke run changes in any of them, so that two steps on simulated devices take seconds
+# changes to any of them for a smoke run, in which two steps on simulated devices take seconds
 SMOKE = dict(layers=2, d_model=64, mlp_dim=128, head_dim=8, vocab_size=512)
 
 
 def fill(config, model: str, length: int, smoke: bool, context: int, context_outer: int = 1) -> None:
-    """A config of one row of `length` tokens a step for a model of MODELS, cut over so many context shards; smoke: the
-    model and row made tiny, two steps on simulated devices."""
+    """Sets up `config` to train a model of MODELS on one row of `length` tokens per step.
+
+    Args:
+      smoke: make the model and the row tiny, and run two steps on simulated devices.
+      context, context_outer: the mesh axes over which the row is sharded.
+    """
     devices = context_outer * context
     length, steps = (128 * devices, 2) if smoke else (length, 1000)
     config.model.update(**MODELS[model] | (SMOKE if smoke else {}))
     config.batch_tokens = length
-    config.stages = (configs.stage(seq_len=length, steps=steps),)
+    config.stages = (stage(seq_len=length, steps=steps),)
     config.mesh.update(context_outer=context_outer, context=context)
     config.optim.learning_rate = 1e-3 if smoke else 1e-5
     config.checkpoint.every_steps = 50

@@ -1,4 +1,4 @@
-"""Modules by the names that they had before they moved into rooms, for commands and config files that people have."""
+"""Former names of modules, with which commands and config files that people have still work."""
 
 import importlib.abc
 import importlib.util
@@ -23,7 +23,7 @@ MOVED = {
 
 
 class Moved(importlib.abc.MetaPathFinder):
-    """Finds a module under its old name, and says the new one on stderr."""
+    """A finder of modules by their former names, which prints the new name on stderr."""
 
     def find_spec(self, name, path=None, target=None):
         new = MOVED.get(name)

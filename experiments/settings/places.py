@@ -1,4 +1,4 @@
-"""Files and folders that a command is told of: of this machine, and writable before anything is computed."""
+"""Checks of the files and folders that a command is given: local, and writable before anything is computed."""
 
 import os
 import pathlib
@@ -11,9 +11,9 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def check_local(field: str, value) -> None:
-    """Raises UserError where a setting or an option is an address such as gs://bucket/run.
+    """Raises UserError where the value of a setting or an option is an address such as gs://bucket/run.
 
-    pathlib would make it a folder "gs:" of this machine, and lose a slash: call with what was typed.
+    value: as it was typed; pathlib would make it a local folder "gs:", and lose a slash.
     """
     if isinstance(value, str) and (scheme := _SCHEME.match(value)):
         raise UserError(
@@ -23,24 +23,24 @@ def check_local(field: str, value) -> None:
 
 
 def check_folder(option: str, folder) -> None:
-    """Raises UserError where no folder of that name can be made, or nothing written into it. Leaves nothing behind.
+    """Raises UserError where the folder cannot be made or written into. Leaves nothing behind.
 
-    What the system says is what counts: permissions do not tell that /proc takes no folders.
+    The check makes a folder, since permissions do not tell, for example, that /proc takes none.
     """
-    whole = pathlib.Path(folder).absolute()
-    there = next(one for one in (whole, *whole.parents) if os.path.lexists(one))
+    path = pathlib.Path(folder).absolute()
+    existing = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
     try:
-        with tempfile.TemporaryDirectory(dir=there, prefix=".longctx-") as probe:
-            pathlib.Path(probe, whole.relative_to(there)).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=existing, prefix=".longctx-") as probe:
+            pathlib.Path(probe, path.relative_to(existing)).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         problem = "is not a folder" if isinstance(error, NotADirectoryError) else "cannot be written to"
         raise UserError(
-            f"{option}={str(folder)!r} cannot be used: {str(there)!r} {problem} ({error.strerror})."
+            f"{option}={str(folder)!r} cannot be used: {str(existing)!r} {problem} ({error.strerror})."
         ) from error
 
 
 def check_file(option: str, path: str | None) -> None:
-    """Raises UserError, before anything is measured, where a result could not be written."""
+    """Raises UserError where a result could not be written to `path`; None is fine. Called before anything is run."""
     if path is None:
         return
     parent = pathlib.Path(path).absolute().parent

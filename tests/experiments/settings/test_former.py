@@ -27,14 +27,14 @@ def test_a_stored_run_with_every_former_name_is_the_same_run():
 
 
 def test_a_former_name_sets_the_field_and_is_told_once(capsys, monkeypatch):
-    monkeypatch.setattr(former, "_told", set())
+    monkeypatch.setattr(former, "_noted", set())
     tree = configs.defaults()
     tree.model.embed = 64
     tree.model.update(embed=128, key_heads=1)
     tree.attention.kernel = "mosaic"
     tree.stages = (configs.stage(seq_len=8, steps=1, rope=configs.rope(base=3e4)),)
     assert (tree.model.d_model, tree.model.kv_heads, tree.attention.kernel) == (128, 1, "mosaic_gpu")
-    assert tree.stages[0].rope.theta == 3e4 and tree.model.said >= {"d_model", "kv_heads"}
+    assert tree.stages[0].rope.theta == 3e4 and tree.model.explicit >= {"d_model", "kv_heads"}
     assert capsys.readouterr().err.count("note: the setting embed is called d_model now") == 1
 
 

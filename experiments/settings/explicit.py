@@ -1,4 +1,4 @@
-"""Which settings were said: by a config file or on the command line, to whatever value, the default too."""
+"""Settings that were set explicitly, by a config file or on the command line, be it to their default."""
 
 from ml_collections.config_dict import ConfigDict
 
@@ -6,11 +6,10 @@ from experiments.settings import former
 
 
 class Section(ConfigDict):
-    """A group of fields that knows which of them were said: set after the group was complete and locked, by a config
-    file or on the command line, to whatever value."""
+    """A group of fields that records in `explicit` the names of those that are set once the group is locked."""
 
     def __init__(self, *args, **kwargs):
-        object.__setattr__(self, "said", set())
+        object.__setattr__(self, "explicit", set())
         super().__init__(*args, **kwargs)
 
     def __getitem__(self, key):
@@ -26,29 +25,29 @@ class Section(ConfigDict):
         key = former.field(key, self._fields)
         super().__setitem__(key, former.VALUES.get((key, value), value) if isinstance(value, str) else value)
         if self.is_locked:
-            self.said.add(key)
+            self.explicit.add(key)
 
     def __setstate__(self, state):
         super().__setstate__(state)
-        self.said.update(state["said"])
+        self.explicit.update(state["explicit"])
 
     def copy_and_resolve_references(self, visit_map=None):
         copy = super().copy_and_resolve_references(visit_map)
-        copy.said.update(self.said)
+        copy.explicit.update(self.explicit)
         return copy
 
 
-def said(group: ConfigDict, whole: bool = False) -> dict:
-    """The fields of a group that were said, with their values, in nested dicts.
+def explicit(group: ConfigDict, whole: bool = False) -> dict:
+    """The fields of a group that were set explicitly, with their values, in nested dicts.
 
-    whole: all of it was, as it was set in place of another.
+    whole: whether the group itself was set in place of another, and all of its fields with it.
     """
-    found = {}
+    fields = {}
     for name, value in group.items():
-        own = whole or not isinstance(group, Section) or name in group.said
+        own = whole or not isinstance(group, Section) or name in group.explicit
         if isinstance(value, ConfigDict):
-            if inner := said(value, own):
-                found[name] = inner
-        elif own or (isinstance(value, tuple) and any(isinstance(one, ConfigDict) and said(one) for one in value)):
-            found[name] = value
-    return found
+            if inner := explicit(value, own):
+                fields[name] = inner
+        elif own or (isinstance(value, tuple) and any(isinstance(x, ConfigDict) and explicit(x) for x in value)):
+            fields[name] = value
+    return fields
