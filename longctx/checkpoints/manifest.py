@@ -15,6 +15,7 @@ import pathlib
 import re
 from typing import Any, NamedTuple
 
+from longctx import json_files
 from longctx.errors import UserError
 
 NAME = "MANIFEST.json"
@@ -63,12 +64,12 @@ def write(step_dir: pathlib.Path, manifest: Manifest) -> None:
 def read(step_dir: pathlib.Path) -> Manifest:
     """The manifest of a step, checked against its own checksum only. Raises Damaged."""
     try:
-        stored = json.loads((step_dir / NAME).read_text(encoding="utf-8"))
+        stored = json_files.read(step_dir / NAME)
         body = stored.get("body") if isinstance(stored, dict) else None
         same = isinstance(body, dict) and stored.get("sha256") == _digest(body)
     except FileNotFoundError:
         raise Damaged(f"{NAME} is missing" if os.listdir(step_dir) else "the directory is empty") from None
-    except (ValueError, RecursionError):  # not UTF-8, not JSON, or brackets without end
+    except (ValueError, RecursionError):  # not UTF-8, not JSON, or a body nested too deeply to be written again
         raise Damaged(f"{NAME} cannot be read") from None
     if not same:
         raise Damaged(f"{NAME} has changed since it was written")

@@ -80,7 +80,7 @@ def test_kinds_of_layers():
 
 @pytest.mark.slow
 def test_parts_of_pairs():
-    """A method in parts attends, and sends, once for each; compilers may send once what they share."""
+    """A position method in parts attends and sends once per part; compilers may send once what several parts need."""
     rows = measured(config_of("ulysses", dataclasses.replace(MODEL, position="self_extend(4, 64)"))).rows
     attention = {(row.phase, row.kind): row for row in rows if row.part == "attention"}
     of = lambda *name: (attention[name].load.elements, attention[name].closed.load.elements)

@@ -103,7 +103,7 @@ def test_bytes_that_are_known():
 
 
 def test_the_longest_row_is_found_in_few_compiles(monkeypatch):
-    """With bytes on the device that grow like a line, and a compiler that refuses above 37 units."""
+    """The search works with bytes that grow linearly on the device, and with a compiler that refuses above 37 units."""
     tried = []
 
     def fake(config, target):

@@ -70,7 +70,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters():
 
 
 def test_an_update_that_is_not_finite_leaves_a_finite_state_and_is_counted():
-    """In one array alone: its first moment makes an update that overflows."""
+    """The update of one array alone overflows, because of its first moment."""
     mesh, step = compiled()
     state = train_step.init_state(CONFIG, mesh)
     adam, *rest = state["moments"]

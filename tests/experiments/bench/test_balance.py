@@ -85,7 +85,7 @@ def test_seconds_of_a_layer():
 
 @pytest.mark.parametrize("shards", [2, 64])
 def test_from_where_on_a_ring_is_hidden(shards):
-    """There half of all pairs of blocks take as long to compute as the blocks of keys to travel."""
+    """At that length half of all block pairs compute for as long as the blocks of keys travel."""
     chip, layer = CHIPS["h100"], attention_step.Layer(heads=32, kv_heads=8, head_dim=128, block=256)
     ways = zip(
         attention_step.hidden_from(layer, chip, shards), layer.computing(chip), layer.moving(chip, shards), strict=True

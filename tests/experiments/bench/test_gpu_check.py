@@ -50,7 +50,7 @@ sys.meta_path.insert(0, Absent())
 
 
 class Stub:
-    """A worker that knows all answers but those of routes in `lost`, and what it was asked in which order."""
+    """A worker that answers every case, but fails for routes in `lost`; `asked` records the requests in order."""
 
     ready, lost, asked, busy = {"device": {"kind": "a stub"}}, (), [], threading.Lock()
 
@@ -192,7 +192,7 @@ def test_what_is_not_finite_is_wrong_and_no_crash():
 
 
 def test_cudnn_is_asked_for_parts_that_it_can_do():
-    """Queries are cut as keys are: of all queries with half of the keys it does nothing."""
+    """Queries are sharded like keys, since cuDNN does not take all queries with half of the keys."""
     case = Case("right", "cudnn", rows=1, length=128, heads=2, pieces=2)
     assert Answers(chip="h200").answer(case) == {"lowered": "for h200, not run"}
 
@@ -265,10 +265,17 @@ def test_the_folder_of_cuda_is_said_where_pip_has_none(tmp_path, monkeypatch):
 
 
 def test_nothing_is_imported_that_a_gpus_machine_may_lack():
-    """All modules that its files name, also inside functions, with those packages gone."""
+    """All modules that gpu_check's files import, also inside functions, are importable without the ABSENT packages."""
     files = [
         ROOT / f"experiments/bench/{name}.py"
-        for name in ("gpu_check", "harness/gpu_cases", "harness/gpu_asking", "harness/sides")
+        for name in (
+            "gpu_check",
+            "harness/gpu_cases",
+            "harness/gpu_asking",
+            "harness/sides",
+            "harness/flops",
+            "harness/record",
+        )
     ]
     nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
     named = {f"{node.module}.{name.name}" for node in nodes if isinstance(node, ast.ImportFrom) for name in node.names}

@@ -23,7 +23,7 @@ TINY = Problem(length=48, heads=4, kv_heads=2, head_dim=8, dtype="float32", memo
 
 @pytest.fixture
 def no_extras(monkeypatch):
-    """As if nothing of the extra [bench] were installed."""
+    """Makes the packages of the extra [bench] look absent."""
     note = extras.not_installed(["torch"])
     monkeypatch.setattr(sides, "missing", lambda *packages: note if packages else "")
 

@@ -1,6 +1,6 @@
-"""What is read in compiled programs, against closed forms; and the forms of texts that need another machine's compiler.
+"""Counts read from compiled programs against closed forms, and texts of compilers that this machine may lack.
 
-tpu.txt and gpu.txt have, in small, what the compilers for these write.
+tpu.txt and gpu.txt hold, in small, the forms that the TPU and GPU compilers write.
 """
 
 import pathlib
@@ -133,7 +133,7 @@ def test_what_has_to_wait(mesh):
 
 
 def test_loops_of_unknown_length(compiled):
-    """At most as often as there are parts that the counter picks; or nothing is known."""
+    """A loop runs at most as often as there are parts that its counter picks; without parts the count is unknown."""
     parts = lambda xs, n: jax.lax.fori_loop(0, n[0].astype(int), lambda i, s: s @ xs[i], jnp.zeros((8, 8)))
     assert [m.runs for m in compiled(parts, ((7, 8, 8),), ((1,),)).matmuls] == [Count(7, Certainty.AT_MOST)]
     search = lambda x: jax.lax.while_loop(lambda x: x.sum() < 9.0, lambda x: x @ x, x)
@@ -204,7 +204,7 @@ def test_forms_of_permutations(pairs, axes, group):
     ],
 )
 def test_a_convolution_that_is_a_dot(left, right, out, how, products):
-    """It has the products of the dot, and none with padding or between the elements of a dilation."""
+    """A convolution counts the products of the dot, and none with padding or with a dilation's zeros."""
     module = text.parse(
         "ENTRY %f (a: f32[], b: f32[]) -> f32[] {\n"
         f"  %a = f32[{left}]{{0}} parameter(0)\n  %b = f32[{right}]{{0}} parameter(1)\n"
@@ -214,7 +214,7 @@ def test_a_convolution_that_is_a_dot(left, right, out, how, products):
 
 
 def test_what_a_tpu_program_says(mesh):
-    """A loop from 1 to 6; an all-gather cut over three fusions, the middle one computing; copies to host memory."""
+    """A loop from 1 to 6; an all-gather split over three fusions, the middle one computing; copies to host memory."""
     program = read((pathlib.Path(__file__).parent / "tpu.txt").read_text(), mesh)
     gather, scatter = program.collectives
     assert (gather.kind, gather.axes, gather.runs) == ("all-gather", ("fsdp", "context"), Count(5))

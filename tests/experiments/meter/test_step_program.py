@@ -1,4 +1,4 @@
-"""What is said while a step is compiled, and where it does not fit."""
+"""Progress messages while a step is compiled, and the error where it does not fit."""
 
 import io
 import re
@@ -28,7 +28,7 @@ CONFIG = Config(
 
 
 class Lowered:
-    """Of a compiler that says so about every program."""
+    """A lowered program whose compilation fails with a given message."""
 
     def __init__(self, said):
         self.said = said

@@ -37,7 +37,7 @@ def refused(*argv) -> str:
 
 
 def wrong(*overrides, workdir=None) -> str:
-    """What check says about the default settings with these --config. overrides."""
+    """The error of check for the default settings with these --config. overrides."""
     argv = ["command", *FILE, *(f"--config.{override}" for override in overrides)]
     return problem(checks.check, configs.from_command_line(argv)[0], workdir)
 

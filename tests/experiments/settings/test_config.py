@@ -65,7 +65,7 @@ def test_a_stage_takes_the_fields_that_its_rope_leaves_open_from_the_model():
 
 
 def test_kinds_of_layers_there_and_back():
-    """What a kind leaves open is the model's, but its rope is whole; each field can be changed alone."""
+    """A kind takes the model's values in fields that it leaves open, but its rope is complete."""
     tree = configs.defaults()
     tree.model.update(mask="causal & window(9)", rope=dict(scaling="linear", factor=8.0))
     tree.model.pattern = [configs.layer(mask="causal", rope=configs.rope(theta=3e4)), configs.layer(position="nope")]

@@ -1,4 +1,4 @@
-"""What a save refuses, what it never takes the place of, and what others may do to the directory meanwhile."""
+"""States that a save refuses, steps that it never replaces, and changes that others make to the directory meanwhile."""
 
 import fcntl
 import os

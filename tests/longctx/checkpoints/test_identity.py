@@ -1,4 +1,4 @@
-"""Whose checkpoints are these? Answered without jax."""
+"""The check that checkpoints belong to this run, which needs no jax."""
 
 import dataclasses
 import json

@@ -74,7 +74,7 @@ def _step(config, mesh_config, length):
 
 
 def cached(config, tokens, counts, width, mesh_config=ONE, length=LENGTH):
-    """The same logits through a cache: row b is read counts[i, b] tokens at a time, at most `width`."""
+    """The logits of `uncached` through a cache: row b is read counts[i, b] tokens at a time, at most `width`."""
     mesh, _, params = setup(config, mesh_config)
     result, done = np.zeros((*tokens.shape, config.vocab_size), np.float32), np.zeros(len(tokens), int)
     with jax.set_mesh(mesh):

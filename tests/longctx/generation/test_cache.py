@@ -157,7 +157,7 @@ def test_a_window_layer_has_the_slots_of_its_window():
 
 
 def test_memory_of_a_mask():
-    """In every visible pair the key is among the first, or recent."""
+    """In every visible pair the key is one of the first tokens, or a recent one."""
     where = masks.Tokens(np.arange(40, dtype=np.int32), np.ones(40, np.int32))
     for text in (
         "causal",

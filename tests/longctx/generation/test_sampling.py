@@ -1,4 +1,4 @@
-"""How a token is chosen, from logits alone."""
+"""The choice of a token from its logits."""
 
 import jax
 import numpy as np

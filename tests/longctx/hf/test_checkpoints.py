@@ -93,7 +93,7 @@ def test_other_rope_is_saved(tmp_path, name, dialect):
     ],
 )
 def test_meshes(tmp_path, name, mesh):
-    """The same logits on four devices, of rows that do not divide by them, and the same file from there."""
+    """Four devices give equal logits, for rows that do not divide by them, and save an equal file."""
     values, golden = tiny.tensors(name), tiny.golden(name)
     model = hf.load(tiny.write(tmp_path / "source", name, values), mesh=meshes.make(mesh))
     if mesh.fsdp > 1:

@@ -27,7 +27,7 @@ def refused(content: dict) -> str:
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_every_value_is_read_or_refused_in_one_line(model_type):
-    """Of every key that some model_type reads, at the top and inside of the RoPE's settings."""
+    """Draws values for every key that some model_type reads, at the top level and inside RoPE's settings."""
     for dialect in (tiny.V5, tiny.V4):
         content = tiny.config(OF_EACH[model_type], dialect)
         ropes = {outer: content[outer] for outer in ("rope_scaling", "rope_parameters") if content.get(outer)}

@@ -1,4 +1,4 @@
-"""The same logits, loss, gradients and greedy tokens as transformers, for every architecture and RoPE scaling."""
+"""Equality of logits, loss, gradients and greedy tokens with transformers, for every architecture and RoPE scaling."""
 
 import json
 

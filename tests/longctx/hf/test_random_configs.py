@@ -29,7 +29,7 @@ UNSUPPORTED = ("attn_logit_softcapping", "hidden_act")
 
 
 def computed() -> list[int]:
-    """Those that both compute."""
+    """Indices of the drawn configs that both transformers and longctx can compute."""
     found = []
     for i, one in enumerate(FILES):
         try:

@@ -1,4 +1,4 @@
-"""What hf.load reads of files: the index's names, numbers that a narrower dtype does not hold, and room for them."""
+"""hf.load reads files: names in the index, numbers that a narrower dtype does not hold, and memory for them."""
 
 import json
 
@@ -101,7 +101,7 @@ def test_parameters_are_priced_before_they_are_read(tmp_path, monkeypatch):
 
 
 def test_copies_on_simulated_devices_are_counted(tmp_path, monkeypatch):
-    """Rows of a batch on two devices: each has the whole model, in the same memory."""
+    """Two data-parallel simulated devices each hold the whole model, in one memory."""
     folder, whole = tiny.write(tmp_path, "llama"), 4 * sum(value.size for value in tiny.tensors("llama").values())
     monkeypatch.setattr(parameters, "free_memory", lambda: whole * 3 // 2)
     hf.load(folder)

@@ -1,4 +1,4 @@
-"""What config.json means: both dialects, RoPE overrides, what can be written, and errors."""
+"""The meaning of config.json: both dialects, RoPE overrides, what can be written, and errors."""
 
 import dataclasses
 import re
@@ -62,7 +62,7 @@ def test_model_config_needs_no_jax(tmp_path):
 )
 @pytest.mark.parametrize("dialect", [tiny.V5, tiny.V4])
 def test_rope_overrides(override, wanted, dialect):
-    """What an override leaves out stays: theta, pairing, the share that rotates, and layers with another RoPE."""
+    """An override keeps what it leaves out: theta, pairing, rotary_fraction, and layers with another RoPE."""
     for name in ("qwen3_yarn", "cohere2", "gpt_neox", "gemma3"):
         before, after = (folder.read(tiny.config(name, dialect), scaling) for scaling in (None, override))
         kept = dict(

@@ -1,4 +1,4 @@
-"""What is saved beside a model: its tokenizer as the `tokenizers` library reads it, and its bos, eos and pad."""
+"""Files saved beside a model: its tokenizer as the `tokenizers` library reads it, and its bos, eos and pad."""
 
 import json
 
@@ -42,7 +42,7 @@ def test_the_byte_tokenizer_as_files(of_bytes):
 @pytest.mark.parametrize("name", ["", "tokenizer.json", "mine.json"])
 @pytest.mark.parametrize("described", [False, True])
 def test_a_tokenizer_of_a_file(tmp_path, of_bytes, name, described):
-    """What lies beside it goes along, but for how another model generates; what does not is made."""
+    """Files beside the tokenizer are copied, except another model's generation_config.json; missing ones are made."""
     (source := tmp_path / "source").mkdir()
     (target := tmp_path / "target").mkdir()
     content = (of_bytes / text.FILE).read_text()

@@ -43,7 +43,7 @@ def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def assert_same(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> None:
-    """The same tensors, bit by bit."""
+    """Asserts that two checkpoints hold equal tensors, bit by bit."""
     assert got.keys() == want.keys()
     for name, value in want.items():
         assert got[name].dtype == value.dtype, name

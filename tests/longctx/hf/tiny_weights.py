@@ -1,6 +1,6 @@
 """The weights of the tiny models of tests/golden/hf: made from the names of their tensors, so that none is stored.
 
-Knows numpy only: tests/golden/make_hf.py, which has transformers and not jax, makes the same ones.
+Knows numpy only: tests/golden/make_hf.py, which has transformers and not jax, makes equal ones.
 """
 
 import zlib

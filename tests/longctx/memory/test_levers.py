@@ -1,4 +1,4 @@
-"""What saves memory in a step by autodiff changes none of its numbers: against the step without, after two steps."""
+"""Settings that save memory in a step by autodiff change none of its numbers, after two steps."""
 
 import dataclasses
 import re
