@@ -70,15 +70,15 @@ def trips(module: Module, around: Computation, loop: Instruction) -> Count:
 
 def _comparison(module, condition):
     """(counter, bound, inclusive) of a condition counter < bound, or <= with inclusive 1; None for other conditions."""
-    root, where, args = condition.root, condition, None
+    root, computation, args = condition.root, condition, None
     while root.opcode in ("fusion", "call"):
-        args = [_value(module, where, name, args) for name in root.operands]
-        where = module.called(root)[0]
-        root = where.root
+        args = [_value(module, computation, name, args) for name in root.operands]
+        computation = module.called(root)[0]
+        root = computation.root
     sides = {"LT": (0, 1, 0), "LE": (0, 1, 1), "GT": (1, 0, 0), "GE": (1, 0, 1)}.get(root.attribute("direction"))
     if root.opcode != "compare" or sides is None:
         return None
-    values = [_value(module, where, name, args) for name in root.operands]
+    values = [_value(module, computation, name, args) for name in root.operands]
     counter, bound = values[sides[0]], values[sides[1]]
     return (counter, bound, sides[2]) if counter and bound and counter.scale == 1 else None
 
@@ -104,36 +104,38 @@ def _unchanged(module, around, loop, body, bound):
     return _Linear(first + bound.offset) if first is not None and _step(module, body, bound.index) == 0 else None
 
 
-def _lengths(module, where, index, args=None):
+def _lengths(module, computation, index, args=None):
     """Yields the number of steps that a loop's counter, as the start of a dynamic slice, can take in each dimension."""
-    for instruction in where:
+    for instruction in computation:
         if instruction.opcode.startswith("dynamic-slice"):
-            dims = where.inputs(instruction)[0].shapes[0].dims
+            dims = computation.inputs(instruction)[0].shapes[0].dims
             sizes = map(int, instruction.attribute("dynamic_slice_sizes").split(","))
             for dim, size, name in zip(dims, sizes, instruction.operands[1:], strict=True):
-                start = _value(module, where, name, args)
+                start = _value(module, computation, name, args)
                 if start and start.index == index and start.scale == size < dim:
                     yield dim // size
         elif instruction.opcode in ("fusion", "fusion-start", "call", "async-start"):
-            inner = [_value(module, where, name, args) for name in instruction.operands]
+            inner = [_value(module, computation, name, args) for name in instruction.operands]
             yield from _lengths(module, module.called(instruction)[0], index, inner)
 
 
-def _value(module: Module, where: Computation, name: str, args: list[_Linear | None] | None = None) -> _Linear | None:
+def _value(
+    module: Module, computation: Computation, name: str, args: list[_Linear | None] | None = None
+) -> _Linear | None:
     """The integer scalar `name` as a linear function of the loop's carry; None where it is not one.
 
     args: in a fusion, the values of its parameters; None in a loop's body or condition, whose only parameter is the
     carry.
     """
-    instruction = where.instructions[name]
-    value = lambda i: _value(module, where, instruction.operands[i], args)
+    instruction = computation.instructions[name]
+    value = lambda i: _value(module, computation, instruction.operands[i], args)
     match instruction.opcode:
         case "constant":
             return _Linear(int(instruction.arguments)) if instruction.arguments.lstrip("-").isdigit() else None
         case "parameter":
             return args[int(instruction.arguments)] if args else None
         case "get-tuple-element":
-            return _element(module, where, instruction, args)
+            return _element(module, computation, instruction, args)
         case "add":
             return a + b if (a := value(0)) and (b := value(1)) else None
         case "subtract":
@@ -153,16 +155,16 @@ def _value(module: Module, where: Computation, name: str, args: list[_Linear | N
     return value(0) if instruction.opcode in _SAME else None
 
 
-def _element(module, where, instruction, args):
+def _element(module, computation, instruction, args):
     """The value of a get-tuple-element, see `_value`."""
-    source, index = where.inputs(instruction)[0], int(instruction.attribute("index"))
+    source, index = computation.inputs(instruction)[0], int(instruction.attribute("index"))
     match source.opcode:
         case "parameter" if args is None:
             return _Linear(0, 1, index)
         case "tuple":
-            return _value(module, where, source.operands[index], args)
+            return _value(module, computation, source.operands[index], args)
         case "fusion":
             called = module.called(source)[0]
-            inner = [_value(module, where, name, args) for name in source.operands]
+            inner = [_value(module, computation, name, args) for name in source.operands]
             return _value(module, called, called.root.operands[index], inner)
     return None

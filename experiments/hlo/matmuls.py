@@ -19,9 +19,9 @@ def is_matmul(instruction: Instruction) -> bool:
     )
 
 
-def flops(where: Computation, instruction: Instruction) -> int:
+def flops(computation: Computation, instruction: Instruction) -> int:
     """FLOPs of one run of a matmul, 2 per product; products with padding or a dilation's zeros do not count."""
-    left, right = (operand.shapes[0].dims for operand in where.inputs(instruction)[:2])
+    left, right = (operand.shapes[0].dims for operand in computation.inputs(instruction)[:2])
     out = instruction.shapes[0]
     if instruction.opcode == "convolution":
         return 2 * _convolution(instruction, left, right, out.dims)

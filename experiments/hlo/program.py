@@ -172,67 +172,69 @@ class _Reader:
             )
         return cls(module, dict(mesh.shape), _computing(module))
 
-    def walk(self, where: Computation, runs: Count, overlapped: bool) -> list:
+    def walk(self, computation: Computation, runs: Count, overlapped: bool) -> list:
         """The items of a computation that runs `runs` times; overlapped: whether an asynchronous call runs it."""
-        bracketed, items = self.bracketed(where), []
-        for instruction in where:
+        bracketed, items = self.bracketed(computation), []
+        for instruction in computation:
             if cycles := instruction.setting("estimated_cycles"):
                 items.append(Estimate(int(cycles), runs, instruction.op_name))
-            items += self.items(where, instruction, runs, overlapped or instruction.name in bracketed)
+            items += self.items(computation, instruction, runs, overlapped or instruction.name in bracketed)
         return items
 
-    def items(self, where, instruction, runs, overlapped) -> list:
+    def items(self, computation, instruction, runs, overlapped) -> list:
         """The items of one instruction and of the computations that it calls."""
         kind, name = instruction.opcode.removesuffix("-start"), instruction.op_name
         if kind.endswith(("-done", "-update")):
             return []
         if kind in collectives.SENT:
-            if "async_collective_fusion_config" in instruction.rest and not _calls(where, _START):
+            if "async_collective_fusion_config" in instruction.rest and not _calls(computation, _START):
                 return []
             axes, group = collectives.span(instruction, self.mesh)
             distance = collectives.distance(instruction, self.mesh)
-            kind = "reduce-scatter" if _scatters(where) else kind
-            return [Collective(kind, where.operand_shapes(instruction), axes, group, distance, runs, overlapped, name)]
+            kind = "reduce-scatter" if _scatters(computation) else kind
+            return [
+                Collective(kind, computation.operand_shapes(instruction), axes, group, distance, runs, overlapped, name)
+            ]
         if kind == "while":
             body = self.module.computations[instruction.attribute("body")]
-            return self.walk(body, runs * loops.trips(self.module, where, instruction), overlapped)
+            return self.walk(body, runs * loops.trips(self.module, computation, instruction), overlapped)
         if kind == "conditional":
             return _largest([self.walk(c, runs, overlapped) for c in self.module.called(instruction)])
         if matmuls.is_matmul(instruction):
-            dtype = where.inputs(instruction)[0].shapes[0].dtype
-            return [Matmul(dtype, matmuls.flops(where, instruction), runs, name)]
+            dtype = computation.inputs(instruction)[0].shapes[0].dtype
+            return [Matmul(dtype, matmuls.flops(computation, instruction), runs, name)]
         if _is_kernel(instruction):
-            operands, kernel = where.operand_shapes(instruction), re.sub(r"[.\d]+$", "", instruction.name)
+            operands, kernel = computation.operand_shapes(instruction), re.sub(r"[.\d]+$", "", instruction.name)
             return [Kernel(kernel, instruction.target, operands, instruction.shapes, runs, name)]
-        copied = _host_copy(where, instruction)
+        copied = _host_copy(computation, instruction)
         if copied:
             return [HostCopy(*copied, runs, overlapped, name)]
         inner = [item for c in self.module.called(instruction) for item in self.walk(c, runs, overlapped)]
         return [item if item.op_name else dataclasses.replace(item, op_name=name) for item in inner]
 
-    def chains(self, where: Computation, key) -> dict:
+    def chains(self, computation: Computation, key) -> dict:
         """The chains of one computation: the longest that lead to each instruction, then the longest of these."""
         leading = {}
-        for instruction in where:
+        for instruction in computation:
             before = _longest(leading[name] for name in instruction.operands)
-            leading[instruction.name] = _added(before, self.own_chains(where, instruction, key))
+            leading[instruction.name] = _added(before, self.own_chains(computation, instruction, key))
         return _longest(leading.values())
 
-    def own_chains(self, where, instruction, key) -> dict:
+    def own_chains(self, computation, instruction, key) -> dict:
         """The chains inside one instruction."""
         if instruction.opcode == "while":
-            times = loops.trips(self.module, where, instruction).times
+            times = loops.trips(self.module, computation, instruction).times
             body = self.chains(self.module.computations[instruction.attribute("body")], key)
             return {name: (times * steps, times * links) for name, (steps, links) in body.items()}
         if instruction.opcode in ("call", "conditional"):
             return _longest(self.chains(called, key) for called in self.module.called(instruction))
-        own = _only(self.items(where, instruction, Count(), False), Collective)
+        own = _only(self.items(computation, instruction, Count(), False), Collective)
         links = {key(collective): (1, collective.links) for collective in own}
         return {name: chain for name, chain in links.items() if name is not None}
 
-    def bracketed(self, where: Computation) -> set[str]:
+    def bracketed(self, computation: Computation) -> set[str]:
         """Names of the asynchronous starts with matmuls or kernels scheduled before their ends."""
-        order = list(where)
+        order = list(computation)
         busy = [_computes(instruction, self.computing) for instruction in order]
         ends = {
             self.channel(i, _END) or i.operands[0]: at
@@ -281,14 +283,14 @@ def _computes(instruction, computing):
     return matmuls.is_matmul(instruction) or _is_kernel(instruction) or not computing.isdisjoint(instruction.called)
 
 
-def _scatters(where):
+def _scatters(computation):
     """Whether a fusion is a reduce-scatter, which TPU programs write as all-reduces whose results are sliced."""
-    results = where.inputs(where.root) if where.root.opcode == "tuple" else [where.root]
-    return {i.opcode for i in results} == {"dynamic-slice"} and any(i.opcode == "all-reduce" for i in where)
+    results = computation.inputs(computation.root) if computation.root.opcode == "tuple" else [computation.root]
+    return {i.opcode for i in results} == {"dynamic-slice"} and any(i.opcode == "all-reduce" for i in computation)
 
 
-def _calls(where, target):
-    return any(i.opcode == "custom-call" and i.target == target for i in where)
+def _calls(computation, target):
+    return any(i.opcode == "custom-call" and i.target == target for i in computation)
 
 
 def _is_kernel(instruction):
@@ -299,12 +301,12 @@ def _is_kernel(instruction):
     )
 
 
-def _host_copy(where, instruction):
+def _host_copy(computation, instruction):
     """(to_host, bytes) of a copy between two memories, or None."""
     opcode = instruction.opcode.removesuffix("-start")
     if opcode not in ("copy", "slice", "dynamic-slice", "dynamic-update-slice"):
         return None
-    source, *others = (operand.shapes[0] for operand in where.inputs(instruction))
+    source, *others = (operand.shapes[0] for operand in computation.inputs(instruction))
     before = len(others) + 1 if "slice-start" in instruction.opcode else 0  # its type repeats the operands
     result = instruction.shapes[before]
     if opcode == "dynamic-update-slice":

@@ -87,7 +87,7 @@ def compared(meters: dict[str, Meter], failed: dict[str, str]) -> None:
         (name, *(_mib(load.bytes) for load in sent[name]), *_of_attention(meters[name]))
         for name in sorted(meters, key=lambda name: sum(load.bytes for load in sent[name]))
     ]
-    header = "attention, a layer, MiB", *(f"{phase}{of}" for phase in phases for of in ("", ", closed form"))
+    header = "attention, a layer, MiB", *(f"{phase}{suffix}" for phase in phases for suffix in ("", ", closed form"))
     print(table((*header, "steps", "hops", "beside compute"), rows))
     for name, reason in failed.items():
         print(f"{name}: {reason}")

@@ -21,12 +21,12 @@ from pallas_kernels.masks import MOST
 NONE = -1  # in place of a token of a row that has ended
 
 
-def generate(graph, params, prompts: Sequence, max_new_tokens: int, **how) -> list[np.ndarray]:
+def generate(graph, params, prompts: Sequence, max_new_tokens: int, **options) -> list[np.ndarray]:
     """The new tokens of each prompt, int32: max_new_tokens, or fewer with one of `stop` as the last.
 
     Arguments as for `stream`.
     """
-    steps = np.stack(list(stream(graph, params, prompts, max_new_tokens, **how)), 1)
+    steps = np.stack(list(stream(graph, params, prompts, max_new_tokens, **options)), 1)
     return [row[row != NONE] for row in steps]
 
 
@@ -39,7 +39,7 @@ def stream(
     rope: RopeConfig | None = None,
     length: int | None = None,
     key=None,
-    **how,
+    **options,
 ) -> Iterator[np.ndarray]:
     """The new tokens step by step: int32 [B] each, NONE for a row that has ended. Runs under `jax.set_mesh`.
 
@@ -51,13 +51,13 @@ def stream(
         on; the tokens equal those of the uncached model at this `length`. Default: for each row its own prompt +
         max_new_tokens, so that a row depends on no other row, but on how many tokens it may get.
       key: a key of jax.random; equal keys give equal tokens. Default: jax.random.key(0).
-      how: the other fields of Request: chunk, temperature, top_p, stop.
+      options: the other fields of Request: chunk, temperature, top_p, stop.
 
     Raises:
       UserError: for numbers that cannot work, an empty prompt, ids that the model does not know, a mask under which
         tokens see later ones, logits that are NaN.
     """
-    request = Request(max_new_tokens, **how).check()
+    request = Request(max_new_tokens, **options).check()
     model, mesh = functional.merged(graph, params), jax.sharding.get_mesh()
     if request.stop:
         token_ids("stop", request.stop, model.config.vocab_size, "T")

@@ -74,13 +74,13 @@ class Model:
             logits = np.asarray(jax.device_put(logits, NamedSharding(self.mesh, meshes.REPLICATED)))
         return layouts.permute(logits, layouts.inverse(order))[:B, :T]
 
-    def generate(self, ids, max_new_tokens: int, stop: tuple[int, ...] | None = None, **how):
+    def generate(self, ids, max_new_tokens: int, stop: tuple[int, ...] | None = None, **options):
         """The prompts with their continuations.
 
         Args:
           ids: int [B, T], or a list of rows of any lengths.
           stop: tokens that end a row; default those of config.json and generation_config.json.
-          how: chunk, temperature, top_p, key, length, rope: see generation.api.stream. Default: greedy.
+          options: chunk, temperature, top_p, key, length, rope: see generation.api.stream. Default: greedy.
 
         Returns:
           int32 [B, T + max_new_tokens], where a row that ends early repeats the token that ended it; for a list, a list
@@ -95,7 +95,7 @@ class Model:
             else list(token_ids("ids", ids, vocab_size, "BT"))
         )
         with jax.set_mesh(self.mesh):
-            new = generation.generate(self.graph, self.params, prompts, max_new_tokens, stop=stop, **how)
+            new = generation.generate(self.graph, self.params, prompts, max_new_tokens, stop=stop, **options)
         if several:
             return [np.concatenate(both) for both in zip(prompts, new, strict=True)]
         return np.stack(

@@ -379,8 +379,11 @@ def peer_call(case: Case, p, programs):
     """(results, function that computes them again) of jax.nn's attention, on a GPU by cuDNN."""
     import jax
 
-    how = {"is_causal": case.mask == "causal", "implementation": "cudnn" if jax.default_backend() == "gpu" else "xla"}
-    attend = programs("forward", lambda q, k, v: jax.nn.dot_product_attention(q, k, v, **how))
+    options = {
+        "is_causal": case.mask == "causal",
+        "implementation": "cudnn" if jax.default_backend() == "gpu" else "xla",
+    }
+    attend = programs("forward", lambda q, k, v: jax.nn.dot_product_attention(q, k, v, **options))
     call, arguments = attend, (p.q, p.k, p.v)
     if case.op == "backward":
         arguments = jax.vjp(attend, *arguments)[1], p.dout
@@ -392,11 +395,11 @@ def timing(case: Case, programs):
     """A function () -> {"seconds": of a call, by burst, "tflops": by the median}."""
     import jax
 
-    first, again = (peer_call if case.route == PEER else timed_call)(case, large_problem(case), programs)
+    first, repeat = (peer_call if case.route == PEER else timed_call)(case, large_problem(case), programs)
     jax.block_until_ready(first)
 
     def measured():
-        seconds = bursts(again)
+        seconds = bursts(repeat)
         return {"seconds": seconds, "tflops": case.flops() / statistics.median(seconds) / 1e12}
 
     return measured
