@@ -10,6 +10,7 @@ import statistics
 import time
 
 from experiments.bench.harness.flops import attention_flops
+from experiments.bench.harness.gpu_step import step
 
 MASKS = {
     "causal": "causal",
@@ -19,9 +20,7 @@ MASKS = {
     "sinks": "causal & (window(60) | sinks(4))",
 }
 PEER = "jax_nn"  # the route that is jax.nn.dot_product_attention(implementation="cudnn")
-MODEL = dict(vocab_size=32768, layers=8, d_model=2048, mlp_dim=8192, heads=16, kv_heads=4, head_dim=128, tied_head=True)
 _WIDTH, _VOCABULARY = 256, 1000  # hidden size and vocabulary size, for cross-entropy
-_STEPS = 4
 _BURST, _BURSTS, _CALLS = 0.05, 9, 100  # seconds of a burst of calls, number of bursts, most calls in one
 
 
@@ -422,70 +421,6 @@ def bursts(call) -> list[float]:
     once = burst(1)
     calls = min(_CALLS, max(1, round(_BURST / once)))
     return [once] if once > 1 else [burst(calls) for _ in range(_BURSTS)]  # one burst of an interpreted kernel suffices
-
-
-def step(case: Case, programs):
-    """A function () -> seconds and losses of training steps of MODEL on one row, and the peak of device memory."""
-    import jax
-
-    from longctx import meshes, optim, train_step
-    from longctx.data import curriculum
-
-    config = _run(case)
-    mesh, stages = meshes.make(config.mesh), curriculum.plan(config)
-    run = train_step.compile_step(config, optim.learning_rate(config.optim, stages), stages[0], mesh)
-    state, batch = train_step.init_state(config, mesh), _batch(config, stages[0], mesh)
-    jax.block_until_ready(state)
-
-    def measured(state=state):
-        seconds, losses = [], []
-        for _ in range(_STEPS):
-            start = time.perf_counter()
-            state, metrics = run(state, batch)
-            jax.block_until_ready(state)
-            seconds.append(time.perf_counter() - start)
-            losses.append(float(metrics["loss"]))
-        peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-        return {
-            "seconds": seconds,
-            "losses": losses,
-            "peak_bytes": peak,
-            "tokens_per_second": stages[0].batch_tokens / statistics.median(seconds[1:]),
-        }
-
-    return measured
-
-
-def _run(case: Case):
-    """The Config whose step is timed; rows shorter than 1024 train a miniature of MODEL."""
-    from longctx import config as settings
-
-    small = dict(layers=2, d_model=64, mlp_dim=128, heads=2, kv_heads=1, head_dim=64, vocab_size=512)
-    model = MODEL if case.length >= 1024 else MODEL | small
-    return settings.Config(
-        batch_tokens=case.length,
-        stages=(settings.StageConfig(seq_len=case.length, steps=1000),),
-        model=settings.ModelConfig(**model),
-        attention=settings.AttentionConfig(kernel=case.route),
-    )
-
-
-def _batch(config, stage, mesh):
-    import jax
-    import jax.numpy as jnp
-
-    from longctx import train_step
-
-    shape = stage.batch_size, stage.seq_len
-    tokens = jax.random.randint(jax.random.key(0), shape, 0, config.model.vocab_size, jnp.int32)
-    batch = {
-        "tokens": tokens,
-        "targets": jnp.roll(tokens, -1, 1),
-        "weights": jnp.ones(shape, jnp.float32),
-        "positions": jnp.arange(shape[1], dtype=jnp.int32)[None],
-        "segments": jnp.ones(shape, jnp.int32),
-    }
-    return jax.device_put(batch, jax.tree.map(lambda x: x.sharding, train_step.abstract_batch(stage, mesh)))
 
 
 def _route(case: Case):
