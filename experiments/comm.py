@@ -13,45 +13,28 @@ under the layout, over rows of the config's data, or over documents as long as w
 contexts (--lengths web, code, prolong). Saves comm.json and comm.png in --workdir.
 """
 
-import pathlib
 import sys
 
-from experiments.hardware import targets
+from experiments.planner.command import parse, parser
 from experiments.run import command
-from experiments.settings import config as configs
-from experiments.settings import places
-from experiments.settings.console import Parser
 
 
 def main(argv) -> None:
-    parser = Parser(__doc__)
-    parser.add_argument("--target", required=True, help="the hardware, such as h100x8, v5e:4x4 or cpu:8")
-    parser.add_argument("--compare", metavar="WHAT", help="rank variants of the config: strategies, meshes or levers")
-    parser.add_argument(
-        "--lengths",
-        default="data",
-        help="document lengths for the balance: data, document, web, code, prolong (default: %(default)s)",
-    )
-    parser.add_argument("--workdir", metavar="DIR", help="where to save (default: runs/NAME/comm-TARGET)")
-    args, settings = parser.parse_with_settings(argv[1:])
-    config, run = configs.from_command_line([argv[0], *settings])
-    folder = pathlib.Path(args.workdir or run / f"comm-{args.target.replace(':', '-')}")
-    places.check_folder("--workdir", folder)
-    target = targets.target(args.target, simulate=True)
-    from experiments.meter import measure, rows, show
-    from experiments.planner import auto, search
+    request = parse(parser(__doc__), argv, "comm", simulate=True)
+    from experiments.meter import measure, show
+    from experiments.planner import search
 
-    rows.check(args.lengths)
-    config = auto.settle(config, target, lambda stage: rows.of_lengths(config, stage, args.lengths))
-    if args.compare:
+    config, target, failed = request.config, request.target, {}
+    if request.options.compare:
+        make = lambda variant: measure.measure(variant, target)
         report = lambda name, meter: print(f"{name}: compiled in {meter.seconds_to_compile:.0f} s", file=sys.stderr)
-        meters, failed = search.each(config, args.compare, lambda variant: measure.measure(variant, target), report)
+        meters, failed = search.each(config, request.options.compare, make, report)
         show.compared(meters, failed)
     else:
-        meters, failed = {config.attention.strategy: measure.measure(config, target, args.lengths)}, {}
+        meters = {config.attention.strategy: measure.measure(config, target, request.options.lengths)}
         show.show(*meters.values())
     if meters:
-        print("saved:", *show.save(meters, failed, folder))
+        print("saved:", *show.save(meters, failed, request.folder))
 
 
 if __name__ == "__main__":

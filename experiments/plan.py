@@ -14,53 +14,29 @@ The TPU compiler refuses what does not fit on a device, and overstates temporari
 nothing: there 9/10 of the memory is the limit.
 """
 
-import pathlib
 import sys
 
-from experiments.hardware import targets
+from experiments.planner.command import parse, parser
 from experiments.run import command
-from experiments.settings import config as configs
-from experiments.settings import places
-from experiments.settings.console import Parser
 
 
 def main(argv) -> None:
-    parser = Parser(__doc__)
-    parser.add_argument("--target", required=True, help="the hardware, such as h100x8 or v5e:4x4")
-    parser.add_argument("--find-max-length", action="store_true", help="find the longest row that fits")
-    parser.add_argument("--compare", metavar="WHAT", help="rank variants of the config: strategies, meshes or levers")
-    parser.add_argument(
-        "--lengths",
-        default="data",
-        help="document lengths for attention.strategy=auto: data, document, web, code, prolong (default: %(default)s)",
-    )
-    parser.add_argument("--workdir", metavar="DIR", help="where to save (default: runs/NAME/plan-TARGET)")
-    args, settings = parser.parse_with_settings(argv[1:])
-    config, run = configs.from_command_line([argv[0], *settings])
-    folder = pathlib.Path(args.workdir or run / f"plan-{args.target.replace(':', '-')}")
-    places.check_folder("--workdir", folder)
-    target = targets.target(args.target)
-    from experiments.meter import rows
-    from experiments.planner import auto, search, show
+    options = parser(__doc__)
+    options.add_argument("--find-max-length", action="store_true", help="find the longest row that fits")
+    request = parse(options, argv, "plan")
+    from experiments.planner import search, show
 
-    rows.check(args.lengths)
-    config = auto.settle(config, target, lambda stage: rows.of_lengths(config, stage, args.lengths))
-    if args.compare:
-        show.compared(
-            *search.each(
-                config,
-                args.compare,
-                lambda variant: search.plan_of(variant, target),
-                lambda name, plan: print(f"{name}: {show.verdict(plan)}", file=sys.stderr),
-            )
-        )
+    if request.options.compare:
+        make = lambda variant: search.plan_of(variant, request.target)
+        report = lambda name, plan: print(f"{name}: {show.verdict(plan)}", file=sys.stderr)
+        show.compared(*search.each(request.config, request.options.compare, make, report))
         return
-    if args.find_max_length:
-        best = search.longest(config, target, lambda plan: print(show.verdict(plan), file=sys.stderr))
+    if request.options.find_max_length:
+        best = search.longest(request.config, request.target, lambda plan: print(show.verdict(plan), file=sys.stderr))
     else:
-        best = search.plan_of(config, target)
+        best = search.plan_of(request.config, request.target)
     show.show(best)
-    print("saved:", *show.save(best, folder))
+    print("saved:", *show.save(best, request.folder))
 
 
 if __name__ == "__main__":
