@@ -44,6 +44,7 @@ def arrays(problem: Problem) -> list[np.ndarray]:
 
 
 def chunked(q, k, v):
+    """Causal attention by our chunked kernel, BTNH."""
     import jax.numpy as jnp
 
     from pallas_kernels.attention import api
@@ -55,6 +56,7 @@ def chunked(q, k, v):
 
 
 def dense(q, k, v):
+    """Causal attention by jax.nn.dot_product_attention, BTNH."""
     import jax
 
     return jax.nn.dot_product_attention(q, k, v, is_causal=True)
@@ -193,6 +195,7 @@ def targets(records: list[dict], length: int = 8192, dtype: str = "float32") -> 
 
 
 def show(records: list[dict]) -> str:
+    """The table of the records."""
     number = console.number
     header = ("length", "dtype", "pass", "side", "best s", "median s", "x ours", "temp MB", "compile s", "")
     return console.table(
@@ -251,6 +254,7 @@ def picture(path: str, records: list[dict], environment: dict) -> None:
 
 
 def arguments(argv):
+    """The parsed options."""
     parser = options.parser(
         __doc__, lengths="2048,8192,32768", dtype="float32,bfloat16", rounds=5, out=None, worker=None
     )

@@ -122,6 +122,7 @@ def library(shards: int, tokens: int) -> list[dict]:
 
 
 def comparison_table(records: list[dict]) -> str:
+    """The table of `compare`'s records, see LEGEND."""
     percent = lambda value: f"{100 * value:.2f}"
     columns = {
         "lengths": lambda r: r["kind"],
@@ -147,6 +148,7 @@ tokens in these blocks / pairs that see each other; ms: time to lay out a row, o
 
 
 def windowed_table(records: list[dict]) -> str:
+    """The table of `windowed`'s records."""
     return console.table(
         ("lengths", "shards", "I of all layers", "I of those with a window", "I of the others"),
         [(r["kind"], r["shards"], *(f"{r[name]:.3f}" for name in ("together", "window", "full"))) for r in records],
@@ -154,6 +156,7 @@ def windowed_table(records: list[dict]) -> str:
 
 
 def ranks_table(records: list[dict]) -> str:
+    """The table of `ranks`' records."""
     return console.table(
         ("lengths", "ranks", "as drawn", "dealt", "largest row"),
         [(r["kind"], r["ranks"], *(f"{r[name]:.3f}" for name in ("drawn", "dealt", "largest"))) for r in records],
@@ -161,6 +164,7 @@ def ranks_table(records: list[dict]) -> str:
 
 
 def library_table(records: list[dict]) -> str:
+    """The table of `library`'s records."""
     names = "ms", *SPEEDUPS
     return console.table(
         ("shards", "layout", "exchange", *names),
@@ -195,6 +199,7 @@ def picture(records: list[dict]):
 
 
 def arguments(argv):
+    """The parsed and checked options."""
     parser = options.parser(__doc__, out=None)
     parser.add_argument(
         "--lengths", default=",".join(KINDS), help="distributions of document lengths (default: %(default)s)"

@@ -251,6 +251,7 @@ def _problem(result: Result) -> str:
 
 
 def arguments(argv):
+    """The parsed and checked options."""
     parser = options.parser(__doc__, lengths="8192,32768", dtype="bfloat16", out=None)
     parser.add_argument("--chip", default="v5e,v5p,v6e,tpu7x", help="TPUs or GPUs, with commas (default: %(default)s)")
     parser.add_argument("--op", default="forward,backward", help="with commas (default: %(default)s)")

@@ -91,6 +91,7 @@ def _steps(task: dict, rounds: int) -> dict:
 
 
 def targets(records: list[dict]) -> list[dict]:
+    """Targets of the streamed backward, at every length."""
     result, plain = [], next(r["loss"] for r in records if r["side"] == PLAIN)
     for r in records:
         if r["side"] != PLAIN:
@@ -105,6 +106,7 @@ def targets(records: list[dict]) -> list[dict]:
 
 
 def show(records: list[dict]) -> str:
+    """The table of the records."""
     number = console.number
     return console.table(
         ("length", "side", "s/step", "x autodiff", "peak MB", "x autodiff", "compile s", ""),

@@ -35,6 +35,7 @@ def config_of(task: dict) -> Config:
 
 
 def random_tokens(batch_size: int, length: int) -> np.ndarray:
+    """Random byte tokens, int32 [batch_size, length]."""
     return np.random.default_rng(0).integers(0, 256, (batch_size, length), np.int32)
 
 
@@ -224,6 +225,7 @@ def targets(records: list[dict], agreed: dict | None) -> list[dict]:
 
 
 def show(records: list[dict]) -> str:
+    """The table of the records."""
     number = console.number
     header = ("length", "side", "tokens/s", "median", "x torch f32", "x torch same", "peak MB", "compile s", "")
     return console.table(
@@ -246,6 +248,7 @@ def show(records: list[dict]) -> str:
 
 
 def arguments(argv):
+    """The parsed options."""
     parser = options.parser(__doc__, lengths="512,2048,8192", dtype="bfloat16,float32", rounds=5, out=None, worker=None)
     parser.add_argument("--batch-tokens", type=int, default=8192, help="tokens per step (default: %(default)s)")
     parser.add_argument(

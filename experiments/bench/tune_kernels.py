@@ -51,6 +51,7 @@ def ranked(chip: str, op: str, head_dim: int, lengths: list[int]) -> list[tuple]
 
 
 def arguments(argv):
+    """The parsed and checked options."""
     parser = options.parser(__doc__, lengths="8192,32768")
     parser.add_argument("--chip", default=",".join(CHIPS), help="generations, with commas (default: %(default)s)")
     parser.add_argument("--op", default=",".join(MATMULS), help="with commas (default: %(default)s)")

@@ -46,6 +46,7 @@ class _Linear:
         return _Linear(self.offset + other.offset, self.scale + other.scale, max(self.index, other.index))
 
     def times(self, factor: int):
+        """The integer multiplied by a constant."""
         return _Linear(self.offset * factor, self.scale * factor, self.index)
 
 

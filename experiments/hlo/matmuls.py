@@ -12,6 +12,7 @@ _PRODUCTS = ("__cublas$", "__onednn$matmul")  # libraries' own, as targets of cu
 
 
 def is_matmul(instruction: Instruction) -> bool:
+    """Whether an instruction is a matrix product: a dot, a convolution or a library's."""
     return (
         instruction.opcode in ("dot", "convolution")
         or instruction.opcode == "custom-call"

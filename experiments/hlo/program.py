@@ -164,6 +164,7 @@ class _Reader:
 
     @classmethod
     def of(cls, text, mesh):
+        """A reader of a program's text. Raises ValueError as `read` does."""
         module = parse(text)
         if mesh.size != module.partitions:
             raise ValueError(

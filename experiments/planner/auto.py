@@ -63,6 +63,7 @@ class Candidate:
 
     @property
     def seconds(self) -> float:
+        """Predicted seconds of attention in one step."""
         return self.computing + self.waiting + self.links
 
     def __str__(self):

@@ -46,6 +46,7 @@ class Time:
 
     @property
     def compute(self) -> float:
+        """Seconds of matmuls and attention."""
         return self.matmuls + self.attention_forward + self.attention_backward
 
     @property
@@ -57,6 +58,7 @@ class Time:
 
     @property
     def step(self) -> float:
+        """Seconds of the whole step."""
         return self.compute + self.exposed
 
 

@@ -21,6 +21,7 @@ ROPE = Dialect(pairing="interleaved")
 
 
 def read(settings: Settings) -> ModelConfig:
+    """The ModelConfig of a config.json."""
     types = layer_types(settings, every(settings["sliding_window_pattern"]))
     kinds = [
         windowed(size, position="" if size else "nope")
@@ -40,6 +41,7 @@ def read(settings: Settings) -> ModelConfig:
 
 
 def write(config: ModelConfig, longest: int) -> dict:
+    """The settings of a ModelConfig."""
     return always_a_window(written(config, ROPE, longest, eps="layer_norm_eps") | written_windows(config)) | {
         "logit_scale": config.logit_scale,
         "attention_bias": config.qkv_bias,

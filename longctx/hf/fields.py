@@ -50,6 +50,7 @@ def _list(words: str, item: Callable[[object], bool]) -> Kind:
 
 
 def optional(kind: Kind) -> Kind:
+    """A kind that also allows null."""
     return Kind(f"{kind.words}, or null", lambda value: value is None or kind.fits(value))
 
 

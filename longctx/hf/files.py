@@ -43,6 +43,7 @@ class Stored:
 
     @property
     def bytes(self) -> int:
+        """Bytes of the values."""
         bits = re.search(r"\d+", self.code)  # "BF16"; BOOL takes a byte
         return math.prod(self.shape) * int(bits[0] if bits else 8) // 8
 
@@ -111,6 +112,7 @@ class Planned:
 
     @property
     def bytes(self) -> int:
+        """Bytes of the values."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 

@@ -36,6 +36,7 @@ BLOCK = tensors.LLAMA | {
 
 
 def read_gemma2(settings: Settings) -> ModelConfig:
+    """The ModelConfig of a config.json."""
     types = layer_types(settings, every(2))
     kinds = list(map(windowed, sized(types, "sliding_window", settings["sliding_window"])))
     return model(
@@ -49,6 +50,7 @@ def read_gemma2(settings: Settings) -> ModelConfig:
 
 
 def write_gemma2(config: ModelConfig, longest: int) -> dict:
+    """The settings of a ModelConfig."""
     return always_a_window(written(config, ROPE, longest, "hidden_activation") | _written_both(config)) | {
         "attn_logit_softcapping": config.attention_soft_cap or None
     }
@@ -90,6 +92,7 @@ def _ropes(settings: Settings) -> tuple[RopeConfig, RopeConfig]:
 
 
 def write_gemma3(config: ModelConfig, longest: int) -> dict:
+    """The settings of a ModelConfig."""
     local = [kind.rope.theta for kind in config.kinds if kind.rope]
     return always_a_window(written(config, GLOBAL_ROPE, longest, "hidden_activation") | _written_both(config)) | {
         "rope_local_base_freq": local[0] if local else LOCAL_BASE

@@ -64,6 +64,7 @@ def read(settings: Settings) -> ModelConfig:
 
 
 def write(config: ModelConfig, longest: int) -> dict:
+    """The settings of a ModelConfig."""
     return written(config, ROPE, longest, eps="layer_norm_eps") | {
         "attention_bias": config.qkv_bias,
         "use_parallel_residual": config.block == "parallel",

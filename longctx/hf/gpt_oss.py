@@ -47,6 +47,7 @@ BLOCK: Names = (
 
 
 def read(settings: Settings) -> ModelConfig:
+    """The ModelConfig of a config.json. Without a RoPE scaling, it has the published one."""
     if not (settings["rope_scaling"] or settings["rope_parameters"]):
         settings = Settings(settings, rope_scaling=PUBLISHED)
     types = layer_types(settings, every(2))
@@ -64,6 +65,7 @@ def read(settings: Settings) -> ModelConfig:
 
 
 def write(config: ModelConfig, longest: int) -> dict:
+    """The settings of a ModelConfig."""
     return always_a_window(written(config, ROPE, longest) | written_windows(config)) | {
         "attention_bias": config.qkv_bias,
         "num_local_experts": config.experts,

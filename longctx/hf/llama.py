@@ -23,10 +23,12 @@ SMOLLM3_ROPE = Dialect(theta=2_000_000.0)
 
 
 def read_llama(settings: Settings) -> ModelConfig:
+    """The ModelConfig of a config.json."""
     return model(settings, ROPE, mlp_bias=settings["mlp_bias"], **biases(settings))
 
 
 def write_llama(config: ModelConfig, longest: int) -> dict:
+    """The settings of a ModelConfig."""
     return written(config, ROPE, longest) | {"attention_bias": config.qkv_bias, "mlp_bias": config.mlp_bias}
 
 
@@ -38,22 +40,27 @@ def read_mistral(settings: Settings) -> ModelConfig:
 
 
 def write_mistral(config: ModelConfig, longest: int) -> dict:
+    """The settings of a ModelConfig."""
     return written(config, ROPE, longest) | {"sliding_window": number_in(layers(config)[0].mask, "window")}
 
 
 def read_qwen2(settings: Settings) -> ModelConfig:
+    """The ModelConfig of a config.json."""
     return model(settings, ROPE, _qwen_layers(settings), qkv_bias=True)
 
 
 def write_qwen2(config: ModelConfig, longest: int) -> dict:
+    """The settings of a ModelConfig."""
     return written(config, ROPE, longest) | _written_qwen_layers(config)
 
 
 def read_qwen3(settings: Settings) -> ModelConfig:
+    """The ModelConfig of a config.json."""
     return model(settings, ROPE, _qwen_layers(settings), qk_norm="rms", **biases(settings))
 
 
 def write_qwen3(config: ModelConfig, longest: int) -> dict:
+    """The settings of a ModelConfig."""
     return write_qwen2(config, longest) | {"attention_bias": config.qkv_bias}
 
 
@@ -83,6 +90,7 @@ def read_smollm3(settings: Settings) -> ModelConfig:
 
 
 def write_smollm3(config: ModelConfig, longest: int) -> dict:
+    """The settings of a ModelConfig."""
     windows = written_windows(config)
     return (
         written(config, SMOLLM3_ROPE, longest)
@@ -106,4 +114,5 @@ def rotating(settings: Settings) -> list[int]:
 
 
 def written_rotating(config: ModelConfig) -> dict:
+    """The setting no_rope_layers of a ModelConfig, see `rotating`."""
     return {"no_rope_layers": [int(layer.position == "rope") for layer in layers(config)]}

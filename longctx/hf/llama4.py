@@ -90,6 +90,7 @@ def _experts(settings: Settings) -> dict:
 
 
 def write(config: ModelConfig, longest: int) -> dict:
+    """The settings of a ModelConfig."""
     kinds = layers(config)
     sizes = [number_in(layer.mask, "chunked") for layer in kinds]
     tuned = next((layer.query_scale for layer in kinds if layer.query_scale.startswith("llama4")), "")
@@ -115,4 +116,5 @@ def write(config: ModelConfig, longest: int) -> dict:
 
 
 def block(config: ModelConfig, kind: LayerConfig) -> Names:
+    """Names of the tensors in a layer, with experts or dense."""
     return EXPERTS if kind.feed_forward == "llama4" else DENSE

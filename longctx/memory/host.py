@@ -35,6 +35,7 @@ class Stack:
         return Stack(jax.lax.dynamic_update_index_in_dim(self.array, part, i, 0))
 
     def add(self, i, part):
+        """The stack with `part` added to part i."""
         return self.write(i, self.read(i) + part)
 
 
@@ -47,9 +48,11 @@ class Section:
     first: int | jax.Array
 
     def read(self, i):
+        """Part i of every stack of the section."""
         return read(self.stacks, self.first + i)
 
     def write(self, i, parts):
+        """The section with `parts` as part i of its stacks."""
         return dataclasses.replace(self, stacks=write(self.stacks, self.first + i, parts))
 
 

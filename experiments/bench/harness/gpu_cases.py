@@ -81,6 +81,7 @@ class Programs:
         self.case, self.folder, self.made = case, folder, {} if made is None else made
 
     def path(self, name: str) -> pathlib.Path:
+        """The file of an exported function."""
         return self.folder / f"{self.case.problem} {name}.bin".replace(" ", "_")
 
     def __call__(self, name: str, f):
@@ -91,6 +92,7 @@ class Programs:
         return self.made[key]
 
     def make(self, name, f):
+        """The function f under `name`, as `__call__` returns it."""
         import jax
 
         if self.folder is None or not self.path(name).exists():

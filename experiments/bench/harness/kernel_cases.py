@@ -78,6 +78,7 @@ class Ours:
     module: str = "pallas_kernels"
 
     def call(self, case, length):
+        """See Case.call."""
         spec = AttentionSpec(masks.parse(case.mask))
         q, k = (
             jax.ShapeDtypeStruct((1, length, heads, case.head_dim), case.dtype) for heads in (case.heads, case.kv_heads)
@@ -98,10 +99,12 @@ class Longctx(Ours):
     """Our TPU kernels, whose work is counted from the list of block pairs that they run."""
 
     def blocks(self, case, length):
+        """See Case.blocks."""
         with _sized(case):
             return tpu_sizes.choose(case.op, case.dtype, case.head_dim, (length, length))
 
     def work(self, case, length):
+        """See Case.work."""
         blocks = self.blocks(case, length)
         tokens = documents(case, length)
         kinds = np.asarray(pairs.kinds(masks.parse(case.mask), tokens, tokens, *blocks[:3]))
@@ -167,12 +170,14 @@ class Peer:
     split: bool = False
 
     def call(self, case, length):
+        """See Case.call."""
         forward, (q, k, v) = self.build(case, length, self.blocks(case, length))
         if case.op == "forward":
             return forward, (q, k, v)
         return lambda q, k, v, dout: jax.vjp(forward, q, k, v)[1](dout), (q, k, v, q)
 
     def work(self, case, length):
+        """See Case.work."""
         q_block, k_block, _ = self.blocks(case, length)
         i, j = np.arange(length // q_block)[:, None], np.arange(length // k_block)
         full = np.broadcast_to((case.mask == "full") | ((j + 1) * k_block - 1 <= i * q_block), (i.size, j.size))
@@ -190,6 +195,7 @@ class Peer:
         )
 
     def blocks(self, case, length):
+        """See Case.blocks."""
         key = case.op, tpu_chips.current(), case.head_dim, case.mask
         return self.sizes.get(key) or self.sizes.get(key[:3]) or self.sizes[case.op]
 
@@ -288,6 +294,7 @@ class GpuPeer:
     module: str = "jax.experimental.pallas"
 
     def call(self, case, length):
+        """See Case.call."""
         q, k = (
             jax.ShapeDtypeStruct((1, length, heads, case.head_dim), self.dtype or case.dtype)
             for heads in (case.heads, case.kv_heads)

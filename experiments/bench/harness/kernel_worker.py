@@ -46,6 +46,7 @@ def compiled(chip: str, function, *types):
 
 
 def compile_for(chip: str, length: int, case: Case) -> dict:
+    """The worker's reply after compiling a case for a chip that this machine need not have."""
     with (gpu_chips if chip in gpu_chips.CHIPS else tpu_chips).target(chip):
         function, types = case.call(length)
     start = time.perf_counter()
@@ -54,6 +55,7 @@ def compile_for(chip: str, length: int, case: Case) -> dict:
 
 
 def run_here(length: int, case: Case) -> dict:
+    """The worker's reply after running a case on this machine's own device."""
     function, types = case.call(length)
     rng = np.random.default_rng(0)
     made = jax.tree.map(

@@ -60,6 +60,7 @@ def target(
 
 
 def target_table(targets: list[dict]) -> str:
+    """The table of targets, see `target`."""
     return table(
         ("target", "value", "wanted", ""), [(t["what"], number(t["value"]), t["target"], t["result"]) for t in targets]
     )

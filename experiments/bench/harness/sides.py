@@ -99,6 +99,7 @@ class Worker:
         return self._errors.read().strip()[-_LOG:]
 
     def close(self) -> None:
+        """Kills the child."""
         self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):  # one that waits for a device may outlive its kill
             self._process.wait(10)
