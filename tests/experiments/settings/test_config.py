@@ -177,6 +177,17 @@ def test_settings_come_without_jax_and_a_check_leaves_devices_to_choose():
     assert printed.strip() == "3"
 
 
+def test_what_a_config_file_imports_comes_without_jax():
+    code = (
+        "import sys, experiments.settings.console; assert 'ml_collections' not in sys.modules;"
+        "from experiments.settings import arguments, defaults, layer, models, rope, stage;"
+        "from experiments.settings import config; assert config.defaults is defaults;"
+        "assert 'jax' not in sys.modules; print(stage(seq_len=8, rope=rope(theta=3e4)).seq_len, *models.MODELS)"
+    )
+    printed = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True, timeout=120)
+    assert printed.startswith("8 llama3_1b ")
+
+
 @pytest.mark.parametrize("file", sorted(ROOT.glob("configs/[!_]*.py")), ids=lambda file: file.stem)
 def test_every_config_file_loads_and_passes_the_check(file):
     config = parsed(file=str(file))
