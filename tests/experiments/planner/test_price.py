@@ -103,7 +103,7 @@ class Accelerator:
 def test_devices_and_their_host_are_told_apart(free):
     free(10 * GB)
     mesh = type("Mesh", (), {"local_devices": [Accelerator()] * 4})()
-    device, host = price._rooms(mesh)
+    device, host = price._pools(mesh)
     assert (device.free, device.devices, device.holds) == (4 * GB, 1, (False,))
     assert (host.free, host.devices, host.holds) == (10 * GB, 4, (True,))
 
