@@ -29,10 +29,9 @@ import pathlib
 import sys
 import time
 
-from experiments.bench.harness import options, sides
+from experiments.bench.harness import options, record, sides
 from experiments.bench.harness.gpu_asking import Asker
 from experiments.bench.harness.gpu_cases import PEER, Answers, Case, export
-from experiments.bench.harness.record import environment as machine
 from experiments.settings import console
 from longctx.errors import UserError
 from longctx.json_files import read_object
@@ -254,13 +253,13 @@ def run(args, folder: pathlib.Path, programs: pathlib.Path) -> int:
         print(_readable_programs(programs))
         groups = [list(map(rehearsed, group)) for group in groups]
     path = folder / ("rehearsal.json" if args.rehearse else "gpu_check.json")
-    record = read_object(path) if path.exists() else {"environment": machine(), "answers": {}}
-    save = lambda: path.write_text(json.dumps(record, indent=1) + "\n")
+    saved = read_object(path) if path.exists() else {"environment": record.environment(), "answers": {}}
+    save = lambda: path.write_text(json.dumps(saved, indent=1) + "\n")
     report = lambda case, answer: print(f"{case.name}: {in_words(answer)}", file=sys.stderr, flush=True)
     patience = 4 if args.rehearse else 1  # interpreted kernels are slow
-    _ask(groups, Asker(record, until, _starter(args, programs), save, report, patience))
+    _ask(groups, Asker(saved, until, _starter(args, programs), save, report, patience))
     save()
-    every, answers = sum(groups, []), record["answers"]
+    every, answers = sum(groups, []), saved["answers"]
     print(table(every, answers))
     if not args.rehearse:
         print(f"\n{summary(every, answers, routes)}\n")
