@@ -83,11 +83,10 @@ def parsed(path: pathlib.Path) -> ast.Module:
 
 
 def upward(imports: set[Arrow]) -> set[Arrow]:
-    """Imports that go up, from a floor to one above it; and those of the face from inside of the library."""
+    """Imports that go up, from a floor to one above it, and imports of the face from inside of the library."""
     floor = lambda name: FLOORS.index(name.split(".")[0])
-    return {
-        a for a in imports if floor(a.target) > floor(a.source) or a.target == "longctx" != a.source.split(".")[0]
-    } | {a for a in imports if a.target == "longctx" and a.source.startswith("longctx.")}
+    inside = lambda arrow: arrow.target == "longctx" and arrow.source.startswith("longctx.")
+    return {arrow for arrow in imports if floor(arrow.target) > floor(arrow.source) or inside(arrow)}
 
 
 def room(name: str) -> str:
