@@ -22,7 +22,7 @@ NONE = -1  # in place of a token of a row that has ended
 
 
 def generate(graph, params, prompts: Sequence, max_new_tokens: int, **how) -> list[np.ndarray]:
-    """The new tokens of each prompt, int32 [T]: T = max_new_tokens, or fewer with one of `stop` as the last.
+    """The new tokens of each prompt, int32: max_new_tokens, or fewer with one of `stop` as the last.
 
     Arguments as for `stream`.
     """
