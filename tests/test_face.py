@@ -143,9 +143,9 @@ def test_functions_of_the_face_that_take_arrays_state_shapes(name):
 
 def test_a_catalogue_lists_names_and_what_they_are():
     masks = lc.MASKS
-    assert str(masks).splitlines()[0] == "MASKS: 8 names"
+    assert str(masks).splitlines()[0] == f"MASKS: {len(masks)} names"
     assert "  causal     A query sees keys at its own position and before." in str(masks).splitlines()
-    assert masks["causal"] is lc.Causal and "causal" in masks and len(masks) == len(list(masks)) == 8
+    assert masks["causal"] is lc.Causal and "causal" in masks and len(masks) == len(list(masks)) == len(set(masks))
     assert masks.get("cusal") is None and masks.get("cusal", 1) == 1 and "cusal" not in masks
     with pytest.raises(UserError, match="MASKS='cusal' is not known. Did you mean 'causal'"):
         masks["cusal"]
@@ -157,7 +157,8 @@ def test_a_catalogue_lists_names_and_what_they_are():
 def test_the_docstring_of_an_entry_is_its_own():
     assert document(lambda: 0) == document(3) == document("text") == document({}) == ""
     assert document(json) == inspect.cleandoc(json.__doc__) and summary(lc.Causal).startswith("A query sees")
-    assert summary(lc.LAYOUTS["zigzag"]).startswith("The row in 2C pieces")
+    layout = lc.layouts.parse("zigzag")  # an instance: its class speaks for it
+    assert document(layout) == inspect.cleandoc(type(layout).__doc__)
     assert document((1, lc.parse_mask)) == inspect.getdoc(lc.parse_mask)
 
 
@@ -225,7 +226,7 @@ def test_the_example_of_the_readme_runs_and_is_exact():
 
 def test_the_rest_of_the_face_in_a_few_lines():
     """A small model: its logits, their loss, and the text that it goes on with, on two meshes."""
-    config = lc.ModelConfig(layers=2, d_model=32, mlp_dim=64, heads=4, kv_heads=2, head_dim=8, dtype="float32")
+    config = lc.ModelConfig(layers=1, d_model=32, mlp_dim=64, heads=4, kv_heads=2, head_dim=8, dtype="float32")
     ids = np.arange(16, dtype=np.int32)[None] % 7
     batch = {"tokens": ids, "targets": ids, "positions": np.arange(16, dtype=np.int32)[None]}
     batch |= {"segments": np.ones_like(ids), "weights": np.ones(ids.shape, np.float32)}
@@ -239,8 +240,8 @@ def test_the_rest_of_the_face_in_a_few_lines():
             nll = jax.jit(lc.nll, static_argnums=0)(graph, params, placed)
             want = -jnp.take_along_axis(jax.nn.log_softmax(np.asarray(logits)), ids[..., None], -1)[..., 0]
             np.testing.assert_allclose(np.asarray(nll), want, rtol=1e-5, atol=1e-5)
-            (tokens,) = lc.generate(graph, params, [ids[0]], max_new_tokens=3)
+            (tokens,) = lc.generate(graph, params, [ids[0]], max_new_tokens=2)
             results.append((np.asarray(logits), tokens))
     np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(results[0][1], results[1][1])
-    assert results[0][1].shape == (3,) and results[0][1][0] == results[0][0][0, -1].argmax()
+    assert results[0][1].shape == (2,) and results[0][1][0] == results[0][0][0, -1].argmax()
