@@ -22,7 +22,7 @@ from longctx.catalogue import Catalogue, document, summary
 from longctx.errors import UserError
 from pallas_kernels import lazy
 from tests import house
-from tests.helpers import like_a_person
+from tests.helpers import assert_close, like_a_person, problem, truth
 
 ROOMS = [
     lc,
@@ -201,11 +201,15 @@ print("checked")
 """
 
 
-def example(text: str) -> str:
-    """The first block of code in a text that imports longctx as lc, indented by four or more, or fenced."""
+def blocks(text: str) -> list[str]:
+    """The code in a text: fenced, or indented by four or more."""
     fenced = re.findall(r"```(?:python|py)\n(.*?)```", text, re.S)
-    indented = [textwrap.dedent(block) for block in re.findall(r"(?:(?:^ {4}.*)?\n)+", text, re.M)]
-    return next(block for block in fenced + indented if "import longctx as lc" in block)
+    return fenced + [textwrap.dedent(block) for block in re.findall(r"(?:(?:^ {4}.*)?\n)+", text + "\n", re.M)]
+
+
+def example(text: str) -> str:
+    """The first block of code in a text that imports longctx as lc."""
+    return next(block for block in blocks(text) if "import longctx as lc" in block)
 
 
 def test_the_example_of_the_docstring_runs_and_is_exact():
@@ -222,6 +226,24 @@ def test_the_example_of_the_readme_runs_and_is_exact():
     """Its names are those of the docstring's: q, k, v, mask and out, under a mesh."""
     code = example((house.ROOT / "README.md").read_text())
     assert python(code + CHECK).endswith("checked\n")
+
+
+def examples() -> dict[str, str]:
+    """Code under a mesh in the docstrings of the face, by name."""
+    code = ((name, block) for name in lc.NAMES for block in blocks(inspect.getdoc(getattr(lc, name)) or ""))
+    return {name: block for name, block in code if re.search(r"^with jax.set_mesh\(", block, re.M)}
+
+
+@pytest.mark.parametrize("name", examples())
+def test_examples_in_docstrings_run_and_are_exact(name, monkeypatch):
+    """The code is given q, k and v, the names of the face with and without `lc.`, and simulated devices."""
+    monkeypatch.setattr("longctx.devices.simulate", lambda count: None)
+    p = problem(T=48)
+    given = {name: getattr(lc, name) for name in lc.__all__} | {"jax": jax, "jnp": jnp, "lc": lc, "meshes": lc.meshes}
+    given |= {"q": p.q, "k": p.k, "v": p.v}
+    exec(examples()[name], given)
+    if "out" in given:  # windows in these examples are longer than the row
+        assert_close([given["out"]], truth(p, lc.AttentionSpec())[:1], jnp.float32, 48)
 
 
 def test_the_rest_of_the_face_in_a_few_lines():
