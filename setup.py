@@ -41,7 +41,7 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["longctx*", "pallas_kernels*", "experiments*"]), "experiments.configs"],
     package_dir={"experiments.configs": "configs"},
-    package_data={"longctx": ["py.typed"], "pallas_kernels": ["py.typed"], "experiments": ["py.typed"]},
+    package_data={"longctx": ["py.typed", "*.pyi"], "pallas_kernels": ["py.typed"], "experiments": ["py.typed"]},
     entry_points={"console_scripts": ["longctx = experiments.__main__:main"]},
     install_requires=[
         "jax>=0.10.2",
@@ -57,7 +57,6 @@ setup(
         "rich>=13.7",
         "tqdm>=4.66",
         "tensorboardX>=2.6.2",
-        "etils>=1.9",
         "safetensors>=0.8",
         "ml-dtypes>=0.5",
     ],

@@ -1,1 +1,25 @@
-"""Text from a model: generate and stream (api.py), the key-value cache, the decoding steps, and sampling."""
+"""Text from a model: `generate` and `stream` continue prompts through a KV cache, on any mesh.
+
+cache.py is the KV cache, decode.py the compiled steps, sampling.py the choice of a token, request.py and text.py (free
+of jax) check what is asked for and print what comes.
+"""
+
+from typing import Any
+
+from pallas_kernels import lazy
+
+NAMES = {
+    "Request": "longctx.generation.request:Request",
+    "generate": "longctx.generation.api:generate",
+    "stream": "longctx.generation.api:stream",
+}
+__all__ = list(NAMES)
+
+
+def __getattr__(name: str) -> Any:
+    """The public name, imported when it is first asked for, or a module of this package."""
+    return lazy.load(__name__, NAMES, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

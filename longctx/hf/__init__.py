@@ -1,14 +1,27 @@
-"""Hugging Face models: `load` one, `save` one, or read its `model_config` without jax."""
+"""Models of Hugging Face: `load` one, `save` one, or read its `model_config` without jax.
 
-from longctx.hf.folder import model_config
+model = hf.load("FOLDER", rope_scaling={"rope_type": "yarn", "factor": 4.0})
+tokens = model.generate(ids, max_new_tokens=100)
+"""
 
-__all__ = ["Model", "load", "model_config", "save"]
+from typing import Any
+
+from pallas_kernels import lazy
+
+NAMES = {
+    "ARCHITECTURES": "longctx.hf.architectures:ARCHITECTURES",
+    "Model": "longctx.hf.api:Model",
+    "load": "longctx.hf.api:load",
+    "model_config": "longctx.hf.folder:model_config",
+    "save": "longctx.hf.api:save",
+}
+__all__ = list(NAMES)
 
 
-def __getattr__(name: str):
-    """Model, load and save, imported on first use: they need jax."""
-    if name in __all__:
-        from longctx.hf import api
+def __getattr__(name: str) -> Any:
+    """The public name, imported when it is first asked for, or a module of this package."""
+    return lazy.load(__name__, NAMES, name)
 
-        return getattr(api, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
