@@ -24,6 +24,7 @@ EXTRAS = {
         "nbmake>=1.5.5",
         "ipykernel>=6.29",
     ],
+    "docs": ["mkdocs-material>=9.7", "mkdocstrings[python]>=1.0", "ruff>=0.9"],
     "bench": [
         "torch>=2.4",
         "transformers>=4.48",

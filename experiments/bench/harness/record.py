@@ -7,6 +7,7 @@ import os
 import pathlib
 import platform
 import subprocess
+import sys
 
 from experiments.bench.harness.sides import ROOT, memory_mb, threads
 from experiments.settings.console import number, table
@@ -66,7 +67,16 @@ def target_table(targets: list[dict]) -> str:
     )
 
 
+def command() -> str:
+    """The command line of this process as a reader types it, without the files that it writes."""
+    spec, kept = sys.modules["__main__"].__spec__, []
+    for argument in sys.argv[1:]:
+        is_file = kept[-1:] in (["--out"], ["--picture"])
+        kept = kept[:-1] if is_file else kept if argument.startswith(("--out=", "--picture=")) else [*kept, argument]
+    return " ".join(["python", "-m", spec.name if spec else "?", *kept])
+
+
 def write(path: str | None, content: dict) -> None:
-    """Writes a result as JSON, if it was asked for."""
+    """Writes a benchmark's result and its command line as JSON, if `path` names a file."""
     if path:
-        pathlib.Path(path).write_text(json.dumps(content, indent=1) + "\n")
+        pathlib.Path(path).write_text(json.dumps({"command": command(), **content}, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""What each strategy can do, found out by running it: the capability table of README.md.
+"""What each strategy can do, found out by running it: the table of docs/capabilities.md.
 
     python -m tests.longctx.context_parallel.capabilities         # runs every case and rewrites the table
 
@@ -28,7 +28,7 @@ from pallas_kernels.attention.bias import Alibi, alibi_slopes
 from tests.helpers import one_document, packed, problem
 from tests.longctx.context_parallel.cut import check
 
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "capabilities.md"
 BEGIN, END = "<!-- capabilities: begin -->", "<!-- capabilities: end -->"
 HEADS = {"MHA": dict(N=4, K=4), "GQA": dict(N=8, K=2), "MQA": dict(N=4, K=1)}
 TWO_LEVELS = ("double_ring", "usp")
@@ -125,10 +125,10 @@ def table(rows: dict[str, dict[str, str]]) -> str:
 
 
 def main() -> None:
-    before, rest = README.read_text().split(BEGIN)
+    before, rest = PAGE.read_text().split(BEGIN)
     after = rest.split(END)[1]
     rows = {strategy: row(strategy) for strategy in api.STRATEGIES if strategy != "local"}
-    README.write_text(f"{before}{BEGIN}\n{table(rows)}\n{END}{after}")
+    PAGE.write_text(f"{before}{BEGIN}\n{table(rows)}\n{END}{after}")
 
 
 if __name__ == "__main__":

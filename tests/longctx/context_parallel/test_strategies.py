@@ -27,9 +27,9 @@ QUICK = ["ring", "ulysses"]
 
 
 @pytest.mark.parametrize("strategy", [*QUICK, *slow(*(name for name in STRATEGIES if name not in QUICK))])
-def test_what_a_strategy_can_do_is_what_the_readme_says(strategy):
+def test_what_a_strategy_can_do_is_what_the_docs_say(strategy):
     cells = capabilities.row(strategy)
-    assert capabilities.line(strategy, cells) in capabilities.README.read_text().splitlines(), (
+    assert capabilities.line(strategy, cells) in capabilities.PAGE.read_text().splitlines(), (
         "python -m tests.longctx.context_parallel.capabilities rewrites the table"
     )
 
