@@ -16,7 +16,6 @@ import numpy as np
 from experiments.bench.harness import options, record
 from experiments.hardware.targets import CHIPS
 from experiments.meter.lengths import HEAP, KINDS, documents, laid_out, row
-from experiments.pictures import run as figures
 from experiments.planner import attention_step
 from experiments.settings import console, places
 from experiments.settings.models import MODELS
@@ -25,6 +24,7 @@ from longctx.config import DataConfig
 from longctx.data import sources
 from longctx.data.packing import deal, pack
 from longctx.errors import UserError
+from longctx.evals import drawing
 from longctx.layouts import balanced
 
 BLOCK = 256
@@ -167,12 +167,12 @@ def library_table(records: list[dict]) -> str:
     )
 
 
-@figures.style
+@drawing.style
 def picture(records: list[dict]):
     """How much faster than a ring over zigzag attention is on the standard library, by layout and exchange."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(figures.SIZE[0] * 1.4, figures.SIZE[1]), layout="constrained")
+    figure = Figure(figsize=(drawing.SIZE[0] * 1.4, drawing.SIZE[1]), layout="constrained")
     axes, shards = figure.subplots(), list(dict.fromkeys(r["shards"] for r in records))
     width = 0.84 / len(WAYS)
     for i, (layout, exchange) in enumerate(WAYS):
@@ -181,7 +181,7 @@ def picture(records: list[dict]):
             np.arange(len(shards)) + width * (i - (len(WAYS) - 1) / 2),
             [r[FASTER[0]] for r in mine],
             width,
-            color=figures.PALETTE[i],
+            color=drawing.PALETTE[i],
             label=f"{layout}, {exchange}",
         )
         axes.bar_label(bars, [f"{console.number(r['ms'])} ms" for r in mine], fontsize=6, padding=2, rotation=90)

@@ -1,8 +1,9 @@
 """Between config files and the library: ConfigDicts for people to fill in, frozen dataclasses for the code.
 
 A config file starts from `defaults()`, sets fields and lists `stage(...)`s. `from_command_line` reads it, applies the
---config.field=value of the command line and gives a `longctx.config.Config`; `check` of experiments/run/checks.py then
-finds everything that can be known to be wrong before a device is touched. Nothing here imports jax.
+--config.field=value of the command line and gives `tree.Settings`, a `longctx.config.Config`; `check` of
+experiments/run/checks.py then finds everything that can be known to be wrong before a device is touched. Nothing here
+imports jax.
 """
 
 import dataclasses
@@ -15,20 +16,21 @@ from ml_collections import config_dict
 from ml_collections.config_dict import ConfigDict
 
 from experiments.settings import command_line, files, former, said
+from experiments.settings.bounds import LARGEST
 from experiments.settings.files import arguments as arguments
+from experiments.settings.tree import Settings
 from longctx.checkpoints import identity
 from longctx.config import Config, LayerConfig, RopeConfig, StageConfig
 from longctx.errors import UserError, unknown_name
 
 AUTO = "auto"
-LARGEST = float.fromhex("0x1.fffffep127")  # of float32, in which a run computes with its settings
 _WORKS = {"strategy": "ring", "layout": "contiguous"}  # for every mesh, mask and length
 # folders in a workdir
 CHECKPOINTS = "checkpoints"  # meta["config"] is dataclasses.asdict(config), meta["stage"] that of the step
 INIT_FROM, TOKENIZER = "init_from", "tokenizer"  # what a run keeps of these folders: see records.keep_sources
 
 
-def from_command_line(argv: list[str]) -> tuple[Config, pathlib.Path]:
+def from_command_line(argv: list[str]) -> tuple[Settings, pathlib.Path]:
     """The settings that a command line asks for, and its workdir: --workdir, or runs/<config.name>.
 
     Simulated devices need NPROC in the environment before jax starts, so it is set here.
@@ -41,11 +43,11 @@ def from_command_line(argv: list[str]) -> tuple[Config, pathlib.Path]:
     return _ready(_started(tree, workdir) if tree.init_from else tree), workdir
 
 
-def from_workdir(argv: list[str]) -> tuple[Config, pathlib.Path]:
-    """The same for a command about an existing run: its settings, and what --config.field=value changes in them.
+def from_workdir(argv: list[str]) -> tuple[Settings, pathlib.Path]:
+    """The settings of the run in --workdir, changed by --config.field=value, and the workdir.
 
-    They are those its newest checkpoint was made with; model.rope is that of the stage that it was made in, init_from
-    and data.tokenizer are the copies that the run keeps.
+    The run's newest checkpoint was made with these settings; model.rope is the rope of its stage, and init_from and
+    data.tokenizer are the copies that the run keeps.
     """
     tree, workdir = command_line.parse(argv, defaults(), _stored_tree)
     return _ready(tree), pathlib.Path(workdir)
@@ -74,18 +76,18 @@ def left_open(config: Config) -> list[str]:
 
 
 def stand_in(config: Config) -> Config:
-    """With names that always work for those left open, so that all the rest can be checked."""
+    """The config with names that always work for what attention leaves open, so that all the rest can be checked."""
     return with_attention(config, **{name: _WORKS[name] for name in left_open(config)})
 
 
 def with_attention(config: Config, **fields) -> Config:
-    """Another way to attend."""
+    """The config with other fields of attention."""
     return dataclasses.replace(config, attention=dataclasses.replace(config.attention, **fields))
 
 
 def defaults() -> ConfigDict:
-    """Every field of longctx.config.Config with its default. Locked: an unknown field is an error."""
-    return to_config_dict(Config())
+    """Every field of Settings with its default. Locked: an unknown field is an error."""
+    return to_config_dict(Settings())
 
 
 def stage(**fields) -> ConfigDict:
@@ -113,24 +115,24 @@ def layer(**fields) -> ConfigDict:
     return _filled(_section(LayerConfig()), "layer", fields)
 
 
-def to_config_dict(config: Config) -> ConfigDict:
+def to_config_dict(config: Settings) -> ConfigDict:
     """A locked ConfigDict of all fields. In the rope of a stage, those that are the model's are None."""
     return _section(config, stages=tuple(_stage(one, config.model.rope) for one in config.stages))
 
 
-def from_config_dict(tree) -> Config:
-    """The Config of a ConfigDict (or of nested dicts, such as stored JSON); absent fields have their defaults.
+def from_config_dict(tree) -> Settings:
+    """The Settings of a ConfigDict (or of nested dicts, such as stored JSON); absent fields have their defaults.
 
     Raises:
       UserError: for an unknown field, or a value that is not of its field's type.
     """
     tree = former.renamed(_plain(tree))
-    config = _dataclass(Config, _with_whole_ropes(tree), "")
+    config = _dataclass(Settings, _with_whole_ropes(tree), "")
     same = lambda one: dataclasses.replace(one, rope=None) if one.rope == config.model.rope else one
     return dataclasses.replace(config, stages=tuple(same(one) for one in config.stages))
 
 
-def _ready(tree: ConfigDict) -> Config:
+def _ready(tree: ConfigDict) -> Settings:
     config = from_config_dict(tree)
     if config.mesh.simulate > 0:
         os.environ["NPROC"] = "32"  # fewer threads than simulated devices: their collectives hang
