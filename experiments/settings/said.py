@@ -24,10 +24,6 @@ class Section(ConfigDict):
     def get_type(self, key):
         return float if former.task(key, self._fields) else super().get_type(former.field(key, self._fields))
 
-    def update(self, *other, **kwargs):
-        for given in (*other, kwargs):
-            super().update({former.field(key, self._fields): value for key, value in given.items()})
-
     def __setitem__(self, key, value):
         if task := former.task(key, self._fields):
             key, value = former.GENERATED, former.with_share(super().__getitem__(former.GENERATED), task, value)
