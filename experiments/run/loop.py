@@ -95,7 +95,7 @@ class Loop:
         if self.restored and self.restored.step > stage.first_step:
             stream.set_state(self.restored.data)
         self._begin(stage, compile_s, waste)
-        state = self._run(stage, step, stream, state)
+        state = self.run(stage, step, stream, state)
         stream.close()
         return state
 
@@ -109,7 +109,8 @@ class Loop:
         )
         self.bar.stage(stage.index, len(self.stages), stage.seq_len)
 
-    def _run(self, stage: Stage, step, stream: BatchStream, state: dict) -> dict:
+    def run(self, stage: Stage, step, stream: Iterator, state: dict) -> dict:
+        """Takes, logs and saves the steps of a stage that is compiled; returns and raises as `train`."""
         first = int(state["step"])
         self._clock, self._clock_step = time.monotonic(), first
         self._due, self._saved_at = False, time.monotonic()
