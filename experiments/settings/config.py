@@ -44,10 +44,10 @@ def from_command_line(argv: list[str]) -> tuple[Settings, pathlib.Path]:
 
 
 def from_workdir(argv: list[str]) -> tuple[Settings, pathlib.Path]:
-    """The settings of the run in --workdir, changed by --config.field=value, and the workdir.
+    """The same for a command about an existing run: its settings, and what --config.field=value changes in them.
 
-    The run's newest checkpoint was made with these settings; model.rope is the rope of its stage, and init_from and
-    data.tokenizer are the copies that the run keeps.
+    They are those its newest checkpoint was made with; model.rope is that of the stage that it was made in, init_from
+    and data.tokenizer are the copies that the run keeps.
     """
     tree, workdir = command_line.parse(argv, defaults(), _stored_tree)
     return _ready(tree), pathlib.Path(workdir)
@@ -76,12 +76,12 @@ def left_open(config: Config) -> list[str]:
 
 
 def stand_in(config: Config) -> Config:
-    """The config with names that always work for what attention leaves open, so that all the rest can be checked."""
+    """With names that always work for those left open, so that all the rest can be checked."""
     return with_attention(config, **{name: _WORKS[name] for name in left_open(config)})
 
 
 def with_attention(config: Config, **fields) -> Config:
-    """The config with other fields of attention."""
+    """Another way to attend."""
     return dataclasses.replace(config, attention=dataclasses.replace(config.attention, **fields))
 
 

@@ -8,7 +8,7 @@ SIMULATED = 2048  # devices that jax's CPU backend has in one process, at most
 
 
 def count() -> int:
-    """The number of processes that the environment speaks of; 1 where it says nothing.
+    """How many processes the environment speaks of; 1 where it says nothing.
 
     JAX_NUM_PROCESSES, or else the tasks of a SLURM step, or else the hosts of a TPU slice (Kubernetes).
     """

@@ -21,7 +21,7 @@ def missing(*packages: str) -> str:
 
 
 def not_installed(names) -> str:
-    """A sentence with the pip command that installs these packages or programs; "" for none."""
+    """What to do about these packages or programs; "" for none."""
     if not (names := list(names)):
         return ""
     extras = ",".join(sorted({EXTRAS[name] for name in names if name in EXTRAS}))

@@ -34,7 +34,7 @@ FILE_ERRORS = (
 
 
 def load(text: str, fields: ConfigDict) -> ConfigDict:
-    """The settings that get_config returns in the config file of "FILE" or "FILE:arguments".
+    """What get_config returns in the config file of "FILE" or "FILE:arguments".
 
     fields: every field there is, to suggest one for a field that does not exist.
 
@@ -64,8 +64,8 @@ def load(text: str, fields: ConfigDict) -> ConfigDict:
 
 
 def _shipped(path: pathlib.Path) -> pathlib.Path:
-    """The path, or the path of the config file of that name which comes with the package: "configs/quickstart.py" is
-    known in any folder."""
+    """The path, or that of the file of this name which comes with the package: so "configs/quickstart.py" is known
+    in any folder."""
     package = pathlib.Path(__file__).parents[1]
     candidates = [path, *((root / path) for root in (package.parent, package) if path.parts[:1] == ("configs",))]
     return next((one for one in candidates if one.is_file()), path)
@@ -145,7 +145,7 @@ def _no_file(name: str) -> UserError:
 
 
 def _failure(path: pathlib.Path, error: BaseException, fields: ConfigDict) -> UserError:
-    """The error for a config file that fails: an unknown field by its full name, else Python's words, and the line."""
+    """What went wrong in a config file: an unknown field by its full name, otherwise the error, and the line."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path.absolute())]
     line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
     where = f"--config {path}" + (f", line {line}" if line else "")

@@ -16,8 +16,8 @@ SMOKE = dict(layers=2, d_model=64, mlp_dim=128, head_dim=8, vocab_size=512)
 
 
 def fill(config, model: str, length: int, smoke: bool, context: int, context_outer: int = 1) -> None:
-    """A config of one row of `length` tokens a step for a model of MODELS, cut over `context` x
-    `context_outer` shards; smoke: the model and row made tiny, two steps on simulated devices."""
+    """A config of one row of `length` tokens a step for a model of MODELS, cut over so many context shards; smoke: the
+    model and row made tiny, two steps on simulated devices."""
     devices = context_outer * context
     length, steps = (128 * devices, 2) if smoke else (length, 1000)
     config.model.update(**MODELS[model] | (SMOKE if smoke else {}))
