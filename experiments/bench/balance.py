@@ -24,7 +24,7 @@ from longctx.config import DataConfig
 from longctx.data import sources
 from longctx.data.packing import deal, pack
 from longctx.errors import UserError
-from longctx.evals import drawing
+from longctx.evals import drawing as figures
 from longctx.layouts import balanced
 
 BLOCK = 256
@@ -167,12 +167,12 @@ def library_table(records: list[dict]) -> str:
     )
 
 
-@drawing.style
+@figures.style
 def picture(records: list[dict]):
     """How much faster than a ring over zigzag attention is on the standard library, by layout and exchange."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(drawing.SIZE[0] * 1.4, drawing.SIZE[1]), layout="constrained")
+    figure = Figure(figsize=(figures.SIZE[0] * 1.4, figures.SIZE[1]), layout="constrained")
     axes, shards = figure.subplots(), list(dict.fromkeys(r["shards"] for r in records))
     width = 0.84 / len(WAYS)
     for i, (layout, exchange) in enumerate(WAYS):
@@ -181,7 +181,7 @@ def picture(records: list[dict]):
             np.arange(len(shards)) + width * (i - (len(WAYS) - 1) / 2),
             [r[FASTER[0]] for r in mine],
             width,
-            color=drawing.PALETTE[i],
+            color=figures.PALETTE[i],
             label=f"{layout}, {exchange}",
         )
         axes.bar_label(bars, [f"{console.number(r['ms'])} ms" for r in mine], fontsize=6, padding=2, rotation=90)

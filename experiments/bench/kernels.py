@@ -21,7 +21,7 @@ from experiments.bench.harness.kernel_cases import EVERY, GPU_KERNELS, KERNELS, 
 from experiments.hardware import tpu_schedule
 from experiments.settings import console, extras, places
 from longctx.errors import UserError
-from longctx.evals import drawing
+from longctx.evals import drawing as figures
 from pallas_kernels import gpu_chips, masks, tpu_chips
 from pallas_kernels.tpu_chips import CHIPS
 
@@ -214,14 +214,14 @@ def share_of_empty(chip: str, length: int) -> float | None:
     return time[0] / time[1]
 
 
-@drawing.style
+@figures.style
 def picture(results: list[Result]):
     """Predicted TFLOP/s of every kernel: a panel for each chip, a group of bars for each problem."""
     from matplotlib.figure import Figure
 
     results = [r for r in results if r.tflops]
     chips, kernels = list(dict.fromkeys(r.chip for r in results)), list(dict.fromkeys(r.case.kernel for r in results))
-    figure = Figure(figsize=(drawing.SIZE[0] * 1.6, 2.6 * max(len(chips), 1)), layout="constrained")
+    figure = Figure(figsize=(figures.SIZE[0] * 1.6, 2.6 * max(len(chips), 1)), layout="constrained")
     for axes, chip in zip(figure.subplots(max(len(chips), 1), squeeze=False)[:, 0], chips, strict=False):
         mine = [r for r in results if r.chip == chip]
         problems = list(dict.fromkeys(_problem(r) for r in mine))
@@ -229,11 +229,11 @@ def picture(results: list[Result]):
         for i, kernel in enumerate(kernels):
             found = {_problem(r): r.tflops for r in mine if r.case.kernel == kernel}
             at = [problems.index(problem) + width * (i - (len(kernels) - 1) / 2) for problem in found]
-            bars = axes.bar(at, list(found.values()), width, label=kernel, color=drawing.PALETTE[i])
+            bars = axes.bar(at, list(found.values()), width, label=kernel, color=figures.PALETTE[i])
             for text in axes.bar_label(bars, fmt="%.0f", fontsize=6, padding=1):
                 # legible where the line of the peak runs through it
-                text.set_bbox(dict(facecolor=drawing.CARD, edgecolor="none", pad=0.5))
-        axes.axhline(CHIPS[chip].tflops, color=drawing.MUTED, linestyle=(0, (3, 2)), linewidth=1, label="peak")
+                text.set_bbox(dict(facecolor=figures.CARD, edgecolor="none", pad=0.5))
+        axes.axhline(CHIPS[chip].tflops, color=figures.MUTED, linestyle=(0, (3, 2)), linewidth=1, label="peak")
         axes.set_xticks(range(len(problems)), problems, fontsize=7)
         axes.set_xlim(-0.5, len(problems) - 0.5)
         axes.margins(y=0.1)
