@@ -35,7 +35,7 @@ def get_config(arg: str = ""):
         dtype="float32",
         remat="none",
     )
-    config.data.update(passkey_share=0.5, copy_share=0.2)
+    config.data.generated = ("passkey(0.5)", "copying(0.2)")
     config.optim.update(learning_rate=1e-2, warmup_steps=20, schedule="wsd")
     config.checkpoint.every_steps = 200
     config.log.every_steps = 20

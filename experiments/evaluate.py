@@ -12,6 +12,7 @@ import time
 from experiments.run import checks, command, processes
 from experiments.settings import config as configs
 from longctx.config import Config, RopeConfig
+from longctx.evals.api import EVALS
 
 
 def lengths(config: Config) -> tuple[int, ...]:
@@ -20,9 +21,9 @@ def lengths(config: Config) -> tuple[int, ...]:
     return tuple(config.eval.lengths) or (*trained, 2 * trained[-1])
 
 
-def passkey_lengths(config: Config) -> tuple[int, ...]:
-    """The lengths at which passkeys are asked for, however long the documents are; none without that task."""
-    return lengths(config) if "passkey" in config.eval.tasks else ()
+def certain_lengths(config: Config) -> tuple[int, ...]:
+    """The lengths of rows that are read however short the held-out documents are; none where every task reads those."""
+    return lengths(config) if any(EVALS[name].fills_every_length for name in config.eval.tasks) else ()
 
 
 def run(config: Config, mesh, params, rope: RopeConfig, documents, tokenizer, workdir) -> dict:
@@ -31,15 +32,14 @@ def run(config: Config, mesh, params, rope: RopeConfig, documents, tokenizer, wo
 
     from experiments import report
     from experiments.run.metrics import dump
-    from longctx.evals.api import EVALS
     from longctx.evals.predictor import predictor
 
     params = jax.tree.map(lambda x: jax.device_put(x, x.sharding.with_memory_kind("device")), params)
     predict, results = predictor(config, mesh, params, rope), {}
-    for task in config.eval.tasks:
+    for name in config.eval.tasks:
         start = time.monotonic()
-        results[task] = EVALS[task](predict, documents, tokenizer, config.eval, lengths(config), config.seed)
-        print(f"evaluated {task} in {time.monotonic() - start:.1f} s", flush=True)
+        results[name] = EVALS[name].run(predict, documents, tokenizer, config.eval, lengths(config), config.seed)
+        print(f"evaluated {name} in {time.monotonic() - start:.1f} s", flush=True)
     if jax.process_index() == 0:
         (workdir / "evals.json").write_text(dump(results) + "\n")
         print(f"report: {report.write(workdir)}", flush=True)
@@ -54,7 +54,7 @@ def main(argv) -> None:
     from experiments.run.records import load_params
 
     mesh = processes.start(config.mesh)
-    price.check(config, mesh, lengths=passkey_lengths(config))
+    price.check(config, mesh, lengths=certain_lengths(config))
     step, params = load_params(config, workdir, mesh)
     for line in (f"{config.name}: step {step}", *corpus.notes):
         print(line, flush=True)

@@ -18,9 +18,9 @@ def main(argv) -> None:
     parser = Parser(__doc__.split("\n")[0])
     parser.add_argument("--workdir", required=True, help="the folder of the run")
     parser.add_argument("--out", required=True, help="the folder to write, without weights in it")
-    asked = parser.parse_args(argv[1:])
-    config, workdir = configs.from_workdir([argv[0], "--workdir", asked.workdir])
-    places.check_folder("--out", asked.out)
+    options = parser.parse_args(argv[1:])
+    config, workdir = configs.from_workdir([argv[0], "--workdir", options.workdir])
+    places.check_folder("--out", options.out)
 
     from experiments.run.records import load_params
     from longctx import hf
@@ -32,9 +32,14 @@ def main(argv) -> None:
     longest = max(stage.seq_len for stage in curriculum.plan(config) if stage.first_step < step)
     data = config.data if config.data.tokenizer != config.init_from else None
     hf.save(
-        {"params": params}, asked.out, config=config.model, source=config.init_from or None, longest=longest, data=data
+        {"params": params},
+        options.out,
+        config=config.model,
+        source=config.init_from or None,
+        longest=longest,
+        data=data,
     )
-    print(f"step {step} of {config.name}: {asked.out}", flush=True)
+    print(f"step {step} of {config.name}: {options.out}", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ Face (init_from) is not trained: it is asked for passkeys.
 """
 
 import dataclasses
+import functools
+import operator
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,16 +18,19 @@ from typing import NamedTuple
 from experiments.run import checks, command, processes
 from experiments.settings import config as configs
 from experiments.settings import places
-from longctx.config import Config, ModelConfig, StageConfig
-
-STEPS_IN_FLIGHT = 16
+from experiments.settings.tree import Settings
+from longctx.config import ModelConfig, StageConfig
 
 
 class Task(NamedTuple):
-    """What is asked of the models: (predictor, length) -> for each depth, how many values were asked for and right."""
+    """A task that models are compared by.
+
+    what: its name in a sentence. trained: the trained length in tokens. chance: the accuracy of guessing.
+    cells: (predictor, length) -> for each depth {"asked": values asked for, "right": values answered}.
+    """
 
     what: str
-    trained: int  # length in tokens
+    trained: int
     chance: float
     cells: Callable[..., list[dict]]
 
@@ -43,7 +48,7 @@ def main(argv) -> None:
 
     from experiments import train
     from experiments.bench.harness import record
-    from experiments.pictures import run as figures
+    from experiments.pictures import extension as figures
     from experiments.planner import price
     from experiments.run.metrics import dump
     from longctx.data import curriculum
@@ -78,7 +83,7 @@ def main(argv) -> None:
     print(f"\n{table(result)}\n\n{workdir / 'extend.json'}, {workdir / 'extend.png'}", flush=True)
 
 
-def _recall(config: Config, trained: int) -> Task:
+def _recall(config: Settings, trained: int) -> Task:
     from longctx.evals.tasks import recall
 
     extend = config.extend
@@ -92,7 +97,7 @@ def _recall(config: Config, trained: int) -> Task:
     )
 
 
-def _passkeys(config: Config, trained: int, tokenizer) -> Task:
+def _passkeys(config: Settings, trained: int, tokenizer) -> Task:
     """A prompt is right where all digits are."""
     from longctx.evals.tasks import passkey
 
@@ -106,43 +111,34 @@ def _passkeys(config: Config, trained: int, tokenizer) -> Task:
     )
 
 
-def trained(config: Config, mesh, params=None) -> tuple[dict, dict]:
-    """The parameters after all stages of the config on the recall task, from fresh ones or `params`; and how it went:
-    steps, seconds of compiling and of running, loss of the last batch in nats per value."""
+def trained(config: Settings, mesh, params=None) -> tuple[dict, dict]:
+    """Trains on the recall task through all stages of the config, from `params` or from fresh parameters.
+
+    Returns (parameters, how it went: steps, seconds of compiling and of running, loss of the last batch in nats per
+    value).
+    """
     import jax
     import jax.numpy as jnp
 
-    from longctx import layouts, meshes, optim, train_step
-    from longctx.data import curriculum, pipeline
+    from experiments.run import batches, loop
+    from longctx import optim, train_step
+    from longctx.data import curriculum
     from longctx.data.generated import recall
-    from longctx.positions.view import reaches
 
     stages = curriculum.plan(config)
     rate = optim.learning_rate(config.optim, stages)
     params = params and jax.tree.map(jnp.copy, params)  # a step takes its state's memory
     state = train_step.init_state(config, mesh, params)
-    seen = reaches(config.model)
-    lay_out = lambda batch: layouts.lay_out(batch, config.attention.layout, config.mesh.context_shards, seen)
-    shard, shards = meshes.data_shard(mesh)
     compile_s = run_s = 0.0
     for stage in stages:
         start = time.monotonic()
         step = train_step.compile_step(config, rate, stage, mesh)
         compiled = time.monotonic()
-        rows = recall.RecallRows(config.recall, stage.seq_len, config.seed)
-        stream = pipeline.BatchStream(
-            rows,
-            stage,
-            config.seed,
-            prefetch=config.data.prefetch,
-            process_index=shard,
-            process_count=shards,
-            transform=lay_out,
-        )
-        for i in range(stage.steps):
-            state, metrics = step(state, meshes.put_batch(next(stream), mesh))
-            if i % STEPS_IN_FLIGHT == 0 or i + 1 == stage.steps:
-                loss = metrics["loss"].item()  # waits
+        stream = batches.of_rows(config, mesh, recall.RecallRows(config.recall, stage.seq_len, config.seed), stage)
+        numbers, last = range(stage.first_step, stage.end_step), functools.partial(operator.eq, stage.end_step)
+        for taken in loop.take(step, stream, state, mesh, numbers, last):
+            state = taken.state
+        loss = taken.metrics[-1]["loss"].item()
         stream.close()
         compile_s, run_s = compile_s + compiled - start, run_s + time.monotonic() - compiled
         print(
@@ -170,7 +166,7 @@ def table(result: dict) -> str:
     return console.table(("method", "parameters", *times), rows)
 
 
-def _with_lengths(config: Config, trained: int) -> Config:
+def _with_lengths(config: Settings, trained: int) -> Settings:
     """The config with the lengths that it leaves open."""
     lengths = config.extend.lengths or tuple(trained * times for times in (1, 2, 4, 8, 16))
     tune_length = config.extend.tune_length or 8 * trained
@@ -179,7 +175,7 @@ def _with_lengths(config: Config, trained: int) -> Config:
     )
 
 
-def _tuned(config: Config, mesh, params, name: str, task: Task) -> dict:
+def _tuned(config: Settings, mesh, params, name: str, task: Task) -> dict:
     """The record of a short tuning for extend.tune_length: the settings are those for it, at every length."""
     from longctx.positions.extension import METHODS, TUNINGS
 
@@ -204,14 +200,14 @@ def _tuned(config: Config, mesh, params, name: str, task: Task) -> dict:
     }
 
 
-def _record(config: Config, mesh, params, how: str, name: str, task: Task) -> dict:
+def _record(config: Settings, mesh, params, how: str, name: str, task: Task) -> dict:
     from longctx.positions.extension import METHODS
 
     return _read(config, mesh, params, METHODS[name], task) | {"name": name, "how": how}
 
 
-def _read(config: Config, mesh, params, change, task: Task) -> dict:
-    """What the parameters recall at every length, their settings changed by a function of positions.extension."""
+def _read(config: Settings, mesh, params, change, task: Task) -> dict:
+    """The accuracy of the parameters at every length, its settings changed by `change` of positions.extension."""
     from longctx.evals.predictor import predictor
 
     start, cells, predictors = time.monotonic(), [], {}

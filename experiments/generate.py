@@ -50,16 +50,19 @@ def arguments(argv):
 
 
 class Source(NamedTuple):
-    """What a prompt is continued by: its text side, and `load` for (mesh, graph, params)."""
+    """A model that continues prompts, its weights not read yet.
+
+    ends: the tokens that end the text. load: () -> (mesh, graph, params).
+    """
 
     tokenizer: tokenizers.Tokenizer
     vocab_size: int
-    ends: tuple[int, ...]  # the tokens that end the text
+    ends: tuple[int, ...]
     load: Callable
 
 
 def of_run(path: str, tokenizer: str | None, overrides: list[str]) -> Source:
-    """A run, which ends a text as its documents end, and as the folder of its tokenizer says."""
+    """The source in the workdir of a run. A text ends where its documents end, and as its tokenizer's folder says."""
     from experiments.settings import checks
 
     config, workdir = configs.from_workdir(["generate", "--workdir", path, *overrides])
@@ -82,7 +85,7 @@ def of_run(path: str, tokenizer: str | None, overrides: list[str]) -> Source:
 
 
 def of_hugging_face(path: str, tokenizer: str | None, overrides: list[str]) -> Source:
-    """A folder of Hugging Face, which ends a text as its config.json and generation_config.json say."""
+    """The source in a folder of Hugging Face. A text ends as its config.json and generation_config.json say."""
     if overrides:
         raise UserError(f"{overrides[0]} changes the settings of a run, and --checkpoint={path!r} is not one.")
     from longctx import hf
@@ -103,11 +106,11 @@ def _read(path: str) -> bytes:
         raise UserError(f"--prompt-file={path!r} cannot be read: {error.strerror}.") from error
 
 
-def _tokens(source: Source, written: bytes, asked) -> np.ndarray:
+def _tokens(source: Source, written: bytes, options) -> np.ndarray:
     """The tokens of the prompt, all of them known to the model."""
-    tokenizer, path = source.tokenizer, asked.prompt_file
+    tokenizer, path = source.tokenizer, options.prompt_file
     tokenizers.check_vocabulary(tokenizer, source.vocab_size)
-    parse = asked.special_tokens == "parse"
+    parse = options.special_tokens == "parse"
     tokens = tokenizer.encode_prompt(written, source.vocab_size, path, parse)
     if not len(tokens):
         raise UserError(f"--prompt-file={path!r} holds no text to go on from.")
@@ -128,11 +131,11 @@ def _kind(path: str) -> Callable:
 
 
 def main(argv) -> None:
-    asked, overrides = arguments(argv[1:])
-    request = Request(asked.max_new_tokens, asked.chunk, asked.temperature, asked.top_p).check()
-    written = _read(asked.prompt_file)
-    source = _kind(asked.checkpoint)(asked.checkpoint, asked.tokenizer, overrides)
-    prompt = _tokens(source, written, asked)
+    options, overrides = arguments(argv[1:])
+    request = Request(options.max_new_tokens, options.chunk, options.temperature, options.top_p).check()
+    written = _read(options.prompt_file)
+    source = _kind(options.checkpoint)(options.checkpoint, options.tokenizer, overrides)
+    prompt = _tokens(source, written, options)
     mesh, graph, params = source.load()
 
     import jax
@@ -141,7 +144,7 @@ def main(argv) -> None:
 
     request = dataclasses.replace(request, stop=stops(source.ends, source.vocab_size))
     with jax.set_mesh(mesh):
-        steps = api.stream(graph, params, [prompt], key=jax.random.key(asked.seed), **dataclasses.asdict(request))
+        steps = api.stream(graph, params, [prompt], key=jax.random.key(options.seed), **dataclasses.asdict(request))
         for piece in text.as_it_comes(source.tokenizer, prompt, (int(chosen[0]) for chosen in steps)):
             print(piece, end="", flush=True)
     print()

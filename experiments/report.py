@@ -2,7 +2,7 @@
 
     python -m experiments.report --workdir DIR
 
-Reads what report_run.py says. Safe to call during a run.
+Reads what experiments/run/written.py says. Safe to call during a run.
 """
 
 import html
@@ -12,8 +12,7 @@ import re
 import shlex
 import sys
 from pathlib import Path
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from experiments.pictures import run as figures
 from experiments.pictures.page import PAGE, STYLE
@@ -21,6 +20,9 @@ from experiments.run.progress import duration
 from experiments.run.written import Run, load
 from experiments.settings.console import Parser, complain
 from longctx.errors import UserError
+from longctx.evals.api import EVALS
+from longctx.evals.drawing import count
+from longctx.evals.task import Task
 
 RECENT = 20  # logged steps that a headline number is averaged over
 
@@ -46,7 +48,7 @@ def _write(run: Run) -> Path:
         title=html.escape(name),
         subtitle=html.escape(_subtitle(run)),
         tiles="\n".join(_tile(*tile) for tile in headline(run)),
-        cards="\n".join(_card(run, folder, *section) for section in _sections(run)),
+        cards="\n".join(_card(folder, section) for section in sections(run)),
         details=_details("Configuration", _flat(run.config)) + _details("Versions and devices", _flat(run.versions)),
     )
     path = run.workdir / "report.html"
@@ -71,7 +73,7 @@ def headline(run: Run) -> list[tuple[str, str, str]]:
         tiles.append((_number(loss / math.log(2), ".3f"), "bits per byte", "the same loss; one token is one byte"))
     speed = tokens / seconds if seconds else math.nan
     tiles += [
-        (figures.count(tokens), "tokens seen", f"in {last['step']:,} steps"),
+        (count(tokens), "tokens seen", f"in {last['step']:,} steps"),
         (_number(speed, ",.0f"), "tokens/s", "whole run, compilation apart"),
         (duration(last.get("time_s") or 0), "time", f"of which compiling {compiling:.0f} s"),
         (f"{run.trained:,}", "longest context", "tokens trained at"),
@@ -104,110 +106,56 @@ def _subtitle(run: Run) -> str:
 # ---- the pictures ---------------------------------------------------------------------------------------------------
 
 
-def _sections(run: Run):
-    """(file name, title, caption, finding, figure or None) of each picture; without a figure the finding says why."""
-    lengths, none = run.lengths, "No step is logged yet."
-    evals, steps = run.evals, bool(run.steps)
-    how = f"Not measured yet. To do so: `python -m experiments.evaluate --workdir {shlex.quote(str(run.workdir))}`"
-    by_position, gain, passkey = (evals.get(name) for name in ("by_position", "context_gain", "passkey"))
+class Section(NamedTuple):
+    """A picture and its words. name: of its PNG. caption: how to read it. finding: what it shows, or why there is none
+    where `figure`, of matplotlib, is None."""
+
+    name: str
+    title: str
+    caption: str
+    finding: str
+    figure: Any
+
+
+def sections(run: Run) -> list[Section]:
+    """The pictures of a report, in order: the training loss, each evaluation of EVALS, speed, and where time went."""
+    begun, lengths = bool(run.steps), run.lengths
+    finding = "" if begun else "No step is logged yet."
+    drawn = lambda draw, *what: draw(*what) if begun else None
     return [
-        (
+        Section(
             "loss",
             "Training loss",
             "Faint: as logged. Bold: smoothed. The colour is the context length of the stage.",
-            "" if steps else none,
-            figures.loss(run.steps, lengths) if steps else None,
+            finding,
+            drawn(figures.loss, run.steps, lengths),
         ),
-        (
-            "by_position",
-            "Loss by position in the context",
-            "Held-out text. Falling to the right = the model uses what it has read. Bands: one standard error.",
-            *_measured(
-                run,
-                by_position,
-                how,
-                "loss",
-                _by_position_finding,
-                lambda: figures.by_position(by_position, lengths, run.trained),
-            ),
-        ),
-        (
-            "context_gain",
-            "What context is worth",
-            "The same tokens, predicted from less text. Height = what missing context costs; zero = it did not help.",
-            *_measured(run, gain, how, "gain", _gain_finding, lambda: figures.context_gain(gain, lengths, run.trained)),
-        ),
-        (
-            "passkey",
-            "Passkey retrieval",
-            "A number hidden in filler. Each cell: the share of its digits found, and the nats per digit saved.",
-            how if passkey is None else _passkey_finding(passkey),
-            None if passkey is None else figures.passkey(passkey, run.trained),
-        ),
-        (
+        *(_measured(run, name, task) for name, task in EVALS.items()),
+        Section(
             "speed",
             "Speed and padding by stage",
             "Left: higher is faster. Right: the share of each batch wasted.",
-            "" if steps else none,
-            figures.speed(run.steps, run.stages, lengths) if steps else None,
+            finding,
+            drawn(figures.speed, run.steps, run.stages, lengths),
         ),
-        (
+        Section(
             "time",
             "Where the time went",
             "Each stage compiles its step once (grey), then runs (colour).",
-            "" if steps else none,
-            figures.where_time_went(run.steps, run.stages, lengths) if steps else None,
+            finding,
+            drawn(figures.where_time_went, run.steps, run.stages, lengths),
         ),
     ]
 
 
-def _measured(run: Run, result: dict | None, how: str, key: str, finding, draw):
-    """(finding, figure) of an eval by length: how to make it, or what it found at the longest length trained at."""
+def _measured(run: Run, name: str, task: Task) -> Section:
+    """The section of an evaluation: what it found; or how to measure it, where evals.json does not hold it."""
+    result = run.evals.get(name)
     if result is None:
-        return how, None
-    measured = [record for record in result["lengths"] if record.get(key)]
-    missing = [
-        f"{record['length']:,} tokens not measured: {record['reason']}."
-        for record in result["lengths"]
-        if not record.get(key)
-    ]
-    trained = [record for record in measured if record["length"] <= run.trained] or measured
-    found = [finding(trained[-1])] if trained else []
-    return " ".join(found + missing), draw() if measured else None
-
-
-def _by_position_finding(record: dict) -> str:
-    edges, loss = np.array(record["edges"]), figures.numbers(record["loss"])
-    early = int(np.searchsorted(edges, 64)) if edges[-1] > 128 else 0
-    early = min(early, len(loss) - 1)
-    return (
-        f"At {record['length']:,} tokens: {loss[early]:.3f} nats around position {edges[early]:,}, "
-        f"{loss[-1]:.3f} from {edges[-2]:,} on ({record['documents']} documents)."
-    )
-
-
-def _gain_finding(record: dict) -> str:
-    gain, error = record["gain"][0], record["error"][0]
-    if gain is None:
-        return "The loss is not finite."
-    spread = "" if error is None else f" ± {error:.3f}"
-    return (
-        f"Reading {record['length']:,} tokens instead of {record['contexts'][0]:,} is worth {gain:.3f}{spread} "
-        f"nats per token ({record['documents']} documents)."
-    )
-
-
-def _passkey_finding(result: dict) -> str:
-    accuracy, exact = (
-        figures.numbers(value for row in result["grid"][name] for value in row) for name in ("accuracy", "exact")
-    )
-    if not np.isfinite(accuracy).any():
-        return "No length was long enough for the prompt, or the tokenizer has no digits."
-    return (
-        f"{np.nanmean(accuracy):.0%} of the digits are the model's top choice (chance, measured by hiding another "
-        f"number: {result['chance']:.0%}); in {np.nanmean(exact):.0%} of the prompts all are "
-        f"({result['samples']} per cell)."
-    )
+        how = f"Not measured yet. To do so: `python -m experiments.evaluate --workdir {shlex.quote(str(run.workdir))}`"
+        return Section(name, task.title, task.caption, how, None)
+    finding, figure = task.finding(result, run.trained), task.figure(result, run.lengths, run.trained)
+    return Section(name, task.title, task.caption, finding, figure)
 
 
 # ---- HTML -----------------------------------------------------------------------------------------------------------
@@ -218,8 +166,9 @@ def _tile(value: str, name: str, remark: str) -> str:
     return f"<div class=tile><dt>{name}</dt><dd>{value}<small>{remark}</small></dd></div>"
 
 
-def _card(run: Run, folder: Path, name: str, title: str, caption: str, finding: str, figure) -> str:
-    """A picture with its sentence; saves the picture as PNG too."""
+def _card(folder: Path, section: Section) -> str:
+    """A section as HTML; saves its picture as PNG too."""
+    name, title, caption, finding, figure = section
     command = re.sub("`(.*)`", r"<br><code>\1</code>", html.escape(finding))
     picture = f"<p class=empty>{command}</p>"
     if figure is not None:

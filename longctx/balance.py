@@ -1,4 +1,4 @@
-"""How evenly a layout spreads attention over context shards, and what it moves: meters for rows as they are laid out.
+"""Meters for rows as a layout puts them: how evenly attention is spread over context shards, and what is moved.
 
 All take positions and segments int [B, T] in the order of the layout, documents from their position 0 on, and C shards
 of n = T / C slots each. A query sees the keys of its document up to its own, the latest `reach` of them (None: all).
@@ -19,14 +19,14 @@ _FAR = 2.0**31  # beyond any position
 
 @dataclasses.dataclass(frozen=True)
 class Balance:
-    """What a layout costs. Of several kinds of layers, every one waits for what is its own busiest shard.
+    """The costs of a layout. Of several kinds of layers, each waits for its own busiest shard.
 
     Attributes:
-      work: I, that of the busiest shard / the mean.
+      work: I, the work of the busiest shard / the mean.
       lockstep: J, the sum over the hops of a ring of the work of the shard that is busiest in that hop / the mean.
-      tokens: those of the shard that has most / the mean. padding: share of the slots.
-      received: keys that a shard needs of others / those that a ring brings, (C-1) * n; the mean over the shards, in
-        whole blocks. received_most: of the shard that receives most.
+      tokens: tokens of the shard that has most / the mean. padding: share of the slots.
+      received: keys that a shard needs of others / keys that a ring brings, (C-1) * n; the mean over the shards, in
+        whole blocks. received_most: the same ratio for the shard that receives most.
       tiles: pairs of blocks that the busiest shard computes / the mean. waste: pairs of tokens in all of them / work.
       pairs: of tokens, that a shard computes in all layers; the mean.
     """
@@ -43,7 +43,7 @@ class Balance:
 
 
 def measure(positions, segments, shards: int, reaches: Reaches = CAUSAL, block: int = 256) -> Balance:
-    """That of all layers: reaches are as in layouts.Layout.owner. block: slots of a kernel's blocks; divides n."""
+    """The balance of all layers; reaches: see layouts.Layout.owner. block: slots in a block of a kernel; divides n."""
     layers = np.array([number for _, number in reaches])
     over = lambda of_kinds: layers @ np.array(of_kinds)
     works = [work(positions, segments, shards, reach) for reach, _ in reaches]
@@ -103,14 +103,14 @@ def work(positions: np.ndarray, segments: np.ndarray, shards: int, reach: int | 
                 np.searchsorted(starts, begin, side="right"),
             )
         ]
-        some = Pieces(*(x[begin:end] for x in pieces))
-        np.add.at(total, some.shard, _seen(some._replace(document=some.document - begin), shards, reach))
+        group = Pieces(*(x[begin:end] for x in pieces))
+        np.add.at(total, group.shard, _seen(group._replace(document=group.document - begin), shards, reach))
         begin = end
     return total
 
 
 def _pieces(positions, segments, shards) -> Pieces:
-    """Those of laid-out rows; padding is none."""
+    """The pieces of laid-out rows; padding is in none."""
     (B, T), n = segments.shape, segments.shape[1] // shards
     position, segment, slots = positions.reshape(-1).astype(np.int64), segments.reshape(-1), np.arange(B * T)
     goes_on = (np.diff(position, prepend=-2) == 1) & (np.diff(segment, prepend=-1) == 0) & (slots % n > 0)
@@ -125,14 +125,14 @@ def _pieces(positions, segments, shards) -> Pieces:
 
 
 def _seen(p: Pieces, shards, reach):
-    """float64 [P, C]: how many keys of each shard the queries of each piece see in all."""
+    """float64 [P, C]: the keys of each shard that the queries of each piece see, summed over the queries."""
     own = p.shard[:, None] == np.arange(shards)
     before = _sums(own * p.size[:, None], p.document)  # keys that come before the piece
     # what the queries before the piece see where nothing limits it
     total = _sums(_of_first(p.size, before, own), p.document)
 
     def until(x):
-        """What the first x queries of each piece's document see where nothing limits it."""
+        """Keys that the first x queries of each piece's document see, summed, where nothing limits them."""
         at = np.searchsorted(p.document + p.first / _FAR, p.document + x / _FAR, side="right") - 1
         return total[at] + _of_first(x - p.first[at], before[at], own[at])
 
@@ -143,13 +143,13 @@ def _seen(p: Pieces, shards, reach):
 
 
 def _of_first(tokens, before, own):
-    """What the first so many queries of a piece see, with so many keys `before` it: all of those, and their own."""
+    """Keys that the first `tokens` queries of a piece see, summed: all keys `before` the piece, and the piece's own."""
     tokens = tokens[:, None].astype(np.float64)
     return tokens * before + own * (tokens * (tokens + 1) / 2)
 
 
 def _sums(x, document):
-    """Of each row of x [P, C], the sum of those before it in its document."""
+    """[P, C]: for each piece the sum of x [P, C] over earlier pieces of its document."""
     sums = np.cumsum(x, axis=0, dtype=np.float64) - x
     return sums - sums[document]
 
@@ -164,8 +164,8 @@ def tiles(positions: np.ndarray, segments: np.ndarray, shards: int, reach: int |
     tokens = masks.Tokens(positions.astype(np.int32), segments.astype(np.int32))
     blocks = [np.asarray(x) for x in masks.block_ranges(tokens, block)]  # [B, T / block]
     computed, needed = np.empty((2, shards, shards), np.int64)
-    for shard, mine in enumerate(zip(*(np.split(x, shards, axis=1) for x in blocks), strict=True)):
-        q, k = masks.Ranges(*(x[:, :, None] for x in mine)), masks.Ranges(*(x[:, None] for x in blocks))
+    for shard, own_blocks in enumerate(zip(*(np.split(x, shards, axis=1) for x in blocks), strict=True)):
+        q, k = masks.Ranges(*(x[:, :, None] for x in own_blocks)), masks.Ranges(*(x[:, None] for x in blocks))
         touched = ~masks.nothing(mask, q, k)
         of_shard = lambda x: x.reshape(len(x), shards, -1).sum((0, 2))
         computed[shard], needed[shard] = of_shard(touched.sum(axis=1)), of_shard(touched.any(axis=1))

@@ -1,8 +1,8 @@
 """The settings of a run, as frozen dataclasses with their defaults. Imports neither jax nor any other package.
 
-A config file (configs/*.py) fills a ConfigDict made from these classes; experiments/settings/config.py turns it back
-into them at the boundary, and nothing below experiments/ ever sees a ConfigDict. A choice is a name in some registry (a
-strategy, a layout, a schedule); experiments/settings/checks.py checks each name before anything starts.
+A config file (configs/*.py) fills a ConfigDict made from these; experiments/settings/config.py turns it back into them
+at the boundary, and nothing below experiments/ ever sees a ConfigDict. A choice is a name that some dict holds (a
+strategy, a layout, a schedule); each room checks its own before anything starts: see experiments/settings/checks.py.
 """
 import dataclasses
 import math
@@ -124,7 +124,7 @@ class MeshConfig:
 class AttentionConfig:
     """The implementation of attention and its sharding over the sequence; no field changes the result."""
     kernel: str = "auto"                # a name in pallas_kernels.attention.api.IMPLEMENTATIONS, or auto
-    # both may be "auto" for experiments.train, plan and comm: see experiments/planner/auto.py
+    # commands may leave both to the cost model with "auto": see experiments/planner/auto.py
     strategy: str = "ring"              # a name in longctx.context_parallel.api.STRATEGIES; one shard is always local
     layout: str = "zigzag"              # for longctx.layouts.parse, e.g. "per_document(256)" for packed rows
     kv_grads_dtype: str = "float32"     # in which dK and dV travel; bfloat16 halves their bytes and rounds at each hop
@@ -163,9 +163,9 @@ class DataConfig:
     bos: str = ""                       # the token that starts documents; "": as the files beside it say (data/
     eos: str = ""                       #   special_tokens.py), and the one that ends them
     text_field: str = "text"            # .jsonl: the field that holds the document
-    holdout: float = 0.1                # fraction of documents kept for evaluation, by a hash of their file name
-    passkey_share: float = 0.0          # fraction of the training tokens that are generated passkey tasks
-    copy_share: float = 0.0             # fraction that are a few random digits repeated: practice in looking back
+    holdout: float = 0.1                # share of documents kept for evaluation, chosen by a hash of their file name
+    generated: tuple[str, ...] = ()     # tasks that are made, each with its share of the training tokens, for longctx.
+                                        #   data.generated.api.parse: ("passkey(0.5)", "copying(0.2)")
     prefetch: int = 8                   # batches read ahead
 
 
@@ -219,7 +219,7 @@ class LogConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    """Measurements of experiments.evaluate, which training takes at its end too."""
+    """What is measured of a model: see longctx/evals."""
     tasks: tuple[str, ...] = ("by_position", "context_gain", "passkey")   # names in longctx.evals.api.EVALS
     lengths: tuple[int, ...] = ()       # context lengths; empty = the curriculum's, and twice the longest
     documents: int = 8                  # held-out documents per length
@@ -229,25 +229,11 @@ class EvalConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RecallConfig:
-    """The task of experiments.extend, see longctx/data/generated/recall.py; sizes of its vocabulary, and needles."""
+    """Associative recall, see longctx/data/generated/recall.py: needles in a row, and sizes of the vocabulary."""
     needles: int = 8
     keys: int = 64
     values: int = 32
     fillers: int = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class ExtendConfig:
-    """What experiments.extend compares. The trained length is that of the last stage."""
-    methods: tuple[str, ...] = ("none", "linear", "ntk", "dynamic", "yarn", "self_extend", "rerope", "leaky_rerope",
-                                "dca", "lm_infinite", "streaming")   # names in longctx.positions.extension.METHODS
-    lengths: tuple[int, ...] = ()       # tokens; empty = 1, 2, 4, 8 and 16 times the trained one
-    rows: int = 32                      # per method and length; each asks for every needle
-    depths: int = 8                     # how many parts of the haystack are told apart
-    tunings: tuple[str, ...] = ()       # names in longctx.positions.extension.TUNINGS
-    tune_length: int = 0                # tokens that these are for; 0 = 8 times the trained length
-    tune_steps: int = 100
-    tune_learning_rate: float = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,5 +260,3 @@ class Config:
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
     eval: EvalConfig = EvalConfig()
-    recall: RecallConfig = RecallConfig()
-    extend: ExtendConfig = ExtendConfig()

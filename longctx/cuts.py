@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from longctx.config import ModelConfig
-from longctx.errors import UserError
+from longctx.config import DTYPES, Config, ModelConfig
+from longctx.errors import UserError, unknown_name
 
 MIXTURES = ("gpt_oss", "llama4")  # those of longctx.model.block.FEED_FORWARDS that have experts
 
@@ -27,6 +27,23 @@ def check(model: ModelConfig, axes: Mapping[str, int]) -> None:
         _check_axis(f"model.{field}", sizes[f"model.{field}"], "tensor", axes["tensor"])
     _check_axis("model.d_model", model.d_model, "fsdp", axes["fsdp"])
     _check_feed_forward(model, axes["tensor"])
+
+
+def check_config(config: Config) -> None:
+    """Raises UserError for the first size of a run's model or mesh that does not divide, and for an unknown dtype."""
+    mesh = config.mesh
+    check(config.model, mesh.axes)
+    check_groups("memory.head_groups", config.memory.head_groups, config.model.kv_heads, mesh.tensor)
+    if 0 < mesh.simulate < mesh.devices:
+        raise UserError(f"mesh.simulate={mesh.simulate} is too few for the mesh ({mesh}); {mesh.devices} works.")
+    dtypes = {
+        "model.dtype": config.model.dtype,
+        "model.param_dtype": config.model.param_dtype,
+        "attention.kv_grads_dtype": config.attention.kv_grads_dtype,
+    }
+    for field, name in dtypes.items():
+        if name not in DTYPES:
+            raise unknown_name(field, name, DTYPES)
 
 
 def check_groups(field: str, groups: int, kv_heads: int, tensor: int) -> None:

@@ -8,8 +8,7 @@ from longctx.errors import UserError, as_user_error
 from longctx.memory.tiled import tiled
 from pallas_kernels.arguments import require_whole, said
 from pallas_kernels.cross_entropy import api as cross_entropy
-from pallas_kernels.cross_entropy.reference import target_logit
-from pallas_kernels.cross_entropy.spec import CrossEntropySpec, capped
+from pallas_kernels.cross_entropy.spec import CrossEntropySpec
 from pallas_kernels.masks import MOST
 
 
@@ -57,27 +56,6 @@ def _of_weighted(scores, weights, tiles: int):
         return jax.tree.map(lambda a: moved(a, jnp.argsort(order)), sorted_scores)
 
     return of_weighted
-
-
-def target_is_top(x, head, targets, chunk: int = 1024):
-    """bool [B, T]: no logit is above the target's, so that greedy decoding would write it. A soft cap changes nothing.
-
-    Same arguments as token_loss; at most `chunk` rows of logits exist.
-    """
-    as_user_error(cross_entropy.check, x, head, targets, "BT")
-
-    def local(x, head, targets):
-        def best_and_target(token):
-            logits = capped(token[0], head, CrossEntropySpec())
-            return logits.max(), target_logit(logits, token[1])
-
-        tokens = x.reshape(-1, x.shape[-1]), (targets - jax.lax.axis_index("tensor") * head.shape[1]).reshape(-1)
-        best, score = jax.lax.map(best_and_target, tokens, batch_size=chunk)
-        top = jax.lax.psum(score, "tensor") >= jax.lax.pmax(best, "tensor")  # all shards but one score 0: exact
-        return top.reshape(targets.shape)
-
-    specs = (meshes.HIDDEN, meshes.specs(head), meshes.TOKENS)
-    return jax.shard_map(local, in_specs=specs, out_specs=meshes.TOKENS)(x, head, targets)
 
 
 def mean_over_tokens(nll, weights):

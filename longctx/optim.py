@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from longctx.config import OptimConfig
+from longctx.config import Config, OptimConfig
+from longctx.errors import unknown_name
 from longctx.memory import host
 
 
@@ -115,3 +116,12 @@ def clipped(grads, max_norm: float):
         return grads, norm
     factor = clip_factor(norm, max_norm)
     return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads), norm
+
+
+def check(config: Config) -> None:
+    """Raises UserError for an unknown schedule, or an unknown treatment of the learning rate in a stage."""
+    if config.optim.schedule not in SCHEDULES:
+        raise unknown_name("optim.schedule", config.optim.schedule, SCHEDULES)
+    for i, stage in enumerate(config.stages):
+        if stage.lr not in LR_TREATMENTS:
+            raise unknown_name(f"stages[{i}].lr", stage.lr, LR_TREATMENTS)

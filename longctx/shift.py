@@ -1,4 +1,4 @@
-"""Values from later in the same document, under any layout: labels, and targets of multi-token prediction."""
+"""Values from later in a token's document, under any layout: labels, and targets of multi-token prediction."""
 
 import jax
 import jax.numpy as jnp
@@ -34,12 +34,12 @@ def ahead(x, positions, segments, offset: int = 1, fill=0):
     place = (lambda array, spec: array) if mesh.empty else jax.sharding.reshard
     slots = jax.lax.broadcasted_iota(jnp.int32, x.shape, 1)
     segments, positions, x, slots = jax.lax.sort([place(y, WHOLE) for y in (segments, positions, x, slots)], num_keys=2)
-    found = jnp.full_like(x, fill)
+    shifted = jnp.full_like(x, fill)
     for step in range(1, offset + 1):  # positions differ: in this order it is no further away
         segment, position, value = (jnp.roll(y, -step, axis=1) for y in (segments, positions, x))
-        found = jnp.where((segment == segments) & (position == positions + offset), value, found)
-    found = jnp.where(segments > 0, found, fill)
-    return place(jax.lax.sort((slots, found), num_keys=1)[1], meshes.TOKENS)
+        shifted = jnp.where((segment == segments) & (position == positions + offset), value, shifted)
+    shifted = jnp.where(segments > 0, shifted, fill)
+    return place(jax.lax.sort((slots, shifted), num_keys=1)[1], meshes.TOKENS)
 
 
 def _check(x, positions, segments, offset, fill):

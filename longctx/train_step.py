@@ -1,5 +1,6 @@
 """The training state, a nested dict of arrays (donated, checkpointed, restored anywhere), and the one jitted step."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,10 +9,13 @@ from jax.sharding import NamedSharding
 
 from longctx import loss, meshes, optim
 from longctx.config import Config, RopeConfig
+from longctx.errors import UserError, unknown_name
 from longctx.memory import host
+from longctx.memory.checks import check_offload
 from longctx.model import functional
 from longctx.positions import augment
-from longctx.streaming.step import others, squared, streamed, updated
+from longctx.streaming import checks as streaming
+from longctx.streaming.step import CLIPS, others, squared, streamed, updated
 
 BLOCKS = jax.tree_util.DictKey("blocks")
 # On GPUs XLA's own rematerialization counts arrays in host memory as device memory, and computes again what it need
@@ -121,6 +125,37 @@ def _by_layers(mean_loss, outside, optimizer, blocks, moments):
 
 
 BACKWARDS = {"autodiff": autodiff, "streamed": streamed}
+
+
+# settings of memory that only one of BACKWARDS reads
+READ_BY = {
+    "loss_tiles": "autodiff",
+    "head_groups": "autodiff",
+    "chunk_tokens": "streamed",
+    "residual_every": "streamed",
+    "keep_attention": "streamed",
+    "clip_mode": "streamed",
+}
+
+
+def check(config: Config) -> None:
+    """Raises UserError for a setting of memory that is unknown, not read by its backward, or cannot work."""
+    memory = config.memory
+    names = [("memory.backward", memory.backward, BACKWARDS), ("memory.clip_mode", memory.clip_mode, CLIPS)]
+    names += [(f"memory.offload[{i}]", name, host.NAMES) for i, name in enumerate(memory.offload)]
+    for field, name, known in names:
+        if name not in known:
+            raise unknown_name(field, name, known)
+    for field in dataclasses.fields(memory):
+        value, reader = getattr(memory, field.name), READ_BY.get(field.name, memory.backward)
+        if value != field.default and memory.backward != reader:
+            raise UserError(
+                f"memory.{field.name}={value!r} is for memory.backward={reader!r}, and it is {memory.backward!r}."
+            )
+    if memory.backward == "streamed":
+        streaming.check(config)
+    else:
+        check_offload(config)
 
 
 def train_step(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: dict):

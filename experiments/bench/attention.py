@@ -223,7 +223,7 @@ def picture(path: str, records: list[dict], environment: dict) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    from experiments.pictures.run import MARKERS, PALETTE, STYLE
+    from longctx.evals.drawing import MARKERS, PALETTE, STYLE
 
     with rc_context(STYLE):
         figure = Figure(figsize=(8, 3.6), layout="constrained")

@@ -16,7 +16,6 @@ import numpy as np
 from experiments.bench.harness import options, record
 from experiments.hardware.targets import CHIPS
 from experiments.meter.lengths import HEAP, KINDS, documents, laid_out, row
-from experiments.pictures import run as figures
 from experiments.planner import attention_step
 from experiments.settings import console, places
 from experiments.settings.models import MODELS
@@ -25,6 +24,7 @@ from longctx.config import DataConfig
 from longctx.data import sources
 from longctx.data.packing import deal, pack
 from longctx.errors import UserError
+from longctx.evals import drawing as figures
 from longctx.layouts import balanced
 
 BLOCK = 256

@@ -20,9 +20,9 @@ from experiments.bench.harness import gpu_kernels, kernel_worker, options, recor
 from experiments.bench.harness.flops import MATMULS
 from experiments.bench.harness.kernel_cases import EVERY, GPU_KERNELS, KERNELS, Case, Ours, missing
 from experiments.hardware import tpu_schedule
-from experiments.pictures import run as figures
 from experiments.settings import console, extras, places
 from longctx.errors import UserError
+from longctx.evals import drawing as figures
 from pallas_kernels import gpu_chips, masks, tpu_chips
 from pallas_kernels.tpu_chips import CHIPS
 

@@ -10,22 +10,48 @@ import numpy as np
 from experiments.hlo.loops import Count
 from experiments.hlo.text import Instruction, Shape
 
+
+def others(n: int) -> float:
+    """What goes to each of n - 1 other devices, one by one."""
+    return n - 1
+
+
+def parts_of_others(n: int) -> float:
+    """All of n parts but a device's own."""
+    return (n - 1) / n
+
+
+def parts_twice(n: int) -> float:
+    """All parts but one, twice: a reduce-scatter and an all-gather of what it left."""
+    return 2 * (n - 1) / n
+
+
+def others_twice(n: int) -> float:
+    """The n - 1 other devices, twice: a reduce-scatter and an all-gather."""
+    return 2 * (n - 1)
+
+
+def half(n: int) -> float:
+    """The most of a ragged exchange: the array that results are put into is an operand as well."""
+    return 0.5
+
+
+def whole(n: int) -> float:
+    """All of it, where there is another device."""
+    return 1 if n > 1 else 0
+
+
 # of the operand on each of n devices, the share that leaves the device; ring algorithms
 SENT = {
-    "all-gather": lambda n: n - 1,
-    "reduce-scatter": lambda n: (n - 1) / n,
-    "all-reduce": lambda n: 2 * (n - 1) / n,
-    "all-to-all": lambda n: (n - 1) / n,
-    "ragged-all-to-all": lambda n: 0.5,  # at most; the array that it is put into is an operand as well
-    "collective-permute": lambda n: 1 if n > 1 else 0,
+    "all-gather": others,
+    "reduce-scatter": parts_of_others,
+    "all-reduce": parts_twice,
+    "all-to-all": parts_of_others,
+    "ragged-all-to-all": half,
+    "collective-permute": whole,
 }
-# links of a ring that data crosses, where that is no matter of pairs
-LINKS = {
-    "all-gather": lambda n: n - 1,
-    "reduce-scatter": lambda n: n - 1,
-    "all-reduce": lambda n: 2 * (n - 1),
-    "all-to-all": lambda n: n - 1,
-}
+# links of a ring that data crosses, where they do not depend on the pairs of devices
+LINKS = {"all-gather": others, "reduce-scatter": others, "all-reduce": others_twice, "all-to-all": others}
 
 
 @dataclasses.dataclass(frozen=True)

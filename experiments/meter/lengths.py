@@ -12,11 +12,24 @@ LONG = 65536
 # the share of documents that makes 0.6 of the tokens those of long ones, beside web pages of 735 tokens
 LONG_SHARE = 0.6 / 0.4 * 2 * 735 / LONG
 HEAP = "heap(512)"
-KINDS = {
-    "web": lambda rng: rng.lognormal(6.6, 1.2),
-    "code": lambda rng: rng.lognormal(7.5, 1.8),
-    "prolong": lambda rng: LONG if rng.random() < LONG_SHARE else rng.lognormal(6.6, 1.2),
-}
+
+
+def web(rng: np.random.Generator) -> float:
+    """The tokens of a web page."""
+    return rng.lognormal(6.6, 1.2)
+
+
+def code(rng: np.random.Generator) -> float:
+    """The tokens of a file of source code."""
+    return rng.lognormal(7.5, 1.8)
+
+
+def prolong(rng: np.random.Generator) -> float:
+    """The tokens of a document in a mixture for long contexts: LONG ones among web pages."""
+    return LONG if rng.random() < LONG_SHARE else web(rng)
+
+
+KINDS = {"web": web, "code": code, "prolong": prolong}
 
 
 def row(lengths) -> dict[str, np.ndarray]:

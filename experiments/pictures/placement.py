@@ -4,12 +4,12 @@ ring, how long the others wait for it then, and what leaves it."""
 import numpy as np
 
 from experiments.meter.lengths import documents, laid_out, row
-from experiments.pictures.run import CARD, INK, MARKERS, MUTED, PALETTE, SIZE, style
 from experiments.settings.models import MODELS
 from longctx import balance, layouts
 from longctx.config import ModelConfig
 from longctx.context_parallel import cost
 from longctx.context_parallel.strategy import Plan
+from longctx.evals.drawing import CARD, INK, MARKERS, MUTED, PALETTE, SIZE, style
 from pallas_kernels import masks
 
 WIDTH, NODE, BLOCK = 1.7 * SIZE[0], 8, 256
@@ -141,7 +141,7 @@ def _legend(figure, colours: dict):
 
 
 def sent(strategy: str, devices: int, tokens: int, model: str) -> float:
-    """Bytes that leave each device in a layer's attention, forward and backward, in closed form: one row of so many
+    """Bytes that leave each device in a layer's attention, forward and backward, in closed form: one row of `tokens`
     tokens, causal, zigzag, all in bfloat16. usp: Ulysses in nodes of NODE devices, a ring around them."""
     shape = ModelConfig(**MODELS[model])
     shards = (devices // NODE, NODE) if strategy == "usp" else (1, devices)
@@ -151,7 +151,8 @@ def sent(strategy: str, devices: int, tokens: int, model: str) -> float:
 
 
 def sent_by_need(kind: str, devices: int, tokens: int, model: str) -> float:
-    """That of `dispatch` for a row of documents with lengths of one of lengths.KINDS, the mean device's."""
+    """Bytes that leave the mean device in a layer by `dispatch`, for a row of documents whose lengths are of a kind in
+    lengths.KINDS."""
     laid, _ = laid_out(row(documents(kind, tokens, seed=100)), f"balanced({BLOCK})", devices)
     return balance.measure(**laid, shards=devices, block=BLOCK).received * sent("dispatch", devices, tokens, model)
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from experiments.pictures.run import INK, MUTED, PALETTE, SIZE, count, style
 from longctx.config import RopeConfig
+from longctx.evals.drawing import INK, MUTED, PALETTE, SIZE, count, style
 from longctx.positions import api, methods
 
 

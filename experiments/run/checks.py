@@ -1,6 +1,6 @@
-"""What can be known to be wrong with a run before a device is touched: one UserError for the most basic problem.
+"""Checks of a run before a device is touched: one UserError for the most basic problem.
 
-First what the settings say (settings.checks), then the data, then the workdir.
+The settings come first (settings.checks), then the data, then the workdir.
 """
 
 import dataclasses
@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from experiments.planner import price
 from experiments.run import metrics
+from experiments.settings import bounds, places, unread
 from experiments.settings import config as configs
-from experiments.settings import places, unread
 from experiments.settings.checks import check_settings
+from experiments.settings.tree import Settings
 from longctx.checkpoints import identity
 from longctx.config import Config, StageConfig
 from longctx.data import curriculum, pipeline, sources, tokenizers
@@ -22,7 +23,7 @@ from longctx.positions import extension
 
 
 class Checked(NamedTuple):
-    """What a check loaded, so that nobody has to read it twice."""
+    """The data and the curriculum that a check has loaded, so that nobody has to read them twice."""
 
     corpus: sources.Corpus
     tokenizer: tokenizers.Tokenizer
@@ -54,8 +55,10 @@ def check(config: Config, workdir=None) -> Checked:
     return Checked(corpus, tokenizer, stages)
 
 
-def check_extend(config: Config) -> tuple[curriculum.Stage, ...]:
-    """The same for experiments.extend: the settings of the model, of the task, and of what is compared."""
+def check_extend(config: Settings) -> tuple[curriculum.Stage, ...]:
+    """The stages of experiments.extend. Raises UserError for settings of the model, of the recall task or of the
+    comparison that cannot work."""
+    bounds.check_extend(config)
     stages = check_settings(config)
     task, extend, trained = config.recall, config.extend, stages[-1].seq_len
     for i, stage in enumerate(stages):
@@ -74,7 +77,7 @@ def check_extend(config: Config) -> tuple[curriculum.Stage, ...]:
     return stages
 
 
-def _check_extend(config: Config, trained: int) -> None:
+def _check_extend(config: Settings, trained: int) -> None:
     extend = config.extend
     unread.check_extend(config)
     if min(extend.lengths, default=trained) < trained:
@@ -88,9 +91,13 @@ def _check_extend(config: Config, trained: int) -> None:
                 raise unknown_name(f"extend.{field}[{i}]", name, known)
 
 
-def check_extend_checkpoint(config: Config) -> tuple[int, tokenizers.Tokenizer]:
-    """(tokens that a model of Hugging Face was trained for, its tokenizer), both looked at as `check_extend` does."""
+def check_extend_checkpoint(config: Settings) -> tuple[int, tokenizers.Tokenizer]:
+    """(tokens that a model of Hugging Face was trained for, its tokenizer), for experiments.extend.
+
+    Raises UserError for settings of the model or of the comparison that cannot work.
+    """
     trained = stretched(config.model.rope)
+    bounds.check_extend(config)
     check_settings(dataclasses.replace(config, stages=(StageConfig(seq_len=trained, steps=1),)))
     tokenizer = tokenizers.of(config.data)
     tokenizers.check_vocabulary(tokenizer, config.model.vocab_size)

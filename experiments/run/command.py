@@ -62,10 +62,10 @@ def _has_gone(error: OSError) -> bool:
 
 
 def _out_of_memory(error: RuntimeError) -> UserError:
-    """What a device had too little memory for, in a line, and what takes less."""
-    said = re.search(r"RESOURCE_EXHAUSTED: (.*)", str(error))
+    """The error for a full device: what did not fit, in a line, and which settings take less."""
+    message = re.search(r"RESOURCE_EXHAUSTED: (.*)", str(error))
     return UserError(
-        f"a device has too little memory: {said[1].strip()} More devices take less each; so do shorter "
+        f"a device has too little memory: {message[1].strip()} More devices take less each; so do shorter "
         "rows (stages[i].seq_len, eval.lengths), fewer in a step (batch_tokens), memory.loss_tiles, "
         "model.remat='layer' or 'offload_layer', memory.offload=('moments',); experiments.plan tells what "
         "of it would do."

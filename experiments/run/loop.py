@@ -1,66 +1,144 @@
-"""The inner part of training: one stage of the curriculum, step by step, with logging, saving and the guard."""
+"""Training, step by step: the one loop over the batches of a stage, and around it logging, saving and the guard."""
 
 import dataclasses
+import functools
 import time
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 
-from longctx import meshes
+from experiments.run.metrics import Metrics, Unrecorded
+from experiments.run.progress import Plain
+from experiments.run.signals import StopRequest
+from longctx import meshes, optim, train_step
 from longctx.checkpoints import checkpointer
 from longctx.config import Config
 from longctx.data.curriculum import Stage
+from longctx.data.pipeline import BatchStream
 from longctx.errors import UserError
 
-MOST_IN_FLIGHT = 16  # steps dispatched ahead of the device, each with its batch
+IN_FLIGHT = 16  # steps dispatched ahead of the device, each with its batch
+
+
+class Taken(NamedTuple):
+    """A step that was dispatched: the number of steps taken by now, and the state after it. metrics: those of this step
+    and of all earlier ones that nobody had waited for, as numpy scalars; empty where nobody waited."""
+
+    step: int
+    state: dict
+    metrics: list[dict]
+
+
+def take(step, stream: Iterator, state: dict, mesh, numbers: range, waits: Callable[[int], bool]) -> Iterator[Taken]:
+    """Takes a step for each of `numbers`, the steps taken before it, and yields it as soon as it is dispatched.
+
+    step: compiled (state, batch) -> (state, metrics); it takes the memory of the state that it is given.
+    waits: steps taken -> whether to wait for the metrics; every IN_FLIGHT steps they are waited for in any case.
+    """
+    in_flight = []
+    for number in numbers:
+        state, metrics = step(state, meshes.put_batch(next(stream), mesh))
+        in_flight.append(metrics)
+        values = []
+        if waits(number + 1) or len(in_flight) == IN_FLIGHT:
+            values, in_flight = jax.device_get(in_flight), []
+        yield Taken(number + 1, state, values)
 
 
 @dataclasses.dataclass
 class Loop:
-    """What stays the same over the stages of a run."""
+    """Training through the stages of a run.
+
+    Attributes:
+      batches: stage -> (its stream, the share of the slots that is padding).
+      restored: the checkpoint that the run continues from, if there is one.
+      started: time.monotonic() at the start of the command. noted: how many of checkpoints.notes are printed.
+    """
 
     config: Config
     mesh: jax.sharding.Mesh
-    checkpoints: Any  # longctx.checkpoints.checkpointer.Checkpointer
-    metrics: Any  # experiments.run.metrics.Metrics
-    bar: Any  # experiments.run.progress
-    stop: Any  # experiments.run.signals.StopRequest
-    started: float  # time.monotonic() at the start of the command
-    noted: int = 0  # how many of checkpoints.notes are printed
+    stages: tuple[Stage, ...]
+    batches: Callable[[Stage], tuple[BatchStream, float]]
+    checkpoints: checkpointer.Checkpointer
+    restored: checkpointer.Restored | None
+    metrics: Metrics | Unrecorded
+    bar: Plain
+    stop: StopRequest
+    started: float
+    noted: int = 0
 
-    def run(self, stage: Stage, train_step, stream, state, tokens_before: int):
+    def continue_from(self) -> None:
+        """Says where a restored run goes on. Raises UserError where its text is not what it was trained on.
+
+        Only the end of a stage needs to be looked at: there the next stream has no state to compare its text with.
+        """
+        if not (restored := self.restored):
+            return
+        self.bar.note(f"continuing at step {restored.step} of {self.stages[-1].end_step}")
+        saved_in = self.stages[restored.data["stage"]]
+        if restored.step == saved_in.end_step < self.stages[-1].end_step:
+            stream, _ = self.batches(saved_in)
+            stream.set_state(restored.data)
+            stream.close()
+
+    def train(self, stage: Stage, state: dict) -> dict:
         """Train from the step that `state` is at to the end of the stage, or to the step at which a stop was asked for.
-
-        train_step: compiled (state, batch) -> (state, metrics). tokens_before: tokens of all earlier stages.
 
         Returns the state. Raises UserError after optim.max_bad_steps non-finite steps in a row.
         """
-        step = int(state["step"])
-        self._clock, self._clock_step = time.monotonic(), step
-        self._due, self._saved_at = False, time.monotonic()
-        in_flight = []  # metrics of steps that nobody has waited for
-        while step < stage.end_step:
-            self.stop.first = f"step {step + 1} is finished and saved"
-            state, metrics = train_step(state, meshes.put_batch(next(stream), self.mesh))
-            step += 1
-            in_flight.append(metrics)
-            stopping = self.stop.at(step)  # looked at once: a stop asked for later waits a step
-            leaving, logs = stopping or step == stage.end_step, self._logs_at(step, stage)
-            self._due = self._due or self._saves_at(step, logs)
-            if leaving or self._due or logs or len(in_flight) == MOST_IN_FLIGHT:
-                values = self._wait(in_flight, step)
-                in_flight = []
-                if logs:  # before the save: no gap in the log after a crash
-                    self._log(stage, step, values, tokens_before)
-            self.checkpoints.poll()
-            if leaving or self._due and not values["skipped_in_a_row"]:
-                self._save(stage, step, state, stream, skipped=values["skipped_in_a_row"])
-            if stopping:
-                break
+        self.stop.first = f"the step of stage {stage.index + 1} is compiled, taken once and saved"
+        compiling, rate = time.monotonic(), optim.learning_rate(self.config.optim, self.stages)
+        step = train_step.compile_step(self.config, rate, stage, self.mesh)
+        compile_s = round(time.monotonic() - compiling, 2)
+        stream, waste = self.batches(stage)
+        if self.restored and self.restored.step > stage.first_step:
+            stream.set_state(self.restored.data)
+        self._begin(stage, compile_s, waste)
+        state = self.run(stage, step, stream, state)
+        stream.close()
         return state
 
+    def _begin(self, stage: Stage, compile_s: float, waste: float) -> None:
+        """Records and says that a stage begins."""
+        record = {"stage": stage.index, "seq_len": stage.seq_len, "batch_size": stage.batch_size}
+        self.metrics.stage(record | {"step": stage.first_step, "compile_s": compile_s, "waste": waste})
+        self.bar.note(
+            f"stage {stage.index + 1} of {len(self.stages)}: length {stage.seq_len:,}, {stage.batch_size} rows a step, "
+            f"compiled in {compile_s:.1f} s, packing waste {waste:.2%}"
+        )
+        self.bar.stage(stage.index, len(self.stages), stage.seq_len)
+
+    def run(self, stage: Stage, step, stream: Iterator, state: dict) -> dict:
+        """Takes, logs and saves the steps of a stage that is compiled; returns and raises as `train`."""
+        first = int(state["step"])
+        self._clock, self._clock_step = time.monotonic(), first
+        self._due, self._saved_at = False, time.monotonic()
+        numbers, waits = range(first, stage.end_step), functools.partial(self._waits, stage)
+        self.stop.first = f"step {first + 1} is finished and saved"
+        for taken in take(step, stream, state, self.mesh, numbers, waits):
+            state = taken.state
+            if taken.metrics:
+                values = self._checked(taken.metrics, taken.step)
+                if self._logs:  # before the save: no gap in the log after a crash
+                    self._log(stage, taken.step, values)
+            self.checkpoints.poll()
+            if self._leaving or self._due and not values["skipped_in_a_row"]:
+                self._save(stage, taken.step, state, stream, skipped=values["skipped_in_a_row"])
+            if self._stopping:
+                break
+            self.stop.first = f"step {taken.step + 1} is finished and saved"
+        return state
+
+    def _waits(self, stage: Stage, step: int) -> bool:
+        """Whether a step is waited for: one that is the last, is logged or after which a save is due."""
+        self._stopping = self.stop.at(step)  # looked at once: a stop asked for later waits a step
+        self._leaving, self._logs = self._stopping or step == stage.end_step, self._logs_at(step, stage)
+        self._due = self._due or self._saves_at(step, self._logs)
+        return self._leaving or self._due or self._logs
+
     def _saves_at(self, step: int, logs: bool) -> bool:
-        """Whether a save is due; of several processes process 0 says it, for each has a clock of its own."""
+        """Whether a save is due. Of several processes process 0 decides, for each has a clock of its own."""
         config = self.config.checkpoint
         if step == 1 or step % config.every_steps == 0:
             return True
@@ -69,7 +147,7 @@ class Loop:
         return logs and config.every_minutes > 0 and checkpointer.from_process_0(due) > 0
 
     def _save(self, stage: Stage, step: int, state, stream, skipped: int) -> None:
-        """A state after skipped steps is that of the last good one: it takes the place of none."""
+        """Saves a state. After skipped steps it is the state of the last good step, and takes the place of none."""
         meta = {"config": dataclasses.asdict(self.config), "stage": stage.index}
         self.checkpoints.save(step, state, stream.get_state(), meta, in_place_of_older=not skipped)
         self._due, self._saved_at = False, time.monotonic()
@@ -80,21 +158,21 @@ class Loop:
     def _logs_at(self, step: int, stage: Stage) -> bool:
         return step % self.config.log.every_steps == 0 or step in (stage.first_step + 1, stage.end_step)
 
-    def _wait(self, in_flight: list, step: int) -> dict:
-        """The metrics of the newest step as numbers, once it is done; stops the run if too many have gone wrong."""
-        values = jax.device_get(in_flight)
+    def _checked(self, metrics: list[dict], step: int) -> dict:
+        """The metrics of the newest step as numbers. Raises UserError where too many steps in a row have gone wrong."""
         limit = self.config.optim.max_bad_steps
-        if max(metrics["skipped_in_a_row"] for metrics in values) >= limit:
+        if max(values["skipped_in_a_row"] for values in metrics) >= limit:
             raise UserError(
                 f"the loss, its gradient or what the update gives was not finite for optim.max_bad_steps="
                 f"{limit} steps in a row, up to step {step}; no such number is in the parameters. Lower "
                 f"optim.learning_rate={self.config.optim.learning_rate} or look at the data; "
                 "the same command continues from the newest checkpoint."
             )
-        return {name: value.item() for name, value in values[-1].items()}
+        return {name: value.item() for name, value in metrics[-1].items()}
 
-    def _log(self, stage: Stage, step: int, values: dict, tokens_before: int) -> None:
+    def _log(self, stage: Stage, step: int, values: dict) -> None:
         now = time.monotonic()
+        tokens_before = sum(one.steps * one.batch_tokens for one in self.stages[: stage.index])
         speed = (step - self._clock_step) * stage.batch_tokens / max(now - self._clock, 1e-9)
         self._clock, self._clock_step = now, step
         tokens = tokens_before + (step - stage.first_step) * stage.batch_tokens

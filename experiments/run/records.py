@@ -1,4 +1,5 @@
-"""What a run leaves: its records, what it keeps of other folders, the line that introduces it, its parameters."""
+"""Files in a workdir beside checkpoints and metrics: settings, versions and copies of tokenizers; and reading back the
+parameters of a run."""
 
 import dataclasses
 import importlib.metadata

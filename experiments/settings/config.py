@@ -1,8 +1,9 @@
 """Conversion between ConfigDicts, which people fill in, and the frozen dataclasses that the code reads.
 
-A config file starts from `defaults()`, sets fields and lists `stage(...)`s. `from_command_line` reads it, applies
---config.field=value of the command line and returns a `longctx.config.Config`; `check` of experiments/run/checks.py
-then finds every mistake that can be found before a device is touched. Nothing here imports jax.
+A config file starts from `defaults()`, sets fields and lists `stage(...)`s. `from_command_line` reads it, applies the
+--config.field=value of the command line and gives `tree.Settings`, a `longctx.config.Config`; `check` of
+experiments/run/checks.py then finds every mistake that can be found before a device is touched. Nothing here
+imports jax.
 """
 
 import dataclasses
@@ -15,21 +16,22 @@ from ml_collections import config_dict
 from ml_collections.config_dict import ConfigDict
 
 from experiments.settings import command_line, files, former
+from experiments.settings.bounds import LARGEST
 from experiments.settings.explicit import Section, explicit
 from experiments.settings.files import arguments as arguments
+from experiments.settings.tree import Settings
 from longctx.checkpoints import identity
 from longctx.config import Config, LayerConfig, RopeConfig, StageConfig
 from longctx.errors import UserError, unknown_name
 
 AUTO = "auto"
-LARGEST = float.fromhex("0x1.fffffep127")  # the largest float32; a run computes with its settings in float32
-_WORKS = {"strategy": "ring", "layout": "contiguous"}  # names that work for every mesh, mask and length
+_WORKS = {"strategy": "ring", "layout": "contiguous"}  # for every mesh, mask and length
 # folders in a workdir
 CHECKPOINTS = "checkpoints"  # meta["config"] is dataclasses.asdict(config), meta["stage"] the index of the stage
 INIT_FROM, TOKENIZER = "init_from", "tokenizer"  # a run's copies of these sources, see records.keep_sources
 
 
-def from_command_line(argv: list[str]) -> tuple[Config, pathlib.Path]:
+def from_command_line(argv: list[str]) -> tuple[Settings, pathlib.Path]:
     """(settings of a command line, workdir): the workdir is --workdir, or else runs/<config.name>.
 
     Sets NPROC in the environment for simulated devices, which need it before jax starts.
@@ -42,7 +44,7 @@ def from_command_line(argv: list[str]) -> tuple[Config, pathlib.Path]:
     return _ready(_with_folder(tree, workdir) if tree.init_from else tree), workdir
 
 
-def from_workdir(argv: list[str]) -> tuple[Config, pathlib.Path]:
+def from_workdir(argv: list[str]) -> tuple[Settings, pathlib.Path]:
     """(settings of an existing run, workdir), with the changes of --config.field=value.
 
     The settings are those of the newest checkpoint. model.rope is the rope of the stage in which it was saved;
@@ -88,8 +90,8 @@ def with_attention(config: Config, **fields) -> Config:
 
 
 def defaults() -> ConfigDict:
-    """A ConfigDict with every field of longctx.config.Config at its default. Locked: an unknown field is an error."""
-    return to_config_dict(Config())
+    """Every field of Settings with its default. Locked: an unknown field is an error."""
+    return to_config_dict(Settings())
 
 
 def stage(**fields) -> ConfigDict:
@@ -117,24 +119,24 @@ def layer(**fields) -> ConfigDict:
     return _filled(_section(LayerConfig()), "layer", fields)
 
 
-def to_config_dict(config: Config) -> ConfigDict:
-    """A locked ConfigDict of all fields. In the rope of a stage, fields equal to the model's are None."""
-    return _section(config, stages=tuple(_stage(stage, config.model.rope) for stage in config.stages))
+def to_config_dict(config: Settings) -> ConfigDict:
+    """A locked ConfigDict of all fields. In the rope of a stage, those that are the model's are None."""
+    return _section(config, stages=tuple(_stage(one, config.model.rope) for one in config.stages))
 
 
-def from_config_dict(tree) -> Config:
-    """The Config of a ConfigDict, or of nested dicts such as stored JSON; absent fields get their defaults.
+def from_config_dict(tree) -> Settings:
+    """The Settings of a ConfigDict (or of nested dicts, such as stored JSON); absent fields have their defaults.
 
     Raises:
       UserError: for an unknown field, or a value that is not of its field's type.
     """
     tree = former.renamed(_plain(tree))
-    config = _dataclass(Config, _with_whole_ropes(tree), "")
+    config = _dataclass(Settings, _with_whole_ropes(tree), "")
     plain = lambda stage: dataclasses.replace(stage, rope=None) if stage.rope == config.model.rope else stage
     return dataclasses.replace(config, stages=tuple(map(plain, config.stages)))
 
 
-def _ready(tree: ConfigDict) -> Config:
+def _ready(tree: ConfigDict) -> Settings:
     config = from_config_dict(tree)
     if config.mesh.simulate > 0:
         os.environ["NPROC"] = "32"  # fewer threads than simulated devices: their collectives hang

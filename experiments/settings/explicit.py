@@ -13,23 +13,30 @@ class Section(ConfigDict):
         super().__init__(*args, **kwargs)
 
     def __getitem__(self, key):
+        if task := former.task(key, self._fields):
+            return former.share_of(super().__getitem__(former.GENERATED), task)
         return super().__getitem__(former.field(key, self._fields))
 
     def __contains__(self, key):
-        return super().__contains__(former.field(key, self._fields))
+        return former.task(key, self._fields) is not None or super().__contains__(former.field(key, self._fields))
 
     def get_type(self, key):
-        return super().get_type(former.field(key, self._fields))
-
-    def update(self, *other, **kwargs):
-        for fields in (*other, kwargs):
-            super().update({former.field(key, self._fields): value for key, value in fields.items()})
+        return float if former.task(key, self._fields) else super().get_type(former.field(key, self._fields))
 
     def __setitem__(self, key, value):
+        if task := former.task(key, self._fields):
+            key, value = former.GENERATED, former.with_share(super().__getitem__(former.GENERATED), task, value)
         key = former.field(key, self._fields)
         super().__setitem__(key, former.VALUES.get((key, value), value) if isinstance(value, str) else value)
         if self.is_locked:
             self.explicit.add(key)
+
+    def update(self, *other, **fields):
+        for group in (*other, fields):
+            renamed = [name for name in group if name not in self._fields and name in self]
+            super().update({name: value for name, value in group.items() if name not in renamed} if renamed else group)
+            for name in renamed:
+                self[name] = group[name]
 
     def __setstate__(self, state):
         super().__setstate__(state)

@@ -5,7 +5,8 @@ A setting counts as said where it is not its default. Free of jax.
 
 from collections.abc import Iterator
 
-from longctx.config import Config, ExtendConfig, ModelConfig, OptimConfig, RopeConfig
+from experiments.settings.tree import ExtendConfig, Settings
+from longctx.config import Config, ModelConfig, OptimConfig, RopeConfig
 from longctx.cuts import MIXTURES
 from longctx.errors import UserError
 from longctx.positions.api import READS
@@ -19,7 +20,7 @@ def check(config: Config) -> None:
         raise UserError(f"{field}={value!r} has no effect: {why}.")
 
 
-def check_extend(config: Config) -> None:
+def check_extend(config: Settings) -> None:
     """Raises UserError for the first setting that only tunings of experiments.extend read, where there are none."""
     for name in _said(config.extend, ExtendConfig(), () if config.extend.tunings else TUNING):
         raise UserError(f"extend.{name}={getattr(config.extend, name)!r} has no effect: extend.tunings is empty.")

@@ -68,7 +68,7 @@ def require_readable(one: File) -> None:
 
 
 def _entries(folder: str) -> tuple[list[os.DirEntry], tuple[int, int]]:
-    """What a folder holds, and its identity."""
+    """The entries of a folder, and its identity."""
     try:
         found = os.stat(folder)
         with os.scandir(folder) as entries:

@@ -80,8 +80,8 @@ def deal(work: np.ndarray, ranks: int) -> np.ndarray:
 
 
 def finish_together(rows: np.ndarray, work: np.ndarray, ranks: int) -> np.ndarray:
-    """The numbers of a batch's rows, in an order in which ranks that take equal parts of it, one after another, have
-    nearly the same work. work: of every row there is."""
+    """The numbers of a batch's rows, ordered so that ranks which take equal parts of the batch, one after another, have
+    nearly equal work. work: float64, of each row of the packing."""
     return rows[np.argsort(deal(work[rows], ranks), kind="stable")]
 
 

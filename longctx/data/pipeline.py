@@ -11,7 +11,7 @@ import numpy as np
 
 from longctx.config import DataConfig
 from longctx.data.curriculum import Stage
-from longctx.data.generated import copying, passkey
+from longctx.data.generated import api as generated
 from longctx.data.packing import pack
 from longctx.data.rows import PackedRows, TokenTable, joined, table
 from longctx.data.sources import Document
@@ -27,24 +27,9 @@ TOKEN_BYTES = 20  # of a batch: what PackedRows.gather makes
 
 
 def check(config: DataConfig, stages: Sequence[Stage], tokenizer: Tokenizer) -> None:
-    """Raises UserError for a data.prefetch or a share of generated documents that cannot work in these stages."""
+    """Raises UserError for a data.prefetch or an entry of data.generated that cannot work in these stages."""
     _check_prefetch(config.prefetch, max(stage.batch_tokens for stage in stages) * TOKEN_BYTES)
-    for field in ("passkey_share", "copy_share"):
-        share = getattr(config, field)
-        if not 0 <= share < 1:
-            raise UserError(f"data.{field}={share} must be at least 0 and below 1; 0.1 is a tenth of the tokens.")
-    if config.passkey_share + config.copy_share >= 1:
-        raise UserError(
-            f"data.passkey_share={config.passkey_share} and data.copy_share={config.copy_share} "
-            "must leave room for the text; together they must be below 1."
-        )
-    for field, needed in (("passkey_share", passkey.shortest(tokenizer)), ("copy_share", copying.SHORTEST)):
-        for stage in stages:
-            if getattr(config, field) and stage.seq_len < needed:
-                raise UserError(
-                    f"data.{field}={getattr(config, field)} needs stages of at least {needed} tokens, and "
-                    f"stages[{stage.index}].seq_len={stage.seq_len}; 0 turns the tasks off."
-                )
+    generated.check(config.generated, stages, tokenizer)
 
 
 def _check_prefetch(prefetch: int, batch_bytes: int) -> None:
@@ -68,17 +53,16 @@ def stage_rows(
     config: DataConfig,
     seed: int = 0,
 ) -> PackedRows:
-    """All training documents packed at the stage's length, with the generated ones that `config` asks for.
+    """All training documents packed at the stage's length, with the documents of data.generated among them.
 
     text: the table of `documents`.
     """
-    generated = {passkey: config.passkey_share, copying: config.copy_share}
-    total = text.inputs.sum() / (1 - sum(generated.values()))
-    for task, share in generated.items():
-        if share:
-            rng = np.random.default_rng(_seed_sequence(seed, stage, task.__name__.rpartition(".")[2]))
-            made = task.training_documents(rng, tokenizer, int(share * total), stage.seq_len, documents)
-            text = joined(text, table(made, tokenizer))
+    tasks = generated.parse(config.generated)
+    total = text.inputs.sum() / (1 - sum(task.share for task in tasks.values()))
+    for name, task in tasks.items():
+        rng = np.random.default_rng(_seed_sequence(seed, stage, name))
+        made = task.training_documents(rng, tokenizer, int(task.share * total), stage.seq_len, documents)
+        text = joined(text, table(made, tokenizer))
     return PackedRows(text, pack(text.inputs, stage.seq_len), tokenizer.pad)
 
 
@@ -110,10 +94,10 @@ class BatchStream:
         if stage.batch_size % process_count or not 0 <= process_index < process_count:
             raise ValueError(f"Process {process_index} of {process_count} has no even part of {stage.batch_size} rows.")
         share = stage.batch_size // process_count
-        mine = slice(process_index * share, (process_index + 1) * share)
+        own_rows = slice(process_index * share, (process_index + 1) * share)
 
         def materialise(numbers: np.ndarray) -> Batch:
-            batch = rows.gather((arrange(numbers) if arrange else numbers)[mine])
+            batch = rows.gather((arrange(numbers) if arrange else numbers)[own_rows])
             return transform(batch) if transform else batch
 
         self._stage, self._text = stage, rows.fingerprint

@@ -82,7 +82,7 @@ def parts(path: str, text_field: str, take: Callable[[int], None]) -> Iterator[P
 
 
 def extension(name: str) -> str:
-    """The extension in lower case, that of the compressed file for .gz (".gz" if there is no other); "" for none."""
+    """The extension in lower case; of notes.txt.gz it is ".txt", of notes.gz ".gz", without any ""."""
     name = PurePath(name).name.lower()
     return PurePath(name.removesuffix(".gz")).suffix or PurePath(name).suffix
 
@@ -144,7 +144,7 @@ READERS: dict[str, Callable[[Metered, str], Iterator[Part]]] = {
 
 
 class _Bad(Exception):
-    """What is wrong with a line of .jsonl."""
+    """A problem with a line of .jsonl."""
 
 
 def _wide_encoding(data: bytes) -> str:

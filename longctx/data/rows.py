@@ -73,7 +73,7 @@ class PackedRows:
 
     @property
     def fingerprint(self) -> int:
-        """That of the table."""
+        """The checksum of the table."""
         return self.table.fingerprint
 
     def work(self, reaches: Reaches) -> np.ndarray:

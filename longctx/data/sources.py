@@ -213,7 +213,7 @@ def _require_text(root: str, path: str, chosen: list, unread: list[folders.File]
 
 
 def _ends_with(name: str, endings: tuple[str, ...]) -> bool:
-    """Whether a name has one of the extensions, or is that of such a file compressed."""
+    """Whether a name has one of the extensions, of a compressed file before its .gz."""
     endings = tuple(ending.lower() for ending in endings)
     return name.endswith(endings) or name.removesuffix(".gz").endswith(endings)
 
@@ -223,14 +223,14 @@ def _is_hidden(file: folders.File) -> bool:
 
 
 def _by_kind(files: list[folders.File]) -> Counter[str]:
-    """How many files have which extension."""
+    """The number of files with each extension, in words."""
     return Counter(
         "hidden" if _is_hidden(file) else readers.extension(file.name) or "without extension" for file in files
     )
 
 
 def _near(root: Path) -> str:
-    """A hint at a neighbour of almost the same name."""
+    """A hint at a file or folder beside it whose name is nearly alike."""
     if not root.parent.is_dir() or not os.access(root.parent, os.R_OK):
         return ""
     near = difflib.get_close_matches(root.name, os.listdir(root.parent), n=1)

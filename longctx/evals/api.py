@@ -1,24 +1,21 @@
-"""The evaluation tasks by name.
+"""The evaluation tasks by name; longctx.evals.task.Task says what one is.
 
-Every task is a function
-
-    run(predictor, documents, tokenizer, config, lengths, seed) -> dict
-
-    predictor  batch -> batches.Prediction(nll, top): nll f32[B, T], the negative log-likelihood in nats of each target,
-               and top bool[B, T], whether no logit is above the target's. A batch is a dict of numpy arrays [B, T] in
-               natural order: tokens, targets, positions, segments (int32; segment 0 is padding) and weights (f32, 1 on
-               real targets). B is what there is to read, at most `batches.rows_at(T)`; the predictor pads it
-               to few shapes (longctx.evals.predictor).
-    documents  a sequence of held-out documents with `.text` in bytes.
-    tokenizer  longctx.data.tokenizers: encode, encode_with_spans, bos, eos, pad.
-    config     longctx.config.EvalConfig.
-    lengths    context lengths in tokens.
-    seed       the same seed gives the same numbers.
-
-It returns a small dict that JSON can hold, with the unit of its numbers in it; a number that could not be measured is
-None and says why.
+To add one: a file in longctx/evals/tasks and a line in EVALS. It is then measured where eval.tasks names it, and shown
+in the report.
 """
 
+from longctx.config import EvalConfig
+from longctx.errors import UserError, unknown_name
+from longctx.evals.task import Task
 from longctx.evals.tasks import by_position, context_gain, passkey
 
-EVALS = {"by_position": by_position.run, "context_gain": context_gain.run, "passkey": passkey.run}
+EVALS: dict[str, Task] = {"by_position": by_position.TASK, "context_gain": context_gain.TASK, "passkey": passkey.TASK}
+
+
+def check(config: EvalConfig) -> None:
+    """Raises UserError for a name in eval.tasks that EVALS does not hold, and for a length that no row can have."""
+    if min(config.lengths, default=1) < 1:
+        raise UserError(f"eval.lengths={config.lengths} must all be at least 1.")
+    for i, name in enumerate(config.tasks):
+        if name not in EVALS:
+            raise unknown_name(f"eval.tasks[{i}]", name, EVALS)

@@ -15,8 +15,11 @@ NONE_LONG_ENOUGH = f"no held-out document is that long, in {readable(SCAN_BYTES)
 
 
 class Prediction(NamedTuple):
-    """What a model makes of each target, [B, T] of a batch or [n] of a piece: its negative log-likelihood in nats, and
-    whether it is the top choice, so that greedy decoding would write it, given everything before."""
+    """Predictions of targets, [B, T] of a batch or [n] of a piece.
+
+    nll: float, the negative log-likelihood of each target in nats, given everything before it. top: bool, whether the
+    target is the model's top choice, so that greedy decoding would write it.
+    """
 
     nll: np.ndarray
     top: np.ndarray

@@ -1,28 +1,34 @@
-"""What the evaluation tasks ask of a model: the loss of every target of a batch, on any mesh."""
+"""The predictor that evaluation tasks call: the loss of every target of a batch, on any mesh."""
 
 import jax
 import numpy as np
 
 from longctx import layouts, meshes
 from longctx.config import Config, RopeConfig
-from longctx.evals.batches import Prediction, rows_at
+from longctx.errors import as_user_error
+from longctx.evals.batches import Prediction, Predictor, rows_at
+from longctx.loss import token_loss
 from longctx.model import functional
 from longctx.positions.view import reaches
+from pallas_kernels.cross_entropy import api as cross_entropy
+from pallas_kernels.cross_entropy.reference import target_logit
+from pallas_kernels.cross_entropy.spec import CrossEntropySpec, capped
 
 # FLOPs in about the time that compiling a predictor takes: 5 s on a few cores of a CPU, 10 s with an accelerator.
 COMPILING = {"cpu": 2e11, "accelerator": 1e15}
 
 
-def predictor(config: Config, mesh, params, rope: RopeConfig):
-    """batch -> Prediction(nll float32[B, T], top bool[B, T]) (see longctx.evals.api); compiles once per shape.
+def predictor(config: Config, mesh, params, rope: RopeConfig) -> Predictor:
+    """The function batch -> Prediction(nll float32 [B, T], top bool [B, T]) that tasks call: see longctx.evals.task.
 
-    As padding, rows are added (rows_computed, and for the data axes) and columns for the layout; results drop them.
+    It compiles once per shape. As padding, rows are added (rows_computed, and for the data axes) and columns for the
+    layout; results drop them.
     """
     with jax.set_mesh(mesh):
         graph = functional.graph(config.model, config.attention, config.memory)
     whole = jax.sharding.NamedSharding(mesh, meshes.REPLICATED)  # so that every process can read the results
     predictions = jax.jit(
-        lambda params, batch, length: functional.predictions(graph, params, batch, rope, length),
+        lambda params, batch, length: _predictions(graph, params, batch, rope, length),
         static_argnums=2,
         out_shardings=whole,
     )
@@ -37,18 +43,49 @@ def predictor(config: Config, mesh, params, rope: RopeConfig):
         more = rows_computed(rows, columns, worth) - rows
         pad = (0, more + -(rows + more) % row_unit), (0, -columns % column_unit)
         padded = {name: np.pad(x, pad) for name, x in batch.items()}
-        order = layouts.permutation(config.attention.layout, padded["segments"], shards, reaches(config.model))
-        laid_out = {name: layouts.permute(x, order) for name, x in padded.items()}
+        arrangement = layouts.arrange(config.attention.layout, padded["segments"], shards, reaches(config.model))
         with jax.set_mesh(mesh):
-            results = predictions(params, meshes.put_whole(laid_out, mesh), columns)
-        back = layouts.inverse(order)
-        return Prediction(*(layouts.permute(np.asarray(x), back)[:rows, :columns] for x in results))
+            results = predictions(params, meshes.put_whole(arrangement.apply(padded), mesh), columns)
+        nll, top = arrangement.undo(tuple(np.asarray(x) for x in results))
+        return Prediction(nll[:rows, :columns], top[:rows, :columns])
 
     return predict
 
 
+def _predictions(graph, params, batch: dict, rope: RopeConfig, length: int):
+    """(nll, top): nats per target, and whether it is what greedy decoding would write; float32 and bool [B, T].
+
+    length: of the rows without the padding that a mesh asks for.
+    """
+    model, x = functional.hidden(graph, params, batch, rope, length)
+    head = model.head_weight()
+    return token_loss(x, head, batch["targets"], model.config.logit_soft_cap), target_is_top(x, head, batch["targets"])
+
+
+def target_is_top(x, head, targets, chunk: int = 1024):
+    """bool [B, T]: no logit is above the target's, so that greedy decoding would write it. A soft cap changes nothing.
+
+    x: hidden states BTD; head: [D, V] cut over `tensor` in V; targets: int32 [B, T]. Runs under jax.set_mesh. At most
+    `chunk` rows of logits exist. Raises UserError for shapes and dtypes that do not go together.
+    """
+    as_user_error(cross_entropy.check, x, head, targets, "BT")
+
+    def local(x, head, targets):
+        def best_and_target(token):
+            logits = capped(token[0], head, CrossEntropySpec())
+            return logits.max(), target_logit(logits, token[1])
+
+        tokens = x.reshape(-1, x.shape[-1]), (targets - jax.lax.axis_index("tensor") * head.shape[1]).reshape(-1)
+        best, score = jax.lax.map(best_and_target, tokens, batch_size=chunk)
+        top = jax.lax.psum(score, "tensor") >= jax.lax.pmax(best, "tensor")  # all shards but one score 0: exact
+        return top.reshape(targets.shape)
+
+    specs = (meshes.HIDDEN, meshes.specs(head), meshes.TOKENS)
+    return jax.shard_map(local, in_specs=specs, out_specs=meshes.TOKENS)(x, head, targets)
+
+
 def rows_computed(rows: int, length: int, worth: float) -> int:
-    """How many rows are computed for `rows` of a length: the most that a batch has, or half of that, or half again, ...
+    """The number of rows that are computed for `rows` of a length: the most of a batch, or a half, or a quarter, ...
 
     Padding so costs less than the rows themselves; but no batch is halved to fewer than `worth` tokens, as those cost
     less than another shape to compile.

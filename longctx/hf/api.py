@@ -67,12 +67,12 @@ class Model:
             "segments": np.ones((B, T), np.int32),
         }
         batch = {name: np.pad(x, ((0, -B % rows), (0, -T % columns))) for name, x in batch.items()}
-        order = layouts.permutation(self.attention.layout, batch["segments"], shards, reaches(self.config))
-        batch = {name: layouts.permute(x, order) for name, x in batch.items()}
+        arrangement = layouts.arrange(self.attention.layout, batch["segments"], shards, reaches(self.config))
+        batch = arrangement.apply(batch)
         with jax.set_mesh(self.mesh):
             logits = _logits(self.graph, self.params, meshes.put_whole(batch, self.mesh), T)
             logits = np.asarray(jax.device_put(logits, NamedSharding(self.mesh, meshes.REPLICATED)))
-        return layouts.permute(logits, layouts.inverse(order))[:B, :T]
+        return arrangement.undo(logits)[:B, :T]
 
     def generate(self, ids, max_new_tokens: int, stop: tuple[int, ...] | None = None, **options):
         """The prompts with their continuations.

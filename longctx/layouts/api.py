@@ -11,11 +11,14 @@ pieces should be about as wide as a kernel's blocks, as in "per_document(256)"; 
 blocks, width 1 has every shard compute several times as many of them.
 """
 
+import dataclasses
 import numbers
 import re
+from typing import Any
 
 import numpy as np
 
+from longctx.config import Config
 from longctx.errors import UserError, unknown_name
 from longctx.layouts.balanced import Balanced
 from longctx.layouts.simple import Contiguous, Layout, PerDocument, Striped, Zigzag
@@ -23,28 +26,49 @@ from longctx.layouts.simple import Contiguous, Layout, PerDocument, Striped, Zig
 Reaches = tuple[tuple[int | None, int], ...]
 CAUSAL: Reaches = ((None, 1),)
 
-LAYOUTS = {
-    "contiguous": Contiguous(),
-    "zigzag": Zigzag(),
-    "striped": Striped(),
-    "per_document": PerDocument(),
-    "balanced": Balanced(),
+LAYOUTS: dict[str, type[Layout]] = {
+    "contiguous": Contiguous,
+    "zigzag": Zigzag,
+    "striped": Striped,
+    "per_document": PerDocument,
+    "balanced": Balanced,
 }
-WITH_WIDTH = {"striped": Striped, "per_document": PerDocument, "balanced": Balanced}
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrangement:
+    """Rows put into the order of a layout, and results of them put back.
+
+    order: int [B, T], or [1, T] for all rows: slot i of laid-out row b holds its token order[b, i].
+    """
+
+    order: np.ndarray
+
+    def apply(self, batch: dict) -> dict:
+        """The arrays [B, T, ...] of a batch with their tokens in the layout's order. Raises UserError as `permute`."""
+        return {name: permute(x, self.order) for name, x in batch.items()}
+
+    def undo(self, results: Any) -> Any:
+        """An array [B, T, ...] in the layout's order, or a tuple of such arrays, in the order of the rows again."""
+        back = inverse(self.order)
+        return tuple(permute(x, back) for x in results) if isinstance(results, tuple) else permute(results, back)
 
 
 def parse(text: str) -> Layout:
     """The layout that text such as "zigzag" or "striped(256)" names. Raises UserError for anything else."""
-    match = re.fullmatch(r"(\w+)\(([1-9]\d*)\)", text) if isinstance(text, str) else None
-    if match and match[1] in WITH_WIDTH:
-        return WITH_WIDTH[match[1]](int(match[2]))
-    if text not in LAYOUTS:
-        raise unknown_name("attention.layout", text, [*LAYOUTS, *(f"{name}(256)" for name in WITH_WIDTH)])
-    return LAYOUTS[text]
+    match = re.fullmatch(r"(\w+)(?:\(([1-9]\d*)\))?", text) if isinstance(text, str) else None
+    layout = LAYOUTS.get(match[1]) if match else None
+    if layout is None or (match[2] and not layout.takes_width):
+        with_width = [f"{name}(256)" for name, layout in LAYOUTS.items() if layout.takes_width]
+        raise unknown_name("attention.layout", text, [*LAYOUTS, *with_width])
+    return layout(int(match[2])) if match[2] else layout()
 
 
 def unit(name: str, shards: int) -> int:
-    """What the length of a row must divide by. Raises UserError for an unknown layout, or a number that is no count."""
+    """The number of tokens that the length of a row must divide by, for a layout over `shards` context shards.
+
+    Raises UserError for an unknown layout, or a number of shards that is no count.
+    """
     _require_count("shards", shards)
     pieces = parse(name).pieces
     return shards * pieces if shards > 1 else 1
@@ -63,6 +87,19 @@ def check(name: str, length: int, shards: int) -> None:
         )
 
 
+def check_stages(config: Config) -> None:
+    """Raises UserError where attention.layout is unknown, or the rows of a stage do not divide for it on the mesh.
+
+    The lengths of evaluations need not divide: their rows are padded.
+    """
+    parse(config.attention.layout)
+    for i, stage in enumerate(config.stages):
+        try:
+            check(config.attention.layout, stage.seq_len, config.mesh.context_shards)
+        except UserError as error:
+            raise UserError(f"stages[{i}].{error}") from error
+
+
 def permutation(name: str, segments: np.ndarray, shards: int, reaches: Reaches = CAUSAL) -> np.ndarray:
     """int [B, T], or [1, T] for all rows: slot i of laid-out row b holds its token permutation[b, i].
 
@@ -75,6 +112,11 @@ def permutation(name: str, segments: np.ndarray, shards: int, reaches: Reaches =
         return np.arange(segments.shape[1])[None]
     owner = parse(name).owner(segments, shards, reaches)
     return np.argsort(owner.astype(np.int16), axis=1, kind="stable")  # a radix sort: linear in T
+
+
+def arrange(name: str, segments: np.ndarray, shards: int, reaches: Reaches = CAUSAL) -> Arrangement:
+    """The arrangement of rows with these segments, int [B, T]. Raises UserError as `permutation`."""
+    return Arrangement(permutation(name, segments, shards, reaches))
 
 
 def inverse(order: np.ndarray) -> np.ndarray:
@@ -109,8 +151,7 @@ def lay_out(batch: dict, name: str, shards: int, reaches: Reaches = CAUSAL) -> d
     if others:
         key, shape = next(iter(others.items()))
         raise UserError(f"segments {list(batch['segments'].shape)} and {key} {list(shape)}: both must be [B, T].")
-    order = permutation(name, batch["segments"], shards, reaches)
-    return {key: permute(x, order) for key, x in batch.items()}
+    return arrange(name, batch["segments"], shards, reaches).apply(batch)
 
 
 def _require_count(name: str, value) -> None:

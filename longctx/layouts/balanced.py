@@ -25,13 +25,13 @@ _SWAPS = 4  # at most so many for each shard: a chunk may be more than a shard's
 
 
 class Balanced(Layout):
-    """Chunks of `width` tokens such that all shards have the same work; short documents stay whole, long ones spread.
+    """Chunks of `width` tokens, dealt so that all shards have equal work; short documents stay whole, long ones spread.
 
     No shard has more than 1 + TOLERANCE of the mean work, unless a chunk is too much of that. Made for strategies that
     exchange keys by need: a ring waits at each hop for the shard that has most to do in it.
     """
 
-    by_row = True
+    takes_width = by_row = True
 
     def __init__(self, width: int = 1):
         self.pieces = self.width = width
@@ -54,13 +54,14 @@ def plan(segments: np.ndarray, shards: int, width: int, reaches) -> np.ndarray:
 
 
 def pairs(tokens: np.ndarray, reach: int | None) -> np.ndarray:
-    """Keys that the first so many tokens of a document see, in all; each sees `reach` at most (None: no limit)."""
+    """Pairs of a query and a key it sees, for the first `tokens` queries of a document; each sees `reach` keys at most
+    (None: no limit)."""
     near = tokens if reach is None else np.minimum(tokens, reach)
     return near * (near + 1) / 2 + (tokens - near) * near
 
 
 def _chunks(segments, width, reaches):
-    """Of each chunk (the document that it starts in, its work in all layers of each kind [kinds, chunks])."""
+    """(document [chunks] that each chunk starts in, work [kinds][chunks] of each in all layers of a kind)."""
     start = np.flatnonzero(np.append(True, segments[1:] != segments[:-1]))
     edge = np.union1d(start, np.arange(0, len(segments), width))
     document = np.searchsorted(start, edge, side="right") - 1
@@ -72,7 +73,7 @@ def _chunks(segments, width, reaches):
 
 
 def _dealt(document, work, shards):
-    """The shard of each chunk, equally many on each, and the same work but for whole chunks."""
+    """The shard of each chunk: equally many chunks on each, and equal work up to a chunk's."""
     start = np.flatnonzero(np.diff(document, prepend=-1))
     length = np.diff(start, append=len(document))
     dense = np.add.reduceat(work, start) > work.mean() * length
@@ -90,7 +91,7 @@ def _folded(start, length):
 
 
 def _ends(dense, others, shards):
-    """How many chunks of either stream, given by their work, are behind the first shard, the second, ... [C-1]."""
+    """int [C-1] each: the chunks of either stream, given by work, that lie on the first c shards, c = 1 .. C-1."""
     of_dense, of_others = (np.concatenate([[0], np.cumsum(stream)]) for stream in (dense, others))
     behind = np.arange(1, shards) * ((len(dense) + len(others)) // shards)
     wanted = np.arange(1, shards) * ((of_dense[-1] + of_others[-1]) / shards)

@@ -4,13 +4,14 @@ import numpy as np
 
 
 class Layout:
-    """The shard of every token of a row. A row's length must divide by shards * `pieces`."""
+    """A rule that gives every token of a row to a shard. The length of a row must divide by shards * `pieces`."""
 
     pieces = 1
+    takes_width = False  # whether a layout's name may be followed by a width in tokens, such as "striped(256)"
     by_row = False  # whether it depends on the documents of a row
 
     def owner(self, segments: np.ndarray, shards: int, reaches) -> np.ndarray:
-        """int [B, T], or [1, T] where it is the same in every row: the shard of each token, all equally often.
+        """The shard of each token, int [B, T], or [1, T] where all rows are alike; each shard has equally many tokens.
 
         segments: int [B, T], one run per document, as data.rows makes them.
         reaches: for each kind of layer (how many of the latest keys a query sees, None for all; how many layers are of
@@ -40,6 +41,8 @@ class Zigzag(Layout):
 class Striped(Layout):
     """Stripes of `width` tokens, dealt out in turn: shard c holds stripes c, c + C, c + 2C, ... (Striped Attention)."""
 
+    takes_width = True
+
     def __init__(self, width: int = 1):
         self.pieces = self.width = width
 
@@ -56,7 +59,7 @@ class PerDocument(Layout):
     more than the mean. Zigzag, where a row is one document; Striped, where all are short.
     """
 
-    by_row = True
+    takes_width = by_row = True
 
     def __init__(self, width: int = 1):
         self.pieces = self.width = width

@@ -11,7 +11,7 @@ from flax import nnx
 from longctx import cuts, meshes
 from longctx.config import AttentionConfig, MemoryConfig, ModelConfig, RopeConfig
 from longctx.errors import UserError
-from longctx.loss import target_is_top, token_loss
+from longctx.loss import token_loss
 from longctx.model import names
 from longctx.model.transformer import Transformer
 from pallas_kernels.masks import Tokens
@@ -79,16 +79,6 @@ def blocks(graph, params) -> list:
     """One function per kind of layer: (weights of one layer) -> the layer, a module of model.block.BLOCKS."""
     graphs = [nnx.split(block, graph=False)[0] for block in merged(graph, params).blocks]
     return [functools.partial(nnx.merge, graph) for graph in graphs]
-
-
-def predictions(graph, params, batch: dict, rope: RopeConfig | None = None, length: int | None = None):
-    """(nll, top): nats per target, float32 [B, T], and whether greedy decoding would write the target, bool [B, T].
-
-    length: tokens of a row without the padding that the mesh needs, for RoPE scalings that depend on it.
-    """
-    model, x = hidden(graph, params, batch, rope, length)
-    head = model.head_weight()
-    return token_loss(x, head, batch["targets"], model.config.logit_soft_cap), target_is_top(x, head, batch["targets"])
 
 
 def logits(graph, params, batch: dict, rope: RopeConfig | None = None, length: int | None = None):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import extend
-from experiments.pictures import run as figures
+from experiments.pictures import extension as figures
 from experiments.run import checks
 from experiments.settings import config as configs
 from longctx.config import ModelConfig

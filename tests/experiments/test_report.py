@@ -13,6 +13,8 @@ from experiments import report
 from experiments.pictures import run as figures
 from experiments.run.metrics import FILE, Metrics
 from longctx.errors import UserError
+from longctx.evals import drawing
+from longctx.evals.tasks import passkey
 
 
 def fill(workdir, steps=(30, 20)):
@@ -151,13 +153,13 @@ def test_nothing_is_fetched_and_ids_are_unique(run):
 def test_neutral_colours_follow_the_page(run):
     text = report.write(run).read_text()
     svg = "".join(re.findall(r"<svg.*?</svg>", text, re.DOTALL))
-    assert not any(colour in svg for colour in figures.THEME)
-    for variable in figures.THEME.values():
+    assert not any(colour in svg for colour in drawing.THEME)
+    for variable in drawing.THEME.values():
         assert f"var({variable})" in svg and text.count(f"{variable}:") == 2  # a light and a dark value
 
 
 def test_the_heatmap_shows_share_gain_and_chance():
-    axes, bar = figures.passkey(evals()["passkey"], 512).axes
+    axes, bar = passkey.figure(evals()["passkey"], [512], 512).axes
     cells = [text.get_text() for text in axes.texts]
     assert cells == ["100%\n+2.50", "50%\n+1.25", "too short", "10%\n+0.00", "20%\n-0.05", "too short"]
     assert axes.collections[0].get_clim() == (0, 1)
@@ -225,7 +227,7 @@ def test_smoothing_does_not_lag_and_skips_nan():
 
 def test_counts_read_well():
     numbers = {512: "512", 8192: "8,192", 16384: "16.4k", 1_720_320: "1.72M", 4.8e9: "4.8B"}
-    assert [figures.count(number) for number in numbers] == list(numbers.values())
+    assert [drawing.count(number) for number in numbers] == list(numbers.values())
 
 
 @pytest.mark.parametrize(
@@ -277,7 +279,7 @@ def test_results_of_any_other_type_are_one_line(run, task):
             refused += 1
             assert task in str(error) and "\n" not in str(error)
         else:
-            assert report._sections(found._replace(steps=[]))  # what is not refused is drawn
+            assert report.sections(found._replace(steps=[]))  # what is not refused is drawn
     assert refused > 20
 
 

@@ -1,1 +1,1 @@
-"""Training text that is made and not read: tasks whose answers are known."""
+"""Training text that is made and not read: tasks whose answers are known. api.py has the names of data.generated."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from longctx.data.generated.passkey import log_uniform
+from longctx.data.generated.task import Generated
 from longctx.data.sources import Document
 from longctx.data.tokenizers import Tokenizer
 
@@ -16,15 +17,21 @@ SHORTEST, LONGEST = 24, 512  # bytes of a document
 PERIODS = 5, 30  # bytes: the passkey's digits and more
 
 
-def training_documents(
-    rng: np.random.Generator, tokenizer: Tokenizer, tokens: int, longest: int, documents: Sequence[Document]
-) -> list[np.ndarray]:
-    """Documents as token ids, at least `tokens` tokens in total, each fitting a row of `longest`; lengths and periods
-    are log-uniform. `documents` are not read."""
-    made, total = [], 0
-    while total < tokens:
-        size = log_uniform(rng, SHORTEST, LONGEST)
-        piece = "".join(map(str, rng.integers(0, 10, log_uniform(rng, PERIODS[0], min(PERIODS[1], size // 2)))))
-        made.append(tokenizer.encode((piece * size)[:size].encode())[: longest - 1])  # 1: the start token
-        total += len(made[-1]) + 2  # its start and its end
-    return made
+class Copying(Generated):
+    """A few random digits, repeated; lengths of documents and periods are log-uniform."""
+
+    def shortest(self, tokenizer: Tokenizer) -> int:
+        """The tokens of the shortest document: at most one for each byte."""
+        return SHORTEST
+
+    def training_documents(
+        self, rng: np.random.Generator, tokenizer: Tokenizer, tokens: int, longest: int, documents: Sequence[Document]
+    ) -> list[np.ndarray]:
+        """See Generated.training_documents; `documents` are not read."""
+        made, total = [], 0
+        while total < tokens:
+            size = log_uniform(rng, SHORTEST, LONGEST)
+            piece = "".join(map(str, rng.integers(0, 10, log_uniform(rng, PERIODS[0], min(PERIODS[1], size // 2)))))
+            made.append(tokenizer.encode((piece * size)[:size].encode())[: longest - 1])  # 1: the start token
+            total += len(made[-1]) + 2  # its start and its end
+        return made

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from longctx.data.generated.task import Generated
 from longctx.data.sources import Document
 from longctx.data.tokenizers import Tokenizer
 
@@ -36,28 +37,35 @@ def shortest(tokenizer: Tokenizer) -> int:
     return len(tokenizer.encode(bare.encode())) + 8 + 1  # another number may take a few tokens more
 
 
-def training_documents(
-    rng: np.random.Generator, tokenizer: Tokenizer, tokens: int, longest: int, documents: Sequence[Document]
-) -> list[np.ndarray]:
-    """Passkey tasks that ask many times, as token ids, of at least `tokens` tokens in total; each fits `longest`.
+class Passkey(Generated):
+    """Passkey tasks that ask many times.
 
     A prompt has five digits to learn from among thousands of other tokens: too few for a short run. Here the number is
     asked for again and again, half of the time at once and else after a log-uniform gap: most answers repeat one
-    nearby, which is learnt first, and some are far from it. Lengths are log-uniform up to `longest`; every second
-    filler is real text, cut out of `documents`.
+    nearby, which is learnt first, and some are far from it. Lengths are log-uniform up to the longest row; every second
+    filler is real text, cut out of the documents of the run.
     """
-    if longest < (low := shortest(tokenizer)):
-        raise ValueError(f"longest {longest} is less than the {low} tokens of the shortest task.")
-    sample = GRASS.encode() * 40
-    bytes_per_token = len(sample) / len(tokenizer.encode(sample))
-    made, total = [], 0
-    while total < tokens:
-        size = log_uniform(rng, len(NEEDLE + QUESTION), longest * bytes_per_token)
-        filler = _excerpt(rng, documents, size) if len(made) % 2 else GRASS * (size // len(GRASS) + 1)
-        ids = tokenizer.encode(_asked_often(rng, size, filler.encode()).encode())[: longest - 1]  # 1: start token
-        made.append(ids)
-        total += len(ids) + 2  # its start and its end
-    return made
+
+    def shortest(self, tokenizer: Tokenizer) -> int:
+        """The tokens of the shortest prompt."""
+        return shortest(tokenizer)
+
+    def training_documents(
+        self, rng: np.random.Generator, tokenizer: Tokenizer, tokens: int, longest: int, documents: Sequence[Document]
+    ) -> list[np.ndarray]:
+        """See Generated.training_documents."""
+        if longest < (low := shortest(tokenizer)):
+            raise ValueError(f"longest {longest} is less than the {low} tokens of the shortest task.")
+        sample = GRASS.encode() * 40
+        bytes_per_token = len(sample) / len(tokenizer.encode(sample))
+        made, total = [], 0
+        while total < tokens:
+            size = log_uniform(rng, len(NEEDLE + QUESTION), longest * bytes_per_token)
+            filler = _excerpt(rng, documents, size) if len(made) % 2 else GRASS * (size // len(GRASS) + 1)
+            ids = tokenizer.encode(_asked_often(rng, size, filler.encode()).encode())[: longest - 1]  # 1: start token
+            made.append(ids)
+            total += len(ids) + 2  # its start and its end
+        return made
 
 
 def log_uniform(rng: np.random.Generator, low: float, high: float) -> int:

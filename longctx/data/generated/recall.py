@@ -31,6 +31,7 @@ def check(task: RecallConfig, length: int, field: str) -> None:
 
 
 def vocab_size(task: RecallConfig) -> int:
+    """The number of different tokens in the rows of a task: keys, values and filler."""
     return task.keys + task.values + task.fillers
 
 
@@ -40,10 +41,10 @@ def questions(task: RecallConfig, length: int) -> np.ndarray:
 
 
 def row(rng: np.random.Generator, task: RecallConfig, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """(ids int32 [length + 1], place int64 [needles]) of one row.
+    """One row: (ids int32 [length + 1], place int64 [needles]).
 
-    place: the column of the key of each needle, in the order of the questions. No key comes twice; values are drawn
-    each by itself, so that the answers before tell nothing.
+    place: the column of each needle's key, in the order of the questions. No key comes twice; values are drawn
+    independently, so that earlier answers tell nothing.
     """
     n, haystack = task.needles, length + 1 - 2 * task.needles
     keys = rng.permutation(task.keys)[:n]
@@ -59,7 +60,8 @@ def row(rng: np.random.Generator, task: RecallConfig, length: int) -> tuple[np.n
 
 @dataclasses.dataclass(frozen=True)
 class RecallRows:
-    """Rows by number, made when they are asked for: `count` of them, a function of the seed and the length."""
+    """`count` rows of `length` inputs, each made from the seed, the length and its number when it is asked for: for
+    longctx.data.pipeline.BatchStream, in place of PackedRows."""
 
     task: RecallConfig
     length: int
@@ -71,10 +73,12 @@ class RecallRows:
 
     @property
     def fingerprint(self) -> int:
+        """A checksum of what the rows are made from."""
         return hash(self)
 
     def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """The given rows as a batch, as PackedRows.gather makes them: one document each, weights 1 on the answers."""
+        """A batch of the rows with these numbers, of the arrays that PackedRows.gather documents: each row is one
+        document, and weights are 1 where the target is the value that was asked for, 0 elsewhere."""
         ids = np.stack([self.row(number)[0] for number in rows])
         weights = np.zeros((len(ids), self.length), np.float32)
         weights[:, questions(self.task, self.length)] = 1
@@ -88,5 +92,5 @@ class RecallRows:
         }
 
     def row(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """As `row`."""
+        """Row `number`: (ids int32 [length + 1], place int64 [needles]), as the function of that name makes them."""
         return row(np.random.default_rng([self.seed, self.length, int(number)]), self.task, self.length)

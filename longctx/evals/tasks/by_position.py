@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from longctx.evals import batches
+from longctx.evals import batches, drawing, results
+from longctx.evals.task import Task
 
 FIRST_BUCKET = 8  # positions below this form one bucket; then there are two buckets per octave
 
@@ -62,3 +63,59 @@ def _at_length(predictor, documents, tokenizer, length, seed) -> dict:
         "loss": [loss for loss, _ in buckets],
         "error": [error for _, error in buckets],
     }
+
+
+def finding(result: dict, trained: int) -> str:
+    """The loss early and late in the context, at the longest length trained at."""
+    return results.finding_by_length(result, "loss", trained, _finding)
+
+
+def _finding(record: dict) -> str:
+    edges, loss = np.array(record["edges"]), drawing.numbers(record["loss"])
+    early = int(np.searchsorted(edges, 64)) if edges[-1] > 128 else 0
+    early = min(early, len(loss) - 1)
+    return (
+        f"At {record['length']:,} tokens: {loss[early]:.3f} nats around position {edges[early]:,}, "
+        f"{loss[-1]:.3f} from {edges[-2]:,} on ({record['documents']} documents)."
+    )
+
+
+@drawing.style
+def figure(result: dict, lengths: list[int], trained: int):
+    """Held-out loss by position in the context, a line per length; bands are one standard error. None without any."""
+    if not (records := results.measured(result, "loss")):
+        return None
+    figure, axes = drawing.new_figure()
+    ends = []
+    for record in records:
+        edges = np.array(record["edges"], np.float64)
+        keep = edges[1:] > 16  # the very first tokens would set the scale
+        centre = np.sqrt(np.maximum(edges[:-1], 1) * edges[1:])[keep]
+        y, error = drawing.numbers(record["loss"])[keep], drawing.numbers(record["error"])[keep]
+        drawing.band(axes, centre, y, np.nan_to_num(error), **drawing.line_of(record["length"], lengths, trained))
+        ends += [int(edges[1]), record["length"]]
+    drawing.length_axis(axes.xaxis, ends)
+    axes.set(xlabel="position in the context (tokens)", ylabel="held-out loss (nats per token)")
+    axes.legend(title="context length")
+    return figure
+
+
+_FORM = {"documents": int, "edges": [int], "loss": [results.NUMBER], "error": [results.NUMBER]}
+
+
+def is_result(result: dict) -> bool:
+    """Whether a stored dict is what `run` returns."""
+    return results.is_by_length(
+        result, "loss", _FORM, lambda record: len(record["edges"]) - 1 == len(record["loss"]) == len(record["error"])
+    )
+
+
+TASK = Task(
+    run,
+    title="Loss by position in the context",
+    caption="Held-out text. Falling to the right = the model uses what it has read. Bands: one standard error.",
+    finding=finding,
+    figure=figure,
+    is_result=is_result,
+    lengths=results.lengths,
+)

@@ -1,8 +1,9 @@
-"""What context is worth: the loss of the same tokens, read with less and with more of the text before them."""
+"""The worth of context: the loss of one set of tokens, read with less and with more of the text before them."""
 
 import numpy as np
 
-from longctx.evals import batches
+from longctx.evals import batches, drawing, results
+from longctx.evals.task import Task
 
 SHORTEST = 128  # tokens of the shortest context, where the length allows it
 
@@ -16,7 +17,8 @@ def contexts_at(length: int) -> list[int]:
 
 
 def run(predictor, documents, tokenizer, config, lengths, seed) -> dict:
-    """gain[i] = loss(contexts[i]) - loss(full context) on the same tokens, in nats per token, at each length.
+    """The gain from context by length: gain[i] = loss(contexts[i]) - loss(full context) on one set of tokens, in nats
+    per token.
 
     The scored tokens are the last ones of a window, half as many as the shortest context holds; a context of c tokens
     is the last c of that window. Only this comparison is fair across lengths: the text that is scored never changes.
@@ -67,3 +69,59 @@ def _rows(full: batches.Piece, contexts: list[int], bos: int) -> tuple[list, lis
     """All shorter contexts fit in one row, as separate documents: 1/2 + 1/4 + ... < 1."""
     ids = np.append(full.inputs, full.targets[-1])
     return [batches.last_tokens(ids, len(full.inputs), context, bos) for context in contexts[:-1]], [full]
+
+
+def finding(result: dict, trained: int) -> str:
+    """The worth of the full context against the shortest, at the longest length trained at."""
+    return results.finding_by_length(result, "gain", trained, _finding)
+
+
+def _finding(record: dict) -> str:
+    gain, error = record["gain"][0], record["error"][0]
+    if gain is None:
+        return "The loss is not finite."
+    spread = "" if error is None else f" ± {error:.3f}"
+    return (
+        f"Reading {record['length']:,} tokens instead of {record['contexts'][0]:,} is worth {gain:.3f}{spread} "
+        f"nats per token ({record['documents']} documents)."
+    )
+
+
+@drawing.style
+def figure(result: dict, lengths: list[int], trained: int):
+    """Loss with a shortened context minus with the full one, on the same tokens; bars are one standard error."""
+    if not (records := results.measured(result, "gain")):
+        return None
+    figure, axes = drawing.new_figure()
+    contexts = []
+    for record in records:
+        gain, error = drawing.numbers(record["gain"]), np.nan_to_num(drawing.numbers(record["error"]))
+        line = drawing.line_of(record["length"], lengths, trained)
+        axes.errorbar(record["contexts"], gain, error, capsize=2, elinewidth=1, **line)
+        contexts += record["contexts"]
+    axes.axhline(0, color=drawing.MUTED, linewidth=1)
+    drawing.length_axis(axes.xaxis, contexts)
+    axes.set(xlabel="context given (tokens)", ylabel="loss above full context (nats per token)")
+    axes.legend(title="full context")
+    return figure
+
+
+_FORM = {"documents": int, "contexts": [int], "gain": [results.NUMBER], "error": [results.NUMBER]}
+
+
+def is_result(result: dict) -> bool:
+    """Whether a stored dict is what `run` returns."""
+    return results.is_by_length(
+        result, "gain", _FORM, lambda record: len(record["contexts"]) == len(record["gain"]) == len(record["error"])
+    )
+
+
+TASK = Task(
+    run,
+    title="What context is worth",
+    caption="The same tokens, predicted from less text. Height = what missing context costs; zero = it did not help.",
+    finding=finding,
+    figure=figure,
+    is_result=is_result,
+    lengths=results.lengths,
+)

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from longctx.data.generated import passkey
-from longctx.evals import batches
+from longctx.evals import batches, drawing, results
+from longctx.evals.task import Task
 
 CELL = ("accuracy", "exact", "control", "loss", "gain", "gain_error")
 FIT_TRIES = 8
@@ -160,3 +161,89 @@ def _fit(rng, tokenizer, length, depth) -> tuple[str, str] | None:
         step = (length - inputs) * max(1.0, len(text) / inputs)
         size = max(1, size + math.floor(step) if step < 0 else size + math.ceil(step))
     return best and best[1:]
+
+
+def finding(result: dict, trained: int) -> str:
+    """The share of the digits that are found, over the whole grid, beside what guessing gets."""
+    accuracy, exact = (
+        drawing.numbers(value for row in result["grid"][name] for value in row) for name in ("accuracy", "exact")
+    )
+    if not np.isfinite(accuracy).any():
+        return "No length was long enough for the prompt, or the tokenizer has no digits."
+    return (
+        f"{np.nanmean(accuracy):.0%} of the digits are the model's top choice (chance, measured by hiding another "
+        f"number: {result['chance']:.0%}); in {np.nanmean(exact):.0%} of the prompts all are "
+        f"({result['samples']} per cell)."
+    )
+
+
+@drawing.style
+def figure(result: dict, lengths: list[int], trained: int):
+    """A heatmap, depth by length: the share of the digits found, and below it the gain in nats per digit token."""
+    figure, axes = drawing.new_figure()
+    columns, depths = result["lengths"], result["depths"]
+    share, gain = (np.array(result["grid"][name], np.float64) for name in ("accuracy", "gain"))
+    mesh = axes.pcolormesh(
+        np.ma.masked_invalid(share), cmap="viridis", vmin=0, vmax=1, edgecolors=drawing.CARD, linewidth=1.5
+    )
+    for (row, col), value in np.ndenumerate(share):
+        _write_cell(axes, row, col, value, gain[row, col])
+    axes.set_xticks(np.arange(len(columns)) + 0.5, [f"{length:,}" for length in columns])
+    axes.set_yticks(np.arange(len(depths)) + 0.5, [f"{depth:.0%}" for depth in depths])
+    axes.invert_yaxis()
+    axes.grid(False)
+    axes.tick_params(length=0)
+    axes.set(xlabel="context length (tokens)", ylabel="depth of the number in the text")
+    within = sum(length <= trained for length in columns)
+    if within < len(columns):
+        axes.axvline(within, color=_ALARM, linewidth=2, linestyle=(0, (3, 2)))
+        axes.set_title("beyond training →" if within else "all beyond training", loc="right", color=_ALARM)
+    bar = figure.colorbar(mesh, ax=axes, format=lambda value, _: f"{value:.0%}")
+    bar.set_label("digits found", color=drawing.MUTED)
+    if result["chance"] is not None:
+        bar.ax.axhline(result["chance"], color=_ALARM, linewidth=2)
+        bar.set_label(f"digits found (line: chance {result['chance']:.0%})", color=drawing.MUTED)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _write_cell(axes, row: int, col: int, share: float, gain: float) -> None:
+    """The numbers of a cell of the heatmap, in a colour that reads on that of the cell."""
+    middle = (col + 0.5, row + 0.5)
+    if np.isnan(share):
+        axes.text(*middle, "too short", ha="center", va="center", color=drawing.MUTED, fontsize=7)
+        return
+    worth = f"{gain:+z.2f}" if np.isfinite(gain) else "?"
+    colour = "#fffffe" if share < 0.6 else "#000001"
+    axes.text(*middle, f"{share:.0%}\n{worth}", ha="center", va="center", fontsize=8, color=colour)
+
+
+_ALARM = "#d0342c"
+_SHOWN = ("accuracy", "exact", "gain")
+_FORM = {
+    "lengths": [int],
+    "depths": [(int, float)],
+    "samples": int,
+    "chance": results.NUMBER,
+    "grid": {name: [[results.NUMBER]] for name in _SHOWN},
+}
+
+
+def is_result(result: dict) -> bool:
+    """Whether a stored dict is what `run` returns."""
+    if not results.fits(result, _FORM):
+        return False
+    rows, columns, grid = len(result["depths"]), len(result["lengths"]), result["grid"]
+    whole = all(len(grid[name]) == rows and all(len(row) == columns for row in grid[name]) for name in _SHOWN)
+    return whole and (result["chance"] is not None or all(x is None for row in grid["accuracy"] for x in row))
+
+
+TASK = Task(
+    run,
+    title="Passkey retrieval",
+    caption="A number hidden in filler. Each cell: the share of its digits found, and the nats per digit saved.",
+    finding=finding,
+    figure=figure,
+    is_result=is_result,
+    fills_every_length=True,
+)

@@ -186,8 +186,9 @@ def saves_of(config: Config, stop, bad=(), looked=lambda step: None):
         return {"step": now}, numbers | {"skipped_in_a_row": np.int32(in_a_row)}
 
     saves = Saves()
-    loop = Loop(config, meshes.make(config.mesh), saves, ignored, ignored, stop, started=0.0)
-    return saves, loop.run(plan(config)[0], step, Batches(), {"step": 0}, tokens_before=0)["step"]
+    stages, mesh = plan(config), meshes.make(config.mesh)
+    loop = Loop(config, mesh, stages, None, saves, None, ignored, ignored, stop, started=0.0)
+    return saves, loop.run(stages[0], step, Batches(), {"step": 0})["step"]
 
 
 @pytest.mark.parametrize("n", range(1, 5))

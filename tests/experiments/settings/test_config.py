@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from experiments.run import checks
 from experiments.settings import config as configs
+from experiments.settings.tree import Settings
 from longctx.checkpoints import manifest
-from longctx.config import Config, LayerConfig, ModelConfig, RopeConfig, StageConfig
+from longctx.config import LayerConfig, ModelConfig, RopeConfig, StageConfig
 from tests.helpers import ROOT
 
 QUICKSTART = str(ROOT / "configs" / "quickstart.py")
@@ -26,8 +27,8 @@ def parsed(*args, file=QUICKSTART):
 
 def test_defaults_are_those_of_the_dataclasses_and_locked():
     tree = configs.defaults()
-    assert configs.from_config_dict(tree) == Config()
-    assert list(tree) == [field.name for field in dataclasses.fields(Config)]
+    assert configs.from_config_dict(tree) == Settings()
+    assert list(tree) == [field.name for field in dataclasses.fields(Settings)]
     stage = tree.stages[0]
     for group in (tree, tree.model, tree.model.rope, stage, stage.rope, configs.stage(), configs.rope()):
         assert group.is_locked
@@ -47,7 +48,7 @@ stages = st.builds(StageConfig, seq_len=st.integers(1, 9999), steps=st.integers(
 
 @given(rope=ropes, stages=st.lists(stages, max_size=3), lengths=st.lists(st.integers(1, 9)), seed=st.integers(0, 9))
 def test_there_and_back(rope, stages, lengths, seed):
-    config = Config(seed=seed, stages=tuple(stages), model=ModelConfig(rope=rope))
+    config = Settings(seed=seed, stages=tuple(stages), model=ModelConfig(rope=rope))
     config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, lengths=tuple(lengths)))
     same = [s if s.rope != rope else dataclasses.replace(s, rope=None) for s in stages]  # None says "the model's"
     config_back = dataclasses.replace(config, stages=tuple(same))

@@ -6,7 +6,11 @@ import pytest
 
 from experiments.settings import config as configs
 from experiments.settings import former
-from longctx.config import Config
+from experiments.settings.tree import Settings
+from longctx.config import DataConfig
+from longctx.data.generated import api as generated
+from longctx.errors import UserError
+from tests.helpers import ROOT
 
 OLD = {new: old for old, new in former.FIELDS.items()}
 
@@ -20,9 +24,9 @@ def old_names(tree):
 
 
 def test_a_stored_run_with_every_former_name_is_the_same_run():
-    stored = dataclasses.asdict(Config())
+    stored = dataclasses.asdict(Settings())
     assert old_names(stored) != stored
-    assert configs.from_config_dict(old_names(stored)) == Config()
+    assert configs.from_config_dict(old_names(stored)) == Settings()
     assert former.renamed(old_names(stored)) == stored
 
 
@@ -38,9 +42,49 @@ def test_a_former_name_sets_the_field_and_is_told_once(capsys, monkeypatch):
     assert capsys.readouterr().err.count("note: the setting embed is called d_model now") == 1
 
 
-@pytest.mark.parametrize("name", former.FIELDS)
+def test_a_stored_run_with_shares_of_generated_tasks_is_the_same_run():
+    stored = dataclasses.asdict(Settings())
+    del stored["data"]["generated"]
+    for shares, entries in (
+        ({"passkey_share": 0.5, "copy_share": 0.2}, ("passkey(0.5)", "copying(0.2)")),
+        ({"copy_share": 1e-05, "passkey_share": 0.0}, ("copying(0.00001)",)),
+        ({"passkey_share": 0.0, "copy_share": 0.0}, ()),
+    ):
+        tree = stored | {"data": stored["data"] | shares}
+        assert configs.from_config_dict(tree) == Settings(data=DataConfig(generated=entries))
+        tasks = generated.parse(entries).values()
+        assert [task.share for task in tasks] == sorted((s for s in shares.values() if s), reverse=True)
+
+
+def test_a_share_of_before_sets_an_entry_of_data_generated(capsys, monkeypatch):
+    monkeypatch.setattr(former, "_told", set())
+    tree = configs.defaults()
+    tree.data.update(copy_share=0.2, passkey_share=0.25)
+    tree.data.passkey_share *= 2
+    assert tree.data.generated == ("passkey(0.5)", "copying(0.2)") and tree.data.copy_share == 0.2
+    assert "generated" in tree.data.said
+    assert capsys.readouterr().err.count("note: the setting passkey_share is an entry of data.generated now") == 1
+    tree.data.copy_share = 0.0
+    assert configs.from_config_dict(tree).data.generated == ("passkey(0.5)",)
+    with pytest.raises(AttributeError):
+        configs.defaults().eval.passkey_share = 0.5
+
+
+def test_shares_of_before_on_the_command_line():
+    argv = ["command", "--config", str(ROOT / "configs" / "quickstart.py")]
+    parsed = lambda *more: configs.from_command_line([*argv, *more])[0].data.generated
+    assert parsed() == ("passkey(0.5)", "copying(0.2)")
+    assert parsed("--config.data.passkey_share=0.3") == ("passkey(0.3)", "copying(0.2)")
+    assert parsed("--config.data.passkey_share=0") == ("copying(0.2)",)
+    assert parsed("--config.data.generated=('copying(0.1)',)") == ("copying(0.1)",)
+    assert parsed("--config.data.generated=()") == ()
+    with pytest.raises(UserError, match="data.passkey_share='x' must be float"):
+        parsed("--config.data.passkey_share=x")
+
+
+@pytest.mark.parametrize("name", [*former.FIELDS, *former.SHARES])
 def test_no_setting_has_a_former_name(name):
-    groups = [Config(), *(getattr(Config(), field.name) for field in dataclasses.fields(Config))]
+    groups = [Settings(), *(getattr(Settings(), field.name) for field in dataclasses.fields(Settings))]
     groups = [group for group in groups if dataclasses.is_dataclass(group)]
     assert not any(hasattr(group, name) for group in groups)
     with pytest.raises(AttributeError):

@@ -6,7 +6,8 @@ import pytest
 
 from experiments.settings import config as configs
 from experiments.settings import unread
-from longctx.config import Config, ExtendConfig, LayerConfig, RopeConfig
+from experiments.settings.tree import ExtendConfig, Settings
+from longctx.config import Config, LayerConfig, RopeConfig
 from longctx.errors import UserError
 from tests.helpers import ROOT
 
@@ -74,5 +75,5 @@ def test_shipped_configs_say_nothing_in_vain(path):
 
 def test_tunings_that_there_are_not():
     with pytest.raises(UserError, match="extend.tune_steps=7 has no effect: extend.tunings is empty"):
-        unread.check_extend(Config(extend=ExtendConfig(tune_steps=7)))
-    unread.check_extend(Config(extend=ExtendConfig(tune_steps=7, tunings=("ntk",))))
+        unread.check_extend(Settings(extend=ExtendConfig(tune_steps=7)))
+    unread.check_extend(Settings(extend=ExtendConfig(tune_steps=7, tunings=("ntk",))))

@@ -6,7 +6,8 @@ from longctx.data.tokenizers import ByteTokenizer
 
 
 def documents(seed, tokens, longest):
-    return copying.training_documents(np.random.default_rng(seed), ByteTokenizer(), tokens, longest, documents=[])
+    rng = np.random.default_rng(seed)
+    return copying.Copying(0.1).training_documents(rng, ByteTokenizer(), tokens, longest, documents=[])
 
 
 @pytest.mark.parametrize("longest", [64, 4096])

@@ -41,7 +41,7 @@ def test_real_text_as_filler_keeps_characters_whole():
 def test_training_documents_ask_often_fill_their_share_and_fit_a_row():
     tokenizer = tokenizers.ByteTokenizer()
     real = [Document("a", b"import os\n" * 300), Document("b", "größe = 5\n".encode() * 10)]
-    made = passkey.training_documents(np.random.default_rng(0), tokenizer, 200_000, 2048, real)
+    made = passkey.Passkey(0.1).training_documents(np.random.default_rng(0), tokenizer, 200_000, 2048, real)
     lengths = np.array([len(ids) + 1 for ids in made])
     assert 200_000 <= lengths.sum() + len(made) < 202_048 + len(made)
     assert 1900 < lengths.max() <= 2048 and lengths.min() < 120 and 300 < np.median(lengths) < 600
@@ -58,7 +58,7 @@ def test_training_documents_ask_often_fill_their_share_and_fit_a_row():
         assert asked[-1] == after.count("The pass key is") >= 1
     assert np.mean(asked) > 3
     with pytest.raises(ValueError, match="shortest task"):
-        passkey.training_documents(np.random.default_rng(0), tokenizer, 1, 100, real)
+        passkey.Passkey(0.1).training_documents(np.random.default_rng(0), tokenizer, 1, 100, real)
 
 
 class DoubledBytes(tokenizers.ByteTokenizer):
@@ -71,7 +71,7 @@ class DoubledBytes(tokenizers.ByteTokenizer):
 
 def test_tasks_that_come_out_too_long_are_cut():
     real = [Document("a", b"~" * 5000)]
-    made = passkey.training_documents(np.random.default_rng(0), DoubledBytes(), 50_000, 1024, real)
+    made = passkey.Passkey(0.1).training_documents(np.random.default_rng(0), DoubledBytes(), 50_000, 1024, real)
     assert max(len(ids) + 1 for ids in made[1::2]) == 1024
 
 

@@ -174,7 +174,7 @@ def test_passkey_tasks_are_their_share_of_the_tokens():
     texts = [Document(str(i), b"x = 1\n" * 2000) for i in range(40)]
     table = rows.tokenize(texts, TOKENIZER)
     long = stage(seq_len=1024)
-    config = DataConfig(passkey_share=0.25)
+    config = DataConfig(generated=("passkey(0.25)",))
     mixed, again, other = (pipeline.stage_rows(table, texts, TOKENIZER, long, config, seed) for seed in (3, 3, 4))
     assert mixed.table.fingerprint == again.table.fingerprint != other.table.fingerprint
     assert (mixed.table.inputs.sum() - table.inputs.sum()) / mixed.table.inputs.sum() == pytest.approx(0.25, abs=0.01)
@@ -188,11 +188,14 @@ def test_passkey_tasks_are_their_share_of_the_tokens():
 @pytest.mark.parametrize(
     "fields, reason",
     [
-        ({"passkey_share": -0.1}, "data.passkey_share=-0.1"),
-        ({"passkey_share": 1.0}, "data.passkey_share=1.0"),
-        ({"passkey_share": 0.1}, "stages[0].seq_len=32"),
-        ({"copy_share": 1.5}, "data.copy_share=1.5"),
-        ({"passkey_share": 0.5, "copy_share": 0.5}, "must leave room"),
+        ({"generated": ("passkey(-0.1)",)}, "[0]='passkey(-0.1)' must be passkey(share: float), all positive"),
+        ({"generated": ("passkey(1.0)",)}, "data.generated[0]='passkey(1.0)' must be a share above 0 and below 1"),
+        ({"generated": ("passkey(0.1)",)}, "stages[0].seq_len=32"),
+        ({"generated": ("copying(1.5)",)}, "data.generated[0]='copying(1.5)'"),
+        ({"generated": ("passkey(0.5)", "copying(0.5)")}, "must leave room"),
+        ({"generated": ("copying(0.5)", "copying(0.1)")}, "data.generated[1]='copying(0.1)' names copying again"),
+        ({"generated": ("copyin(0.5)",)}, "data.generated[0]='copyin' is not known. Did you mean 'copying'?"),
+        ({"generated": ("copying",)}, "data.generated[0]='copying' must be copying(share: float)"),
         ({"prefetch": -1}, "data.prefetch=-1"),
         ({"prefetch": 10**9}, "data.prefetch=1000000000 must be at least 0 and at most 1,024"),
     ],
@@ -216,10 +219,10 @@ def test_batches_read_ahead_fit_into_memory(monkeypatch):
 
 def test_the_length_that_check_names_works():
     with pytest.raises(UserError) as error:
-        pipeline.check(DataConfig(passkey_share=0.5), [stage()], TOKENIZER)
+        pipeline.check(DataConfig(generated=("passkey(0.5)",)), [stage()], TOKENIZER)
     needed = int(str(error.value).split("at least ")[1].split()[0])
     long = stage(seq_len=needed)
-    pipeline.check(DataConfig(passkey_share=0.5), [long], TOKENIZER)
+    pipeline.check(DataConfig(generated=("passkey(0.5)",)), [long], TOKENIZER)
     texts = documents()
-    half = DataConfig(passkey_share=0.5)
+    half = DataConfig(generated=("passkey(0.5)",))
     assert len(pipeline.stage_rows(rows.tokenize(texts, TOKENIZER), texts, TOKENIZER, long, half)) > 0

@@ -138,6 +138,21 @@ def test_packed_web_pages_over_eight_shards():
     assert work["contiguous"] > work["zigzag"] > 1.5 > 1.001 > work["per_document"]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_an_arrangement_lays_a_batch_out_and_puts_results_back(name):
+    _, segments = rows([24, 17, 7], [30, -18])
+    batch = {"segments": segments, "tokens": np.arange(96).reshape(2, 48)}
+    arrangement = layouts.arrange(name, segments, 2)
+    laid_out = arrangement.apply(batch)
+    assert laid_out.keys() == batch.keys()
+    for key, x in layouts.lay_out(batch, name, 2).items():
+        np.testing.assert_array_equal(laid_out[key], x)
+    tokens, doubled = arrangement.undo((laid_out["tokens"], 2 * laid_out["tokens"]))
+    np.testing.assert_array_equal(tokens, batch["tokens"])
+    np.testing.assert_array_equal(doubled, 2 * batch["tokens"])
+    np.testing.assert_array_equal(arrangement.undo(laid_out["segments"]), segments)
+
+
 def test_lay_out_moves_every_array_alike():
     _, segments = rows([5, 7, 4], [9, -7])
     numbers = np.arange(32).reshape(2, 16)

@@ -1,0 +1,51 @@
+"""Generated training data by name: the entries of data.generated, such as "passkey(0.5)". Free of jax.
+
+To add a task: a file here with a subclass of generated.task.Generated, and a line in GENERATED. It is then a setting,
+--config.data.generated="('passkey(0.5)', 'mine(0.1)')", and its documents are packed among those of the text.
+"""
+
+from collections.abc import Sequence
+
+from longctx.data.curriculum import Stage
+from longctx.data.generated.copying import Copying
+from longctx.data.generated.passkey import Passkey
+from longctx.data.generated.task import Generated
+from longctx.data.tokenizers import Tokenizer
+from longctx.errors import UserError
+from longctx.parsing import parse_call
+
+GENERATED: dict[str, type[Generated]] = {"passkey": Passkey, "copying": Copying}
+
+
+def parse(texts: Sequence[str]) -> dict[str, Generated]:
+    """The task of each entry of data.generated, by name. Raises UserError for what is no task, or named twice."""
+    tasks = {}
+    for i, text in enumerate(texts):
+        field = f"data.generated[{i}]"
+        kind, numbers = parse_call(field, text, GENERATED)
+        name = text.partition("(")[0].strip()
+        if name in tasks:
+            raise UserError(f"{field}={text!r} names {name} again; give it one share.")
+        tasks[name] = kind(*numbers)
+        if tasks[name].share >= 1:
+            raise UserError(
+                f"{field}={text!r} must be a share above 0 and below 1; {name}(0.1) is a tenth of the tokens."
+            )
+    return tasks
+
+
+def check(texts: Sequence[str], stages: Sequence[Stage], tokenizer: Tokenizer) -> None:
+    """Raises UserError for tasks in data.generated that cannot be, or not in the rows of these stages."""
+    tasks = parse(texts)
+    if sum(task.share for task in tasks.values()) >= 1:
+        raise UserError(
+            f"data.generated={tuple(texts)} must leave room for the text; together the shares must be below 1."
+        )
+    for i, (name, task) in enumerate(tasks.items()):
+        needed = task.shortest(tokenizer)
+        for stage in stages:
+            if stage.seq_len < needed:
+                raise UserError(
+                    f"data.generated[{i}]={texts[i]!r} needs stages of at least {needed} tokens, and "
+                    f"stages[{stage.index}].seq_len={stage.seq_len}; leave {name} out or make the rows longer."
+                )

@@ -1,0 +1,109 @@
+"""The style of every figure, and the parts that several of them draw. Imports matplotlib only when something is drawn.
+
+Colours that carry no data are the keys of THEME: as PNG they suit paper, and a page swaps them for CSS variables, so
+that it can show the same picture on a dark background. Data colours read on both.
+"""
+
+import functools
+
+import numpy as np
+
+SIZE = (5.4, 3.5)  # inches; half a page wide, legible on a phone
+THEME = {"#1b2430": "--ink", "#5d6877": "--muted", "#dde2e9": "--line", "#fefefe": "--card"}
+INK, MUTED, LINE, CARD = THEME
+PALETTE = ("#2f7fd1", "#e07b18", "#1a9a74", "#c04f9e", "#7c6ff0", "#c2463a", "#3aa7b8", "#8f8a1f")
+MARKERS = "osD^vPX*"
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "legend.fontsize": 8,
+    "legend.title_fontsize": 8,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "axes.edgecolor": LINE,
+    "axes.grid": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "figure.facecolor": CARD,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.5,
+    "svg.fonttype": "none",
+}
+
+
+def style(draw):
+    """A drawing function that runs under STYLE and matplotlib's defaults."""
+
+    @functools.wraps(draw)
+    def styled(*args):
+        import matplotlib
+
+        with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):
+            return draw(*args)
+
+    return styled
+
+
+def new_figure(columns: int = 1):
+    """(a figure of SIZE, its axes: one, or an array of as many as there are columns)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE, layout="constrained")
+    return figure, figure.subplots(1, columns)
+
+
+def numbers(values) -> np.ndarray:
+    """The values as float64, NaN for None."""
+    return np.array([np.nan if value is None else value for value in values], np.float64)
+
+
+def count(tokens: float) -> str:
+    """'512', '8,192', '1.2M', '3.4B': a number of tokens for an axis or a headline."""
+    for unit, size in (("B", 1e9), ("M", 1e6)):
+        if tokens >= size:
+            return f"{tokens / size:.3g}{unit}"
+    return f"{tokens:,.0f}" if tokens < 1e4 else f"{tokens / 1e3:.3g}k"
+
+
+def colour_of(length: int, lengths: list[int]) -> str:
+    """The colour of a context length, by its place among all `lengths` that a report shows."""
+    return PALETTE[lengths.index(length) % len(PALETTE)]
+
+
+def line_of(length: int, lengths: list[int], trained: int) -> dict:
+    """Keywords of axes.plot for the line of a context length: dashed where it is beyond the length trained at."""
+    beyond = length > trained
+    return {
+        "color": colour_of(length, lengths),
+        "marker": MARKERS[lengths.index(length) % len(MARKERS)],
+        "linestyle": "--" if beyond else "-",
+        "label": f"{length:,}" + (" (beyond training)" if beyond else ""),
+    }
+
+
+def length_axis(axis, values: list[int]) -> None:
+    """A log2 axis over token counts, ticked at powers of four or so with plain numbers."""
+    from matplotlib.ticker import NullFormatter, NullLocator
+
+    axis.axes.set_xscale("log", base=2)
+    powers = [2**k for k in range(1, 31) if min(values) <= 2**k <= max(values)] or sorted(set(values))
+    powers = powers[::-1][:: max(1, -(-len(powers) // 7))][::-1]
+    axis.set_ticks(powers, [count(value) if value >= 1 << 20 else f"{value:,}" for value in powers])
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
+
+
+def band(axes, x, y, error, **kwargs) -> None:
+    """A line with a band of one `error` on both sides; kwargs: of axes.plot, `color` among them."""
+    axes.plot(x, y, **kwargs)
+    axes.fill_between(x, y - error, y + error, color=kwargs["color"], alpha=0.15, linewidth=0)
