@@ -12,9 +12,14 @@ DTYPES = ("bfloat16", "float32")        # of activations, of parameters, and of 
 
 @dataclasses.dataclass(frozen=True)
 class RopeConfig:
-    """Rotary position embedding. Lengths are in tokens; `factor` is target length / original length."""
+    """Rotary position embedding. Lengths are in tokens; `factor` is target length / original length.
+
+    The numbers of the published scalings are fields here, so that a command line or a stage sets one of them alone;
+    a scaling takes those that its class in longctx/positions/scalings.py has fields for. A scaling with a number that
+    has no field here takes it in parentheses, such as scaling="toy(3)".
+    """
     theta: float = 10_000.0
-    scaling: str = "none"               # a name in longctx.positions.api.SCALINGS
+    scaling: str = "none"               # for longctx.positions.scalings.of: a name in SCALINGS there
     pairing: str = "half"               # "half" pairs dimensions i, i + d/2 (Llama); "interleaved" 2i, 2i + 1 (GPT-J)
     rotary_fraction: float = 1.0           # of each head, from its first dimension on: the rest passes; 0 is NoPE
     factor: float = 1.0
@@ -237,7 +242,7 @@ class RecallConfig:
 class ExtendConfig:
     """What experiments.extend compares. The trained length is that of the last stage."""
     methods: tuple[str, ...] = ("none", "linear", "ntk", "dynamic", "yarn", "self_extend", "rerope", "leaky_rerope",
-                                "dca", "lm_infinite", "streaming")   # names in longctx.positions.extension.METHODS
+                                "dca", "lm_infinite", "streaming")   # names in longctx.positions.extension.EXTENSIONS
     lengths: tuple[int, ...] = ()       # tokens; empty = 1, 2, 4, 8 and 16 times the trained one
     rows: int = 32                      # per method and length; each asks for every needle
     depths: int = 8                     # how many parts of the haystack are told apart

@@ -11,7 +11,7 @@ from longctx.config import Config, RopeConfig
 from longctx.memory import host
 from longctx.model import functional
 from longctx.positions import augment
-from longctx.streaming.step import others, squared, streamed, updated
+from longctx.streaming.step import Optimizer, others, squared, streamed, updated
 
 BLOCKS = jax.tree_util.DictKey("blocks")
 # On GPUs XLA's own rematerialization takes what is in the hosts' memory for the device's, and computes again what it
@@ -47,7 +47,7 @@ def _beside(config: Config, params: dict) -> dict:
     """All of the state but the parameters."""
     zero = jnp.zeros((), jnp.int32)
     return {
-        "moments": optim.optimizer(config.optim).init(params),
+        "moments": optim.start(config.optim, params),
         "step": zero,
         "skipped": zero,
         "skipped_in_a_row": zero,
@@ -85,12 +85,14 @@ def autodiff(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: 
     def mean_loss(params):
         return loss.mean_over_tokens(functional.nll(graph, params, batch, rope), batch["weights"])
 
+    decays = functional.decays(graph, state["params"])
     if config.memory.offload:
-        return updated(config, rate, state, functools.partial(_by_layers, mean_loss, others(state["params"])))
+        step = functools.partial(_by_layers, mean_loss, others(state["params"]))
+        return updated(Optimizer(config, rate, decays), state, step)
     value, grads = jax.value_and_grad(mean_loss)(state["params"])
     grads, norm = optim.clipped(grads, config.optim.clip_norm)
     good = jnp.isfinite(value) & jnp.isfinite(norm)
-    params, moments, good = optim.updated(config.optim, rate, grads, state["moments"], state["params"], good)
+    params, moments, good = optim.updated(config.optim, rate, grads, state["moments"], state["params"], good, decays)
     return params, moments, value, norm, good
 
 

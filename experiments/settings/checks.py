@@ -15,6 +15,7 @@ from longctx.config import DTYPES, Config
 from longctx.data import curriculum
 from longctx.errors import UserError, unknown_name
 from longctx.positions import api as positions
+from longctx.positions import scalings
 
 AT_LEAST = {
     "seed": 0,
@@ -162,12 +163,14 @@ def _check_positions(config: Config) -> None:
     for i, kind in enumerate(config.model.pattern):
         if kind.rope is not None:
             positions.check(kind.rope, config.model.head_dim, f"model.pattern[{i}].rope")
-            if kind.rope.scaling == "clex":
-                raise UserError(f"model.pattern[{i}].rope.scaling='clex': its weights go with model.rope alone.")
+            if scalings.of(kind.rope).learned:
+                raise UserError(
+                    f"model.pattern[{i}].rope.scaling={kind.rope.scaling!r}: its weights go with model.rope alone."
+                )
     for i, stage in enumerate(config.stages):
         if stage.rope is not None:
             positions.check(stage.rope, config.model.head_dim, f"stages[{i}].rope")
-            learned = lambda rope: rope.scaling == "clex" and (rope.rotary_fraction, rope.clex_width)
+            learned = lambda rope: scalings.of(rope).learned and (rope.scaling, rope.rotary_fraction, rope.clex_width)
             if learned(stage.rope) != learned(config.model.rope):
                 raise UserError(
                     f"stages[{i}].rope.scaling={stage.rope.scaling!r} needs other weights than model.rope: "
@@ -228,7 +231,7 @@ def _check_names(config: Config) -> None:
     for field, name, known in names:
         if name not in known:
             raise unknown_name(field, name, known)
-    model_names.check(config.model)
+    model_names.check(config.model, config.mesh.axes)
     kinds = {"model": config.model, **{f"model.pattern[{i}]": kind for i, kind in enumerate(config.model.kinds)}}
     for field, kind in kinds.items():
         method, mask, _ = view.resolve(kind, field)

@@ -14,7 +14,7 @@ from longctx.generation import decode
 from longctx.generation.request import Request, token_ids
 from longctx.model import functional
 from longctx.positions import api as positions
-from longctx.positions.api import BY_LENGTH
+from longctx.positions import scalings
 from pallas_kernels.arguments import require_whole
 from pallas_kernels.masks import MOST
 
@@ -68,9 +68,9 @@ def stream(
     lengths = np.array([len(prompt) for prompt in prompts], np.int32)
     longest = int(lengths.max()) + max_new_tokens
     by_row = length or tuple(int(count) + max_new_tokens for count in lengths)
-    scalings = {(kind.rope or rope or model.config.rope).scaling for kind in model.config.kinds}
+    by_length = any(scalings.of(kind.rope or rope or model.config.rope).by_length for kind in model.config.kinds)
     # what differs from request to request would compile the steps again
-    reading = graph, rope, by_row if scalings & BY_LENGTH else 0, params
+    reading = graph, rope, by_row if by_length else 0, params
     cache, last = _read(reading, model.config, prompts, _whole(longest, request.chunk), request.chunk)
     key, done = jax.random.key(0) if key is None else key, np.zeros(rows, bool)
     for step in range(max_new_tokens):
