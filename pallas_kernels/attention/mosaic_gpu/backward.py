@@ -57,7 +57,7 @@ def _call(kernel, kept, others, plan, block, spec, results):
     (B, length, heads, H), dtype, stages = kept[0].shape, kept[0].dtype, 2**15 // (block * kept[0].shape[3])
 
     def side(arrays, tiles, pairs):
-        return *[mosaic_gpu.tiles(*blocks, H, dtype=dtype)] * 2, *(plgpu.SMEM(pairs, x.dtype) for x in arrays[2:])
+        return *[mosaic_gpu.tiles(*tiles, H, dtype=dtype)] * 2, *(plgpu.SMEM(pairs, x.dtype) for x in arrays[2:])
     shared = _Shared(side(kept, (COMPUTE, ROWS), (2, _WIDTH)), side(others, (stages, block), (stages, 2, block)),
                      plgpu.Barrier(num_arrivals=2 * COMPUTE + len(kept) - 2),
                      plgpu.Barrier(num_arrivals=len(others), num_barriers=stages),
