@@ -21,7 +21,7 @@ class RopeConfig:
     theta: float = 10_000.0
     scaling: str = "none"               # for longctx.positions.scalings.of: a name in SCALINGS there
     pairing: str = "half"               # "half" pairs dimensions i, i + d/2 (Llama); "interleaved" 2i, 2i + 1 (GPT-J)
-    rotary_fraction: float = 1.0           # of each head, from its first dimension on: the rest passes; 0 is NoPE
+    rotary_fraction: float = 1.0        # of each head, from its first dimension on: the rest passes; 0 is NoPE
     factor: float = 1.0
     original_length: int = 0            # the length that the unscaled model was trained at
     beta_fast: float = 32.0             # YaRN: dimensions turning more often than this inside original_length are kept

@@ -3,13 +3,16 @@
 import inspect
 import re
 from collections.abc import Callable, Container
+from typing import TypeVar
 
 from longctx.errors import UserError, unknown_name
 
+Entry = TypeVar("Entry", bound=Callable)
+
 
 def parse_call(
-    field: str, text: str, known: dict[str, Callable], besides: Container[str] = (), zero: bool = False
-) -> tuple[Callable, tuple]:
+    field: str, text: str, known: dict[str, Entry], besides: Container[str] = (), zero: bool = False
+) -> tuple[Entry, tuple]:
     """(entry of `known`, numbers) of a name, or a name with positive numbers in parentheses.
 
     besides: names of arguments of the entries that are not written. zero: whether numbers may be 0.

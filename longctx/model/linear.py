@@ -56,7 +56,7 @@ def project(einsum: str, x, w: nnx.Param, out_spec: P, bias: nnx.Param | None, r
 
     remat: of which tokens the backward finds it kept.
     """
-    w = gathered(w, x.dtype)
-    of = lambda x, share: checkpoint_name(jnp.einsum(einsum, x, w, out_sharding=out_spec), share)
+    whole = gathered(w, x.dtype)
+    of = lambda x, share: checkpoint_name(jnp.einsum(einsum, x, whole, out_sharding=out_spec), share)
     y = by_shares(remat, of, x)
     return y if bias is None else y + jnp.asarray(bias).astype(y.dtype)[None, None]

@@ -28,9 +28,7 @@ class TokenWise(nnx.Module):
     """Base of the feed-forward layers: a function of each token by itself.
 
     A subclass is made by (key, config, size, memory), size being mlp_dim of its kind of layer. Its own weights are
-    attributes, made by `weight` and `constant`, and None where the config has none. Its `local` maps (weights, tokens
-    [M, D], share) to [M, D] on one device: weights are the arrays by name of attribute, their shares gathered, still
-    cut over `tensor`; model.remat says what the backward keeps of what `local` names `share`.
+    attributes, made by `weight` and `constant`, and None where the config has none.
 
     Attributes:
       reads: the fields of ModelConfig that it reads and that not every feed-forward layer does.
@@ -44,6 +42,14 @@ class TokenWise(nnx.Module):
     @classmethod
     def check(cls, config: ModelConfig, tensor: int) -> None:
         """Raise UserError where the fields that it reads cannot work with so many shards of `tensor`."""
+
+    def local(self, w: dict[str, jax.Array], tokens: jax.Array, share: str) -> jax.Array:
+        """The layer for the tokens [M, D] of one device: [M, D], summed over `tensor`.
+
+        w: the weights by name of attribute, but for those that are None; shares gathered, still cut over `tensor`.
+        share: the name (jax.ad_checkpoint.checkpoint_name) of what model.remat may keep for the backward.
+        """
+        raise NotImplementedError
 
     def __call__(self, x):
         own = {name: w for name, w in vars(self).items() if isinstance(w, nnx.Param)}
@@ -80,12 +86,14 @@ class MLP(TokenWise):
         self.up_bias = constant(0.0, (size,), P("tensor"), dtype) if config.mlp_bias else None
         self.down_bias = constant(0.0, (D,), P(None), dtype) if config.mlp_bias else None
 
-    def local(self, w, x, share):
-        into = (checkpoint_name(biased(x @ w[name], w, name), share) for name in self.into)
-        down = jax.lax.psum(self.hidden(*into).astype(x.dtype) @ w["down"], "tensor")
+    def local(self, w, tokens, share):
+        into = (checkpoint_name(biased(tokens @ w[name], w, name), share) for name in self.into)
+        down = jax.lax.psum(self.hidden(*into).astype(tokens.dtype) @ w["down"], "tensor")
         return biased(down, w, "down")
 
-    def hidden(self, up):
+    def hidden(self, *into):
+        """Hidden numbers [M, size] in float32; into: what the weights named in `into` give, [M, size] each."""
+        (up,) = into
         return self.activated(up)
 
     def activated(self, x):
@@ -109,5 +117,6 @@ class Gated(MLP):
         self.gate = weight(gate, (D, size), P("fsdp", "tensor"), D, dtype)
         self.gate_bias = constant(0.0, (size,), P("tensor"), dtype) if config.mlp_bias else None
 
-    def hidden(self, gate, up):
+    def hidden(self, *into):
+        gate, up = into
         return self.activated(gate) * up

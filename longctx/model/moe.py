@@ -17,7 +17,8 @@ LIMIT, STEEPNESS = 7.0, 1.702  # of gpt-oss's activation
 class Experts(TokenWise):
     """The weighted sum of down_e(combined(gate_e(x), up_e(x))) over the experts e that a token goes to.
 
-    Subclasses say how the chosen experts' scores become weights, where these multiply, and how gate and up combine.
+    Subclasses say how the chosen experts' scores become `weights`, where these multiply (`weighted_in`,
+    `weighted_out`), and how gate and up are `combined`.
     """
 
     reads = ("experts", "experts_per_token", "expert_mlp_dim")

@@ -21,7 +21,7 @@ STEPS = 16  # of the Runge-Kutta method for each unit of t
 
 def frequencies(up: jax.Array, down: jax.Array, scaling: Clex, rotation: Rotation) -> jax.Array:
     """exp z(t) in radians per token, [t, pairs], at t = 1, 2, .. up to scaling.factor; in the dtype of `up`."""
-    grid = np.arange(1, int(scaling.factor) + 1)
+    grid = range(1, int(scaling.factor) + 1)
     base = np.stack([scaling.start(rotation, t) for t in grid])
     pairs = base.shape[1]
     n = lambda t: jnp.log(base[0]).astype(up.dtype) - np.arange(pairs) / (pairs - 1) * jnp.log(2 * t - 1)
@@ -41,5 +41,5 @@ def frequencies(up: jax.Array, down: jax.Array, scaling: Clex, rotation: Rotatio
         return y, y
 
     start = jnp.zeros(pairs, up.dtype)
-    learned = jax.lax.scan(unit, start, jnp.asarray(grid[:-1], up.dtype))[1]
+    learned = jax.lax.scan(unit, start, jnp.asarray(np.array(grid[:-1]), up.dtype))[1]
     return base.astype(up.dtype) * jnp.exp(jnp.concatenate([start[None], learned]))

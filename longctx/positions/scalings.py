@@ -13,7 +13,7 @@ So each number has exactly one place, and a new scaling needs no new setting. Fr
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -51,11 +51,12 @@ class Scaling:
 
     Attributes:
       by_length: whether the frequencies depend on the length of a row; they change for all its tokens then.
-      learned: whether weights of the model change the frequencies (longctx/model/clex.py).
+      learned: whether the model has the weights of longctx/model/clex.py, which change the frequencies.
       shortest: the smallest original_length that the formula takes, of scalings that have that field.
       least_size: the fewest dimensions that it rotates, if any rotate at all.
       whole_head: whether it sees all dimensions of a head, whatever the fraction that rotates; it may be odd then.
-      rope_types: its names in config.json of Hugging Face, the one that is written first; none: it has no name there.
+      rope_types: its names in config.json of Hugging Face, the one that is written first; () where it has none. All
+        its numbers are fields of RopeConfig then; hf/rope.py has their names and types there.
       implied: numbers that config.json may leave to max_position_embeddings.
       unwritten: numbers that config.json never holds, for max_position_embeddings says them.
     """
@@ -65,9 +66,9 @@ class Scaling:
     shortest = 1
     least_size = 0
     whole_head = False
-    rope_types = ()
-    implied = ()
-    unwritten = ()
+    rope_types: ClassVar[tuple[str, ...]] = ()
+    implied: ClassVar[tuple[str, ...]] = ()
+    unwritten: ClassVar[tuple[str, ...]] = ()
 
     def frequencies(self, rotation: Rotation, length: int) -> Frequencies:
         """Inverse frequencies and the factor on cos and sin, in rows of `length` tokens."""
@@ -137,7 +138,10 @@ class Dynamic(Scaling):
     least_size = 4
     rope_types = ("dynamic",)
     unwritten = ("original_length",)
-    stretch = 1.0
+
+    @property
+    def stretch(self):
+        return 1.0
 
     def frequencies(self, rotation, length):
         grown = max(length, self.original_length) / self.original_length
