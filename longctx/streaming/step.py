@@ -49,8 +49,8 @@ class Optimizer:
         done: (stacks of their moments, good). Counts of the moments stay.
         """
         part, (moments, good) = lambda tree: host.read(tree[kind], i), done
-        decays, before = self.decays["blocks"][kind], optim.moments_of(moments, part)
-        params, (adam, *_), good = self.updated(part(blocks), before, grads, factor, good, decays)
+        params, before = part(blocks), optim.moments_of(moments, part)
+        params, (adam, *_), good = self.updated(params, before, grads, factor, good, self.decays["blocks"][kind])
         write = lambda tree, parts: tree | {kind: host.write(tree[kind], i, parts)}
         stacks, *rest = moments
         stacks = stacks._replace(mu=write(stacks.mu, adam.mu), nu=write(stacks.nu, adam.nu))
