@@ -1,6 +1,7 @@
 """The weights of the model and the one matmul that all its layers use. Everything here runs under `jax.set_mesh`.
 
-A weight states where it is made how meshes store it and whether it decays; nothing else lists weights by name.
+A weight states where it is made how meshes store it and whether it decays: no table of names has to know of it, and
+model/functional.py finds for a whole model what its weights state.
 """
 
 import dataclasses
