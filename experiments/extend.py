@@ -177,7 +177,7 @@ def _with_lengths(config: Settings, trained: int) -> Settings:
 
 def _tuned(config: Settings, mesh, params, name: str, task: Task) -> dict:
     """The record of a short tuning for extend.tune_length: the settings are those for it, at every length."""
-    from longctx.positions.extension import METHODS, TUNINGS
+    from longctx.positions.extension import EXTENSIONS, TUNINGS
 
     tuning, extend = TUNINGS[name], config.extend
     seq_len = extend.tune_length if tuning.augment == "none" else task.trained
@@ -188,11 +188,11 @@ def _tuned(config: Settings, mesh, params, name: str, task: Task) -> dict:
         batch_tokens=max(seq_len, config.stages[-1].batch_tokens),
         augment_length=extend.tune_length,
     )
-    model = METHODS[tuning.trained](config.model, task.trained, extend.tune_length)
+    model = EXTENSIONS[tuning.trained](config.model, task.trained, extend.tune_length)
     optim = dataclasses.replace(config.optim, learning_rate=extend.tune_learning_rate)
     print(f"tuning {name}: ", end="")
     tuned, training = trained(dataclasses.replace(config, stages=(stage,), optim=optim, model=model), mesh, params)
-    at_target = lambda model, L, T: METHODS[tuning.read](model, L, extend.tune_length)
+    at_target = lambda model, L, T: EXTENSIONS[tuning.read](model, L, extend.tune_length)
     return _read(config, mesh, tuned, at_target, task) | {
         "name": name,
         "how": f"tuned for {extend.tune_length:,}",
@@ -201,9 +201,9 @@ def _tuned(config: Settings, mesh, params, name: str, task: Task) -> dict:
 
 
 def _record(config: Settings, mesh, params, how: str, name: str, task: Task) -> dict:
-    from longctx.positions.extension import METHODS
+    from longctx.positions.extension import EXTENSIONS
 
-    return _read(config, mesh, params, METHODS[name], task) | {"name": name, "how": how}
+    return _read(config, mesh, params, EXTENSIONS[name], task) | {"name": name, "how": how}
 
 
 def _read(config: Settings, mesh, params, change, task: Task) -> dict:

@@ -12,11 +12,16 @@ DTYPES = ("bfloat16", "float32")        # of activations, of parameters, and of 
 
 @dataclasses.dataclass(frozen=True)
 class RopeConfig:
-    """Rotary position embedding. Lengths are in tokens; `factor` is target length / original length."""
+    """Rotary position embedding. Lengths are in tokens; `factor` is target length / original length.
+
+    The numbers of the published scalings are fields here, so that a command line or a stage sets one of them alone;
+    a scaling takes those that its class in longctx/positions/scalings.py has fields for. A scaling with a number that
+    has no field here takes it in parentheses, such as scaling="toy(3)".
+    """
     theta: float = 10_000.0
-    scaling: str = "none"               # a name in longctx.positions.api.SCALINGS
+    scaling: str = "none"               # for longctx.positions.scalings.of: a name in SCALINGS there
     pairing: str = "half"               # "half" pairs dimensions i, i + d/2 (Llama); "interleaved" 2i, 2i + 1 (GPT-J)
-    rotary_fraction: float = 1.0           # of each head, from its first dimension on: the rest passes; 0 is NoPE
+    rotary_fraction: float = 1.0        # of each head, from its first dimension on: the rest passes; 0 is NoPE
     factor: float = 1.0
     original_length: int = 0            # the length that the unscaled model was trained at
     beta_fast: float = 32.0             # YaRN: dimensions turning more often than this inside original_length are kept

@@ -1,9 +1,9 @@
-"""The device mesh, its axis names, and every PartitionSpec of the project.
+"""The device mesh, its axis names, the PartitionSpecs of activations, and how weights are stored and gathered.
 
 Axes: `data` and `fsdp` cut the batch, `context_outer` and `context` cut the sequence (two levels: between pods or
 nodes, and within one), `tensor` cuts heads, mlp and vocabulary. Along `fsdp` and both axes of the sequence each device
-stores a share of every weight. All are Explicit: a sharding is part of an array's type, and a gather is a
-`gather_weight` that someone wrote.
+stores a share of every large weight. All are Explicit: a sharding is part of an array's type, and a gather is a
+`gather_weight` that someone wrote. A weight states its own spec where it is made (longctx/model/linear.py).
 """
 
 import math
@@ -27,7 +27,7 @@ HIDDEN = P(BATCH, CONTEXT, None)  # BTD
 HEADS = P(BATCH, CONTEXT, "tensor", None)  # BTNH
 LSE = P(BATCH, CONTEXT, "tensor")  # BTN
 HEAD_TABLE = P("tensor", None)  # [N, D]: numbers of each query head
-WHOLE_HEADS = P(BATCH, None, "tensor", None)  # the same two where T does not divide by the context shards
+WHOLE_HEADS = P(BATCH, None, "tensor", None)  # BTNH and BTN where T does not divide by the context shards
 WHOLE_LSE = P(BATCH, None, "tensor")
 LOGITS = P(BATCH, CONTEXT, "tensor")  # BTV
 HEAD = P(None, "tensor")  # DV, its shares gathered
@@ -36,42 +36,8 @@ ROWS = P(BATCH, None)  # [B, D]: hidden states of one token of each row
 ROW_LOGITS = P(BATCH, "tensor")  # [B, V]
 REPLICATED = P()
 
-SHARES = (*CONTEXT[::-1], "fsdp")  # what stores shares of a weight, gathered from the last on
-
-# by the last part of a parameter's path; stacked layers put None in front. "fsdp" stands for SHARES, or where they do
-# not divide a dimension for itself
-WEIGHTS = {
-    "table": P("tensor", "fsdp"),  # VD
-    "head": P("fsdp", "tensor"),  # DV
-    "wq": P("fsdp", "tensor", None),
-    "wk": P("fsdp", "tensor", None),
-    "wv": P("fsdp", "tensor", None),  # DNH, DKH
-    "wo": P("tensor", None, "fsdp"),  # NHD
-    "bq": P("tensor", None),
-    "bk": P("tensor", None),
-    "bv": P("tensor", None),
-    "bo": P(None),  # NH, KH, KH, D
-    "sinks": P("tensor"),  # N
-    "gate": P("fsdp", "tensor"),
-    "up": P("fsdp", "tensor"),
-    "down": P("tensor", "fsdp"),  # DF, DF, FD
-    "gate_bias": P("tensor"),
-    "up_bias": P("tensor"),
-    "down_bias": P(None),  # F, F, D
-    "router": P("fsdp", None),
-    "router_bias": P(None),  # DE, E
-    "expert_gate": P(None, "fsdp", "tensor"),
-    "expert_up": P(None, "fsdp", "tensor"),  # EDF
-    "expert_down": P(None, "tensor", "fsdp"),  # EFD
-    "expert_gate_bias": P(None, "tensor"),
-    "expert_up_bias": P(None, "tensor"),
-    "expert_down_bias": P(None, None),
-    "bias_table": P("tensor", None),  # ND
-    "scale": P(None),
-    "bias": P(None),  # norms
-    "clex_up": P(None, None),
-    "clex_down": P(None, None),
-}
+# the axes along which devices store shares of a weight, gathered from the last one on
+SHARES = (*CONTEXT[::-1], "fsdp")
 
 
 def simulate(count: int, processes: int = 1) -> None:
@@ -87,7 +53,7 @@ def simulate(count: int, processes: int = 1) -> None:
 
 
 def context_shards() -> int:
-    """Into how many parts the mesh of `jax.set_mesh` cuts the sequence."""
+    """The number of parts into which the mesh of `jax.set_mesh` cuts the sequence."""
     axes = sizes()
     return math.prod(axes[axis] for axis in CONTEXT)
 
@@ -111,7 +77,7 @@ def sizes() -> dict[str, int]:
 
 
 def make(config: MeshConfig, devices=None) -> jax.sharding.Mesh:
-    """The mesh of `config` over the first devices.
+    """The mesh of `config` over the first devices there are.
 
     Raises:
       UserError: for sizes that are not whole numbers from 1 on; when the mesh needs more devices than there are, or
@@ -141,62 +107,61 @@ def make(config: MeshConfig, devices=None) -> jax.sharding.Mesh:
 
 
 def all_context() -> jax.sharding.Mesh:
-    """Every device there is, cutting the sequence."""
+    """A mesh of all devices, along `context`: they cut the sequence."""
     return make(MeshConfig(context=len(jax.devices())))
 
 
-def weight_spec(name: str, shape: tuple[int, ...]) -> P:
-    """How the mesh of `jax.set_mesh` stores a weight of that shape, of one layer."""
+def stored_spec(spec: P, shape: tuple[int, ...]) -> P:
+    """The PartitionSpec that the mesh of `jax.set_mesh` stores a weight of one layer by.
+
+    spec: of the weight, in which "fsdp" stands for SHARES, or where these do not divide the dimension for `fsdp` alone.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     shares = math.prod(mesh.shape[axis] for axis in SHARES)
-    cut = lambda axis, size: SHARES if axis == "fsdp" and size % shares == 0 else axis
-    return P(*(cut(axis, size) for axis, size in zip(WEIGHTS[name], shape, strict=True)))
+    whole = lambda axis, size: SHARES if axis == "fsdp" and size % shares == 0 else axis
+    return P(*(whole(axis, size) for axis, size in zip(spec, shape, strict=True)))
+
+
+def gathered_spec(spec: P) -> P:
+    """The PartitionSpec of a weight of that `spec` when its shares are gathered."""
+    return P(*(None if axis == "fsdp" else axis for axis in spec))
 
 
 def specs(tree):
-    """How the arrays of a tree are cut."""
+    """The PartitionSpecs of a tree of arrays."""
     return jax.tree.map(lambda x: jax.typeof(x).sharding.spec, tree)
 
 
-def gathered_spec(name: str) -> P:
-    """That of the weight with its shares gathered."""
-    return P(*(None if axis == "fsdp" else axis for axis in WEIGHTS[name]))
+def gather_weight(w: jax.Array, spec: P) -> jax.Array:
+    """A weight of that `spec` with its shares gathered, the all-gather of FSDP; as it is where it has no shares.
 
-
-def gather_weight(w: jax.Array, name: str) -> jax.Array:
-    """The weight with its shares gathered, the all-gather of FSDP; as it is where there are none to gather.
-
-    Its type is `reduced` along all axes that cut tokens: its gradient stays what each device has found until the
+    The type of the result is `reduced` along all axes that cut tokens: a gradient stays a sum on each device until the
     transpose sums and scatters it at once, a reduce-scatter in w's dtype. Along axes without shares, such as `data`,
     it is summed after that.
     """
-    return _gather(w, name, {*BATCH, *CONTEXT})
+    return _gather(w, spec, {*BATCH, *CONTEXT})
 
 
-def gather_weights(weights: dict, dtype) -> dict:
-    """A tree of weights with their shares gathered: those that have some in `dtype`, in which they are used.
+def gather_weights(weights: dict, specs: dict, dtype) -> dict:
+    """A tree of weights, those with shares gathered and in `dtype`, in which they are used; specs: a tree of theirs.
 
-    Their gradients are summed where they arise, for many are zeros: of a part of a layer by all of its weights.
+    Gradients are summed over devices where they arise, for many are zeros: of a part of a layer by all of its weights.
     """
-
-    def gathered(path, w):
-        name = path[-1].key
-        return _gather(w.astype(dtype), name, set()) if "fsdp" in WEIGHTS[name] else w
-
-    return jax.tree.map_with_path(gathered, weights)
+    gathered = lambda w, spec: _gather(w.astype(dtype), spec, set()) if "fsdp" in spec else w
+    return jax.tree.map(gathered, weights, specs)
 
 
-def _gather(w, name, reduced):
-    """The weight with its shares gathered, its type `reduced` along these axes.
+def _gather(w, spec: P, reduced: set[str]):
+    """A weight of that `spec` with its shares gathered, its type `reduced` along these axes.
 
     On simulated devices jax inserts the collectives, on channels of their own: those of shard_map share one there, and
     nothing keeps these from meeting a ring's (see collectives.after).
     """
-    stored, whole = jax.typeof(w).sharding.spec, gathered_spec(name)
+    stored, whole = jax.typeof(w).sharding.spec, gathered_spec(spec)
     one_device = jax.sharding.get_abstract_mesh().size == 1  # of which jax lowers no such types
     if stored == whole or one_device or traced_platform() == "cpu":
         return jax.sharding.reshard(w, whole)
-    dim = list(WEIGHTS[name]).index("fsdp")
+    dim = list(spec).index("fsdp")
     axes = SHARES if stored[dim] == SHARES else ("fsdp",)
     alike = P(*stored, reduced=reduced.difference(axes))
 
@@ -210,21 +175,21 @@ def _gather(w, name, reduced):
 
 
 def data_shard(mesh: jax.sharding.Mesh) -> tuple[int, int]:
-    """(index, count): this process feeds the index-th of `count` equal parts of every batch's rows.
+    """The part of every batch's rows that this process feeds: (index, count), the index-th of `count` equal parts.
 
     Processes along the context and tensor axes hold the same rows and share an index.
     """
     rows = mesh.shape["data"] * mesh.shape["fsdp"]
     by_row = mesh.devices.reshape(rows, -1)
-    mine = [r for r in range(rows) if any(d.process_index == jax.process_index() for d in by_row[r])]
-    even = mine == list(range(mine[0], mine[-1] + 1)) and mine[0] % len(mine) == 0
+    own = [r for r in range(rows) if any(d.process_index == jax.process_index() for d in by_row[r])]
+    even = own == list(range(own[0], own[-1] + 1)) and own[0] % len(own) == 0
     if not even:
         raise UserError(
             f"mesh.data={mesh.shape['data']} x mesh.fsdp={mesh.shape['fsdp']} cannot be divided over "
-            f"{jax.process_count()} processes: one would hold parts {mine} of the {rows} of a batch; "
+            f"{jax.process_count()} processes: one would hold parts {own} of the {rows} of a batch; "
             "powers of two work."
         )
-    return mine[0] // len(mine), rows // len(mine)
+    return own[0] // len(own), rows // len(own)
 
 
 def put_batch(batch: dict, mesh: jax.sharding.Mesh) -> dict:
@@ -233,7 +198,7 @@ def put_batch(batch: dict, mesh: jax.sharding.Mesh) -> dict:
 
 
 def put_whole(batch: dict, mesh: jax.sharding.Mesh) -> dict:
-    """The same for a batch that every process holds whole."""
+    """Global arrays [B, T], cut by TOKENS, of a batch that every process holds whole as numpy arrays."""
     return _global_arrays(batch, mesh, 1)
 
 

@@ -42,12 +42,12 @@ SCHEDULES = {"cosine": cosine, "linear": linear, "constant": constant, "wsd": wa
 
 
 def continued(schedule, stage, config: OptimConfig):
-    """The run's schedule goes on across the stage boundary."""
+    """The run's schedule, which goes on across the stage boundary."""
     return schedule
 
 
 def rewarmed(schedule, stage, config: OptimConfig):
-    """The same, rising from 0 over warmup_steps again, or over a quarter of the stage if that is shorter."""
+    """The run's schedule times a rise from 0 to 1, over warmup_steps or a quarter of the stage if that is shorter."""
     steps = max(1, min(config.warmup_steps, stage.steps // 4))
     return lambda step: schedule(step) * jnp.clip((step - stage.first_step) / steps, 0.0, 1.0)
 
@@ -72,10 +72,12 @@ def learning_rate(config: OptimConfig, stages):
     return rate
 
 
-def optimizer(config: OptimConfig):
-    """The optax transformation for clipped gradients; its updates still have to be multiplied by the learning rate."""
-    decayed = lambda name: name not in ("scale", "bq", "bk", "bv", "bo", "sinks") and not name.endswith("bias")
-    decays = lambda params: jax.tree.map_with_path(lambda path, _: decayed(path[-1].key), params)
+def optimizer(config: OptimConfig, decays):
+    """The optax transformation for clipped gradients; its updates still have to be multiplied by the learning rate.
+
+    decays: whether weight decay applies, a tree of bools like the parameters (model.functional.decays has that of a
+    model), or one bool for a whole subtree.
+    """
     return optax.chain(
         optax.scale_by_adam(config.b1, config.b2, config.eps),
         optax.add_decayed_weights(config.weight_decay, mask=decays),
@@ -83,15 +85,22 @@ def optimizer(config: OptimConfig):
     )
 
 
-def updated(config: OptimConfig, rate, grads, moments, params, good):
+def start(config: OptimConfig, params):
+    """The moments of parameters before the first step; which of them decay makes no difference to these."""
+    return optimizer(config, True).init(params)
+
+
+def updated(config: OptimConfig, rate, grads, moments, params, good, decays):
     """(params, moments, good) after one step of AdamW at a learning rate; as they were where `good` is false.
+
+    decays: see `optimizer`.
 
     A number of the new parameters that is not finite stays as it was, and makes the good that is returned false: so
     the state is finite, whatever the learning rate, at the cost of no second pass over it. The good that is given must
     say that the squares of the gradients are finite: so are the new moments then, means of two finite numbers each. Any
     part of the parameters will do, with the same part of the moments.
     """
-    updates, new_moments = optimizer(config).update(grads, moments, params)
+    updates, new_moments = optimizer(config, decays).update(grads, moments, params)
     new_params = jax.tree.map(lambda p, u: p + (rate * u).astype(p.dtype), params, updates)
     kept = jax.tree.map(lambda new, old: jnp.where(good & jnp.isfinite(new), new, old), new_params, params)
     new_moments = jax.tree.map(lambda new, old: jnp.where(good, new, old), new_moments, moments)
@@ -99,13 +108,13 @@ def updated(config: OptimConfig, rate, grads, moments, params, good):
 
 
 def moments_of(moments, pick):
-    """The moments of a part of the parameters: pick takes it from a tree of all of them. Counts are shared."""
+    """The moments of a part of the parameters; pick: (tree of all of them) -> tree of the part. Counts are shared."""
     adam, *rest = moments
     return adam._replace(mu=pick(adam.mu), nu=pick(adam.nu)), *rest
 
 
 def clip_factor(norm, max_norm: float):
-    """What scales gradients of that global norm to max_norm at most."""
+    """The factor that scales gradients of that global norm to max_norm at most."""
     return jnp.minimum(1.0, max_norm / jnp.maximum(norm, 1e-30))
 
 

@@ -2,21 +2,24 @@
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from typing import TypeVar
 
 from longctx.errors import UserError, unknown_name
 
+Entry = TypeVar("Entry", bound=Callable)
+
 
 def parse_call(
-    field: str, text: str, known: dict[str, Callable], skip: int = 0, zero: bool = False
-) -> tuple[Callable, tuple]:
-    """The entry of `known` that `text` names, and the positive numbers in its parentheses, if any.
+    field: str, text: str, known: dict[str, Entry], besides: Container[str] = (), zero: bool = False
+) -> tuple[Entry, tuple]:
+    """(entry of `known`, numbers) of a name, or of a name with positive numbers in parentheses.
 
     "dca" gives (known["dca"], ()), and "self_extend(8, 512)" gives (known["self_extend"], (8, 512)).
 
     Args:
       field: the setting that holds `text`, for messages.
-      skip: how many of an entry's leading arguments are not written.
+      besides: names of arguments of the entries that are not written.
       zero: whether numbers may be 0.
 
     Raises:
@@ -26,7 +29,7 @@ def parse_call(
     if not match or match[1] not in known:
         raise unknown_name(field, match[1] if match else text, known)
     name, words = match[1], [word.strip() for word in match[2].split(",")] if match[2] else []
-    parameters = list(inspect.signature(known[name]).parameters.values())[skip:]
+    parameters = [p for p in inspect.signature(known[name]).parameters.values() if p.name not in besides]
     required = sum(parameter.default is parameter.empty for parameter in parameters)
     numbers = [_number(word, parameter.annotation, zero) for word, parameter in zip(words, parameters, strict=False)]
     if not required <= len(words) <= len(parameters) or None in numbers:

@@ -15,7 +15,7 @@ from longctx.memory.checks import check_offload
 from longctx.model import functional
 from longctx.positions import augment
 from longctx.streaming import checks as streaming
-from longctx.streaming.step import CLIPS, others, squared, streamed, updated
+from longctx.streaming.step import CLIPS, Optimizer, others, squared, streamed, updated
 
 BLOCKS = jax.tree_util.DictKey("blocks")
 # On GPUs XLA's own rematerialization counts arrays in host memory as device memory, and computes again what it need
@@ -52,7 +52,7 @@ def _moments_and_counters(config: Config, params: dict) -> dict:
     """The state without its parameters, before the first step."""
     zero = jnp.zeros((), jnp.int32)
     return {
-        "moments": optim.optimizer(config.optim).init(params),
+        "moments": optim.start(config.optim, params),
         "step": zero,
         "skipped": zero,
         "skipped_in_a_row": zero,
@@ -94,12 +94,14 @@ def autodiff(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: 
     def mean_loss(params):
         return loss.mean_over_tokens(functional.nll(graph, params, batch, rope), batch["weights"])
 
+    decays = functional.decays(graph, state["params"])
     if config.memory.offload:
-        return updated(config, rate, state, functools.partial(_by_layers, mean_loss, others(state["params"])))
+        step = functools.partial(_by_layers, mean_loss, others(state["params"]))
+        return updated(Optimizer(config, rate, decays), state, step)
     value, grads = jax.value_and_grad(mean_loss)(state["params"])
     grads, norm = optim.clipped(grads, config.optim.clip_norm)
     good = jnp.isfinite(value) & jnp.isfinite(norm)
-    params, moments, good = optim.updated(config.optim, rate, grads, state["moments"], state["params"], good)
+    params, moments, good = optim.updated(config.optim, rate, grads, state["moments"], state["params"], good, decays)
     return params, moments, value, norm, good
 
 

@@ -8,12 +8,12 @@ import numpy as np
 
 from longctx.config import Config, LayerConfig
 from longctx.memory import remat
+from longctx.model import functional
 from longctx.positions import view
 from pallas_kernels import masks
 from pallas_kernels.masks import Tokens
 
 _BLOCKS = 1024  # blocks of a row, on each side, in which a mask's density is counted
-_LAST = ("down", "expert_down")  # weights whose results nothing in the backward needs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,13 +44,13 @@ class Work:
 
 
 def work(config: Config, params: dict, length: int, rows: int) -> Work:
-    """The Work of a step of `rows` rows of `length` tokens; params: shapes."""
+    """The Work of a step with `rows` rows of `length` tokens; params: shapes, with their shardings."""
     model, kinds, tokens = config.model, config.model.kinds, length * rows
-    weights = _weights(config, params["blocks"])
+    weights, last = _weights(config, params)
     head = model.d_model * model.vocab_size
     pairs = sum(density(kind, length) * len(range(i, model.layers, len(kinds))) for i, kind in enumerate(kinds))
     forward = 4 * pairs * rows * length**2 * model.heads * model.head_dim
-    again = 2 * tokens * (_again(config, weights) + head)  # the loss computes its logits again
+    again = 2 * tokens * (_again(config, weights, last) + head)  # the loss computes its logits again
     return Work(6 * tokens * (sum(weights.values()) + head), again, forward, _attends(config))
 
 
@@ -64,22 +64,29 @@ def density(kind: LayerConfig, length: int) -> float:
     return float(np.mean(relations == masks.FULL) + np.mean(relations == masks.PARTIAL) / 2)
 
 
-def _weights(config, blocks) -> collections.Counter:
-    """{name: count} of the layers' weights that each token is multiplied with."""
-    counts = collections.Counter()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(blocks):
-        name = path[-1].key
-        if name.startswith("expert_") and not name.endswith("bias"):
-            counts[name] += leaf.size * config.model.experts_per_token // config.model.experts
-        elif name in ("wq", "wk", "wv", "wo", "gate", "up", "down", "router"):
-            counts[name] += leaf.size
-    return counts
+def _weights(config, params: dict) -> tuple[collections.Counter, int]:
+    """(how many numbers of the layers' weights each token meets in matmuls, by name; those of the last matmuls).
+
+    The last matmuls of feed-forward layers are those that give hidden states: the backward does not ask for these.
+    """
+    mesh = jax.tree.leaves(params)[0].sharding.mesh
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        graph = functional.graph(config.model, config.attention, config.memory)
+    met, last = collections.Counter(), 0
+    infos = jax.tree_util.tree_leaves_with_path(functional.weight_info(graph, params)["blocks"])
+    for (path, info), leaf in zip(infos, jax.tree.leaves(params["blocks"]), strict=True):
+        if "fsdp" in info.spec:  # not so of biases and norms
+            active, parts = info.active
+            count = leaf.size * active // parts
+            met[path[-1].key] += count
+            last += count if "mlp" in [getattr(key, "key", None) for key in path] and info.spec[-1] == "fsdp" else 0
+    return met, last
 
 
-def _again(config, weights) -> float:
-    """The number of weights whose forward matmul the backward computes again."""
+def _again(config, weights, last: int) -> float:
+    """Numbers of weights whose forward matmuls the backward does again; last: see _weights."""
     memory, whole = config.memory, sum(weights.values())
-    needed = whole - sum(weights[name] for name in _LAST)
+    needed = whole - last
     if memory.backward == "streamed":  # keys once to be attended to, and for their norm once more
         again = weights["wk"] if config.model.qk_norm != "none" else 0
         return needed + again + (memory.residual_every - 1) / memory.residual_every * whole

@@ -85,7 +85,7 @@ def _check_extend(config: Settings, trained: int) -> None:
             f"extend.lengths={extend.lengths}: {min(extend.lengths)} is below the trained length; "
             f"{trained} or more works."
         )
-    for field, known in (("methods", extension.METHODS), ("tunings", extension.TUNINGS)):
+    for field, known in (("methods", extension.EXTENSIONS), ("tunings", extension.TUNINGS)):
         for i, name in enumerate(getattr(extend, field)):
             if name not in known:
                 raise unknown_name(f"extend.{field}[{i}]", name, known)

@@ -23,7 +23,7 @@ def check_settings(config: Config) -> tuple[curriculum.Stage, ...]:
     from longctx.evals import api as evals
     from longctx.model import names
 
-    names.check(config.model)
+    names.check(config.model, config.mesh.axes)
     context_parallel.check(config)
     train_step.check(config)
     optim.check(config)

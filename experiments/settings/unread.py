@@ -1,33 +1,34 @@
-"""Settings that were said, and that nothing reads under the others: an error, for whoever said them expects an effect.
+"""Settings that differ from their defaults and that nothing reads under the others: an error, for whoever set them
+expects an effect.
 
-A setting counts as said where it is not its default. Free of jax.
+Which settings a RoPE scaling or a feed-forward layer reads, its class says.
 """
 
 from collections.abc import Iterator
 
 from experiments.settings.tree import ExtendConfig, Settings
 from longctx.config import Config, ModelConfig, OptimConfig, RopeConfig
-from longctx.cuts import MIXTURES
 from longctx.errors import UserError
-from longctx.positions.api import READS
+from longctx.positions import scalings
+from longctx.positions.scalings import SCALINGS
 
 TUNING = ("tune_length", "tune_steps", "tune_learning_rate")
 
 
 def check(config: Config) -> None:
-    """Raises UserError for the first such setting of a training run."""
+    """Raises UserError for the first setting of a training run that has no effect. The names in it must be known."""
     for field, value, why in (*_of_run(config), *(() if config.init_from else _of_model(config))):
         raise UserError(f"{field}={value!r} has no effect: {why}.")
 
 
 def check_extend(config: Settings) -> None:
     """Raises UserError for the first setting that only tunings of experiments.extend read, where there are none."""
-    for name in _said(config.extend, ExtendConfig(), () if config.extend.tunings else TUNING):
+    for name in _changed(config.extend, ExtendConfig(), () if config.extend.tunings else TUNING):
         raise UserError(f"extend.{name}={getattr(config.extend, name)!r} has no effect: extend.tunings is empty.")
 
 
 def _of_run(config: Config) -> Iterator[tuple]:
-    """(field, value, why)"""
+    """(field, value, why) of the settings without effect outside of `model`."""
     if config.batch_tokens != Config.batch_tokens and all(stage.batch_tokens for stage in config.stages):
         yield (
             "batch_tokens",
@@ -46,32 +47,42 @@ def _of_run(config: Config) -> Iterator[tuple]:
 
 
 def _of_model(config: Config) -> Iterator[tuple]:
-    model = config.model
-    if all(kind.feed_forward not in MIXTURES for kind in model.kinds):
-        for name in _said(model, ModelConfig(), ("experts", "experts_per_token", "expert_mlp_dim")):
-            yield (
-                f"model.{name}",
-                getattr(model, name),
-                (f"model.feed_forward is {model.feed_forward!r}; {' and '.join(map(repr, MIXTURES))} have experts"),
-            )
-    # a stage takes from the model what it does not say, so what any rope says may be for any of them
-    ropes = {"model.rope": model.rope}
+    """(field, value, why) of the settings of a model without effect."""
+    yield from _of_feed_forwards(config.model)
+    # a stage takes from the model what it does not set, so a number in any rope may be for any of them
+    ropes = {"model.rope": config.model.rope}
     ropes |= {f"stages[{i}].rope": stage.rope for i, stage in enumerate(config.stages) if stage.rope}
-    ropes |= {f"model.pattern[{i}].rope": kind.rope for i, kind in enumerate(model.pattern) if kind.rope}
-    scalings = {rope.scaling for rope in ropes.values()}
+    ropes |= {f"model.pattern[{i}].rope": kind.rope for i, kind in enumerate(config.model.pattern) if kind.rope}
+    readers = _readers({name: scalings.reads(kind) for name, kind in SCALINGS.items()})
+    in_force = {scalings.named(rope.scaling)[0] for rope in ropes.values()}
     for field, rope in ropes.items():
-        for name in _said(rope, RopeConfig(), sorted(set().union(*READS.values()))):
-            readers = [scaling for scaling, fields in READS.items() if name in fields]
-            if not scalings.intersection(readers):
-                yield (
-                    f"{field}.{name}",
-                    getattr(rope, name),
-                    (
-                        f"{field}.scaling is {rope.scaling!r}; {', '.join(map(repr, readers))} "
-                        f"{'read' if len(readers) > 1 else 'reads'} it"
-                    ),
-                )
+        for name in _changed(rope, RopeConfig(), readers):
+            if in_force.isdisjoint(SCALINGS[reader] for reader in readers[name]):
+                names = ", ".join(map(repr, readers[name]))
+                verb = "read" if len(readers[name]) > 1 else "reads"
+                yield f"{field}.{name}", getattr(rope, name), f"{field}.scaling is {rope.scaling!r}; {names} {verb} it"
 
 
-def _said(group, default, names) -> list[str]:
+def _of_feed_forwards(model: ModelConfig) -> Iterator[tuple]:
+    """(field, value, why) of the settings that no feed-forward layer of the model reads."""
+    from longctx.model.block import FEED_FORWARDS  # imports jax
+
+    readers = _readers({name: kind.reads for name, kind in FEED_FORWARDS.items()})
+    in_force = {kind.feed_forward for kind in model.kinds}
+    for name in _changed(model, ModelConfig(), readers):
+        if in_force.isdisjoint(readers[name]):
+            names = " and ".join(map(repr, readers[name]))
+            verb = "read" if len(readers[name]) > 1 else "reads"
+            why = f"model.feed_forward is {model.feed_forward!r}; {names} {verb} it"
+            yield f"model.{name}", getattr(model, name), why
+
+
+def _readers(reads: dict[str, tuple[str, ...]]) -> dict[str, list[str]]:
+    """The choices that read each field, of the fields that each choice reads."""
+    fields = sorted(set().union(*reads.values()))
+    return {field: [name for name, own in reads.items() if field in own] for field in fields}
+
+
+def _changed(group, default, names) -> list[str]:
+    """Those of the fields `names` whose value in a group is not the default."""
     return [name for name in names if getattr(group, name) != getattr(default, name)]

@@ -14,7 +14,7 @@ from longctx.generation import decode
 from longctx.generation.request import Request, token_ids
 from longctx.model import functional
 from longctx.positions import api as positions
-from longctx.positions.api import BY_LENGTH
+from longctx.positions import scalings
 from pallas_kernels.arguments import require_whole
 from pallas_kernels.masks import MOST
 
@@ -67,10 +67,10 @@ def stream(
     prompts += prompts[:1] * (-rows % (mesh.shape["data"] * mesh.shape["fsdp"]))
     lengths = np.array([len(prompt) for prompt in prompts], np.int32)
     longest = int(lengths.max()) + max_new_tokens
-    scalings = {(kind.rope or rope or model.config.rope).scaling for kind in model.config.kinds}
+    by_length = any(scalings.of(kind.rope or rope or model.config.rope).by_length for kind in model.config.kinds)
     by_row = length or tuple(int(count) + max_new_tokens for count in lengths)
     # a static argument that differs from request to request would compile the steps again
-    static = graph, rope, by_row if scalings & BY_LENGTH else 0
+    static = graph, rope, by_row if by_length else 0
     cache, last = _read(static, params, model.config, prompts, _round_up(longest, request.chunk), request.chunk)
     key = jax.random.key(0) if key is None else key
     done = np.zeros(rows, bool)

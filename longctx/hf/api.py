@@ -224,7 +224,7 @@ def _described(model: Model, longest: int) -> tuple[Model, dict]:
         content = {name: value for name, value in content.items() if name != "dtype"} | {"torch_dtype": config.dtype}
     if differences(config, folder.read(content)):
         content = _with_rope(content, config, longest)
-    elif longest > folder.longest(content) and config.rope.scaling not in rope.BOUND:
+    elif longest > folder.longest(content) and not rope.bound(config.rope):
         content = content | {"max_position_embeddings": longest}
     if differing := differences(config, folder.read(content)):
         raise UserError(f"config.json of {model.source} cannot say {', '.join(differing)}.")

@@ -1,7 +1,8 @@
 """RoPE settings of config.json, in both dialects, and RopeConfig.
 
 Version 4 of transformers wrote `rope_theta` and `rope_scaling` {rope_type or type, factor, ...}; version 5 writes one
-`rope_parameters` {rope_type, rope_theta, factor, ...}. Both versions read the former, which is what we write.
+`rope_parameters` {rope_type, rope_theta, factor, ...}. Both versions read the former, which is what we write. Which
+rope_type a scaling has, and what of its numbers config.json holds, its class says (positions/scalings.py).
 """
 
 import dataclasses
@@ -10,38 +11,16 @@ import math
 from longctx.config import RopeConfig
 from longctx.errors import UserError, unknown_name
 from longctx.hf.fields import BASE, FACTORS, FLAG, NAME, NOT_NEGATIVE, POSITIVE, SHARE, SIZE, optional, shown
-from longctx.positions.api import READS
-from longctx.positions.scaling import rotary_size
+from longctx.positions import api, scalings
+from longctx.positions.scalings import SCALINGS, Scaling
 
-TYPES = {
-    "default": "none",
-    "linear": "linear",
-    "dynamic": "dynamic",
-    "yarn": "yarn",
-    "longrope": "longrope",
-    "su": "longrope",
-    "llama3": "llama3",
-    "proportional": "proportional",
-}  # rope_type -> scaling
-# scaling -> theirs: ours, of those numbers that the scaling reads
-_FACTOR = {"factor": "factor"}
-_ORIGINAL = {"original_max_position_embeddings": "original_length"}
-_NUMBERS = {
-    "none": {},
-    "linear": _FACTOR,
-    "dynamic": _FACTOR,
-    "proportional": _FACTOR,
-    "llama3": _FACTOR | _ORIGINAL | {"low_freq_factor": "low_freq_factor", "high_freq_factor": "high_freq_factor"},
-    "yarn": _FACTOR
-    | _ORIGINAL
-    | {name: name for name in ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate")},
-    "longrope": _FACTOR
-    | _ORIGINAL
-    | {"attention_factor": "attention_factor", "short_factor": "short_factors", "long_factor": "long_factors"},
+ALWAYS = ("theta", "scaling", "pairing", "rotary_fraction", "original_length")  # fields that count with every scaling
+# fields of RopeConfig that config.json calls otherwise
+_NAMES = {
+    "original_length": "original_max_position_embeddings",
+    "short_factors": "short_factor",
+    "long_factors": "long_factor",
 }
-_IMPLIED = ("yarn", "longrope")  # whose factor config.json may leave to max_position_embeddings
-BOUND = ("dynamic", *_IMPLIED)  # of which transformers takes a number from max_position_embeddings
-ALWAYS = ("theta", "scaling", "pairing", "rotary_fraction", "original_length")  # what is read with every scaling
 _DEFAULTS = RopeConfig()
 _FIELDS = {
     "rope_type": NAME,
@@ -66,7 +45,7 @@ _HARMLESS = ("finetuned",)  # that the weights are trained for it
 
 @dataclasses.dataclass(frozen=True)
 class Dialect:
-    """How a family writes its RoPE settings where it departs from the rest."""
+    """The RoPE settings in which a family's config.json departs from the other families'."""
 
     theta: float = 10_000.0  # rope_theta, where config.json has none
     pairing: str = "half"
@@ -85,23 +64,24 @@ def read(settings: dict, dialect: Dialect, parameters: dict | None = None) -> Ro
     """
     where = "rope_scaling" if settings.get("rope_scaling") else "rope_parameters"
     given = _checked(where, (settings.get(where) or {}) if parameters is None else parameters)
-    kind = given.get("rope_type") or given.get("type") or "default"
-    if kind not in TYPES:
-        raise unknown_name("config.json: rope_type", kind, TYPES)
-    scaling, longest = TYPES[kind], settings["max_position_embeddings"]
-    numbers = {ours: given[theirs] for theirs, ours in _NUMBERS[scaling].items() if given.get(theirs) is not None}
-    if "original_length" in _NUMBERS[scaling].values():
+    rope_type = given.get("rope_type") or given.get("type") or "default"
+    scaling, longest = _scaling_of("config.json: rope_type", rope_type), settings["max_position_embeddings"]
+    kind = SCALINGS[scaling]
+    names = _names(kind)
+    numbers = {ours: given[theirs] for theirs, ours in names.items() if given.get(theirs) is not None}
+    if "original_length" in names.values():
         numbers["original_length"] = settings.get("original_max_position_embeddings") or numbers.get("original_length")
     original = numbers["original_length"] = numbers.get("original_length") or longest
-    if scaling in _IMPLIED:
+    if "factor" in kind.implied:
         numbers.setdefault("factor", longest / original)
     if not (numbers.get("mscale") and numbers.get("mscale_all_dim")):
         numbers = _without_mscale(numbers)
-    _require(kind, scaling, numbers)
+    if missing := [theirs for theirs, ours in names.items() if ours in scalings.required(kind) and ours not in numbers]:
+        raise UserError(f"config.json: rope_type {rope_type!r} needs {', '.join(missing)} beside it.")
     share = _first(given.get("partial_rotary_factor"), settings.get(dialect.share_name), dialect.share, 1.0)
-    if dialect.share is None and scaling != "proportional" and share != 1:
+    if dialect.share is None and not kind.whole_head and share != 1:
         raise UserError(
-            f"config.json: partial_rotary_factor={share!r} is not supported for rope_type {kind!r} of "
+            f"config.json: partial_rotary_factor={share!r} is not supported for rope_type {rope_type!r} of "
             "this model_type; 1.0 is."
         )
     return RopeConfig(
@@ -114,7 +94,7 @@ def read(settings: dict, dialect: Dialect, parameters: dict | None = None) -> Ro
 
 
 def fields_of(scaling: dict) -> dict:
-    """The fields of RopeConfig that a rope_scaling or rope_parameters of config.json says, as `override` takes them.
+    """The fields of RopeConfig that a rope_scaling or rope_parameters of config.json sets, for `override`.
 
     Raises:
       UserError: for a name or a rope_type that is not known, or a value of another type.
@@ -125,76 +105,78 @@ def fields_of(scaling: dict) -> dict:
         "rope_type": "scaling",
         "type": "scaling",
     }
-    names |= {theirs: ours for numbers in _NUMBERS.values() for theirs, ours in numbers.items()}
-    found = {}
+    names |= {theirs: ours for kind in SCALINGS.values() for theirs, ours in _names(kind).items() if kind.rope_types}
+    fields = {}
     for theirs, value in scaling.items():
         if theirs not in names:
             raise unknown_name("rope_scaling", theirs, names)
         optional(_FIELDS[theirs]).check(theirs, value, "rope_scaling: ")
         if value is not None:
-            found[names[theirs]] = type(getattr(_DEFAULTS, names[theirs]))(_exact(value))
-    if not (found.get("mscale") and found.get("mscale_all_dim")):
-        found = _without_mscale(found)
-    kind = found.get("scaling", "default")
-    if kind not in TYPES:
-        raise unknown_name("rope_scaling: rope_type", kind, TYPES)
-    return found | ({"scaling": TYPES[kind]} if "scaling" in found else {})
+            fields[names[theirs]] = type(getattr(_DEFAULTS, names[theirs]))(_exact(value))
+    if not (fields.get("mscale") and fields.get("mscale_all_dim")):
+        fields = _without_mscale(fields)
+    name = _scaling_of("rope_scaling: rope_type", fields.get("scaling", "default"))
+    return fields | ({"scaling": name} if "scaling" in fields else {})
 
 
 def override(rope: RopeConfig, fields: dict, longest: int, name: str = "rope_scaling") -> RopeConfig:
-    """`rope` of a checkpoint with other values of the fields that were said.
+    """`rope` of a checkpoint with other values of some fields.
 
-    Who says a scaling begins anew: what is not said of it is as published. Of `rope` there stay theta, pairing, the
-    share that rotates, and original_length: that is the one said, else that of the checkpoint's own scaling, else its
-    max_position_embeddings (`read` has seen to the last two).
+    Where these name a scaling it begins anew: its other numbers are as published. Of `rope` there stay theta, pairing,
+    the fraction that rotates, and original_length: the one in `fields`, else that of the checkpoint's own scaling, else
+    its max_position_embeddings (`read` has seen to the last two).
 
     longest: max_position_embeddings, for YaRN and LongRoPE without a factor, as transformers has it.
-    name: of all of it, for messages.
+    name: of the whole group of fields, for messages.
 
     Raises:
       UserError: for a number that the scaling does not read, or a factor that it lacks.
     """
     scaling = fields.get("scaling", rope.scaling)
-    if scaling not in READS:
-        raise unknown_name(f"{name}: scaling", scaling, READS)
-    if unread := [field for field in fields if field not in (*READS[scaling], *ALWAYS)]:
-        raise UserError(
-            f"{name}: scaling {scaling!r} reads no {', '.join(unread)}; "
-            f"{', '.join(other for other in READS if unread[0] in READS[other])} would."
-        )
+    kind, _ = scalings.named(scaling, f"{name}: scaling")
+    if unread := [field for field in fields if field not in (*scalings.reads(kind), *ALWAYS)]:
+        readers = [other for other in SCALINGS if unread[0] in scalings.reads(SCALINGS[other])]
+        raise UserError(f"{name}: scaling {scaling!r} reads no {', '.join(unread)}; {', '.join(readers)} would.")
     if "scaling" not in fields:
         return dataclasses.replace(rope, **fields)
     kept = {field: getattr(rope, field) for field in ALWAYS}
     changed = RopeConfig(**kept | fields)
-    if "factor" in fields or "factor" not in READS[scaling] or scaling == "proportional":
+    if "factor" in fields or "factor" not in scalings.required(kind):
         return changed
-    if scaling not in _IMPLIED:
+    if "factor" not in kind.implied:
         raise UserError(f"{name}: scaling {scaling!r} needs a factor, such as 4.0.")
     return dataclasses.replace(changed, factor=longest / max(changed.original_length, 1))
 
 
 def stretched(rope: RopeConfig) -> int:
-    """The tokens that `rope` is for by its own numbers; 0: they do not say."""
-    return math.ceil(rope.original_length * (1 if rope.scaling in ("none", "dynamic") else rope.factor))
+    """The number of tokens that `rope` is for by its own numbers; 0 where they do not say."""
+    return math.ceil(rope.original_length * scalings.of(rope).stretch)
+
+
+def bound(rope: RopeConfig) -> bool:
+    """Whether transformers takes a number of the scaling from max_position_embeddings."""
+    scaling = scalings.of(rope)
+    return bool(scaling.implied or scaling.unwritten)
 
 
 def reach(rope: RopeConfig, longest: int = 0) -> int:
-    """max_position_embeddings: the tokens that `rope` is stretched to, or `longest` where these are more.
+    """max_position_embeddings: the number of tokens that `rope` is stretched to, or `longest` where it is more.
 
     Version 4 of transformers takes the factor of YaRN and LongRoPE from it (version 5 warns where they differ), and
     both versions the original length of dynamic: these get what they read.
     """
-    if rope.scaling in BOUND and stretched(rope):
+    if bound(rope) and stretched(rope):
         return stretched(rope)
     return max(stretched(rope), longest) or 2048
 
 
 def write(rope: RopeConfig, dialect: Dialect, longest: int = 0) -> dict:
-    """The settings of config.json that say `rope`, in the dialect of version 4; longest: see `reach`."""
-    scaling = {"rope_type": next(theirs for theirs, ours in TYPES.items() if ours == rope.scaling)}
-    for theirs, ours in _NUMBERS[rope.scaling].items():
+    """The settings of config.json for `rope`, in the dialect of version 4; longest: see `reach`."""
+    kind, _ = scalings.named(rope.scaling)
+    needed, scaling = ("factor", *scalings.required(kind)), {"rope_type": kind.rope_types[0]}
+    for theirs, ours in _names(kind).items():
         value = getattr(rope, ours)
-        if value != getattr(_DEFAULTS, ours) or ours in ("factor", "low_freq_factor", "high_freq_factor"):
+        if value != getattr(_DEFAULTS, ours) or (value and ours in needed):
             scaling[theirs] = list(value) if isinstance(value, tuple) else value
     if "mscale_all_dim" in scaling:
         scaling["mscale"] = rope.mscale
@@ -207,32 +189,48 @@ def write(rope: RopeConfig, dialect: Dialect, longest: int = 0) -> dict:
         settings["original_max_position_embeddings"] = rope.original_length  # version 4 reads it there
     if dialect.share is not None:
         settings[dialect.share_name] = rope.rotary_fraction
-    elif rope.scaling == "proportional":
+    elif kind.whole_head:
         scaling["partial_rotary_factor"] = rope.rotary_fraction
     return settings
 
 
 def plain(rope: RopeConfig, head_dim: int) -> RopeConfig:
-    """The same rotation as config.json can say it: NTK is a larger theta, and numbers that no one reads are left out.
+    """A RopeConfig of the same rotation that config.json has words for: NTK is a larger theta, and numbers that nothing
+    reads have their defaults.
 
     Raises:
-      UserError: for a scaling that it has no rope_type for.
+      UserError: for a scaling that has no rope_type.
     """
-    if rope.scaling == "ntk":
-        d = rotary_size(rope, head_dim)
-        rope = dataclasses.replace(rope, scaling="none", theta=rope.theta * rope.factor ** (d / (d - 2)))
-    if rope.scaling not in _NUMBERS:
-        raise UserError(
-            f"model.rope.scaling={rope.scaling!r} has no rope_type in Hugging Face's config.json; "
-            f"{', '.join(_NUMBERS)} and ntk have."
-        )
-    said = {"theta", "scaling", "pairing", "rotary_fraction", *_NUMBERS[rope.scaling].values()}
-    said |= {"original_length"} if rope.scaling == "dynamic" else set()
-    return RopeConfig(**{name: getattr(rope, name) for name in said})
+    scaling = scalings.of(rope)
+    if not scaling.rope_types:
+        theta = scaling.equal_theta(api.rotation(rope, head_dim))
+        if theta is None:
+            raise UserError(
+                f"model.rope.scaling={rope.scaling!r} has no rope_type in Hugging Face's config.json; "
+                f"{', '.join(name for name, kind in SCALINGS.items() if kind.rope_types)} and ntk have."
+            )
+        rope = dataclasses.replace(rope, scaling="none", theta=theta)
+    kind, _ = scalings.named(rope.scaling)
+    names = {"theta", "scaling", "pairing", "rotary_fraction", *scalings.numbers_of(kind)}
+    return RopeConfig(**{name: getattr(rope, name) for name in names})
+
+
+def _scaling_of(field: str, rope_type: str) -> str:
+    """The name of the scaling of a rope_type. Raises UserError for one that is not known; `field` names the setting."""
+    types = {theirs: name for name, kind in SCALINGS.items() for theirs in kind.rope_types}
+    if rope_type not in types:
+        raise unknown_name(field, rope_type, types)
+    return types[rope_type]
+
+
+def _names(kind: type[Scaling]) -> dict[str, str]:
+    """The names in config.json of the numbers of a scaling -> the fields of RopeConfig."""
+    written = [name for name in scalings.numbers_of(kind) if name not in kind.unwritten]
+    return {_NAMES.get(name, name): name for name in written}
 
 
 def _checked(where: str, given: dict) -> dict:
-    """The settings of a RoPE under the key `where`, each of its kind, without those that no rope_type knows."""
+    """The settings of a RoPE under the key `where`, their types checked, without those that no rope_type knows."""
     for name, value in given.items():
         if name in _FIELDS:
             optional(_FIELDS[name]).check(f"{where}.{name}", value)
@@ -244,16 +242,8 @@ def _checked(where: str, given: dict) -> dict:
     return {name: value for name, value in given.items() if name in _FIELDS}
 
 
-def _require(kind: str, scaling: str, numbers: dict) -> None:
-    optional = {"attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"}
-    optional |= {"factor"} if scaling == "proportional" else set()
-    missing = [theirs for theirs, ours in _NUMBERS[scaling].items() if ours not in numbers and ours not in optional]
-    if missing:
-        raise UserError(f"config.json: rope_type {kind!r} needs {', '.join(missing)} beside it.")
-
-
 def _without_mscale(numbers: dict) -> dict:
-    """Leaves out mscale and mscale_all_dim, of which one alone means nothing."""
+    """The numbers without mscale and mscale_all_dim, of which one alone means nothing."""
     return {name: value for name, value in numbers.items() if name not in ("mscale", "mscale_all_dim")}
 
 

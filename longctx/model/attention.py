@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 
 from longctx import meshes
 from longctx.config import LayerConfig, ModelConfig
@@ -24,24 +25,24 @@ class Attention(nnx.Module):
         self.config = config
         self.l2 = config.qk_norm == "l2" and methods.parse(kind.position).rotates
         q, k, v, o = jax.random.split(key, 4)
-        self.wq = weight(q, "wq", (D, N, H), D, dtype)
-        self.wk = weight(k, "wk", (D, K, H), D, dtype)
-        self.wv = weight(v, "wv", (D, K, H), D, dtype)
-        self.wo = weight(o, "wo", (N, H, D), N * H * 2 * config.layers, dtype)  # residual sums stay of order one
-        bias = lambda name, shape, wanted: constant(0.0, name, shape, dtype) if wanted else None
-        self.bq = bias("bq", (N, H), config.qkv_bias)
-        self.bk, self.bv = (bias(name, (K, H), config.qkv_bias) for name in ("bk", "bv"))
-        self.bo = bias("bo", (D,), config.out_bias)
-        self.sinks = bias("sinks", (N,), config.learned_sinks)
+        self.wq = weight(q, (D, N, H), P("fsdp", "tensor", None), D, dtype)
+        self.wk, self.wv = (weight(key, (D, K, H), P("fsdp", "tensor", None), D, dtype) for key in (k, v))
+        residual = N * H * 2 * config.layers  # fan-in of wo: sums of the residual stream stay of order one
+        self.wo = weight(o, (N, H, D), P("tensor", None, "fsdp"), residual, dtype)
+        bias = lambda shape, spec, wanted: constant(0.0, shape, spec, dtype) if wanted else None
+        self.bq = bias((N, H), P("tensor", None), config.qkv_bias)
+        self.bk, self.bv = (bias((K, H), P("tensor", None), config.qkv_bias) for _ in range(2))
+        self.bo = bias((D,), P(None), config.out_bias)
+        self.sinks = bias((N,), P("tensor"), config.learned_sinks)
         if config.qk_norm == "rms":
             self.q_norm, self.k_norm = (NORMS["rms"](H, config) for _ in range(2))
 
     def __call__(self, x, attend):
         """x BTD -> (BTD, kept). attend: (q, k, v, scale, soft_cap, sinks) -> (out BTNH, what the caller keeps)."""
         projected = functools.partial(project, remat=self.config.remat)
-        q = projected("BTD,DNH->BTNH", x, self.wq, "wq", meshes.HEADS, self.bq)
-        k = projected("BTD,DKH->BTKH", x, self.wk, "wk", meshes.HEADS, self.bk)
-        v = projected("BTD,DKH->BTKH", x, self.wv, "wv", meshes.HEADS, self.bv)
+        q = projected("BTD,DNH->BTNH", x, self.wq, meshes.HEADS, self.bq)
+        k = projected("BTD,DKH->BTKH", x, self.wk, meshes.HEADS, self.bk)
+        v = projected("BTD,DKH->BTKH", x, self.wv, meshes.HEADS, self.bv)
         if self.l2:
             q, k = (normalized(h.astype(jnp.float32), self.config.norm_eps).astype(h.dtype) for h in (q, k))
         if self.config.qk_norm == "rms":
@@ -50,4 +51,4 @@ class Attention(nnx.Module):
         out, kept = attend(
             q, k, v, scale=self.config.attention_scale or None, soft_cap=self.config.attention_soft_cap, sinks=sinks
         )
-        return projected("BTNH,NHD->BTD", out, self.wo, "wo", meshes.HIDDEN, self.bo), kept
+        return projected("BTNH,NHD->BTD", out, self.wo, meshes.HIDDEN, self.bo), kept

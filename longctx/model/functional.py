@@ -39,12 +39,22 @@ def _check(config: ModelConfig) -> None:
     if jax.sharding.get_abstract_mesh().empty:
         raise UserError("there is no mesh: call it under jax.set_mesh(meshes.make(MeshConfig())), one device.")
     cuts.check(config, meshes.sizes())
-    names.check(config)
+    names.check(config, meshes.sizes())
 
 
 def merged(graph, params) -> Transformer:
     """The Transformer module with these parameters."""
     return nnx.merge(graph, params)
+
+
+def weight_info(graph, params) -> dict:
+    """The WeightInfo of every parameter, a tree like `params`; of these only the structure is used."""
+    return nnx.to_pure_dict(nnx.split(merged(graph, params), graph=False)[1], lambda w: w.info)
+
+
+def decays(graph, params) -> dict:
+    """Whether weight decay applies to each parameter, a tree of bools like `params`."""
+    return jax.tree.map(lambda info: info.decay, weight_info(graph, params))
 
 
 def hidden(graph, params, batch: dict, rope: RopeConfig | None = None, length: int | None = None):

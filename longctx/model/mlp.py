@@ -1,4 +1,7 @@
-"""Dense feed-forward layers, and what all feed-forward layers share."""
+"""Dense feed-forward layers, and what all feed-forward layers share.
+
+To add one: a subclass of TokenWise, a line in FEED_FORWARDS of block.py.
+"""
 
 import functools
 
@@ -6,12 +9,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec as P
 
 from longctx import meshes
 from longctx.config import MemoryConfig, ModelConfig
 from longctx.memory.remat import RECOMPUTED, by_fractions
 from longctx.memory.tiled import tiled
-from longctx.model.linear import constant, weight
+from longctx.model.linear import constant, gathered, weight
 
 ACTIVATIONS = {
     "silu": jax.nn.silu,
@@ -21,25 +25,40 @@ ACTIVATIONS = {
 
 
 class TokenWise(nnx.Module):
-    """What each token becomes by itself: `local`, of one device's tokens.
+    """Base of the feed-forward layers: a function of each token by itself.
 
-    names: the weights, attributes of a module, that `local` takes; those that are None are left out.
-    local: (weights, tokens [M, D], share) -> [M, D]; model.remat says what is kept of what it names `share`.
+    A subclass is made by (key, config, size, memory), size being mlp_dim of its kind of layer. Its own weights are
+    attributes, made by `weight` and `constant`, and None where the config has none.
+
+    Attributes:
+      reads: the fields of ModelConfig that it reads and that not every feed-forward layer does.
     """
 
-    names: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
 
     def __init__(self, config: ModelConfig, memory: MemoryConfig):
         self.remat, self.tiles = config.remat, memory.mlp_tiles
 
+    @classmethod
+    def check(cls, config: ModelConfig, tensor: int) -> None:
+        """Raise UserError where the fields that it reads cannot work with so many shards of `tensor`."""
+
+    def local(self, w: dict[str, jax.Array], tokens: jax.Array, share: str) -> jax.Array:
+        """The layer for the tokens [M, D] of one device: [M, D], summed over `tensor`.
+
+        w: the weights by name of attribute, but for those that are None; shares gathered, still cut over `tensor`.
+        share: the name (jax.ad_checkpoint.checkpoint_name) of what model.remat may keep for the backward.
+        """
+        raise NotImplementedError
+
     def __call__(self, x):
-        mine = {name: jnp.asarray(w) for name in self.names if (w := getattr(self, name)) is not None}
-        weights = {name: meshes.gather_weight(w.astype(x.dtype), name) for name, w in mine.items()}
-        cuts = meshes.specs(weights)
+        own = {name: w for name, w in vars(self).items() if isinstance(w, nnx.Param)}
+        weights = {name: gathered(w, x.dtype) for name, w in own.items()}
+        specs = meshes.specs(weights)
 
         def of(x, share):
             local = functools.partial(self._on_device, share)
-            return jax.shard_map(local, in_specs=(cuts, meshes.HIDDEN), out_specs=meshes.HIDDEN)(weights, x)
+            return jax.shard_map(local, in_specs=(specs, meshes.HIDDEN), out_specs=meshes.HIDDEN)(weights, x)
 
         return by_fractions(self.remat, of, x)
 
@@ -52,9 +71,8 @@ class TokenWise(nnx.Module):
 
 
 class MLP(TokenWise):
-    """down(act(up(x))), of `size` hidden numbers, cut over `tensor`; biases if the config has them."""
+    """down(act(up(x))) with `size` hidden numbers, cut over `tensor`; biases if the config has them."""
 
-    names = "up", "down", "up_bias", "down_bias"
     into = ("up",)  # the weights that the tokens go through first
 
     def __init__(self, key, config: ModelConfig, size: int, memory: MemoryConfig):
@@ -62,17 +80,20 @@ class MLP(TokenWise):
         D, dtype = config.d_model, config.param_dtype
         _, up, down = jax.random.split(key, 3)
         self.activation = config.activation
-        self.up = weight(up, "up", (D, size), D, dtype)
-        self.down = weight(down, "down", (size, D), size * 2 * config.layers, dtype)  # residual sums: order one
-        self.up_bias = constant(0.0, "up_bias", (size,), dtype) if config.mlp_bias else None
-        self.down_bias = constant(0.0, "down_bias", (D,), dtype) if config.mlp_bias else None
+        residual = size * 2 * config.layers  # fan-in of down: sums of the residual stream stay of order one
+        self.up = weight(up, (D, size), P("fsdp", "tensor"), D, dtype)
+        self.down = weight(down, (size, D), P("tensor", "fsdp"), residual, dtype)
+        self.up_bias = constant(0.0, (size,), P("tensor"), dtype) if config.mlp_bias else None
+        self.down_bias = constant(0.0, (D,), P(None), dtype) if config.mlp_bias else None
 
-    def local(self, w, x, share):
-        into = (checkpoint_name(biased(x @ w[name], w, name), share) for name in self.into)
-        down = jax.lax.psum(self.hidden(*into).astype(x.dtype) @ w["down"], "tensor")
+    def local(self, w, tokens, share):
+        into = (checkpoint_name(biased(tokens @ w[name], w, name), share) for name in self.into)
+        down = jax.lax.psum(self.hidden(*into).astype(tokens.dtype) @ w["down"], "tensor")
         return biased(down, w, "down")
 
-    def hidden(self, up):
+    def hidden(self, *into):
+        """Hidden numbers [M, size] in float32; into: what the weights named in `into` give, [M, size] each."""
+        (up,) = into
         return self.activated(up)
 
     def activated(self, x):
@@ -80,21 +101,22 @@ class MLP(TokenWise):
 
 
 def biased(y, weights, name: str, rows=None):
-    """y + its bias, if there is one; rows: which of its rows each token has, as of its expert."""
+    """y + the bias of the weight `name`, or y where it has none; rows: the row of the bias for each token, [M]."""
     return y + weights[f"{name}_bias"][rows] if f"{name}_bias" in weights else y
 
 
 class Gated(MLP):
-    """down(act(gate(x)) * up(x)): SwiGLU, GeGLU."""
+    """down(act(gate(x)) * up(x)): SwiGLU, GeGLU (arXiv 2002.05202)."""
 
-    names = *MLP.names, "gate", "gate_bias"
     into = "gate", "up"
 
     def __init__(self, key, config: ModelConfig, size: int, memory: MemoryConfig):
         super().__init__(key, config, size, memory)
         gate, *_ = jax.random.split(key, 3)
-        self.gate = weight(gate, "gate", (config.d_model, size), config.d_model, config.param_dtype)
-        self.gate_bias = constant(0.0, "gate_bias", (size,), config.param_dtype) if config.mlp_bias else None
+        D, dtype = config.d_model, config.param_dtype
+        self.gate = weight(gate, (D, size), P("fsdp", "tensor"), D, dtype)
+        self.gate_bias = constant(0.0, (size,), P("tensor"), dtype) if config.mlp_bias else None
 
-    def hidden(self, gate, up):
+    def hidden(self, *into):
+        gate, up = into
         return self.activated(gate) * up

@@ -3,8 +3,11 @@
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec as P
 
+from longctx import cuts
 from longctx.config import MemoryConfig, ModelConfig
+from longctx.errors import UserError
 from longctx.model.linear import constant, weight
 from longctx.model.mlp import Gated, TokenWise, biased
 
@@ -12,26 +15,37 @@ LIMIT, STEEPNESS = 7.0, 1.702  # of gpt-oss's activation
 
 
 class Experts(TokenWise):
-    """sum over the experts e that a token goes to of down_e(combined(gate_e(x), up_e(x))), weighted.
+    """The weighted sum of down_e(combined(gate_e(x), up_e(x))) over the experts e that a token goes to.
 
-    Subclasses say how the chosen experts' scores become weights, where these multiply, and how gate and up combine.
+    Subclasses say how the chosen experts' scores become `weights`, where these multiply (`weighted_in`,
+    `weighted_out`), and how gate and up are `combined`.
     """
 
-    names = tuple(name + end for name in ("router", "expert_gate", "expert_up", "expert_down") for end in ("", "_bias"))
+    reads = ("experts", "experts_per_token", "expert_mlp_dim")
 
-    def __init__(self, key, config: ModelConfig, memory: MemoryConfig):
+    def __init__(self, key, config: ModelConfig, size: int, memory: MemoryConfig):
         super().__init__(config, memory)
         D, E, F, dtype = config.d_model, config.experts, config.expert_mlp_dim, config.param_dtype
         router, gate, up, down = jax.random.split(key, 4)
         self.per_token = config.experts_per_token
-        self.router = weight(router, "router", (D, E), D, dtype)
-        self.expert_gate = weight(gate, "expert_gate", (E, D, F), D, dtype)
-        self.expert_up = weight(up, "expert_up", (E, D, F), D, dtype)
-        self.expert_down = weight(down, "expert_down", (E, F, D), F * 2 * config.layers, dtype)
-        bias = lambda name, *shape: constant(0.0, name, shape, dtype) if config.mlp_bias else None
-        self.router_bias = bias("router_bias", E)
-        self.expert_gate_bias, self.expert_up_bias = (bias(f"expert_{name}_bias", E, F) for name in ("gate", "up"))
-        self.expert_down_bias = bias("expert_down_bias", E, D)
+        active, into, residual = (self.per_token, E), P(None, "fsdp", "tensor"), F * 2 * config.layers
+        self.router = weight(router, (D, E), P("fsdp", None), D, dtype)
+        self.expert_gate = weight(gate, (E, D, F), into, D, dtype, active=active)
+        self.expert_up = weight(up, (E, D, F), into, D, dtype, active=active)
+        self.expert_down = weight(down, (E, F, D), P(None, "tensor", "fsdp"), residual, dtype, active=active)
+        bias = lambda shape, spec: constant(0.0, shape, spec, dtype) if config.mlp_bias else None
+        self.router_bias = bias((E,), P(None))
+        self.expert_gate_bias, self.expert_up_bias = (bias((E, F), P(None, "tensor")) for _ in range(2))
+        self.expert_down_bias = bias((E, D), P(None, None))
+
+    @classmethod
+    def check(cls, config, tensor):
+        if not 1 <= config.experts_per_token <= config.experts:
+            raise UserError(
+                f"model.experts_per_token={config.experts_per_token} must be from 1 to model.experts={config.experts} "
+                "for a mixture of experts."
+            )
+        cuts.check_axis("model.expert_mlp_dim", config.expert_mlp_dim, "tensor", tensor)
 
     def local(self, w, tokens, share):
         """Tokens sorted by expert: each matmul is one of ragged groups. F is cut over `tensor`."""
@@ -55,9 +69,6 @@ class Experts(TokenWise):
 class GptOss(Experts):
     """gpt-oss: weights are the softmax over the chosen scores; (up + 1) * gate * sigmoid(1.702 gate), both clipped."""
 
-    def __init__(self, key, config: ModelConfig, size: int, memory: MemoryConfig):
-        super().__init__(key, config, memory)
-
     def weights(self, top):
         return jax.nn.softmax(top, -1)
 
@@ -74,10 +85,11 @@ class GptOss(Experts):
 
 
 class Llama4(Experts):
-    """Llama 4: the sigmoids of the chosen scores multiply what goes in; SwiGLU; and one more that all tokens go to."""
+    """Llama 4: the sigmoids of the chosen scores multiply the tokens that go into SwiGLU experts; a shared expert, of
+    `size` hidden numbers, takes all tokens too."""
 
     def __init__(self, key, config: ModelConfig, size: int, memory: MemoryConfig):
-        super().__init__(key, config, memory)
+        super().__init__(key, config, size, memory)
         self.shared = Gated(jax.random.fold_in(key, 0), config, size, memory)
 
     def __call__(self, x):

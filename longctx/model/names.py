@@ -1,4 +1,6 @@
-"""A check of the names in a ModelConfig (model.block="parallel") against the registries that define them."""
+"""Checks of a model's settings that need its modules: names against the dicts, sizes of feed-forward layers."""
+
+from collections.abc import Mapping
 
 from longctx.config import ModelConfig
 from longctx.errors import unknown_name
@@ -10,8 +12,11 @@ from longctx.model.norm import NORMS
 from pallas_kernels.arguments import FLOATS
 
 
-def check(model: ModelConfig) -> None:
-    """Raises UserError for the first setting of `model` whose name is not known."""
+def check(model: ModelConfig, axes: Mapping[str, int]) -> None:
+    """Raises UserError for the first name that is not known or size that does not fit.
+
+    axes: the length of each mesh axis.
+    """
     names = [
         ("model.block", model.block, BLOCKS),
         ("model.norm", model.norm, NORMS),
@@ -26,3 +31,5 @@ def check(model: ModelConfig) -> None:
         if name not in known:
             raise unknown_name(field, name, known)
     remat.parse(model.remat)
+    for kind in model.kinds:
+        FEED_FORWARDS[kind.feed_forward].check(model, axes["tensor"])

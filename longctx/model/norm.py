@@ -3,17 +3,18 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 
 from longctx.config import ModelConfig
 from longctx.model.linear import constant
 
 
 class RMSNorm(nnx.Module):
-    """x / rms(x) * (offset + scale) over the last axis."""
+    """x / rms(x) * (offset + scale) over the last axis (arXiv 1910.07467)."""
 
     def __init__(self, size: int, config: ModelConfig):
         self.eps, self.offset = config.norm_eps, config.norm_offset
-        self.scale = constant(1.0 - self.offset, "scale", (size,), config.param_dtype)
+        self.scale = constant(1.0 - self.offset, (size,), P(None), config.param_dtype)
 
     def __call__(self, x):
         return self.wide(x.astype(jnp.float32)).astype(x.dtype)
@@ -23,18 +24,18 @@ class RMSNorm(nnx.Module):
 
 
 class LayerNorm(RMSNorm):
-    """RMSNorm of x - mean(x)."""
+    """RMSNorm applied to x - mean(x) (arXiv 1607.06450, without a bias)."""
 
     def wide(self, x):
         return super().wide(x - jnp.mean(x, -1, keepdims=True))
 
 
 class BiasedLayerNorm(LayerNorm):
-    """LayerNorm + bias."""
+    """LayerNorm(x) + bias."""
 
     def __init__(self, size: int, config: ModelConfig):
         super().__init__(size, config)
-        self.bias = constant(0.0, "bias", (size,), config.param_dtype)
+        self.bias = constant(0.0, (size,), P(None), config.param_dtype)
 
     def wide(self, x):
         return super().wide(x) + _row(self.bias, x)
@@ -44,7 +45,7 @@ NORMS = {"rms": RMSNorm, "layer": LayerNorm, "layer_bias": BiasedLayerNorm}
 
 
 def make(config: ModelConfig):
-    """A norm of the model's kind, over its width."""
+    """The norm that config.norm names, over the d_model numbers of a token."""
     return NORMS[config.norm](config.d_model, config)
 
 
@@ -54,5 +55,5 @@ def normalized(x, eps: float):
 
 
 def _row(weight, x):
-    """A weight [size] in float32, as a row that broadcasts over all but x's last axis."""
+    """A weight [size] in float32, shaped to broadcast over all axes of x but the last."""
     return jnp.asarray(weight).astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))

@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 
 from longctx import meshes
 from longctx.config import AttentionConfig, MemoryConfig, ModelConfig, RopeConfig
@@ -16,8 +17,9 @@ from longctx.model import norm
 from longctx.model.block import BLOCKS
 from longctx.model.clex import Clex
 from longctx.model.embedding import Embedding
-from longctx.model.linear import constant, weight
+from longctx.model.linear import constant, gathered, weight
 from longctx.positions import rope as rotary
+from longctx.positions import scalings
 from longctx.positions.view import View, learned_numbers, view
 from pallas_kernels.masks import Tokens
 
@@ -46,13 +48,13 @@ class Transformer(nnx.Module):
         )
         self.norm = norm.make(config)
         if learned := learned_numbers(config.kinds):
-            self.bias_table = constant(0.0, "bias_table", (config.heads, learned), config.param_dtype)
-        if config.rope.scaling == "clex":
+            shape, dtype = (config.heads, learned), config.param_dtype
+            self.bias_table = constant(0.0, shape, P("tensor", None), dtype, decay=True)
+        if scalings.of(config.rope).learned:
             self.clex = Clex(jax.random.fold_in(key, 0), config.rope, config.head_dim, config.param_dtype)
         if not config.tied_head:
-            self.head = weight(
-                head_key, "head", (config.d_model, config.vocab_size), config.d_model, config.param_dtype
-            )
+            shape, dtype = (config.d_model, config.vocab_size), config.param_dtype
+            self.head = weight(head_key, shape, P("fsdp", "tensor"), config.d_model, dtype)
 
     def __call__(self, tokens, where: Tokens, rope: RopeConfig | None = None, stretch=None, length=None):
         """Hidden states BTD, ready for the head; tokens int32 [B, T], `where` their positions and segments.
@@ -74,10 +76,9 @@ class Transformer(nnx.Module):
         learned = jnp.asarray(self.bias_table) if learned_numbers(config.kinds) else None
 
         def tables(rope, positions, divisor):
-            if config.qk_norm == "l2":  # taken of what is turned: no factor on cos and sin is left
-                rope = dataclasses.replace(rope, attention_factor=1.0)
-            make = self.clex.tables if rope.scaling == "clex" else rotary.tables
-            return make(positions, rope, config.head_dim, length, stretch, divisor)
+            amplitude = 1.0 if config.qk_norm == "l2" else None  # norms of rotated queries and keys stay 1
+            make = self.clex.tables if scalings.of(rope).learned else rotary.tables
+            return make(positions, rope, config.head_dim, length, stretch, divisor, amplitude)
 
         return lambda kind, positions: view(
             kind, positions, config.heads, functools.partial(tables, kind.rope or rope or config.rope), learned
@@ -150,4 +151,4 @@ class Transformer(nnx.Module):
         """The output head [D, V] in the compute dtype, its shares gathered."""
         if self.config.tied_head:
             return self.embedding.as_head()
-        return meshes.gather_weight(jnp.asarray(self.head).astype(self.config.dtype), "head")
+        return gathered(self.head, self.config.dtype)

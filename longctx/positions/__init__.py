@@ -1,6 +1,6 @@
 """Position methods: how the place of a token enters the scores of attention.
 
-scaling.py holds RoPE's scalings by name (SCALINGS, whose inverse frequencies `frequencies` gives), methods.py the
+scalings.py holds RoPE's scalings by name (SCALINGS, whose inverse frequencies `frequencies` gives), methods.py the
 methods of a layer (METHODS), query_scale.py factors on queries, augment.py changes of positions in training, and
 extension.py the ways to read a model beyond the length that it was trained at.
 """
@@ -12,7 +12,7 @@ from pallas_kernels import lazy
 NAMES = {
     "METHODS": "longctx.positions.methods:METHODS",
     "Method": "longctx.positions.methods:Method",
-    "SCALINGS": "longctx.positions.api:SCALINGS",
+    "SCALINGS": "longctx.positions.scalings:SCALINGS",
     "check": "longctx.positions.api:check",
     "frequencies": "longctx.positions.api:frequencies",
     "parse": "longctx.positions.methods:parse",

@@ -23,14 +23,14 @@ class Turns(NamedTuple):
 
 
 def constant_turns(frequencies: np.ndarray) -> Turns:
-    """The words of float64 constants in radians per token; numpy, exact to 2^-65 turns."""
+    """Turns of float64 frequencies in radians per token, constants of the program: numpy, exact to 2^-65 turns."""
     exact = [round(fractions.Fraction(f) / _TURN * 2**64) % 2**64 for f in frequencies.ravel().tolist()]
     words = np.array(exact, np.uint64).reshape(frequencies.shape)
     return Turns((words >> np.uint64(32)).astype(np.uint32), words.astype(np.uint32))
 
 
 def learned_turns(frequencies: jax.Array) -> Turns:
-    """The words of an array below 2 pi radians per token: exact for what is rounded once, to float32 turns."""
+    """Turns of an array of frequencies below 2 pi radians per token, rounded once, to float32 turns."""
     turns = frequencies.astype(jnp.float32) * np.float32(1 / _TURN) * 2.0**32
     high = jnp.floor(turns)
     return Turns(high.astype(jnp.uint32), ((turns - high) * 2.0**32).astype(jnp.uint32))

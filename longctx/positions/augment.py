@@ -1,6 +1,6 @@
 """Training at a short length for a longer one: positions that are spread out, and frequencies that are stretched.
 
-An augmentation maps a row, (key, positions [T], segments [T], target), to what it changes in it: "positions", and
+An augmentation maps a row, (key, positions [T], segments [T], target), to a dict of its changes: "positions", and
 perhaps "stretch", a scalar for rope.tables or Clex.tables. Positions count from 0 in each document; they stay in order
 there, and below `target` tokens where the document is shorter. Padding stays as it is. The order of the columns makes
 no difference. To add one: a function, and a line in AUGMENTATIONS.
@@ -16,7 +16,7 @@ SINKS = 4  # positions that E^2-LLM never shifts
 
 
 def none(key, positions, segments, target: int) -> dict:
-    """Nothing changes."""
+    """No change of the row."""
     return {}
 
 
@@ -85,5 +85,5 @@ def augmented(batch: dict, key: jax.Array, name: str, target: int) -> dict:
 
 
 def _sizes(positions, segments):
-    """Tokens of each document [T + 1], by its segment; 1 where there is none."""
+    """Number of tokens of each document [T + 1], by its segment; 1 for segments without a document."""
     return jnp.zeros(len(positions) + 1, jnp.int32).at[segments].max(positions) + 1

@@ -2,7 +2,7 @@
 
 from longctx.config import Config, RopeConfig
 from longctx.errors import UserError, unknown_name
-from longctx.positions import api
+from longctx.positions import api, scalings
 
 
 def check(config: Config) -> None:
@@ -13,8 +13,10 @@ def check(config: Config) -> None:
     for i, kind in enumerate(config.model.pattern):
         if kind.rope is not None:
             api.check(kind.rope, config.model.head_dim, f"model.pattern[{i}].rope")
-            if kind.rope.scaling == "clex":
-                raise UserError(f"model.pattern[{i}].rope.scaling='clex': its weights go with model.rope alone.")
+            if scalings.of(kind.rope).learned:
+                raise UserError(
+                    f"model.pattern[{i}].rope.scaling={kind.rope.scaling!r}: its weights go with model.rope alone."
+                )
     for i, stage in enumerate(config.stages):
         if stage.rope is not None:
             api.check(stage.rope, config.model.head_dim, f"stages[{i}].rope")
@@ -25,9 +27,9 @@ def check(config: Config) -> None:
                 )
 
 
-def _weights(rope: RopeConfig) -> tuple[float, int] | None:
-    """What the shapes of a rope's learned weights follow from; None for a rope without any."""
-    return (rope.rotary_fraction, rope.clex_width) if rope.scaling == "clex" else None
+def _weights(rope: RopeConfig) -> tuple[str, float, int] | None:
+    """The settings that give the shapes of a rope's learned weights; None for a rope without any."""
+    return (rope.scaling, rope.rotary_fraction, rope.clex_width) if scalings.of(rope).learned else None
 
 
 def check_augmentations(config: Config) -> None:

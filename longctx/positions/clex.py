@@ -1,5 +1,7 @@
 """CLEX (arXiv 2310.16450): the scaling of RoPE's frequencies as a neural ODE that is trained with the model.
 
+scalings.Clex has its numbers, model/clex.py its weights.
+
 With t = how many times its trained length a row is long, the logarithms z of the frequencies follow
 
     dz/dt = silu((z + n(t)) up) down + dn/dt,        z(1) = n(1),
@@ -12,16 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from longctx.config import RopeConfig
-from longctx.positions import scaling
+from longctx.positions.scalings import Clex, Rotation
 
 STEPS = 16  # of the Runge-Kutta method for each unit of t
 
 
-def frequencies(up: jax.Array, down: jax.Array, config: RopeConfig, head_dim: int) -> jax.Array:
-    """exp z(t) in radians per token, [t, pairs], at t = 1, 2, .. up to config.factor; in the dtype of `up`."""
-    grid = np.arange(1, int(config.factor) + 1)
-    base = np.stack([scaling.clex_base(config, head_dim, t) for t in grid])
+def frequencies(up: jax.Array, down: jax.Array, scaling: Clex, rotation: Rotation) -> jax.Array:
+    """exp z(t) in radians per token, [t, pairs], at t = 1, 2, .. up to scaling.factor; in the dtype of `up`."""
+    grid = range(1, int(scaling.factor) + 1)
+    base = np.stack([scaling.start(rotation, t) for t in grid])
     pairs = base.shape[1]
     n = lambda t: jnp.log(base[0]).astype(up.dtype) - np.arange(pairs) / (pairs - 1) * jnp.log(2 * t - 1)
 
@@ -40,5 +41,5 @@ def frequencies(up: jax.Array, down: jax.Array, config: RopeConfig, head_dim: in
         return y, y
 
     start = jnp.zeros(pairs, up.dtype)
-    learned = jax.lax.scan(unit, start, jnp.asarray(grid[:-1], up.dtype))[1]
+    learned = jax.lax.scan(unit, start, jnp.asarray(np.array(grid[:-1]), up.dtype))[1]
     return base.astype(up.dtype) * jnp.exp(jnp.concatenate([start[None], learned]))

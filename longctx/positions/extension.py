@@ -1,6 +1,8 @@
 """How a model that was trained at one length is read, or tuned, at a longer one: position methods as changed settings.
 
-Free of jax. To add a way to read: a function and a line in METHODS; to tune: a line in TUNINGS.
+An extension maps (model, trained length, length) to the settings by which the model is read at the length, both in
+tokens. To add one: a function and a line in EXTENSIONS; to add a tuning: a line in TUNINGS. In docstrings L is the
+trained length and T the other one. Free of jax.
 """
 
 import dataclasses
@@ -9,21 +11,22 @@ from typing import NamedTuple
 
 from longctx.config import ModelConfig
 
-Change = Callable[[ModelConfig, int, int], ModelConfig]  # (model, trained length L, length T in tokens)
+Extension = Callable[[ModelConfig, int, int], ModelConfig]
 
 
 def none(model: ModelConfig, trained: int, length: int) -> ModelConfig:
-    """As it was trained."""
+    """The settings by which the model was trained."""
     return model
 
 
-def scaled(scaling: str) -> Change:
-    """A RoPE scaling by T / L."""
+@dataclasses.dataclass(frozen=True)
+class Scaled:
+    """A RoPE scaling by T / L; scaling: a name in scalings.SCALINGS."""
 
-    def change(model, trained, length):
-        return _with_rope(model, scaling=scaling, factor=length / trained, original_length=trained)
+    scaling: str
 
-    return change
+    def __call__(self, model: ModelConfig, trained: int, length: int) -> ModelConfig:
+        return _with_rope(model, scaling=self.scaling, factor=length / trained, original_length=trained)
 
 
 def dynamic(model: ModelConfig, trained: int, length: int) -> ModelConfig:
@@ -51,29 +54,43 @@ def dca(model: ModelConfig, trained: int, length: int) -> ModelConfig:
     )
 
 
-def by_length(position: Callable[[int], str]) -> Change:
-    """A position method that only depends on L."""
-    return lambda model, trained, length: dataclasses.replace(model, position=position(trained))
+def rerope(model: ModelConfig, trained: int, length: int) -> ModelConfig:
+    """No distance exceeds L / 2."""
+    return dataclasses.replace(model, position=f"rerope({trained // 2})")
 
 
-METHODS = {
+def lm_infinite(model: ModelConfig, trained: int, length: int) -> ModelConfig:
+    """The last L tokens and the first 10, as published."""
+    return dataclasses.replace(model, position=f"lm_infinite(10, {trained})")
+
+
+def streaming(model: ModelConfig, trained: int, length: int) -> ModelConfig:
+    """A cache of L tokens: the first 4, as published, and the last L - 4."""
+    return dataclasses.replace(model, position=f"streaming(4, {trained - 4})")
+
+
+EXTENSIONS = {
     "none": none,
-    "linear": scaled("linear"),
-    "ntk": scaled("ntk"),
+    "linear": Scaled("linear"),
+    "ntk": Scaled("ntk"),
     "dynamic": dynamic,
-    "yarn": scaled("yarn"),
+    "yarn": Scaled("yarn"),
     "self_extend": self_extend,
-    "rerope": by_length(lambda L: f"rerope({L // 2})"),
+    "rerope": rerope,
     "leaky_rerope": leaky_rerope,
     "dca": dca,
-    "lm_infinite": by_length(lambda L: f"lm_infinite(10, {L})"),
-    "streaming": by_length(lambda L: f"streaming(4, {L - 4})"),
+    "lm_infinite": lm_infinite,
+    "streaming": streaming,
 }
 
 
 class Tuning(NamedTuple):
-    """A few steps more: by which METHODS the model is trained and then read, at settings for the target length, and
-    the augmentation that stands for rows of that length; "none" is training on such rows."""
+    """A few more steps of training for a target length.
+
+    Attributes:
+      trained, read: names in EXTENSIONS, by whose settings for the target length the model is trained, then read.
+      augment: the augmentation that stands for rows of the target length; "none" is training on such rows.
+    """
 
     trained: str
     read: str

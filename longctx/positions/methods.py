@@ -28,12 +28,13 @@ def own(positions: jax.Array) -> jax.Array:
 
 
 def constant(value: int) -> Map:
+    """The map of all positions to one."""
     return lambda positions: jnp.full_like(positions, value)
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Some of the pairs of a query and a key, and the rotation that these get.
+    """A part of the pairs of a query and a key, and the rotation of this part.
 
     Attributes:
       mask: which pairs; no pair is in two parts of a method, and a pair in none is not seen.
@@ -69,7 +70,7 @@ class Method:
         return (Part(),)
 
     def table(self, heads: int) -> np.ndarray | None:
-        """What the bias reads where it is not learned, float32 [N, D]."""
+        """Numbers of each query head that the bias reads, float32 [N, D]; None where they are learned or not needed."""
         return None
 
     def why_not(self, mask: Mask) -> str | None:

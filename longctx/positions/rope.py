@@ -25,19 +25,31 @@ class Table:
 
 
 def tables(
-    positions: jax.Array, config: RopeConfig, head_dim: int, length: int | tuple[int, ...], stretch=None, divisor=1
+    positions: jax.Array,
+    config: RopeConfig,
+    head_dim: int,
+    length: int | tuple[int, ...],
+    stretch: jax.Array | None = None,
+    divisor: int = 1,
+    amplitude: float | None = None,
 ) -> Table:
     """The table of int32 positions [B, T] in rows of `length` tokens; made once per step and shared by all layers.
 
-    length: of all rows, or a tuple of B, each row's own. stretch: float32 [B], divides the frequencies of each row.
-    divisor: a whole number that divides all of them. Raises UserError for positions that are no integers, or below 0
-    where they are known.
+    Args:
+      length: of all rows, or a tuple of B, each row's own.
+      stretch: float32 [B], divides the frequencies of each row.
+      divisor: a whole number that divides all frequencies.
+      amplitude: what multiplies cos and sin; None is what the scaling asks for.
+
+    Raises:
+      UserError: for positions that are no integers, or below 0 where they are known.
     """
     as_user_error(require_integers, "positions", positions, "BT")
     as_user_error(require_range, "positions", positions, 0, 2**31 - 1)
     as_user_error(require_whole, "divisor", divisor, 1, MOST)
-    found = [api.frequencies(config, head_dim, n) for n in (length if isinstance(length, tuple) else (length,))]
-    inv_freq, factor = np.stack([rows for rows, _ in found]) / divisor, found[0][1]  # no factor depends on a length
+    by_row = [api.frequencies(config, head_dim, n) for n in (length if isinstance(length, tuple) else (length,))]
+    inv_freq, factor = np.stack([rows for rows, _ in by_row]) / divisor, by_row[0][1]  # no factor depends on a length
+    factor = factor if amplitude is None else amplitude
     if stretch is not None:
         rows = jnp.asarray(inv_freq, jnp.float32) / stretch[:, None]
         return learned_table(positions, rows, config.pairing, factor)
@@ -45,7 +57,10 @@ def tables(
 
 
 def learned_table(positions: jax.Array, frequencies: jax.Array, pairing: str, factor: float = 1.0) -> Table:
-    """The same for frequencies that are arrays, [B, pairs] or [1, pairs]; differentiable in them."""
+    """The table of int32 positions [B, T] for frequencies [B, pairs] or [1, pairs] in radians per token, arrays.
+
+    Differentiable in the frequencies. factor: multiplies cos and sin.
+    """
     fixed = jax.lax.stop_gradient(frequencies)
     # integers have no gradient: it comes from a term that is zero
     zero = positions[..., None].astype(jnp.float32) * (frequencies - fixed)[:, None]
@@ -58,9 +73,10 @@ def _table(angle, pairing: str, factor: float) -> Table:
 
 
 def rotate(x: jax.Array, table: Table) -> jax.Array:
-    """x BTNH, its first 2 * pairs dimensions rotated by its tokens' angles; in float32, returned in x's dtype.
+    """x BTNH, the first 2 * pairs dimensions of each head rotated by the token's angles, in x's dtype.
 
-    Raises UserError where x is not that, or the table of other tokens or larger heads.
+    Computed in float32. Raises UserError where x has another shape or dtype, or the table is for other tokens or larger
+    heads.
     """
     as_user_error(require_floats, "x", x, "BTNH")
     (rows, length, pairs), (B, T, _, H) = table.cos.shape, x.shape

@@ -1,4 +1,4 @@
-"""What the layers of one kind see of positions: their method, mask and query_scale, made ready for one step."""
+"""The view that layers of one kind have of positions: their method, mask and query scale, made ready for one step."""
 
 import collections
 import functools
@@ -16,10 +16,10 @@ from pallas_kernels.attention.bias import Bias
 
 
 class View(NamedTuple):
-    """One kind of layer, in one step.
+    """The masks, rotations and factors of one kind of layer in one step.
 
     Attributes:
-      masks: of each part of the pairs, see methods.Part.
+      masks: the mask of each part of the pairs, see methods.Part.
       queries, keys: the tables of each part; None where nothing rotates.
       one_key: whether all parts rotate keys alike.
       bias, bias_table: added to the scores, or None.
@@ -49,7 +49,7 @@ class View(NamedTuple):
         return tuple(_turned(wide, table).astype(k.dtype) for table in self.keys)
 
     def to_cache(self, k):
-        """What a cache keeps of keys BTKH: rotated ones, if all parts rotate them alike."""
+        """Keys BTKH as a cache keeps them: rotated, if all parts rotate them alike."""
         return self.turned_keys(k)[0] if self.one_key else k
 
     def from_cache(self, k):
@@ -57,11 +57,11 @@ class View(NamedTuple):
         return len(self.keys) * (k,) if self.one_key else self.turned_keys(k)
 
 
-def resolve(kind: LayerConfig, field: str = "model") -> tuple[methods.Method, masks.Mask, Callable]:
-    """The method, mask and query_scale that the settings of a kind name.
+def resolve(kind: LayerConfig, field: str = "model") -> tuple[methods.Method, masks.Mask, query_scale.QueryScale]:
+    """The method, mask and query scale that the settings of a kind of layer name.
 
     Raises:
-      UserError: for one that is not known, or a method that does not go with the mask.
+      UserError: for a name that is not known, or a method that does not go with the mask.
     """
     method = methods.parse(kind.position, f"{field}.position")
     try:
@@ -75,7 +75,7 @@ def resolve(kind: LayerConfig, field: str = "model") -> tuple[methods.Method, ma
 
 
 def learned_numbers(kinds: tuple[LayerConfig, ...]) -> int:
-    """How many numbers of each head the layers' bias has that are trained; they share one table. 0 is none."""
+    """The count of trained numbers of each head in the layers' bias; all layers share one table. 0 is no such bias."""
     learned = {kind.position: methods.parse(kind.position).learned for kind in kinds}
     learned = {position: numbers for position, numbers in learned.items() if numbers}
     if len(learned) > 1:
@@ -119,8 +119,11 @@ def memory(kind: LayerConfig) -> tuple[int, float]:
 
 
 def reaches(config: ModelConfig) -> tuple[tuple[int | None, int], ...]:
-    """How many of the latest keys the queries of a layer see (None for all), and of how many layers that is true: what
-    attention costs, as longctx.layouts takes it. First tokens that a window keeps count as if they were the latest."""
+    """Counts of keys that queries see, by layers: (latest keys, or None for all; number of layers that see so many).
+
+    longctx.layouts takes them as what attention costs. First tokens that a window keeps count as if they were among the
+    latest.
+    """
     layers = collections.Counter()
     for i, kind in enumerate(config.kinds):
         method, mask, _ = resolve(kind)

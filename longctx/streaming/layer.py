@@ -144,14 +144,11 @@ def at(tree, i):
 
 def added(sums, grads):
     """`sums`, float32 and cut as weights are stored, with gradients of gathered weights added."""
-
-    def add(path, total, grad):
-        return total + jax.sharding.reshard(grad.astype(jnp.float32), meshes.weight_spec(path[-1].key, total.shape))
-
-    return jax.tree.map_with_path(add, sums, grads)
+    add = lambda total, grad, spec: total + jax.sharding.reshard(grad.astype(jnp.float32), spec)
+    return jax.tree.map(add, sums, grads, meshes.specs(sums))
 
 
 def no_sums(weights):
-    """Sums of nothing, for a tree of weights as they are stored."""
-    cut = lambda path, w: meshes.weight_spec(path[-1].key, w.shape)
-    return jax.tree.map_with_path(lambda path, w: jnp.zeros(w.shape, jnp.float32, out_sharding=cut(path, w)), weights)
+    """Zeros, float32 and cut as the weights of a tree are stored: `added` sums gradients in them."""
+    zeros = lambda w, spec: jnp.zeros(w.shape, jnp.float32, out_sharding=spec)
+    return jax.tree.map(zeros, weights, meshes.specs(weights))

@@ -19,24 +19,29 @@ import optax
 from longctx import optim
 from longctx.config import Config, RopeConfig
 from longctx.memory import host
+from longctx.model import functional
 from longctx.streaming.walk import Walk, walk
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """AdamW for the parts of the parameters. rate: the learning rate of this step."""
+    """AdamW for the parts of the parameters.
+
+    rate: the learning rate of this step. decays: a tree of bools for all parameters, see optim.optimizer.
+    """
 
     config: Config
     rate: jax.Array
+    decays: dict
 
     def factor(self, norm):
         """What clips gradients of that norm."""
         return optim.clip_factor(norm, self.config.optim.clip_norm) if self.config.optim.clip_norm else jnp.float32(1)
 
-    def updated(self, params, moments, grads, factor, good):
-        """Calls optim.updated with clipped gradients; grads float32. Returns what it does."""
+    def updated(self, params, moments, grads, factor, good, decays):
+        """The result of optim.updated for gradients in float32, which are clipped first."""
         grads = jax.tree.map(lambda g, p: (g * factor).astype(p.dtype), grads, params)
-        return optim.updated(self.config.optim, self.rate, grads, moments, params, good)
+        return optim.updated(self.config.optim, self.rate, grads, moments, params, good, decays)
 
     def layer(self, blocks, done, kind, i, grads, factor):
         """(blocks, done) after the step of layer i of a kind; blocks: stacks of all layers.
@@ -44,7 +49,8 @@ class Optimizer:
         done: (stacks of their moments, good). Counts of the moments stay.
         """
         part, (moments, good) = lambda tree: host.read(tree[kind], i), done
-        params, (adam, *_), good = self.updated(part(blocks), optim.moments_of(moments, part), grads, factor, good)
+        params, before = part(blocks), optim.moments_of(moments, part)
+        params, (adam, *_), good = self.updated(params, before, grads, factor, good, self.decays["blocks"][kind])
         write = lambda tree, parts: tree | {kind: host.write(tree[kind], i, parts)}
         stacks, *rest = moments
         stacks = stacks._replace(mu=write(stacks.mu, adam.mu), nu=write(stacks.nu, adam.nu))
@@ -111,9 +117,9 @@ def streamed(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: 
     """As longctx.train_step.autodiff; the parameters and moments of state["params"]["blocks"] are updated in place."""
     way = walk(graph, config, rope, state["params"], batch)
     clip = CLIPS[config.memory.clip_mode] if config.optim.clip_norm else delayed  # which waits for nothing
+    optimizer = Optimizer(config, rate, functional.decays(graph, state["params"]))
     return updated(
-        config,
-        rate,
+        optimizer,
         state,
         lambda optimizer, blocks, moments: clip(
             way, optimizer, blocks, moments, way.forward(blocks), state["grad_norm"]
@@ -121,15 +127,15 @@ def streamed(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: 
     )
 
 
-def updated(config: Config, rate, state: dict, step):
+def updated(optimizer: Optimizer, state: dict, step):
     """(params, moments, mean loss, gradient norm, good) after step(optimizer, blocks, moments), one of CLIPS."""
-    params, offload, optimizer = state["params"], config.memory.offload, Optimizer(config, rate)
+    params, offload = state["params"], optimizer.config.memory.offload
     blocks = host.stacks(params["blocks"], "params" in offload)
     stacked = optim.moments_of(state["moments"], lambda tree: host.stacks(tree["blocks"], "moments" in offload))
     blocks, (stacked, good), grads, value, norm, factor = step(optimizer, blocks, stacked)
     good = good & jnp.isfinite(value) & jnp.isfinite(norm)
     outside, (adam, *rest), good = optimizer.updated(
-        others(params), optim.moments_of(state["moments"], others), grads, factor, good
+        others(params), optim.moments_of(state["moments"], others), grads, factor, good, others(optimizer.decays)
     )
     whole = lambda outside, blocks: outside | {"blocks": host.arrays(blocks)}
     moments = adam._replace(mu=whole(adam.mu, stacked[0].mu), nu=whole(adam.nu, stacked[0].nu)), *rest

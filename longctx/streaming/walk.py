@@ -39,14 +39,17 @@ class Stream(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Walk:
-    """One step's ways through the model. params: as they were before it; of their blocks only the shapes are used.
+    """One step's ways through the model.
 
+    params: as they were before it; of their blocks only the shapes are used. specs: a tree of the PartitionSpecs that
+    the weights state (model.linear.WeightInfo).
     Blocks are given to its methods: for each kind of layer, stacks of its layers' weights.
     """
 
     graph: object
     config: Config
     params: dict
+    specs: dict
     batch: dict  # [n, B, c] each: the chunks of the rows
     layers: list[one.Layer]
 
@@ -175,7 +178,8 @@ class Walk:
 
     def _layer(self, blocks, first, j: int):
         kind, i = self._place(first, j)
-        return self.layers[kind], self._gathered(host.read(blocks[kind], i))
+        specs, dtype = self.specs["blocks"][kind], self.config.model.dtype
+        return self.layers[kind], meshes.gather_weights(host.read(blocks[kind], i), specs, dtype)
 
     def _embedded(self) -> Stack:
         params = self._gathered(self._some(("embedding",)))
@@ -202,7 +206,8 @@ class Walk:
         return {name: self.params[name] for name in names if name in self.params}
 
     def _gathered(self, weights):
-        return meshes.gather_weights(weights, self.config.model.dtype)
+        specs = {name: self.specs[name] for name in weights}
+        return meshes.gather_weights(weights, specs, self.config.model.dtype)
 
     def _chunk(self, i) -> dict:
         return one.at(self.batch, i)
@@ -244,7 +249,8 @@ def walk(graph, config: Config, rope: RopeConfig, params: dict, batch: dict) -> 
         )
 
     layers = [layer(*each) for each in zip(functional.blocks(graph, params), config.model.kinds, strict=True)]
-    return Walk(graph, config, params, chunks, layers)
+    specs = jax.tree.map(lambda info: info.spec, functional.weight_info(graph, params))
+    return Walk(graph, config, params, specs, chunks, layers)
 
 
 def _in_chunks(x, size: int):

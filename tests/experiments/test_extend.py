@@ -54,10 +54,10 @@ def test_the_picture_shows_every_number_and_every_depth():
     assert "chance 6%" in bar.get_ylabel()
 
 
-@pytest.mark.parametrize("name", extension.METHODS)
+@pytest.mark.parametrize("name", extension.EXTENSIONS)
 @pytest.mark.parametrize("times", [1, 2, 3, 16])
 def test_every_method_makes_settings_that_work(name, times):
-    model = extension.METHODS[name](ModelConfig(), 64, 64 * times)
+    model = extension.EXTENSIONS[name](ModelConfig(), 64, 64 * times)
     positions.check(model.rope, model.head_dim)
     for kind in model.kinds:
         view.resolve(kind)
@@ -66,7 +66,7 @@ def test_every_method_makes_settings_that_work(name, times):
 @pytest.mark.parametrize("name", ["self_extend", "leaky_rerope", "rerope", "dca", "lm_infinite", "streaming"])
 def test_methods_by_region_know_no_distance_beyond_the_trained_length(name):
     for T in (128, 200, 1024):
-        model = extension.METHODS[name](ModelConfig(), 64, T)
+        model = extension.EXTENSIONS[name](ModelConfig(), 64, T)
         at = jnp.arange(T, dtype=jnp.int32)
         tokens = Tokens(at, jnp.ones_like(at))
         for part in methods.parse(model.position).parts():

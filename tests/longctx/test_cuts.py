@@ -8,7 +8,7 @@ import pytest
 from longctx import cuts, hf, meshes
 from longctx.config import AttentionConfig, LayerConfig, MeshConfig, ModelConfig
 from longctx.errors import UserError
-from longctx.model import functional
+from longctx.model import functional, names
 from tests.longctx.hf import tiny
 
 MODEL = ModelConfig(vocab_size=32, layers=2, d_model=16, mlp_dim=24, heads=4, kv_heads=2, head_dim=8)
@@ -19,14 +19,24 @@ CASES = [
     (dict(kv_heads=1), TENSOR, "model.kv_heads=1 must .* mesh.tensor=2; 2 works, or mesh.tensor=1"),
     (dict(heads=3, kv_heads=3), TENSOR, "model.heads=3"),
     (dict(mlp_dim=25), TENSOR, "model.mlp_dim=25 .* 26 works"),
-    (dict(pattern=(LayerConfig(), LayerConfig(mlp_dim=9))), TENSOR, r"model.pattern\[1\].mlp=9"),
-    (MIXTURE | dict(expert_mlp_dim=5), TENSOR, "model.expert_mlp_dim=5"),
+    (dict(pattern=(LayerConfig(), LayerConfig(mlp_dim=9))), TENSOR, r"model.pattern\[1\].mlp_dim=9"),
     (dict(d_model=17), FSDP, "model.d_model=17 .* mesh.fsdp=2"),
     (dict(kv_heads=3), MeshConfig(), "model.kv_heads=3 must divide model.heads=4; 1, 2, 4 would"),
     (dict(kv_heads=0), MeshConfig(), "model.kv_heads=0"),
     (dict(vocab_size=-1), MeshConfig(), "model.vocab_size=-1"),
     (dict(head_dim=7), MeshConfig(), "model.head_dim=7 must be even; 8 works"),
+]
+MIXTURES = [
+    (MIXTURE | dict(expert_mlp_dim=5), TENSOR, "model.expert_mlp_dim=5"),
+    (MIXTURE | dict(expert_mlp_dim=0), MeshConfig(), "model.expert_mlp_dim=0"),
     (MIXTURE | dict(experts_per_token=5), MeshConfig(), "experts_per_token=5 must be from 1 to model.experts=4"),
+    (MIXTURE | dict(experts=0), MeshConfig(), "experts_per_token=2 must be from 1 to model.experts=0"),
+    (MIXTURE | dict(feed_forward="llama4", experts_per_token=0), MeshConfig(), "experts_per_token=0 must be from 1"),
+    (
+        MIXTURE | dict(pattern=(LayerConfig(), LayerConfig(feed_forward="gpt_oss")), feed_forward="gated", experts=1),
+        MeshConfig(),
+        "experts_per_token=2 must be from 1 to model.experts=1",
+    ),
 ]
 NAMES = [
     (dict(block="sequentail"), "model.block='sequentail' is not known. Did you mean 'sequential'"),
@@ -46,7 +56,17 @@ def test_sizes_that_do_not_divide(fields, mesh, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("fields, mesh, message", CASES[:2] + [(fields, TENSOR, message) for fields, message in NAMES])
+@pytest.mark.parametrize("fields, mesh, message", MIXTURES)
+def test_sizes_of_a_mixture(fields, mesh, message):
+    with pytest.raises(UserError, match=message) as caught:
+        names.check(dataclasses.replace(MODEL, **fields), mesh.axes)
+    assert "\n" not in str(caught.value)
+    names.check(dataclasses.replace(MODEL, **fields | dict(feed_forward="gated", pattern=(LayerConfig(),))), mesh.axes)
+
+
+@pytest.mark.parametrize(
+    "fields, mesh, message", CASES[:2] + MIXTURES[:1] + [(fields, TENSOR, message) for fields, message in NAMES]
+)
 def test_no_parameters_and_no_graph_of_them(fields, mesh, message):
     model = dataclasses.replace(MODEL, **fields)
     with jax.set_mesh(meshes.make(mesh)):

@@ -15,6 +15,7 @@ from longctx.memory import host
 from longctx.model import functional
 from tests.helpers import assert_close
 from tests.longctx.model.test_transformer import TINY, batch
+from tests.longctx.model.test_weights import SPECS
 
 MODEL = dataclasses.replace(TINY, remat="layer")
 SHARES = 4
@@ -50,9 +51,7 @@ def parameters(mesh):
 def sizes():
     """(elements of the layers' weights that have shares, those of table and head, the smallest of one layer's)"""
     leaves = jax.tree_util.tree_leaves_with_path(parameters(meshes.make(MeshConfig())))
-    cut = [
-        (path[0].key == "blocks", math.prod(x.shape)) for path, x in leaves if "fsdp" in meshes.WEIGHTS[path[-1].key]
-    ]
+    cut = [(path[0].key == "blocks", math.prod(x.shape)) for path, x in leaves if "fsdp" in SPECS[path[-1].key]]
     of_layers, ends = ([size for inside, size in cut if inside == kind] for kind in (True, False))
     return sum(of_layers), sum(ends), min(of_layers) // MODEL.layers
 

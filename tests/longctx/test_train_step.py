@@ -148,11 +148,3 @@ def test_learning_rate_over_stages():
     assert float(rate(90)) == pytest.approx(0.5 * float(plain(91)))
     assert float(rate(50)) == pytest.approx(0.5 * float(plain(51)) / 12)  # a quarter of 50 steps
     assert float(rate(0)) > 0
-
-
-def test_norms_and_biases_are_not_decayed():
-    params = {"norm": {"scale": jnp.ones(3)}, "attention": {"wq": jnp.ones(3), "bq": jnp.ones(3)}}
-    tx = optim.optimizer(OptimConfig(weight_decay=0.5))
-    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
-    assert np.allclose(updates["attention"]["wq"], -0.5)
-    assert not np.any(updates["norm"]["scale"]) and not np.any(updates["attention"]["bq"])

@@ -2,14 +2,12 @@
 
 import dataclasses
 import functools
-import math
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec as P
 
 from longctx import layouts, loss, meshes
 from longctx.config import AttentionConfig, MeshConfig, ModelConfig, RopeConfig
@@ -170,21 +168,6 @@ def test_every_mesh_gives_the_same_losses_and_gradients(mesh_config, layout):
 def test_remat_changes_no_gradient(policy):
     got = nll_and_grads(dataclasses.replace(TINY, remat=policy), MeshConfig(), batch())
     assert_close(got, nll_and_grads(dataclasses.replace(TINY, remat="none"), MeshConfig(), batch()), "float32", 1000)
-
-
-def test_parameters_are_born_in_their_shardings():
-    mesh, _, params = setup(TINY, MeshConfig(fsdp=2, context=2, tensor=2))
-    for path, x in jax.tree_util.tree_leaves_with_path(params):
-        spec = meshes.WEIGHTS[path[-1].key]
-        whole = x.shape[-len(spec) :] if path[0].key == "blocks" else x.shape
-        share = math.prod(whole) // math.prod(x.sharding.shard_shape(x.shape)[-len(spec) :])
-        assert share == math.prod({"fsdp": 4, "tensor": 2, None: 1}[axis] for axis in spec), path
-
-
-def test_where_a_weight_does_not_divide_by_all_shares_fsdp_alone_cuts_it():
-    with jax.sharding.use_abstract_mesh(meshes.make(MeshConfig(fsdp=2, context=4)).abstract_mesh):
-        assert meshes.weight_spec("down", (3, 16)) == P("tensor", meshes.SHARES)
-        assert meshes.weight_spec("down", (3, 12)) == P("tensor", "fsdp")
 
 
 @pytest.mark.parametrize("mesh_config, layout", [(MeshConfig(), "contiguous"), (MeshConfig(context=3), "per_document")])

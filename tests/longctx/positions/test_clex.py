@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from longctx.config import RopeConfig
-from longctx.positions import api, clex, rope
+from longctx.positions import api, clex, rope, scalings
 from tests.helpers import assert_close, relative_error, tolerance
 
 HEAD, CONFIG = 8, RopeConfig(theta=100.0, scaling="clex", factor=5.0, original_length=64)
 PAIRS = HEAD // 2
+SCALING = scalings.of(CONFIG), api.rotation(CONFIG, HEAD)
 
 
 def weights(scale, dtype=np.float32):
@@ -41,7 +42,7 @@ def published(up, down, last, steps=500):
 
 def test_without_the_learned_part_it_is_the_ntk_aware_path():
     up, down = weights(1.0)
-    got = clex.frequencies(up, np.zeros_like(down), CONFIG, HEAD)
+    got = clex.frequencies(up, np.zeros_like(down), *SCALING)
     want = [
         api.frequencies(RopeConfig(theta=100.0, scaling="ntk", factor=2.0 * t - 1), HEAD, 1)[0] for t in range(1, 6)
     ]
@@ -54,7 +55,7 @@ def test_without_the_learned_part_it_is_the_ntk_aware_path():
 @pytest.mark.parametrize("scale", [0.1, 0.4])
 def test_the_learned_part_is_that_of_the_published_equation(scale):
     up, down = weights(scale)
-    got = np.asarray(jax.jit(lambda *w: clex.frequencies(*w, CONFIG, HEAD))(up, down))
+    got = np.asarray(jax.jit(lambda *w: clex.frequencies(*w, *SCALING))(up, down))
     assert relative_error(got[0], published(up, down, 1)) <= tolerance("float32", 1)
     for t in (2, 5):
         want = published(up, down, t)
@@ -66,7 +67,7 @@ def test_gradients_are_those_of_finite_differences():
     with jax.enable_x64(True):
         up, down = (jnp.asarray(w) for w in weights(0.4, np.float64))
         weigh = np.random.default_rng(1).standard_normal((5, PAIRS))
-        f = lambda up, down: (weigh * jnp.log(clex.frequencies(up, down, CONFIG, HEAD))).sum()
+        f = lambda up, down: (weigh * jnp.log(clex.frequencies(up, down, *SCALING))).sum()
         grads = jax.grad(f, (0, 1))(up, down)
         h = np.finfo(np.float64).eps ** (1 / 3)
         f = jax.jit(f)

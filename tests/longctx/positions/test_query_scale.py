@@ -13,9 +13,9 @@ POSITIONS = jnp.asarray([[0, 6, 7, 14, 15, 8191, 10**6]], jnp.int32)
 
 def test_llama4_steps_where_whole_multiples_of_floor_scale_are_seen():
     want = 1 + 0.5 * np.log(np.array([[1, 1, 2, 2, 3, 1025, 1 + 1_000_001 // 8]]))
-    assert_close(query_scale.llama4(POSITIONS, floor_scale=8, attn_scale=0.5), want, "float32", 1)
+    assert_close(query_scale.Llama4(floor_scale=8, attn_scale=0.5)(POSITIONS), want, "float32", 1)
     published = np.array([[1, 1, 1, 1, 1, 1 + 0.1 * np.log(2), 1 + 0.1 * np.log(1 + 1_000_001 // 8192)]])
-    assert_close(query_scale.llama4(POSITIONS), published, "float32", 1)
+    assert_close(query_scale.Llama4()(POSITIONS), published, "float32", 1)
 
 
 def test_mscale_is_yarns_factor_for_all():
@@ -26,4 +26,10 @@ def test_mscale_is_yarns_factor_for_all():
 
 def test_log_length_is_one_within_the_length_and_log_n_beyond():
     want = np.array([[1, 1, 1, np.log(15) / np.log(8), np.log(16) / np.log(8), 13 / 3, np.log(1_000_001) / np.log(8)]])
-    assert_close(query_scale.log_length(POSITIONS, 8), want, "float32", 1)
+    assert_close(query_scale.LogLength(8)(POSITIONS), want, "float32", 1)
+    with pytest.raises(UserError, match=r"query_scale='log_length\(1\)' .*divides by ln\(1\) = 0; length must be 2"):
+        query_scale.parse("log_length(1)")
+
+
+def test_none_is_no_factor():
+    assert query_scale.parse("none")(POSITIONS) is None

@@ -9,14 +9,15 @@ import pytest
 from hypothesis import example, given, reject
 from hypothesis import strategies as st
 
+from experiments.settings import former
 from longctx.config import RopeConfig
 from longctx.errors import UserError
 from longctx.hf.rope import ALWAYS
-from longctx.positions import api
+from longctx.positions import api, scalings
 from tests.helpers import ROOT
 
 GOLDEN = np.load(ROOT / "tests/golden" / "positions.npz")
-SETTINGS = json.loads(str(GOLDEN["settings"]))
+SETTINGS = former.renamed(json.loads(str(GOLDEN["settings"])))
 SAME = 1e-12  # relative; both are float64
 
 
@@ -44,9 +45,9 @@ def test_dynamic_ntk_is_ntk_at_the_ratio_of_lengths():
     np.testing.assert_allclose(got[0], frequencies(scaling="ntk", factor=2.0 * 250 / 100 - 1)[0], rtol=SAME)
 
 
-@pytest.mark.parametrize("scaling", api.SCALINGS)
+@pytest.mark.parametrize("scaling", scalings.SCALINGS)
 def test_which_numbers_a_scaling_reads(scaling):
-    """Another value changes the frequencies of some length, or their factor, if and only if READS has the field."""
+    """Another value changes the frequencies of some length, or their factor, if and only if the class has the field."""
     start = dict(
         theta=1e4,
         scaling=scaling,
@@ -79,8 +80,38 @@ def test_which_numbers_a_scaling_reads(scaling):
     ]
     read = {name for name, value in other.items() if numbers(**{name: value}) != numbers()}
     learned = {"clex_width"} if scaling == "clex" else set()  # the shape of its weights
-    assert read | learned == set(api.READS[scaling])
+    assert read | learned == set(scalings.reads(scalings.SCALINGS[scaling]))
     assert set(other) | set(ALWAYS) == {field.name for field in dataclasses.fields(RopeConfig)}
+
+
+@pytest.mark.parametrize("kind", scalings.SCALINGS.values())
+def test_defaults_of_a_scaling_are_those_of_its_settings(kind):
+    """Whoever makes a scaling by hand gets what a command line gets; what has no default there means nothing here."""
+    for field in dataclasses.fields(kind):
+        if field.default is not dataclasses.MISSING:
+            assert field.default == getattr(RopeConfig(), field.name)
+
+
+@pytest.mark.parametrize("name", scalings.SCALINGS)
+def test_a_scaling_made_by_hand_is_that_of_the_settings(name):
+    config = RopeConfig(theta=500.0, scaling=name, factor=4.0, original_length=64, power=0.1, rotary_fraction=0.5)
+    config = dataclasses.replace(config, short_factors=(1.0,) * 4, long_factors=(2.0,) * 4)
+    kind = scalings.SCALINGS[name]
+    given = {"factor", *scalings.required(kind)}.intersection(scalings.numbers_of(kind))
+    scaling = kind(**{number: getattr(config, number) for number in given})
+    assert scaling == scalings.of(config) and hash(scaling) == hash(scalings.of(config))
+    inv_freq, factor = scaling.frequencies(scalings.Rotation(500.0, 16, 0.5), 100)
+    np.testing.assert_array_equal(inv_freq, api.frequencies(config, 16, 100)[0])
+    assert factor == api.frequencies(config, 16, 100)[1]
+
+
+@pytest.mark.parametrize("name", scalings.SCALINGS)
+def test_the_theta_that_equals_a_scaling(name):
+    config = RopeConfig(scaling=name, factor=4.0, original_length=64, power=0.1)
+    theta = scalings.of(config).equal_theta(api.rotation(config, 64))
+    assert (theta is not None) == (name in ("none", "ntk"))
+    if theta is not None:
+        np.testing.assert_array_equal(frequencies(theta=theta)[0], api.frequencies(config, 64, 1)[0])
 
 
 def test_yarn_without_extension_is_plain():
@@ -95,13 +126,13 @@ def test_yarn_beyond_the_slowest_dimension_keeps_all():
     np.testing.assert_allclose(got, frequencies()[0], rtol=SAME)
 
 
-@pytest.mark.parametrize("scaling", api.SCALINGS)
+@pytest.mark.parametrize("scaling", scalings.SCALINGS)
 def test_the_scalings_that_ask_for_the_length_are_known(scaling):
     how = dict(
         scaling=scaling, factor=2.0, original_length=64, power=0.5, short_factors=(1.0,) * 32, long_factors=(2.0,) * 32
     )
     short, long = (frequencies(**how, length=length) for length in (64, 512))
-    assert (short[0] != long[0]).any() == (scaling in api.BY_LENGTH) and short[1] == long[1]
+    assert (short[0] != long[0]).any() == scalings.SCALINGS[scaling].by_length and short[1] == long[1]
 
 
 def test_giraffe_power():
@@ -126,7 +157,7 @@ def test_giraffe_truncation():
 def test_nope_rotates_nothing():
     assert all(
         len(frequencies(scaling=scaling, rotary_fraction=0.0, factor=2.0, original_length=64, power=1.0)[0]) == 0
-        for scaling in api.SCALINGS
+        for scaling in scalings.SCALINGS
         if scaling != "proportional"
     )
 
@@ -136,7 +167,7 @@ def test_nope_rotates_nothing():
     st.builds(
         RopeConfig,
         theta=st.floats(1.01, 1e9),
-        scaling=st.sampled_from(list(api.SCALINGS)),
+        scaling=st.sampled_from(list(scalings.SCALINGS)),
         factor=st.floats(1, 1e4),
         original_length=st.integers(0, 2**24),
         rotary_fraction=st.sampled_from([0.0, 0.125, 0.5, 1.0]),
@@ -165,6 +196,8 @@ def test_whatever_is_accepted_gives_finite_frequencies(config, length):
     "config, message",
     [
         (dict(scaling="yran"), "model.rope.scaling='yran' is not known. Did you mean 'yarn'"),
+        (dict(scaling="yarn(4.0)", original_length=8), "model.rope.scaling='yarn.4.0.' must be yarn alone"),
+        (dict(scaling=4), "model.rope.scaling=4 is not known"),
         (dict(pairing="interlaced"), "model.rope.pairing='interlaced' is not known. Did you mean 'interleaved'"),
         (dict(scaling="yarn", factor=4.0), "model.rope.original_length=0 must be the trained length"),
         (dict(scaling="dynamic", factor=4.0), "model.rope.original_length=0 must be the trained length"),
