@@ -18,6 +18,7 @@ from experiments.settings import checks
 from experiments.settings import config as configs
 from longctx.balance import Balance
 from longctx.config import Config
+from longctx.context_parallel.api import STRATEGIES
 from longctx.context_parallel.cost import PERMUTE, WIDTHS, Sent
 from longctx.data.curriculum import Stage
 from longctx.data.pipeline import Batch
@@ -26,19 +27,6 @@ from longctx.memory import remat
 
 ASSUMED = "h100"  # stands in where the devices are simulated, or not in hardware.CHIPS
 LATENCY = 1e-5  # seconds of a collective that the next one waits for
-# what of Balance the shards wait for; of a ring of one level of two, as if it were of all. RSA keeps all scores, and
-# LightSeq is as even as a ring under one layout alone
-WAITS = {
-    "ring": "lockstep",
-    "bidirectional_ring": "lockstep",
-    "token_ring": "lockstep",
-    "double_ring": "lockstep",
-    "usp": "lockstep",
-    "ulysses": "",
-    "dispatch": "tiles",
-    "all_gather": "tiles",
-}
-_TWO_LEVELS = "usp", "double_ring"
 LAYOUTS = "zigzag", "striped({})", "per_document({})", "balanced({})"
 _WIDTHS = 256, 64, 16, 4, 1  # the first that divides
 _CLOSE = 1.01  # of ways that are as good as that the first is taken, the simplest
@@ -141,8 +129,9 @@ def _weighed(config, stage, target, batches) -> tuple[list[Way], dict[str, str]]
 
 
 def _strategies(config) -> list[str]:
-    """Those of WAITS; one that cuts two levels is another one where there is one."""
-    return [name for name in WAITS if config.mesh.context_outer > 1 or name not in _TWO_LEVELS]
+    """Strategies with a known waiting model; two-level ones only on a two-level mesh."""
+    levels = 2 if config.mesh.context_outer > 1 else 1
+    return [name for name, one in STRATEGIES.items() if one.waits is not None and one.levels <= levels]
 
 
 def _layouts(config) -> list[str]:
@@ -180,7 +169,8 @@ def _way(config, stage, target, even: Balance) -> Way:
         "recomputed": again,
         "backward": attention_step.KERNEL_BACKWARD * pair / chip.backward,
     }
-    busiest = getattr(even, WAITS[strategy]) if WAITS.get(strategy) else 1.0
+    waits = STRATEGIES[strategy].waits
+    busiest = getattr(even, waits) if waits else 1.0
     sent, links = closed.attention(config, stage), 0.0
     needed = _needed(config, stage, sent, even) if strategy == "dispatch" else 1.0
     for phase, sents in sent.items():

@@ -10,7 +10,7 @@ from longctx.config import Config, LayerConfig
 from longctx.memory import remat
 from longctx.positions import view
 from pallas_kernels import masks
-from pallas_kernels.masks import Tokens
+from pallas_kernels.masks import TokenInfo
 
 _BLOCKS = 1024  # of a row, on each side, that a mask's share of all pairs is counted in
 _LAST = ("down", "expert_down")  # nothing in the backward asks for what these give
@@ -59,7 +59,7 @@ def share(kind: LayerConfig, length: int) -> float:
     _, mask, _ = view.resolve(kind)
     ends = np.linspace(0, length, min(_BLOCKS, length) + 1).astype(np.int32)
     positions = np.stack([ends[:-1], ends[1:] - 1], 1).reshape(1, -1)
-    ranges = masks.block_ranges(Tokens(positions, np.ones_like(positions)), 2)
+    ranges = masks.block_ranges(TokenInfo(positions, np.ones_like(positions)), 2)
     relations = np.asarray(masks.relation(mask, ranges, ranges))
     return float(np.mean(relations == masks.FULL) + np.mean(relations == masks.PARTIAL) / 2)
 

@@ -14,7 +14,7 @@ from longctx.errors import UserError
 from longctx.loss import target_is_top, token_loss
 from longctx.model import names
 from longctx.model.transformer import Transformer
-from pallas_kernels.masks import Tokens
+from pallas_kernels.masks import TokenInfo
 
 _PLAIN = MemoryConfig()
 
@@ -50,8 +50,8 @@ def merged(graph, params) -> Transformer:
 def hidden(graph, params, batch: dict, rope: RopeConfig | None = None, length: int | None = None):
     """The merged model, and its hidden states BTD on a batch (data.rows and positions.augment say what one holds)."""
     model = merged(graph, params)
-    where = Tokens(batch["positions"], batch["segments"])
-    return model, model(batch["tokens"], where, rope, batch.get("stretch"), length)
+    info = TokenInfo(batch["positions"], batch["segments"])
+    return model, model(batch["tokens"], info, rope, batch.get("stretch"), length)
 
 
 def nll(graph, params, batch: dict, rope: RopeConfig | None = None):
