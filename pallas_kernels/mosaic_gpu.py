@@ -47,7 +47,7 @@ def call(kernel, out_type, scratch, grid: dict[str, int], warpgroups: int, opera
     kernel: a functools.partial of the body, named after its package; called with references to operands, results and
     scratch.
     """
-    name = f"{kernel.func.__module__.split('.')[-2]}_{kernel.func.__name__}"
+    name = f"{kernel.func.__module__.split('.')[1]}_{kernel.func.__name__}"
     how = {"interpret": plgpu.InterpretGPUParams(detect_races=True)} if interpreted() else {}
     results = plgpu.kernel(
         kernel,

@@ -29,7 +29,7 @@ def call(kernel, grid_spec, semantics, out_shape, operands, aliases=None, whole_
     vmem: 2^20 bytes of vector memory that the kernel may take at most; a chip that has less refuses by itself.
     """
     flags = {"XLA_TPU_FORCE_LP_LLO_SCHEDULER": True} if whole_region else None
-    name = f"{kernel.func.__module__.split('.')[-2]}_{kernel.func.__name__}"
+    name = f"{kernel.func.__module__.split('.')[1]}_{kernel.func.__name__}"
 
     def run(interpret):
         parameters = pltpu.CompilerParams(

@@ -28,7 +28,7 @@ import pathlib
 import sys
 import time
 
-from experiments.bench.harness import options, sides
+from experiments.bench.harness import options, record, sides
 from experiments.bench.harness.gpu_asking import Asker
 from experiments.bench.harness.gpu_cases import PEER, Answers, Case, export
 from experiments.settings import console
@@ -248,17 +248,17 @@ def run(chosen, folder: pathlib.Path, programs: pathlib.Path) -> int:
         print(_carried(programs))
         groups = [list(map(rehearsed, group)) for group in groups]
     path = folder / ("rehearsal.json" if chosen.rehearse else "gpu_check.json")
-    record = json.loads(path.read_text()) if path.exists() else {"environment": environment(), "answers": {}}
-    save = lambda: path.write_text(json.dumps(record, indent=1) + "\n")
+    saved = json.loads(path.read_text()) if path.exists() else {"environment": record.environment(), "answers": {}}
+    save = lambda: path.write_text(json.dumps(saved, indent=1) + "\n")
     show = lambda case, found: print(f"{case.name}: {said(found)}", file=sys.stderr, flush=True)
     patience = 4 if chosen.rehearse else 1  # interpreted kernels are slow
-    _ask(groups, Asker(record, until, _starting(chosen, programs), save, show, patience))
+    _ask(groups, Asker(saved, until, _starting(chosen, programs), save, show, patience))
     save()
     asked = sum(groups, [])
-    print(table(asked, record["answers"]))
+    print(table(asked, saved["answers"]))
     if not chosen.rehearse:
-        print(f"\n{summary(asked, record['answers'], routes)}\n")
-    print(f"{sum(case.name in record['answers'] for case in asked)} of {len(asked)} cases answered; saved: {path}")
+        print(f"\n{summary(asked, saved['answers'], routes)}\n")
+    print(f"{sum(case.name in saved['answers'] for case in asked)} of {len(asked)} cases answered; saved: {path}")
     return 0
 
 

@@ -22,6 +22,10 @@ class Section(ConfigDict):
     def get_type(self, key):
         return super().get_type(former.field(key, self._fields))
 
+    def update(self, *other, **kwargs):
+        for given in (*other, kwargs):
+            super().update({former.field(key, self._fields): value for key, value in given.items()})
+
     def __setitem__(self, key, value):
         key = former.field(key, self._fields)
         super().__setitem__(key, former.VALUES.get((key, value), value) if isinstance(value, str) else value)

@@ -164,7 +164,7 @@ def test_no_gpu_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(gpu_check, "cases", lambda routes: [[Case("right", "chunked")]])
     assert options.command(gpu_check.main, ["--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: there is no GPU that jax can use here") and "bench_kernels --chip h200" in said
+    assert said.startswith("error: there is no GPU that jax can use here") and "bench.kernels --chip h200" in said
 
 
 @pytest.mark.parametrize(
