@@ -99,7 +99,7 @@ def attention(strategy: str, layout: str, **sizes: int) -> list[np.ndarray]:
     mesh = meshes.make(config.MeshConfig(**sizes), devices)
     order = layouts.permutation(layout, packed["segments"], mesh.size)
     laid = {name: layouts.permute(x, order) for name, x in packed.items()}
-    attend = lambda *arrays: api.attend(*arrays, **laid, strategy=strategy, layout=layout)
+    attend = lambda *arrays: api.attention(*arrays, **laid, strategy=strategy, layout=layout)
 
     @jax.jit
     def with_gradients(dout, *arrays):

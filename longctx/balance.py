@@ -161,7 +161,7 @@ def tiles(positions: np.ndarray, segments: np.ndarray, shards: int, reach: int |
     """(pairs of blocks that a kernel computes, blocks of keys that are needed for it), int64 [C, C] each: of queries of
     shard i and keys of shard j. A kernel knows the least and the largest position and segment of a block."""
     mask = masks.Causal() & masks.Segments() & (masks.Full() if reach is None else masks.Window(reach))
-    tokens = masks.Tokens(positions.astype(np.int32), segments.astype(np.int32))
+    tokens = masks.TokenInfo(positions.astype(np.int32), segments.astype(np.int32))
     blocks = [np.asarray(x) for x in masks.block_ranges(tokens, block)]  # [B, T / block]
     computed, needed = np.empty((2, shards, shards), np.int64)
     for shard, own_blocks in enumerate(zip(*(np.split(x, shards, axis=1) for x in blocks), strict=True)):

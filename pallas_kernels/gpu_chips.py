@@ -7,7 +7,7 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One model.
+    """One model of GPU.
 
     Attributes:
       kind: `device_kind` of its devices.
@@ -91,11 +91,11 @@ def capability() -> tuple[int, int] | None:
 
     None where that is no GPU of NVIDIA's. A GPU that is here says it itself; one that is not must be in CHIPS.
     """
-    target, here = jax.sharding.get_abstract_mesh().abstract_device, jax.devices()[0]
-    if target and target.device_kind != here.device_kind:
+    target, device = jax.sharding.get_abstract_mesh().abstract_device, jax.devices()[0]
+    if target and target.device_kind != device.device_kind:
         return next((chip.capability for chip in CHIPS.values() if chip.kind == target.device_kind), None)
-    said = here.compute_capability if here.platform == "gpu" else ""
-    return tuple(map(int, said.split("."))) if said[:1].isdigit() else None  # AMD's are words: gfx942
+    text = device.compute_capability if device.platform == "gpu" else ""
+    return tuple(map(int, text.split("."))) if text[:1].isdigit() else None  # AMD's are words: gfx942
 
 
 def block_shared(capability: tuple[int, int] | None) -> int:

@@ -26,15 +26,20 @@ MOST = _FAR - 1  # of positions and segments
 _ANY = float("inf")
 
 
-class Tokens(NamedTuple):
-    """What a mask may know of tokens: int32 positions and segment ids of one shape, e.g. [B, T]."""
+class TokenInfo(NamedTuple):
+    """Positions and segments: all that masks and biases may know of tokens.
+
+    Attributes:
+      positions: int32, e.g. [B, T]: the place of each token in its document.
+      segments: int32 of that shape: the document of each token, from 1 on; 0 is padding.
+    """
 
     positions: jax.Array
     segments: jax.Array
 
 
 class Ranges(NamedTuple):
-    """Bounds over the real tokens of a block; `real` is False where the block holds padding."""
+    """Bounds of the positions and segments of a block's real tokens; `real` is False where it holds padding too."""
 
     pos_min: jax.Array
     pos_max: jax.Array
@@ -43,9 +48,9 @@ class Ranges(NamedTuple):
     real: jax.Array
 
 
-def block_ranges(tokens: Tokens, block: int) -> Ranges:
+def block_ranges(info: TokenInfo, block: int) -> Ranges:
     """Ranges of consecutive blocks along the last axis: [..., T] -> [..., T // block]."""
-    pos, seg = (x.reshape(*x.shape[:-1], -1, block) for x in tokens)
+    pos, seg = (x.reshape(*x.shape[:-1], -1, block) for x in info)
     is_token = seg > 0
     low = lambda x: jnp.where(is_token, x, _FAR).min(-1)
     high = lambda x: jnp.where(is_token, x, -_FAR).max(-1)
@@ -54,9 +59,10 @@ def block_ranges(tokens: Tokens, block: int) -> Ranges:
 
 @dataclasses.dataclass(frozen=True)
 class Mask:
-    """Base of the algebra. Subclasses are frozen and hashable, so that a mask can be a static argument of a jit.
+    """Base of the masks. Subclasses are frozen and hashable, so that a mask can be a static argument of a jit.
 
-    Their numbers are whole: sizes, from 1 on, and counts, from 0 on. Raises ValueError for others.
+    To add a mask: a class here with `visible` and `relation`, and a line in NAMES. Numbers of a mask are whole: sizes,
+    from 1 on, and counts, from 0 on. Raises ValueError for others.
     """
 
     def __post_init__(self):
@@ -65,7 +71,7 @@ class Mask:
                 name = f"{type(self).__name__} with {field.name}"
                 require_whole(name, getattr(self, field.name), 1 if field.name == "size" else 0, _FAR)
 
-    def visible(self, q: Tokens, k: Tokens) -> jax.Array:
+    def visible(self, q: TokenInfo, k: TokenInfo) -> jax.Array:
         """Elementwise bool for broadcastable q and k."""
         raise NotImplementedError
 
@@ -74,12 +80,15 @@ class Mask:
         raise NotImplementedError
 
     def reach(self) -> tuple[float, float]:
-        """(low, high): in no visible pair of one document is q's position - k's position outside of them."""
+        """(low, high), bounds of q's position - k's position over all visible pairs of one document."""
         return -_ANY, _ANY
 
     def memory(self) -> tuple[int, float]:
-        """(first, recent): in every visible pair of one document, the key is among its first `first` positions, or at
-        most `recent` positions before the query. What a cache must keep."""
+        """(first, recent): the keys that a cache must keep.
+
+        In every visible pair of one document the key is among its first `first` positions, or at most `recent`
+        positions before the query.
+        """
         return 0, self.reach()[1]
 
     def __and__(self, other: "Mask") -> "Mask":
@@ -159,8 +168,8 @@ class Sinks(Mask):
         return (k.positions < self.count) & (q.positions == q.positions)
 
     def relation(self, q, k):
-        here = q.pos_min == q.pos_min  # True, in the common shape
-        return (k.pos_min >= self.count) & here, (k.pos_max < self.count) & here
+        true = q.pos_min == q.pos_min  # in the common shape
+        return (k.pos_min >= self.count) & true, (k.pos_max < self.count) & true
 
     def reach(self):
         return 1 - self.count, _ANY
@@ -236,6 +245,8 @@ class Segments(Mask):
 
 @dataclasses.dataclass(frozen=True)
 class And(Mask):
+    """A query sees the keys that both masks let it see."""
+
     left: Mask
     right: Mask
 
@@ -257,6 +268,8 @@ class And(Mask):
 
 @dataclasses.dataclass(frozen=True)
 class Or(Mask):
+    """A query sees the keys that one mask or the other lets it see."""
+
     left: Mask
     right: Mask
 
@@ -286,13 +299,13 @@ def _same(q_min, q_max, k_min, k_max):
     return empty, (q_min == q_max) & (k_min == k_max) & (q_min == k_min)
 
 
-def visible(mask: Mask, q: Tokens, k: Tokens) -> jax.Array:
-    """`mask.visible` of every pair, padding excluded: q [..., T], k [..., S] -> bool [..., T, S]."""
-    return sees(mask, Tokens(*(x[..., :, None] for x in q)), Tokens(*(x[..., None, :] for x in k)))
+def visible(mask: Mask, q: TokenInfo, k: TokenInfo) -> jax.Array:
+    """Whether each query sees each key, padding excluded: q [..., T], k [..., S] -> bool [..., T, S]."""
+    return sees(mask, TokenInfo(*(x[..., :, None] for x in q)), TokenInfo(*(x[..., None, :] for x in k)))
 
 
-def sees(mask: Mask, q: Tokens, k: Tokens) -> jax.Array:
-    """`mask.visible`, padding excluded, elementwise for broadcastable q and k."""
+def sees(mask: Mask, q: TokenInfo, k: TokenInfo) -> jax.Array:
+    """Whether queries see keys, padding excluded: elementwise bool for broadcastable q and k."""
     return mask.visible(q, k) & (q.segments > 0) & (k.segments > 0)
 
 

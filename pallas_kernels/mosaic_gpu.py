@@ -1,4 +1,4 @@
-"""What every Pallas Mosaic GPU kernel here needs, whatever it computes, and where versions of jax differ.
+"""Calls of Pallas Mosaic GPU kernels and operations inside them, whatever they compute; where versions of jax differ.
 
 A kernel is written for the hardware: warpgroups that take roles, copies by the TMA unit, matmuls by wgmma. On a CPU,
 where jax has an interpreter for them, the same kernels run interpreted: slow, for tests, with races detected.
@@ -20,7 +20,7 @@ WARPGROUP = "warpgroup"  # the axis whose index says which role a thread has
 
 
 def why_not(x, platform: str) -> str | None:
-    """What stands in the way of every kernel called with x on this platform, or None."""
+    """The reason why no kernel can be called with x on this platform, or None."""
     if platform == "cpu":
         if not INTERPRETER:
             return f"jax {jax.__version__} cannot interpret it; 0.11.2 and later can"
@@ -73,7 +73,7 @@ def tiles(*shape, dtype):
 
 
 def load(ref, layout):
-    """What is in ref, held in this layout."""
+    """The array that ref refers to, held in this layout."""
     return plgpu.load(ref, **_WHOLE, layout=layout)
 
 
@@ -92,6 +92,7 @@ def store(value, target, through):
 
 
 def full(shape, value, layout):
+    """A float32 array of one value, held in this layout."""
     return plgpu.layout_cast(jnp.full(shape, value, jnp.float32), layout)
 
 
@@ -106,7 +107,7 @@ def by_column(x, shape):
 
 
 def product(a, b, start=None):
-    """a b, on top of start."""
+    """The product a b, added to `start` if there is one."""
 
     def matmul(total):
         total.add(a, b)
@@ -146,7 +147,7 @@ class Sum:
 
 @dataclasses.dataclass
 class _PlainSum:
-    """The same for the interpreter, which knows no accumulators that start as something and no matmul of registers."""
+    """Sum for the interpreter, which knows no accumulators that start as something and no matmul of registers."""
 
     value: jax.Array
 

@@ -1,4 +1,4 @@
-"""What every Pallas Mosaic TPU kernel here needs, whatever it computes."""
+"""Calls of Pallas Mosaic TPU kernels, and small operations inside them, whatever they compute."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ reciprocal = pltpu.reciprocal if hasattr(pltpu, "reciprocal") else pl.reciprocal
 
 
 def why_not(x, platform: str) -> str | None:
-    """What stands in the way of every kernel called with x on this platform, or None."""
+    """The reason why no kernel can be called with x on this platform, or None."""
     if platform not in ("tpu", "cpu"):
         return "runs on TPU, and interpreted on CPU for tests"
     if platform == "cpu" and tpu_chips.current() is None and jax.typeof(x).manual_axis_type.varying:
@@ -25,8 +25,8 @@ def call(kernel, grid_spec, semantics, out_shape, operands, aliases=None, whole_
     """The kernel on these operands: compiled where the call is lowered for a TPU, interpreted elsewhere.
 
     kernel: a functools.partial of the body, named after its package; semantics: of the grid's axes, in words.
-    whole_region: scheduled by the compiler's linear program, that looks at a region as a whole.
-    vmem: 2^20 bytes of vector memory that it may take at most; a chip that has less refuses by itself.
+    whole_region: the compiler schedules a region as a whole, by its linear program.
+    vmem: 2^20 bytes of vector memory that the kernel may take at most; a chip that has less refuses by itself.
     """
     flags = {"XLA_TPU_FORCE_LP_LLO_SCHEDULER": True} if whole_region else None
     name = f"{kernel.func.__module__.split('.')[1]}_{kernel.func.__name__}"
@@ -58,12 +58,12 @@ def call(kernel, grid_spec, semantics, out_shape, operands, aliases=None, whole_
 
 
 def like(x, shape, dtype):
-    """The type of a result that varies over the mesh axes that x varies over."""
+    """The type of a result that varies over the mesh axes over which x does."""
     return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=jax.typeof(x).manual_axis_type)
 
 
 def matmul(a, b, contract):
-    """float32 a b over the axes `contract`, of a and of b. In full precision where both are float32."""
+    """The float32 product of a and b over the axes `contract`, one of each; in full precision of float32 operands."""
     precision = jax.lax.Precision.HIGHEST if a.dtype == b.dtype == jnp.float32 else None
     return jax.lax.dot_general(
         a, b, (((contract[0],), (contract[1],)), ((), ())), precision=precision, preferred_element_type=jnp.float32

@@ -1,4 +1,4 @@
-"""The choice among implementations of one computation, the same for attention and cross-entropy."""
+"""The choice among implementations of one computation, alike for attention and cross-entropy."""
 
 import logging
 
@@ -10,7 +10,7 @@ _log = logging.getLogger(__name__)
 
 
 def traced_platform() -> str:
-    """That of the devices the program is traced for: the ambient mesh's, else the default ones."""
+    """The platform of the devices that a program is traced for: the ambient mesh's, else the default ones."""
     target = jax.sharding.get_abstract_mesh().abstract_device
     return target.platform if target else jax.default_backend()
 
@@ -19,10 +19,10 @@ def choose(what: str, implementations: dict, preference: dict, name: str, platfo
     """The implementation called `name`, or the first one on `platform` that can do `call` when name is "auto".
 
     Args:
-      what: is computed, in words, for messages.
+      what: the name of the computation, for messages.
       implementations: modules by name; each has why_not(*call, platform), the reason why it cannot, or None.
       preference: the names that "auto" tries in order, by platform; on GPUs by compute capability where it is there.
-      platform: when None, that of the devices the program is traced for.
+      platform: when None, traced_platform().
       but: a name that "auto" leaves out.
 
     Raises:

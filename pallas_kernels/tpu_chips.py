@@ -32,7 +32,7 @@ class Chip:
 
     @property
     def flops_per_cycle(self) -> float:
-        """Of one core."""
+        """Peak bfloat16 FLOPs of one core in one cycle."""
         return self.mxus * self.mxu_size**2 * 2 * 16 / self.matmul_cycles
 
     @property

@@ -1,4 +1,4 @@
-"""Calls of Triton kernels from JAX, through jax-triton. All that differs among its versions is here."""
+"""Calls of Triton kernels from JAX, through jax-triton; all that differs among versions of jax-triton is here."""
 
 import inspect
 from importlib.util import find_spec
@@ -10,7 +10,7 @@ from pallas_kernels import gpu_chips
 
 
 def why_not(x, platform: str) -> str | None:
-    """What stands in the way of every Triton kernel called with x on this platform, or None."""
+    """The reason why no Triton kernel can be called with x on this platform, or None."""
     if platform != "gpu":
         return "runs on GPUs alone"
     if x.dtype not in (jnp.bfloat16, jnp.float16):
@@ -35,7 +35,7 @@ def call(kernel, operands, results, grid, warps: int, stages: int, **static):
 
 
 def run(kernel, operands, results, grid, warps, stages, static):
-    """The same, through jax-triton."""
+    """The results of `call` by jax-triton, whose types say nothing of mesh axes."""
     import jax_triton
     from triton import knobs
 

@@ -13,6 +13,7 @@ import pytest
 from experiments.hardware import gpu_schedule, tpu_schedule
 from pallas_kernels import gpu_chips
 from pallas_kernels.testing import Problem as Problem
+from pallas_kernels.testing import input_types as input_types
 from pallas_kernels.testing import one_document as one_document
 from pallas_kernels.testing import packed as packed
 from pallas_kernels.testing import problem as problem

@@ -48,11 +48,12 @@ def chunked(q, k, v):
     import jax.numpy as jnp
 
     from pallas_kernels.attention import api
+    from pallas_kernels.attention.pair import Inputs
     from pallas_kernels.attention.spec import AttentionSpec
-    from pallas_kernels.masks import Causal, Tokens
+    from pallas_kernels.masks import Causal, TokenInfo
 
-    tokens = Tokens(jnp.arange(q.shape[1], dtype=jnp.int32)[None], jnp.ones((1, q.shape[1]), jnp.int32))
-    return api.attention(q, k, v, (tokens, tokens), AttentionSpec(Causal()), "chunked")[0]
+    info = TokenInfo(jnp.arange(q.shape[1], dtype=jnp.int32)[None], jnp.ones((1, q.shape[1]), jnp.int32))
+    return api.attention(Inputs(q, k, v, info, info), AttentionSpec(Causal()), "chunked").out
 
 
 def dense(q, k, v):

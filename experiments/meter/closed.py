@@ -8,7 +8,7 @@ import jax
 from longctx import meshes
 from longctx.config import Config
 from longctx.context_parallel import api as context_parallel
-from longctx.context_parallel.cost import GATHER, SCATTER, WIDTHS, Call, Cost, Load, Sent, cost, merged
+from longctx.context_parallel.cost import GATHER, SCATTER, WIDTHS, Call, Cost, Load, Sent, merged
 from longctx.data.curriculum import Stage
 from longctx.memory import remat
 from longctx.positions import view
@@ -38,7 +38,7 @@ def attention(config: Config, stage: Stage) -> dict[str, tuple[Sent, ...]]:
                 model.dtype,
                 len(parts) > 1,
             )
-            total += len(range(i, model.layers, len(kinds))) * groups * cost(call)
+            total += len(range(i, model.layers, len(kinds))) * groups * context_parallel.cost(call)
     forward = merged(total.exchange + total.forward)
     return {"forward": forward, "recomputed": _recomputed(model.remat, total, forward), "backward": total.backward}
 

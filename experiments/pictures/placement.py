@@ -7,8 +7,9 @@ from experiments.meter.lengths import documents, laid_out, row
 from experiments.settings.models import MODELS
 from longctx import balance, layouts
 from longctx.config import ModelConfig
-from longctx.context_parallel import cost
-from longctx.context_parallel.strategy import Plan
+from longctx.context_parallel import api as context_parallel
+from longctx.context_parallel.cost import Call
+from longctx.context_parallel.plan import CallPlan
 from longctx.evals.drawing import CARD, INK, MARKERS, MUTED, PALETTE, SIZE, style
 from pallas_kernels import masks
 
@@ -53,7 +54,7 @@ def hops(name: str, lengths: list[int], shards: int, block: int) -> np.ndarray:
     """float64 [T / block, T / block]: the hop of a ring at which blocks of queries meet those of keys, in the order of
     a layout; NaN where no query sees a key. T: tokens of a row of documents of these lengths."""
     laid, _ = laid_out(row(lengths), name, shards)
-    ranges = masks.block_ranges(masks.Tokens(laid["positions"], laid["segments"]), block)
+    ranges = masks.block_ranges(masks.TokenInfo(laid["positions"], laid["segments"]), block)
     of_q, of_k = (masks.Ranges(*(np.expand_dims(np.asarray(x[0]), axis) for x in ranges)) for axis in (1, 0))
     nothing = np.asarray(masks.nothing(masks.Causal() & masks.Segments(), of_q, of_k))
     shard = np.arange(len(nothing)) * shards // len(nothing)
@@ -145,8 +146,8 @@ def sent(strategy: str, devices: int, tokens: int, model: str) -> float:
     tokens, causal, zigzag, all in bfloat16. usp: Ulysses in nodes of NODE devices, a ring around them."""
     shape = ModelConfig(**MODELS[model])
     shards = (devices // NODE, NODE) if strategy == "usp" else (1, devices)
-    plan = Plan(strategy, "auto", shards, shape.heads, shape.kv_heads, "zigzag", kv_grads_dtype="bfloat16")
-    found = cost.cost(cost.Call(plan, masks.Causal(), 1, tokens // devices, shape.head_dim, "bfloat16"))
+    plan = CallPlan(strategy, "auto", shards, shape.heads, shape.kv_heads, "zigzag", kv_grads_dtype="bfloat16")
+    found = context_parallel.cost(Call(plan, masks.Causal(), 1, tokens // devices, shape.head_dim, "bfloat16"))
     return sum(one.load.bytes for one in found.exchange + found.forward + found.backward)
 
 

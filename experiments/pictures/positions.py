@@ -39,10 +39,10 @@ def wavelengths(ropes: dict[str, RopeConfig], head_dim: int, trained: int, targe
 
 def distances(position: str, length: int) -> np.ndarray:
     """float64 [length, length]: the distance that a method rotates query m and key n by; NaN where m does not see n."""
-    from pallas_kernels.masks import Causal, Tokens, visible
+    from pallas_kernels.masks import Causal, TokenInfo, visible
 
     at = np.arange(length, dtype=np.int32)
-    tokens = Tokens(at, np.ones_like(at))
+    tokens = TokenInfo(at, np.ones_like(at))
     result = np.full((length, length), np.nan)
     for part in methods.parse(position).parts():
         apart = np.asarray(part.query(at))[:, None] - np.asarray(part.key(at))[None]

@@ -19,6 +19,7 @@ from experiments.settings import checks
 from experiments.settings import config as configs
 from longctx.balance import Balance
 from longctx.config import Config
+from longctx.context_parallel.api import STRATEGIES
 from longctx.context_parallel.cost import PERMUTE, WIDTHS, Sent
 from longctx.data.curriculum import Stage
 from longctx.data.pipeline import Batch
@@ -27,19 +28,6 @@ from longctx.memory import remat
 
 ASSUMED = "h100"  # stands in where the devices are simulated, or not in hardware.CHIPS
 LATENCY = 1e-5  # seconds of a collective that the next one waits for
-# strategy -> the field of Balance that the shards wait for, "" where they do not wait. A ring on one of two levels
-# counts as a ring over all shards. Left out: RSA, which keeps all scores, and LightSeq, even under one layout only.
-WAITS = {
-    "ring": "lockstep",
-    "bidirectional_ring": "lockstep",
-    "token_ring": "lockstep",
-    "double_ring": "lockstep",
-    "usp": "lockstep",
-    "ulysses": "",
-    "dispatch": "tiles",
-    "all_gather": "tiles",
-}
-_TWO_LEVELS = "usp", "double_ring"
 LAYOUTS = "zigzag", "striped({})", "per_document({})", "balanced({})"
 _WIDTHS = 256, 64, 16, 4, 1  # the first that divides
 _CLOSE = 1.01  # candidates within this factor of the fastest count as equal, and the simplest of them is taken
@@ -151,7 +139,8 @@ def _candidates(config, stage, target, batches) -> tuple[list[Candidate], dict[s
 
 def _strategies(config) -> list[str]:
     """The strategies whose waiting is known, two-level ones only on a two-level mesh."""
-    return [name for name in WAITS if config.mesh.context_outer > 1 or name not in _TWO_LEVELS]
+    levels = 2 if config.mesh.context_outer > 1 else 1
+    return [name for name, kind in STRATEGIES.items() if kind.waits is not None and kind.levels <= levels]
 
 
 def _layouts(config) -> list[str]:
@@ -192,7 +181,8 @@ def _predicted(config, stage, target, balance: Balance) -> Candidate:
         "recomputed": again,
         "backward": attention_step.KERNEL_BACKWARD * pair / chip.backward,
     }
-    busiest = getattr(balance, WAITS[strategy]) if WAITS.get(strategy) else 1.0
+    waits = STRATEGIES[strategy].waits
+    busiest = getattr(balance, waits) if waits else 1.0
     traffic, links = closed.attention(config, stage), 0.0
     needed = _needed(config, stage, traffic, balance) if strategy == "dispatch" else 1.0
     for phase, sends in traffic.items():

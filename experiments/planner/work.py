@@ -11,7 +11,7 @@ from longctx.memory import remat
 from longctx.model import functional
 from longctx.positions import view
 from pallas_kernels import masks
-from pallas_kernels.masks import Tokens
+from pallas_kernels.masks import TokenInfo
 
 _BLOCKS = 1024  # blocks of a row, on each side, in which a mask's density is counted
 
@@ -59,7 +59,7 @@ def density(kind: LayerConfig, length: int) -> float:
     _, mask, _ = view.resolve(kind)
     ends = np.linspace(0, length, min(_BLOCKS, length) + 1).astype(np.int32)
     positions = np.stack([ends[:-1], ends[1:] - 1], 1).reshape(1, -1)
-    ranges = masks.block_ranges(Tokens(positions, np.ones_like(positions)), 2)
+    ranges = masks.block_ranges(TokenInfo(positions, np.ones_like(positions)), 2)
     relations = np.asarray(masks.relation(mask, ranges, ranges))
     return float(np.mean(relations == masks.FULL) + np.mean(relations == masks.PARTIAL) / 2)
 

@@ -1,11 +1,13 @@
-"""`attend`: exact attention over a sequence cut across the context axes of the mesh, by any strategy.
+"""Exact attention over a sequence that is sharded over the context axes of the mesh, by any strategy.
 
-To add a strategy: a file with a subclass of strategy.Strategy, and a line in STRATEGIES. Strategies nest: USP is
-Ulysses around a ring, a double ring is a ring of rings. This is the only place that enters jax.shard_map for them.
+`attention` is for arrays and keywords, `attend` for a model, whose arrays and settings have been checked before. To add
+a strategy: a file with a subclass of strategy.Strategy, and a line in STRATEGIES. Strategies nest: USP is Ulysses
+around a ring, a double ring is a ring of rings. This is the only place that enters jax.shard_map for them.
 """
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -13,284 +15,322 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from longctx import layouts, meshes
-from longctx.config import Config
+from longctx.config import AttentionConfig, Config
 from longctx.context_parallel import arguments
 from longctx.context_parallel.all_gather import AllGather
+from longctx.context_parallel.collectives import shared
+from longctx.context_parallel.cost import Call, Cost
 from longctx.context_parallel.dispatch import Dispatch
 from longctx.context_parallel.lightseq import LightSeq
-from longctx.context_parallel.merge import cast, with_sinks
-from longctx.context_parallel.ring import Ring
+from longctx.context_parallel.plan import INNER, OUTER, CallPlan
+from longctx.context_parallel.ring import BidirectionalRing, DoubleRing, Ring
 from longctx.context_parallel.rsa import RingSelfAttention
-from longctx.context_parallel.strategy import Local, Plan, in_turn
+from longctx.context_parallel.strategy import Local, Strategy, in_turn
 from longctx.context_parallel.token_ring import TokenRing
-from longctx.context_parallel.ulysses import Ulysses
-from longctx.errors import UserError, unknown_name
+from longctx.context_parallel.ulysses import USP, Ulysses
+from longctx.errors import UserError
 from pallas_kernels import masks
-from pallas_kernels.attention import api as kernels
-from pallas_kernels.attention.reference import merge
-from pallas_kernels.attention.spec import AttentionSpec, rows
+from pallas_kernels.attention.pair import Inputs, Pair, cast, merge, row_stats, unsupported, with_sinks
+from pallas_kernels.attention.spec import AttentionSpec
+from pallas_kernels.masks import TokenInfo
 
-OUTER, INNER = BOTH = meshes.CONTEXT
 SCOPE = "attend"  # of the names of operations in compiled programs, also of the backward's
 
+# in this order attention.strategy="auto" takes strategies that are about as fast: the simplest first
 STRATEGIES = {
-    "local": lambda kernel, plan: kernel,
-    "all_gather": lambda kernel, plan: AllGather(kernel, BOTH, plan.kv_grads_dtype),
-    "ring": lambda kernel, plan: Ring(kernel, BOTH, plan.layout, plan.documents, False, plan.kv_grads_dtype),
-    "bidirectional_ring": lambda kernel, plan: Ring(
-        kernel, BOTH, plan.layout, plan.documents, True, plan.kv_grads_dtype
-    ),
-    "double_ring": lambda kernel, plan: Ring(
-        Ring(kernel, INNER, kv_grads_dtype=plan.kv_grads_dtype), OUTER, kv_grads_dtype=plan.kv_grads_dtype
-    ),
-    "token_ring": lambda kernel, plan: TokenRing(kernel, BOTH, plan.layout),
-    "ulysses": lambda kernel, plan: Ulysses(kernel, BOTH, plan.kv_heads),
-    "usp": lambda kernel, plan: Ulysses(Ring(kernel, OUTER, kv_grads_dtype=plan.kv_grads_dtype), INNER, plan.kv_heads),
-    "lightseq": lambda kernel, plan: LightSeq(kernel, BOTH, plan.layout, plan.kv_grads_dtype),
-    "dispatch": lambda kernel, plan: Dispatch(kernel, BOTH, plan.kv_grads_dtype),
-    "rsa": lambda kernel, plan: RingSelfAttention(BOTH),
+    "local": Local,
+    "ring": Ring,
+    "bidirectional_ring": BidirectionalRing,
+    "token_ring": TokenRing,
+    "double_ring": DoubleRing,
+    "usp": USP,
+    "ulysses": Ulysses,
+    "dispatch": Dispatch,
+    "all_gather": AllGather,
+    "lightseq": LightSeq,
+    "rsa": RingSelfAttention,
 }
 _CAUSAL = masks.Causal()
 
 
-def attend(
+def attention(
     q,
     k,
     v,
     *,
-    positions=None,
-    segments=None,
     mask=_CAUSAL,
+    segments=None,
+    positions=None,
     strategy="ring",
+    layout="zigzag",
     kernel="auto",
-    layout=None,
     scale=None,
     soft_cap=0.0,
     bias=None,
-    table=None,
+    bias_params=None,
     sinks=None,
     kv_grads_dtype="float32",
     head_groups=1,
     with_lse=False,
 ):
-    """Attention of a sequence whose T axis is cut over the mesh's context axes (and B, heads over the other axes).
-
-    Call it under `jax.set_mesh(meshes.make(...))`, in jit or eagerly, or without a mesh for a single device.
-    `attention` is the same for arrays in their natural order.
-
-    Args:
-      q: [B, T, N, H]; k, v: [B, T, K, H] with K dividing N, T of any length; of one floating-point dtype. Where the
-        pairs of tokens fall into parts that are rotated differently, q and k are tuples, of one array for each part.
-      positions: integers [B, T], the place of each token in its document, increasing along it; default: T tokens in
-        `layout`, whose pieces T must then divide by ("contiguous" has none).
-      segments: integers [B, T], documents of a packed row, numbered from 1; 0 is padding. Given segments, tokens see
-        only their own. Default: one document.
-      mask: of pallas_kernels.masks; a tuple of disjoint ones where q and k are tuples.
-      strategy: a name in STRATEGIES; with one context shard every strategy is "local".
-      kernel: a name in pallas_kernels.attention.api.IMPLEMENTATIONS, or "auto".
-      layout: for longctx.layouts.parse, the order that the caller has put the tokens in; default "contiguous" without
-        `positions`, unknown with them. Over a known one, hops that a window makes needless are not sent.
-      scale, soft_cap: see AttentionSpec.
-      bias, table: of pallas_kernels.attention.bias, such as Alibi(), and its numbers [N, D]; differentiable.
-      sinks: [N], learned logits of a key without value that every token sees (gpt-oss); differentiable.
-      kv_grads_dtype: in which dK and dV travel between devices.
-      head_groups: so many groups of a device's key heads, with their query heads, attend one after another.
-
-    Returns:
-      out [B, T, N, H] in q's dtype; with_lse: (out, lse float32 [B, T, N]).
-
-    Raises:
-      UserError: unknown strategy or layout; arrays that do not go together, or whose positions or segments are below 0
-        (where they are known: not under a trace); a call that cannot be cut like this.
-      NotImplementedError: see kernels.select.
-    """
-    if strategy not in STRATEGIES:
-        raise unknown_name("attention.strategy", strategy, STRATEGIES)
-    if kernel != "auto" and kernel not in kernels.IMPLEMENTATIONS:
-        raise unknown_name("attention.kernel", kernel, {"auto", *kernels.IMPLEMENTATIONS})
-    queries, keys, v, tokens = arguments.sequence(q, k, v, positions, segments)
-    B, T, N = queries[0].shape[:3]
-    table, sinks = (None if x is None else jnp.asarray(x) for x in (table, sinks))
-    specs = arguments.specs(mask, len(queries), N, table, sinks, scale=scale, bias=bias, soft_cap=soft_cap)
-    sizes = meshes.sizes()
-    arguments.check_cut(queries[0], v, sizes, head_groups, kv_grads_dtype)
-    shards = sizes[OUTER], sizes[INNER]
-    if positions is None:
-        layout = layout or "contiguous"
-        tokens = tokens._replace(positions=_default_positions(layout, (B, T), shards[0] * shards[1], segments))
-    elif layout not in (None, "contiguous"):
-        layouts.check(layout, T, shards[0] * shards[1])
-    heads = _of_group((N, v.shape[2]), sizes["tensor"] * head_groups)
-    plan = Plan(
-        "local" if shards == (1, 1) else strategy, kernel, shards, *heads, layout, segments is not None, kv_grads_dtype
-    )
-    for spec in specs:
-        check(plan, spec.mask)
-    if segments is None:
-        tokens = tokens._replace(segments=jnp.ones((B, T), jnp.int32))
-    else:
-        specs = tuple(dataclasses.replace(spec, mask=spec.mask & masks.Segments()) for spec in specs)
-    call = _attend if jax.sharding.get_abstract_mesh().empty else _on_mesh
-    table = None if table is None else table.astype(jnp.float32)
-    with jax.named_scope(SCOPE):
-        out, lse = call(queries, keys, v, tokens, table, specs, plan)
-    if sinks is not None:
-        out, lse = with_sinks(out, lse, sinks)
-    return (out, lse) if with_lse else out
-
-
-def attention(q, k, v, *, segments=None, layout="zigzag", **how):
-    """Attention over a sequence in its natural order, cut over the devices of the mesh: for its own sake.
+    """Attention over a sequence that is sharded over the devices of the mesh.
 
         with jax.set_mesh(meshes.all_context()):                # every device there is
             out = attention(q, k, v, mask=Causal() & Window(4096))
 
-    q: [B, T, N, H]; k, v: [B, T, K, H], T of any length; segments, each one run of tokens, and **how as for `attend`.
-    Returns what `attend` does, in natural order. Raises as it does. For training, put the tokens into the layout once,
-    in the data pipeline, and call `attend` in every layer.
+    Call it under `jax.set_mesh(meshes.make(...))`, in jit or eagerly, or without a mesh for a single device. Without
+    `positions` arrays are in natural order: they are laid out, and the result is put back. With them they lie as the
+    caller has laid them out, once for many layers, over the mesh's context axes (B, and heads, over the other axes).
+
+    Args:
+      q: [B, T, N, H]; k, v: [B, T, K, H] with K dividing N, T of any length; of one floating-point dtype. Where the
+        pairs of tokens fall into parts that are rotated differently, q and k are tuples, of one array for each part.
+      mask: of pallas_kernels.masks; a tuple of disjoint ones where q and k are tuples.
+      segments: integers [B, T], documents of a packed row, numbered from 1; 0 is padding. Given segments, tokens see
+        only their own; without positions each document must be one run of tokens. Default: one document.
+      positions: integers [B, T], the place of each token in its document, increasing along it.
+      strategy: a name in STRATEGIES; with one context shard every strategy is "local".
+      layout: for longctx.layouts.parse, the order of the tokens on the shards; with positions also None, unknown. Over
+        a known one, hops that a window makes needless are not sent.
+      kernel: a name in pallas_kernels.attention.api.IMPLEMENTATIONS, or "auto".
+      scale, soft_cap: see AttentionSpec.
+      bias, bias_params: of pallas_kernels.attention.bias, such as Alibi(), and its numbers [N, D]; differentiable.
+      sinks: [N], learned logits of a key without value that every token sees (gpt-oss); differentiable.
+      kv_grads_dtype: in which dK and dV travel between devices.
+      head_groups: into how many groups a device's key heads fall, which attend one after another.
+
+    Returns:
+      out [B, T, N, H] in q's dtype; with_lse: Pair(out, lse float32 [B, T, N]).
+
+    Raises:
+      UserError: unknown strategy or layout; arrays that do not go together, or whose positions or segments are below 0
+        (where they are known: not under a trace); a call that cannot be sharded like this.
+      NotImplementedError: see kernels.select.
     """
-    queries, keys, v, (_, documents) = arguments.sequence(q, k, v, segments=segments)
-    arguments.check_runs(documents)
-    (B, T), sizes = v.shape[:2], meshes.sizes()
-    shards = sizes[OUTER] * sizes[INNER]
-    width = -T % layouts.unit(layout, shards)
-    order = _order(layout, T + width, shards, segments)
-    if width and documents is None:  # the padding is of segment 0, which sees nothing
-        documents = jnp.ones((B, T), jnp.int32)
-    unmeshed = jax.sharding.get_abstract_mesh().empty
-    whole = lambda x: x if unmeshed else jax.sharding.reshard(x, meshes.REPLICATED)
-    pad = lambda x: jnp.pad(x, [(0, 0), (0, width)] + [(0, 0)] * (x.ndim - 2)) if width else x
-    laid = lambda tree: jax.tree.map(lambda x: pad(whole(x))[:, order[0]], tree)
-    positions = None if documents is None else _positions(whole(documents))
-    result = attend(
-        laid(queries), laid(keys), laid(v), positions=laid(positions), segments=laid(documents), layout=layout, **how
-    )
-    return jax.tree.map(lambda x: whole(x)[:, layouts.inverse(order)[0, :T]], result)
+    how = AttentionConfig(kernel, strategy, layout, kv_grads_dtype)
+    arguments.check_names(how, STRATEGIES)
+    x = arguments.inputs(q, k, v, TokenInfo(positions, segments), bias_params)
+    sinks = None if sinks is None else jnp.asarray(sinks)
+    specs = arguments.specs(mask, x, sinks, scale=scale, bias=bias, soft_cap=soft_cap)
+    x, restored = (x, lambda pair: pair) if positions is not None else _laid_out(x, layout)
+    documents = x.q_info.segments is not None
+    if documents:
+        specs = within_documents(specs)
+    else:
+        info = x.q_info._replace(segments=jnp.ones(x.v.shape[:2], jnp.int32))
+        x = x._replace(q_info=info, k_info=info)
+    pair = restored(attend(x, specs, call_plan(x, how, head_groups, documents), sinks))
+    return pair if with_lse else pair.out
 
 
-def plan_of(config: Config) -> Plan:
-    """How the model of a run cuts its attention."""
-    model, how, mesh = config.model, config.attention, config.mesh
-    shards = mesh.context_outer, mesh.context
-    heads = _of_group((model.heads, model.kv_heads), mesh.tensor * config.memory.head_groups)
-    return Plan(
-        "local" if shards == (1, 1) else how.strategy, how.kernel, shards, *heads, how.layout, True, how.kv_grads_dtype
-    )
+def attend(x: Inputs, specs: tuple[AttentionSpec, ...], plan: CallPlan, sinks=None) -> Pair:
+    """The pair, out in the queries' dtype, of a sequence that lies on the mesh in the layout of the plan.
+
+    Args:
+      x: q and k are tuples, of one array for each part of the pairs, q [B, T, N, H] and k [B, T, K, H]; all else as in
+        a call of a kernel, queries and keys being of the same tokens.
+      specs: of each part; partial where there are several. See within_documents.
+      plan: see call_plan.
+      sinks: [N], learned logits of a key without value, or None.
+
+    Raises UserError where the plan's strategy cannot shard such a call; NotImplementedError: see kernels.select.
+    """
+    if reason := unsupported(x):
+        raise NotImplementedError(f"attention {reason}.")
+    for spec in specs:
+        check(plan, spec.mask)
+    if x.bias_params is not None:
+        x = x._replace(bias_params=x.bias_params.astype(jnp.float32))
+    call = _attend if jax.sharding.get_abstract_mesh().empty else _on_mesh
+    with jax.named_scope(SCOPE):
+        pair = call(x, specs, plan)
+    return pair if sinks is None else with_sinks(pair, sinks)
 
 
-def check(plan: Plan, mask: masks.Mask) -> None:
-    """Raises UserError where the plan's strategy cannot cut such a call; says why and what would work."""
+def within_documents(specs: tuple[AttentionSpec, ...]) -> tuple[AttentionSpec, ...]:
+    """The specs under which tokens see only their own documents."""
+    return tuple(dataclasses.replace(spec, mask=spec.mask & masks.Segments()) for spec in specs)
+
+
+def call_plan(x: Inputs, how: AttentionConfig, head_groups: int = 1, documents: bool = True) -> CallPlan:
+    """The CallPlan of `attend` on these inputs, under the mesh that is set.
+
+    documents: whether rows are packed documents. Raises UserError for unknown names, and where the mesh or the layout
+    does not divide the arrays.
+    """
+    arguments.check_names(how, STRATEGIES)
+    sizes = meshes.sizes()
+    arguments.check_mesh(x, sizes, head_groups)
+    shards = sizes[OUTER], sizes[INNER]
+    if how.layout not in (None, "contiguous"):
+        layouts.check(how.layout, x.v.shape[1], shards[0] * shards[1])
+    heads = x.q[0].shape[2], x.v.shape[2]
+    return _plan(how, shards, heads, sizes["tensor"] * head_groups, documents)
+
+
+def plan_of(config: Config) -> CallPlan:
+    """The CallPlan of the model of a run."""
+    model, mesh = config.model, config.mesh
+    shards, parts = (mesh.context_outer, mesh.context), mesh.tensor * config.memory.head_groups
+    return _plan(config.attention, shards, (model.heads, model.kv_heads), parts, documents=True)
+
+
+def _plan(how: AttentionConfig, shards, heads, parts, documents) -> CallPlan:
+    strategy = "local" if shards == (1, 1) else how.strategy
+    heads = (count // parts for count in heads)
+    return CallPlan(strategy, how.kernel, shards, *heads, how.layout, documents, how.kv_grads_dtype)
+
+
+def strategy_of(plan: CallPlan) -> Strategy:
+    """The strategy that a plan names, around the kernel that it names."""
+    return STRATEGIES[plan.strategy].make(Local(plan.kernel), plan)
+
+
+def cost(call: Call) -> Cost:
+    """What one call sends, by the strategy of its plan, in closed form."""
+    return strategy_of(call.plan).cost(call)
+
+
+def check(plan: CallPlan, mask: masks.Mask) -> None:
+    """Raises UserError where the plan's strategy cannot shard such a call; says why and what would work."""
     if plan.strategy == "local" and plan.shards != (1, 1):
         raise UserError(
             f"attention.strategy='local' sees the keys of one shard, and there are {plan.shards[0]} x "
             f"{plan.shards[1]} context shards; 'ring' takes any number."
         )
-    reason = STRATEGIES[plan.strategy](Local(plan.kernel), plan).why_not(plan, mask)
-    if reason:
+    q, k = (jax.ShapeDtypeStruct((1, 1, heads, 1), jnp.float32) for heads in (plan.heads, plan.kv_heads))
+    info = TokenInfo(*[jax.ShapeDtypeStruct((1, 1), jnp.int32)] * 2)
+    x = Inputs(q, k, k, info, info)  # a token of each row: what a strategy looks at is the heads
+    if reason := strategy_of(plan).why_not(x, AttentionSpec(mask), platform=None):
         raise UserError(f"attention.strategy={plan.strategy!r} does not work here: {reason}.")
 
 
-def _on_mesh(queries, keys, v, tokens, table, specs, plan):
-    """Pad T to whole shards, cut, attend, and drop the padding again."""
-    width = -v.shape[1] % (plan.shards[0] * plan.shards[1])
+def _on_mesh(x: Inputs, specs, plan) -> Pair:
+    """The pair, with T padded to whole shards, sharded, and the padding dropped again."""
+    width = -x.v.shape[1] % (plan.shards[0] * plan.shards[1])
     # the padding is of segment 0, which sees nothing
-    pad = lambda x: jnp.pad(x, [(0, 0), (0, width)] + [(0, 0)] * (x.ndim - 2)) if width else x
-    sequences = queries, keys, v, tokens
-    cuts = jax.tree.map(lambda x: meshes.TOKENS if x.ndim == 2 else meshes.HEADS, sequences)
-    args = jax.tree.map(lambda x, s: jax.sharding.reshard(pad(x), s), sequences, cuts)
-    if table is not None:
-        table = jax.sharding.reshard(table, meshes.HEAD_TABLE)
+    pad = lambda y: jnp.pad(y, [(0, 0), (0, width)] + [(0, 0)] * (y.ndim - 2)) if width else y
+    tokens = x._replace(bias_params=None)
+    specs_of = jax.tree.map(lambda y: meshes.TOKENS if y.ndim == 2 else meshes.HEADS, tokens)
+    tokens = jax.tree.map(lambda y, spec: jax.sharding.reshard(pad(y), spec), tokens, specs_of)
+    params, params_spec = x.bias_params, None
+    if params is not None:
+        params, params_spec = jax.sharding.reshard(params, meshes.HEAD_TABLE), meshes.HEAD_TABLE
 
-    def cut(queries, keys, v, tokens, table):
-        if table is not None:  # its gradient is the sum over everything that shares it
-            table = jax.lax.pcast(table, (*meshes.BATCH, *meshes.CONTEXT), to="varying")
-        return _attend(queries, keys, v, tokens, table, specs, plan)
+    def local(tokens, params):
+        return _attend(tokens._replace(bias_params=shared(params)), specs, plan)
 
-    out, lse = jax.shard_map(
-        cut, in_specs=(*cuts, None if table is None else meshes.HEAD_TABLE), out_specs=(meshes.HEADS, meshes.LSE)
-    )(*args, table)
+    out_specs = Pair(meshes.HEADS, meshes.LSE)
+    pair = jax.shard_map(local, in_specs=(specs_of, params_spec), out_specs=out_specs)(tokens, params)
     if not width:
-        return out, lse
-    whole = jax.sharding.reshard(out, meshes.WHOLE_HEADS), jax.sharding.reshard(lse, meshes.WHOLE_LSE)
-    return tuple(x[:, :-width] for x in whole)
+        return pair
+    whole = jax.tree.map(jax.sharding.reshard, pair, Pair(meshes.WHOLE_HEADS, meshes.WHOLE_LSE))
+    return jax.tree.map(lambda y: y[:, :-width], whole)
 
 
-def _of_group(heads: tuple[int, int], parts: int) -> list[int]:
-    """[query heads, key heads] of one of so many parts of them."""
-    return [count // parts for count in heads]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _attend(x: Inputs, specs: tuple[AttentionSpec, ...], plan: CallPlan) -> Pair:
+    """The pair of one device's shards; collectives over the context axes where the strategy is not local.
 
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def _attend(queries, keys, v, tokens, table, specs: tuple[AttentionSpec, ...], plan: Plan):
-    """(out, lse) of one device's shards; collectives over the context axes where the strategy is not local.
-
-    queries, keys, specs: one for each part of the pairs. As many heads at a time as the plan is for.
+    x.q, x.k, specs: one for each part of the pairs. As many heads attend at a time as the plan is for.
     """
-    return _forward(queries, keys, v, tokens, table, specs, plan)[0]
+    return _forward(x, specs, plan)[0]
 
 
-def _forward(queries, keys, v, tokens, table, specs, plan):
-    strategy = STRATEGIES[plan.strategy](Local(plan.kernel), plan)
+def _forward(x, specs, plan):
+    strategy = strategy_of(plan)
 
-    def group(queries, keys, v, table):
-        held, parts = [], []
-        for q, k, spec in zip(queries, keys, specs, strict=True):
-            ready = in_turn(plan, (q, k, v, (tokens, tokens)), parts[-1][1] if parts else q)
-            held.append(strategy.exchange(*ready, table))
-            parts.append(strategy.forward(*held[-1][:-1], spec, held[-1][-1]))
-        return held, cast(functools.reduce(merge, parts), queries[0].dtype)
+    def group(x):
+        held, pairs = [], []
+        for part, spec in zip(_parts(x), specs, strict=True):
+            part = in_turn(plan, part, pairs[-1].lse if pairs else part.q)
+            held.append(strategy.exchange(part))
+            pairs.append(strategy.forward(held[-1], spec))
+        return held, cast(functools.reduce(merge, pairs), x.q[0].dtype)
 
-    groups = v.shape[2] // plan.kv_heads
+    groups = x.v.shape[2] // plan.kv_heads
     if groups == 1:
-        held, result = group(queries, keys, v, table)
+        held, pair = group(x)
     else:
-        rows = None if table is None else table.reshape(groups, -1, table.shape[1])
-        held, result = jax.lax.map(lambda x: group(*x), (*_cut_heads((queries, keys, v), groups), rows))
-        result = _joined_heads(result)
-    result = checkpoint_name(result[0], "attention_out"), checkpoint_name(result[1], "attention_lse")
-    return result, (held, result)
+        params = None if x.bias_params is None else x.bias_params.reshape(groups, -1, x.bias_params.shape[1])
+        by_group = *_split_heads((x.q, x.k, x.v), groups), params
+        of_group = lambda q, k, v, params: x._replace(q=q, k=k, v=v, bias_params=params)
+        held, pair = jax.lax.map(lambda arrays: group(of_group(*arrays)), by_group)
+        pair = _joined_heads(pair)
+    pair = Pair(checkpoint_name(pair.out, "attention_out"), checkpoint_name(pair.lse, "attention_lse"))
+    return pair, (held, pair)
 
 
 def _backward(specs, plan, saved, cotangent):
-    held, result = saved
-    strategy, needed = STRATEGIES[plan.strategy](Local(plan.kernel), plan), rows(result, cotangent)
+    held, pair = saved
+    strategy, stats = strategy_of(plan), row_stats(pair, cotangent)
 
-    def group(held, needed):
-        parts = []
+    def group(held, stats):
+        grads = []
         for part, spec in zip(held, specs, strict=True):
-            *ready, here = in_turn(plan, part, parts[-1][0] if parts else needed.delta)
-            parts.append(strategy.backward(*ready, spec, needed, here))
-        dqs, dks, *shared = zip(*parts, strict=True)
-        dv, dtable = (functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), grads) for grads in shared)
-        q, k, v, *_ = zip(*held, strict=True)
-        rounded = lambda grads, like: jax.tree.map(lambda g, x: g.astype(x.dtype), grads, like)
-        return (rounded(dqs, q), rounded(dks, k), rounded(dv, v[0])), dtable
+            part = in_turn(plan, part, grads[-1].dq if grads else stats.delta)
+            grads.append(strategy.backward(part, spec, stats))
+        dq, dk, dv, dbias = zip(*grads, strict=True)
+        like = tuple(part.q for part in held), tuple(part.k for part in held), held[0].v
+        rounded = jax.tree.map(lambda grad, y: grad.astype(y.dtype), (dq, dk, _total(dv)), like)
+        return rounded, _total(dbias)
 
-    groups = result[0].shape[2] // plan.heads
+    groups = pair.out.shape[2] // plan.heads
     if groups == 1:
-        grads, dtable = group(held, needed)
+        (dq, dk, dv), dbias = group(held, stats)
     else:
-        grads, dtable = jax.lax.map(lambda x: group(*x), (held, _cut_heads(needed, groups)))
-        grads, dtable = _joined_heads(grads), jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), dtable)
-    return *grads, None, dtable
-
-
-def _cut_heads(tree, groups: int):
-    """[B, T, heads, ...] -> [groups, B, T, heads / groups, ...]"""
-    return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(*x.shape[:2], groups, -1, *x.shape[3:]), 2, 0), tree)
-
-
-def _joined_heads(tree):
-    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2).reshape(*x.shape[1:3], -1, *x.shape[4:]), tree)
+        grads, dbias = jax.lax.map(lambda each: group(*each), (held, _split_heads(stats, groups)))
+        dq, dk, dv = _joined_heads(grads)
+        dbias = jax.tree.map(lambda y: y.reshape(-1, y.shape[-1]), dbias)
+    return (Inputs(dq, dk, dv, q_info=None, k_info=None, bias_params=dbias),)
 
 
 _attend.defvjp(_forward, _backward)
 
 
-def _default_positions(layout, shape, shards, segments):
-    """int32 [B, T], those of one document in a layout; of a contiguous one, any T."""
-    order = np.arange(shape[1])[None] if layout == "contiguous" else _order(layout, shape[1], shards, segments)
-    return jnp.broadcast_to(order.astype(np.int32), shape)
+def _total(grads):
+    """The sum of the gradients of parts; None where there are none."""
+    return functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), grads)
+
+
+def _parts(x: Inputs) -> list[Inputs]:
+    """The inputs of each part of the pairs."""
+    return [x._replace(q=q, k=k) for q, k in zip(x.q, x.k, strict=True)]
+
+
+def _split_heads(tree, groups: int):
+    """[B, T, heads, ...] -> [groups, B, T, heads / groups, ...]"""
+    return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(*x.shape[:2], groups, -1, *x.shape[3:]), 2, 0), tree)
+
+
+def _joined_heads(tree):
+    """The inverse of _split_heads."""
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2).reshape(*x.shape[1:3], -1, *x.shape[4:]), tree)
+
+
+def _laid_out(x: Inputs, layout: str) -> tuple[Inputs, Callable]:
+    """(inputs in a layout, padded to whole pieces, with positions; a function that puts a pair back in order).
+
+    x: in natural order, on any devices, without positions; segments may be None.
+    """
+    documents, (B, T), sizes = x.q_info.segments, x.v.shape[:2], meshes.sizes()
+    arguments.check_runs(documents)
+    shards = sizes[OUTER] * sizes[INNER]
+    width = -T % layouts.unit(layout, shards)
+    order = _order(layout, T + width, shards, documents)
+    if width and documents is None:  # the padding is of segment 0, which sees nothing
+        documents = jnp.ones((B, T), jnp.int32)
+    unmeshed = jax.sharding.get_abstract_mesh().empty
+    whole = lambda y: y if unmeshed else jax.sharding.reshard(y, meshes.REPLICATED)
+    pad = lambda y: jnp.pad(y, [(0, 0), (0, width)] + [(0, 0)] * (y.ndim - 2)) if width else y
+    laid = lambda tree: jax.tree.map(lambda y: pad(whole(y))[:, order[0]], tree)
+    if documents is None:
+        info = TokenInfo(jnp.broadcast_to(order.astype(np.int32), (B, T)), None)
+    else:
+        info = laid(TokenInfo(_positions(whole(documents)), documents))
+    q, k, v = laid((x.q, x.k, x.v))
+    restored = lambda pair: jax.tree.map(lambda y: whole(y)[:, layouts.inverse(order)[0, :T]], pair)
+    return x._replace(q=q, k=k, v=v, q_info=info, k_info=info), restored
 
 
 def _order(layout, length, shards, segments):
@@ -298,7 +338,7 @@ def _order(layout, length, shards, segments):
     if segments is not None and layouts.parse(layout).by_row:
         raise UserError(
             f"attention.layout={layout!r} depends on the documents of each row: lay the rows out with "
-            "layouts.lay_out, positions among them, and give attend those."
+            "layouts.lay_out, positions among them, and give attention those."
         )
     return layouts.permutation(layout, np.ones((1, length), np.int32), shards)
 

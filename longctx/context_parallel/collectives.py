@@ -5,6 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from longctx import meshes
+from pallas_kernels.attention.pair import Pair
 from pallas_kernels.select import traced_platform
 
 
@@ -27,8 +29,13 @@ def gather(tree, axis):
 
 
 class Slices(NamedTuple):
-    """What a shard sends to and gets from each shard, int32 [C * k]: k slices of axis 0 for each, by their beginnings,
-    the sizes of those sent, where the receivers put them, and the sizes of those received."""
+    """Slices of axis 0 that a shard sends to and gets from each of C shards, k for each; all int32 [C * k].
+
+    Attributes:
+      begin, size: of the slices that are sent.
+      to: where the receivers put them.
+      received: the sizes of the slices that are received.
+    """
 
     begin: jax.Array
     size: jax.Array
@@ -47,14 +54,33 @@ def ragged_all_to_all(x, slices: Slices, axis):
     shards = len(whole)
     begin, size, to = (y.reshape(shards, shards, -1)[:, jax.lax.axis_index(axis)].ravel() for y in (begin, size, to))
     place = jnp.arange(len(x))
-    there = (to[:, None] <= place[None]) & (place[None] < (to + size)[:, None])  # slice, place
-    source = there.argmax(0)
-    found = whole[source // (len(to) // shards), begin[source] + place - to[source]]
-    return jnp.where(there.any(0).reshape(-1, *[1] * (x.ndim - 1)), found, jnp.zeros_like(x))
+    filled = (to[:, None] <= place[None]) & (place[None] < (to + size)[:, None])  # slice, place
+    source = filled.argmax(0)
+    picked = whole[source // (len(to) // shards), begin[source] + place - to[source]]
+    return jnp.where(filled.any(0).reshape(-1, *[1] * (x.ndim - 1)), picked, jnp.zeros_like(x))
+
+
+def merge_shards(pair: Pair, axis) -> Pair:
+    """The pair over the key sets of all shards of `axis`, which hold the same queries: each gets its part of them."""
+    top = jax.lax.pmax(pair.lse, axis)
+    top = jnp.where(jnp.isfinite(top), top, 0.0)
+    weight = jnp.exp(pair.lse - top)
+    scatter = lambda x: jax.lax.psum_scatter(x, axis, scatter_dimension=1, tiled=True)
+    total = scatter(weight)
+    safe = jnp.where(total > 0, total, 1.0)
+    queries = total.shape[1]
+    top = jax.lax.dynamic_slice_in_dim(top, jax.lax.axis_index(axis) * queries, queries, 1)
+    out = scatter(pair.out * weight[..., None]) / safe[..., None]
+    return Pair(out, jnp.where(total > 0, top + jnp.log(safe), -jnp.inf))
+
+
+def shared(params):
+    """The params [N, D] of a bias, or None, as an array whose gradient is the sum over all shards that share it."""
+    return None if params is None else jax.lax.pcast(params, (*meshes.BATCH, *meshes.CONTEXT), to="varying")
 
 
 def after(tree, on):
-    """The tree; on simulated devices, once the array `on` is there.
+    """The tree, once the array `on` is there: on simulated devices alone, elsewhere at once.
 
     XLA's CPU runtime lets what follows a loop begin while the loop still runs, where no data passes between the two.
     Their collectives all have one channel and would meet each other's, and the process dies. So data has to pass. That

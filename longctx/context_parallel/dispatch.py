@@ -20,19 +20,22 @@ import jax
 import jax.numpy as jnp
 
 from longctx import meshes
+from longctx.context_parallel import hops
 from longctx.context_parallel.collectives import Slices, ragged_all_to_all
-from longctx.context_parallel.merge import cast, neutral
-from longctx.context_parallel.strategy import Strategy
+from longctx.context_parallel.cost import RAGGED, Cost
+from longctx.context_parallel.plan import BOTH
+from longctx.context_parallel.strategy import KeyBlock, Strategy
 from pallas_kernels import masks
-from pallas_kernels.attention import blocks as tiles
-from pallas_kernels.masks import Ranges, Tokens
+from pallas_kernels.attention.blocks import pad, pad_info
+from pallas_kernels.attention.pair import Grads, Pair, cast, neutral
+from pallas_kernels.masks import Ranges, TokenInfo
 
 LEAST_BLOCKS, WIDEST_BLOCK = 64, 512
-ROOM = 4  # for keys of others, in a round: so many times those that a shard holds
+ROOM = 4  # keys of others that a round has room for, in multiples of those that a shard holds
 
 
 def block_size(length: int, shards: int) -> int:
-    """Tokens of a block of keys, of the `length` that each of the shards holds; a power of two.
+    """The tokens of a block of keys, where each of the shards holds `length`; a power of two.
 
     Small, as a whole block travels for the sake of one key and a round has room for one more of every shard; not too
     small, as every pair of a block of queries and one of keys is looked at.
@@ -41,37 +44,41 @@ def block_size(length: int, shards: int) -> int:
     return 1 << most.bit_length() - 1
 
 
-def ranges(tokens: Tokens, block: int) -> Ranges:
-    """[B, blocks, 2]: of the first document in each block, and of the others.
+def ranges(info: TokenInfo, block: int) -> Ranges:
+    """Ranges [B, blocks, 2] of the first document in each block, and of the others.
 
-    Where one ends and another begins, positions of both together would tell nothing: that a window is near anything.
+    Where one document ends and another begins, the positions of both together would tell nothing: a window would be
+    near anything.
     """
-    positions, segments = (x.reshape(len(x), -1, 1, block) for x in tokens)
+    positions, segments = (x.reshape(len(x), -1, 1, block) for x in info)
     first = segments == jnp.where(segments > 0, segments, jnp.iinfo(jnp.int32).max).min(-1, keepdims=True)
     parts = jnp.concatenate([jnp.where(first, segments, 0), jnp.where(first, 0, segments)], 2)
     return jax.tree.map(
-        lambda x: x[..., 0], masks.block_ranges(Tokens(jnp.broadcast_to(positions, parts.shape), parts), block)
+        lambda x: x[..., 0], masks.block_ranges(TokenInfo(jnp.broadcast_to(positions, parts.shape), parts), block)
     )
 
 
 def needed(mask: masks.Mask, queries: Ranges, keys: Ranges) -> jax.Array:
-    """bool [B, C, blocks]: which blocks of keys [B, blocks, 2] any of the blocks of queries [B, C, ..., 2] may see."""
+    """Which blocks of keys [B, blocks, 2] any of the blocks of queries [B, C, ..., 2] may see: bool [B, C, blocks]."""
     q = jax.tree.map(lambda x: x.reshape(*x.shape[:2], -1, 1, 1), queries)
     k = jax.tree.map(lambda x: x[:, None, None], keys)
     return (~masks.nothing(mask, q, k)).any((2, 4))
 
 
 def rounds_needed(counts: jax.Array, blocks: int) -> jax.Array:
-    """Of an exchange of counts[b, i, j] blocks of row b from shard i to shard j, about `blocks` for each in a round; 1
-    at least."""
+    """The number of rounds, at least 1, that exchange counts[b, i, j] blocks of row b from shard i to shard j.
+
+    blocks: about how many a shard is sent in a round.
+    """
     return jnp.maximum(-(-jnp.maximum(counts.sum(1), counts.sum(2)).max() // blocks), 1)
 
 
 class Round(NamedTuple):
-    """What shards exchange in one round: int32 [B, C, C], of each row, from shard i to shard j.
+    """The blocks that shards exchange in one round: int32 [B, C, C], of each row, from shard i to shard j.
 
     Attributes:
-      first: so many of the blocks that i sends to j went in the rounds before. size: so many go in this one.
+      first: how many of the blocks that i sends to j went in the rounds before.
+      size: how many go in this one.
       sent_at, kept_at: the place of the first of them among those that i sends, and among those that j is sent.
     """
 
@@ -82,22 +89,24 @@ class Round(NamedTuple):
 
 
 def round_of(counts: jax.Array, i, rounds) -> Round:
-    """Round i of so many. Each takes an even share of every pair's blocks, and so of what a shard sends and is sent."""
+    """Round i. Each takes an even share of every pair's blocks, and so of the blocks that a shard sends and is sent."""
     first = counts // rounds * i + jnp.minimum(counts % rounds, i)
     size = (counts + rounds - 1 - i) // rounds
     return Round(first, size, *(jnp.cumsum(size, axis) - size for axis in (2, 1)))
 
 
 def in_order(need: jax.Array, rounds) -> jax.Array:
-    """int32 like need, bool [..., blocks]: those that are needed, by rounds. Each takes every so-many-th of them, for
-    blocks that come first are seen by more queries; then those that are not."""
+    """The numbers of blocks in the order of rounds, then those not needed: int32 like `need`, bool [..., blocks].
+
+    Of r rounds each takes every r-th of the needed blocks, for blocks that come first are seen by more queries.
+    """
     rank = need.cumsum(-1, dtype=jnp.int32) - 1
     place = rank % rounds * need.shape[-1] + rank // rounds
     return jnp.argsort(jnp.where(need, place, need.shape[-1] ** 2), axis=-1, stable=True).astype(jnp.int32)
 
 
 def _room(shards: int) -> int:
-    """For so many times the keys of a shard: no more than there are others."""
+    """Room for keys of others in a round, in multiples of a shard's: no more than there are others."""
     return min(ROOM, shards - 1)
 
 
@@ -108,53 +117,70 @@ class Dispatch(Strategy):
     kv_grads_dtype: in which dK and dV travel.
     """
 
+    waits = "tiles"
+
     inside: Strategy
     axis: str | tuple[str, ...]
     kv_grads_dtype: str = "float32"
 
-    def forward(self, q, k, v, tokens, spec, table, before=None):
-        dtype, spec = spec.result_dtype(q), dataclasses.replace(spec, partial=True)
-        exchange = self._exchange(k, v, tokens, spec)
+    @classmethod
+    def make(cls, kernel, plan):
+        return cls(kernel, BOTH, plan.kv_grads_dtype)
 
-        def attend(i, here, before):
-            k, v, k_tokens = exchange.with_own(i, here)
-            return self.inside.forward(q, k, v, (tokens[0], k_tokens), spec, table, before)
+    def forward(self, x, spec, initial=None):
+        dtype, spec = spec.result_dtype(x.q), dataclasses.replace(spec, partial=True)
+        exchange = self._exchange(x, spec)
+
+        def attend(i, arrived, pair) -> Pair:
+            return self.inside.forward(exchange.with_own(i, arrived).put(x), spec, pair)
 
         def step(i, carry):
-            here, before = carry
-            return exchange.fetch(i + 1), attend(i, here, before)
+            arrived, pair = carry
+            return exchange.fetch(i + 1), attend(i, arrived, pair)
 
-        last, start = exchange.rounds - 1, neutral(q) if before is None else before
-        here, before = jax.lax.fori_loop(0, last, step, (exchange.fetch(0), start))
-        return cast(attend(last, here, before), dtype)
+        last, start = exchange.rounds - 1, neutral(x.q) if initial is None else initial
+        arrived, pair = jax.lax.fori_loop(0, last, step, (exchange.fetch(0), start))
+        return cast(attend(last, arrived, pair), dtype)
 
-    def backward(self, q, k, v, tokens, spec, rows, table):
+    def backward(self, x, spec, stats):
         partial = dataclasses.replace(spec, partial=True)
-        exchange = self._exchange(k, v, tokens, spec)
+        exchange = self._exchange(x, spec)
 
-        def pull(i, here, sums):
-            """The sums with the share of the keys of round i."""
-            k, v, k_tokens = exchange.with_own(i, here)
-            dq, *grads, dtable = self.inside.backward(q, k, v, (tokens[0], k_tokens), partial, rows, table)
-            return jax.tree.map(jnp.add, sums, (dq, exchange.home(grads, i, self.kv_grads_dtype), dtable))
+        def pull(i, arrived, sums):
+            """The sums (dq, [dk, dv], dbias) with the share of the keys of round i."""
+            grads = self.inside.backward(exchange.with_own(i, arrived).put(x), partial, stats)
+            home = exchange.home((grads.dk, grads.dv), i, self.kv_grads_dtype)
+            return jax.tree.map(jnp.add, sums, (grads.dq, home, grads.dbias))
 
         def step(i, carry):
-            here, sums = carry
-            return exchange.fetch(i + 1), pull(i, here, sums)
+            arrived, sums = carry
+            return exchange.fetch(i + 1), pull(i, arrived, sums)
 
-        sums = jax.tree.map(lambda x: jnp.zeros_like(x, partial.result_dtype(x)), (q, list(exchange.own[:2]), table))
+        arrays = x.q, [exchange.own.k, exchange.own.v], x.bias_params
+        sums = jax.tree.map(lambda y: jnp.zeros_like(y, partial.result_dtype(y)), arrays)
         last = exchange.rounds - 1
-        dq, home, dtable = pull(last, *jax.lax.fori_loop(0, last, step, (exchange.fetch(0), sums)))
-        return *spec.rounded((dq, *(x[:, : k.shape[1]] for x in home)), (q, k, v)), dtable
+        dq, home, dbias = pull(last, *jax.lax.fori_loop(0, last, step, (exchange.fetch(0), sums)))
+        dk, dv = (g[:, : x.k.shape[1]] for g in home)
+        return spec.rounded(Grads(dq, dk, dv, dbias), x)
 
-    def _exchange(self, k, v, tokens, spec):
+    def cost(self, call):
+        """All blocks of every shard that some query may see: the most that a batch needs, ROOM shards in a round."""
+        seen = len(hops.distances(call.mask, call.plan.layout, call.tokens, call.plan.size(self.axis)))
+        rounds = -(-seen // ROOM)
+        return Cost(
+            forward=call.sent(RAGGED, self.axis, seen * call.block, rounds),
+            backward=call.sent(RAGGED, self.axis, seen * (call.block + call.block_grads), rounds + 1),
+        )
+
+    def _exchange(self, x, spec):
+        """The rounds of this call: who needs which blocks of keys."""
         shards = jax.lax.axis_size(self.axis)
-        q_block, block = (block_size(t.positions.shape[1], shards) for t in tokens)
-        own = jax.tree.map(lambda x: tiles.pad(x, 1, block), (k, v, tokens[1]))
-        whole = lambda tree: jax.tree.map(lambda x: jax.lax.all_gather(x, self.axis, axis=1), tree)
-        of_q = whole(ranges(tiles.pad_tokens(tokens[0], q_block), q_block))
+        q_block, block = (block_size(info.positions.shape[1], shards) for info in (x.q_info, x.k_info))
+        own = jax.tree.map(lambda y: pad(y, 1, block), KeyBlock.of(x))
+        whole = lambda tree: jax.tree.map(lambda y: jax.lax.all_gather(y, self.axis, axis=1), tree)
+        of_q = whole(ranges(pad_info(x.q_info, q_block), q_block))
         others = (jnp.arange(shards) != jax.lax.axis_index(self.axis))[None, :, None]
-        need = needed(spec.mask, of_q, ranges(own[2], block)) & others  # B C blocks
+        need = needed(spec.mask, of_q, ranges(own.info, block)) & others  # B C blocks
         counts = whole(need.sum(-1, dtype=jnp.int32))
         # of all rows of the batch: no device may be out of step with others
         rounds = jax.lax.pmax(rounds_needed(counts, _room(shards) * need.shape[2]), (*meshes.BATCH, *meshes.CONTEXT))
@@ -165,38 +191,40 @@ class Dispatch(Strategy):
 class _Exchange:
     """The rounds of one call.
 
-    own: (k, v, tokens) of this shard, of whole blocks. order: int32 [B, C, blocks], as `in_order`.
-    counts: int32 [B, C, C], how many shard i sends to shard j.
+    Attributes:
+      own: the keys of this shard, padded to whole blocks.
+      order: int32 [B, C, blocks], blocks in the order in which they go to each shard, see in_order.
+      counts: int32 [B, C, C], how many shard i sends to shard j.
     """
 
     axis: str | tuple[str, ...]
     block: int
-    own: tuple
+    own: KeyBlock
     order: jax.Array
     counts: jax.Array
     rounds: jax.Array
 
     @property
     def places(self):
-        """For blocks of a row, in a round: an even share of a whole, and one more for each part that is rounded up."""
+        """Places for blocks of a row in a round: an even share of all, and one for each part that is rounded up."""
         _, shards, blocks = self.order.shape
         return _room(shards) * blocks + shards
 
-    def with_own(self, i, here):
-        """(k, v, tokens) of round i: the own ones, of which the tokens of other rounds are none, and what came."""
+    def with_own(self, i, arrived: KeyBlock) -> KeyBlock:
+        """The keys of round i: those that arrived, and the own ones, of which the tokens of other rounds are none."""
         k, v, (positions, segments) = self.own
         turn = jnp.arange(positions.shape[1]) // WIDEST_BLOCK % self.rounds
-        own = k, v, Tokens(positions, jnp.where(turn == i, segments, 0))
-        return jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), own, here)
+        own = KeyBlock(k, v, TokenInfo(positions, jnp.where(turn == i, segments, 0)))
+        return jax.tree.map(lambda *y: jnp.concatenate(y, axis=1), own, arrived)
 
-    def fetch(self, i):
-        """(k, v, tokens) [B, places * block, ...] that this shard is sent in round i; left over places: segment 0."""
+    def fetch(self, i) -> KeyBlock:
+        """The keys [B, places * block, ...] that this shard is sent in round i; left over places: segment 0."""
         send, _, row, blocks = self._round(i)
 
         def fetched(x):
             sent = self._in_blocks(x)[row, blocks]  # B places block ...
-            here = ragged_all_to_all(sent.reshape(-1, *sent.shape[2:]), send, self.axis)
-            return here.reshape(len(x), -1, *x.shape[2:])
+            arrived = ragged_all_to_all(sent.reshape(-1, *sent.shape[2:]), send, self.axis)
+            return arrived.reshape(len(x), -1, *x.shape[2:])
 
         return jax.tree.map(fetched, self.own)
 
@@ -205,15 +233,15 @@ class _Exchange:
         _, send, row, blocks = self._round(i)
 
         def summed(grad, x):
-            own, theirs = jnp.split(grad, [x.shape[1]], axis=1)
-            sent = theirs.astype(dtype).reshape(-1, self.block, *x.shape[2:])
-            here = ragged_all_to_all(sent, send, self.axis).reshape(*blocks.shape, *sent.shape[1:]).astype(grad.dtype)
-            return self._in_blocks(own).at[row, blocks].add(here).reshape(x.shape)
+            own, others = jnp.split(grad, [x.shape[1]], axis=1)
+            sent = others.astype(dtype).reshape(-1, self.block, *x.shape[2:])
+            arrived = ragged_all_to_all(sent, send, self.axis).reshape(*blocks.shape, *sent.shape[1:])
+            return self._in_blocks(own).at[row, blocks].add(arrived.astype(grad.dtype)).reshape(x.shape)
 
         return [summed(grad, x) for grad, x in zip(grads, self.own[:2], strict=True)]
 
     def _round(self, i):
-        """The Slices of B * places blocks to send there, those back, and the (row, block) of the former ones."""
+        """(Slices of B * places blocks to send, Slices of the way back, rows, blocks) of round i."""
         all_, me = round_of(self.counts, i, self.rounds), jax.lax.axis_index(self.axis)
         out, into = (Round(*(x.take(me, axis) for x in all_)) for axis in (1, 2))  # B C
         row = jnp.arange(len(self.order))[:, None]
@@ -235,4 +263,5 @@ class _Exchange:
         )
 
     def _in_blocks(self, x):
+        """[B, S, ...] -> [B, blocks, block, ...]"""
         return x.reshape(len(x), -1, self.block, *x.shape[2:])

@@ -1,4 +1,4 @@
-"""How far round a ring keys have to travel: what the mask and the layout say ahead, and what the documents say later.
+"""How far round a ring keys have to travel: by mask and layout, known ahead, and by documents, known on the device.
 
 Shard i meets the keys of shard i - d after d hops. Where no shard sees any key at distance d, and at none beyond it,
 the hop is not made: a window over a contiguous layout needs ceil((w - 1) / n) hops for shards of n tokens.
@@ -13,9 +13,10 @@ import numpy as np
 from longctx import meshes
 from longctx.context_parallel.collectives import shift
 from pallas_kernels import masks
+from pallas_kernels.attention.pair import Inputs
 
 AHEAD, BACK = 1, -1  # directions in which keys travel
-_PARTS = 8  # at run time a shard is looked at in so many parts
+_PARTS = 8  # parts of a shard that are looked at on the device
 
 
 def farthest(mask: masks.Mask, layout: str | None, length: int, shards: int, both_ways: bool) -> dict[int, int]:
@@ -36,7 +37,10 @@ def farthest(mask: masks.Mask, layout: str | None, length: int, shards: int, bot
 
 @functools.cache
 def distances(mask: masks.Mask, layout: str | None, length: int, shards: int, towards: int = AHEAD) -> tuple[int, ...]:
-    """Those from 1 on at which some shard may see keys before it; towards=BACK: after it."""
+    """Hop distances 1, 2, ... at which some shard may see keys of the shard that many places before it.
+
+    towards=BACK: of the shard that many places after it. length: tokens of one shard.
+    """
     return tuple(d for d in range(1, shards) if may_see(mask, layout, length, shards, towards * d))
 
 
@@ -67,13 +71,13 @@ def _spans(layout, length, shards) -> np.ndarray:
     return np.stack([pieces * size, pieces * size + size - 1], -1)
 
 
-def farthest_seen(bounds: dict[int, int], spec, tokens, axis) -> dict[int, jax.Array]:
-    """`bounds`, lowered to what the positions and segments of this very batch need; the same on every device."""
-    shards, n = jax.lax.axis_size(axis), tokens[0].positions.shape[1]
+def farthest_seen(bounds: dict[int, int], mask: masks.Mask, x: Inputs, axis) -> dict[int, jax.Array]:
+    """The `bounds`, lowered to what the positions and segments of this very batch need; equal on every device."""
+    shards, n = jax.lax.axis_size(axis), x.q_info.positions.shape[1]
     parts = next(p for p in range(_PARTS, 0, -1) if n % p == 0)
-    of_q, of_k = (masks.block_ranges(t, n // parts) for t in tokens)
-    of_k = jax.tree.map(lambda x: jax.lax.all_gather(x, axis), of_k)  # [shards, B, parts]
-    seen = masks.relation(spec.mask, jax.tree.map(lambda x: x[None], of_q), of_k) != masks.EMPTY
+    of_q, of_k = (masks.block_ranges(info, n // parts) for info in (x.q_info, x.k_info))
+    of_k = jax.tree.map(lambda y: jax.lax.all_gather(y, axis), of_k)  # [shards, B, parts]
+    seen = masks.relation(mask, jax.tree.map(lambda y: y[None], of_q), of_k) != masks.EMPTY
     by_distance = seen.any((1, 2, 3))[(jax.lax.axis_index(axis) - jnp.arange(shards)) % shards]
     needed = jax.lax.pmax(by_distance.astype(jnp.int32), (*meshes.BATCH, *meshes.CONTEXT))
     distance = jnp.arange(shards)

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 
 from longctx.context_parallel import hops
 from longctx.context_parallel.collectives import send
-from longctx.context_parallel.merge import cast
-from longctx.context_parallel.strategy import Plan, Strategy
-from pallas_kernels.attention.reference import merge
+from longctx.context_parallel.cost import PERMUTE, Cost
+from longctx.context_parallel.plan import BOTH
+from longctx.context_parallel.strategy import KeyBlock, Strategy
+from pallas_kernels.attention.pair import Grads, Pair, cast, merge
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,48 +28,66 @@ class LightSeq(Strategy):
     layout: str | None
     kv_grads_dtype: str = "float32"
 
-    def why_not(self, plan: Plan, mask):
-        if plan.layout != "contiguous":
-            layout = "not known" if plan.layout is None else repr(plan.layout)
+    @classmethod
+    def make(cls, kernel, plan):
+        return cls(kernel, BOTH, plan.layout, plan.kv_grads_dtype)
+
+    def why_not(self, x, spec, platform):
+        if self.layout != "contiguous":
+            layout = "not known" if self.layout is None else repr(self.layout)
             return (
                 f"its schedule balances attention.layout='contiguous' itself, and the layout is {layout}; "
                 "'ring' takes any layout"
             )
-        if mask.reach()[0] < 0:
+        if spec.mask.reach()[0] < 0:
             return "its schedule is for causal masks, and this one lets a query see later keys; 'ring' takes any mask"
-        return self.inside.why_not(plan, mask)
+        return self.inside.why_not(x, spec, platform)
 
-    def forward(self, q, k, v, tokens, spec, table, before=None):
-        dtype, spec = spec.result_dtype(q), dataclasses.replace(spec, partial=True)
-        q_own, kv_own = (q, tokens[0]), (k, v, tokens[1])
-        result = self.inside.forward(q, k, v, tokens, spec, table, before)
-        for step in self._steps(q.shape[1], spec):
-            (q, q_tokens), (k, v, k_tokens) = step.deal(q_own, kv_own)
-            part = self.inside.forward(q, k, v, (q_tokens, k_tokens), spec, table)
+    def forward(self, x, spec, initial=None):
+        dtype, spec = spec.result_dtype(x.q), dataclasses.replace(spec, partial=True)
+        pair = self.inside.forward(x, spec, initial)
+        for step in self._steps(x.q.shape[1], spec):
+            (q, q_info), keys = step.deal((x.q, x.q_info), KeyBlock.of(x))
+            part = self.inside.forward(keys.put(x)._replace(q=q, q_info=q_info), spec)
             out, lse = step.to_helped(part)
-            result = merge(result, (out, jnp.where(step.is_helped, lse, -jnp.inf)))
-            result = merge(result, (part[0], jnp.where(step.helps, -jnp.inf, part[1])))
-        return cast(result, dtype)
+            pair = merge(pair, Pair(out, jnp.where(step.is_helped, lse, -jnp.inf)))
+            pair = merge(pair, Pair(part.out, jnp.where(step.helps, -jnp.inf, part.lse)))
+        return cast(pair, dtype)
 
-    def backward(self, q, k, v, tokens, spec, rows, table):
+    def backward(self, x, spec, stats):
         partial = dataclasses.replace(spec, partial=True)
-        q_own, kv_own = (q, tokens[0], rows), (k, v, tokens[1])
-        dq, dk, dv, dtable = self.inside.backward(q, k, v, tokens, partial, rows, table)
-        for step in self._steps(q.shape[1], spec):
-            (q_here, q_tokens, rows_here), (k_here, v_here, k_tokens) = step.deal(q_own, kv_own)
-            dq_here, *grads, dtable_here = self.inside.backward(
-                q_here, k_here, v_here, (q_tokens, k_tokens), partial, rows_here, table
-            )
-            dq = dq + step.to_helped(dq_here) + jnp.where(step.helps, 0.0, dq_here)
-            sent = step.to_owner([x.astype(self.kv_grads_dtype) for x in grads])
+        dq, dk, dv, dbias = self.inside.backward(x, partial, stats)
+        for step in self._steps(x.q.shape[1], spec):
+            (q, q_info, dealt_stats), keys = step.deal((x.q, x.q_info, stats), KeyBlock.of(x))
+            part = self.inside.backward(keys.put(x)._replace(q=q, q_info=q_info), partial, dealt_stats)
+            dq = dq + step.to_helped(part.dq) + jnp.where(step.helps, 0.0, part.dq)
+            dkv = part.dk, part.dv
+            sent = step.to_owner([g.astype(self.kv_grads_dtype) for g in dkv])
             dk, dv = (
-                x + y.astype(x.dtype) + jnp.where(step.helps, z, 0.0)
-                for x, y, z in zip((dk, dv), sent, grads, strict=True)
+                total + moved.astype(total.dtype) + jnp.where(step.helps, own, 0.0)
+                for total, moved, own in zip((dk, dv), sent, dkv, strict=True)
             )
-            dtable = jax.tree.map(jnp.add, dtable, dtable_here)
-        return *spec.rounded((dq, dk, dv), (q, k, v)), dtable
+            dbias = jax.tree.map(jnp.add, dbias, part.dbias)
+        return spec.rounded(Grads(dq, dk, dv, dbias), x)
+
+    def cost(self, call):
+        """Steps 1 to C/2; in each, keys move on, and queries to those that have no keys left. All from their owners."""
+        shards, heads = call.plan.size(self.axis), call.plan.heads
+        needed = hops.distances(call.mask, self.layout, call.tokens, shards)
+        moves = [t for t in range(1, shards // 2 + 1) if t in needed]
+        helps = [t for t in range(1, shards // 2 + 1) if shards - t in needed and t < shards - t]
+        queries, numbers = call.array(heads, call.dtype), call.numbers(heads)
+        lent, back = queries + call.info, call.array(heads, "float32")
+        forward = len(moves) * call.block + len(helps) * (lent + back + numbers)
+        backward = len(moves) * (call.block + call.block_grads) + len(helps) * (lent + queries + 2 * numbers + back)
+        there, and_back = max(moves + helps, default=0), 2 * max(helps, default=0)
+        return Cost(
+            forward=call.sent(PERMUTE, self.axis, forward, 2 if helps else 1, max(there, and_back)),
+            backward=call.sent(PERMUTE, self.axis, backward, 2, 2 * there),
+        )
 
     def _steps(self, n, spec):
+        """The steps in which some keys move or some shard helps; n: tokens of a shard."""
         shards = jax.lax.axis_size(self.axis)
         needed = hops.distances(spec.mask, self.layout, n, shards)
         steps = [(t, t in needed, shards - t in needed and t < shards - t) for t in range(1, shards // 2 + 1)]
@@ -92,6 +111,7 @@ class _Step:
 
     @property
     def is_helped(self):
+        """Whether another shard works for this one."""
         return (jax.lax.axis_index(self.axis) >= self.shards - self.t) & self.help_needed
 
     def deal(self, queries, keys):
@@ -102,17 +122,17 @@ class _Step:
         return choose(lent, queries), choose(keys, moved)
 
     def to_helped(self, tree):
-        """What helpers computed, to the owners of the queries; zeros for all others."""
+        """Results of helpers, sent to the owners of the queries; zeros for all others."""
         return send(tree, self.axis, self._helpers())
 
     def to_owner(self, tree):
-        """What was computed with keys that moved, to the owners of the keys; zeros for all others."""
+        """Gradients of keys that moved, sent to the owners of the keys; zeros for all others."""
         return send(tree, self.axis, [(target, source) for source, target in self._movers()])
 
     def _movers(self):
-        """(owner of keys, shard that attends them)"""
+        """[(owner of keys, shard that attends them)]"""
         return [(i - self.t, i) for i in range(self.t, self.shards)] if self.keys_move else []
 
     def _helpers(self):
-        """(helper, owner of the queries)"""
+        """[(helper, owner of the queries)]"""
         return [(i, self.shards - self.t + i) for i in range(self.t)] if self.help_needed else []

@@ -1,77 +1,104 @@
-"""What a context-parallel strategy is: attention that cuts its arrays and calls another attention for the pieces."""
+"""Strategy, the base of the context-parallel strategies: attention that calls another attention for its pieces."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
+
+import jax
 
 from longctx.context_parallel.collectives import after
-from pallas_kernels import masks
+from longctx.context_parallel.cost import Call, Cost
+from longctx.context_parallel.plan import CallPlan
 from pallas_kernels.attention import api as kernels
+from pallas_kernels.attention.pair import Grads, Inputs, Pair, RowStats, unsupported
+from pallas_kernels.attention.spec import AttentionSpec
+from pallas_kernels.masks import TokenInfo
 
 
-class Plan(NamedTuple):
-    """Everything static about how one call is cut.
-
-    Attributes:
-      strategy: a name in api.STRATEGIES. kernel: one in pallas_kernels.attention.api.IMPLEMENTATIONS, or auto.
-      shards: sizes of the mesh axes (context_outer, context).
-      heads, kv_heads: of one tensor shard; of one group of them, where groups of heads attend one after another.
-      layout: how the sequence lies on the shards (longctx/layouts); None is unknown.
-      documents: whether rows are packed documents.
-      kv_grads_dtype: in which dK and dV travel between devices.
-    """
-
-    strategy: str
-    kernel: str
-    shards: tuple[int, int]
-    heads: int
-    kv_heads: int
-    layout: str | None = None
-    documents: bool = False
-    kv_grads_dtype: str = "float32"
-
-
-def in_turn(plan: Plan, tree, on):
-    """The arrays of a call of attention that comes `after` what made the array `on`."""
+def in_turn(plan: CallPlan, tree, on):
+    """The arrays of a call, whose collectives then come after what made the array `on`; see collectives.after."""
     return tree if plan.shards == (1, 1) else after(tree, on)
+
+
+class KeyBlock(NamedTuple):
+    """The keys of some tokens, as they travel: k and v [B, S, K, H], positions and segments [B, S]."""
+
+    k: jax.Array
+    v: jax.Array
+    info: TokenInfo
+
+    @classmethod
+    def of(cls, x: Inputs) -> "KeyBlock":
+        """The keys of a call."""
+        return cls(x.k, x.v, x.k_info)
+
+    def put(self, x: Inputs) -> Inputs:
+        """The inputs with these keys in place of their own."""
+        return x._replace(k=self.k, v=self.v, k_info=self.info)
 
 
 class Strategy:
     """An implementation of the (out, lse) primitive over one device's shards, inside jax.shard_map.
 
-    `forward` and `backward` are those of a kernel (pallas_kernels/attention/reference.py), with tokens = (of the
-    queries here, of the keys here) and the table of a bias, one row for each query head here, or None. So strategies
-    nest: what a strategy calls for its pieces may be another one.
+    `why_not`, `forward` and `backward` are those of a kernel (pallas_kernels/attention/pair.py). So strategies nest:
+    what a strategy calls for its pieces may be another one.
+
+    Attributes:
+      waits: what the shards wait for, for attention.strategy="auto": "" for the links alone, or a field of
+        balance.Balance, the busiest shard's work over the mean; None where that is not known.
+      levels: how many mesh axes of the context it cuts differently.
     """
 
-    def why_not(self, plan: Plan, mask: masks.Mask) -> str | None:
-        """The reason why a call cannot be cut this way, and what would work; None when it can."""
-        return None
+    waits: ClassVar[str | None] = None
+    levels: ClassVar[int] = 1
 
-    def exchange(self, q, k, v, tokens, table):
+    @classmethod
+    def make(cls, kernel: "Strategy", plan: CallPlan) -> "Strategy":
+        """The strategy for one call, around the kernel."""
+        raise NotImplementedError
+
+    def why_not(self, x: Inputs, spec: AttentionSpec, platform: str | None) -> str | None:
+        """The reason why a call cannot be cut this way, and what would work; None when it can.
+
+        x: what one device holds, arrays or their types. platform: None where it is not known yet.
+        """
+        return unsupported(x)
+
+    def exchange(self, x: Inputs) -> Inputs:
         """The arrays that forward and backward work on. They are kept, or exchanged again, as the remat policy says."""
-        return q, k, v, tokens, table
+        return x
 
-    def forward(self, q, k, v, tokens, spec, table, before=None):
-        """(out, lse) of the queries that this device holds; q, k, v, tokens and table as `exchange` gave them.
+    def forward(self, x: Inputs, spec: AttentionSpec, initial: Pair | None = None) -> Pair:
+        """The pair of the queries that this device holds; x as `exchange` gave it.
 
-        before: partial (out, lse) of the same queries over other keys, as forward returned it, to go on from.
+        initial: the partial pair of these queries over other keys, as forward returned it, to go on from.
         """
         raise NotImplementedError
 
-    def backward(self, q, k, v, tokens, spec, rows, table):
-        """(dq, dk, dv, dtable) of what this device holds: dtable of its own queries and keys only."""
+    def backward(self, x: Inputs, spec: AttentionSpec, stats: RowStats) -> Grads:
+        """Gradients of what this device holds; dbias is that of its own queries and keys only."""
+        raise NotImplementedError
+
+    def cost(self, call: Call) -> Cost:
+        """What one call sends, in closed form. Where documents may end hops sooner, what it sends if none does."""
         raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
 class Local(Strategy):
-    """No cut: the kernel itself. The innermost of every strategy."""
+    """No cut: the kernel itself, by its name. The innermost of every strategy."""
 
     kernel: str
 
-    def forward(self, q, k, v, tokens, spec, table, before=None):
-        assert before is None or spec.partial
-        return kernels.select(self.kernel, q, k, spec).forward(q, k, v, tokens, spec, table, before)
+    @classmethod
+    def make(cls, kernel, plan):
+        return kernel
 
-    def backward(self, q, k, v, tokens, spec, rows, table):
-        return kernels.select(self.kernel, q, k, spec).backward(q, k, v, tokens, spec, rows, table)
+    def forward(self, x, spec, initial=None):
+        assert initial is None or spec.partial
+        return kernels.select(self.kernel, x, spec).forward(x, spec, initial)
+
+    def backward(self, x, spec, stats):
+        return kernels.select(self.kernel, x, spec).backward(x, spec, stats)
+
+    def cost(self, call):
+        return Cost()

@@ -11,41 +11,57 @@ import jax.numpy as jnp
 
 from longctx.context_parallel import hops
 from longctx.context_parallel.collectives import shift
-from longctx.context_parallel.merge import cast
+from longctx.context_parallel.cost import PERMUTE, Cost
+from longctx.context_parallel.plan import BOTH
 from longctx.context_parallel.strategy import Strategy
-from pallas_kernels.attention.reference import merge
+from pallas_kernels.attention.pair import Grads, cast, merge
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenRing(Strategy):
     """Queries round `axis`, with `inside` for each pair of shards. The steps are unrolled: one kernel call for each."""
 
+    waits = "lockstep"
+
     inside: Strategy
     axis: str | tuple[str, ...]
     layout: str | None = None
 
-    def forward(self, q, k, v, tokens, spec, table, before=None):
-        dtype, spec = spec.result_dtype(q), dataclasses.replace(spec, partial=True)
-        result = self.inside.forward(q, k, v, tokens, spec, table, before)
-        for distance, (q_here, q_tokens) in self._visitors((q, tokens[0]), spec):
-            part = self.inside.forward(q_here, k, v, (q_tokens, tokens[1]), spec, table)
-            result = merge(result, shift(part, self.axis, -distance))
-        return cast(result, dtype)
+    @classmethod
+    def make(cls, kernel, plan):
+        return cls(kernel, BOTH, plan.layout)
 
-    def backward(self, q, k, v, tokens, spec, rows, table):
+    def forward(self, x, spec, initial=None):
+        dtype, spec = spec.result_dtype(x.q), dataclasses.replace(spec, partial=True)
+        pair = self.inside.forward(x, spec, initial)
+        for distance, (q, q_info) in self._visitors((x.q, x.q_info), spec):
+            part = self.inside.forward(x._replace(q=q, q_info=q_info), spec)
+            pair = merge(pair, shift(part, self.axis, -distance))
+        return cast(pair, dtype)
+
+    def backward(self, x, spec, stats):
         partial = dataclasses.replace(spec, partial=True)
-        dq, *stay = self.inside.backward(q, k, v, tokens, partial, rows, table)
-        for distance, (q_here, q_tokens, rows_here) in self._visitors((q, tokens[0], rows), spec):
-            part, *grads = self.inside.backward(q_here, k, v, (q_tokens, tokens[1]), partial, rows_here, table)
+        dq, *stay = self.inside.backward(x, partial, stats)
+        for distance, (q, q_info, visiting_stats) in self._visitors((x.q, x.q_info, stats), spec):
+            part, *grads = self.inside.backward(x._replace(q=q, q_info=q_info), partial, visiting_stats)
             dq = dq + shift(part, self.axis, -distance)
             stay = jax.tree.map(jnp.add, stay, grads)
-        dk, dv, dtable = stay
-        return *spec.rounded((dq, dk, dv), (q, k, v)), dtable
+        return spec.rounded(Grads(dq, *stay), x)
+
+    def cost(self, call):
+        """Queries go round as far as their mask reaches, each partial result leaps home."""
+        shards, heads = call.plan.size(self.axis), call.plan.heads
+        visits = hops.distances(call.mask, self.layout, call.tokens, shards, hops.BACK)
+        far, queries, numbers = max(visits, default=0), call.array(heads, call.dtype), call.numbers(heads)
+        there, back = queries + call.info, call.array(heads, "float32")
+        steps, links = len(visits) + 1, far + min(far, shards - far)
+        sent = lambda load: call.sent(PERMUTE, self.axis, len(visits) * load, steps, links)
+        return Cost(forward=sent(there + back + numbers), backward=sent(there + queries + 2 * numbers + back))
 
     def _visitors(self, own, spec):
         """(distance they came, queries) of the shards that may see this one's keys."""
         shards, n = jax.lax.axis_size(self.axis), own[0].shape[1]
-        at = 0
+        came = 0
         for distance in hops.distances(spec.mask, self.layout, n, shards, hops.BACK):
-            own, at = shift(own, self.axis, distance - at), distance
+            own, came = shift(own, self.axis, distance - came), distance
             yield distance, own

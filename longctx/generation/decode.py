@@ -13,7 +13,7 @@ from longctx.config import RopeConfig
 from longctx.generation.cache import extend
 from longctx.generation.sampling import sample
 from longctx.model import functional
-from pallas_kernels.masks import Tokens
+from pallas_kernels.masks import TokenInfo
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(4, 5))
@@ -26,7 +26,7 @@ def read(graph, rope: RopeConfig | None, length: int | tuple[int, ...], params, 
       batch: [B, T] each: tokens, positions, segments (0 past the prompt's end), and `ends`, 1 at each row's last token.
     """
     model = functional.merged(graph, params)
-    x, cache = extend(model, batch["tokens"], Tokens(batch["positions"], batch["segments"]), cache, rope, length)
+    x, cache = extend(model, batch["tokens"], TokenInfo(batch["positions"], batch["segments"]), cache, rope, length)
     ended = jnp.einsum("BT,BTD->BD", batch["ends"].astype(x.dtype), x, out_sharding=meshes.ROWS)
     return cache, last + ended
 

@@ -1,6 +1,7 @@
-"""Grouped-query attention: projections, norms, biases and sinks; how tokens see one another is the caller's."""
+"""Grouped-query attention: projections, norms, biases and sinks; how tokens see one another is the caller's, Attend."""
 
 import functools
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,25 @@ from longctx.model.linear import constant, project, weight
 from longctx.model.norm import NORMS, normalized
 from longctx.positions import methods
 
-# of q and k, per head, before they are turned (which changes no length)
-QK_NORMS = ("none", "rms", "l2")  # l2: without weights, and only in layers that turn them (Llama 4)
+# of q and k, per head, before they are rotated (which changes no length)
+QK_NORMS = ("none", "rms", "l2")  # l2: without weights, and only in layers that rotate them (Llama 4)
+
+
+class Attend(Protocol):
+    """How the tokens of a layer see one another: what Attention, and so every block, is called with.
+
+        q, k, v = wq x, wk x, wv x  ->  out, kept = attend(q, k, v, scale=, soft_cap=, sinks=)  ->  wo out
+
+    A forward pass attends over the sequence by the run's strategy (model/transformer.py), generation over a cache too
+    (generation/cache.py, which keeps k and v), the streamed backward cuts a layer in two here (streaming/layer.py).
+    """
+
+    def __call__(self, q, k, v, *, scale: float | None, soft_cap: float, sinks: jax.Array | None) -> tuple[Any, Any]:
+        """(out [B, T, N, H], any tree of arrays that the caller keeps) of q [B, T, N, H] and k, v [B, T, K, H].
+
+        q and k come as projected, not rotated. scale: of the scores, None for H^-0.5; soft_cap: of the scores, 0 for
+        none; sinks: [N], logits of a key without value.
+        """
 
 
 class Attention(nnx.Module):
@@ -37,8 +55,8 @@ class Attention(nnx.Module):
         if config.qk_norm == "rms":
             self.q_norm, self.k_norm = (NORMS["rms"](H, config) for _ in range(2))
 
-    def __call__(self, x, attend):
-        """x BTD -> (BTD, kept). attend: (q, k, v, scale, soft_cap, sinks) -> (out BTNH, what the caller keeps)."""
+    def __call__(self, x, attend: Attend):
+        """(BTD, what `attend` keeps) of x BTD."""
         projected = functools.partial(project, remat=self.config.remat)
         q = projected("BTD,DNH->BTNH", x, self.wq, meshes.HEADS, self.bq)
         k = projected("BTD,DKH->BTKH", x, self.wk, meshes.HEADS, self.bk)

@@ -5,7 +5,7 @@ from flax import nnx
 
 from longctx.config import LayerConfig, MemoryConfig, ModelConfig
 from longctx.model import norm
-from longctx.model.attention import Attention
+from longctx.model.attention import Attend, Attention
 from longctx.model.mlp import MLP, Gated
 from longctx.model.moe import GptOss, Llama4
 
@@ -15,7 +15,7 @@ FEED_FORWARDS = {"gated": Gated, "plain": MLP, "gpt_oss": GptOss, "llama4": Llam
 class Sequential(nnx.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)): Llama and most others.
 
-    All blocks: x BTD, attend as for Attention -> (BTD, what attend keeps).
+    Every block: (BTD, what `attend` keeps) of x BTD; see attention.Attend.
     """
 
     def __init__(self, key, config: ModelConfig, kind: LayerConfig, memory: MemoryConfig):
@@ -25,7 +25,7 @@ class Sequential(nnx.Module):
         self.mlp_norm = norm.make(config)
         self.mlp = FEED_FORWARDS[kind.feed_forward](mlp_key, config, kind.mlp_dim, memory)
 
-    def __call__(self, x, attend):
+    def __call__(self, x, attend: Attend):
         seen, kept = self.attention(self.attention_norm(x), attend)
         x = x + seen
         return x + self.mlp(self.mlp_norm(x)), kept
@@ -39,7 +39,7 @@ class Sandwich(Sequential):
         self.attention_post_norm = norm.make(config)
         self.mlp_post_norm = norm.make(config)
 
-    def __call__(self, x, attend):
+    def __call__(self, x, attend: Attend):
         seen, kept = self.attention(self.attention_norm(x), attend)
         x = x + self.attention_post_norm(seen)
         return x + self.mlp_post_norm(self.mlp(self.mlp_norm(x))), kept
@@ -48,19 +48,19 @@ class Sandwich(Sequential):
 class Parallel(Sequential):
     """x + attention(norm(x)) + mlp(another norm(x)): GPT-NeoX."""
 
-    def __call__(self, x, attend):
+    def __call__(self, x, attend: Attend):
         seen, kept = self.attention(self.attention_norm(x), attend)
         return x + seen + self.mlp(self.mlp_norm(x)), kept
 
 
 class ParallelShared(Sequential):
-    """x + attention(norm(x)) + mlp(the same): Cohere2."""
+    """x + attention(y) + mlp(y) with y = norm(x): Cohere2."""
 
     def __init__(self, key, config: ModelConfig, kind: LayerConfig, memory: MemoryConfig):
         super().__init__(key, config, kind, memory)
         del self.mlp_norm
 
-    def __call__(self, x, attend):
+    def __call__(self, x, attend: Attend):
         x_normed = self.attention_norm(x)
         seen, kept = self.attention(x_normed, attend)
         return x + seen + self.mlp(x_normed), kept

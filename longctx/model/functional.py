@@ -14,7 +14,7 @@ from longctx.errors import UserError
 from longctx.loss import token_loss
 from longctx.model import names
 from longctx.model.transformer import Transformer
-from pallas_kernels.masks import Tokens
+from pallas_kernels.masks import TokenInfo
 
 _PLAIN = MemoryConfig()
 
@@ -60,8 +60,8 @@ def decays(graph, params) -> dict:
 def hidden(graph, params, batch: dict, rope: RopeConfig | None = None, length: int | None = None):
     """The merged model, and its hidden states BTD for a batch (see data.rows and positions.augment for its entries)."""
     model = merged(graph, params)
-    where = Tokens(batch["positions"], batch["segments"])
-    return model, model(batch["tokens"], where, rope, batch.get("stretch"), length)
+    info = TokenInfo(batch["positions"], batch["segments"])
+    return model, model(batch["tokens"], info, rope, batch.get("stretch"), length)
 
 
 def nll(graph, params, batch: dict, rope: RopeConfig | None = None):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +22,36 @@ from longctx.model.linear import constant, gathered, weight
 from longctx.positions import rope as rotary
 from longctx.positions import scalings
 from longctx.positions.view import View, learned_numbers, view
-from pallas_kernels.masks import Tokens
+from pallas_kernels.attention.pair import Inputs
+from pallas_kernels.attention.spec import AttentionSpec
+from pallas_kernels.masks import TokenInfo
 
 SCOPE = "layers"  # of the names of their operations in compiled programs, also of the backward's
+
+
+class SequenceAttention(NamedTuple):
+    """The layers of one kind, attending over the whole sequence by the run's strategy.
+
+    Attributes:
+      view: the positions as the layers see them.
+      info: positions and segments of the tokens.
+      how: kernel, strategy, layout.
+      head_groups: see MemoryConfig.
+    """
+
+    view: View
+    info: TokenInfo
+    how: AttentionConfig
+    head_groups: int
+
+    def attend(self, at, q, k, v, *, scale, soft_cap, sinks):
+        """An attention.Attend of the kind's layer `at`; it keeps nothing."""
+        view, parts = self.view, len(self.view.masks)
+        specs = [AttentionSpec(mask, scale, view.bias, soft_cap, partial=parts > 1) for mask in view.masks]
+        params = None if view.bias_params is None else jnp.asarray(view.bias_params)
+        x = Inputs(*view.rotated(q, k), v, self.info, self.info, params)
+        plan = context_parallel.call_plan(x, self.how, self.head_groups)
+        return context_parallel.attend(x, context_parallel.within_documents(specs), plan, sinks).out, None
 
 
 class Transformer(nnx.Module):
@@ -56,19 +84,21 @@ class Transformer(nnx.Module):
             shape, dtype = (config.d_model, config.vocab_size), config.param_dtype
             self.head = weight(head_key, shape, P("fsdp", "tensor"), config.d_model, dtype)
 
-    def __call__(self, tokens, where: Tokens, rope: RopeConfig | None = None, stretch=None, length=None):
-        """Hidden states BTD, ready for the head; tokens int32 [B, T], `where` their positions and segments.
+    def __call__(self, tokens, info: TokenInfo, rope: RopeConfig | None = None, stretch=None, length=None):
+        """Hidden states BTD, ready for the head; tokens int32 [B, T], info their positions and segments.
 
         `rope` replaces the config's own, as the stages of a curriculum do. stretch: of each row, see rope.tables.
         length: what a RoPE scaling takes the rows' to be; default T.
         """
-        kinds, see = self.config.kinds, self.views(rope, length or tokens.shape[1], stretch)
-        views = {kind: see(kind, where.positions) for kind in kinds}
-        attends = [functools.partial(self._attend, views[kind], where) for kind in kinds]
+        info = TokenInfo(*(jnp.asarray(x, jnp.int32) for x in info))
+        kinds, view_of = self.config.kinds, self.views(rope, length or tokens.shape[1], stretch)
+        views = {kind: view_of(kind, info.positions) for kind in kinds}
+        groups = self.memory.head_groups
+        attends = [SequenceAttention(views[kind], info, self.attention, groups).attend for kind in kinds]
         return self.through(tokens, attends)[0]
 
     def views(self, rope: RopeConfig | None, length: int | tuple[int, ...], stretch=None):
-        """(kind, positions int32 [B, T]) -> View: what the layers of a kind see of positions; for once per step.
+        """A function (kind, positions int32 [B, T]) -> View: the positions as layers of a kind see them, once per step.
 
         length: what a RoPE scaling takes the rows' to be, or each row's.
         """
@@ -85,10 +115,10 @@ class Transformer(nnx.Module):
         )
 
     def through(self, tokens, attends):
-        """(hidden states BTD, what the layers of each kind keep) of tokens [B, T].
+        """(hidden states BTD, what the layers of each kind keep, stacked over the layers) of tokens [B, T].
 
-        attends: for each kind of layer (number of the layer in its kind, q, k, v, scale, soft_cap, sinks) ->
-        (out BTNH, any tree of arrays to keep, which is stacked over the layers).
+        attends: for each kind of layer an attention.Attend, with the number of the layer in its kind as one more
+        argument before all others.
         """
         x = self.embedding(tokens)
         with jax.named_scope(SCOPE):
@@ -96,7 +126,7 @@ class Transformer(nnx.Module):
         return self.to_head(x), kept
 
     def to_head(self, x):
-        """What the head is given of what the last layer gives, BTD."""
+        """The input of the head BTD, from the last layer's result BTD."""
         x, scale = self.norm(x), self.config.logit_scale
         return x if scale == 1 else x * jnp.asarray(scale, x.dtype)
 
@@ -124,23 +154,8 @@ class Transformer(nnx.Module):
             kept[i] = jax.tree.map(lambda stack, last: jnp.concatenate([stack, last[None]]), kept[i], of_layer)
         return x, kept
 
-    def _attend(self, view: View, where: Tokens, at, q, k, v, **how):
-        """What Attention asks for, by the run's strategy; there is nothing to keep."""
-        return context_parallel.attend(
-            *view.turned(q, k),
-            v,
-            positions=where.positions,
-            segments=where.segments,
-            mask=view.masks,
-            bias=view.bias,
-            table=view.bias_table,
-            head_groups=self.memory.head_groups,
-            **how,
-            **dataclasses.asdict(self.attention),
-        ), None
-
     def logits(self, x, out_spec=meshes.LOGITS):
-        """All logits in float32, [..., V] of hidden states [..., D], cut by `out_spec`."""
+        """All logits in float32, [..., V] of hidden states [..., D], sharded by `out_spec`."""
         logits = jnp.einsum(
             "...D,DV->...V", x, self.head_weight(), preferred_element_type=jnp.float32, out_sharding=out_spec
         )
@@ -148,7 +163,7 @@ class Transformer(nnx.Module):
         return cap * jnp.tanh(logits / cap) if cap else logits
 
     def head_weight(self):
-        """The output head [D, V] in the compute dtype, its shares gathered."""
+        """The output head [D, V] in the compute dtype, gathered from its shards."""
         if self.config.tied_head:
             return self.embedding.as_head()
         return gathered(self.head, self.config.dtype)

@@ -22,7 +22,7 @@ class View(NamedTuple):
       masks: the mask of each part of the pairs, see methods.Part.
       queries, keys: the tables of each part; None where nothing rotates.
       one_key: whether all parts rotate keys alike.
-      bias, bias_table: added to the scores, or None.
+      bias, bias_params: added to the scores, and its numbers [N, D], or None.
       query_scale: float32 [B, T], multiplies the queries; None is 1.
     """
 
@@ -31,30 +31,32 @@ class View(NamedTuple):
     keys: tuple[rope.Table | None, ...]
     one_key: bool
     bias: Bias | None
-    bias_table: jax.Array | None
+    bias_params: jax.Array | None
     query_scale: jax.Array | None
 
-    def turned(self, q, k):
+    def rotated(self, q, k):
         """The queries BTNH and the keys BTKH of every part: what `attend` takes, with `masks`."""
-        return self.turned_queries(q), self.turned_keys(k)
+        return self.rotated_queries(q), self.rotated_keys(k)
 
-    def turned_queries(self, q):
+    def rotated_queries(self, q):
+        """The queries BTNH of every part, times the query scale."""
         wide = q.astype(jnp.float32)  # gradients of the parts are summed in it
         if self.query_scale is not None:
             wide = wide * self.query_scale[:, :, None, None]
-        return tuple(_turned(wide, table).astype(q.dtype) for table in self.queries)
+        return tuple(_rotated(wide, table).astype(q.dtype) for table in self.queries)
 
-    def turned_keys(self, k):
+    def rotated_keys(self, k):
+        """The keys BTKH of every part."""
         wide = k.astype(jnp.float32)
-        return tuple(_turned(wide, table).astype(k.dtype) for table in self.keys)
+        return tuple(_rotated(wide, table).astype(k.dtype) for table in self.keys)
 
     def to_cache(self, k):
         """Keys BTKH as a cache keeps them: rotated, if all parts rotate them alike."""
-        return self.turned_keys(k)[0] if self.one_key else k
+        return self.rotated_keys(k)[0] if self.one_key else k
 
     def from_cache(self, k):
         """The keys of every part from what a cache has kept, in a View of their positions."""
-        return len(self.keys) * (k,) if self.one_key else self.turned_keys(k)
+        return len(self.keys) * (k,) if self.one_key else self.rotated_keys(k)
 
 
 def resolve(kind: LayerConfig, field: str = "model") -> tuple[methods.Method, masks.Mask, query_scale.QueryScale]:
@@ -97,7 +99,7 @@ def view(kind: LayerConfig, positions: jax.Array, heads: int, tables: Callable, 
         keys=tuple(table(part.key, part.divisor) for part in parts),
         one_key=len({(part.key, part.divisor) for part in parts}) == 1,
         bias=method.bias,
-        bias_table=learned if method.learned else method.table(heads),
+        bias_params=learned if method.learned else method.table(heads),
         query_scale=factor(positions),
     )
 
@@ -138,5 +140,5 @@ def _memory(method, mask):
     return max(first), max(recent)
 
 
-def _turned(x, table: rope.Table | None):
+def _rotated(x, table: rope.Table | None):
     return x if table is None else rope.rotate(x, table)

@@ -1,9 +1,9 @@
 """The streamed training step: the optimiser is applied to a layer as soon as the gradient of that layer is complete.
 
-But for clipping, which must know the norm of the whole gradient: `exact` waits for it with all gradients in a buffer
-(in the hosts' memory if memory.offload names "grads"), `exact_twice` has no buffer and goes back twice, the first time
-only to know the norm. `delayed` takes that of the last good step, and does not clip the very first one. (Adam's first
-update does not depend on the scale of its gradient.)
+Clipping must know the norm of the whole gradient: `exact` waits for it with all gradients in a buffer (in host memory
+if memory.offload names "grads"), `exact_twice` has no buffer and goes back twice, the first time only to know the norm.
+`delayed` takes the norm of the last good step, and does not clip the very first step. (Adam's first update does not
+depend on the scale of its gradient.)
 
 A layer whose gradient is not finite (under `delayed`, and without clipping) stays as it is, and so does all that is
 updated after it; but the layers before may have been updated by then. New weights that are not finite: see
@@ -35,11 +35,11 @@ class Optimizer:
     decays: dict
 
     def factor(self, norm):
-        """What clips gradients of that norm."""
+        """The factor that clips gradients of that norm."""
         return optim.clip_factor(norm, self.config.optim.clip_norm) if self.config.optim.clip_norm else jnp.float32(1)
 
     def updated(self, params, moments, grads, factor, good, decays):
-        """The result of optim.updated for gradients in float32, which are clipped first."""
+        """(params, moments, good) of optim.updated with clipped gradients; grads float32, factor from `factor`."""
         grads = jax.tree.map(lambda g, p: (g * factor).astype(p.dtype), grads, params)
         return optim.updated(self.config.optim, self.rate, grads, moments, params, good, decays)
 
@@ -57,7 +57,7 @@ class Optimizer:
         return write(blocks, params), ((stacks, *rest), good)
 
     def layers(self, blocks, done, grads, factor):
-        """The same for all layers; grads: stacks of theirs."""
+        """(blocks, done) after the step of all layers; grads: stacks of the layers' gradients."""
         for kind in blocks:
             update = lambda i, carry, kind=kind: self.layer(*carry, kind, i, host.read(grads[kind], i), factor)
             blocks, done = jax.lax.fori_loop(0, host.count(blocks[kind]), update, (blocks, done))
@@ -65,7 +65,7 @@ class Optimizer:
 
 
 def exact(way: Walk, optimizer: Optimizer, blocks, moments, stream, last_norm):
-    """All CLIPS: (blocks, (moments, good), the other parameters' gradients, mean loss, gradient norm, clip factor).
+    """(blocks, (moments, good), the other parameters' gradients, mean loss, gradient norm, clip factor), as all CLIPS.
 
     blocks, moments: stacks of the layers' weights and moments, updated in the result; good: whether each of them was.
     last_norm: of the last good step.
@@ -84,6 +84,7 @@ def exact(way: Walk, optimizer: Optimizer, blocks, moments, stream, last_norm):
 
 
 def exact_twice(way, optimizer, blocks, moments, stream, last_norm):
+    """The result of `exact` without a buffer of gradients: one more way back, before, for their norm."""
     value, dy, sums = way.loss(stream)
     measure = lambda blocks, squares, kind, i, grads: (blocks, squares + squared(grads))
     blocks, squares, grads = way.backward(blocks, stream, dy, sums, jnp.float32(0), measure)
@@ -96,14 +97,15 @@ def exact_twice(way, optimizer, blocks, moments, stream, last_norm):
 
 
 def delayed(way, optimizer, blocks, moments, stream, last_norm):
+    """The result of `exact` but for the factor: each layer is updated at once, clipped by the last good step's norm."""
     value, dy, sums = way.loss(stream)
     factor = jnp.where(last_norm > 0, optimizer.factor(last_norm), 1.0)
 
     def take(blocks, done, kind, i, grads):
         (moments, good), squares = done
-        mine = squared(grads)
-        blocks, done = optimizer.layer(blocks, (moments, good & jnp.isfinite(mine)), kind, i, grads, factor)
-        return blocks, (done, squares + mine)
+        square = squared(grads)
+        blocks, done = optimizer.layer(blocks, (moments, good & jnp.isfinite(square)), kind, i, grads, factor)
+        return blocks, (done, squares + square)
 
     start = (moments, jnp.isfinite(value)), jnp.float32(0)
     blocks, (done, squares), grads = way.backward(blocks, stream, dy, sums, start, take)
@@ -114,7 +116,10 @@ CLIPS = {"exact": exact, "exact_twice": exact_twice, "delayed": delayed}
 
 
 def streamed(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: dict):
-    """As longctx.train_step.autodiff; the parameters and moments of state["params"]["blocks"] are updated in place."""
+    """(params, moments, mean loss, gradient norm, good) after one step, as train_step.autodiff gives them.
+
+    The parameters and moments of state["params"]["blocks"] are updated in place.
+    """
     way = walk(graph, config, rope, state["params"], batch)
     clip = CLIPS[config.memory.clip_mode] if config.optim.clip_norm else delayed  # which waits for nothing
     optimizer = Optimizer(config, rate, functional.decays(graph, state["params"]))
@@ -143,7 +148,7 @@ def updated(optimizer: Optimizer, state: dict, step):
 
 
 def others(tree: dict) -> dict:
-    """Of all parameters, or what there is for each of them, those that are not in blocks."""
+    """The entries of a tree of all parameters, or of their moments or gradients, that are not in blocks."""
     return {name: leaf for name, leaf in tree.items() if name != "blocks"}
 
 

@@ -1,6 +1,6 @@
-"""Attention with a choice of implementation: `attention` for one device, `forward` and `backward` for those who cut it.
+"""Attention on one device with a choice of implementation, differentiable; `select` is for callers that cut it.
 
-To add an implementation: one file with `why_not`, `forward` and `backward` (signatures as in reference.py), one line in
+To add an implementation: one file with `why_not`, `forward` and `backward` (signatures in pair.py), one line in
 IMPLEMENTATIONS, its place in PREFERENCE.
 """
 
@@ -8,14 +8,20 @@ import functools
 
 import jax
 
-from pallas_kernels import select as dispatch
 from pallas_kernels.attention import arguments, chunked, reference
 from pallas_kernels.attention.cudnn import Cudnn
 from pallas_kernels.attention.mosaic_gpu import kernel as mosaic_gpu
-from pallas_kernels.attention.spec import AttentionSpec, rows
+from pallas_kernels.attention.pair import Inputs, Pair, row_stats
+from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.attention.tpu import kernel as tpu
 from pallas_kernels.attention.triton import kernel as triton
-from pallas_kernels.masks import Tokens
+from pallas_kernels.select import choose
+
+
+def _without_cudnn(x: Inputs, spec: AttentionSpec):
+    """The implementation on a GPU of what cuDNN cannot do."""
+    return choose("attention", IMPLEMENTATIONS, PREFERENCE, "auto", "gpu", x, spec, but="cudnn")
+
 
 IMPLEMENTATIONS = {
     "reference": reference,
@@ -23,9 +29,7 @@ IMPLEMENTATIONS = {
     "tpu": tpu,
     "mosaic_gpu": mosaic_gpu,
     "jax_triton": triton,
-    "cudnn": Cudnn(
-        lambda *call: dispatch.choose("attention", IMPLEMENTATIONS, PREFERENCE, "auto", "gpu", *call, but="cudnn")
-    ),
+    "cudnn": Cudnn(_without_cudnn),
 }
 # What "auto" tries, in this order: by platform, or compute capability where that has an order of its own. Those are not
 # measured yet, but follow published TFLOP/s, here of bfloat16, causal, head dim 128.
@@ -39,57 +43,55 @@ PREFERENCE = {
 }
 
 
-def select(name: str, q, k, spec: AttentionSpec, platform: str | None = None):
-    """The implementation module called `name`, or the first one for `platform` that can do the job when name is "auto".
+def select(name: str, x: Inputs, spec: AttentionSpec, platform: str | None = None):
+    """The implementation called `name`, or the first one for `platform` that can do the job when name is "auto".
 
     Raises:
       ValueError: for an unknown name (the known ones are listed).
       NotImplementedError: when the named one cannot, or none can; with each one's reason.
     """
-    return dispatch.choose("attention", IMPLEMENTATIONS, PREFERENCE, name, platform, q, k, spec)
+    return choose("attention", IMPLEMENTATIONS, PREFERENCE, name, platform, x, spec)
 
 
-def attention(q, k, v, tokens: tuple[Tokens, Tokens], spec: AttentionSpec, implementation: str = "auto", table=None):
-    """Softmax attention as the mergeable pair (out, lse), differentiable in q, k, v and table through both.
+def attention(x: Inputs, spec: AttentionSpec, implementation: str = "auto") -> Pair:
+    """Softmax attention as the mergeable pair (out, lse), differentiable through both in q, k, v and bias_params.
 
     Args:
-      q: [B, T, N, H].
-      k, v: [B, S, K, H]; K divides N (GQA, MQA).
-      tokens: (of the queries [B, T], of the keys [B, S]): positions and segment ids, all a mask may know; integers.
-      spec: mask, scale, soft cap.
+      x: q [B, T, N, H], k and v [B, S, K, H]; positions and segments, integers [B, T] and [B, S], are all that a mask
+        or a bias may know of tokens.
+      spec: mask, scale, bias, soft cap.
       implementation: a name in IMPLEMENTATIONS, or "auto".
-      table: [N, D], what spec.bias reads.
 
     Returns:
-      out [B, T, N, H] in q's dtype (float32 when spec.partial), and lse float32 [B, T, N]: log-sum-exp of the scores in
-      nats. Rows that see no key have out = 0 and lse = -inf.
+      Pair: out [B, T, N, H] in q's dtype (float32 when spec.partial), and lse float32 [B, T, N]: log-sum-exp of the
+      scores in nats. Rows that see no key have out = 0 and lse = -inf.
 
     Raises:
       ValueError: for shapes and dtypes that do not go together, or ids below 0 where they are known.
       ValueError, NotImplementedError: see select.
     """
-    q, k, v, table = (arguments.as_jax(x) for x in (q, k, v, table))
+    q, k, v, params = (arguments.as_jax(y) for y in (x.q, x.k, x.v, x.bias_params))
     arguments.check_arrays(q, k, v)
-    tokens = tuple(arguments.checked_tokens(here, x, name) for here, x, name in zip(tokens, (q, k), "qk", strict=True))
-    arguments.check_table(spec.bias, table, q.shape[2])
-    return _attention(q, k, v, tokens, spec, implementation, table)
+    q_info, k_info = arguments.checked_info(x.q_info, q, "q"), arguments.checked_info(x.k_info, k, "k")
+    arguments.check_bias_params(spec.bias, params, q.shape[2])
+    return _attention(Inputs(q, k, v, q_info, k_info, params, x.keep), spec, implementation)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _attention(q, k, v, tokens, spec, implementation, table):
-    return select(implementation, q, k, spec).forward(q, k, v, tokens, spec, table)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _attention(x, spec, implementation):
+    return select(implementation, x, spec).forward(x, spec)
 
 
-def _forward(q, k, v, tokens, spec, implementation, table):
-    result = _attention(q, k, v, tokens, spec, implementation, table)
-    return result, (q, k, v, tokens, table, result)
+def _forward(x, spec, implementation):
+    pair = _attention(x, spec, implementation)
+    return pair, (x, pair)
 
 
 def _backward(spec, implementation, saved, cotangent):
-    q, k, v, tokens, table, result = saved
-    needed = rows(result, cotangent)
-    dq, dk, dv, dtable = select(implementation, q, k, spec).backward(q, k, v, tokens, spec, needed, table)
-    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None, dtable
+    x, pair = saved
+    grads = select(implementation, x, spec).backward(x, spec, row_stats(pair, cotangent))
+    dq, dk, dv = (g.astype(y.dtype) for g, y in zip(grads[:3], x[:3], strict=True))
+    return (Inputs(dq, dk, dv, q_info=None, k_info=None, bias_params=grads.dbias),)
 
 
 _attention.defvjp(_forward, _backward)

@@ -1,15 +1,15 @@
-"""What a call of attention must be given. Checked once, where someone calls: what cuts a call need not ask again."""
+"""Checks of the arrays of one call of attention: made once at the public edge, not again for pieces of the call."""
 
 import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels.arguments import known, require_floats, require_integers, require_range, said
 from pallas_kernels.attention.bias import Bias
-from pallas_kernels.masks import MOST, Tokens
+from pallas_kernels.masks import MOST, TokenInfo
 
 
 def as_jax(x):
-    """An array of numpy as one of jax, in a dtype that it has; anything else as it is."""
+    """A numpy array as a jax array, in a dtype that jax has; anything else as it is."""
     return jnp.asarray(x) if isinstance(x, np.ndarray) else x
 
 
@@ -29,16 +29,16 @@ def check_arrays(q, k, v, q_name: str = "q", k_name: str = "k") -> None:
         raise ValueError(f"{of_q} and {of_k}: key heads must divide query heads, head dims must be equal.")
 
 
-def checked_tokens(tokens: Tokens, x, name: str) -> Tokens:
+def checked_info(info: TokenInfo, x, name: str) -> TokenInfo:
     """Positions and segments as int32 [B, T], as many as of the queries or keys x [B, T, ...]; None stays None.
 
     Segments count from 1, 0 is padding; positions of all that is no padding are from 0 on. Raises ValueError.
     """
-    if not isinstance(tokens, Tokens):
+    if not isinstance(info, TokenInfo):
         raise ValueError(
-            f"tokens of {name} are of type {type(tokens).__name__}, and must be masks.Tokens(positions, segments)."
+            f"{name}_info is of type {type(info).__name__}, and must be masks.TokenInfo(positions, segments)."
         )
-    for field, numbers in tokens._asdict().items():
+    for field, numbers in info._asdict().items():
         if numbers is not None:
             require_integers(field, numbers, "BT")
             if numbers.shape != x.shape[:2]:
@@ -46,23 +46,25 @@ def checked_tokens(tokens: Tokens, x, name: str) -> Tokens:
                     f"{said(name, x)} and {said(field, numbers)}: {field} must be of the shape [B, T], "
                     f"{list(x.shape[:2])}."
                 )
-    ids = None if tokens.segments is None else known(tokens.segments)
+    ids = None if info.segments is None else known(info.segments)
     if ids is not None:
-        require_range("segments", tokens.segments, 0, MOST)
-    if tokens.positions is not None and (tokens.segments is None or ids is not None):
-        require_range("positions", tokens.positions, 0, MOST, where=True if ids is None else ids > 0)
-    return Tokens(*(x if x is None else jnp.asarray(x, jnp.int32) for x in tokens))
+        require_range("segments", info.segments, 0, MOST)
+    if info.positions is not None and (info.segments is None or ids is not None):
+        require_range("positions", info.positions, 0, MOST, where=True if ids is None else ids > 0)
+    return TokenInfo(*(x if x is None else jnp.asarray(x, jnp.int32) for x in info))
 
 
-def check_table(bias: Bias | None, table, heads: int) -> None:
-    """Raises ValueError unless there is a table [N, D] where there is a bias, and only there."""
-    if (bias is None) != (table is None):
+def check_bias_params(bias: Bias | None, params, heads: int) -> None:
+    """Raises ValueError unless there are params [N, D] where there is a bias, and only there."""
+    if (bias is None) != (params is None):
         raise ValueError(
-            f"bias={bias} and {'no table' if table is None else said('table', table)}: a bias reads a "
-            "table [N, D], and nothing else does."
+            f"bias={bias} and {'no bias_params' if params is None else said('bias_params', params)}: a bias reads "
+            "bias_params [N, D], and nothing else does."
         )
-    if table is None:
+    if params is None:
         return
-    require_floats("table", table, "ND")
-    if table.shape != (heads, bias.width):
-        raise ValueError(f"{said('table', table)} must be of the shape [N, D], {[heads, bias.width]}, for {bias}.")
+    require_floats("bias_params", params, "ND")
+    if params.shape != (heads, bias.width):
+        raise ValueError(
+            f"{said('bias_params', params)} must be of the shape [N, D], {[heads, bias.width]}, for {bias}."
+        )

@@ -1,7 +1,7 @@
 """Biases on attention scores that depend on the distance between query and key, and on the head: ALiBi, T5's.
 
-A bias is a static description that turns a distance, and the numbers which a table holds for each head, into a score.
-The table is an array: it is cut with the heads, and may be learned. To add a bias: a class here.
+A bias is a static description that turns a distance, and `params`, some numbers of each head, into a score. The params
+are an array [N, D]: they are sharded with the heads, and may be learned. To add a bias: a class here.
 """
 
 import dataclasses
@@ -12,34 +12,34 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels.arguments import require_whole
-from pallas_kernels.masks import Tokens
+from pallas_kernels.masks import TokenInfo
 
 
 @dataclasses.dataclass(frozen=True)
 class Bias:
     """Base of the biases. Frozen and hashable, so that one can be a static argument of a jit.
 
-    width: D, how many numbers of each head the table holds.
+    width: D, how many numbers each head has in the params.
     """
 
     width = 1
 
-    def score(self, table: jax.Array, distance: jax.Array) -> jax.Array:
-        """[N, *distance.shape] in the table's dtype, from the table [N, D] and q's position - k's position."""
+    def score(self, params: jax.Array, distance: jax.Array) -> jax.Array:
+        """The score [N, *distance.shape] in the params' dtype, from params [N, D] and q's position - k's position."""
         raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
 class Alibi(Bias):
-    """-slope * |distance| (arXiv 2108.12409). Table [N, 1]: the slopes, see alibi_slopes."""
+    """-slope * |distance| (arXiv 2108.12409). Params [N, 1]: the slopes, see alibi_slopes."""
 
-    def score(self, table, distance):
-        return -table.reshape(-1, *(1,) * distance.ndim) * jnp.abs(distance)[None].astype(table.dtype)
+    def score(self, params, distance):
+        return -params.reshape(-1, *(1,) * distance.ndim) * jnp.abs(distance)[None].astype(params.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
 class T5(Bias):
-    """A learned number for each head and bucket of distances (arXiv 1910.10683). Table [N, buckets].
+    """A learned number for each head and bucket of distances (arXiv 1910.10683). Params [N, buckets].
 
     Half the buckets hold one distance each, the others grow as powers up to `max_distance` tokens; the last holds all
     beyond. Unless `bidirectional`, where half of the buckets are for later keys, those share the bucket of distance 0.
@@ -57,17 +57,18 @@ class T5(Bias):
 
     @property
     def width(self):
+        """D, the buckets."""
         return self.buckets
 
-    def score(self, table, distance):
+    def score(self, params, distance):
         near = jnp.clip(distance, -self.max_distance, self.max_distance) + self.max_distance
-        return table[:, jnp.asarray(self._buckets())[near]]
+        return params[:, jnp.asarray(self._buckets())[near]]
 
     def _buckets(self) -> np.ndarray:
-        """int32 bucket of each distance from -max_distance to max_distance.
+        """The bucket, int32, of each distance from -max_distance to max_distance.
 
-        A table, because at a bucket's edge the last bit of the logarithm decides: of the published float32 expression,
-        in its order, whatever the logarithm of the device gives.
+        It is looked up, since at a bucket's edge the last bit of the logarithm decides: of the published float32
+        expression, in its order, whatever the logarithm of the device gives.
         """
         distance = np.arange(-self.max_distance, self.max_distance + 1)
         count = self._one_way()
@@ -79,6 +80,7 @@ class T5(Bias):
         return (bucket + np.where(self.bidirectional & (distance < 0), count, 0)).astype(np.int32)
 
     def _one_way(self) -> int:
+        """How many buckets one direction has."""
         return self.buckets // 2 if self.bidirectional else self.buckets
 
 
@@ -93,11 +95,11 @@ def alibi_slopes(heads: int) -> np.ndarray:
     return np.concatenate([of(power), of(2 * power)[::2][: heads - power]]).astype(np.float32)[:, None]
 
 
-def scores(bias: Bias, table: jax.Array, q: Tokens, k: Tokens) -> jax.Array:
-    """What `bias` adds for every pair: q [..., T], k [..., S] -> [N, ..., T, S]."""
-    return bias.score(table, q.positions[..., :, None] - k.positions[..., None, :])
+def scores(bias: Bias, params: jax.Array, q_info: TokenInfo, k_info: TokenInfo) -> jax.Array:
+    """The bias of every pair of tokens: q_info [..., T], k_info [..., S] -> [N, ..., T, S]."""
+    return bias.score(params, q_info.positions[..., :, None] - k_info.positions[..., None, :])
 
 
-def table_gradient(bias: Bias, table: jax.Array, q: Tokens, k: Tokens, ds: jax.Array) -> jax.Array:
-    """[N, D]: the gradient of the table from that of the scores, ds [N, ..., T, S]."""
-    return jax.vjp(lambda table: scores(bias, table, q, k), table)[1](ds.astype(table.dtype))[0]
+def params_gradient(bias: Bias, params: jax.Array, q_info: TokenInfo, k_info: TokenInfo, ds: jax.Array) -> jax.Array:
+    """The gradient [N, D] of the params, from that of the scores: ds [N, ..., T, S]."""
+    return jax.vjp(lambda params: scores(bias, params, q_info, k_info), params)[1](ds.astype(params.dtype))[0]

@@ -2,7 +2,7 @@
 
 Forward, for each block of queries: a loop over its FULL key blocks, then one over its PARTIAL ones, with an online
 softmax. Backward, for each block of keys: the same two loops over query blocks, with scores transposed. Both loops
-have bounds read from a table that is built on the device from the blocks' position and segment ranges, so that every
+have bounds read from a Schedule that is made on the device from the blocks' position and segment ranges, so that every
 layout, packed row and ring step skips what its own mask leaves empty, with one compiled body.
 
 Every matmul is laid out as [M, K] x [K, N] with K last on the left and first on the right: XLA's CPU matmuls run 1.3
@@ -14,57 +14,60 @@ import jax.numpy as jnp
 
 from pallas_kernels import masks
 from pallas_kernels.attention import bias, blocks
-from pallas_kernels.attention.spec import AttentionSpec, Rows, accumulator, cap, cap_slope
-from pallas_kernels.masks import Tokens
+from pallas_kernels.attention.pair import Grads, Inputs, Pair, RowStats, unsupported
+from pallas_kernels.attention.spec import AttentionSpec, accumulator, cap, cap_slope
+from pallas_kernels.masks import TokenInfo
 
 BLOCKS = ((2048, 256), (float("inf"), 512))  # up to this length, this block: short rows gain more from skipping
 _LOW = -1e30  # stands in for -inf: exp(_LOW - _LOW) is finite, and PARTIAL blocks zero it by their mask
 
 
-def why_not(q, k, spec: AttentionSpec, platform: str) -> str | None:
-    """None: plain JAX covers everything, anywhere."""
-    return None
+def why_not(x: Inputs, spec: AttentionSpec, platform: str) -> str | None:
+    """The reason why this call cannot be: plain JAX covers everything, anywhere, that is supported at all."""
+    return unsupported(x)
 
 
-def forward(q, k, v, tokens, spec: AttentionSpec, table=None, before=None):
-    """(out [B,T,N,H], lse float32 [B,T,N]); see reference.forward for the definition."""
-    (B, T, N), K = q.shape[:3], k.shape[2]
-    q_block, k_block = _block(spec, T), _block(spec, k.shape[1])
-    q_tokens, k_tokens = blocks.pad_tokens(tokens[0], q_block), blocks.pad_tokens(tokens[1], k_block)
-    plan = blocks.schedule(blocks.relations(spec.mask, q_tokens, k_tokens, q_block, k_block))
-    before = before and (_blocks(before[0], q_block), _blocks(before[1][..., None], q_block))
-    queries = _blocks(q, q_block), _token_blocks(q_tokens, q_block), plan, before  # each B n ...
-    keys = _columns(k, K, k_block), _blocks(v, k_block), _token_blocks(k_tokens, k_block)  # each B m ...
+def forward(x: Inputs, spec: AttentionSpec, initial: Pair | None = None) -> Pair:
+    """The pair (out [B,T,N,H], lse float32 [B,T,N]); see reference.forward for the definition."""
+    (B, T, N), K = x.q.shape[:3], x.k.shape[2]
+    q_block, k_block = _block(spec, T), _block(spec, x.k.shape[1])
+    q_info, k_info = blocks.pad_info(x.q_info, q_block), blocks.pad_info(x.k_info, k_block)
+    schedule = blocks.schedule(blocks.relations(spec.mask, q_info, k_info, q_block, k_block))
+    initial = initial and (_blocks(initial.out, q_block), _blocks(initial.lse[..., None], q_block))
+    queries = _blocks(x.q, q_block), _info_blocks(q_info, q_block), schedule, initial  # each B n ...
+    keys = _columns(x.k, K, k_block), _blocks(x.v, k_block), _info_blocks(k_info, k_block)  # each B m ...
 
-    def task(at):
-        b, i = at
-        q, q_tok, here, before = jax.tree.map(lambda x: x[b, i], queries)
+    def task(index):
+        b, i = index
+        q, q_info, visits, initial = jax.tree.map(lambda x: x[b, i], queries)
         key_block = lambda j: jax.tree.map(lambda x: x[b, j], keys)
-        before = before and (_rows(before[0], K), _rows(before[1], K)[..., 0])
-        out, lse = _forward_block(_rows(q, K), q_tok, here, key_block, spec, table, before)
+        initial, q = initial and (_rows(initial[0], K), _rows(initial[1], K)[..., 0]), _rows(q, K)
+        start = _start(q) if initial is None else _resumed(*initial)
+        out, lse = _forward_block(start, (q, q_info), visits, key_block, spec, x.bias_params)
         return _from_rows(out, N).astype(spec.result_dtype(q)), _from_rows(lse[..., None], N)[..., 0]
 
     n = queries[0].shape[1]
     out, lse = jax.lax.map(task, (jnp.repeat(jnp.arange(B), n), jnp.tile(jnp.arange(n), B)))
-    return out.reshape(B, -1, *out.shape[2:])[:, :T], lse.reshape(B, -1, N)[:, :T]
+    return Pair(out.reshape(B, -1, *out.shape[2:])[:, :T], lse.reshape(B, -1, N)[:, :T])
 
 
-def _forward_block(q, q_tok, plan, keys, spec, table, before):
-    """out [K, G*q, H] and lse [K, G*q] of one block of queries q [K, G*q, H] over its active key blocks.
+def _forward_block(start, queries, visits: blocks.Schedule, keys, spec, bias_params):
+    """The pair, out [K, G*q, H] and lse [K, G*q], of one block of queries over its active key blocks.
 
-    keys: j -> (keys [K, H, k], values [k, K, H], tokens [k]) of key block j. before: (out, lse) to go on from, or None.
+    start: of the online softmax (highest score, sum of weights, and of weighted values); queries: (q [K, G*q, H],
+    info [q]); keys: j -> (keys [K, H, k], values [k, K, H], info [k]) of key block j.
     """
-    acc_dtype = accumulator(q)
-    scale = spec.score_scale(q.shape[-1])
+    q, q_info = queries
+    acc_dtype, scale = accumulator(q), spec.score_scale(q.shape[-1])
 
     def step(masked, i, carry):
         top, total, acc = carry
-        k_cols, v, k_tok = keys(plan.order[i])
+        k_cols, v, k_info = keys(visits.order[i])
         s = scale * jnp.matmul(q, k_cols, preferred_element_type=acc_dtype)
         if spec.bias:
-            s = s + bias.scores(spec.bias, table, q_tok, k_tok).reshape(s.shape)
+            s = s + bias.scores(spec.bias, bias_params, q_info, k_info).reshape(s.shape)
         s = cap(s, spec.soft_cap)
-        see = _see(spec, q_tok, k_tok, q.shape[1]) if masked else None
+        see = _see(spec, q_info, k_info, q.shape[1]) if masked else None
         s = jnp.where(see, s, _LOW) if masked else s
         new_top = jnp.maximum(top, s.max(-1))
         p = jnp.exp(s - new_top[..., None])
@@ -74,12 +77,11 @@ def _forward_block(q, q_tok, plan, keys, spec, table, before):
         acc = acc * alpha[..., None] + jnp.matmul(p.astype(q.dtype), v, preferred_element_type=acc_dtype)
         return new_top, total * alpha + p.sum(-1), acc
 
-    carry = _start(q) if before is None else _onward(*before)
-    carry = jax.lax.fori_loop(0, plan.full, lambda i, c: step(False, i, c), carry)
-    top, total, acc = jax.lax.fori_loop(plan.full, plan.active, lambda i, c: step(True, i, c), carry)
-    some = total > 0
-    total = jnp.where(some, total, 1.0)
-    return acc / total[..., None], jnp.where(some, top + jnp.log(total), -jnp.inf)
+    carry = jax.lax.fori_loop(0, visits.full, lambda i, c: step(False, i, c), start)
+    top, total, acc = jax.lax.fori_loop(visits.full, visits.active, lambda i, c: step(True, i, c), carry)
+    seen = total > 0
+    total = jnp.where(seen, total, 1.0)
+    return acc / total[..., None], jnp.where(seen, top + jnp.log(total), -jnp.inf)
 
 
 def _start(q):
@@ -88,76 +90,79 @@ def _start(q):
     return zero + _LOW, zero, jnp.zeros_like(q, accumulator(q))
 
 
-def _onward(out, lse):
-    """The same of a result: as of a single key, whose score is lse and whose value is out."""
-    some = jnp.isfinite(lse)
-    return jnp.where(some, lse, _LOW), some.astype(out.dtype), out
+def _resumed(out, lse):
+    """The online softmax of a pair: of a single key, whose score is lse and whose value is out."""
+    seen = jnp.isfinite(lse)
+    return jnp.where(seen, lse, _LOW), seen.astype(out.dtype), out
 
 
-def backward(q, k, v, tokens, spec: AttentionSpec, rows: Rows, table=None):
-    """(dq, dk, dv, dtable) of these keys and queries; see reference.backward."""
-    (B, T, N), (S, K) = q.shape[:3], k.shape[1:3]
+def backward(x: Inputs, spec: AttentionSpec, stats: RowStats) -> Grads:
+    """Gradients of these queries and keys; see reference.backward."""
+    (B, T, N), (S, K) = x.q.shape[:3], x.k.shape[1:3]
     q_block, k_block = _block(spec, T), _block(spec, S)
-    q_tokens, k_tokens = blocks.pad_tokens(tokens[0], q_block), blocks.pad_tokens(tokens[1], k_block)
-    plan = blocks.schedule(blocks.relations(spec.mask, q_tokens, k_tokens, q_block, k_block).swapaxes(-1, -2))
+    q_info, k_info = blocks.pad_info(x.q_info, q_block), blocks.pad_info(x.k_info, k_block)
+    schedule = blocks.schedule(blocks.relations(spec.mask, q_info, k_info, q_block, k_block).swapaxes(-1, -2))
     # a row that sees nothing has only masked pairs: any value does
-    lse = jnp.where(jnp.isfinite(rows.lse), rows.lse, 0.0)
-    dout = rows.dout.astype(q.dtype)
-    columns = [_columns(x, K, q_block) for x in (q, dout, lse[..., None], rows.delta[..., None])]  # each B n K . G*q
-    queries = columns, [_blocks(x, q_block) for x in (q, dout)], _token_blocks(q_tokens, q_block)
-    keys = _blocks(k, k_block), _blocks(v, k_block), _token_blocks(k_tokens, k_block), plan  # each B m ...
+    lse = jnp.where(jnp.isfinite(stats.lse), stats.lse, 0.0)
+    dout, params = stats.dout.astype(x.q.dtype), x.bias_params
+    columns = [_columns(y, K, q_block) for y in (x.q, dout, lse[..., None], stats.delta[..., None])]  # each B n K . G*q
+    queries = columns, [_blocks(y, q_block) for y in (x.q, dout)], _info_blocks(q_info, q_block)
+    keys = _blocks(x.k, k_block), _blocks(x.v, k_block), _info_blocks(k_info, k_block), schedule  # each B m ...
 
     def row(b):
-        mine, tasks = jax.tree.map(lambda x: x[b], (queries, keys))
-        sums = jnp.zeros_like(mine[0][0], accumulator(q)), None if table is None else jnp.zeros_like(table)
-        sums, (dk, dv) = jax.lax.scan(lambda sums, task: _backward_block(sums, *task, mine, spec, table), sums, tasks)
-        dq, dtable = sums  # n K H G*q, N D
-        return jax.lax.map(lambda x: _from_rows(x.swapaxes(-1, -2), N).astype(spec.result_dtype(q)), dq), dk, dv, dtable
+        row_queries, tasks = jax.tree.map(lambda x: x[b], (queries, keys))
+        like = row_queries[0][0]
+        sums = jnp.zeros_like(like, accumulator(like)), None if params is None else jnp.zeros_like(params)
+        block = lambda sums, task: _backward_block(sums, task, row_queries, spec, params)
+        (dq, dbias), (dk, dv) = jax.lax.scan(block, sums, tasks)  # dq n K H G*q, dbias N D
+        rounded = lambda x: _from_rows(x.swapaxes(-1, -2), N).astype(spec.result_dtype(like))
+        return jax.lax.map(rounded, dq), dk, dv, dbias
 
-    dq, dk, dv, dtable = jax.lax.map(row, jnp.arange(B))
+    dq, dk, dv, dbias = jax.lax.map(row, jnp.arange(B))
     join = lambda x, like: x.reshape(B, -1, *like.shape[2:])[:, : like.shape[1]]
-    return join(dq, q), join(dk, k), join(dv, v), None if table is None else dtable.sum(0)
+    return Grads(join(dq, x.q), join(dk, x.k), join(dv, x.v), None if params is None else dbias.sum(0))
 
 
-def _backward_block(sums, k, v, k_tok, plan, queries, spec, table):
-    """`sums` with this key block's share added, and its (dk, dv), each [k, K, H]; k, v: [k, K, H].
+def _backward_block(sums, keys, queries, spec, bias_params):
+    """`sums` with the share of one block of keys added, and its (dk, dv), each [k, K, H].
 
-    sums: (dq [n, K, H, G*q], dtable [N, D] or None).
+    sums: (dq [n, K, H, G*q], dbias [N, D] or None). keys: k and v [k, K, H], their info and visits.
+    queries: all blocks, (columns of q, dout, lse and delta; rows of q and dout; info).
     """
-    acc_dtype = accumulator(k)
-    scale = spec.score_scale(k.shape[-1])
-    (q_cols, do_cols, lse, delta), (qs, dos), q_tok = queries
-    K = k.shape[1]
+    k, v, k_info, visits = keys
+    (q_cols, do_cols, lse, delta), (qs, dos), infos = queries
+    acc_dtype, scale, K = accumulator(k), spec.score_scale(k.shape[-1]), k.shape[1]
     k, v = _rows(k, K), _rows(v, K)  # K k H
     k_cols = _transposed(k)  # K H k
     matmul = lambda a, b: jnp.matmul(a.astype(k.dtype), b, preferred_element_type=acc_dtype)
 
     def step(masked, i, carry):
-        dq, dtable, dk, dv = carry
-        j = plan.order[i]
-        here = Tokens(q_tok.positions[j], q_tok.segments[j])
+        dq, dbias, dk, dv = carry
+        j = visits.order[i]
+        q_info = TokenInfo(infos.positions[j], infos.segments[j])
         s = scale * matmul(k, q_cols[j])  # K k G*q
         if spec.bias:
-            s = s + bias.scores(spec.bias, table, here, k_tok).reshape(K, s.shape[2], -1).swapaxes(-1, -2)
+            added = bias.scores(spec.bias, bias_params, q_info, k_info)
+            s = s + added.reshape(K, s.shape[2], -1).swapaxes(-1, -2)
         s = cap(s, spec.soft_cap)
         p = jnp.exp(s - lse[j])
         if masked:
-            see = _see(spec, here, k_tok, q_cols.shape[-1])
+            see = _see(spec, q_info, k_info, q_cols.shape[-1])
             p = jnp.where(see.swapaxes(-1, -2), p, 0.0)
         dv = dv + matmul(p, _rows(dos[j], K))
         ds = p * (matmul(v, do_cols[j]) - delta[j]) * cap_slope(s, spec.soft_cap)
         if spec.bias:
-            by_head = ds.swapaxes(-1, -2).reshape(table.shape[0], -1, ds.shape[1])  # N q k
-            dtable = dtable + bias.table_gradient(spec.bias, table, here, k_tok, by_head)
+            by_head = ds.swapaxes(-1, -2).reshape(bias_params.shape[0], -1, ds.shape[1])  # N q k
+            dbias = dbias + bias.params_gradient(spec.bias, bias_params, q_info, k_info, by_head)
         ds = (ds * scale).astype(k.dtype)
         dk = dk + matmul(ds, _rows(qs[j], K))
-        return dq.at[j].add(matmul(k_cols, ds)), dtable, dk, dv
+        return dq.at[j].add(matmul(k_cols, ds)), dbias, dk, dv
 
     carry = (*sums, jnp.zeros_like(k, acc_dtype), jnp.zeros_like(v, acc_dtype))
-    carry = jax.lax.fori_loop(0, plan.full, lambda i, c: step(False, i, c), carry)
-    *sums, dk, dv = jax.lax.fori_loop(plan.full, plan.active, lambda i, c: step(True, i, c), carry)
-    out = lambda x, like: _from_rows(x, K).astype(spec.result_dtype(like))
-    return tuple(sums), (out(dk, k), out(dv, v))
+    carry = jax.lax.fori_loop(0, visits.full, lambda i, c: step(False, i, c), carry)
+    *sums, dk, dv = jax.lax.fori_loop(visits.full, visits.active, lambda i, c: step(True, i, c), carry)
+    rounded = lambda x, like: _from_rows(x, K).astype(spec.result_dtype(like))
+    return tuple(sums), (rounded(dk, k), rounded(dv, v))
 
 
 def _block(spec: AttentionSpec, length: int) -> int:
@@ -175,14 +180,15 @@ def _transposed(x):
     return jax.lax.optimization_barrier(x.swapaxes(-1, -2))
 
 
-def _see(spec, q_tok, k_tok, rows):
-    """Visibility [1, rows, k] of one pair of blocks; rows = G * q, the same for every group and key head."""
-    see = masks.visible(spec.mask, q_tok, k_tok)
+def _see(spec, q_info, k_info, rows):
+    """Visibility [1, rows, k] of one pair of blocks; rows = G * q, equal for every group and key head."""
+    see = masks.visible(spec.mask, q_info, k_info)
     return jnp.tile(see, (rows // see.shape[0], 1))[None]
 
 
-def _token_blocks(tokens, block):
-    return Tokens(*(x.reshape(x.shape[0], -1, block) for x in tokens))
+def _info_blocks(info, block):
+    """Positions and segments [B, T] -> [B, n, block]."""
+    return TokenInfo(*(x.reshape(x.shape[0], -1, block) for x in info))
 
 
 def _blocks(x, block):

@@ -1,10 +1,10 @@
-"""Flash attention by cuDNN, which knows places in arrays and no positions: for pairs of shards that look like that.
+"""Flash attention by cuDNN, which knows places in arrays and no positions: for calls that can be said by places.
 
-What the pair of all queries and all keys of a call looks like is known on the device alone, from their positions and
-segments. There one of a few programs is chosen (`_CASES`): nothing to see; everything; causal by places in the arrays,
-as one document in a row, or a shard of it under any layout with increasing positions, is to itself; and what the shards
-of a zigzag layout are to one another. So under contiguous and zigzag layouts every hop of a ring over one long document
-is one call of cuDNN, or none. Any other pair, such as of packed documents, is done by `otherwise`.
+Which queries of a call see which of its keys is known on the device alone, from their positions and segments. There one
+of a few programs is chosen (`_CASES`): nothing to see; everything; causal by places in the arrays, which one document
+in a row, or a shard of it under any layout with increasing positions, is to itself; and what the shards of a zigzag
+layout are to one another. So under contiguous and zigzag layouts every hop of a ring over one long document is one call
+of cuDNN, or none. Any other call, such as of packed documents, is done by `otherwise`.
 
 cuDNN's results are rounded to the inputs' dtypes, also those that are summed with others in float32: a part's error is
 that of rounding it once, so the sum of many has no more than the sum of one.
@@ -18,26 +18,37 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels import cudnn_call, gpu_chips, masks
-from pallas_kernels.attention import blocks, reference
-from pallas_kernels.attention.spec import AttentionSpec, Rows
-from pallas_kernels.masks import EMPTY, FULL, Causal, Full, Segments, Tokens, Window
+from pallas_kernels.attention import blocks
+from pallas_kernels.attention.pair import Grads, Inputs, Pair, RowStats, merge, unsupported
+from pallas_kernels.attention.spec import AttentionSpec
+from pallas_kernels.masks import EMPTY, FULL, Causal, Full, Segments, TokenInfo, Window
 
 _OLDEST = 8, 0
 _LARGEST = {(9, 0): 256}  # head dim, where it is more than 128: cuDNN's backward has that on Hopper alone
 
 
 class _Case(NamedTuple):
-    """A part of a pair that cuDNN can do; the rest of the pair is EMPTY. Halves are those of all queries, or keys.
+    """A part of a call that cuDNN can do; the rest of it is EMPTY. Halves are those of all queries, or of all keys.
 
     Attributes:
-      looks: relations of halves of the queries with halves of the keys; None is causal by places in the arrays.
+      relations: of halves of the queries with halves of the keys; None is causal by places in the arrays.
       queries: the first half that sees something.
       keys: how many halves are seen.
     """
 
-    looks: tuple | None
+    relations: tuple | None
     queries: int = 0
     keys: int = 2
+
+    def slices(self, x: Inputs) -> tuple[slice, slice]:
+        """(slice of the queries, slice of the keys) that the case is about."""
+        half = x.q.shape[1] // 2
+        return slice(self.queries * half, 2 * half), slice(0, self.keys * half)
+
+    def index_mask(self, mask) -> tuple[bool, int | None]:
+        """(causal, window) by places in the arrays."""
+        causal, window, _ = _rules(mask)
+        return (causal, window) if self.relations is None else (False, None)
 
 
 _CASES = (
@@ -50,93 +61,86 @@ _CASES = (
 
 @dataclasses.dataclass(frozen=True)
 class Cudnn:
-    """The implementation of attention. otherwise: (q, k, spec) -> that of pairs that cuDNN cannot do."""
+    """The implementation of attention by cuDNN. otherwise: (x, spec) -> the implementation of what cuDNN cannot do."""
 
     otherwise: Callable
 
-    def why_not(self, q, k, spec: AttentionSpec, platform: str) -> str | None:
-        """What stands in the way of this call, or None."""
+    def why_not(self, x: Inputs, spec: AttentionSpec, platform: str) -> str | None:
+        """The reason why this call cannot be, or None."""
+        if reason := unsupported(x):
+            return reason
         capability = gpu_chips.capability() if platform == "gpu" else None
         if capability is None or capability < _OLDEST:
             return "runs on NVIDIA GPUs of compute capability 8.0 and later"
-        if q.dtype not in (jnp.bfloat16, jnp.float16) or k.dtype != q.dtype:
-            return f"takes bfloat16 or float16 alone, not {q.dtype} queries with {k.dtype} keys"
+        if x.q.dtype not in (jnp.bfloat16, jnp.float16) or x.k.dtype != x.q.dtype:
+            return f"takes bfloat16 or float16 alone, not {x.q.dtype} queries with {x.k.dtype} keys"
         largest = _LARGEST.get(capability, 128)
-        if q.shape[3] % 8 or q.shape[3] > largest:
-            return f"takes head dims that are multiples of 8 up to {largest}, not {q.shape[3]}"
+        if x.q.shape[3] % 8 or x.q.shape[3] > largest:
+            return f"takes head dims that are multiples of 8 up to {largest}, not {x.q.shape[3]}"
         if spec.bias or spec.soft_cap:
             return "has no bias on scores, and no soft cap"
         if _rules(spec.mask) is None:
             return f"does causal and full masks, windows of causal ones, and segments, not {spec.mask}"
-        if q.shape[1] != k.shape[1] or q.shape[1] % 2:
-            return f"takes as many queries as keys, an even number, not {q.shape[1]} and {k.shape[1]}"
+        if x.q.shape[1] != x.k.shape[1] or x.q.shape[1] % 2:
+            return f"takes as many queries as keys, an even number, not {x.q.shape[1]} and {x.k.shape[1]}"
         return None
 
-    def forward(self, q, k, v, tokens, spec: AttentionSpec, table=None, before=None):
-        """(out [B,T,N,H], lse float32 [B,T,N]); see reference.forward for the definition."""
-        causal, window, _ = _rules(spec.mask)
+    def forward(self, x: Inputs, spec: AttentionSpec, initial: Pair | None = None) -> Pair:
+        """The pair (out [B,T,N,H], lse float32 [B,T,N]); see reference.forward for the definition."""
 
-        def part(case):
-            def run(q, k, v, tokens, before):
-                rows, seen = _cut(case, q)
-                out, lse = cudnn_call.forward(
-                    q[:, rows], k[:, seen], v[:, seen], spec.score_scale(q.shape[3]), *_index_mask(case, causal, window)
-                )
-                out, lse = out.astype(spec.result_dtype(q)), lse.swapaxes(1, 2)
-                fill = [(0, 0), (rows.start, 0), (0, 0)]
-                result = jnp.pad(out, [*fill, (0, 0)]), jnp.pad(lse, fill, constant_values=-jnp.inf)
-                return result if before is None else reference.merge(before, result)
+        def nothing(x, initial):
+            out = jnp.zeros_like(x.q, spec.result_dtype(x.q))
+            return Pair(out, out[..., 0].astype(jnp.float32) - jnp.inf) if initial is None else initial
 
-            return run
+        def by_case(case):
+            return lambda x, initial: _case_forward(case, spec, x, initial)
 
-        def nothing(q, k, v, tokens, before):
-            out = jnp.zeros_like(q, spec.result_dtype(q))
-            return (out, out[..., 0].astype(jnp.float32) - jnp.inf) if before is None else before
+        def other(x, initial):
+            return self.otherwise(x, spec).forward(x, spec, initial)
 
-        def other(q, k, v, tokens, before):
-            return self.otherwise(q, k, spec).forward(q, k, v, tokens, spec, None, before)
+        return _switch(spec.mask, x, nothing, by_case, other, initial)
 
-        return _switch(spec.mask, tokens, nothing, part, other, q, k, v, tokens, before)
+    def backward(self, x: Inputs, spec: AttentionSpec, stats: RowStats) -> Grads:
+        """Gradients of these queries and keys; see reference.backward."""
 
-    def backward(self, q, k, v, tokens, spec: AttentionSpec, rows: Rows, table=None):
-        """(dq, dk, dv, None) of these keys and queries; see reference.backward."""
-        causal, window, _ = _rules(spec.mask)
+        def nothing(x, stats):
+            return spec.rounded(Grads(*map(jnp.zeros_like, (x.q, x.k, x.v))), x)
 
-        def part(case):
-            def run(q, k, v, tokens, rows):
-                these, seen = _cut(case, q)
-                here = jax.tree.map(lambda x: x[:, these], rows)
-                out, dout = for_delta(here, q.dtype)
-                grads = cudnn_call.backward(
-                    q[:, these],
-                    k[:, seen],
-                    v[:, seen],
-                    here.lse.swapaxes(1, 2),
-                    out,
-                    dout,
-                    spec.score_scale(q.shape[3]),
-                    *_index_mask(case, causal, window),
-                )
-                pad = lambda x, start, end: jnp.pad(x, [(0, 0), (start, end), (0, 0), (0, 0)])
-                unseen = k.shape[1] - seen.stop
-                dq, dk, dv = (
-                    pad(g, *at) for g, at in zip(grads, ((these.start, 0), (0, unseen), (0, unseen)), strict=True)
-                )
-                return spec.rounded((dq, dk, dv), (q, k, v))
+        def by_case(case):
+            return lambda x, stats: _case_backward(case, spec, x, stats)
 
-            return run
+        def other(x, stats):
+            return self.otherwise(x, spec).backward(x, spec, stats)
 
-        def nothing(q, k, v, tokens, rows):
-            return spec.rounded(tuple(map(jnp.zeros_like, (q, k, v))), (q, k, v))
-
-        def other(q, k, v, tokens, rows):
-            return tuple(self.otherwise(q, k, spec).backward(q, k, v, tokens, spec, rows)[:3])
-
-        return *_switch(spec.mask, tokens, nothing, part, other, q, k, v, tokens, rows), None
+        return _switch(spec.mask, x, nothing, by_case, other, stats)
 
 
-def for_delta(rows: Rows, dtype) -> tuple[jax.Array, jax.Array]:
-    """(out, dout) in `dtype` with sum_h dout * out = rows.delta, which is all that cuDNN's backward uses `out` for.
+def _case_forward(case: _Case, spec, x: Inputs, initial: Pair | None) -> Pair:
+    """The pair of a call that looks like this case."""
+    queries, keys = case.slices(x)
+    scale = spec.score_scale(x.q.shape[3])
+    out, lse = cudnn_call.forward(x.q[:, queries], x.k[:, keys], x.v[:, keys], scale, *case.index_mask(spec.mask))
+    out, lse = out.astype(spec.result_dtype(x.q)), lse.swapaxes(1, 2)
+    fill = [(0, 0), (queries.start, 0), (0, 0)]
+    pair = Pair(jnp.pad(out, [*fill, (0, 0)]), jnp.pad(lse, fill, constant_values=-jnp.inf))
+    return pair if initial is None else merge(initial, pair)
+
+
+def _case_backward(case: _Case, spec, x: Inputs, stats: RowStats) -> Grads:
+    """Gradients of a call that looks like this case."""
+    queries, keys = case.slices(x)
+    stats = jax.tree.map(lambda y: y[:, queries], stats)
+    out, dout = for_delta(stats, x.q.dtype)
+    lse, scale = stats.lse.swapaxes(1, 2), spec.score_scale(x.q.shape[3])
+    arrays = x.q[:, queries], x.k[:, keys], x.v[:, keys]
+    dq, dk, dv = cudnn_call.backward(*arrays, lse, out, dout, scale, *case.index_mask(spec.mask))
+    pad = lambda grad, start, end: jnp.pad(grad, [(0, 0), (start, end), (0, 0), (0, 0)])
+    unseen = x.k.shape[1] - keys.stop
+    return spec.rounded(Grads(pad(dq, queries.start, 0), pad(dk, 0, unseen), pad(dv, 0, unseen)), x)
+
+
+def for_delta(stats: RowStats, dtype) -> tuple[jax.Array, jax.Array]:
+    """(out, dout) in `dtype` with sum_h dout * out = stats.delta, which is all that cuDNN's backward uses `out` for.
 
     The true out of a row would not do: delta is less the cotangent of lse. Along dout, out = dout * delta / |dout|^2
     has no cancellation in its sum, which is good to the rounding of `dtype`; that of the true out is good to it times
@@ -144,7 +148,7 @@ def for_delta(rows: Rows, dtype) -> tuple[jax.Array, jax.Array]:
     float16, which has not the range), so that out stays finite.
     """
     share, smallest = (2.0**-14, 2.0**-24) if dtype == jnp.float16 else (2.0**-40, 2.0**-120)
-    delta, dout = rows.delta[..., None], rows.dout.astype(jnp.float32)
+    delta, dout = stats.delta[..., None], stats.dout.astype(jnp.float32)
     least = jnp.where(delta == 0, 0.0, jnp.maximum(share * jnp.abs(delta), smallest))
     first = jax.lax.broadcasted_iota(jnp.int32, dout.shape, 3) == 0
     top = lambda x: jnp.abs(x).max(-1, keepdims=True)
@@ -169,40 +173,30 @@ def _parts(mask):
     return [*_parts(mask.left), *_parts(mask.right)] if isinstance(mask, masks.And) else [mask]
 
 
-def _switch(mask, tokens, nothing, part, other, *operands):
-    """The result of the program for what these tokens look like."""
-    looks = jnp.stack([*_looks(mask, *tokens), jnp.array(True)])
-    return jax.lax.switch(jnp.argmax(looks), [nothing, *map(part, _CASES), other], *operands)
+def _switch(mask, x: Inputs, nothing, by_case, other, operand):
+    """The result, on x and the operand, of the program for what the tokens of this call look like."""
+    matches = jnp.stack([*_matches(mask, x.q_info, x.k_info), jnp.array(True)])
+    return jax.lax.switch(jnp.argmax(matches), [nothing, *map(by_case, _CASES), other], x, operand)
 
 
-def _looks(mask, q: Tokens, k: Tokens) -> list[jax.Array]:
-    """Whether there is nothing to see, then whether each of _CASES is: bool scalars, over all rows of the batch."""
-    half = q.positions.shape[1] // 2
-    halves = blocks.relations(mask, q, k, half, half)  # [B, 2, 2]
-    found = [(halves == jnp.array([case.looks])).all() for case in _CASES if case.looks]
-    return [(halves == EMPTY).all(), _by_places(mask, q, k), *found]
+def _matches(mask, q_info: TokenInfo, k_info: TokenInfo) -> list[jax.Array]:
+    """Whether there is nothing to see, then whether it is each of _CASES: bool scalars, over all rows of the batch."""
+    half = q_info.positions.shape[1] // 2
+    halves = blocks.relations(mask, q_info, k_info, half, half)  # [B, 2, 2]
+    by_case = [(halves == jnp.array([case.relations])).all() for case in _CASES if case.relations]
+    return [(halves == EMPTY).all(), _by_places(mask, q_info, k_info), *by_case]
 
 
-def _by_places(mask, q, k):
+def _by_places(mask, q_info, k_info):
     """Whether query i sees key j just where i >= j, and, in a window, tokens are as far apart as their places."""
     causal, window, rest = _rules(mask)
     if not causal:
         return jnp.array(False)
-    whole = q.positions.shape[1]
-    together = blocks.relations(rest, q, k, whole, whole) == FULL
-    (here, _), (there, _) = q, k
-    later = there[:, 1:]
-    ordered = (there[:, :-1] <= later).all() & (here >= there).all() & (here[:, :-1] < later).all()
+    whole = q_info.positions.shape[1]
+    together = blocks.relations(rest, q_info, k_info, whole, whole) == FULL
+    of_q, of_k = q_info.positions, k_info.positions
+    later = of_k[:, 1:]
+    ordered = (of_k[:, :-1] <= later).all() & (of_q >= of_k).all() & (of_q[:, :-1] < later).all()
     if window:
-        ordered &= (here == there).all() & (later - there[:, :-1] == 1).all()
+        ordered &= (of_q == of_k).all() & (later - of_k[:, :-1] == 1).all()
     return together.all() & ordered
-
-
-def _cut(case, q):
-    """(slice of the queries, slice of the keys) that the case is about."""
-    half = q.shape[1] // 2
-    return slice(case.queries * half, 2 * half), slice(0, case.keys * half)
-
-
-def _index_mask(case, causal, window):
-    return (causal, window) if case.looks is None else (False, None)

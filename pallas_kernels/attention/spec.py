@@ -1,7 +1,6 @@
-"""What every implementation of attention is given besides its arrays, and small pieces that all of them share."""
+"""AttentionSpec, the static half of a call of attention, and arithmetic of scores that implementations share."""
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +19,12 @@ class AttentionSpec:
     Attributes:
       mask: which query sees which key.
       scale: multiplies q.k; None is 1/sqrt(head dim).
-      bias: added to the scaled scores, from the `table` that the call is given; None is none.
+      bias: added to the scaled scores, from the call's bias_params; None is none.
       soft_cap: scores become cap * tanh(scores / cap); 0 is none.
       partial: out, dq, dk, dv come in float32 because they are summed with other parts; else in the inputs' dtypes.
       block: tokens per block, for implementations that have one; 0 lets them choose.
 
-    Raises ValueError for a mask, a bias or a number that is none.
+    Raises ValueError for a mask or a bias of another type, and for numbers out of range.
     """
 
     mask: masks.Mask = masks.Causal()
@@ -46,14 +45,20 @@ class AttentionSpec:
         require_whole("block", self.block, 0, masks.MOST)
 
     def score_scale(self, head_dim: int) -> float:
+        """The factor of q.k."""
         return self.scale if self.scale is not None else head_dim**-0.5
 
     def result_dtype(self, x: jax.Array) -> jnp.dtype:
+        """The dtype of out, for queries x, or of the gradient of x."""
         return accumulator(x) if self.partial else x.dtype
 
-    def rounded(self, grads, arrays) -> tuple[jax.Array, ...]:
-        """Gradients in the dtypes that a caller wants for those of `arrays`."""
-        return tuple(g.astype(self.result_dtype(x)) for g, x in zip(grads, arrays, strict=True))
+    def rounded(self, grads, x):
+        """Grads with dq, dk and dv in the dtypes that the caller wants for the gradients of Inputs x."""
+        return grads._replace(
+            dq=grads.dq.astype(self.result_dtype(x.q)),
+            dk=grads.dk.astype(self.result_dtype(x.k)),
+            dv=grads.dv.astype(self.result_dtype(x.v)),
+        )
 
 
 def accumulator(x: jax.Array) -> jnp.dtype:
@@ -62,31 +67,10 @@ def accumulator(x: jax.Array) -> jnp.dtype:
 
 
 def cap(scores: jax.Array, soft_cap: float) -> jax.Array:
+    """Scores with a soft cap: cap * tanh(scores / cap); 0 is none."""
     return soft_cap * jnp.tanh(scores / soft_cap) if soft_cap else scores
 
 
 def cap_slope(capped: jax.Array, soft_cap: float) -> jax.Array | float:
     """d(capped score) / d(score), from the capped score."""
     return 1.0 - jnp.square(capped / soft_cap) if soft_cap else 1.0
-
-
-class Rows(NamedTuple):
-    """What a backward must know of its query rows besides q. All of it is global, so that any cut of the keys will do.
-
-    Attributes:
-      dout: [B, T, N, H], the cotangent of out.
-      lse: float32 [B, T, N] over all keys, -inf where a row sees none.
-      delta: float32 [B, T, N], sum_h dout * out - dlse: what the softmax backward subtracts from dP in each row.
-    """
-
-    dout: jax.Array
-    lse: jax.Array
-    delta: jax.Array
-
-
-def rows(result, cotangent) -> Rows:
-    """The Rows of a global result (out, lse) and its cotangent (dout, dlse); dlse may be None."""
-    (out, lse), (dout, dlse) = result, cotangent
-    acc = accumulator(out)
-    delta = jnp.einsum("BTNH,BTNH->BTN", dout.astype(acc), out.astype(acc))
-    return Rows(dout, lse, delta if dlse is None else delta - dlse)

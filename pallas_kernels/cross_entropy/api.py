@@ -1,6 +1,6 @@
 """Cross-entropy of a linear head as the pair (score of the target, log-sum-exp): loss = lse - score.
 
-As with attention the pair can be cut anywhere, here over the vocabulary: scores of disjoint parts add, log-sum-exps
+The pair can be cut anywhere, as that of attention, here over the vocabulary: scores of disjoint parts add, log-sum-exps
 merge by logaddexp, and the backward of a part needs only its own pair. No array [M, V] exists outside reference.py.
 
 To add an implementation: one file with `why_not`, `forward` and `backward` (signatures as in reference.py), one line in
@@ -11,12 +11,12 @@ import functools
 
 import jax
 
-from pallas_kernels import select as dispatch
 from pallas_kernels.arguments import require_floats, require_integers, said
 from pallas_kernels.cross_entropy import chunked, reference
 from pallas_kernels.cross_entropy.spec import CrossEntropySpec
 from pallas_kernels.cross_entropy.tpu import kernel as tpu
 from pallas_kernels.cross_entropy.triton import kernel as triton
+from pallas_kernels.select import choose
 
 IMPLEMENTATIONS = {"reference": reference, "chunked": chunked, "tpu": tpu, "jax_triton": triton}
 PREFERENCE = {"cpu": ("chunked",), "gpu": ("chunked",), "tpu": ("tpu", "chunked")}  # what "auto" tries, in this order
@@ -26,9 +26,9 @@ def select(name: str, x, head, spec: CrossEntropySpec, platform: str | None = No
     """The implementation module called `name`, or the first one for `platform` that can do the job when name is "auto".
 
     Raises:
-      ValueError, NotImplementedError: see dispatch.choose.
+      ValueError, NotImplementedError: see pallas_kernels.select.choose.
     """
-    return dispatch.choose("cross-entropy", IMPLEMENTATIONS, PREFERENCE, name, platform, x, head, spec)
+    return choose("cross-entropy", IMPLEMENTATIONS, PREFERENCE, name, platform, x, head, spec)
 
 
 def head_scores(x, head, targets, spec: CrossEntropySpec, implementation: str = "auto"):

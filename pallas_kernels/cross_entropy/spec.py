@@ -1,4 +1,4 @@
-"""What every implementation is given besides its arrays."""
+"""CrossEntropySpec, the static half of a call of cross-entropy, and how logits are made."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from pallas_kernels.arguments import require_finite, require_whole
 
 @dataclasses.dataclass(frozen=True)
 class CrossEntropySpec:
-    """How logits are made, and how many at a time.
+    """Static description of one call: how logits are made, and how many at a time.
 
     Attributes:
       soft_cap: logits become cap * tanh(logits / cap); 0 is none.

@@ -17,7 +17,7 @@ from longctx.config import ModelConfig
 from longctx.errors import UserError
 from longctx.positions import api as positions
 from longctx.positions import extension, methods, view
-from pallas_kernels.masks import Causal, Tokens
+from pallas_kernels.masks import Causal, TokenInfo
 from tests.experiments.train_helpers import QUICK
 from tests.helpers import ROOT
 
@@ -68,9 +68,9 @@ def test_methods_by_region_know_no_distance_beyond_the_trained_length(name):
     for T in (128, 200, 1024):
         model = extension.EXTENSIONS[name](ModelConfig(), 64, T)
         at = jnp.arange(T, dtype=jnp.int32)
-        tokens = Tokens(at, jnp.ones_like(at))
+        tokens = TokenInfo(at, jnp.ones_like(at))
         for part in methods.parse(model.position).parts():
-            query, key = (Tokens(*(jnp.expand_dims(x, i) for x in tokens)) for i in (1, 0))
+            query, key = (TokenInfo(*(jnp.expand_dims(x, i) for x in tokens)) for i in (1, 0))
             seen = (Causal() & part.mask).visible(query, key)
             distances = (part.query(at)[:, None] - part.key(at)[None]) / part.divisor
             assert jnp.where(seen, distances, 0).max() <= 64, T

@@ -10,11 +10,11 @@ from pallas_kernels.attention.bias import T5, Alibi, alibi_slopes
 from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.cross_entropy import api as cross_entropy
 from pallas_kernels.cross_entropy.spec import CrossEntropySpec
-from pallas_kernels.masks import Causal, Chunked, ChunksBefore, Full, PrefixLM, Sinks, Tokens, Window
+from pallas_kernels.masks import Causal, Chunked, ChunksBefore, Full, PrefixLM, Sinks, TokenInfo, Window
 from tests.helpers import problem
 
 P = problem(T=12, S=20)
-AT, OF = P.tokens
+X, AT = P.inputs(), P.q_info
 NAN = float("nan")
 
 
@@ -65,10 +65,6 @@ def test_only_masks_combine(other):
             mask | other
 
 
-def tokens(at=AT, of=OF, **fields):
-    return at._replace(**fields), of
-
-
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -84,54 +80,63 @@ def tokens(at=AT, of=OF, **fields):
         (dict(q=P.q.astype(complex)), "q complex64.* must be of one of the dtypes float16, bfloat16"),
         (dict(k=P.k.astype(int)), "k int32"),
         (dict(q=P.q > 0, k=P.k > 0, v=P.v > 0), "q bool"),
-        (dict(tokens=AT), "tokens of q are of type"),
-        (dict(tokens=(AT, AT)), r"k float32.* and positions int32\[2, 12\]"),
+        (dict(q_info=AT.positions), "q_info is of type"),
+        (dict(k_info=AT), r"k float32.* and positions int32\[2, 12\]"),
         (
-            dict(tokens=tokens(segments=AT.segments[:, :9])),
+            dict(q_info=AT._replace(segments=AT.segments[:, :9])),
             r"q float32\[2, 12, 4, 16\] and segments int32\[2, 9\]: segments must be of the shape \[B, T\], \[2, 12\]",
         ),
-        (dict(tokens=tokens(segments=AT.segments[:1])), r"segments int32\[1, 12\]"),
-        (dict(tokens=tokens(segments=AT.segments > 0)), "segments bool.* must be integers"),
-        (dict(tokens=tokens(positions=AT.positions * 1.0)), "positions float32.* must be integers"),
-        (dict(tokens=tokens(segments=-AT.segments)), "holds numbers from -1 to -1, and they must be from 0"),
-        (dict(tokens=tokens(segments=np.full((2, 12), 2**40))), "segments int64.* 1099511627776"),
-        (dict(tokens=tokens(positions=AT.positions - 5)), "positions int32.* holds numbers from -5 to 6"),
-        (dict(spec=AttentionSpec(bias=Alibi())), "no table: a bias reads a table"),
-        (dict(table=jnp.ones((4, 1))), r"bias=None and table float32\[4, 1\]"),
-        (dict(spec=AttentionSpec(bias=Alibi()), table=jnp.ones((4, 3))), r"must be of the shape \[N, D\], \[4, 1\]"),
-        (dict(spec=AttentionSpec(bias=T5(8)), table=jnp.ones((4, 9))), r"must be of the shape \[N, D\], \[4, 8\]"),
+        (dict(q_info=AT._replace(segments=AT.segments[:1])), r"segments int32\[1, 12\]"),
+        (dict(q_info=AT._replace(segments=AT.segments > 0)), "segments bool.* must be integers"),
+        (dict(q_info=AT._replace(positions=AT.positions * 1.0)), "positions float32.* must be integers"),
+        (dict(q_info=AT._replace(segments=-AT.segments)), "holds numbers from -1 to -1, and they must be from 0"),
+        (dict(q_info=AT._replace(segments=np.full((2, 12), 2**40))), "segments int64.* 1099511627776"),
+        (dict(q_info=AT._replace(positions=AT.positions - 5)), "positions int32.* holds numbers from -5 to 6"),
+        (dict(spec=AttentionSpec(bias=Alibi())), "no bias_params: a bias reads bias_params"),
+        (dict(bias_params=jnp.ones((4, 1))), r"bias=None and bias_params float32\[4, 1\]"),
+        (
+            dict(spec=AttentionSpec(bias=Alibi()), bias_params=jnp.ones((4, 3))),
+            r"must be of the shape \[N, D\], \[4, 1\]",
+        ),
+        (
+            dict(spec=AttentionSpec(bias=T5(8)), bias_params=jnp.ones((4, 9))),
+            r"must be of the shape \[N, D\], \[4, 8\]",
+        ),
     ],
 )
 def test_arrays_that_do_not_go_together(change, message):
-    call = dict(q=P.q, k=P.k, v=P.v, tokens=P.tokens, spec=AttentionSpec()) | change
+    change = {"spec": AttentionSpec(), **change}
+    spec = change.pop("spec")
     with pytest.raises(ValueError, match=message) as caught:
-        api.attention(**call)
+        api.attention(X._replace(**change), spec)
     assert "\n" not in str(caught.value)
 
 
 def test_positions_of_padding_and_integers_of_any_width_are_fine():
-    at = Tokens(np.where(np.arange(12) < 9, np.arange(12), -1)[None].repeat(2, 0), np.arange(12)[None].repeat(2, 0) < 9)
+    at = TokenInfo(
+        np.where(np.arange(12) < 9, np.arange(12), -1)[None].repeat(2, 0), np.arange(12)[None].repeat(2, 0) < 9
+    )
     at = at._replace(segments=at.segments.astype(np.uint8))
-    out, _ = api.attention(P.q, P.k, P.v, (at, OF), AttentionSpec(), "reference")
-    same = Tokens(*(jnp.asarray(x, jnp.int32) for x in at))
-    np.testing.assert_array_equal(out, api.attention(P.q, P.k, P.v, (same, OF), AttentionSpec(), "reference")[0])
+    out, _ = api.attention(X._replace(q_info=at), AttentionSpec(), "reference")
+    same = TokenInfo(*(jnp.asarray(x, jnp.int32) for x in at))
+    np.testing.assert_array_equal(out, api.attention(X._replace(q_info=same), AttentionSpec(), "reference").out)
     assert not np.asarray(out)[:, 9:].any() and np.asarray(out)[:, :9].all()
 
 
-X, HEAD, TARGETS = jnp.ones((6, 8)), jnp.ones((8, 10)), jnp.arange(6)
+HIDDEN, HEAD, TARGETS = jnp.ones((6, 8)), jnp.ones((8, 10)), jnp.arange(6)
 
 
 @pytest.mark.parametrize(
     "x, head, targets, message",
     [
-        (X, HEAD, TARGETS[:4], r"x float32\[6, 8\] and targets int32\[4\]: there must be a target for each token"),
-        (X, HEAD, TARGETS[:, None], r"targets int32\[6, 1\] must have the axes \[M\]"),
-        (X, HEAD, TARGETS * 1.0, "targets float32.* must be integers"),
-        (X, HEAD, TARGETS > 0, "targets bool"),
-        (X, HEAD[:4], TARGETS, r"x float32\[6, 8\] and head float32\[4, 10\] must have one dtype and one D"),
-        (X.astype("bfloat16"), HEAD, TARGETS, "one dtype"),
-        (X.astype(int), HEAD.astype(int), TARGETS, "x int32"),
-        (X, HEAD[:, :0], TARGETS, "none of them empty"),
+        (HIDDEN, HEAD, TARGETS[:4], r"x float32\[6, 8\] and targets int32\[4\]: there must be a target for each token"),
+        (HIDDEN, HEAD, TARGETS[:, None], r"targets int32\[6, 1\] must have the axes \[M\]"),
+        (HIDDEN, HEAD, TARGETS * 1.0, "targets float32.* must be integers"),
+        (HIDDEN, HEAD, TARGETS > 0, "targets bool"),
+        (HIDDEN, HEAD[:4], TARGETS, r"x float32\[6, 8\] and head float32\[4, 10\] must have one dtype and one D"),
+        (HIDDEN.astype("bfloat16"), HEAD, TARGETS, "one dtype"),
+        (HIDDEN.astype(int), HEAD.astype(int), TARGETS, "x int32"),
+        (HIDDEN, HEAD[:, :0], TARGETS, "none of them empty"),
     ],
 )
 def test_a_head_and_targets_that_do_not_go_together(x, head, targets, message):
@@ -140,5 +145,5 @@ def test_a_head_and_targets_that_do_not_go_together(x, head, targets, message):
 
 
 def test_under_a_trace_values_are_not_asked_for():
-    call = lambda segments: api.attention(P.q, P.k, P.v, (AT._replace(segments=segments), OF), AttentionSpec())
+    call = lambda segments: api.attention(X._replace(q_info=AT._replace(segments=segments)), AttentionSpec())
     assert jax.eval_shape(call, -AT.segments)[0].shape == P.q.shape

@@ -5,7 +5,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pallas_kernels import masks
-from pallas_kernels.masks import Beyond, Causal, Chunked, ChunksBefore, Full, PrefixLM, Segments, Sinks, Tokens, Window
+from pallas_kernels.masks import (
+    Beyond,
+    Causal,
+    Chunked,
+    ChunksBefore,
+    Full,
+    PrefixLM,
+    Segments,
+    Sinks,
+    TokenInfo,
+    Window,
+)
 from tests.helpers import packed
 
 ATOMS = st.one_of(
@@ -31,7 +42,7 @@ def test_relation_never_contradicts_visible(mask, seed, block, shuffled):
     tokens = packed(seed, 1, 32, mean=20, padding=seed % 5)
     if shuffled:  # what a layout does: a mask must not care which token sits where
         order = np.random.default_rng(seed).permutation(32)
-        tokens = Tokens(*(x[:, order] for x in tokens))
+        tokens = TokenInfo(*(x[:, order] for x in tokens))
     see = np.asarray(masks.visible(mask, tokens, tokens))[0].reshape(32 // block, block, 32 // block, block)
     ranges = masks.block_ranges(tokens, block)
     relation = np.asarray(masks.relation(mask, ranges, ranges))[0]
@@ -42,7 +53,7 @@ def test_relation_never_contradicts_visible(mask, seed, block, shuffled):
 @settings(max_examples=60, deadline=None)
 @given(MASKS)
 def test_no_visible_pair_is_out_of_reach(mask):
-    tokens = Tokens(jnp.arange(40, dtype=jnp.int32), jnp.ones(40, jnp.int32))
+    tokens = TokenInfo(jnp.arange(40, dtype=jnp.int32), jnp.ones(40, jnp.int32))
     distance = np.arange(40)[:, None] - np.arange(40)[None]
     low, high = mask.reach()
     seen = distance[np.asarray(masks.visible(mask, tokens, tokens))]
@@ -50,7 +61,7 @@ def test_no_visible_pair_is_out_of_reach(mask):
 
 
 def test_complements_share_no_pair_and_leave_none_out():
-    tokens = Tokens(jnp.arange(40, dtype=jnp.int32), jnp.ones(40, jnp.int32))
+    tokens = TokenInfo(jnp.arange(40, dtype=jnp.int32), jnp.ones(40, jnp.int32))
     for cut in ((Window(9), Beyond(9)), (Chunked(7), ChunksBefore(7, 1, 1), ChunksBefore(7, 2))):
         seen = sum(np.asarray(masks.visible(Causal() & mask, tokens, tokens)).astype(int) for mask in cut)
         np.testing.assert_array_equal(seen, np.tri(40))
@@ -75,19 +86,19 @@ def test_full_is_neutral():
     ],
 )
 def test_relation_is_sharp_on_one_document(mask, empty, full):
-    tokens = Tokens(jnp.arange(64, dtype=jnp.int32)[None], jnp.ones((1, 64), jnp.int32))
+    tokens = TokenInfo(jnp.arange(64, dtype=jnp.int32)[None], jnp.ones((1, 64), jnp.int32))
     ranges = masks.block_ranges(tokens, 8)
     relation = np.asarray(masks.relation(mask, ranges, ranges))
     assert ((relation == masks.EMPTY).sum(), (relation == masks.FULL).sum()) == (empty, full)
 
 
 def test_window_counts_the_token_itself():
-    tokens = Tokens(jnp.arange(6, dtype=jnp.int32), jnp.ones(6, jnp.int32))
+    tokens = TokenInfo(jnp.arange(6, dtype=jnp.int32), jnp.ones(6, jnp.int32))
     assert np.asarray(masks.visible(Causal() & Window(3), tokens, tokens)).sum(-1).tolist() == [1, 2, 3, 3, 3, 3]
 
 
 def test_padding_sees_nothing_under_any_mask():
-    tokens = Tokens(jnp.zeros(4, jnp.int32), jnp.array([1, 0, 0, 1], jnp.int32))
+    tokens = TokenInfo(jnp.zeros(4, jnp.int32), jnp.array([1, 0, 0, 1], jnp.int32))
     see = np.asarray(masks.visible(Full() | Segments(), tokens, tokens))
     assert see.tolist() == [[True, False, False, True], [False] * 4, [False] * 4, [True, False, False, True]]
 

@@ -199,7 +199,7 @@ def small_problem(case: Case):
 
     from pallas_kernels.testing import packed, problem
 
-    tokens = packed(1, case.rows, case.length, mean=case.length // 4) if case.mask == "packed" else None
+    info = packed(1, case.rows, case.length, mean=case.length // 4) if case.mask == "packed" else None
     p = problem(
         0,
         B=case.rows,
@@ -208,7 +208,7 @@ def small_problem(case: Case):
         K=case.kv_heads or case.heads,
         H=case.head_dim,
         dtype=jnp.dtype(case.dtype),
-        tokens=tokens and (tokens, tokens),
+        infos=info and (info, info),
     )
     return p._replace(dlse=jnp.zeros_like(p.dlse))
 
@@ -228,38 +228,38 @@ def large_problem(case: Case):
             strict=True,
         )
     )
-    tokens = one_document(case.rows, case.length)
-    return Problem(q, k, v, (tokens, tokens), dout, jnp.zeros(q.shape[:3], jnp.float32))
+    info = one_document(case.rows, case.length)
+    return Problem(q, k, v, info, info, dout, jnp.zeros(q.shape[:3], jnp.float32))
 
 
 def attended(case: Case, p, programs):
     """(out, lse, dq, dk, dv) with queries and keys in pieces.
 
-    For each piece of queries, forward continues from the result over the keys before, and backward is given the row
-    statistics over all keys.
+    For each piece of queries, forward goes on from the pair of the pieces of keys before, and backward is given the
+    RowStats over all keys.
     """
     import jax
     import jax.numpy as jnp
 
-    from pallas_kernels.attention.spec import rows
+    from pallas_kernels.attention.pair import Inputs, row_stats
 
-    spec, module = _route(case)
+    spec, route = _route(case)
     cuts = [slice(i * case.length // case.pieces, (i + 1) * case.length // case.pieces) for i in range(case.pieces)]
     pieces = lambda *tree: [jax.tree.map(lambda x, cut=cut: x[:, cut], tree) for cut in cuts]
-    forward = lambda q, k, before: module(q[0], k[0]).forward(q[0], *k[:2], (q[1], k[2]), spec, None, before)
-    backward = lambda q, k, rows: module(q[0], k[0]).backward(q[0], *k[:2], (q[1], k[2]), spec, rows)[:3]
-    keys, results, grads = pieces(p.k, p.v, p.tokens[1]), [], []
-    for *q, dout in pieces(p.q, p.tokens[0], p.dout):
-        result = None
-        for i, key in enumerate(keys):
-            result = programs(f"forward {min(i, 1)}", forward)(q, key, result)
-        needed = rows(result, (dout, None))
-        grads.append([programs("backward", backward)(q, key, needed) for key in keys])
-        results.append(result)
+    forward = lambda x, initial: route(x).forward(x, spec, initial)
+    backward = lambda x, stats: route(x).backward(x, spec, stats)[:3]
+    keys, pairs, grads = pieces(p.k, p.v, p.k_info), [], []
+    for q, q_info, dout in pieces(p.q, p.q_info, p.dout):
+        inputs, pair = [Inputs(q, k, v, q_info, k_info) for k, v, k_info in keys], None
+        for i, x in enumerate(inputs):
+            pair = programs(f"forward {min(i, 1)}", forward)(x, pair)
+        stats = row_stats(pair, (dout, None))
+        grads.append([programs("backward", backward)(x, stats) for x in inputs])
+        pairs.append(pair)
     total = lambda parts, i: sum(jnp.asarray(part[i], jnp.float32) for part in parts)
     whole = lambda parts: jnp.concatenate(parts, 1)
     return (
-        *map(whole, zip(*results, strict=True)),
+        *map(whole, zip(*pairs, strict=True)),
         whole([total(row, 0) for row in grads]),
         *(whole([total(column, i) for column in zip(*grads, strict=True)]) for i in (1, 2)),
     )
@@ -361,13 +361,13 @@ def _true_scores(p):
 
 def timed_call(case: Case, p, programs):
     """(results, function that computes them again) of a timed case."""
-    from pallas_kernels.attention.spec import rows
+    from pallas_kernels.attention.pair import row_stats
 
-    spec, module = _route(case)
-    call, arguments = programs("forward", lambda p: module(p.q, p.k).forward(p.q, p.k, p.v, p.tokens, spec)), (p,)
+    (spec, route), x = _route(case), p.inputs()
+    call, arguments = programs("forward", lambda x: route(x).forward(x, spec)), (x,)
     if case.op == "backward":
-        arguments = p, rows(call(p), (p.dout, None))
-        call = programs("backward", lambda p, rows: module(p.q, p.k).backward(p.q, p.k, p.v, p.tokens, spec, rows)[:3])
+        arguments = x, row_stats(call(x), (p.dout, None))
+        call = programs("backward", lambda x, stats: route(x).backward(x, spec, stats)[:3])
     return call(*arguments), lambda: call(*arguments)
 
 
@@ -426,7 +426,7 @@ def bursts(call) -> list[float]:
 
 
 def _route(case: Case):
-    """(AttentionSpec, (q, k) -> the route's module); the latter raises NotImplementedError where the route cannot."""
+    """(spec, Inputs -> the route's implementation); the latter raises NotImplementedError where the route cannot."""
     from pallas_kernels import masks
     from pallas_kernels.attention import api
     from pallas_kernels.attention.spec import AttentionSpec
@@ -434,7 +434,7 @@ def _route(case: Case):
     spec = AttentionSpec(
         masks.parse(MASKS[case.mask]), soft_cap=case.soft_cap, partial=case.pieces > 1, block=case.block
     )
-    return spec, lambda q, k: api.select(case.route, q, k, spec)
+    return spec, lambda x: api.select(case.route, x, spec)
 
 
 # kind -> the function that prepares a case: (case, programs) -> (() -> answer)

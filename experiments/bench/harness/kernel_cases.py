@@ -17,10 +17,12 @@ from experiments.hardware.tpu_schedule import Work
 from experiments.settings import extras
 from pallas_kernels import masks, tpu_chips
 from pallas_kernels.attention import api
-from pallas_kernels.attention.spec import AttentionSpec, Rows
+from pallas_kernels.attention.pair import RowStats
+from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.attention.tpu import pairs
 from pallas_kernels.attention.tpu import sizes as tpu_sizes
-from pallas_kernels.masks import Tokens
+from pallas_kernels.masks import TokenInfo
+from pallas_kernels.testing import input_types
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,16 +85,13 @@ class Ours:
         q, k = (
             jax.ShapeDtypeStruct((1, length, heads, case.head_dim), case.dtype) for heads in (case.heads, case.kv_heads)
         )
-        number = jax.ShapeDtypeStruct((1, length), jnp.int32)
-        row = jax.ShapeDtypeStruct((1, length, case.heads), jnp.float32)
-        tokens = Tokens(number, number)
+        row, x = jax.ShapeDtypeStruct((1, length, case.heads), jnp.float32), input_types(q, k)
 
-        def call(q, k, v, tokens, *rows):
+        def call(x, *stats):
             with _sized(case):
-                module = api.select(self.name, q, k, spec)
-                return getattr(module, case.op)(q, k, v, (tokens, tokens), spec, *rows)
+                return getattr(api.select(self.name, x, spec), case.op)(x, spec, *stats)
 
-        return call, (q, k, k, tokens) + (() if case.op == "forward" else (Rows(q, row, row),))
+        return call, (x,) if case.op == "forward" else (x, RowStats(q, row, row))
 
 
 class Longctx(Ours):
@@ -106,13 +105,13 @@ class Longctx(Ours):
     def work(self, case, length):
         """See Case.work."""
         blocks = self.blocks(case, length)
-        tokens = documents(case, length)
-        kinds = np.asarray(pairs.kinds(masks.parse(case.mask), tokens, tokens, *blocks[:3]))
+        info = documents(case, length)
+        kinds = np.asarray(pairs.kinds(masks.parse(case.mask), info, info, *blocks[:3]))
         count = {kind: case.heads * int((kinds == kind).sum()) for kind in (masks.FULL, pairs.LOWER, masks.PARTIAL)}
         runs = dict(count)
         if case.op == "forward":
             outer = case.heads * kinds.shape[1]
-            runs[masks.PARTIAL] = case.heads * _tiles(case, blocks, tokens, kinds == masks.PARTIAL)
+            runs[masks.PARTIAL] = case.heads * _tiles(case, blocks, info, kinds == masks.PARTIAL)
         else:
             for kind in (masks.FULL, masks.PARTIAL):  # strip by strip
                 runs[kind] *= blocks.q // blocks.rows
@@ -132,20 +131,20 @@ def _sized(case):
     tpu_sizes.SIZES.update(tuned)
 
 
-def _tiles(case, blocks, tokens, chosen) -> int:
+def _tiles(case, blocks, info, chosen) -> int:
     """The number of tiles with visible pairs in the `chosen` block pairs [1, n, m], as the forward kernel counts."""
-    q = masks.Ranges(*(x[..., :, None] for x in masks.block_ranges(tokens, blocks.rows)))
-    k = masks.Ranges(*(x[..., None, :] for x in masks.block_ranges(tokens, blocks.chunk)))
+    q = masks.Ranges(*(x[..., :, None] for x in masks.block_ranges(info, blocks.rows)))
+    k = masks.Ranges(*(x[..., None, :] for x in masks.block_ranges(info, blocks.chunk)))
     visible = ~np.asarray(masks.nothing(masks.parse(case.mask), q, k))
     n, m = chosen.shape[1:]
     return int(visible.reshape(1, n, blocks.q // blocks.rows, m, blocks.k // blocks.chunk).sum((2, 4))[chosen].sum())
 
 
-def documents(case: Case, length: int) -> Tokens:
+def documents(case: Case, length: int) -> TokenInfo:
     """Positions and segments, int32 [1, length], of a case's row of equally long documents."""
     index = jnp.arange(length, dtype=jnp.int32)[None]
     size = -(-length // case.documents)
-    return Tokens(index % size, 1 + index // size)
+    return TokenInfo(index % size, 1 + index // size)
 
 
 @dataclasses.dataclass(frozen=True)

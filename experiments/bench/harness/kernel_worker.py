@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from experiments.bench.harness.kernel_cases import Case, documents
 from experiments.bench.harness.sides import ROOT
 from pallas_kernels import gpu_chips, tpu_chips
-from pallas_kernels.masks import Tokens
+from pallas_kernels.masks import TokenInfo
 
 LIMIT = 900  # seconds for one compilation
 _CALLS = 10
@@ -61,11 +61,11 @@ def run_here(length: int, case: Case) -> dict:
     made = jax.tree.map(
         lambda x: (
             documents(case, length)
-            if isinstance(x, Tokens)
+            if isinstance(x, TokenInfo)
             else jax.numpy.asarray(rng.standard_normal(x.shape), x.dtype)
         ),
         types,
-        is_leaf=lambda x: isinstance(x, Tokens),
+        is_leaf=lambda x: isinstance(x, TokenInfo),
     )
     function = jax.jit(function)
     jax.block_until_ready(function(*made))

@@ -1,9 +1,9 @@
 """The forward kernel for Hopper: two warpgroups that compute, in turns, and one that copies.
 
-A thread block takes 128 queries of one head, 64 for each computing warpgroup, through the blocks of keys that its plan
-lists: PARTIAL ones first, as the first may have to be, then FULL ones, without mask work. As in FlashAttention-3
-(arXiv 2407.08608), the scores of the next block are computed together with the weighted values of the last one, the
-softmax of either warpgroup runs while the tensor cores serve the other, and weights never leave the registers.
+A thread block takes 128 queries of one head, 64 for each computing warpgroup, through the blocks of keys that its
+Schedule lists: PARTIAL ones first, as the first may have to be, then FULL ones, without mask work. FlashAttention-3's
+schedule (arXiv 2407.08608): the scores of the next block are computed together with the weighted values of the last
+one, the softmax of either warpgroup runs while the tensor cores serve the other, and weights stay in the registers.
 """
 import functools
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from pallas_kernels import mosaic_gpu
 from pallas_kernels.attention import blocks
 from pallas_kernels.attention.mosaic_gpu.parts import COMPUTE, LOG2E, ROWS, hide, scores, stream
+from pallas_kernels.attention.pair import Inputs, Pair
 from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.mosaic_gpu import BY_ROW, TILE, WARPGROUP
 
@@ -24,16 +25,16 @@ _LOW = -1e30                     # the highest score of a row that has seen no k
 
 
 class _Shared(NamedTuple):
-    """What shared memory holds: queries, a few blocks of keys and values, and positions and segments of both."""
+    """Shared memory: queries, a few blocks of keys and values, and positions and segments of both."""
     q: jax.Ref
     k: jax.Ref
     v: jax.Ref
-    q_tokens: jax.Ref
-    k_tokens: jax.Ref
+    q_info: jax.Ref
+    k_info: jax.Ref
 
 
 class _Barriers(NamedTuple):
-    """q, k, v: are there to be read. k_free, v_free: have been read. turn: of either warpgroup to start matmuls."""
+    """Barriers: q, k, v are there to be read; k_free, v_free: they have been read; turn: a warpgroup's, for matmuls."""
     q: jax.Ref
     k: jax.Ref
     v: jax.Ref
@@ -42,12 +43,12 @@ class _Barriers(NamedTuple):
     turn: jax.Ref
 
 
-def attend(q, k, v, tokens, spec: AttentionSpec):
-    """(out, lse) as reference.forward."""
-    (B, T, N, H), rows = q.shape, COMPUTE * ROWS
-    tokens = blocks.pad_tokens(tokens[0], rows), blocks.pad_tokens(tokens[1], KEYS)
-    plan = blocks.schedule(blocks.relations(spec.mask, *tokens, rows, KEYS))
-    q, k, v = blocks.pad(q, 1, rows), blocks.pad(k, 1, KEYS), blocks.pad(v, 1, KEYS)
+def attend(x: Inputs, spec: AttentionSpec) -> Pair:
+    """The pair (out, lse); see reference.forward."""
+    (B, T, N, H), rows = x.q.shape, COMPUTE * ROWS
+    infos = blocks.pad_info(x.q_info, rows), blocks.pad_info(x.k_info, KEYS)
+    schedule = blocks.schedule(blocks.relations(spec.mask, *infos, rows, KEYS))
+    q, k, v = blocks.pad(x.q, 1, rows), blocks.pad(x.k, 1, KEYS), blocks.pad(x.v, 1, KEYS)
     block, barrier, stages = functools.partial(mosaic_gpu.tiles, dtype=q.dtype), plgpu.Barrier, 256 // H
     shared = _Shared(block(COMPUTE, ROWS, H), block(stages, KEYS, H), block(stages, KEYS, H),
                      plgpu.SMEM((2, rows), jnp.int32), plgpu.SMEM((stages, 2, KEYS), jnp.int32))
@@ -58,12 +59,12 @@ def attend(q, k, v, tokens, spec: AttentionSpec):
         functools.partial(forward, spec=spec, scale=spec.score_scale(H)),
         [jax.ShapeDtypeStruct(q.shape, spec.result_dtype(q)), jax.ShapeDtypeStruct((B, N, q.shape[1]), jnp.float32)],
         [shared, barriers], {"tile": q.shape[1] // rows, "head": N, "row": B}, COMPUTE + 1,
-        [q, k, v, *(jnp.stack(x, 1) for x in tokens), *plan])
-    return out[:, :T], lse[:, :, :T].swapaxes(1, 2)
+        [q, k, v, *(jnp.stack(info, 1) for info in infos), *schedule])
+    return Pair(out[:, :T], lse[:, :, :T].swapaxes(1, 2))
 
 
-def forward(q, k, v, q_tokens, k_tokens, order, full, active, out, lse, shared, barriers, *, spec, scale):
-    """Grid (tile of queries, head, row of the batch). q, out BTNH; k, v BSKH; tokens: positions and segments [B, 2, .];
+def forward(q, k, v, q_info, k_info, order, full, active, out, lse, shared, barriers, *, spec, scale):
+    """Grid (tile of queries, head, row of the batch). q, out BTNH; k, v BSKH; infos: positions and segments [B, 2, .];
     order [B, tiles, blocks], full, active [B, tiles]: a Schedule; lse [B, N, T]. All of it in global memory.
     """
     head, b, role = (jax.lax.axis_index(axis) for axis in ("head", "row", WARPGROUP))
@@ -76,10 +77,10 @@ def forward(q, k, v, q_tokens, k_tokens, order, full, active, out, lse, shared, 
         start, of_keys = tile * COMPUTE * ROWS, jax.lax.div(head, jnp.int32(q.shape[2] // k.shape[2]))
         for i in range(COMPUTE):
             plgpu.copy_gmem_to_smem(q.at[b, pl.ds(start + i * ROWS, ROWS), head], shared.q.at[i], barriers.q)
-        plgpu.copy_gmem_to_smem(q_tokens.at[b, :, pl.ds(start, COMPUTE * ROWS)], shared.q_tokens, barriers.q)
+        plgpu.copy_gmem_to_smem(q_info.at[b, :, pl.ds(start, COMPUTE * ROWS)], shared.q_info, barriers.q)
         block = lambda i: pl.ds(order[b, tile, steps - 1 - i] * KEYS, KEYS)
         stream(steps, shared.k.shape[0], [
-            (lambda i: (k.at[b, block(i), of_keys], k_tokens.at[b, :, block(i)]), (shared.k, shared.k_tokens),
+            (lambda i: (k.at[b, block(i), of_keys], k_info.at[b, :, block(i)]), (shared.k, shared.k_info),
              barriers.k_free, barriers.k),
             (lambda i: (v.at[b, block(i), of_keys],), (shared.v,), barriers.v_free, barriers.v)])
 
@@ -89,10 +90,10 @@ def forward(q, k, v, q_tokens, k_tokens, order, full, active, out, lse, shared, 
         plgpu.barrier_wait(barriers.q)
         masked = steps - jnp.minimum(full[b, tile], steps - 1)                       # the first is, whatever it is
         top, total, sums = _attend(role, steps, masked, shared, barriers, spec, scale)
-        mine, some = pl.ds((tile * COMPUTE + role) * ROWS, ROWS), total > 0
-        total = jnp.where(some, total, 1.0)
-        mosaic_gpu.store(sums * mosaic_gpu.by_row(1.0 / total, sums.shape), out.at[b, mine, head], shared.q.at[role])
-        lse[b, head, mine] = jnp.where(some, (top + jnp.log2(total)) / LOG2E, -jnp.inf)
+        kept, seen = pl.ds((tile * COMPUTE + role) * ROWS, ROWS), total > 0
+        total = jnp.where(seen, total, 1.0)
+        mosaic_gpu.store(sums * mosaic_gpu.by_row(1.0 / total, sums.shape), out.at[b, kept, head], shared.q.at[role])
+        lse[b, head, kept] = jnp.where(seen, (top + jnp.log2(total)) / LOG2E, -jnp.inf)
 
 
 def _attend(role, steps, masked, shared, barriers, spec, scale):
@@ -108,8 +109,8 @@ def _attend(role, steps, masked, shared, barriers, spec, scale):
         """(weights, top, total) with the scores s of step i, from top and total before."""
         s, factor = scores(s, spec, scale)
         if mask:
-            mine = shared.q_tokens.at[:, pl.ds(role * ROWS, ROWS)], 0
-            s = hide(spec.mask, s, mine, (shared.k_tokens.at[slot_of(i)], 1))
+            kept = shared.q_info.at[:, pl.ds(role * ROWS, ROWS)], 0
+            s = hide(spec.mask, s, kept, (shared.k_info.at[slot_of(i)], 1))
             plgpu.commit_smem()                        # these reads come before the copies that follow
         plgpu.barrier_arrive(barriers.k_free.at[slot_of(i)])
         new_top = jnp.maximum(top, s.max(1) * factor)

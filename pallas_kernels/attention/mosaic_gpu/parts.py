@@ -1,4 +1,4 @@
-"""What the forward and backward kernels for Hopper share: who does what, and pieces of the arithmetic."""
+"""Pieces of the forward and backward kernels for Hopper: roles, the stream of copies, and arithmetic of scores."""
 import math
 
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from pallas_kernels import masks, mosaic_gpu
-from pallas_kernels.masks import Tokens
+from pallas_kernels.masks import TokenInfo
 
 COMPUTE = 2                      # warpgroups that compute; one more copies
 ROWS = 64                        # of queries, or keys, that one of them keeps
@@ -32,7 +32,7 @@ def stream(steps, stages, copies):
 
 
 def scores(s, spec, scale):
-    """The scores, capped, and what makes them exponents of 2, given q k^T."""
+    """(scores, capped; the factor that makes them exponents of 2), given s = q k^T."""
     if not spec.soft_cap:
         return s, scale * LOG2E
     # cap tanh(x / cap) by exponentials, with one division: the hardware's own tanh is good to 11 bits alone
@@ -41,19 +41,20 @@ def scores(s, spec, scale):
 
 
 def hide(mask, s, queries, keys):
-    """s, a tile, with -inf where queries do not see keys.
+    """The tile of scores s, with -inf where queries do not see keys.
 
     queries, keys: (reference to their positions and segments [2, tokens], their axis in the tile).
     """
-    tokens = lambda ref, axis: Tokens(*(along(axis, ref.at[i], s.shape) for i in range(2)))
+    info = lambda ref, axis: TokenInfo(*(along(axis, ref.at[i], s.shape) for i in range(2)))
     first, *others = _conditions(mask)                 # one at a time, or registers would not suffice
-    s = jnp.where(masks.sees(first, tokens(*queries), tokens(*keys)), s, -jnp.inf)
+    s = jnp.where(masks.sees(first, info(*queries), info(*keys)), s, -jnp.inf)
     for condition in others:
-        s = jnp.where(condition.visible(tokens(*queries), tokens(*keys)), s, -jnp.inf)
+        s = jnp.where(condition.visible(info(*queries), info(*keys)), s, -jnp.inf)
     return s
 
 
 def _conditions(mask):
+    """The masks that a mask is the conjunction of."""
     return [*_conditions(mask.left), *_conditions(mask.right)] if isinstance(mask, masks.And) else [mask]
 
 

@@ -13,57 +13,63 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from pallas_kernels import masks
-from pallas_kernels.attention import blocks as tiles
-from pallas_kernels.attention.spec import Rows, cap, cap_slope
+from pallas_kernels.attention.blocks import pad_info
+from pallas_kernels.attention.pair import Grads, Inputs, RowStats
+from pallas_kernels.attention.spec import cap, cap_slope
 from pallas_kernels.attention.tpu import pairs
-from pallas_kernels.attention.tpu.parts import heads_first, heads_last, on_kind, stacked, token_columns, token_rows
+from pallas_kernels.attention.tpu.parts import heads_first, heads_last, info_columns, info_rows, on_kind, stacked
 from pallas_kernels.mosaic_tpu import call, like, matmul
 
 _NONE = -1                       # no block of dq
 
 
-def grads(q, k, v, tokens, spec, rows: Rows, blocks):
-    """(dq, dk, dv) of these keys and queries; see reference.backward."""
-    (B, T, N, H), (S, K) = q.shape, k.shape[1:3]
-    G = N // K
-    tokens = tiles.pad_tokens(tokens[0], blocks.q), tiles.pad_tokens(tokens[1], blocks.k)
-    table, steps = pairs.pairs(pairs.kinds(spec.mask, *tokens, blocks.q, blocks.k, blocks.chunk).swapaxes(1, 2))
-    q, dout = (heads_first(x, blocks.q).swapaxes(2, 3) for x in (q, rows.dout.astype(q.dtype)))        # BNHT
-    k, v = heads_first(k, blocks.k), heads_first(v, blocks.k)                                           # BKSH
+def grads(x: Inputs, spec, stats: RowStats, sizes) -> Grads:
+    """Gradients of these queries and keys; see reference.backward."""
+    (B, T, _, H), (S, K) = x.q.shape, x.k.shape[1:3]
+    infos = pad_info(x.q_info, sizes.q), pad_info(x.k_info, sizes.k)
+    block_list, steps = pairs.pairs(pairs.kinds(spec.mask, *infos, *sizes[:3]).swapaxes(1, 2))
+    q, dout = (heads_first(y, sizes.q).swapaxes(2, 3) for y in (x.q, stats.dout.astype(x.q.dtype)))     # BNHT
+    k, v = heads_first(x.k, sizes.k), heads_first(x.v, sizes.k)                                         # BKSH
     # a row that sees nothing has only masked pairs: any lse does
-    lse = math.log2(math.e) * jnp.where(jnp.isfinite(rows.lse), rows.lse, 0.0)
-    numbers = jnp.concatenate([heads_first(x, blocks.q) for x in (lse, rows.delta)], 2)                 # BN2T
-    outer, inner = (lambda b, t, table, read=read: read(table[b, t]) for read in (pairs.outer, pairs.inner))
-    of_queries, of_keys = (lambda b, h, t, g, table: (b, h * G + g, 0, inner(b, t, table)),
-                           lambda b, h, t, g, table: (b, h, 0, outer(b, t, table)))
-    head, anywhere = q.shape[2], pl.BlockSpec(memory_space=pl.ANY)
-    queries = pl.BlockSpec((None, None, head, blocks.q), of_queries)
-    keys = pl.BlockSpec((None, None, blocks.k, head), lambda b, h, t, g, table: (b, h, outer(b, t, table), 0))
-    grid = pltpu.PrefetchScalarGridSpec(
+    lse = math.log2(math.e) * jnp.where(jnp.isfinite(stats.lse), stats.lse, 0.0)
+    numbers = jnp.concatenate([heads_first(y, sizes.q) for y in (lse, stats.delta)], 2)                 # BN2T
+    kernel = functools.partial(backward, spec=spec, scale=spec.score_scale(H), sizes=sizes)
+    operands = [block_list, *map(stacked, infos), q, k, v, dout, numbers, jnp.zeros_like(q, jnp.float32)]
+    dk_like, dv_like = (like(y, (B, K, q.shape[2], y.shape[2]), spec.result_dtype(y)) for y in (k, v))
+    dq, dk, dv = call(kernel, _grid(q, k, steps, sizes), "parallel parallel arbitrary arbitrary",
+                      [like(q, q.shape, jnp.float32), dk_like, dv_like], operands, {len(operands) - 1: 0})
+    dq = (spec.score_scale(H) * dq).astype(spec.result_dtype(x.q))
+    return Grads(*(heads_last(y.swapaxes(2, 3), length, H) for y, length in ((dq, T), (dk, S), (dv, S))))
+
+
+def _grid(q, k, steps, sizes):
+    """The grid of `backward`, and which blocks of q [B, N, H, T], k [B, K, S, H] and the others a step works on."""
+    (B, N, head), K = q.shape[:3], k.shape[1]
+    G, anywhere = N // K, pl.BlockSpec(memory_space=pl.ANY)
+    outer, inner = (lambda b, t, block_list, read=read: read(block_list[b, t]) for read in (pairs.outer, pairs.inner))
+    of_queries, of_keys = (lambda b, h, t, g, block_list: (b, h * G + g, 0, inner(b, t, block_list)),
+                           lambda b, h, t, g, block_list: (b, h, 0, outer(b, t, block_list)))
+    queries = pl.BlockSpec((None, None, head, sizes.q), of_queries)
+    keys = pl.BlockSpec((None, None, sizes.k, head), lambda b, h, t, g, block_list: (b, h, outer(b, t, block_list), 0))
+    return pltpu.PrefetchScalarGridSpec(
         num_scalar_prefetch=1,
         grid=(B, K, steps, G),
-        in_specs=[pl.BlockSpec((None, 2, blocks.q), lambda b, h, t, g, table: (b, 0, inner(b, t, table))),
-                  pl.BlockSpec((None, 2, blocks.k), lambda b, h, t, g, table: (b, 0, outer(b, t, table))),
-                  queries, keys, keys, queries, pl.BlockSpec((None, None, 2, blocks.q), of_queries), anywhere],
-        out_specs=[anywhere, *[pl.BlockSpec((None, None, head, blocks.k), of_keys)] * 2],
-        scratch_shapes=[pltpu.VMEM((head, blocks.k), k.dtype),
-                        *(pltpu.VMEM((head, n), jnp.float32) for n in (blocks.k, blocks.k, blocks.q)),
-                        pltpu.VMEM((2, head, blocks.q), jnp.float32), pltpu.SMEM((2,), jnp.int32),
+        in_specs=[pl.BlockSpec((None, 2, sizes.q), lambda b, h, t, g, block_list: (b, 0, inner(b, t, block_list))),
+                  pl.BlockSpec((None, 2, sizes.k), lambda b, h, t, g, block_list: (b, 0, outer(b, t, block_list))),
+                  queries, keys, keys, queries, pl.BlockSpec((None, None, 2, sizes.q), of_queries), anywhere],
+        out_specs=[anywhere, *[pl.BlockSpec((None, None, head, sizes.k), of_keys)] * 2],
+        scratch_shapes=[pltpu.VMEM((head, sizes.k), k.dtype),
+                        *(pltpu.VMEM((head, n), jnp.float32) for n in (sizes.k, sizes.k, sizes.q)),
+                        pltpu.VMEM((2, head, sizes.q), jnp.float32), pltpu.SMEM((2,), jnp.int32),
                         pltpu.SemaphoreType.DMA((2,))])
-    kernel = functools.partial(backward, spec=spec, scale=spec.score_scale(H), blocks=blocks)
-    operands = [table, *map(stacked, tokens), q, k, v, dout, numbers, jnp.zeros_like(q, jnp.float32)]
-    dk_like, dv_like = (like(x, (B, K, head, x.shape[2]), spec.result_dtype(x)) for x in (k, v))
-    dq, dk, dv = call(kernel, grid, "parallel parallel arbitrary arbitrary",
-                      [like(q, q.shape, jnp.float32), dk_like, dv_like], operands, {len(operands) - 1: 0})
-    dq = (spec.score_scale(H) * dq).astype(spec.result_dtype(q))
-    return *(heads_last(x.swapaxes(2, 3), length, H) for x, length in ((dq, T), (dk, S), (dv, S))),
 
 
-def backward(table, q_tokens, k_tokens, q, k, v, dout, numbers, dq_zeros, dq, dk, dv, k_across, dk_sum, dv_sum,
-             share, dq_blocks, flight, moved, *, spec, scale, blocks):
-    """Grid (batch, key head, pair of blocks, query head of the group). table int32 [B, pairs], by key block, in SMEM.
+def backward(block_list, q_info, k_info, q, k, v, dout, numbers, dq_zeros, dq, dk, dv, k_across, dk_sum, dv_sum,
+             share, dq_blocks, flight, moved, *, spec, scale, sizes):
+    """Grid (batch, key head, pair of blocks, query head of the group). block_list int32 [B, pairs], by key block, in
+    SMEM.
 
-    Tokens: positions and segments [2, tokens]. q, dout: [H, q]; k, v: [k, H]; numbers: log2(e) lse and delta, [2, q];
+    Infos: positions and segments [2, tokens]. q, dout: [H, q]; k, v: [k, H]; numbers: log2(e) lse and delta, [2, q];
     dk, dv: [H, k]. Scratch: k_across [H, k], the transpose of k; float32 dk_sum and dv_sum [H, k], share [H, q].
 
     dq [B, N, H, T] stays in HBM, without the factor `scale`, where each step adds its share to a block through one of
@@ -71,13 +77,13 @@ def backward(table, q_tokens, k_tokens, q, k, v, dout, numbers, dq_zeros, dq, dk
     is on its way back during the next step that computes: `flight` is which block that is, and in which buffer.
     """
     b, head, t, group = (pl.program_id(axis) for axis in range(4))
-    groups, entry = pl.num_programs(3), table[b, t]
-    column = pl.multiple_of(pairs.inner(entry) * blocks.q, blocks.q)
-    mine = dq.at[b, head * groups + group, :, pl.ds(column, blocks.q)]
+    groups, entry = pl.num_programs(3), block_list[b, t]
+    column = pl.multiple_of(pairs.inner(entry) * sizes.q, sizes.q)
+    dq_block = dq.at[b, head * groups + group, :, pl.ds(column, sizes.q)]
 
     def landed():
         """Waits for the block in flight; copies of one size are all waited for alike."""
-        pltpu.make_async_copy(dq_blocks.at[0], mine, moved.at[1]).wait()
+        pltpu.make_async_copy(dq_blocks.at[0], dq_block, moved.at[1]).wait()
 
     @pl.when((t == 0) & (group == 0))
     def _():
@@ -89,31 +95,31 @@ def backward(table, q_tokens, k_tokens, q, k, v, dout, numbers, dq_zeros, dq, dk
         dk_sum[...] = jnp.zeros_like(dk_sum)
         dv_sum[...] = jnp.zeros_like(dv_sum)
 
-    number, before, buffer = pairs.inner(entry) * groups + group, flight[0], 1 - flight[1]
-    some = pairs.kind(entry) != masks.EMPTY
-    fetch = pltpu.make_async_copy(mine, dq_blocks.at[buffer], moved.at[0])
-    pl.when(some & (before == number))(landed)
-    pl.when(some)(fetch.start)
+    number, flying, buffer = pairs.inner(entry) * groups + group, flight[0], 1 - flight[1]
+    computes = pairs.kind(entry) != masks.EMPTY
+    fetch = pltpu.make_async_copy(dq_block, dq_blocks.at[buffer], moved.at[0])
+    pl.when(computes & (flying == number))(landed)
+    pl.when(computes)(fetch.start)
 
-    queries = _Queries(q_tokens, q, dout, numbers, share)
-    keys = _Keys(k_tokens, k, k_across, v, dk_sum, dv_sum)
+    queries = _Queries(q_info, q, dout, numbers, share)
+    keys = _Keys(k_info, k, k_across, v, dk_sum, dv_sum)
 
-    def compute(form):
-        rows = blocks.q if form == pairs.LOWER else blocks.rows
+    def compute(kind):
+        rows = sizes.q if kind == pairs.LOWER else sizes.rows
 
-        @pl.loop(0, blocks.q // rows)
+        @pl.loop(0, sizes.q // rows)
         def _(i):
-            here = pl.ds(pl.multiple_of(i * rows, rows), rows)
-            _strip(form, _Queries(*(ref.at[:, here] for ref in queries)), keys, spec, scale, blocks.chunk)
+            strip = pl.ds(pl.multiple_of(i * rows, rows), rows)
+            _strip(kind, _Queries(*(ref.at[:, strip] for ref in queries)), keys, spec, scale, sizes.chunk)
 
     on_kind(pairs.kind(entry), compute)
 
-    @pl.when(some)
+    @pl.when(computes)
     def _():
-        pl.when((before != number) & (before != _NONE))(landed)
+        pl.when((flying != number) & (flying != _NONE))(landed)
         fetch.wait()
         dq_blocks[buffer] += share[...]
-        pltpu.make_async_copy(dq_blocks.at[buffer], mine, moved.at[1]).start()
+        pltpu.make_async_copy(dq_blocks.at[buffer], dq_block, moved.at[1]).start()
         flight[0], flight[1] = number, buffer
 
     @pl.when(pairs.last(entry) & (group == groups - 1))
@@ -125,8 +131,8 @@ def backward(table, q_tokens, k_tokens, q, k, v, dout, numbers, dq_zeros, dq, dk
 
 
 class _Queries(NamedTuple):
-    """References to what belongs to queries, in columns."""
-    tokens: jax.Ref
+    """References to arrays of queries, each of which is a column."""
+    info: jax.Ref
     q: jax.Ref
     dout: jax.Ref
     numbers: jax.Ref
@@ -134,8 +140,8 @@ class _Queries(NamedTuple):
 
 
 class _Keys(NamedTuple):
-    """References to what belongs to keys: k and v in rows, the others in columns."""
-    tokens: jax.Ref
+    """References to arrays of keys, each of which is a row in k and v, and a column in the others."""
+    info: jax.Ref
     k: jax.Ref
     k_across: jax.Ref
     v: jax.Ref
@@ -143,24 +149,24 @@ class _Keys(NamedTuple):
     dv: jax.Ref
 
 
-def _strip(form, queries, keys, spec, scale, chunk):
-    """Adds to keys.dk and keys.dv, and leaves in queries.share, what these queries and keys give.
+def _strip(kind, queries, keys, spec, scale, chunk):
+    """Adds the gradients of these queries and keys to keys.dk and keys.dv, and leaves that of q in queries.share.
 
     A software pipeline over tiles of chunk x chunk scores, straight-line: while the scores of a tile are computed, the
     weights of the one before become ds, and those of the one before that give the three gradients. Within a stage, the
     matmuls that load scores into the matrix unit transposed, which is slow, alternate with those that stream longest.
     """
     cut = lambda ref: [slice(at, at + chunk) for at in range(0, ref.shape[1], chunk)]
-    tiles = [(ks, qs) for qs in cut(queries.q) for ks in cut(keys.dk) if form != pairs.LOWER or ks.start <= qs.start]
+    tiles = [(ks, qs) for qs in cut(queries.q) for ks in cut(keys.dk) if kind != pairs.LOWER or ks.start <= qs.start]
     factor = math.log2(math.e) * (1.0 if spec.soft_cap else scale)
 
     def weights(ks, qs, s, dp):
         if spec.soft_cap:
             s = cap(scale * s, spec.soft_cap)
         p = jnp.exp2(factor * s - queries.numbers[:1, qs])
-        if form == masks.PARTIAL or form == pairs.LOWER and ks == qs:
-            q_tokens, k_tokens = token_rows(queries.tokens[:, qs]), token_columns(keys.tokens[:, ks], chunk)
-            p = jnp.where(masks.sees(spec.mask, q_tokens, k_tokens), p, 0.0)
+        if kind == masks.PARTIAL or kind == pairs.LOWER and ks == qs:
+            q_info, k_info = info_rows(queries.info[:, qs]), info_columns(keys.info[:, ks], chunk)
+            p = jnp.where(masks.sees(spec.mask, q_info, k_info), p, 0.0)
         ds = p * (dp - queries.numbers[1:, qs]) * cap_slope(s, spec.soft_cap)
         return p.astype(queries.dout.dtype), ds.astype(queries.q.dtype)
 

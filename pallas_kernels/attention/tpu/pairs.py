@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from pallas_kernels import masks
 from pallas_kernels.attention import blocks
-from pallas_kernels.masks import EMPTY, FULL, PARTIAL, Mask, Ranges, Tokens
+from pallas_kernels.masks import EMPTY, FULL, PARTIAL, Mask, Ranges, TokenInfo
 
 LOWER = 3                        # EMPTY in every sub-block above the pair's own diagonal, FULL in every one below
 _BITS = 13                       # of a block's number: 8192 blocks on either side
@@ -22,16 +22,22 @@ class Pairs(NamedTuple):
 
     Rows of the batch that have fewer than `steps` repeat their last pair as EMPTY, neither first nor last: a kernel
     that fetches by it has no more to do.
+
+    Attributes:
+      block_list: int32 [B, outer * inner]; the functions below read its entries.
+      steps: int32 [], the entries of the row that has most.
     """
-    table: jax.Array             # int32[B, outer * inner]; its entries are read by the functions below
-    steps: jax.Array             # int32[]: entries of the row that has most
+    block_list: jax.Array
+    steps: jax.Array
 
 
 def outer(entry: jax.Array) -> jax.Array:
+    """The number of the outer block."""
     return entry >> _BITS + 4
 
 
 def inner(entry: jax.Array) -> jax.Array:
+    """The number of the inner block."""
     return (entry >> 4) & (1 << _BITS) - 1
 
 
@@ -51,31 +57,31 @@ def last(entry: jax.Array) -> jax.Array:
 
 
 def pairs(kinds: jax.Array) -> Pairs:
-    """The walk through a table of kinds [B, outer, inner]."""
+    """The list of pairs for kinds [B, outer, inner]. Raises NotImplementedError for more blocks than it can number."""
     B, rows, columns = kinds.shape
     if max(rows, columns) > 1 << _BITS:
         raise NotImplementedError(f"{rows} x {columns} blocks: the list of pairs counts to {1 << _BITS}")
     number = lambda axis: jax.lax.broadcasted_iota(jnp.int32, kinds.shape, axis)
     alone = (kinds == EMPTY).all(-1, keepdims=True) & (number(2) == 0)
-    here = (kinds != EMPTY) | alone
-    rank = here.cumsum(-1, dtype=jnp.int32)
+    listed = (kinds != EMPTY) | alone
+    rank = listed.cumsum(-1, dtype=jnp.int32)
     entry = (number(1) << _BITS + 4) | (number(2) << 4) | (kinds << 2) | ((rank == 1) << 1) | (rank == rank[..., -1:])
-    listed = jnp.sort(jnp.where(here, entry, _ABSENT).reshape(B, -1), axis=-1)
-    count = here.sum((1, 2), dtype=jnp.int32)
-    idle = jnp.take_along_axis(listed, count[:, None] - 1, axis=1) & ~15
-    return Pairs(jnp.where(jax.lax.broadcasted_iota(jnp.int32, listed.shape, 1) < count[:, None], listed, idle),
-                 count.max())
+    ordered = jnp.sort(jnp.where(listed, entry, _ABSENT).reshape(B, -1), axis=-1)
+    count = listed.sum((1, 2), dtype=jnp.int32)
+    idle = jnp.take_along_axis(ordered, count[:, None] - 1, axis=1) & ~15
+    place = jax.lax.broadcasted_iota(jnp.int32, ordered.shape, 1)
+    return Pairs(jnp.where(place < count[:, None], ordered, idle), count.max())
 
 
-def kinds(mask: Mask, q_tokens: Tokens, k_tokens: Tokens, q_block: int, k_block: int, chunk: int) -> jax.Array:
-    """EMPTY, PARTIAL, FULL or LOWER of every pair of blocks: tokens [B, T], [B, S] -> int32 [B, T/q_block, S/k_block].
+def kinds(mask: Mask, q_info: TokenInfo, k_info: TokenInfo, q_block: int, k_block: int, chunk: int) -> jax.Array:
+    """EMPTY, PARTIAL, FULL or LOWER of every pair of blocks: infos [B, T], [B, S] -> int32 [B, T/q_block, S/k_block].
 
     LOWER is known of square blocks, cut into sub-blocks of `chunk`. It may be said too rarely, never wrongly.
     """
-    relation = blocks.relations(mask, q_tokens, k_tokens, q_block, k_block)
+    relation = blocks.relations(mask, q_info, k_info, q_block, k_block)
     if q_block != k_block or q_block == chunk:
         return relation
-    of_queries, of_keys = masks.block_ranges(q_tokens, chunk), masks.block_ranges(k_tokens, chunk)
+    of_queries, of_keys = masks.block_ranges(q_info, chunk), masks.block_ranges(k_info, chunk)
     cut = lambda x, size: x.reshape(*x.shape[:-1], -1, size // chunk)
     lower = relation == PARTIAL
     for c in range(q_block // chunk - 1):

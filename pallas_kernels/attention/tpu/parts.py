@@ -1,4 +1,4 @@
-"""Pieces that the forward and the backward kernel share: layouts outside, small operations inside."""
+"""Pieces that the forward and the backward kernel share: layouts outside of them, small operations inside."""
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
@@ -7,12 +7,12 @@ from pallas_kernels import masks
 from pallas_kernels.attention import blocks
 from pallas_kernels.attention.tpu import pairs
 from pallas_kernels.attention.tpu.sizes import native_head_size
-from pallas_kernels.masks import Tokens
+from pallas_kernels.masks import TokenInfo
 from pallas_kernels.mosaic_tpu import LANES, as_columns
 
 
 def heads_first(x, block):
-    """BTNH -> BNTH, padded to whole blocks and a native head dim; numbers per row BTN -> BN1T."""
+    """BTNH -> BNTH, padded to whole blocks and a native head dim; a number of each row, BTN -> BN1T."""
     x = blocks.pad(x, 1, block)
     if x.ndim == 3:
         return x.swapaxes(1, 2)[:, :, None]
@@ -24,25 +24,25 @@ def heads_last(x, length, head_dim):
     return x[:, :, :length, :head_dim].swapaxes(1, 2)
 
 
-def stacked(tokens):
-    """int32 [B, 2, T]: positions and segments."""
-    return jnp.stack(tokens, 1)
+def stacked(info):
+    """Positions and segments in one array, int32 [B, 2, T]."""
+    return jnp.stack(info, 1)
 
 
 def on_kind(kind, step):
-    """step(form) in the compiled form that a pair of this kind asks for; nothing for EMPTY."""
-    for form in (masks.FULL, pairs.LOWER, masks.PARTIAL):
-        pl.when(kind == form)(lambda form=form: step(form))
+    """Runs step(kind), compiled for each kind of pair on its own; nothing for EMPTY."""
+    for known in (masks.FULL, pairs.LOWER, masks.PARTIAL):
+        pl.when(kind == known)(lambda known=known: step(known))
 
 
-def token_rows(tokens):
-    """Tokens [1, n] from positions and segments [2, n]."""
-    return Tokens(tokens[0:1], tokens[1:2])
+def info_rows(info):
+    """TokenInfo [1, n] from positions and segments [2, n]."""
+    return TokenInfo(info[0:1], info[1:2])
 
 
-def token_columns(tokens, width=1):
-    """Tokens [n, width] of equal columns from positions and segments [2, n]."""
-    return Tokens(*(jnp.tile(as_columns(x), (1, pl.cdiv(width, LANES)))[:, :width] for x in token_rows(tokens)))
+def info_columns(info, width=1):
+    """TokenInfo [n, width] of equal columns from positions and segments [2, n]."""
+    return TokenInfo(*(jnp.tile(as_columns(x), (1, pl.cdiv(width, LANES)))[:, :width] for x in info_rows(info)))
 
 
 def as_rows(x, y):

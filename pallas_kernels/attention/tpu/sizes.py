@@ -16,7 +16,7 @@ class Blocks(NamedTuple):
     """How one kernel cuts its work.
 
     Attributes:
-      q, k: tokens of a pair's block of queries and of keys.
+      q, k: tokens of a block of queries and of a block of keys.
       chunk: keys that are computed at a time, and sides of the squares that a diagonal is cut into. Divides k.
       rows: queries that are computed at a time. Divides q.
       wide: keys that the forward kernel computes at a time in a FULL pair, a multiple of chunk; 0 is chunk.
@@ -56,7 +56,7 @@ ELSEWHERE = "v5e", 128           # generation and head dim that stand in for wha
 def choose(op: str, dtype, head_dim: int, lengths: tuple[int, int], block: int = 0) -> Blocks:
     """Sizes for the chip a program is traced for, never much longer than (T, S).
 
-    op: forward or backward. block: tokens, in place of q and k; 0 is the table's own.
+    op: forward or backward. block: tokens, in place of q and k; 0 is as in SIZES.
     """
     chip = tpu_chips.current()
     tuned = ((op, *at) for at in ((chip, native_head_size(head_dim)), (chip, 128), ELSEWHERE))

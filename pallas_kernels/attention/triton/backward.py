@@ -8,19 +8,20 @@ of query blocks: order int32 [B,k blocks,q blocks], counts int32 [B,k blocks,2].
 import triton
 import triton.language as tl
 
-from pallas_kernels.attention.triton.parts import raw_scores, rows_of, sees, times_slope, tokens_of
+from pallas_kernels.attention.triton.parts import info_of, raw_scores, rows_of, sees, times_slope
 
 
 @triton.jit
-def dq(q, k, v, dout, lse, delta, q_tokens, k_tokens, order, counts, dq_out, T: tl.constexpr, S: tl.constexpr,
+def dq(q, k, v, dout, lse, delta, q_info, k_info, order, counts, dq_out, T: tl.constexpr, S: tl.constexpr,
        N: tl.constexpr, K: tl.constexpr, H: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
        SCALE: tl.constexpr, CAP: tl.constexpr, EXPONENT: tl.constexpr, MASK: tl.constexpr):
+    """The gradient of one block of queries; the list is of key blocks. Scores are [queries, keys]."""
     Q_BLOCKS: tl.constexpr = T // BLOCK_Q
     K_BLOCKS: tl.constexpr = S // BLOCK_K
     # the last queries first: under a causal mask they have most to do
     i, n, b = Q_BLOCKS - 1 - tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     head, key_head = (b * T * N + n) * H, (b * S * K + n // (N // K)) * H
-    q_tokens, k_tokens = q_tokens + b * 2 * T, k_tokens + b * 2 * S
+    q_info, k_info = q_info + b * 2 * T, k_info + b * 2 * S
     order, counts = order + (b * Q_BLOCKS + i) * K_BLOCKS, counts + (b * Q_BLOCKS + i) * 2
     full, active = tl.load(counts), tl.load(counts + 1)
 
@@ -31,14 +32,14 @@ def dq(q, k, v, dout, lse, delta, q_tokens, k_tokens, order, counts, dq_out, T: 
 
     for MASKED in tl.static_range(2):
         if MASKED:
-            q_position, q_segment = tokens_of(q_tokens, i, T, BLOCK_Q)
+            q_position, q_segment = info_of(q_info, i, T, BLOCK_Q)
         for step in range(full if MASKED else 0, active if MASKED else full):
             j = tl.load(order + step)
             keys = tl.load(rows_of(k + key_head, j, K, H, BLOCK_K))
             raw = raw_scores(queries, tl.trans(keys), SCALE, CAP)
             bits = raw * EXPONENT - lses
             if MASKED:
-                k_position, k_segment = tokens_of(k_tokens, j, S, BLOCK_K)
+                k_position, k_segment = info_of(k_info, j, S, BLOCK_K)
                 see = sees(MASK, q_position[:, None], q_segment[:, None], k_position[None, :], k_segment[None, :])
                 bits = tl.where(see, bits, float("-inf"))
             dp = tl.dot(douts, tl.trans(tl.load(rows_of(v + key_head, j, K, H, BLOCK_K))))
@@ -49,15 +50,15 @@ def dq(q, k, v, dout, lse, delta, q_tokens, k_tokens, order, counts, dq_out, T: 
 
 
 @triton.jit
-def dkdv(q, k, v, dout, lse, delta, q_tokens, k_tokens, order, counts, dk_out, dv_out, T: tl.constexpr, S: tl.constexpr,
+def dkdv(q, k, v, dout, lse, delta, q_info, k_info, order, counts, dk_out, dv_out, T: tl.constexpr, S: tl.constexpr,
          N: tl.constexpr, K: tl.constexpr, H: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
          SCALE: tl.constexpr, CAP: tl.constexpr, EXPONENT: tl.constexpr, MASK: tl.constexpr):
-    """Scores are transposed, [keys, queries]."""
+    """The gradients of one block of keys and values; the list is of query blocks. Scores are [keys, queries]."""
     Q_BLOCKS: tl.constexpr = T // BLOCK_Q
     K_BLOCKS: tl.constexpr = S // BLOCK_K
     j, n, b = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     key_head = (b * S * K + n) * H
-    q_tokens, k_tokens = q_tokens + b * 2 * T, k_tokens + b * 2 * S
+    q_info, k_info = q_info + b * 2 * T, k_info + b * 2 * S
     order, counts = order + (b * K_BLOCKS + j) * Q_BLOCKS, counts + (b * K_BLOCKS + j) * 2
     full, active = tl.load(counts), tl.load(counts + 1)
 
@@ -69,14 +70,14 @@ def dkdv(q, k, v, dout, lse, delta, q_tokens, k_tokens, order, counts, dk_out, d
         row = (b * N + m) * T + tl.arange(0, BLOCK_Q)
         for MASKED in tl.static_range(2):
             if MASKED:
-                k_position, k_segment = tokens_of(k_tokens, j, S, BLOCK_K)
+                k_position, k_segment = info_of(k_info, j, S, BLOCK_K)
             for step in range(full if MASKED else 0, active if MASKED else full):
                 i = tl.load(order + step)
                 queries = tl.load(rows_of(q + head, i, N, H, BLOCK_Q))
                 raw = raw_scores(keys, tl.trans(queries), SCALE, CAP)
                 bits = raw * EXPONENT - tl.load(lse + row + i * BLOCK_Q)[None, :]
                 if MASKED:
-                    q_position, q_segment = tokens_of(q_tokens, i, T, BLOCK_Q)
+                    q_position, q_segment = info_of(q_info, i, T, BLOCK_Q)
                     see = sees(MASK, q_position[None, :], q_segment[None, :], k_position[:, None], k_segment[:, None])
                     bits = tl.where(see, bits, float("-inf"))
                 p = tl.exp2(bits)

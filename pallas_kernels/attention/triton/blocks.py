@@ -32,7 +32,7 @@ SIZES = {
 
 
 def why_not(q, block: int) -> str | None:
-    """What stands in the way of blocks of so many tokens, or None; 0 is a choice that always works."""
+    """The reason why blocks of that many tokens cannot be, or None; 0 is a choice that always works."""
     if block and (block < 16 or block & (block - 1)):
         return f"takes blocks of a power of two, 16 or more, not {block} tokens"
     most = gpu_chips.block_shared(gpu_chips.capability())
@@ -41,7 +41,7 @@ def why_not(q, block: int) -> str | None:
 
 
 def choose(kernel: str, q, block: int) -> Blocks:
-    """For a kernel of SIZES and queries q [B,T,N,H], on what the program is traced for; of `block` tokens if not 0."""
+    """The Blocks of a kernel of SIZES for queries q [B,T,N,H], on the traced device; of `block` tokens if not 0."""
     if block:
         return Blocks(block, block, 8 if block >= 128 else 4, 3)
     most = gpu_chips.block_shared(gpu_chips.capability())
@@ -60,7 +60,7 @@ def shared(kernel: str, blocks: Blocks, q) -> int:
 
 
 def _candidates(kernel):
-    """Those of SIZES; with two buffers; with less in them; and what fits wherever there are 64 KiB."""
+    """Sizes from the most to the least memory: of SIZES; with two buffers; smaller ones; what fits into 64 KiB."""
     stays, passes = _sides(kernel)
     largest = SIZES[kernel][_unit()]
     smaller = largest._replace(stages=3)
@@ -68,7 +68,7 @@ def _candidates(kernel):
 
 
 def _sides(kernel):
-    """The names of what a program keeps a block of, and of what passes it block by block."""
+    """(the side, "q" or "k", of which a program keeps a block; the side that passes it block by block)."""
     return ("k", "q") if kernel == "dkdv" else ("q", "k")
 
 

@@ -1,4 +1,4 @@
-"""What the Triton kernels of attention share. Importable only where triton is.
+"""Pieces of the Triton kernels of attention. Importable only where triton is.
 
 Scores come as `raw`, of which EXPONENT makes bits: a key's weight is exp2(raw * EXPONENT - lse in bits). What is in
 capitals is known when a kernel is compiled.
@@ -11,7 +11,7 @@ BITS = tl.constexpr(1.4426950408889634)                     # in a nat
 
 @triton.jit
 def visible(MASK: tl.constexpr, q_position, q_segment, k_position, k_segment):
-    """mask.visible, elementwise for arrays that broadcast, of the mask that jax_triton.program wrote down as MASK."""
+    """mask.visible, elementwise for arrays that broadcast, of the mask that kernel.program wrote down as MASK."""
     if MASK[0] == "And":
         return (visible(MASK[1], q_position, q_segment, k_position, k_segment)
                 & visible(MASK[2], q_position, q_segment, k_position, k_segment))
@@ -47,9 +47,9 @@ def sees(MASK: tl.constexpr, q_position, q_segment, k_position, k_segment):
 
 
 @triton.jit
-def tokens_of(tokens, block, LENGTH: tl.constexpr, BLOCK: tl.constexpr):
+def info_of(info, block, LENGTH: tl.constexpr, BLOCK: tl.constexpr):
     """(positions, segments) of a block, from those of one batch row, [2, LENGTH]."""
-    at = tokens + block * BLOCK + tl.arange(0, BLOCK)
+    at = info + block * BLOCK + tl.arange(0, BLOCK)
     return tl.load(at), tl.load(at + LENGTH)
 
 

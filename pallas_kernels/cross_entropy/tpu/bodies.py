@@ -85,11 +85,11 @@ def backward(x, head, targets, lse, dscore, dlse, zeros, dx, dhead, even, odd, d
             d[:, column:column + LANES] = (p * spec.slope(logits)).astype(d.dtype)
 
     def share(k, _):
-        mine = pl.ds(pl.multiple_of(k * blocks.slab, LANES), blocks.slab)
+        slab = pl.ds(pl.multiple_of(k * blocks.slab, LANES), blocks.slab)
         fetch(k).wait()
-        ring[k % RING] += matmul(d[...], head[mine, :], (1, 1))                 # tokens D
+        ring[k % RING] += matmul(d[...], head[slab, :], (1, 1))                 # tokens D
         write(k).start()
-        acc[mine, :] += matmul(x[:, mine], d[...], (0, 0))                      # D columns
+        acc[slab, :] += matmul(x[:, slab], d[...], (0, 0))                      # D columns
 
         @pl.when(k + 2 < slabs)
         def _():
@@ -126,7 +126,7 @@ def backward(x, head, targets, lse, dscore, dlse, zeros, dx, dhead, even, odd, d
 
 
 def _wait(write, slabs):
-    """For the writes of a step that it did not wait for itself."""
+    """Waits for the writes of a step that the step itself did not wait for."""
     for k in range(max(slabs - RING, 0), slabs):
         write(k).wait()
 

@@ -23,7 +23,7 @@ _ONCE = pl.Buffered(1)           # blocks that stay for long are worth no second
 
 
 def why_not(x, head, spec: CrossEntropySpec, platform: str) -> str | None:
-    """What stands in the way of this call, or None."""
+    """The reason why this call cannot be, or None."""
     if reason := mosaic_tpu.why_not(x, platform):
         return reason
     if x.dtype not in (jnp.bfloat16, jnp.float32) or head.dtype != x.dtype:

@@ -35,7 +35,7 @@ class Blocks(NamedTuple):
 
 
 def forward(shape, dtype, most_tokens: int) -> Blocks | None:
-    """For (M, D, V); None where hidden states are too large."""
+    """Blocks for (M, D, V); None where hidden states are too large."""
     sizes = itertools.product((1024, 512, 256, 128), (512, 256))
 
     def memory(b):
@@ -46,7 +46,7 @@ def forward(shape, dtype, most_tokens: int) -> Blocks | None:
 
 
 def backward(shape, dtype, most_tokens: int) -> Blocks | None:
-    """For (M, D, V); None where hidden states are too large."""
+    """Blocks for (M, D, V); None where hidden states are too large."""
     slabs = [n for n in range(1024, 0, -LANES) if _D(shape) % n == 0]
     sizes = itertools.product((*range(2048, 0, -256), 128), (512, 256, 128), slabs)
 
@@ -59,7 +59,7 @@ def backward(shape, dtype, most_tokens: int) -> Blocks | None:
 
 
 def _largest(candidates, memory, shape, width, most_tokens):
-    """The one with the most logits, of equal ones the first, among those not much larger than the problem."""
+    """The candidate with the most logits, of equal ones the first, among those not much larger than the problem."""
     M, _, V = shape
     chip = tpu_chips.CHIPS.get(tpu_chips.current())
     most = min(VMEM, _SHARE * chip.vmem * 2**20) if chip else VMEM

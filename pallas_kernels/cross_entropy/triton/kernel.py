@@ -29,7 +29,7 @@ SIZES = Blocks(128, 256, 64, 4), Blocks(128, 256, 64, 3), Blocks(128, 128, 64, 3
 
 
 def why_not(x, head, spec: CrossEntropySpec, platform: str) -> str | None:
-    """What stands in the way of this call, or None."""
+    """The reason why this call cannot be, or None."""
     if reason := triton_call.why_not(x, platform):
         return reason
     return f"takes one dtype, not {x.dtype} hidden states with a {head.dtype} head" if head.dtype != x.dtype else None
@@ -78,7 +78,7 @@ def part_size(M: int, V: int, spec: CrossEntropySpec, blocks: Blocks) -> int:
 
 
 def choose() -> Blocks:
-    """The largest for which what the program is traced for has the shared memory."""
+    """The largest of SIZES that fit the shared memory of the device that a program is traced for."""
     most = gpu_chips.block_shared(gpu_chips.capability())
     return next(blocks for blocks in SIZES if shared(blocks) <= most)
 

@@ -17,9 +17,9 @@ from experiments.hlo.loops import Certainty, Count
 from experiments.hlo.program import chains, overlap, phase, read, total
 from longctx import meshes, optim, train_step
 from longctx.config import Config, MeshConfig, ModelConfig, StageConfig
-from longctx.context_parallel import api
 from longctx.data import curriculum
 from pallas_kernels import masks
+from tests.longctx.context_parallel.cut import attend
 
 C, L = 4, 3
 
@@ -55,7 +55,7 @@ def sent(program, kind, dtype="f32"):
 def test_strategies(compiled, strategy, kind):
     """The keys and values of the other shards; of Ulysses also queries and results."""
     n, N, K, H = 32, 8, 4, 16
-    f = lambda q, k, v: api.attend(q, k, v, mask=masks.Causal(), strategy=strategy)
+    f = lambda q, k, v: attend(q, k, v, mask=masks.Causal(), strategy=strategy)
     program = compiled(f, *(((2, C * n, heads, H), meshes.HEADS) for heads in (N, K, K)))
     keys, queries = 2 * n * K * H, 2 * n * N * H
     assert sent(program, kind) == ((C - 1) / C * (keys + queries) if strategy == "ulysses" else (C - 1) * keys)

@@ -31,7 +31,7 @@ from tests.longctx.context_parallel.cut import check
 PAGE = ROOT / "docs" / "capabilities.md"
 BEGIN, END = "<!-- capabilities: begin -->", "<!-- capabilities: end -->"
 HEADS = {"MHA": dict(N=4, K=4), "GQA": dict(N=8, K=2), "MQA": dict(N=4, K=1)}
-TWO_LEVELS = ("double_ring", "usp")
+TWO_LEVELS = [name for name, strategy in api.STRATEGIES.items() if strategy.levels == 2]
 
 
 class Case(NamedTuple):
@@ -107,10 +107,13 @@ def row(strategy: str) -> dict[str, str]:
 
 
 def _run(strategy: str, case: Case) -> None:
-    tokens = packed(5, 1, 64, mean=20) if case.documents == "packed" else one_document(1, 64)
-    p = problem(B=1, T=64, H=8, dtype=case.dtype, tokens=(tokens, tokens), **HEADS[case.heads])
+    info = packed(5, 1, 64, mean=20) if case.documents == "packed" else one_document(1, 64)
+    p = problem(B=1, T=64, H=8, dtype=case.dtype, infos=(info, info), **HEADS[case.heads])
     config = MeshConfig(context_outer=2, context=2) if strategy in TWO_LEVELS else MeshConfig(context=4)
-    extra = {"soft cap": dict(soft_cap=2.0), "ALiBi": dict(bias=Alibi(), table=jnp.asarray(alibi_slopes(p.q.shape[2])))}
+    extra = {
+        "soft cap": dict(soft_cap=2.0),
+        "ALiBi": dict(bias=Alibi(), bias_params=jnp.asarray(alibi_slopes(p.q.shape[2]))),
+    }
     check(p, case.mask, config, case.layout, strategy=strategy, kernel=case.kernel, **extra.get(case.extra, {}))
 
 

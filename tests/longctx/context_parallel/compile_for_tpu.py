@@ -16,8 +16,8 @@ from jax.sharding import NamedSharding
 from experiments.hlo.program import read, total
 from longctx import meshes
 from longctx.config import MeshConfig
-from longctx.context_parallel import api
 from pallas_kernels import masks
+from tests.longctx.context_parallel.cut import attend
 from tests.longctx.context_parallel.traffic import sent_bytes
 
 
@@ -42,8 +42,9 @@ def main(topology, strategy, layout, S=16384, N=8, K=2, H=128):
 
 def calls(strategy, layout, kernel):
     """Forward, and forward with backward."""
-    attend = lambda q, k, v: api.attend(q, k, v, mask=masks.Causal(), strategy=strategy, layout=layout, kernel=kernel)
-    return attend, lambda q, k, v, dout: jax.vjp(attend, q, k, v)[1](dout)
+    how = dict(mask=masks.Causal(), strategy=strategy, layout=layout, kernel=kernel)
+    forward = lambda q, k, v: attend(q, k, v, **how)
+    return forward, lambda q, k, v, dout: jax.vjp(forward, q, k, v)[1](dout)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What `attend` and `attention` refuse, that they refuse nothing else, and rows of any length."""
+"""What `attention` refuses, in natural order and laid out, that it refuses nothing else, and rows of any length."""
 
 import functools
 
@@ -16,10 +16,11 @@ from pallas_kernels import masks
 from pallas_kernels.attention.bias import Alibi
 from pallas_kernels.attention.spec import AttentionSpec
 from tests.helpers import assert_close, problem, truth
+from tests.longctx.context_parallel.cut import attend
 
 P = problem(T=12, H=8)
 Q, K, V, SEGMENTS = P.q, P.k, P.v, jnp.ones((2, 12), jnp.int32)
-BOTH = pytest.mark.parametrize("entry", [api.attend, api.attention])
+BOTH = pytest.mark.parametrize("entry", [attend, api.attention], ids=["laid out", "in order"])
 
 
 @BOTH
@@ -35,8 +36,8 @@ BOTH = pytest.mark.parametrize("entry", [api.attend, api.attention])
         (dict(segments=-SEGMENTS), "from -1 to -1"),
         (dict(mask="causal"), "mask='causal' must be one of"),
         (dict(scale=0.0), "scale=0.0 must be .* above 0"),
-        (dict(bias=Alibi()), "no table"),
-        (dict(bias=Alibi(), table=jnp.ones((2, 1))), r"table float32\[2, 1\] must be"),
+        (dict(bias=Alibi()), "no bias_params"),
+        (dict(bias=Alibi(), bias_params=jnp.ones((2, 1))), r"bias_params float32\[2, 1\] must be"),
         (dict(sinks=jnp.ones(1)), r"sinks float32\[1\] must be of the shape \[N\], \[4\]"),
         (dict(sinks=Q), "sinks float32"),
         (dict(kv_grads_dtype="float13"), "kv_grads_dtype='float13' is not known"),
@@ -55,9 +56,9 @@ def test_calls_that_cannot_be(entry, change, message):
     "positions, message",
     [(SEGMENTS[:1], r"positions int32\[1, 12\]"), (SEGMENTS > 0, "positions bool"), (SEGMENTS - 2, "from -1 to -1")],
 )
-def test_positions_of_attend(positions, message):
+def test_positions(positions, message):
     with pytest.raises(UserError, match=message):
-        api.attend(Q, K, V, positions=positions)
+        api.attention(Q, K, V, positions=positions)
 
 
 def test_documents_of_attention_are_runs():
@@ -114,9 +115,7 @@ def test_arrays_are_taken_exactly_where_they_go_together(entry, q, k, v, segment
             jax.eval_shape(call, *given)
 
 
-@pytest.mark.parametrize(
-    "entry, how", [(api.attend, {}), (api.attention, {}), (api.attention, dict(layout="balanced(2)"))]
-)
+@pytest.mark.parametrize("entry, how", [(attend, {}), (api.attention, {}), (api.attention, dict(layout="balanced(2)"))])
 def test_rows_of_any_length(entry, how):
     """21 tokens over 4 shards: padding is nothing that a token sees, under a mask that would let it."""
     p, mask = problem(B=1, T=21, H=8), masks.Full()
@@ -128,4 +127,4 @@ def test_rows_of_any_length(entry, how):
 
 def test_a_layout_that_the_caller_made_has_whole_pieces():
     with jax.set_mesh(meshes.make(MeshConfig(context=4))), pytest.raises(UserError, match="seq_len=12 .* 8 or 16"):
-        api.attend(Q, K, V, layout="zigzag")
+        api.attention(Q, K, V, positions=SEGMENTS, layout="zigzag")

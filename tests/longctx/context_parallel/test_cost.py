@@ -3,18 +3,18 @@
 import pytest
 
 from longctx.context_parallel import api, cost
-from longctx.context_parallel.strategy import Plan
+from longctx.context_parallel.plan import CallPlan
 from pallas_kernels import masks
 from tests.longctx.context_parallel.test_traffic import MIB, C, H, N, n, traffic
 
-TWO_LEVELS = ("double_ring", "usp")
+TWO_LEVELS = [name for name, strategy in api.STRATEGIES.items() if strategy.levels == 2]
 STRATEGIES = [name for name in api.STRATEGIES if name not in ("local", "dispatch")]  # the latter's is a bound
 CASES = [("causal & window(12000)", "contiguous", 32), ("causal", "zigzag", 8), ("full", "striped", 2)]
 
 
 def closed(strategy, K, mask="causal", layout="contiguous", outer=1, kv_grads_dtype="bfloat16", documents=False):
-    plan = Plan(strategy, "auto", (outer, C // outer), N, K, layout, documents, kv_grads_dtype)
-    return cost.cost(cost.Call(plan, masks.parse(mask), 1, n, H, "bfloat16"))
+    plan = CallPlan(strategy, "auto", (outer, C // outer), N, K, layout, documents, kv_grads_dtype)
+    return api.cost(cost.Call(plan, masks.parse(mask), 1, n, H, "bfloat16"))
 
 
 def sent(parts, of="bytes"):
@@ -22,7 +22,10 @@ def sent(parts, of="bytes"):
 
 
 def test_every_strategy_has_a_cost():
-    assert cost.COSTS.keys() == api.STRATEGIES.keys()
+    for name, strategy in api.STRATEGIES.items():
+        plan = CallPlan(name, "auto", (2 if strategy.levels == 2 else 1, 2), 4, 2, "contiguous")
+        found = api.cost(cost.Call(plan, masks.Causal(), 1, 16, 8, "bfloat16"))
+        assert (sent(found.forward + found.exchange) > 0) == (name != "local"), name
 
 
 @pytest.mark.parametrize("mask, layout, K", CASES)

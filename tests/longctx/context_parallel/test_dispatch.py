@@ -13,7 +13,7 @@ from longctx.config import MeshConfig
 from longctx.context_parallel import dispatch
 from longctx.context_parallel.collectives import Slices, ragged_all_to_all
 from pallas_kernels import masks
-from pallas_kernels.masks import Tokens
+from pallas_kernels.masks import TokenInfo
 from tests.helpers import one_document, packed, problem, slow
 from tests.longctx.context_parallel.cut import check
 
@@ -21,15 +21,15 @@ EXAMPLES = dict(deadline=None, suppress_health_check=[HealthCheck.too_slow], der
 T = 512
 
 
-def documents(lengths, total) -> Tokens:
+def documents(lengths, total) -> TokenInfo:
     """A row of documents of these lengths, and padding."""
     lengths = np.array([*lengths, total - sum(lengths)])
     positions = np.arange(total) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     segments = np.repeat([*range(1, len(lengths)), 0], lengths)
-    return Tokens(*(jnp.asarray(x, jnp.int32)[None] for x in (positions, segments)))
+    return TokenInfo(*(jnp.asarray(x, jnp.int32)[None] for x in (positions, segments)))
 
 
-def shuffled(tokens: Tokens, seed: int, width: int) -> Tokens:
+def shuffled(tokens: TokenInfo, seed: int, width: int) -> TokenInfo:
     """Pieces of so many tokens, each in its place of some layout."""
     order = np.random.default_rng(seed).permutation(tokens.positions.shape[1] // width)
     return jax.tree.map(lambda x: x.reshape(-1, width)[order].reshape(1, -1), tokens)
@@ -45,15 +45,15 @@ def rows(draw):
     return shuffled(documents(lengths, T), draw(st.integers(0, 99)), draw(st.sampled_from([T, 32, 4, 1])))
 
 
-def counts(mask: str, tokens: Tokens, shards: int, block: int):
+def counts(mask: str, tokens: TokenInfo, shards: int, block: int):
     """[B, C, C]: blocks that each shard needs of each other, as the strategy finds them."""
     of_shards = jax.tree.map(lambda x: x.reshape(len(x), shards, -1, 2), dispatch.ranges(tokens, block))
     of_one = lambda of_k: dispatch.needed(masks.parse(mask), of_shards, of_k).sum(-1)
     return np.asarray(jax.vmap(of_one, 1, 1)(of_shards)) * ~np.eye(shards, dtype=bool)
 
 
-def seen(mask: str, tokens: Tokens, shards: int, block: int):
-    """The same, pair of tokens by pair of tokens."""
+def seen(mask: str, tokens: TokenInfo, shards: int, block: int):
+    """The blocks needed, pair of tokens by pair of tokens."""
     pairs = np.asarray(masks.visible(masks.parse(mask), tokens, tokens))
     blocks = pairs.reshape(len(pairs), shards, -1, shards, pairs.shape[1] // shards // block, block).any((2, 5))
     return blocks.sum(-1).swapaxes(1, 2) * ~np.eye(shards, dtype=bool)
@@ -73,7 +73,7 @@ def seen(mask: str, tokens: Tokens, shards: int, block: int):
 )
 @pytest.mark.parametrize("lengths", [[64], [16, 32, 16], [8] * 8, [24, 24], [4, 40, 20], [25, 39], [7, 31, 11]])
 def test_what_is_needed_is_what_is_seen(lengths, mask):
-    """Of blocks with parts of one document or two it is known exactly."""
+    """What is needed of blocks with parts of one document or two is known exactly."""
     tokens = documents(lengths, 64)
     for placed in (tokens, shuffled(tokens, 1, 8)):
         np.testing.assert_array_equal(counts(mask, placed, 4, 4), seen(mask, placed, 4, 4))
@@ -177,7 +177,7 @@ def test_ragged_all_to_all_is_as_jax_has_it():
 @given(rows(), st.integers(0, 99))
 def test_random_documents_in_random_places(tokens, seed):
     """In one program: what is sent, and in how many rounds, are numbers in it."""
-    p = problem(seed, B=1, T=T, H=8, tokens=(tokens, tokens))
+    p = problem(seed, B=1, T=T, H=8, infos=(tokens, tokens))
     check(p, "causal", MeshConfig(context=4), strategy="dispatch", terms=T)
 
 
@@ -193,5 +193,5 @@ def test_rows_of_a_batch_need_different_blocks(config, layout):
     """One document, short ones and only padding, by a window and the first tokens, in bfloat16."""
     some = [one_document(1, 128), packed(1, 1, 128, mean=30), documents([], 128)]
     tokens = jax.tree.map(lambda *x: jnp.concatenate(x), *some)
-    p = problem(B=3, T=128, H=8, dtype=jnp.bfloat16, tokens=(tokens, tokens))
+    p = problem(B=3, T=128, H=8, dtype=jnp.bfloat16, infos=(tokens, tokens))
     check(p, "causal & (window(40) | sinks(4))", config, layout, strategy="dispatch")

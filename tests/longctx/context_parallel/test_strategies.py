@@ -9,16 +9,14 @@ from hypothesis import strategies as st
 from longctx import layouts
 from longctx.config import MeshConfig
 from longctx.context_parallel import api, hops
-from longctx.context_parallel.merge import neutral
 from longctx.errors import UserError
 from pallas_kernels import masks
 from pallas_kernels.attention.bias import T5
-from pallas_kernels.attention.reference import merge
 from pallas_kernels.attention.spec import AttentionSpec
-from pallas_kernels.masks import Tokens
+from pallas_kernels.masks import TokenInfo
 from tests.helpers import assert_close, one_document, packed, problem, relative_error, slow, tolerance, truth
 from tests.longctx.context_parallel import capabilities
-from tests.longctx.context_parallel.cut import check, run
+from tests.longctx.context_parallel.cut import attend, check, run
 
 STRATEGIES = [name for name in api.STRATEGIES if name != "local"]
 ANY_LAYOUT = [name for name in STRATEGIES if name != "lightseq"]
@@ -48,8 +46,8 @@ def test_any_combination(data):
     length = 2 * outer * inner * draw(1, 5, 8)  # of two pieces each at least
     share = {"ulysses": outer * inner, "usp": inner}.get(strategy, 1)  # divides the query heads
     heads = draw(dict(N=2 * share, K=1), dict(N=2 * share, K=2), dict(N=2 * share, K=2 * share))
-    tokens = packed(data.draw(st.integers(0, 99)), 1, length, mean=draw(3, 30))
-    p = problem(data.draw(st.integers(0, 99)), B=1, T=length, H=8, tokens=(tokens, tokens), **heads)
+    info = packed(data.draw(st.integers(0, 99)), 1, length, mean=draw(3, 30))
+    p = problem(data.draw(st.integers(0, 99)), B=1, T=length, H=8, infos=(info, info), **heads)
     check(p, mask, MeshConfig(context_outer=outer, context=inner), layout, strategy=strategy)
 
 
@@ -67,9 +65,9 @@ def test_fewer_tokens_than_shards():
 @pytest.mark.canary
 @pytest.mark.parametrize("strategy", ["ring", "ulysses", "dispatch"])
 def test_all_mesh_axes_at_once(strategy):
-    tokens = packed(1, 4, 32)
+    info = packed(1, 4, 32)
     check(
-        problem(B=4, T=32, N=4, K=2, tokens=(tokens, tokens)),
+        problem(B=4, T=32, N=4, K=2, infos=(info, info)),
         "causal",
         MeshConfig(data=2, context=2, tensor=2),
         "zigzag",
@@ -81,16 +79,16 @@ def test_all_mesh_axes_at_once(strategy):
     "strategy, kernel", [*((strategy, "reference") for strategy in STRATEGIES), ("ring", "chunked")]
 )
 def test_a_learned_bias_gets_its_gradient_from_every_shard(strategy, kernel):
-    """T5's table, cut over the heads, over packed documents."""
-    tokens, table = packed(3, 1, 64), np.random.default_rng(0).standard_normal((4, 8)).astype(np.float32)
+    """T5's params, sharded over the heads, over packed documents."""
+    info, bias_params = packed(3, 1, 64), np.random.default_rng(0).standard_normal((4, 8)).astype(np.float32)
     config = MeshConfig(context_outer=2 if strategy in capabilities.TWO_LEVELS else 1, context=2, tensor=2)
     layout = "zigzag" if strategy in ANY_LAYOUT else "contiguous"
     check(
-        problem(B=1, T=64, H=8, tokens=(tokens, tokens)),
+        problem(B=1, T=64, H=8, infos=(info, info)),
         "causal",
         config,
         layout,
-        table,
+        bias_params,
         strategy=strategy,
         kernel=kernel,
         bias=T5(8, 20),
@@ -99,7 +97,7 @@ def test_a_learned_bias_gets_its_gradient_from_every_shard(strategy, kernel):
 
 @pytest.mark.parametrize("heads", [dict(N=4, K=1), dict(N=6, K=3), dict(N=12, K=4), dict(N=4, K=4)])
 def test_ulysses_deals_any_number_of_key_heads(heads):
-    """As many shards as divide the query heads: key heads are dealt once, or copied to whoever needs them."""
+    """Shards that divide the query heads are enough: key heads are dealt once, or copied to whoever needs them."""
     shards = {4: 4, 6: 2, 12: 6}[heads["N"]]
     check(problem(B=1, T=48, **heads), "causal", MeshConfig(context=shards), "zigzag", strategy="ulysses")
 
@@ -158,16 +156,16 @@ def test_hops_that_documents_need(strategy, layout, ends):
     """Documents that end before, at and after the shards' ends; one over all; none at all: only padding."""
     segments = np.searchsorted(ends, np.arange(64), side="right") + 1 if ends else np.zeros(64)
     starts = np.concatenate([[0], ends])[segments.astype(int) - 1] if ends else 0
-    tokens = Tokens(*(jnp.asarray(x, jnp.int32)[None] for x in (np.arange(64) - starts, segments)))
-    check(problem(B=1, T=64, H=8, tokens=(tokens, tokens)), "causal", MeshConfig(context=8), layout, strategy=strategy)
+    info = TokenInfo(*(jnp.asarray(x, jnp.int32)[None] for x in (np.arange(64) - starts, segments)))
+    check(problem(B=1, T=64, H=8, infos=(info, info)), "causal", MeshConfig(context=8), layout, strategy=strategy)
 
 
 @pytest.mark.parametrize("strategy, outer, layout", [("ring", 1, "contiguous"), ("double_ring", 2, "zigzag")])
 def test_keys_that_must_be_far_away_may_be_in_any_block(strategy, outer, layout):
     """Further away than a row (or an inner ring) is long: by positions that are spread out, or in an outer block."""
-    where = Tokens(3 * jnp.arange(64, dtype=jnp.int32)[None], jnp.ones((1, 64), jnp.int32))
+    info = TokenInfo(3 * jnp.arange(64, dtype=jnp.int32)[None], jnp.ones((1, 64), jnp.int32))
     check(
-        problem(B=1, T=64, H=8, tokens=(where, where)),
+        problem(B=1, T=64, H=8, infos=(info, info)),
         "causal & beyond(70)",
         MeshConfig(context_outer=outer, context=4 // outer),
         layout,
@@ -182,8 +180,8 @@ def test_keys_that_must_be_far_away_may_be_in_any_block(strategy, outer, layout)
 def test_rows_and_shards_that_see_nothing(strategy):
     """A document, two shards of padding, and queries of which no key is near: no NaN, no gradient."""
     segments = jnp.array([[1] * 12 + [0] * 36 + [2] * 16], jnp.int32)
-    tokens = Tokens(jnp.arange(64, dtype=jnp.int32)[None], segments)
-    p = problem(B=1, T=64, H=8, tokens=(tokens, tokens))
+    info = TokenInfo(jnp.arange(64, dtype=jnp.int32)[None], segments)
+    p = problem(B=1, T=64, H=8, infos=(info, info))
     out, lse, *grads = run(p, masks.parse("causal & window(5)"), MeshConfig(context=4), strategy=strategy)
     blind = np.asarray(segments[0] == 0)
     assert all(np.all(x[:, blind] == 0) for x in (out, *grads)) and np.isneginf(lse[:, blind]).all()
@@ -220,8 +218,8 @@ def test_gradients_that_travel_in_bfloat16_are_only_rounded(strategy):
 
 
 def test_a_kernel_is_only_asked_for_pieces():
-    tokens = packed(2, 1, 32)
-    p = problem(B=1, T=32, tokens=(tokens, tokens))
+    info = packed(2, 1, 32)
+    p = problem(B=1, T=32, infos=(info, info))
     one, other = (
         run(p, masks.Causal(), MeshConfig(context=4), "striped", strategy="ring", kernel=kernel)
         for kernel in ("reference", "chunked")
@@ -230,28 +228,20 @@ def test_a_kernel_is_only_asked_for_pieces():
 
 
 def test_segments_isolate_documents_whatever_the_mask():
-    tokens = packed(9, 1, 40)
-    p = problem(B=1, T=40, tokens=(tokens, tokens))
-    out = api.attend(p.q, p.k, p.v, positions=tokens.positions, segments=tokens.segments, mask=masks.Full())
-    first = np.asarray(tokens.segments)[0] == 1
-    alone = api.attend(*(x[:, first] for x in (p.q, p.k, p.v)), mask=masks.Full())
+    info = packed(9, 1, 40)
+    p = problem(B=1, T=40, infos=(info, info))
+    out = attend(p.q, p.k, p.v, positions=info.positions, segments=info.segments, mask=masks.Full())
+    first = np.asarray(info.segments)[0] == 1
+    alone = attend(*(x[:, first] for x in (p.q, p.k, p.v)), mask=masks.Full())
     assert_close(out[:, first], alone, "float32", 40)
 
 
 def test_unknown_names_name_the_known():
     p = problem(T=8)
     with pytest.raises(UserError, match="'rign' is not known. Did you mean 'ring'.*all_gather"):
-        api.attend(p.q, p.k, p.v, strategy="rign")
+        api.attention(p.q, p.k, p.v, strategy="rign")
     with pytest.raises(UserError, match="'zigzg' is not known. Did you mean 'zigzag'"):
-        api.attend(p.q, p.k, p.v, layout="zigzg")
-
-
-def test_merge_with_nothing_changes_nothing():
-    p = problem(T=8)
-    pair = api.attend(p.q, p.k, p.v, with_lse=True)
-    assert_close(merge(pair, neutral(p.q)), pair, "float32", 1)
-    out, lse = merge(neutral(p.q), neutral(p.q))
-    assert not np.asarray(out).any() and np.isneginf(lse).all()
+        api.attention(p.q, p.k, p.v, layout="zigzg")
 
 
 def test_one_document_helper_counts_from_its_start():

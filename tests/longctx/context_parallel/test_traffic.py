@@ -6,9 +6,10 @@ import pytest
 
 from longctx import meshes
 from longctx.config import MeshConfig
-from longctx.context_parallel import api, collectives, dispatch
+from longctx.context_parallel import collectives, dispatch
 from longctx.memory.remat import checkpointed
 from pallas_kernels import masks
+from tests.longctx.context_parallel.cut import attend
 from tests.longctx.context_parallel.traffic import sent_bytes
 
 S, C, N, H = 65536, 8, 32, 128
@@ -22,7 +23,7 @@ def traffic(strategy, K, mask="causal", layout="contiguous", outer=1, kv_grads_d
     array = lambda heads: jax.ShapeDtypeStruct(
         (1, S, heads, H), jnp.bfloat16, sharding=jax.sharding.NamedSharding(mesh, meshes.HEADS)
     )
-    f = lambda q, k, v: api.attend(
+    f = lambda q, k, v: attend(
         q, k, v, mask=masks.parse(mask), strategy=strategy, layout=layout, kv_grads_dtype=kv_grads_dtype
     )
     with jax.set_mesh(mesh):
@@ -107,7 +108,7 @@ def test_remat_keeps_what_was_exchanged_or_sends_it_again():
     array = jax.ShapeDtypeStruct((1, S, N, H), jnp.bfloat16, sharding=jax.sharding.NamedSharding(mesh, meshes.HEADS))
     total = {}
     for remat in ("none", "attention"):
-        layer = checkpointed(lambda q: api.attend(q, q, q, strategy="ulysses"), remat)
+        layer = checkpointed(lambda q: attend(q, q, q, strategy="ulysses"), remat)
         with jax.set_mesh(mesh):
             total[remat] = sent_bytes(jax.grad(lambda q, f=layer: f(q).astype(jnp.float32).sum()), array) / MIB
     again = 3 * (C - 1) / C * block(N) + (C - 1) * n * WHERE / MIB

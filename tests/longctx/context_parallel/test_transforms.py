@@ -1,4 +1,4 @@
-"""`attend` eagerly, in jit, grad, remat, scan and vmap; the one-call `attention`; learned sinks."""
+"""`attention` eagerly, in jit, grad, remat, scan and vmap, laid out and in natural order; learned sinks."""
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from longctx.memory.remat import checkpointed
 from pallas_kernels import masks
 from pallas_kernels.attention.spec import AttentionSpec
 from tests.helpers import assert_close, packed, problem, slow, truth
+from tests.longctx.context_parallel.cut import attend
 from tests.longctx.context_parallel.traffic import sent_bytes
 
 MESH = MeshConfig(context=4)
@@ -24,7 +25,7 @@ def placed(p, mesh):
 
 def test_without_a_mesh_and_eagerly():
     p = problem(T=40)
-    out, lse = api.attend(p.q, p.k, p.v, mask=masks.Causal(), with_lse=True)
+    out, lse = attend(p.q, p.k, p.v, mask=masks.Causal(), with_lse=True)
     assert_close((out, lse), truth(p, AttentionSpec(masks.Causal()))[:2], "float32", 40)
 
 
@@ -32,7 +33,7 @@ def test_without_a_mesh_and_eagerly():
 def test_eagerly_as_under_jit(strategy):
     p, mesh = problem(B=1, T=8, H=8), meshes.make(MeshConfig(context=2))
     with jax.set_mesh(mesh):
-        f = lambda q, k, v: api.attend(q, k, v, strategy=strategy, kernel="reference")
+        f = lambda q, k, v: attend(q, k, v, strategy=strategy, kernel="reference")
         loss = lambda *x: (f(*x).astype(jnp.float32) ** 2).sum()
         eager, jitted = f(*placed(p, mesh)), jax.jit(f)(*placed(p, mesh))
         grads = jax.grad(loss, (0, 1, 2))(*placed(p, mesh))
@@ -46,7 +47,7 @@ def test_scan_and_remat(strategy):
     p, mesh = problem(B=1, T=32, N=4, K=4, H=8), meshes.make(MESH)
 
     def loss(q, k, v, remat, strategy):
-        body = checkpointed(lambda x, _: (api.attend(x, k, v, strategy=strategy, layout="contiguous"), None), remat)
+        body = checkpointed(lambda x, _: (attend(x, k, v, strategy=strategy, layout="contiguous"), None), remat)
         return (jax.lax.scan(body, q, None, length=2)[0] ** 2).sum()
 
     grad = jax.jit(jax.grad(loss, (0, 1, 2)), static_argnums=(3, 4))
@@ -61,7 +62,7 @@ def test_vmap_over_batch():
     want = truth(p._replace(dlse=jnp.zeros_like(p.dlse)), AttentionSpec(masks.Causal()))
     q, k, v, dout = (x[:, None] for x in (p.q, p.k, p.v, p.dout))
     with jax.set_mesh(meshes.make(MESH)):
-        out, pull = jax.vjp(jax.jit(jax.vmap(lambda q, k, v: api.attend(q, k, v, strategy="ring"))), q, k, v)
+        out, pull = jax.vjp(jax.jit(jax.vmap(lambda q, k, v: attend(q, k, v, strategy="ring"))), q, k, v)
         grads = pull(dout)
     assert_close([x[:, 0] for x in (out, *grads)], [want[0], *want[2:]], "float32", 32)
 
@@ -73,7 +74,7 @@ def test_remat_attends_forward_once(strategy):
     mesh = meshes.make(config)
 
     def traffic(remat):
-        layer = checkpointed(lambda q, k, v: api.attend(q, k, v, strategy=strategy), remat)
+        layer = checkpointed(lambda q, k, v: attend(q, k, v, strategy=strategy), remat)
         with jax.set_mesh(mesh):
             return sent_bytes(jax.grad(lambda *x: layer(*x).sum(), (0, 1, 2)), *placed(p, mesh))
 
@@ -89,9 +90,9 @@ def test_attention_in_one_call(how):
 
 
 def test_attention_in_one_call_restarts_positions_in_every_document():
-    tokens = packed(3, 2, 64)
-    p, mask = problem(T=64, tokens=(tokens, tokens)), masks.parse("causal & (window(4) | sinks(2))")
-    f = lambda q, k, v: api.attention(q, k, v, segments=tokens.segments, mask=mask)
+    info = packed(3, 2, 64)
+    p, mask = problem(T=64, infos=(info, info)), masks.parse("causal & (window(4) | sinks(2))")
+    f = lambda q, k, v: api.attention(q, k, v, segments=info.segments, mask=mask)
     with jax.set_mesh(meshes.all_context()):
         out, pull = jax.vjp(jax.jit(f), p.q, p.k, p.v)
         grads = pull(p.dout)
@@ -102,19 +103,19 @@ def test_attention_in_one_call_restarts_positions_in_every_document():
 @pytest.mark.parametrize("strategy", ["ring", "ulysses"])
 def test_learned_sinks(strategy):
     """One more column of logits in the softmax, and gradients to it, also where it is all that a row sees."""
-    tokens = packed(5, 1, 32)
-    p = problem(B=1, T=32, H=8, tokens=(tokens, tokens))
+    info = packed(5, 1, 32)
+    p = problem(B=1, T=32, H=8, infos=(info, info))
     sinks = jnp.array([0.5, -1.0, 2.0, 0.0])
 
     def dense(q, k, v, sinks):
         k, v = jnp.repeat(k, 2, 2), jnp.repeat(v, 2, 2)
-        see = masks.visible(masks.Causal() & masks.Segments(), tokens, tokens)[:, None]
+        see = masks.visible(masks.Causal() & masks.Segments(), info, info)[:, None]
         s = jnp.where(see, jnp.einsum("BTNH,BSNH->BNTS", q, k) * 8**-0.5, -jnp.inf)
         s = jnp.concatenate([s, jnp.broadcast_to(sinks[None, :, None, None], (1, 4, 32, 1))], -1)
         return jnp.einsum("BNTS,BSNH->BTNH", jax.nn.softmax(s, -1)[..., :-1], v)
 
     def ours(q, k, v, sinks):
-        return api.attend(q, k, v, positions=tokens.positions, segments=tokens.segments, sinks=sinks, strategy=strategy)
+        return attend(q, k, v, positions=info.positions, segments=info.segments, sinks=sinks, strategy=strategy)
 
     pull = lambda f: jax.jit(jax.value_and_grad(lambda *x: (f(*x) * p.dout).sum(), (0, 1, 2, 3)))
     want = pull(dense)(p.q, p.k, p.v, sinks)

@@ -10,7 +10,7 @@ from longctx import meshes
 from longctx.config import AttentionConfig, MeshConfig, ModelConfig
 from longctx.generation import cache as caching
 from longctx.model import functional
-from pallas_kernels.masks import Tokens
+from pallas_kernels.masks import TokenInfo
 
 TINY = ModelConfig(
     vocab_size=32, layers=2, d_model=16, mlp_dim=24, heads=4, kv_heads=2, head_dim=8, dtype="float32", remat="none"
@@ -66,15 +66,15 @@ def _step(config, mesh_config, length):
 
     def step(params, cache, batch):
         model = functional.merged(graph, params)
-        where = Tokens(batch["positions"], batch["segments"])
-        x, cache = caching.extend(model, batch["tokens"], where, cache, None, length)
+        info = TokenInfo(batch["positions"], batch["segments"])
+        x, cache = caching.extend(model, batch["tokens"], info, cache, None, length)
         return model.logits(x), cache
 
     return jax.jit(step)
 
 
 def cached(config, tokens, counts, width, mesh_config=ONE, length=LENGTH):
-    """The logits of `uncached` through a cache: row b is read counts[i, b] tokens at a time, at most `width`."""
+    """(logits, tokens read, cache) through a cache: row b is read counts[i, b] tokens at a time, at most `width`."""
     mesh, _, params = setup(config, mesh_config)
     result, done = np.zeros((*tokens.shape, config.vocab_size), np.float32), np.zeros(len(tokens), int)
     with jax.set_mesh(mesh):

@@ -119,7 +119,7 @@ def test_a_cache_cut_over_a_mesh(name, mesh_config):
     cache = check(MODELS[name], whole(), mesh_config)
     shards = mesh_config.context_shards
     for of_kind in cache:
-        held = np.asarray(of_kind.tokens.segments).reshape(2, shards, -1).sum(-1)
+        held = np.asarray(of_kind.info.segments).reshape(2, shards, -1).sum(-1)
         assert (held.max(1) - held.min(1) <= 1).all()  # every shard has its share of the work
         assert of_kind.k.addressable_shards[0].data.shape[2] == of_kind.k.shape[2] // shards
 
@@ -158,7 +158,7 @@ def test_a_window_layer_has_the_slots_of_its_window():
 
 def test_memory_of_a_mask():
     """In every visible pair the key is one of the first tokens, or a recent one."""
-    where = masks.Tokens(np.arange(40, dtype=np.int32), np.ones(40, np.int32))
+    where = masks.TokenInfo(np.arange(40, dtype=np.int32), np.ones(40, np.int32))
     for text in (
         "causal",
         "causal & window(6)",

@@ -31,7 +31,7 @@ def laid_out(data, name):
 @given(st.sampled_from(NAMES), st.sampled_from([None, 1, 3, 20]), st.data())
 def test_work_is_the_pairs_that_see_each_other(name, reach, data):
     moved = laid_out(data, name)
-    tokens = masks.Tokens(moved["positions"], moved["segments"])
+    tokens = masks.TokenInfo(moved["positions"], moved["segments"])
     seen = np.asarray(masks.visible(mask_of(reach), tokens, tokens))
     n = seen.shape[1] // C
     np.testing.assert_array_equal(
@@ -43,7 +43,7 @@ def test_work_is_the_pairs_that_see_each_other(name, reach, data):
 @given(st.sampled_from(NAMES), st.sampled_from([None, 1, 3, 20]), st.data())
 def test_tiles_are_the_blocks_that_a_kernel_does_not_skip(name, reach, data):
     moved = laid_out(data, name)
-    ranges = masks.block_ranges(masks.Tokens(moved["positions"], moved["segments"]), BLOCK)
+    ranges = masks.block_ranges(masks.TokenInfo(moved["positions"], moved["segments"]), BLOCK)
     touched = np.asarray(masks.relation(mask_of(reach), ranges, ranges)) != masks.EMPTY
     by_shard = touched.reshape(2, C, -1, C, touched.shape[1] // C)
     computed, needed = balance.tiles(**moved, shards=C, reach=reach, block=BLOCK)

@@ -79,7 +79,7 @@ def dense(config: ModelConfig, params, data):
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     norm = lambda x, scale: x / np.sqrt((x * x).mean(-1, keepdims=True) + config.norm_eps) * scale
     cap = lambda x, c: c * np.tanh(x / c) if c else x
-    where = masks.Tokens(*(jnp.asarray(data[n]) for n in ("positions", "segments")))
+    where = masks.TokenInfo(*(jnp.asarray(data[n]) for n in ("positions", "segments")))
 
     def rotate(x, kind):
         if kind.position == "nope":

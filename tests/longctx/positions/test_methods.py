@@ -78,7 +78,7 @@ def defined(text: str, positions: np.ndarray) -> np.ndarray:
 
 def of_parts(text: str, positions: np.ndarray) -> np.ndarray:
     """The same from the parts of the method; no pair may be in two of them."""
-    tokens = masks.Tokens(jnp.asarray(positions, jnp.int32), jnp.ones(len(positions), jnp.int32))
+    tokens = masks.TokenInfo(jnp.asarray(positions, jnp.int32), jnp.ones(len(positions), jnp.int32))
     distances = np.full((len(positions),) * 2, np.nan)
     for part in methods.parse(text).parts():
         see = np.asarray(masks.visible(masks.Causal() & part.mask, tokens, tokens))
@@ -128,7 +128,7 @@ def test_plain_rope_as_long_as_the_definition_says_so(text):
 
 def test_streaming_keeps_what_its_cache_holds():
     positions = np.arange(40)
-    tokens = masks.Tokens(jnp.asarray(positions, jnp.int32), jnp.ones(40, jnp.int32))
+    tokens = masks.TokenInfo(jnp.asarray(positions, jnp.int32), jnp.ones(40, jnp.int32))
     mask = masks.parse("causal & (window(8) | sinks(2))")
     kept = ~np.isnan(defined("streaming(2, 8)", positions))
     np.testing.assert_array_equal(np.asarray(masks.visible(mask, tokens, tokens)), kept)
@@ -160,26 +160,25 @@ def test_what_shifts_change(text):
 # ---- attention by parts
 
 
-def by_method(q, k, v, *, positions, mask, table, kind, **how):
-    """api.attend as a layer of `kind` calls it; its mask takes the place of `mask`."""
+def by_method(q, k, v, *, positions, mask, bias_params, kind, **how):
+    """api.attention as a layer of `kind` calls it; its mask takes the place of `mask`."""
     tables = lambda positions, divisor: rope.tables(positions, ROPE, H, T, divisor=divisor)
-    seen = view(kind, positions, q.shape[2], tables, table)
-    return context_parallel.attend(
-        *seen.turned(q, k), v, positions=positions, mask=seen.masks, bias=seen.bias, table=seen.bias_table, **how
-    )
+    seen = view(kind, positions, q.shape[2], tables, bias_params)
+    how |= dict(positions=positions, mask=seen.masks, bias=seen.bias, bias_params=seen.bias_params)
+    return context_parallel.attention(*seen.rotated(q, k), v, **how)
 
 
 @functools.cache
 def example() -> Problem:
-    tokens = packed(3, 2, T, mean=30)
-    return problem(T=T, H=H, N=2, K=1, tokens=(tokens, tokens))
+    info = packed(3, 2, T, mean=30)
+    return problem(T=T, H=H, N=2, K=1, infos=(info, info))
 
 
 @functools.cache
 def dense(text: str):
     """(out, lse, dq, dk, dv) by the definition, in float64."""
     p, (inv_freq, _) = example(), api.frequencies(ROPE, H, T)
-    positions, segments = (np.asarray(x) for x in p.tokens[0])
+    positions, segments = (np.asarray(x) for x in p.q_info)
     distance = np.stack([defined(text, row) for row in positions])
     see = ~np.isnan(distance) & (segments[:, :, None] == segments[:, None]) & (segments > 0)[:, :, None]
     angle = np.where(see, distance, 0)[..., None, None] * inv_freq  # B T S 1 p
@@ -244,10 +243,10 @@ def test_methods_of_one_part_by_a_ring_are_those_of_one_device(text):
 
 
 def in_parts(q, k, v, *, mask, parts, **how):
-    """api.attend with the pairs cut into parts that are all rotated alike: not at all."""
+    """api.attention with the pairs cut into parts that are all rotated alike: not at all."""
     cut = [masks.ChunksBefore(8, i, i) for i in range(parts - 1)] + [masks.ChunksBefore(8, parts - 1)]
     seen = View(tuple(mask & part for part in cut), (None,) * parts, (None,) * parts, True, None, None, None)
-    return context_parallel.attend(*seen.turned(q, k), v, mask=seen.masks, **how)
+    return context_parallel.attention(*seen.rotated(q, k), v, mask=seen.masks, **how)
 
 
 def test_bfloat16_parts_are_merged_and_summed_in_float32():
@@ -271,7 +270,7 @@ def test_sinks_and_a_learned_bias_count_once():
     def attend(*arrays, **how):
         return in_parts(*arrays, bias=methods.T5().bias, sinks=sinks, **how)
 
-    one = run(p, masks.Causal(), MeshConfig(), table=table, attend=attend, parts=1, strategy="local")
+    one = run(p, masks.Causal(), MeshConfig(), bias_params=table, attend=attend, parts=1, strategy="local")
     three = run(p, masks.Causal(), MeshConfig(context=4), "zigzag", table, attend=attend, parts=3, strategy="ring")
     assert_close(three, one, "float32", 200)
 

@@ -74,7 +74,7 @@ def run_of(model, mesh=ONE, memory=AUTODIFF, layout="zigzag", strategy="ring", s
 
 
 def assert_as_autodiff(config: Config, mesh=ONE, terms=1000):
-    """The same numbers as plain autodiff's on `mesh`, but for the rounding of sums of so many terms."""
+    """Asserts the numbers of plain autodiff on `mesh`, but for the rounding of sums of that many terms."""
     plain = dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, remat="none"),
@@ -201,7 +201,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(memory, rows
     "memory, rows", [(streamed(8, every=2, clip="exact_twice"), B), (streamed(16, clip="delayed"), 2)]
 )
 def test_an_update_that_is_not_finite_leaves_a_finite_state_and_is_counted(memory, rows):
-    """That of one layer: it stays as it is, with all that is updated after it, and so the embedding."""
+    """An update of one layer that is not finite: the layer stays as it is, with all that is updated after it."""
     config = run_of(PLAIN, memory=memory, rows=rows)
     mesh, step = compiled(config)
     state = train_step.init_state(config, mesh)

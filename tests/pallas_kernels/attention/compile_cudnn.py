@@ -13,9 +13,9 @@ from jax.sharding import NamedSharding
 
 from longctx import meshes
 from longctx.config import MeshConfig
-from longctx.context_parallel.api import attend
 from pallas_kernels import gpu_chips
 from pallas_kernels.masks import Causal
+from tests.longctx.context_parallel.cut import attend
 
 
 def main(chip, dtype, head_dim, T=4096):

@@ -11,12 +11,25 @@ import pytest
 
 from pallas_kernels.attention import api, reference
 from pallas_kernels.attention.bias import T5, Alibi, alibi_slopes
-from pallas_kernels.attention.spec import AttentionSpec, rows
-from pallas_kernels.masks import Beyond, Causal, Chunked, ChunksBefore, Full, PrefixLM, Segments, Sinks, Tokens, Window
-from tests.helpers import assert_close, one_document, packed, problem, slow, truth
+from pallas_kernels.attention.pair import Inputs, Pair, merge, neutral, row_stats
+from pallas_kernels.attention.spec import AttentionSpec
+from pallas_kernels.masks import (
+    Beyond,
+    Causal,
+    Chunked,
+    ChunksBefore,
+    Full,
+    PrefixLM,
+    Segments,
+    Sinks,
+    TokenInfo,
+    Window,
+)
+from tests.helpers import assert_close, input_types, one_document, packed, problem, slow, truth
 
 _SMALL = jax.ShapeDtypeStruct((1, 16, 2, 16), jnp.float32)
-HERE = [name for name, of in api.IMPLEMENTATIONS.items() if not of.why_not(_SMALL, _SMALL, AttentionSpec(), "cpu")]
+_TYPES = input_types(_SMALL, _SMALL)
+HERE = [name for name, of in api.IMPLEMENTATIONS.items() if not of.why_not(_TYPES, AttentionSpec(), "cpu")]
 FAST = [name for name in HERE if name != "reference"]
 MASKS = {
     "causal": Causal(),
@@ -30,11 +43,11 @@ MASKS = {
     "chunks_before": Causal() & ChunksBefore(13, 1, 2),
     "packed_prefix_window": (Causal() & Window(6) | PrefixLM(4)) & Segments(),
 }
-_T5_TABLE = np.random.default_rng(8).standard_normal((6, 8)).astype(np.float32)
-BIASES = {  # name -> bias, table of 6 heads, mask
+_T5_PARAMS = np.random.default_rng(8).standard_normal((6, 8)).astype(np.float32)
+BIASES = {  # name -> bias, params of 6 heads, mask
     "alibi": (Alibi(), alibi_slopes(6), Causal() & Segments()),
-    "t5": (T5(8, 20), _T5_TABLE, Causal() & Segments()),
-    "t5_bidirectional": (T5(8, 9, bidirectional=True), _T5_TABLE, Segments()),
+    "t5": (T5(8, 20), _T5_PARAMS, Causal() & Segments()),
+    "t5_bidirectional": (T5(8, 9, bidirectional=True), _T5_PARAMS, Segments()),
 }
 SMALLEST = {"tpu": 128}  # block sizes; 16 where nothing else is said
 
@@ -46,31 +59,36 @@ def few_blocks(implementation):
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def run(p, spec, implementation, *table):
-    """(out, lse, dq, dk, dv) through autodiff of the public function, and dtable, given a table of the bias.
+def run(p, spec, implementation, *bias_params):
+    """(out, lse, dq, dk, dv) through autodiff of the public function, and dbias, given bias_params.
 
     No gradient flows into lse = -inf.
     """
 
-    def f(q, k, v, *table):
-        return api.attention(q, k, v, p.tokens, spec, implementation, *table)
+    def f(q, k, v, *bias_params):
+        return api.attention(Inputs(q, k, v, p.q_info, p.k_info, *bias_params), spec, implementation)
 
-    result, pull = jax.vjp(f, p.q, p.k, p.v, *table)
-    return *result, *pull((p.dout.astype(result[0].dtype), jnp.where(jnp.isfinite(result[1]), p.dlse, 0.0)))
+    pair, pull = jax.vjp(f, p.q, p.k, p.v, *bias_params)
+    return *pair, *pull(Pair(p.dout.astype(pair.out.dtype), jnp.where(jnp.isfinite(pair.lse), p.dlse, 0.0)))
 
 
 def piece_by_piece(p, spec, implementation, *pieces):
-    """(out, lse), each piece of the keys from the result of those before it. pieces: (start, end) of each."""
+    """The pair that goes on from piece to piece of the keys. pieces: (start, end) of each."""
     module, partial = api.IMPLEMENTATIONS[implementation], dataclasses.replace(spec, partial=True)
 
     @jax.jit
-    def forward(p, result=None):
+    def forward(p, pair=None):
         for start, end in pieces:
-            k, v, k_tokens = jax.tree.map(lambda x, at=slice(start, end): x[:, at], (p.k, p.v, p.tokens[1]))
-            result = module.forward(p.q, k, v, (p.tokens[0], k_tokens), partial, None, result)
-        return result
+            pair = module.forward(keys_from(p.inputs(), start, end), partial, pair)
+        return pair
 
     return forward(p)
+
+
+def keys_from(x, start, end):
+    """Inputs of the keys from `start` to `end` alone."""
+    k, v, k_info = jax.tree.map(lambda y: y[:, start:end], (x.k, x.v, x.k_info))
+    return x._replace(k=k, v=v, k_info=k_info)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -78,8 +96,8 @@ def piece_by_piece(p, spec, implementation, *pieces):
 @pytest.mark.parametrize("implementation", FAST)
 def test_masks(implementation, name, dtype):
     T, block = few_blocks(implementation)
-    tokens = packed(3, 2, T, mean=T // 4) if "packed" in name else one_document(2, T)
-    p, spec = problem(T=T, dtype=dtype, tokens=(tokens, tokens)), AttentionSpec(MASKS[name], block=block)
+    info = packed(3, 2, T, mean=T // 4) if "packed" in name else one_document(2, T)
+    p, spec = problem(T=T, dtype=dtype, infos=(info, info)), AttentionSpec(MASKS[name], block=block)
     assert_close(run(p, spec, implementation), truth(p, spec), dtype, T, name)
 
 
@@ -119,10 +137,10 @@ def test_scale_and_soft_cap(implementation):
 @pytest.mark.parametrize("name", BIASES)
 @pytest.mark.parametrize("implementation", ["chunked"])
 def test_biases(implementation, name, dtype):
-    """Per head, over packed documents, with a soft cap; the table has a gradient."""
-    tokens, (bias, table, mask) = packed(4, 2, 50), BIASES[name]
-    p, spec = problem(3, N=6, K=3, dtype=dtype, tokens=(tokens, tokens)), AttentionSpec(mask, None, bias, 4.0, block=16)
-    assert_close(run(p, spec, implementation, jnp.asarray(table)), truth(p, spec, table), dtype, 50)
+    """Per head, over packed documents, with a soft cap; the params have a gradient."""
+    info, (bias, params, mask) = packed(4, 2, 50), BIASES[name]
+    p, spec = problem(3, N=6, K=3, dtype=dtype, infos=(info, info)), AttentionSpec(mask, None, bias, 4.0, block=16)
+    assert_close(run(p, spec, implementation, jnp.asarray(params)), truth(p, spec, params), dtype, 50)
 
 
 @pytest.mark.canary
@@ -130,9 +148,9 @@ def test_biases(implementation, name, dtype):
 def test_rows_that_see_nothing(implementation):
     """Keys far ahead of every query, queries of a segment that no key has, padding, and whole rows of them."""
     q_segments = jnp.array([[1] * 15 + [2] * 20 + [0] * 5, [0] * 40], jnp.int32)
-    q_tokens = Tokens(jnp.arange(40, dtype=jnp.int32)[None].repeat(2, 0), q_segments)
-    k_tokens = Tokens(q_tokens.positions + 5, jnp.ones((2, 40), jnp.int32))
-    p, spec = problem(T=40, tokens=(q_tokens, k_tokens)), AttentionSpec(Causal() & Segments(), block=16)
+    q_info = TokenInfo(jnp.arange(40, dtype=jnp.int32)[None].repeat(2, 0), q_segments)
+    k_info = TokenInfo(q_info.positions + 5, jnp.ones((2, 40), jnp.int32))
+    p, spec = problem(T=40, infos=(q_info, k_info)), AttentionSpec(Causal() & Segments(), block=16)
     out, lse, dq, dk, dv = run(p, spec, implementation)
     blind = np.ones((2, 40), bool)
     blind[0, 5:15] = False
@@ -143,14 +161,14 @@ def test_rows_that_see_nothing(implementation):
 
 
 def test_reference_backward_is_its_autodiff():
-    for (name, mask), (bias, table, _) in zip(MASKS.items(), itertools.cycle(BIASES.values()), strict=False):
-        tokens = packed(5, 2, 30)
-        p, spec = problem(4, T=30, N=6, tokens=(tokens, tokens)), AttentionSpec(mask, soft_cap=3.0, bias=bias)
-        f = lambda q, k, v, table, p=p, spec=spec: reference.forward(q, k, v, p.tokens, spec, table)
-        result, pull = jax.vjp(f, p.q, p.k, p.v, table)
-        dlse = jnp.where(jnp.isfinite(result[1]), p.dlse, 0.0)
-        want = pull((p.dout, dlse))
-        got = reference.backward(p.q, p.k, p.v, p.tokens, spec, rows(result, (p.dout, dlse)), table)
+    for (name, mask), (bias, params, _) in zip(MASKS.items(), itertools.cycle(BIASES.values()), strict=False):
+        info = packed(5, 2, 30)
+        p, spec = problem(4, T=30, N=6, infos=(info, info)), AttentionSpec(mask, soft_cap=3.0, bias=bias)
+        f = lambda q, k, v, params, p=p, spec=spec: reference.forward(Inputs(q, k, v, p.q_info, p.k_info, params), spec)
+        pair, pull = jax.vjp(f, p.q, p.k, p.v, params)
+        cotangent = Pair(p.dout, jnp.where(jnp.isfinite(pair.lse), p.dlse, 0.0))
+        want = pull(cotangent)
+        got = reference.backward(p.inputs(params), spec, row_stats(pair, cotangent))
         assert_close(got, want, "float32", 100, name)
 
 
@@ -159,30 +177,27 @@ def test_reference_backward_is_its_autodiff():
 def test_cut_keys(implementation, cuts, dtype):
     """Forward goes on from piece to piece; some rows see keys of one piece only, or of none.
 
-    Gradients of pieces, each from the global Rows, are the pieces of the gradient; dq is their sum.
+    Gradients of pieces, each from the global RowStats, are the pieces of the gradient; dq is their sum.
     """
-    tokens = packed(7, 2, 50)
-    p = problem(6, dtype=dtype, tokens=(tokens, tokens))
+    info = packed(7, 2, 50)
+    p = problem(6, dtype=dtype, infos=(info, info))
     spec = AttentionSpec(Causal() & Segments(), partial=True, block=16)
     pieces = [(piece[0], piece[-1] + 1) for piece in np.array_split(range(50), cuts)]
-    result = piece_by_piece(p, spec, implementation, *pieces)
-    needed, dq, dks, dvs = rows(result, (p.dout, None)), 0.0, [], []
+    pair = piece_by_piece(p, spec, implementation, *pieces)
+    stats, dq, dks, dvs = row_stats(pair, (p.dout, None)), 0.0, [], []
     for start, end in pieces:
-        at = lambda x, start=start, end=end: x[:, start:end]
-        part = api.IMPLEMENTATIONS[implementation].backward(
-            p.q, at(p.k), at(p.v), (tokens, Tokens(*map(at, tokens))), spec, needed
-        )
-        dq, dks, dvs = dq + part[0], [*dks, part[1]], [*dvs, part[2]]
+        grads = api.IMPLEMENTATIONS[implementation].backward(keys_from(p.inputs(), start, end), spec, stats)
+        dq, dks, dvs = dq + grads.dq, [*dks, grads.dk], [*dvs, grads.dv]
     want = truth(p._replace(dlse=jnp.zeros_like(p.dlse)), spec)
-    assert_close((*result, dq, jnp.concatenate(dks, 1), jnp.concatenate(dvs, 1)), want, dtype, 50)
+    assert_close((*pair, dq, jnp.concatenate(dks, 1), jnp.concatenate(dvs, 1)), want, dtype, 50)
 
 
 def test_partial_results_are_float32_for_bfloat16_inputs():
     p = problem(dtype=jnp.bfloat16)
     spec = AttentionSpec(partial=True)
-    result = api.IMPLEMENTATIONS["chunked"].forward(p.q, p.k, p.v, p.tokens, spec)
-    grads = api.IMPLEMENTATIONS["chunked"].backward(p.q, p.k, p.v, p.tokens, spec, rows(result, (p.dout, None)))[:3]
-    assert [x.dtype for x in (*result, *grads)] == [jnp.float32] * 5
+    pair = api.IMPLEMENTATIONS["chunked"].forward(p.inputs(), spec)
+    grads = api.IMPLEMENTATIONS["chunked"].backward(p.inputs(), spec, row_stats(pair, (p.dout, None)))[:3]
+    assert [x.dtype for x in (*pair, *grads)] == [jnp.float32] * 5
 
 
 def test_memory_is_linear_in_length():
@@ -201,11 +216,11 @@ def test_empty_blocks_are_not_visited(implementation):
     block = few_blocks(implementation)[1]
     T, start = 4 * block, 100 * block
     p, spec = problem(T=T, B=1), AttentionSpec(Causal() & Window(block), block=block)
-    q_tokens = one_document(1, T, start)
+    q_info = one_document(1, T, start)
     far, near = jnp.arange(T // 2), jnp.arange(start - 10, start - 10 + T // 2)
-    k_tokens = Tokens(jnp.concatenate([far, near]).astype(jnp.int32)[None], q_tokens.segments)
+    k_info = TokenInfo(jnp.concatenate([far, near]).astype(jnp.int32)[None], q_info.segments)
     unseen = lambda x: x.at[:, : T // 2].set(jnp.nan)
-    bad = p._replace(k=unseen(p.k), v=unseen(p.v), tokens=(q_tokens, k_tokens))
+    bad = p._replace(k=unseen(p.k), v=unseen(p.v), q_info=q_info, k_info=k_info)
     out, lse, dq, dk, dv = run(bad, spec, implementation)
     assert all(np.isfinite(x).all() for x in (out, dq, dk, dv)) and not np.isnan(lse).any()
 
@@ -213,18 +228,32 @@ def test_empty_blocks_are_not_visited(implementation):
 def test_an_explicit_choice_never_falls_back_and_errors_say_what_works():
     p = problem()
     with pytest.raises(ValueError, match="'chunkd' is not known. Known: auto, reference, chunked, tpu"):
-        api.attention(p.q, p.k, p.v, p.tokens, AttentionSpec(), "chunkd")
+        api.attention(p.inputs(), AttentionSpec(), "chunkd")
     with pytest.raises(ValueError, match="key heads must divide query heads"):
-        api.attention(p.q[:, :, :3], p.k, p.v, p.tokens, AttentionSpec())
+        api.attention(p.inputs()._replace(q=p.q[:, :, :3]), AttentionSpec())
+
+
+@pytest.mark.parametrize("implementation", ["reference", "chunked", "tpu", "mosaic_gpu", "jax_triton", "cudnn"])
+def test_what_inputs_have_room_for_is_refused_until_somebody_takes_it(implementation):
+    by_head = TokenInfo(*[jnp.ones((2, 50, 2), jnp.int32)] * 2)
+    x, why_not = problem().inputs(), api.IMPLEMENTATIONS[implementation].why_not
+    assert "choice of blocks" in why_not(x._replace(keep=jnp.ones((2, 2, 4, 4), bool)), AttentionSpec(), "cpu")
+    assert "for all heads" in why_not(x._replace(k_info=by_head), AttentionSpec(), "cpu")
 
 
 def test_vmap_and_remat_and_scan():
     p, spec = problem(B=2), AttentionSpec(Causal(), block=16)
-    want = api.attention(p.q, p.k, p.v, p.tokens, spec)[0]
-    add = lambda x: jax.tree.map(lambda a: a[:, None], x)
-    mapped = jax.vmap(lambda q, k, v, t: api.attention(q, k, v, t, spec)[0])(*map(add, (p.q, p.k, p.v, p.tokens)))
-    assert_close(mapped[:, 0], want, "float32", 50)
-    body = jax.checkpoint(lambda x, _: (api.attention(x, p.k, p.v, p.tokens, dataclasses.replace(spec))[0], None))
+    attend = lambda q: api.attention(p.inputs()._replace(q=q), spec).out
+    mapped = jax.vmap(lambda x: api.attention(x, spec).out)(jax.tree.map(lambda a: a[:, None], p.inputs()))
+    assert_close(mapped[:, 0], attend(p.q), "float32", 50)
+    body = jax.checkpoint(lambda q, _: (attend(q), None))
     g = jax.grad(lambda q: jax.lax.scan(body, q, None, length=2)[0].sum())(p.q)
-    twice = lambda q: api.attention(api.attention(q, p.k, p.v, p.tokens, spec)[0], p.k, p.v, p.tokens, spec)[0].sum()
-    assert_close(g, jax.grad(twice)(p.q), "float32", 50)
+    assert_close(g, jax.grad(lambda q: attend(attend(q)).sum())(p.q), "float32", 50)
+
+
+def test_merge_with_nothing_changes_nothing():
+    p = problem(T=8)
+    pair, nothing = reference.forward(p.inputs(), AttentionSpec()), neutral(p.q)
+    assert_close(merge(pair, nothing), pair, "float32", 1)
+    out, lse = merge(nothing, nothing)
+    assert not np.asarray(out).any() and np.isneginf(lse).all()

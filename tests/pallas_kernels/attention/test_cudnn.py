@@ -13,39 +13,49 @@ from pallas_kernels import cudnn_call, gpu_chips, masks, select
 from pallas_kernels.attention import api, reference
 from pallas_kernels.attention import cudnn as gpu_cudnn
 from pallas_kernels.attention.bias import Alibi
-from pallas_kernels.attention.spec import AttentionSpec, Rows, rows
-from pallas_kernels.masks import Causal, Full, Tokens, Window
-from tests.helpers import NEEDS_CUDA_COMPILER, assert_close, one_document, packed, problem, slow, truth, worker_lines
+from pallas_kernels.attention.pair import Grads, Inputs, Pair, RowStats, row_stats
+from pallas_kernels.attention.spec import AttentionSpec
+from pallas_kernels.masks import Causal, Full, TokenInfo, Window
+from tests.helpers import (
+    NEEDS_CUDA_COMPILER,
+    assert_close,
+    input_types,
+    one_document,
+    packed,
+    problem,
+    slow,
+    truth,
+    worker_lines,
+)
 from tests.longctx.context_parallel import cut
 from tests.pallas_kernels.attention.test_attention import run
 
 
-def _by_places(q, k, scale, causal, window):
-    """What reference.py needs to do as cuDNN does: tokens and spec."""
+def _by_places(q, k, v, scale, causal, window):
+    """(inputs, spec) with which reference.py does as cuDNN does."""
     places = lambda x: one_document(*x.shape[:2])
     mask = (Causal() if causal else Full()) & (Window(window) if window else Full())
-    return (places(q), places(k)), AttentionSpec(mask, scale)
+    return Inputs(q, k, v, places(q), places(k)), AttentionSpec(mask, scale)
 
 
 def _forward(q, k, v, scale, causal, window):
-    tokens, spec = _by_places(q, k, scale, causal, window)
-    out, lse = reference.forward(q, k, v, tokens, spec)
+    out, lse = reference.forward(*_by_places(q, k, v, scale, causal, window))
     return out, lse.swapaxes(1, 2)
 
 
 def _backward(q, k, v, lse, out, dout, scale, causal, window):
     assert out.dtype == dout.dtype == q.dtype
-    tokens, spec = _by_places(q, k, scale, causal, window)
     delta = (dout.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
-    return reference.backward(q, k, v, tokens, spec, Rows(dout, lse.swapaxes(1, 2), delta))[:3]
+    stats = RowStats(dout, lse.swapaxes(1, 2), delta)
+    return reference.backward(*_by_places(q, k, v, scale, causal, window), stats)[:3]
 
 
-def _never(q, k, spec):
+def _never(x, spec):
     """An implementation whose results are seen wherever they get to."""
-    spoilt = lambda *arrays: tuple(jnp.full_like(x, jnp.nan, spec.result_dtype(x)) for x in arrays)
+    spoilt = lambda *arrays: tuple(jnp.full_like(y, jnp.nan, spec.result_dtype(y)) for y in arrays)
     return types.SimpleNamespace(
-        forward=lambda q, k, v, *_: (*spoilt(q), jnp.full_like(q[..., 0], jnp.nan, jnp.float32)),
-        backward=lambda q, k, v, *_: (*spoilt(q, k, v), None),
+        forward=lambda x, *_: Pair(*spoilt(x.q), jnp.full_like(x.q[..., 0], jnp.nan, jnp.float32)),
+        backward=lambda x, *_: Grads(*spoilt(*x[:3])),
     )
 
 
@@ -57,7 +67,7 @@ def no_other(monkeypatch):
 
 @pytest.fixture
 def here(monkeypatch):
-    """As on an H100. Called with a function for pairs that cuDNN cannot do, it replaces the one there is."""
+    """An H100, simulated. Called with a function for calls that cuDNN cannot do, it replaces the present one."""
     monkeypatch.setattr(cudnn_call, "forward", _forward)
     monkeypatch.setattr(cudnn_call, "backward", _backward)
     monkeypatch.setattr(gpu_chips, "capability", lambda: (9, 0))
@@ -77,15 +87,15 @@ def here(monkeypatch):
 )
 def test_one_document_is_all_cudnns(mask, dtype, here):
     here(_never)
-    tokens = one_document(2, 40, start=100)
-    p, spec = problem(T=40, dtype=dtype, tokens=(tokens, tokens)), AttentionSpec(masks.parse(mask), scale=0.3)
+    info = one_document(2, 40, start=100)
+    p, spec = problem(T=40, dtype=dtype, infos=(info, info)), AttentionSpec(masks.parse(mask), scale=0.3)
     assert_close(run(p, spec, "cudnn"), truth(p, spec), dtype, 40)
 
 
 @pytest.mark.parametrize("mask", ["causal & segments", *slow("full", "causal & window(9)")])
 def test_other_rows_are_as_exact(mask, here):
-    tokens = packed(3, 2, 50)
-    p, spec = problem(dtype="bfloat16", tokens=(tokens, tokens)), AttentionSpec(masks.parse(mask), block=16)
+    info = packed(3, 2, 50)
+    p, spec = problem(dtype="bfloat16", infos=(info, info)), AttentionSpec(masks.parse(mask), block=16)
     assert_close(run(p, spec, "cudnn"), truth(p, spec), "bfloat16", 50)
 
 
@@ -112,7 +122,7 @@ def test_whatever_tokens_look_like(mask, here):
     p = problem(T=T, B=2, N=2, K=1, dtype="bfloat16")
     implementation, taken = api.IMPLEMENTATIONS["cudnn"], set()
     both = [
-        jax.jit(lambda *x, of=of: (of.forward(*x[:3], x[3], spec), of.backward(*x[:3], x[3], spec, x[4])))
+        jax.jit(lambda x, stats, of=of: (of.forward(x, spec), of.backward(x, spec, stats)))
         for of in (implementation, reference)
     ]
     for _ in range(200):
@@ -120,15 +130,15 @@ def test_whatever_tokens_look_like(mask, here):
         sides[rng.integers(0, 2)] = sides[0]  # often the same in both rows
         if rng.random() < 0.5:
             sides[2:] = sides[:2]  # or of queries and keys
-        tokens = tuple(
-            Tokens(*(jnp.array(x, jnp.int32) for x in zip(*side, strict=True))) for side in (sides[:2], sides[2:])
+        infos = tuple(
+            TokenInfo(*(jnp.array(x, jnp.int32) for x in zip(*side, strict=True))) for side in (sides[:2], sides[2:])
         )
-        looks = gpu_cudnn._looks(spec.mask, *tokens)
-        taken.add([*map(bool, looks), True].index(True))
-        needed = rows(both[1](p.q, p.k, p.v, tokens, Rows(p.dout, p.dlse, p.dlse))[0], (p.dout, p.dlse))
-        needed = needed._replace(delta=jnp.where(jnp.isfinite(needed.lse), needed.delta, 0.0))
-        got, want = (f(p.q, p.k, p.v, tokens, needed) for f in both)
-        assert_close(got, want, "bfloat16", T, str(tokens))
+        taken.add([*map(bool, gpu_cudnn._matches(spec.mask, *infos)), True].index(True))
+        x = p._replace(q_info=infos[0], k_info=infos[1]).inputs()
+        stats = row_stats(both[1](x, RowStats(p.dout, p.dlse, p.dlse))[0], (p.dout, p.dlse))
+        stats = stats._replace(delta=jnp.where(jnp.isfinite(stats.lse), stats.delta, 0.0))
+        got, want = (f(x, stats) for f in both)
+        assert_close(got, want, "bfloat16", T, str(infos))
     assert taken >= {0, 2, 5} | ({1} if "causal" in mask else set())
 
 
@@ -142,15 +152,15 @@ def test_whatever_tokens_look_like(mask, here):
 )
 def test_every_hop_over_one_document_is_cudnns(strategy, shards, layout, here):
     here(_never)
-    tokens = one_document(1, 64)
-    p = problem(B=1, T=64, N=4, K=2, dtype="bfloat16", tokens=(tokens, tokens))
+    info = one_document(1, 64)
+    p = problem(B=1, T=64, N=4, K=2, dtype="bfloat16", infos=(info, info))
     cut.check(p, "causal", MeshConfig(context=shards), layout, strategy=strategy, kernel="cudnn", terms=64)
 
 
 @pytest.mark.parametrize("layout", ["zigzag", *slow("contiguous", "striped")])
 def test_a_ring_over_packed_documents(layout, here):
-    tokens = packed(2, 1, 64, mean=40)
-    p = problem(B=1, T=64, N=4, K=2, dtype="bfloat16", tokens=(tokens, tokens))
+    info = packed(2, 1, 64, mean=40)
+    p = problem(B=1, T=64, N=4, K=2, dtype="bfloat16", infos=(info, info))
     cut.check(p, "causal & window(30)", MeshConfig(context=4), layout, strategy="ring", kernel="cudnn", terms=64)
 
 
@@ -160,9 +170,9 @@ def test_delta_is_had_from_out(dtype, dout, dlse):
     """To an epsilon of itself, and what is added to dout is less than rounding delta could be."""
     p = problem(T=100, H=64, dtype="float32")
     given = jnp.asarray(dout * p.dout, dtype)
-    needed = rows((0.3 * p.v[:, :, jnp.arange(4) // 2], None), (given, dlse * p.dlse))
-    out, moved = (np.asarray(x, np.float64) for x in gpu_cudnn.for_delta(needed, jnp.dtype(dtype)))
-    delta = np.asarray(needed.delta, np.float64)
+    stats = row_stats(Pair(0.3 * p.v[:, :, jnp.arange(4) // 2], None), (given, dlse * p.dlse))
+    out, moved = (np.asarray(x, np.float64) for x in gpu_cudnn.for_delta(stats, jnp.dtype(dtype)))
+    delta = np.asarray(stats.delta, np.float64)
     eps, least = (float(getattr(jnp.finfo(dtype), x)) for x in ("eps", "smallest_subnormal"))
     assert np.all(np.abs((out * moved).sum(-1) - delta) <= eps * np.abs(delta))
     added = np.abs(moved - np.asarray(given, np.float64)).max(-1)
@@ -173,17 +183,18 @@ def test_rounded_parts_add_up(here):
     """Eight parts, each rounded to bfloat16, have together no more than the error of rounding once."""
     here(_never)
     p, spec = problem(B=1, T=64, S=512, N=2, K=1, H=64, dtype="bfloat16"), AttentionSpec(Full(), partial=True)
-    module, tokens = api.IMPLEMENTATIONS["cudnn"], (p.tokens[0],) * 2
+    module = api.IMPLEMENTATIONS["cudnn"]
 
     @jax.jit
     def summed(p):
-        result, dq = None, 0.0
-        parts = list(zip(*(jnp.split(x, 8, 1) for x in (p.k, p.v)), strict=True))
-        for k, v in parts:
-            result = module.forward(p.q, k, v, tokens, spec, None, result)
-        for k, v in parts:
-            dq = dq + module.backward(p.q, k, v, tokens, spec, rows(result, (p.dout, p.dlse)))[0]
-        return *result, dq
+        pair, dq = None, 0.0
+        split = zip(*(jnp.split(x, 8, 1) for x in (p.k, p.v)), strict=True)
+        parts = [Inputs(p.q, k, v, p.q_info, p.q_info) for k, v in split]
+        for x in parts:
+            pair = module.forward(x, spec, pair)
+        for x in parts:
+            dq = dq + module.backward(x, spec, row_stats(pair, (p.dout, p.dlse))).dq
+        return *pair, dq
 
     assert_close(summed(p), truth(p, spec)[:3], "bfloat16", 512)
 
@@ -214,7 +225,7 @@ def test_why_not_says_why(change, words, monkeypatch):
     monkeypatch.setattr(gpu_chips, "capability", lambda: about["capability"])
     q, k = (jax.ShapeDtypeStruct((1, about[length], 2, about["H"]), about["dtype"]) for length in "TS")
     spec = AttentionSpec(masks.parse(about["mask"]), **{x: about[x] for x in ("bias", "soft_cap") if x in about})
-    reason = api.IMPLEMENTATIONS["cudnn"].why_not(q, k, spec, about["platform"])
+    reason = api.IMPLEMENTATIONS["cudnn"].why_not(input_types(q, k), spec, about["platform"])
     assert reason is None if words is None else words in reason
 
 
@@ -222,14 +233,14 @@ def test_why_not_says_why(change, words, monkeypatch):
 def test_jax_has_what_is_called():
     """Its private names, and the custom calls that they become, with no compiler."""
     q, k = (jax.ShapeDtypeStruct((1, 64, heads, 64), jnp.bfloat16) for heads in (4, 2))
-    tokens = Tokens(*[jax.ShapeDtypeStruct((1, 64), jnp.int32)] * 2)
 
-    def grad(q, k, v, tokens, dout):
-        f = lambda q, k, v: api.attention(q, k, v, (tokens, tokens), AttentionSpec(Causal() & Window(9)), "cudnn")[0]
-        return jax.vjp(f, q, k, v)[1](dout)
+    def grad(x, dout):
+        spec = AttentionSpec(Causal() & Window(9))
+        f = lambda *arrays: api.attention(Inputs(*arrays, x.q_info, x.k_info), spec, "cudnn").out
+        return jax.vjp(f, x.q, x.k, x.v)[1](dout)
 
     with gpu_chips.target("h200"):
-        text = jax.jit(grad).trace(q, k, k, tokens, q).lower(lowering_platforms=("cuda",)).as_text()
+        text = jax.jit(grad).trace(input_types(q, k), q).lower(lowering_platforms=("cuda",)).as_text()
     calls = re.findall(r"@__cudnn\$fmhaSoftmax(\w*)\(", text)
     assert [calls.count(way) for way in ("", "Backward")] == [len(gpu_cudnn._CASES)] * 2
     assert text.count("sliding_window_length\\22: 9,") == 2  # of tokens in places, of both ways

@@ -43,7 +43,7 @@ def test_two_cores_share_the_vocabulary(V, monkeypatch):
 
 @pytest.mark.parametrize("M", [100, 300])
 def test_mosaic_memory_rules(M, monkeypatch):
-    """As the machine does it: memory starts as NaN, and a copy lands no earlier than somebody waits for it."""
+    """The machine's rules: memory starts as NaN, and a copy lands no earlier than somebody waits for it."""
     memory = pltpu.InterpretParams(uninitialized_memory="nan", dma_execution_mode="on_wait", detect_races=True)
     call = pl.pallas_call
     monkeypatch.setattr(pl, "pallas_call", lambda *args, **how: call(*args, **{**how, "interpret": memory}))

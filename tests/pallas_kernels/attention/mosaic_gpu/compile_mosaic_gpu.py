@@ -11,19 +11,18 @@ import jax.numpy as jnp
 from experiments.bench.harness import kernel_worker
 from pallas_kernels import masks
 from pallas_kernels.attention.mosaic_gpu import kernel as mosaic_gpu
-from pallas_kernels.attention.spec import AttentionSpec, Rows
-from pallas_kernels.masks import Tokens
+from pallas_kernels.attention.pair import RowStats
+from pallas_kernels.attention.spec import AttentionSpec
+from pallas_kernels.testing import input_types
 
 
 def main(chip, mask, dtype, head_dim, soft_cap, partial, B=2, T=1000, S=1100, N=8, K=2):
     spec = AttentionSpec(masks.parse(mask), soft_cap=soft_cap, partial=partial)
     array = jax.ShapeDtypeStruct
     q, k, row = array((B, T, N, head_dim), dtype), array((B, S, K, head_dim), dtype), array((B, T, N), jnp.float32)
-    tokens = tuple(Tokens(*[array((B, length), jnp.int32)] * 2) for length in (T, S))
-    kernel_worker.compiled(chip, lambda *call: mosaic_gpu.forward(*call, spec), q, k, k, tokens)
-    kernel_worker.compiled(
-        chip, lambda *call: mosaic_gpu.backward(*call[:4], spec, call[4]), q, k, k, tokens, Rows(q, row, row)
-    )
+    x, stats = input_types(q, k), RowStats(q, row, row)
+    kernel_worker.compiled(chip, lambda x: mosaic_gpu.forward(x, spec), x)
+    kernel_worker.compiled(chip, lambda x, stats: mosaic_gpu.backward(x, spec, stats), x, stats)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ from pallas_kernels import gpu_chips, masks, mosaic_gpu
 from pallas_kernels.attention import api
 from pallas_kernels.attention.bias import Alibi
 from pallas_kernels.attention.mosaic_gpu import kernel as gpu_mosaic
-from pallas_kernels.attention.spec import AttentionSpec, rows
-from pallas_kernels.masks import Causal, Segments, Tokens
-from tests.helpers import NEEDS_CUDA_COMPILER, assert_close, compiled_for_gpu, packed, problem, slow, truth
-from tests.pallas_kernels.attention.test_attention import piece_by_piece, run
+from pallas_kernels.attention.pair import row_stats
+from pallas_kernels.attention.spec import AttentionSpec
+from pallas_kernels.masks import Causal, Segments, TokenInfo
+from tests.helpers import NEEDS_CUDA_COMPILER, assert_close, compiled_for_gpu, input_types, packed, problem, slow, truth
+from tests.pallas_kernels.attention.test_attention import keys_from, piece_by_piece, run
 
 needs_interpreter = pytest.mark.skipif(
     not mosaic_gpu.INTERPRETER, reason=f"jax {jax.__version__} has no interpreter for Mosaic GPU kernels"
@@ -54,8 +55,8 @@ def no_races(capfd):
 def test_interpreted(mask, shape, soft_cap, no_races):
     """Several blocks on both sides, FULL ones and PARTIAL ones, and stages that are used again."""
     shape = dict(B=1, N=2, K=1) | shape
-    tokens = packed(3, shape["B"], shape["T"], mean=150) if "segments" in mask else None
-    p = problem(1, tokens=tokens and (tokens, tokens), **shape)
+    info = packed(3, shape["B"], shape["T"], mean=150) if "segments" in mask else None
+    p = problem(1, infos=info and (info, info), **shape)
     spec = AttentionSpec(masks.parse(mask), scale=0.2, soft_cap=soft_cap)
     assert_close(run(p, spec, "mosaic_gpu"), truth(p, spec), shape["dtype"], p.k.shape[1], mask)
 
@@ -63,25 +64,24 @@ def test_interpreted(mask, shape, soft_cap, no_races):
 @needs_interpreter
 @pytest.mark.canary
 def test_cut_keys_and_rows_that_see_nothing(no_races):
-    """Forward goes on from piece to piece; gradients of pieces come from the global Rows. In float32 between them."""
+    """Forward goes on from piece to piece; gradients of pieces come from global RowStats. In float32 between them."""
     T = 140
     segments = jnp.asarray(np.repeat([1, 2, 3, 0], [60, 20, 50, 10])[None], jnp.int32)
     positions = jnp.arange(T, dtype=jnp.int32)[None]
-    tokens = Tokens(positions, segments), Tokens(positions, jnp.where(segments == 2, 0, segments))
-    p = problem(B=1, T=T, N=2, K=1, H=64, dtype="bfloat16", tokens=tokens)
+    infos = TokenInfo(positions, segments), TokenInfo(positions, jnp.where(segments == 2, 0, segments))
+    p = problem(B=1, T=T, N=2, K=1, H=64, dtype="bfloat16", infos=infos)
     spec = AttentionSpec(Causal() & Segments(), partial=True)
     want = truth(p, spec)
     result = piece_by_piece(p, spec, "mosaic_gpu", (0, 70), (70, T))
     assert_close(result, want[:2], "bfloat16", T)
     assert np.isneginf(np.asarray(result[1])[0, 60:80]).all() and not np.asarray(result[0])[0, 60:80].any()
-    needed = rows(result, (p.dout, jnp.where(jnp.isfinite(result[1]), p.dlse, 0.0)))
+    stats = row_stats(result, (p.dout, jnp.where(jnp.isfinite(result[1]), p.dlse, 0.0)))
 
     @jax.jit
-    def part(k, v, tokens):
-        return gpu_mosaic.backward(p.q, k, v, (p.tokens[0], tokens), spec, needed)[:3]
+    def part(x):
+        return gpu_mosaic.backward(x, spec, stats)[:3]
 
-    cut = [jax.tree.map(lambda x, at=at: x[:, at], (p.k, p.v, p.tokens[1])) for at in (slice(0, 70), slice(70, T))]
-    (dq1, *first), (dq2, *second) = (part(*piece) for piece in cut)
+    (dq1, *first), (dq2, *second) = (part(keys_from(p.inputs(), *at)) for at in ((0, 70), (70, T)))
     got = dq1 + dq2, *(jnp.concatenate(parts, 1) for parts in zip(first, second, strict=True))
     assert {x.dtype for x in (*result, *got)} == {jnp.dtype("float32")}
     assert_close(got, want[2:], "bfloat16", T)
@@ -104,14 +104,14 @@ def test_why_not_says_why(chip, change, words):
     q = jax.ShapeDtypeStruct((1, 64, 2, about["H"]), about["dtype"])
     spec = AttentionSpec(masks.parse(about["mask"]), bias=about["bias"])
     with gpu_chips.target(chip):
-        reason = gpu_mosaic.why_not(q, q, spec, "gpu")
+        reason = gpu_mosaic.why_not(input_types(q, q), spec, "gpu")
     assert reason is None if words is None else words in reason
 
 
 def test_other_platforms():
     q = jax.ShapeDtypeStruct((1, 64, 2, 64), jnp.bfloat16)
-    assert "runs on GPU" in gpu_mosaic.why_not(q, q, AttentionSpec(), "tpu")
-    assert (gpu_mosaic.why_not(q, q, AttentionSpec(), "cpu") is None) == mosaic_gpu.INTERPRETER
+    assert "runs on GPU" in gpu_mosaic.why_not(input_types(q, q), AttentionSpec(), "tpu")
+    assert (gpu_mosaic.why_not(input_types(q, q), AttentionSpec(), "cpu") is None) == mosaic_gpu.INTERPRETER
 
 
 def test_hopper_prefers_it_to_plain_jax():

@@ -3,7 +3,7 @@
     compile_for_tpu.py TOPOLOGY MASK DTYPE HEAD_DIM BLOCK         e.g. v5e:2x2 "causal & segments" bfloat16 128 512
 
 BLOCK: tokens of a block; 0 is the tuned size, whose programs take a minute or two each.
-Prints one line for each of forward, forward on from a result, and backward: how many Mosaic kernels the compiled
+Prints one line for each of forward, forward on from a pair, and backward: how many Mosaic kernels the compiled
 program holds.
 """
 
@@ -17,9 +17,10 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pallas_kernels import masks, tpu_chips
-from pallas_kernels.attention.spec import AttentionSpec, Rows
+from pallas_kernels.attention.pair import Inputs, Pair, RowStats
+from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.attention.tpu import kernel as tpu
-from pallas_kernels.masks import Tokens
+from pallas_kernels.masks import TokenInfo
 
 
 def main(topology, mask, dtype, head_dim, block, T=2048, N=4, K=2):
@@ -27,20 +28,15 @@ def main(topology, mask, dtype, head_dim, block, T=2048, N=4, K=2):
     sharding = NamedSharding(Mesh(np.array(devices), ("chip",)), PartitionSpec())
     array = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
     q, k, row = array(dtype, 1, T, N, head_dim), array(dtype, 1, T, K, head_dim), array(jnp.float32, 1, T, N)
-    tokens = Tokens(array(jnp.int32, 1, T), array(jnp.int32, 1, T))
+    info = TokenInfo(array(jnp.int32, 1, T), array(jnp.int32, 1, T))
     spec = AttentionSpec(masks.parse(mask), soft_cap=30.0, block=block)
-    partial, before = dataclasses.replace(spec, partial=True), (array(jnp.float32, *q.shape), row)
+    partial, initial = dataclasses.replace(spec, partial=True), Pair(array(jnp.float32, *q.shape), row)
+    x = Inputs(q, k, k, info, info)
     chip = next(name for name, chip in tpu_chips.CHIPS.items() if chip.topology == topology)
     calls = {
-        "forward": (lambda q, k, v, tokens: tpu.forward(q, k, v, (tokens, tokens), spec), (q, k, k, tokens)),
-        "onward": (
-            lambda q, k, v, tokens, before: tpu.forward(q, k, v, (tokens, tokens), partial, None, before),
-            (q, k, k, tokens, before),
-        ),
-        "backward": (
-            lambda q, k, v, tokens, rows: tpu.backward(q, k, v, (tokens, tokens), spec, rows),
-            (q, k, k, tokens, Rows(q, row, row)),
-        ),
+        "forward": (lambda x: tpu.forward(x, spec), (x,)),
+        "resumed": (lambda x, initial: tpu.forward(x, partial, initial), (x, initial)),
+        "backward": (lambda x, stats: tpu.backward(x, spec, stats), (x, RowStats(q, row, row))),
     }
     for name, (call, arguments) in calls.items():
         with tpu_chips.target(chip):

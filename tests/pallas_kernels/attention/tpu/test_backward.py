@@ -6,10 +6,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from pallas_kernels.attention import reference
-from pallas_kernels.attention.spec import AttentionSpec, rows
+from pallas_kernels.attention.pair import row_stats
+from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.attention.tpu import backward as tpu_backward
 from pallas_kernels.attention.tpu.sizes import Blocks
-from pallas_kernels.masks import Causal, Full, Segments, Tokens, Window
+from pallas_kernels.masks import Causal, Full, Segments, TokenInfo, Window
 from tests.helpers import assert_close, one_document, packed, problem, slow, truth
 
 SMALL = Blocks(128, 128, 128, 128)
@@ -17,8 +18,9 @@ TILED = Blocks(256, 256, 128, 128)  # pairs of two strips, and of four tiles
 
 
 def check(p, spec, blocks, terms):
-    row = rows(reference.forward(p.q, p.k, p.v, p.tokens, spec), (p.dout, p.dlse))
-    assert_close(tpu_backward.grads(p.q, p.k, p.v, p.tokens, spec, row, blocks), truth(p, spec)[2:], p.q.dtype, terms)
+    stats = row_stats(reference.forward(p.inputs(), spec), (p.dout, p.dlse))
+    got = tpu_backward.grads(p.inputs(), spec, stats, blocks)
+    assert_close(got, truth(p, spec)[2:], p.q.dtype, terms)
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def as_the_machine_does_it(monkeypatch):
 def mostly_padding(T):
     """Two rows: documents all along, and one short document."""
     full, short = packed(4, 1, T, mean=150), packed(4, 1, T, mean=20, padding=T - 40)
-    return Tokens(*(jnp.concatenate(both) for both in zip(full, short, strict=True)))
+    return TokenInfo(*(jnp.concatenate(both) for both in zip(full, short, strict=True)))
 
 
 @pytest.mark.usefixtures("as_the_machine_does_it")
@@ -40,7 +42,7 @@ def mostly_padding(T):
     "shape, mask, blocks",
     [
         (dict(T=260, N=3, K=1), Causal(), SMALL),
-        (dict(T=390, N=1, K=1, B=2, tokens="mostly padding"), Causal() & Segments(), SMALL),
+        (dict(T=390, N=1, K=1, B=2, infos="mostly padding"), Causal() & Segments(), SMALL),
         (dict(T=512, N=2, K=1), Causal(), TILED),
         *slow(
             (dict(T=100, S=390, N=1, K=1), Full(), SMALL),  # every step adds to the same block of dq
@@ -50,8 +52,8 @@ def mostly_padding(T):
     ids=["group", "idle-steps", "tiles", "one-q-block", "one-k-block"],
 )
 def test_dq_is_summed_in_memory(shape, mask, blocks):
-    if "tokens" in shape:
-        shape = {**shape, "tokens": (mostly_padding(shape["T"]),) * 2}
+    if "infos" in shape:
+        shape = {**shape, "infos": (mostly_padding(shape["T"]),) * 2}
     check(problem(3, **{"B": 1, **shape}), AttentionSpec(mask), blocks, 400)
 
 
@@ -60,6 +62,6 @@ def test_dq_is_summed_in_memory(shape, mask, blocks):
     [("float32", Causal(), 0), ("bfloat16", Causal() & Window(300), 0), ("float32", Causal(), 130)],
 )
 def test_tiles_of_a_pair(dtype, mask, start):
-    tokens = one_document(1, 600, start), one_document(1, 600)
-    p = problem(5, B=1, T=600, N=2, K=1, H=64, dtype=dtype, tokens=tokens)
+    infos = one_document(1, 600, start), one_document(1, 600)
+    p = problem(5, B=1, T=600, N=2, K=1, H=64, dtype=dtype, infos=infos)
     check(p, AttentionSpec(mask, scale=0.3, soft_cap=4.0), TILED, 600)

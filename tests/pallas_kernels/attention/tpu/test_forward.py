@@ -14,7 +14,8 @@ from jax.experimental.pallas import tpu as pltpu
 from longctx.config import MeshConfig
 from pallas_kernels import masks, tpu_chips
 from pallas_kernels.attention.bias import Alibi
-from pallas_kernels.attention.spec import AttentionSpec, rows
+from pallas_kernels.attention.pair import row_stats
+from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.attention.tpu import forward as tpu_forward
 from pallas_kernels.attention.tpu import kernel as tpu
 from pallas_kernels.attention.tpu import sizes as tpu_sizes
@@ -24,6 +25,7 @@ from tests.helpers import (
     NEEDS_TPU_COMPILER,
     assert_close,
     compiled_for_tpu,
+    input_types,
     packed,
     problem,
     relative_error,
@@ -58,8 +60,8 @@ def test_tiles_of_either_orientation(chip, mask, dtype, H, monkeypatch):
     monkeypatch.setattr(tpu_chips, "current", lambda: chip)
     monkeypatch.setitem(tpu_sizes.SIZES, ("forward", chip, H), Blocks(384, 384, 128, 128, 384))
     monkeypatch.setitem(tpu_sizes.FLOAT32, "forward", Blocks(384, 384, 128, 128, 384))
-    tokens = packed(3, 1, 800, mean=500)
-    p = problem(1, B=1, T=800, N=2, K=1, H=H, dtype=dtype, tokens=(tokens, tokens) if "segments" in mask else None)
+    info = packed(3, 1, 800, mean=500)
+    p = problem(1, B=1, T=800, N=2, K=1, H=H, dtype=dtype, infos=(info, info) if "segments" in mask else None)
     spec = AttentionSpec(masks.parse(mask), soft_cap=5.0 if H == 256 else 0.0)
     assert_close(piece_by_piece(p, spec, "tpu", (700, 800), (0, 700)), truth(p, spec)[:2], dtype, 800)
 
@@ -90,34 +92,34 @@ def test_blocks_are_whole_tiles(lengths, block, want):
 def test_pieces_of_a_cut_sequence(strategy, layout, shards, monkeypatch):
     # jax's interpreter does not type its loops as varying over the mesh
     monkeypatch.setattr(jax, "shard_map", functools.partial(jax.shard_map, check_vma=False))
-    tokens = packed(2, 1, 512, mean=200)
-    p = problem(B=1, T=512, N=4, K=2, tokens=(tokens, tokens))
+    info = packed(2, 1, 512, mean=200)
+    p = problem(B=1, T=512, N=4, K=2, infos=(info, info))
     cut.check(p, "causal", MeshConfig(context=shards), layout, strategy=strategy, kernel="tpu", terms=512)
 
 
 def test_partial_results_are_float32_for_bfloat16_inputs():
     p, spec = problem(T=20, dtype=jnp.bfloat16), AttentionSpec(partial=True)
-    result = tpu.forward(p.q, p.k, p.v, p.tokens, spec)
-    grads = tpu.backward(p.q, p.k, p.v, p.tokens, spec, rows(result, (p.dout, None)))[:3]
-    assert [x.dtype for x in (*result, *grads)] == [jnp.float32] * 5
+    pair = tpu.forward(p.inputs(), spec)
+    grads = tpu.backward(p.inputs(), spec, row_stats(pair, (p.dout, None)))[:3]
+    assert [x.dtype for x in (*pair, *grads)] == [jnp.float32] * 5
 
 
 def test_lists_of_pairs_too_long_for_scalar_memory(monkeypatch):
-    monkeypatch.setattr(tpu, "_TABLE", 4 * 3)  # three pairs
-    tokens = packed(3, 1, 700, mean=300)
-    p, spec = problem(2, B=1, T=700, N=2, K=1, tokens=(tokens, tokens)), AttentionSpec(Causal() & Segments(), block=128)
+    monkeypatch.setattr(tpu, "_LIST", 4 * 3)  # three pairs
+    info = packed(3, 1, 700, mean=300)
+    p, spec = problem(2, B=1, T=700, N=2, K=1, infos=(info, info)), AttentionSpec(Causal() & Segments(), block=128)
     want = truth(p, spec)
     assert_close(run(p, spec, "tpu"), want, "float32", 700)
     assert_close(piece_by_piece(p, spec, "tpu", (0, 500), (500, 700)), want[:2], "float32", 700)
 
 
 def test_mosaic_memory_rules(monkeypatch):
-    """As the machine does it: memory starts as NaN, and a copy lands no earlier than somebody waits for it."""
+    """The machine's rules: memory starts as NaN, and a copy lands no earlier than somebody waits for it."""
     memory = pltpu.InterpretParams(uninitialized_memory="nan", dma_execution_mode="on_wait", detect_races=True)
     call = pl.pallas_call
     monkeypatch.setattr(pl, "pallas_call", lambda *args, **how: call(*args, **{**how, "interpret": memory}))
-    tokens = packed(5, 1, 260, mean=90)
-    p, spec = problem(B=1, T=260, N=2, K=1, tokens=(tokens, tokens)), AttentionSpec(Causal() & Segments(), block=128)
+    info = packed(5, 1, 260, mean=90)
+    p, spec = problem(B=1, T=260, N=2, K=1, infos=(info, info)), AttentionSpec(Causal() & Segments(), block=128)
     want = truth(p, spec)
     assert_close(run(p, spec, "tpu"), want, "float32", 260)
     assert_close(piece_by_piece(p, spec, "tpu", (0, 150), (150, 260)), want[:2], "float32", 260)
@@ -135,13 +137,13 @@ def test_mosaic_memory_rules(monkeypatch):
 )
 def test_why_not_says_why(dtype, spec, T, platform, words):
     q = jax.ShapeDtypeStruct((1, T, 2, 64), dtype)
-    reason = tpu.why_not(q, q, spec, platform)
+    reason = tpu.why_not(input_types(q, q), spec, platform)
     assert reason is None if words is None else words in reason
 
 
 def test_a_shard_map_that_checks_is_refused_on_cpu():
-    tokens = packed(2, 1, 256, mean=200)
-    p = problem(B=1, T=256, tokens=(tokens, tokens))
+    info = packed(2, 1, 256, mean=200)
+    p = problem(B=1, T=256, infos=(info, info))
     with pytest.raises(NotImplementedError, match="check_vma=False"):
         cut.check(p, "causal", MeshConfig(context=2), "contiguous", strategy="ring", kernel="tpu", terms=512)
 
@@ -168,6 +170,6 @@ def test_the_tpu_compiler_takes_it(topology, mask, dtype, head_dim, block):
     arguments = topology, mask, dtype, str(head_dim), str(block)
     assert compiled_for_tpu("tests.pallas_kernels.attention.tpu.compile_for_tpu", *arguments, timeout=800) == [
         "forward 1",
-        "onward 1",
+        "resumed 1",
         "backward 1",
     ]

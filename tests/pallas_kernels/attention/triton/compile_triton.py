@@ -12,12 +12,13 @@ import jax
 
 from experiments.bench.harness import kernel_worker
 from pallas_kernels import gpu_chips, masks
-from pallas_kernels.attention.spec import AttentionSpec, Rows
+from pallas_kernels.attention.pair import Pair, RowStats
+from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.attention.triton import blocks as triton_blocks
 from pallas_kernels.attention.triton import kernel as flash
 from pallas_kernels.cross_entropy.spec import CrossEntropySpec
 from pallas_kernels.cross_entropy.triton import kernel as head_loss
-from pallas_kernels.masks import Tokens
+from pallas_kernels.testing import input_types
 
 array = jax.ShapeDtypeStruct
 
@@ -27,17 +28,16 @@ def attention(dtype, mask, head_dim, B=1, T=2000, N=4, K=2):
     q, k, row = (
         array((B, T, *rest), of) for *rest, of in ((N, int(head_dim), dtype), (K, int(head_dim), dtype), (N, "float32"))
     )
-    tokens, spec = Tokens(*[array((B, T), "int32")] * 2), AttentionSpec(masks.parse(mask))
-    forward = lambda q, k, v, tokens, before: flash.forward(q, k, v, (tokens, tokens), spec, None, before)
-    backward = lambda q, k, v, tokens, rows: flash.backward(q, k, v, (tokens, tokens), spec, rows)
-    operands, before = (q, k, k, tokens), (array(q.shape, "float32"), row)
-    calls = (forward, *operands, None), (forward, *operands, before), (backward, *operands, Rows(q, row, row))
+    spec, x, initial = AttentionSpec(masks.parse(mask)), input_types(q, k), Pair(array(q.shape, "float32"), row)
+    forward = lambda x, initial: flash.forward(x, spec, initial)
+    backward = lambda x, stats: flash.backward(x, spec, stats)
+    calls = (forward, x, None), (forward, x, initial), (backward, x, RowStats(q, row, row))
     expected = {name: triton_blocks.shared(name, triton_blocks.choose(name, q, 0), q) for name in triton_blocks.SIZES}
-    return calls, {"onward": expected["forward"], **expected}
+    return calls, {"resumed": expected["forward"], **expected}
 
 
 def cross_entropy(dtype, D, V, M=3000):
-    """The same."""
+    """Calls, each a function and its arguments' types; bytes of shared memory by kernel."""
     D, V = int(D), int(V)
     x, head, targets, row = array((M, D), dtype), array((D, V), dtype), array((M,), "int32"), array((M,), "float32")
     forward = lambda x, head, targets: head_loss.forward(x, head, targets, CrossEntropySpec())

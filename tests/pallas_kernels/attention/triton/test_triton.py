@@ -1,5 +1,7 @@
 """The Triton kernels on a CPU: interpreted against the float64 reference, and compiled for GPUs that are not here."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -10,7 +12,7 @@ from pallas_kernels.attention.bias import Alibi
 from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.attention.triton import blocks as triton_blocks
 from pallas_kernels.attention.triton import kernel as triton
-from tests.helpers import NEEDS_CUDA_COMPILER, assert_close, one_document, packed, problem, slow, truth
+from tests.helpers import NEEDS_CUDA_COMPILER, assert_close, input_types, one_document, packed, problem, slow, truth
 from tests.longctx.context_parallel import cut
 from tests.pallas_kernels.attention import test_attention
 from tests.pallas_kernels.triton_machine_code import triton_kernels_for
@@ -32,8 +34,8 @@ RECORDED = {"forward": 567, "dq": 349, "dkdv": 411}  # instructions of loops wit
     ],
 )
 def test_masks(name, dtype):
-    tokens = packed(3, 1, 40) if "packed" in name else one_document(1, 40)
-    p = problem(B=1, T=40, N=2, K=1, dtype=dtype, tokens=(tokens, tokens))
+    info = packed(3, 1, 40) if "packed" in name else one_document(1, 40)
+    p = problem(B=1, T=40, N=2, K=1, dtype=dtype, infos=(info, info))
     spec = AttentionSpec(test_attention.MASKS[name], block=16)
     assert_close(test_attention.run(p, spec, "jax_triton"), truth(p, spec), dtype, 40, name)
 
@@ -41,7 +43,21 @@ def test_masks(name, dtype):
 def test_masks_are_all_there_are():
     names = lambda program: {program[0]}.union(*(names(x) for x in program[1:] if isinstance(x, tuple)))
     programs = [triton.program(mask) for mask in test_attention.MASKS.values()]
-    assert set.union(*map(names, programs)) == {mask.__name__ for mask in masks.Mask.__subclasses__()}
+    assert set.union(*map(names, programs)) == {mask.__name__ for mask in triton.MASKS}
+    assert {mask for mask in masks.Mask.__subclasses__() if mask.__module__ == masks.__name__} == set(triton.MASKS)
+
+
+def test_a_mask_that_the_kernels_do_not_know_is_a_reason(monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class Odd(masks.Mask):
+        def visible(self, q, k):
+            return (q.positions - k.positions) % 2 == 1
+
+    monkeypatch.setattr(triton_call, "find_spec", lambda name: True)
+    q = jax.ShapeDtypeStruct((1, 64, 2, 64), jnp.bfloat16)
+    with gpu_chips.target("h100"):
+        reason = triton.why_not(input_types(q, q), AttentionSpec(masks.Causal() & (Odd() | masks.Sinks(4))), "gpu")
+    assert "does not know the mask Odd" in reason
 
 
 @NEEDS_TRITON
@@ -71,8 +87,8 @@ def test_as_every_implementation(test, arguments):
 @INTERPRETED
 @pytest.mark.parametrize("dtype, soft_cap", [("bfloat16", 0.0), *slow(("float32", 5.0))])
 def test_blocks_of_its_own_choice(dtype, soft_cap):
-    tokens = packed(5, 1, 200, mean=90)
-    p = problem(B=1, T=200, N=2, K=1, H=64, dtype=dtype, tokens=(tokens, tokens))
+    info = packed(5, 1, 200, mean=90)
+    p = problem(B=1, T=200, N=2, K=1, H=64, dtype=dtype, infos=(info, info))
     spec = AttentionSpec(masks.parse("causal & segments"), soft_cap=soft_cap)
     assert_close(test_attention.run(p, spec, "jax_triton"), truth(p, spec), dtype, 200)
 
@@ -81,8 +97,8 @@ def test_blocks_of_its_own_choice(dtype, soft_cap):
 @INTERPRETED
 @pytest.mark.parametrize("layout", ["zigzag"])
 def test_pieces_of_a_cut_sequence(layout):
-    tokens = packed(2, 1, 64, mean=30)
-    p = problem(B=1, T=64, N=2, K=1, tokens=(tokens, tokens))
+    info = packed(2, 1, 64, mean=30)
+    p = problem(B=1, T=64, N=2, K=1, infos=(info, info))
     cut.check(p, "causal", MeshConfig(context=2), layout, strategy="ring", kernel="jax_triton", terms=64)
 
 
@@ -103,14 +119,14 @@ def test_why_not_says_why(dtype, H, spec, platform, words, monkeypatch):
     monkeypatch.setattr(triton_call, "find_spec", lambda name: True)
     q = jax.ShapeDtypeStruct((1, 64, 2, H), dtype)
     with gpu_chips.target("h100"):
-        reason = triton.why_not(q, q, spec, platform)
+        reason = triton.why_not(input_types(q, q), spec, platform)
     assert reason is None if words is None else words in reason
 
 
 def test_a_missing_package_is_a_reason(monkeypatch):
     monkeypatch.setattr(triton_call, "find_spec", lambda name: name == "triton" or None)
     q = jax.ShapeDtypeStruct((1, 64, 2, 64), jnp.bfloat16)
-    assert triton.why_not(q, q, AttentionSpec(), "gpu") == "needs jax_triton: pip install 'longctx[gpu]'"
+    assert triton.why_not(input_types(q, q), AttentionSpec(), "gpu") == "needs jax_triton: pip install 'longctx[gpu]'"
 
 
 @pytest.mark.parametrize("H", [16, 64, 128])
@@ -150,9 +166,9 @@ def test_blocks_fit_the_shared_memory_of_every_architecture(capability, most, ke
     ],
 )
 def test_the_compiler_takes_it(chip, mask, dtype, H):
-    """As every Triton kernel has to be; and on Hopper loops without masks are as recorded."""
+    """The rules for every Triton kernel hold; on Hopper loops without masks are as recorded."""
     kernels = triton_kernels_for(chip, "attention", dtype, mask, H)
-    assert set(kernels) == {"forward", "onward", "dq", "dkdv"}
+    assert set(kernels) == {"forward", "resumed", "dq", "dkdv"}
     for name in RECORDED if (chip, H) in (("h100", 128), ("h200", 128)) else ():
         free = min(loop.instructions for loop in kernels[name].loops if loop.matmuls)
         assert free <= 1.05 * RECORDED[name]
