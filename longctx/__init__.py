@@ -14,8 +14,9 @@ Ten lines of exact attention over a sequence that is cut across eight devices (o
 
 What there is, by what one wants to do; `help(lc.NAME)` tells the shapes, units and errors of each:
 
-    attention    attention, attend       a sequence in natural order; one that a layout has put in another order
-                 merge, AttentionSpec    two results (out, lse) over disjoint keys made one; what a kernel is told
+    attention    attention, attend       a sequence in natural order, by keywords; a layer's call of it, on Inputs
+                 Pair, merge             a result (out, lse); two of them over disjoint keys made one
+                 Inputs, AttentionSpec   the arrays of a call; what a kernel is told beside them
                  TokenInfo               positions and segments, all that a mask may know of tokens
     masks        Causal, Window, Sinks, Beyond, Chunked, PrefixLM, Segments, Full; `&` and `|` combine them
                  parse_mask              the same from text: "causal & (window(1024) | sinks(4))"
@@ -44,9 +45,11 @@ NAMES = {
     # attention
     "attention": "longctx.context_parallel.api:attention",
     "attend": "longctx.context_parallel.api:attend",
-    "merge": "pallas_kernels.attention.reference:merge",
+    "merge": "pallas_kernels.attention.pair:merge",
+    "Pair": "pallas_kernels.attention.pair:Pair",
+    "Inputs": "pallas_kernels.attention.pair:Inputs",
     "AttentionSpec": "pallas_kernels.attention.spec:AttentionSpec",
-    "TokenInfo": "pallas_kernels.masks:Tokens",
+    "TokenInfo": "pallas_kernels.masks:TokenInfo",
     # masks
     "Causal": "pallas_kernels.masks:Causal",
     "Window": "pallas_kernels.masks:Window",
@@ -88,9 +91,9 @@ REGISTRIES = {
     "KERNELS": "pallas_kernels.attention.api:IMPLEMENTATIONS",
     "MASKS": "pallas_kernels.masks:NAMES",
     "LAYOUTS": "longctx.layouts.api:LAYOUTS",
-    "SCALINGS": "longctx.positions.api:SCALINGS",
+    "SCALINGS": "longctx.positions.scalings:SCALINGS",
     "METHODS": "longctx.positions.methods:METHODS",
-    "EXTENSIONS": "longctx.positions.extension:METHODS",
+    "EXTENSIONS": "longctx.positions.extension:EXTENSIONS",
     "AUGMENTATIONS": "longctx.positions.augment:AUGMENTATIONS",
     "REMAT_POLICIES": "longctx.memory.remat:POLICIES",
     "EVALS": "longctx.evals.api:EVALS",

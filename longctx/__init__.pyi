@@ -22,7 +22,9 @@ from longctx.model.functional import logits as logits
 from longctx.model.functional import nll as nll
 from longctx.train_step import compile_step as compile_step
 from longctx.train_step import init_state as init_state
-from pallas_kernels.attention.reference import merge as merge
+from pallas_kernels.attention.pair import Inputs as Inputs
+from pallas_kernels.attention.pair import Pair as Pair
+from pallas_kernels.attention.pair import merge as merge
 from pallas_kernels.attention.spec import AttentionSpec as AttentionSpec
 from pallas_kernels.masks import Beyond as Beyond
 from pallas_kernels.masks import Causal as Causal
@@ -31,7 +33,7 @@ from pallas_kernels.masks import Full as Full
 from pallas_kernels.masks import PrefixLM as PrefixLM
 from pallas_kernels.masks import Segments as Segments
 from pallas_kernels.masks import Sinks as Sinks
-from pallas_kernels.masks import Tokens as TokenInfo
+from pallas_kernels.masks import TokenInfo as TokenInfo
 from pallas_kernels.masks import Window as Window
 from pallas_kernels.masks import parse as parse_mask
 
@@ -51,6 +53,8 @@ __all__ = [
     "attention",
     "attend",
     "merge",
+    "Pair",
+    "Inputs",
     "AttentionSpec",
     "TokenInfo",
     "Causal",

@@ -9,7 +9,7 @@ from typing import Any
 from pallas_kernels import lazy
 
 NAMES = {
-    "Plan": "longctx.context_parallel.strategy:Plan",
+    "CallPlan": "longctx.context_parallel.plan:CallPlan",
     "STRATEGIES": "longctx.context_parallel.api:STRATEGIES",
     "Strategy": "longctx.context_parallel.strategy:Strategy",
     "attend": "longctx.context_parallel.api:attend",

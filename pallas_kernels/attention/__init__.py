@@ -8,6 +8,11 @@ from typing import Any
 from pallas_kernels import lazy
 
 NAMES = {
+    "Grads": "pallas_kernels.attention.pair:Grads",
+    "Inputs": "pallas_kernels.attention.pair:Inputs",
+    "Pair": "pallas_kernels.attention.pair:Pair",
+    "RowStats": "pallas_kernels.attention.pair:RowStats",
+    "merge": "pallas_kernels.attention.pair:merge",
     "AttentionSpec": "pallas_kernels.attention.spec:AttentionSpec",
     "IMPLEMENTATIONS": "pallas_kernels.attention.api:IMPLEMENTATIONS",
     "attention": "pallas_kernels.attention.api:attention",
