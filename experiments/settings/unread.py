@@ -84,5 +84,5 @@ def _readers(reads: dict[str, tuple[str, ...]]) -> dict[str, list[str]]:
 
 
 def _changed(group, default, names) -> list[str]:
-    """Those of the fields `names` whose value in a group is not the default."""
+    """The fields, among `names`, whose value in a group is not the default."""
     return [name for name in names if getattr(group, name) != getattr(default, name)]
