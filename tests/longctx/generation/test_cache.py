@@ -31,7 +31,7 @@ MODELS = {
         layers=3,
         qk_norm="l2",
         rope=RopeConfig(pairing="interleaved"),
-        pattern=(layer(mask="causal & chunked(7)"), layer(position="nope", temperature="llama4(8, 0.5)")),
+        pattern=(layer(mask="causal & chunked(7)"), layer(position="nope", query_scale="llama4(8, 0.5)")),
     ),
     "biases": dataclasses.replace(
         TINY, block="parallel_shared", pattern=(layer(position="alibi"), layer(position="t5(8, 20)"))
@@ -41,7 +41,7 @@ MODELS = {
         layers=3,
         block="sandwich",
         pattern=(
-            layer(position="dca(12, 4)", temperature="log_length(16)"),
+            layer(position="dca(12, 4)", query_scale="log_length(16)"),
             layer(position="self_extend(3, 8)"),
             layer(position="rerope(6)"),
         ),
@@ -146,7 +146,7 @@ def test_a_scaling_by_length_keeps_the_length_it_is_given():
     ],
 )
 def test_a_cache_holds_no_more_than_is_seen(kind, slots):
-    kind = dataclasses.replace(kind, temperature="none")
+    kind = dataclasses.replace(kind, query_scale="none")
     assert caching.slots(kind, 1000, 1) == slots
     assert caching.slots(kind, 1000, 4) == -(-slots // 4) * 4
 
@@ -176,6 +176,6 @@ def test_memory_of_a_mask():
 
 
 def test_masks_under_which_tokens_see_later_ones():
-    kind = layer(position="rope", mask="causal | prefix_lm(8)", temperature="none")
+    kind = layer(position="rope", mask="causal | prefix_lm(8)", query_scale="none")
     with pytest.raises(UserError, match=r"model.mask='causal \| prefix_lm\(8\)' lets tokens see later ones"):
         caching.slots(kind, 100, 1)
