@@ -24,7 +24,7 @@ from longctx.loss import token_loss
 from longctx.memory import host
 from longctx.memory.host import Section, Stack
 from longctx.model import functional
-from longctx.streaming import layer as one
+from longctx.streaming import layer as layerwise
 from longctx.streaming.attention import ChunkAttention, plan_of_chunks, visits
 from pallas_kernels.attention.pair import Pair
 from pallas_kernels.attention.spec import AttentionSpec
@@ -81,7 +81,7 @@ class Walk:
     params: dict
     specs: dict
     batch: dict
-    layers: list[one.Layer]
+    layers: list[layerwise.Layer]
 
     @property
     def chunks(self) -> int:
@@ -134,10 +134,10 @@ class Walk:
 
             part, pull = jax.vjp(weighted, gathered, stream.inputs.read(self.slots * self.chunks + i))
             grads, dx = pull(share)
-            return value + part, dy.write(i, dx), one.added(sums, grads)
+            return value + part, dy.write(i, dx), layerwise.added(sums, grads)
 
         like = jax.eval_shape(stream.inputs.read, 0)
-        carry = jnp.float32(0), host.zeros(self.chunks, like, self._on_host("dy")), one.no_sums(params)
+        carry = jnp.float32(0), host.zeros(self.chunks, like, self._on_host("dy")), layerwise.no_sums(params)
         value, dy, sums = jax.lax.fori_loop(0, self.chunks, chunk, carry)
         return value * share, dy, sums
 
@@ -148,12 +148,12 @@ class Walk:
         done), called for every layer from the last to the first; it may change the weights of that one.
         """
         length, whole, left = self._sections()
-        state = _Back(stream, dy, one.no_sums(self._params_of(SHARED)), blocks, done)
+        state = _Back(stream, dy, layerwise.no_sums(self._params_of(SHARED)), blocks, done)
         state = self._section_back(whole * length, left, state, take)
         if whole:
             back = lambda s, state: self._section_back((whole - 1 - s) * length, length, state, take)
             state = jax.lax.fori_loop(0, whole, back, state)
-        embedding = sums.get("embedding") or one.no_sums(self.params["embedding"])
+        embedding = sums.get("embedding") or layerwise.no_sums(self.params["embedding"])
         grads = sums | state.dshared | {"embedding": self._embedding_grads(state.dy, embedding)}
         return state.blocks, state.done, grads
 
@@ -175,9 +175,9 @@ class Walk:
         """The state before layer first + j. kept: where its attention's pairs are, None where they are not."""
         layer, weights = self._layer(state.blocks, first, j)
         kind, i = self._place(first, j)
-        sums = one.no_sums(host.read(state.blocks[kind], i)), state.dshared
+        sums = layerwise.no_sums(host.read(state.blocks[kind], i)), state.dshared
         inputs, shared = state.stream.inputs, self._params_of(SHARED)
-        dy, (grads, dshared) = one.backward(
+        dy, (grads, dshared) = layerwise.backward(
             layer, weights, shared, inputs, self._source(first, j), state.dy, sums, kept
         )
         blocks, done = take(state.blocks, state.done, kind, i, grads)
@@ -191,7 +191,7 @@ class Walk:
     def _through(self, blocks, first, j: int, stream: Stream, source, target, keep: bool) -> Stream:
         """The stream with the results of layer first + j. source, target: first parts of its input and result."""
         shared, kept = self._params_of(SHARED), self._kept(stream, first, j) if keep else None
-        inputs, kept = one.forward(*self._layer(blocks, first, j), shared, stream.inputs, source, target, kept)
+        inputs, kept = layerwise.forward(*self._layer(blocks, first, j), shared, stream.inputs, source, target, kept)
         return Stream(inputs, kept.stacks if kept else stream.pairs)
 
     def _kept(self, stream: Stream, first, j: int) -> Section | None:
@@ -242,7 +242,7 @@ class Walk:
         def chunk(i, sums):
             tokens = self._chunk(i)["tokens"]
             _, pull = jax.vjp(lambda params: self._model(params).embedding(tokens), params)
-            return one.added(sums, pull(dy.read(i))[0]["embedding"])
+            return layerwise.added(sums, pull(dy.read(i))[0]["embedding"])
 
         return jax.lax.fori_loop(0, self.chunks, chunk, sums)
 
@@ -260,7 +260,7 @@ class Walk:
 
     def _chunk(self, i) -> dict:
         """Chunk i of the batch."""
-        return one.at(self.batch, i)
+        return layerwise.at(self.batch, i)
 
     def _on_host(self, name: str) -> bool:
         return name in self.config.memory.offload
@@ -283,7 +283,7 @@ def walk(graph, config: Config, rope: RopeConfig, params: dict, batch: dict) -> 
         specs = [AttentionSpec(mask, scale, seen.bias, cap, partial=True) for mask in seen.masks]
         specs = within_documents(specs)
         attention = ChunkAttention(plan_of_chunks(config), specs)
-        return one.Layer(block, view, attention, info, visits(specs, info), "kv" in config.memory.offload)
+        return layerwise.Layer(block, view, attention, info, visits(specs, info), "kv" in config.memory.offload)
 
     layers = [layer(*each) for each in zip(functional.blocks(graph, params), config.model.kinds, strict=True)]
     specs = jax.tree.map(lambda info: info.spec, functional.weight_info(graph, params))
