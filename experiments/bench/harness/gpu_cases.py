@@ -5,6 +5,7 @@ answer. Imports only what a machine with jax, flax and optax has, and nothing el
 """
 
 import dataclasses
+import functools
 import pathlib
 import statistics
 import time
@@ -97,6 +98,7 @@ class Programs:
 
         if self.folder is None or not self.path(name).exists():
             return jax.jit(f)
+        _register_tuples()
         loaded = jax.jit(jax.export.deserialize(bytearray(self.path(name).read_bytes())).call)
         return lambda *trees: loaded(*jax.tree.leaves(trees))
 
@@ -130,9 +132,22 @@ class Export(Lowered):
         import jax
 
         if not self.path(name).exists():
+            _register_tuples()
             checks = [jax.export.DisabledSafetyCheck.custom_call(f"triton_kernel_call{end}") for end in ("", "_ffi")]
             exported = jax.export.export(f, platforms=[self.platform], disabled_checks=checks)(*types)
             self.path(name).write_bytes(exported.serialize())
+
+
+@functools.cache
+def _register_tuples() -> None:
+    """Lets jax.export write and read the named tuples of attention."""
+    import jax
+
+    from pallas_kernels.attention.pair import Grads, Inputs, Pair, RowStats
+    from pallas_kernels.masks import TokenInfo
+
+    for kind in (Grads, Inputs, Pair, RowStats, TokenInfo):
+        jax.export.register_namedtuple_serialization(kind, serialized_name=f"longctx.{kind.__name__}")
 
 
 def lower(programs: Lowered, chip: str) -> None:
