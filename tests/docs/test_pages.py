@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+import longctx
 from docs import include
 from experiments.bench import results
 from longctx.errors import UserError
@@ -101,6 +102,13 @@ def test_readme_is_two_pages_and_has_the_commands():
     text, command = README.read_text(), "pip install -e '.[test,aot]' && python -m pytest"
     assert len(text.encode()) <= 9216
     assert command in text and command in (ROOT / ".ci" / "run").read_text().replace(" --quiet", "")
+
+
+def test_every_name_of_the_face_is_on_an_api_page():
+    text = "".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))
+    modules = "longctx.layouts", "longctx.train_step", "longctx.hf"
+    targets = {name.replace(":", ".") for name in longctx.NAMES.values()} - set(modules)
+    assert targets and [name for name in targets if f"::: {name}\n" not in text] == []
 
 
 def test_commands_in_pages_are_there():
