@@ -63,9 +63,10 @@ print(done.stdout[-1500:], done.stderr[-1500:] if done.returncode else "")
 
 # %%
 figures = sorted((workdir / "figures").glob("*.png"))
-figure, axes = pyplot.subplots(1, len(figures), figsize=(4 * len(figures), 3.2), layout="constrained")
-for ax, path in zip(axes, figures, strict=True):
+figure, axes = pyplot.subplots(2, 3, figsize=(13, 6.4), layout="constrained")
+for ax, path in zip(axes.flat, figures, strict=False):
     ax.imshow(image.imread(path))
+for ax in axes.flat:
     ax.axis("off")
 
 # %% [markdown]
