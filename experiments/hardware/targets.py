@@ -49,7 +49,7 @@ class Chip:
 #   A100 as FlashAttention-2's (arXiv 2307.08691).
 # TPUs: of their memory what libtpu gives out; hosts as in cloud.google.com/tpu/docs/v5e, .../v6e, and for v5p and v4
 #   cloud.google.com/kubernetes-engine/docs/concepts/tpus; links as in jax-ml.github.io/scaling-book; attention by the
-#   static schedules of our own kernels (docs/results), v5p's and v4's backward as v5e's.
+#   static schedules of our own kernels (README), v5p's and v4's backward as v5e's.
 CHIPS = {
     "a100": Chip(72 * GIB, 1.9e12, 8, gpu_chips.CHIPS["a100"].tflops, 300e9, 25e9, 25e9, 0.8, 0.70, 0.60),
     "a800": Chip(72 * GIB, 1.9e12, 8, gpu_chips.CHIPS["a800"].tflops, 200e9, 25e9, 25e9, 0.8, 0.70, 0.60),
