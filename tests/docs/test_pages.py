@@ -1,7 +1,10 @@
 """README and docs say what is so: excerpts are in the source, links lead somewhere, tables are what their JSON says."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -115,6 +118,19 @@ def test_commands_in_pages_are_there():
     text = "".join(page.read_text() for page in [README, ROOT / "CONTRIBUTING.md", *PAGES])
     names = {name.rstrip(".") for name in re.findall(r"python -m ((?:experiments|tests)\.[\w.]+)", text)}
     assert names and [name for name in names if not (ROOT / f"{name.replace('.', '/')}.py").exists()] == []
+
+
+@pytest.mark.slow
+def test_the_example_of_readme_prints_what_readme_says():
+    """The same strategies, shapes and lse; differences from one device stay as small as float32 is."""
+    code, after = README.read_text().split("```python\n")[1].split("```")[:2]
+    said = [line.split() for line in after.splitlines() if line.startswith("    ")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-4000:]
+    printed = [line.split() for line in done.stdout.splitlines()]
+    assert [line[:-1] for line in printed] == [line[:-1] for line in said[: len(printed)]] and len(printed) == 2
+    assert all(float(line[-1]) < 1e-5 for line in printed)
 
 
 def test_files_in_the_tree_of_readme_are_there():
