@@ -114,6 +114,16 @@ def test_every_name_of_the_face_is_on_an_api_page():
     assert targets and [name for name in targets if f"::: {name}\n" not in text] == []
 
 
+def test_the_table_of_what_to_edit_names_what_is_there():
+    packages = "longctx", "pallas_kernels", "experiments"
+    source = "\n".join(path.read_text() for package in packages for path in (ROOT / package).rglob("*.py"))
+    for code in re.findall(r"`([^`]+)`", (ROOT / "docs" / "extend.md").read_text()):
+        if re.fullmatch(r"[a-z_/.]+\.py|[a-z_/]+/", code):
+            assert any((ROOT / package / code).exists() for package in ("", *packages)), code
+        for name in set(re.findall(r"\b[A-Z_]{4,}\b", code)) - {"NAME"}:
+            assert re.search(rf"^{name}\b.* = ", source, re.MULTILINE), name
+
+
 def test_commands_in_pages_are_there():
     text = "".join(page.read_text() for page in [README, ROOT / "CONTRIBUTING.md", *PAGES])
     names = {name.rstrip(".") for name in re.findall(r"python -m ((?:experiments|tests)\.[\w.]+)", text)}
