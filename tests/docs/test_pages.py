@@ -1,10 +1,14 @@
 """README and docs say what is so: excerpts are in the source, links lead somewhere, tables are what their JSON says."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
+import longctx
 from docs import include
 from experiments.bench import results
 from longctx.errors import UserError
@@ -103,10 +107,42 @@ def test_readme_is_two_pages_and_has_the_commands():
     assert command in text and command in (ROOT / ".ci" / "run").read_text().replace(" --quiet", "")
 
 
+def test_every_name_of_the_face_is_on_an_api_page():
+    text = "".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))
+    modules = "longctx.layouts", "longctx.train_step", "longctx.hf"
+    targets = {name.replace(":", ".") for name in longctx.NAMES.values()} - set(modules)
+    assert targets and [name for name in targets if f"::: {name}\n" not in text] == []
+
+
+def test_the_table_of_what_to_edit_names_what_is_there():
+    packages = "longctx", "pallas_kernels", "experiments"
+    files = [path for package in packages for path in (ROOT / package).rglob("*.py")]
+    paths = {f"/{path.relative_to(ROOT)}" for file in files for path in (file, file.parent)}
+    source = "\n".join(file.read_text() for file in files)
+    for code in re.findall(r"`([^`]+)`", (ROOT / "docs" / "extend.md").read_text()):
+        if re.fullmatch(r"[a-z_/]+\.py|[a-z_/]+/", code):
+            assert any(path.endswith(f"/{code.rstrip('/')}") for path in paths), code
+        for name in set(re.findall(r"\b[A-Z_]{4,}\b", code)) - {"NAME"}:
+            assert re.search(rf"^{name}\b.* = ", source, re.MULTILINE), name
+
+
 def test_commands_in_pages_are_there():
     text = "".join(page.read_text() for page in [README, ROOT / "CONTRIBUTING.md", *PAGES])
     names = {name.rstrip(".") for name in re.findall(r"python -m ((?:experiments|tests)\.[\w.]+)", text)}
     assert names and [name for name in names if not (ROOT / f"{name.replace('.', '/')}.py").exists()] == []
+
+
+@pytest.mark.slow
+def test_the_example_of_readme_prints_what_readme_says():
+    """The same strategies, shapes and lse; differences from one device stay as small as float32 is."""
+    code, after = README.read_text().split("```python\n")[1].split("```")[:2]
+    said = [line.split() for line in after.splitlines() if line.startswith("    ")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-4000:]
+    printed = [line.split() for line in done.stdout.splitlines()]
+    assert [line[:-1] for line in printed] == [line[:-1] for line in said[: len(printed)]] and len(printed) == 2
+    assert all(float(line[-1]) < 1e-5 for line in printed)
 
 
 def test_files_in_the_tree_of_readme_are_there():
