@@ -234,18 +234,18 @@ def attended(case: Case, p, programs):
     import jax
     import jax.numpy as jnp
 
-    from pallas_kernels.attention.pair import Inputs, row_stats
+    from pallas_kernels.attention.pair import Inputs, Pair, row_stats
 
     spec, route = _route(case)
     cuts = [slice(i * case.length // case.pieces, (i + 1) * case.length // case.pieces) for i in range(case.pieces)]
     pieces = lambda *tree: [jax.tree.map(lambda x, cut=cut: x[:, cut], tree) for cut in cuts]
-    forward = lambda x, initial: route(x).forward(x, spec, initial)
+    forward = lambda x, initial: tuple(route(x).forward(x, spec, initial))  # no Pair, which could not be exported
     backward = lambda x, stats: route(x).backward(x, spec, stats)[:3]
     keys, pairs, grads = pieces(p.k, p.v, p.k_info), [], []
     for q, q_info, dout in pieces(p.q, p.q_info, p.dout):
         inputs, pair = [Inputs(q, k, v, q_info, k_info) for k, v, k_info in keys], None
         for i, x in enumerate(inputs):
-            pair = programs(f"forward {min(i, 1)}", forward)(x, pair)
+            pair = Pair(*programs(f"forward {min(i, 1)}", forward)(x, pair))
         stats = row_stats(pair, (dout, None))
         grads.append([programs("backward", backward)(x, stats) for x in inputs])
         pairs.append(pair)
@@ -354,12 +354,12 @@ def _true_scores(p):
 
 def timed_call(case: Case, p, programs):
     """(results, what gives them once more)."""
-    from pallas_kernels.attention.pair import row_stats
+    from pallas_kernels.attention.pair import Pair, row_stats
 
     (spec, route), x = _route(case), p.inputs()
-    call, arguments = programs("forward", lambda x: route(x).forward(x, spec)), (x,)
+    call, arguments = programs("forward", lambda x: tuple(route(x).forward(x, spec))), (x,)
     if case.op == "backward":
-        arguments = x, row_stats(call(x), (p.dout, None))
+        arguments = x, row_stats(Pair(*call(x)), (p.dout, None))
         call = programs("backward", lambda x, stats: route(x).backward(x, spec, stats)[:3])
     return call(*arguments), lambda: call(*arguments)
 
