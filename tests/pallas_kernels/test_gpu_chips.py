@@ -8,6 +8,7 @@ import pytest
 from pallas_kernels import gpu_chips, select
 from pallas_kernels.attention import api, chunked
 from pallas_kernels.attention.spec import AttentionSpec
+from pallas_kernels.testing import input_types
 
 
 @pytest.mark.parametrize("name", gpu_chips.CHIPS)
@@ -39,15 +40,16 @@ def test_a_gpu_that_is_here_says_it_itself(said, want, meshed, monkeypatch):
 )
 def test_attention_is_dispatched_by_capability_when_it_is_called(name, dtype, change, fast):
     q, spec = jax.ShapeDtypeStruct((1, 64, 2, 64), dtype), AttentionSpec(**change)
+    x = input_types(q, q)
     with gpu_chips.target(name):
-        chosen = api.select("auto", q, q, spec)
+        chosen = api.select("auto", x, spec)
         if fast:
-            assert chosen is api.IMPLEMENTATIONS["cudnn"] and chosen.otherwise(q, q, spec) is not chosen
+            assert chosen is api.IMPLEMENTATIONS["cudnn"] and chosen.otherwise(x, spec) is not chosen
         else:
             assert chosen is not api.IMPLEMENTATIONS["cudnn"]
             with pytest.raises(NotImplementedError, match="no attention kernel for this call on gpu. cudnn: "):
-                api.select("cudnn", q, q, spec)
-    assert api.select("auto", q, q, spec) is chunked  # on a CPU
+                api.select("cudnn", x, spec)
+    assert api.select("auto", x, spec) is chunked  # on a CPU
 
 
 def test_a_capability_without_an_order_has_that_of_its_platform(monkeypatch):
