@@ -218,6 +218,7 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
+    """What a run logs to metrics.jsonl, and whether to TensorBoard too."""
     every_steps: int = 10
     tensorboard: bool = True
 

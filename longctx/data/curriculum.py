@@ -60,6 +60,7 @@ def plan(config: Config) -> tuple[Stage, ...]:
 
 
 def total_steps(stages: tuple[Stage, ...]) -> int:
+    """Steps of the whole curriculum."""
     return stages[-1].end_step
 
 

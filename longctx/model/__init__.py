@@ -1,7 +1,7 @@
 """The decoder: flax nnx modules, and functional.py, the only place that splits and merges them.
 
-`graph` is the static part of a model and `init` its parameters, a nested dict of arrays; `hidden`, `logits`, `nll` and
-`predictions` are functions of both and a batch.
+`graph` is the static part of a model and `init` its parameters, a nested dict of arrays; `hidden`, `logits` and `nll`
+are functions of both and a batch.
 """
 
 from typing import Any
@@ -15,7 +15,6 @@ NAMES = {
     "logits": "longctx.model.functional:logits",
     "merged": "longctx.model.functional:merged",
     "nll": "longctx.model.functional:nll",
-    "predictions": "longctx.model.functional:predictions",
 }
 __all__ = list(NAMES)
 

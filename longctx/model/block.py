@@ -13,7 +13,7 @@ FEED_FORWARDS = {"gated": Gated, "plain": MLP, "gpt_oss": GptOss, "llama4": Llam
 
 
 class Sequential(nnx.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)): Llama and most others.
+    """Attention, then feed-forward: x + attention(norm(x)), then x + mlp(norm(x)), as Llama and most others.
 
     Every block: (BTD, what `attend` keeps) of x BTD; see attention.Attend.
     """
@@ -46,7 +46,7 @@ class Sandwich(Sequential):
 
 
 class Parallel(Sequential):
-    """x + attention(norm(x)) + mlp(another norm(x)): GPT-NeoX."""
+    """Attention beside feed-forward, each with its norm: x + attention(norm(x)) + mlp(another norm(x)), as GPT-NeoX."""
 
     def __call__(self, x, attend: Attend):
         seen, kept = self.attention(self.attention_norm(x), attend)
@@ -54,7 +54,7 @@ class Parallel(Sequential):
 
 
 class ParallelShared(Sequential):
-    """x + attention(y) + mlp(y) with y = norm(x): Cohere2."""
+    """Attention beside feed-forward with one norm: x + attention(y) + mlp(y) with y = norm(x), as Cohere2."""
 
     def __init__(self, key, config: ModelConfig, kind: LayerConfig, memory: MemoryConfig):
         super().__init__(key, config, kind, memory)

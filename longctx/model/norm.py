@@ -10,7 +10,7 @@ from longctx.model.linear import constant
 
 
 class RMSNorm(nnx.Module):
-    """x / rms(x) * (offset + scale) over the last axis (arXiv 1910.07467)."""
+    """Root mean square norm: x / rms(x) * (offset + scale) over the last axis (arXiv 1910.07467)."""
 
     def __init__(self, size: int, config: ModelConfig):
         self.eps, self.offset = config.norm_eps, config.norm_offset
@@ -31,7 +31,7 @@ class LayerNorm(RMSNorm):
 
 
 class BiasedLayerNorm(LayerNorm):
-    """LayerNorm(x) + bias."""
+    """Layer norm with a bias: LayerNorm(x) + bias."""
 
     def __init__(self, size: int, config: ModelConfig):
         super().__init__(size, config)

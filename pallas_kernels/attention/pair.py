@@ -91,7 +91,7 @@ def neutral(like: jax.Array) -> Pair:
 
 
 def merge(a: Pair, b: Pair) -> Pair:
-    """The pair over the union of two disjoint key sets, from the partial pair of each.
+    """The pair over the union of two disjoint key sets, from the partial pair of each: out [B, T, N, H], lse [B, T, N].
 
     A pair with lse = -inf is neutral; two of them give out = 0, lse = -inf, never NaN.
     """

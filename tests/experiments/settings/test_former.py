@@ -57,7 +57,7 @@ def test_a_stored_run_with_shares_of_generated_tasks_is_the_same_run():
 
 
 def test_a_share_of_before_sets_an_entry_of_data_generated(capsys, monkeypatch):
-    monkeypatch.setattr(former, "_told", set())
+    monkeypatch.setattr(former, "_noted", set())
     tree = configs.defaults()
     tree.data.update(copy_share=0.2, passkey_share=0.25)
     tree.data.passkey_share *= 2
