@@ -62,7 +62,7 @@ def test_a_share_of_before_sets_an_entry_of_data_generated(capsys, monkeypatch):
     tree.data.update(copy_share=0.2, passkey_share=0.25)
     tree.data.passkey_share *= 2
     assert tree.data.generated == ("passkey(0.5)", "copying(0.2)") and tree.data.copy_share == 0.2
-    assert "generated" in tree.data.said
+    assert "generated" in tree.data.explicit
     assert capsys.readouterr().err.count("note: the setting passkey_share is an entry of data.generated now") == 1
     tree.data.copy_share = 0.0
     assert configs.from_config_dict(tree).data.generated == ("passkey(0.5)",)
