@@ -40,6 +40,16 @@ def assert_close(got, want, dtype, terms: int, what: str = ""):
         assert error <= tolerance(dtype, terms), f"{what} leaf {i}: error {error:.2e} > {tolerance(dtype, terms):.2e}"
 
 
+def imported(folder, name, text):
+    """The class Toy of a file with that text, which is written first."""
+    path = folder / f"{name}.py"
+    path.write_text(text)
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Toy
+
+
 def like_a_person() -> dict[str, str]:
     """The environment without what conftest.py asks of compilers."""
     return {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "TRITON_INTERPRET")}

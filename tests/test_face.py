@@ -233,9 +233,6 @@ def test_the_example_of_the_docstring_runs_and_is_exact():
     assert python(code + CHECK) == "checked\n"
 
 
-@pytest.mark.xfail(
-    "import longctx as lc" not in (house.ROOT / "README.md").read_text(), strict=True, reason="it has none yet"
-)
 def test_the_example_of_the_readme_runs_and_is_exact():
     """Its names are those of the docstring's: q, k, v, mask and out, under a mesh."""
     code = example((house.ROOT / "README.md").read_text())

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib.util
 
 import jax
 import numpy as np
@@ -18,7 +17,7 @@ from longctx.data import curriculum
 from longctx.errors import UserError
 from longctx.model import block, functional
 from longctx.positions import api, scalings
-from tests.helpers import ROOT, assert_close
+from tests.helpers import ROOT, assert_close, imported
 from tests.longctx.model.test_transformer import TINY, batch
 
 SCALING = '''
@@ -72,16 +71,6 @@ class Toy(TokenWise):
         hidden = jnp.square(jax.nn.relu(checkpoint_name(x @ w["enter"], share).astype(jnp.float32)))
         return jax.lax.psum(hidden.astype(x.dtype) @ w["leave"], "tensor") + w["shift"][None]
 '''
-
-
-def imported(folder, name, text):
-    """The class Toy of a file with that text, which is written first."""
-    path = folder / f"{name}.py"
-    path.write_text(text)
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.Toy
 
 
 @pytest.fixture

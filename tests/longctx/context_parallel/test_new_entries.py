@@ -1,7 +1,5 @@
 """One file and one line in a dict add a mask, or a context-parallel strategy: nothing else has to know of them."""
 
-import importlib.util
-
 import pytest
 
 from experiments.planner import auto
@@ -10,7 +8,7 @@ from longctx.context_parallel import api, checks
 from pallas_kernels import masks
 from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.attention.triton import kernel as triton
-from tests.helpers import packed, problem
+from tests.helpers import imported, packed, problem
 from tests.longctx.context_parallel.cut import check
 
 MASK = '''
@@ -89,16 +87,6 @@ class Toy(Strategy):
         return Cost(exchange=call.sent(GATHER, BOTH, others * call.block),
                     backward=call.sent(SCATTER, BOTH, others * call.block_grads))
 '''
-
-
-def imported(folder, name, text):
-    """The class Toy of a file with that text, which is written first."""
-    path = folder / f"{name}.py"
-    path.write_text(text)
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.Toy
 
 
 @pytest.fixture
