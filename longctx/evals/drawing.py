@@ -48,7 +48,9 @@ def style(draw):
     def styled(*args):
         import matplotlib
 
-        with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):
+        # but for its backend: setting that, even to what it is, imports pyplot, a second that no figure here needs
+        defaults = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
+        with matplotlib.rc_context({**defaults, **STYLE}):
             return draw(*args)
 
     return styled

@@ -18,7 +18,7 @@ from longctx.config import AttentionConfig, Config, LayerConfig, MeshConfig, Mod
 from longctx.context_parallel.api import STRATEGIES
 from longctx.data import curriculum
 from longctx.errors import UserError
-from tests.helpers import ROOT, like_a_person, slow
+from tests.helpers import ROOT, slow
 
 MODEL = ModelConfig(layers=2, d_model=64, mlp_dim=64, heads=8, kv_heads=2, head_dim=8, vocab_size=64)
 QUICK = "ring", "ulysses"
@@ -141,7 +141,6 @@ def test_the_command(tmp_path):
             f"--workdir={tmp_path}",
         ],
         cwd=ROOT,
-        env=like_a_person(),
         text=True,
         capture_output=True,
         timeout=300,

@@ -25,7 +25,6 @@ from tests.experiments.train_helpers import (
     saved_steps,
     steps,
 )
-from tests.helpers import slow
 
 EVALS = [
     "eval.tasks=('by_position','context_gain','passkey')",
@@ -105,17 +104,16 @@ def test_a_stage_has_its_own_rope(tiny, run, tmp_path):
 # ---- meshes
 
 
+@pytest.mark.slow  # in the quick tier test_train_resume.py goes on over two devices
 @pytest.mark.parametrize(
     "overrides, shape",
     [
         (["mesh.context=4"], "context 4"),  # a ring over zigzag
-        *slow(
-            (["mesh.fsdp=2", "mesh.tensor=2"], "fsdp 2, tensor 2"),
-            (["mesh.context=4", "attention.strategy=all_gather", "attention.layout=striped"], "context 4"),
-            (["mesh.data=2", "mesh.context=2", "attention.layout=contiguous"], "data 2, context 2"),
-            (["mesh.context_outer=2", "mesh.context=2", "attention.strategy=usp"], "context_outer 2, context 2"),
-            (["mesh.context=4", "attention.layout=per_document"], "context 4"),
-        ),
+        (["mesh.fsdp=2", "mesh.tensor=2"], "fsdp 2, tensor 2"),
+        (["mesh.context=4", "attention.strategy=all_gather", "attention.layout=striped"], "context 4"),
+        (["mesh.data=2", "mesh.context=2", "attention.layout=contiguous"], "data 2, context 2"),
+        (["mesh.context_outer=2", "mesh.context=2", "attention.strategy=usp"], "context_outer 2, context 2"),
+        (["mesh.context=4", "attention.layout=per_document"], "context 4"),
     ],
 )
 def test_four_devices_train_like_one(tiny, run, overrides, shape, tmp_path):
@@ -124,6 +122,7 @@ def test_four_devices_train_like_one(tiny, run, overrides, shape, tmp_path):
     assert_same_losses(tmp_path, run[0])
 
 
+@pytest.mark.slow
 def test_another_backward_continues_the_run(tiny, run, tmp_path):
     workdir = rewound(run[0], tmp_path / "run", 8)
     ended_well(

@@ -43,7 +43,7 @@ def get_config():
 WORDS = "the quick brown fox jumps over a lazy dog while seven wizards quietly mix bold potions for kings".split()
 # What makes a process compile quickly. Neither is on in the thorough tests: there, every process compiles for itself.
 QUICK = {
-    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    "XLA_FLAGS": os.environ["XLA_FLAGS"],  # conftest's
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }

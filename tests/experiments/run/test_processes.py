@@ -64,6 +64,7 @@ def test_a_signal_to_one_stops_both_at_one_step_and_one_process_goes_on(tiny, fi
     assert_same_losses(tmp_path, finished)
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_where_one_stopped(tiny, finished, tmp_path):
     """The ring goes over both, so both read the same rows. Every file is there, and written once."""
     workdir = rewound(finished, tmp_path / "run", BOUNDARY)

@@ -48,6 +48,7 @@ def continued_at(output: str) -> int:
     return int(re.search(rf"^continuing at step (\d+) of {STEPS}$", output, re.MULTILINE)[1])
 
 
+@pytest.mark.slow
 def test_killed_twice(tiny, finished, tmp_path):
     rng = random.Random(3)
     for after in (rng.randint(9, 11), rng.randint(2, 7)):  # at the 9th, step 4 is saved for sure
