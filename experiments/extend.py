@@ -121,18 +121,18 @@ def trained(config: Settings, mesh, params=None) -> tuple[dict, dict]:
     import jax.numpy as jnp
 
     from experiments.run import batches, loop
-    from longctx import optim, train_step
+    from longctx import optim, training
     from longctx.data import curriculum
     from longctx.data.generated import recall
 
     stages = curriculum.plan(config)
     rate = optim.learning_rate(config.optim, stages)
     params = params and jax.tree.map(jnp.copy, params)  # a step takes its state's memory
-    state = train_step.init_state(config, mesh, params)
+    state = training.init_state(config, mesh, params)
     compile_s = run_s = 0.0
     for stage in stages:
         start = time.monotonic()
-        step = train_step.compile_step(config, rate, stage, mesh)
+        step = training.compile_step(config, rate, stage, mesh)
         compiled = time.monotonic()
         stream = batches.of_rows(config, mesh, recall.RecallRows(config.recall, stage.seq_len, config.seed), stage)
         numbers, last = range(stage.first_step, stage.end_step), functools.partial(operator.eq, stage.end_step)

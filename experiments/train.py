@@ -39,7 +39,7 @@ def main(argv) -> None:
     from experiments.run.metrics import Metrics, Unrecorded
     from experiments.run.progress import progress
     from experiments.run.signals import StopRequest
-    from longctx import train_step
+    from longctx import training
     from longctx.checkpoints.checkpointer import Checkpointer
     from longctx.data import rows, tokenizers
 
@@ -57,8 +57,8 @@ def main(argv) -> None:
 
     # ---- state: fresh, or the newest sound checkpoint ---------------------------------------------------------------
     with Checkpointer(workdir / configs.CHECKPOINTS, config.checkpoint.keep) as checkpoints, StopRequest() as stop:
-        restored = checkpoints.restore_latest(train_step.abstract_state(config, mesh))
-        state = restored.state if restored else train_step.init_state(config, mesh, start_from(config, mesh))
+        restored = checkpoints.restore_latest(training.abstract_state(config, mesh))
+        state = restored.state if restored else training.init_state(config, mesh, start_from(config, mesh))
         dropped = tokenizers.losses(tokenizer, [document.text for document in corpus.train + corpus.held_out])
         line = records.describe(config, mesh, state, text, corpus)
         print(line, *corpus.notes, *dropped, *checkpoints.notes, sep="\n", flush=True)

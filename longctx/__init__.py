@@ -25,7 +25,8 @@ What there is, by what one wants to do; `help(lc.NAME)` tells the shapes, units 
     model        Config, ModelConfig, AttentionConfig, MeshConfig, RopeConfig      settings, frozen and free of jax
                  graph, init             the static part of a model; its parameters, born in their shardings
                  logits, nll             B T V; the negative log-likelihood of each target, B T
-    training     init_state, compile_step, train_step        the state; one step compiled; the module of both
+    training     init_state, train_step  the state; one step of it, for a jit
+                 compile_step            the compiled step of a run
                  Checkpointer            saved so that a kill at any moment loses nothing
     text         generate, stream        tokens for prompts, all at once or as they come
                  hf                      models of Hugging Face: hf.load, hf.save
@@ -76,9 +77,9 @@ NAMES = {
     "logits": "longctx.model.functional:logits",
     "nll": "longctx.model.functional:nll",
     # training
-    "init_state": "longctx.train_step:init_state",
-    "compile_step": "longctx.train_step:compile_step",
-    "train_step": "longctx.train_step",
+    "init_state": "longctx.training:init_state",
+    "compile_step": "longctx.training:compile_step",
+    "train_step": "longctx.training:train_step",
     "Checkpointer": "longctx.checkpoints.checkpointer:Checkpointer",
     # text
     "generate": "longctx.generation.api:generate",

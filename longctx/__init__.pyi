@@ -1,7 +1,6 @@
 # The types of the names in __init__.py; `python -m tests.house` writes this file.
 from longctx import hf as hf
 from longctx import layouts as layouts
-from longctx import train_step as train_step
 from longctx.catalogue import Catalogue
 from longctx.checkpoints.checkpointer import Checkpointer as Checkpointer
 from longctx.config import AttentionConfig as AttentionConfig
@@ -20,8 +19,9 @@ from longctx.model.functional import graph as graph
 from longctx.model.functional import init as init
 from longctx.model.functional import logits as logits
 from longctx.model.functional import nll as nll
-from longctx.train_step import compile_step as compile_step
-from longctx.train_step import init_state as init_state
+from longctx.training import compile_step as compile_step
+from longctx.training import init_state as init_state
+from longctx.training import train_step as train_step
 from pallas_kernels.attention.pair import Inputs as Inputs
 from pallas_kernels.attention.pair import Pair as Pair
 from pallas_kernels.attention.pair import merge as merge

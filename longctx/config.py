@@ -138,7 +138,7 @@ class AttentionConfig:
 @dataclasses.dataclass(frozen=True)
 class MemoryConfig:
     """Trade of memory for time in a training step; no field changes what is computed, except clip_mode="delayed"."""
-    backward: str = "autodiff"          # a name in longctx.train_step.BACKWARDS
+    backward: str = "autodiff"          # a name in longctx.training.BACKWARDS
     # for "streamed":
     chunk_tokens: int = 0               # tokens of each row, over all context shards, that are in work at a time; with
                                         #   attention.layout="striped(chunk_tokens / shards)" neighbours in the row

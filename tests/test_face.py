@@ -84,7 +84,7 @@ def test_no_name_of_a_room_is_that_of_one_of_its_modules(room):
 
 
 def test_a_module_of_a_room_is_there_without_an_import():
-    code = "import longctx as lc; print(lc.positions.rope.__name__, lc.train_step.compile_step.__name__, lc.errors)"
+    code = "import longctx as lc; print(lc.positions.rope.__name__, lc.training.compile_step.__name__, lc.errors)"
     assert python(code).startswith("longctx.positions.rope compile_step <module 'longctx.errors'")
 
 

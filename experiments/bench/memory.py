@@ -44,15 +44,15 @@ def build(task: dict):
     """(ready, handlers) for the step of one side, see sides.serve."""
     import numpy as np
 
-    from longctx import meshes, optim, train_step
+    from longctx import meshes, optim, training
 
     config = config_of(task)
     (stage,) = stages = curriculum.plan(config)
     mesh = meshes.make(config.mesh)
     start = time.perf_counter()
-    compiled = train_step.compile_step(config, optim.learning_rate(config.optim, stages), stage, mesh)
+    compiled = training.compile_step(config, optim.learning_rate(config.optim, stages), stage, mesh)
     compile_s = time.perf_counter() - start
-    state = train_step.init_state(config, mesh)
+    state = training.init_state(config, mesh)
     tokens = bench_train.random_tokens(1, stage.seq_len)
     batch = meshes.put_batch(bench_train.batch_of(tokens, np.roll(tokens, -1, 1)), mesh)
 

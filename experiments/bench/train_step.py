@@ -64,17 +64,17 @@ def batch_of(tokens: np.ndarray, targets: np.ndarray) -> dict:
 
 
 def build_ours(task: dict):
-    """(ready, handlers) for longctx.train_step.compile_step on a mesh of one device."""
+    """(ready, handlers) for longctx.training.compile_step on a mesh of one device."""
     import jax
 
-    from longctx import meshes, optim, train_step
+    from longctx import meshes, optim, training
 
     config = config_of(task)
     (stage,) = stages = curriculum.plan(config)
     mesh = meshes.make(config.mesh)
-    state = train_step.init_state(config, mesh)
+    state = training.init_state(config, mesh)
     start = time.perf_counter()
-    compiled = train_step.compile_step(config, optim.learning_rate(config.optim, stages), stage, mesh)
+    compiled = training.compile_step(config, optim.learning_rate(config.optim, stages), stage, mesh)
     compile_s = time.perf_counter() - start
 
     def step(batch) -> float:

@@ -12,7 +12,7 @@ from longctx.context_parallel.cost import GATHER, SCATTER, WIDTHS, Call, Cost, L
 from longctx.data.curriculum import Stage
 from longctx.memory import remat
 from longctx.positions import view
-from longctx.train_step import BLOCKS
+from longctx.training import BLOCKS
 
 REDUCE = "all-reduce"
 

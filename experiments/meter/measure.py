@@ -12,7 +12,7 @@ from experiments.hlo.loops import Certainty
 from experiments.meter import closed, step_program
 from experiments.meter import rows as meter_rows
 from experiments.settings import checks
-from longctx import meshes, train_step
+from longctx import meshes, training
 from longctx.balance import Balance
 from longctx.config import Config
 from longctx.context_parallel import api as context_parallel
@@ -135,7 +135,7 @@ def _closed(config, stage, mesh, target) -> dict:
     if config.memory.backward != "autodiff":
         return {}
     sends = {("attention", phase): sends for phase, sends in closed.attention(config, stage).items()}
-    sends |= closed.weights(config, train_step.abstract_state(config, mesh)["params"], target.platform)
+    sends |= closed.weights(config, training.abstract_state(config, mesh)["params"], target.platform)
     return {(*name, sent.kind, sent.axes): sent for name, group in sends.items() for sent in group}
 
 

@@ -7,7 +7,7 @@ import jax
 
 from longctx.config import Config
 from longctx.memory import remat
-from longctx.train_step import on_host
+from longctx.training import on_host
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import jax
 from experiments.hardware import targets
 from experiments.hardware.targets import GIB, Target
 from experiments.settings.console import phase
-from longctx import optim, train_step
+from longctx import optim, training
 from longctx.config import Config
 from longctx.data.curriculum import Stage
 from longctx.errors import UserError
@@ -32,9 +32,9 @@ def compiled(config: Config, stage: Stage, stages: tuple[Stage, ...], mesh, targ
     Raises DoesNotFit where the compiler finds too little memory; the message says what would take less.
     """
     with phase("tracing"):
-        traced = train_step.trace_step(config, optim.learning_rate(config.optim, stages), stage, mesh)
+        traced = training.trace_step(config, optim.learning_rate(config.optim, stages), stage, mesh)
     with phase(f"lowering for {target.platform}"):
-        lowered = train_step.lowered(traced, mesh, target.platform)
+        lowered = training.lowered(traced, mesh, target.platform)
     try:
         with phase(f"compiling for {len(target.devices)} devices of {target.name}"):
             return lowered.compile() if target.platform == "cpu" else targets.compiled(lowered)
@@ -70,6 +70,6 @@ def _of_model(config, stage, mesh) -> tuple[float, float]:
     """Bytes of each device that do not depend on the row: (weights and moments, gradients)."""
     from experiments.meter import memory
 
-    uses = memory.closed_form(config, train_step.abstract_state(config, mesh), stage.seq_len, stage.batch_size)
+    uses = memory.closed_form(config, training.abstract_state(config, mesh), stage.seq_len, stage.batch_size)
     size = lambda *kinds: sum(use.bytes for use in uses if use.kind in kinds and not use.on_host)
     return size("parameters", "optimiser"), size("gradients")

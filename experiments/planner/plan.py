@@ -12,7 +12,7 @@ from experiments.meter import memory, step_program
 from experiments.meter.memory import Memory
 from experiments.planner.time import Time, predict
 from experiments.planner.work import Work, work
-from longctx import meshes, train_step
+from longctx import meshes, training
 from longctx.config import Config
 from longctx.data.curriculum import Stage
 
@@ -64,7 +64,7 @@ def plan(config: Config, stage: Stage, stages: tuple[Stage, ...], target: Target
     """The plan of one stage. Raises UserError where the target has not the number of devices of the mesh."""
     targets.check_devices(config.mesh, target)
     start, mesh = time.monotonic(), meshes.make(config.mesh, target.devices)
-    state, shape = train_step.abstract_state(config, mesh), (stage.seq_len, stage.batch_size)
+    state, shape = training.abstract_state(config, mesh), (stage.seq_len, stage.batch_size)
     flops = work(config, state["params"], *shape)
     try:
         compiled = step_program.compiled(config, stage, stages, mesh, target)

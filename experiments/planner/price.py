@@ -95,9 +95,9 @@ def _pools(mesh) -> Iterator[Pool]:
 def _size(mesh, stage: Stage | None, longest: int, pool: Pool, config: Config, kinds) -> int:
     """Bytes that a config's memory of these kinds takes of a pool."""
     from experiments.meter import memory
-    from longctx import train_step
+    from longctx import training
 
-    model, state = config.model, train_step.abstract_state(config, mesh)
+    model, state = config.model, training.abstract_state(config, mesh)
     shape = (stage.seq_len, stage.batch_size) if stage else (0, 0)
     row = longest / config.mesh.context_shards * model.d_model * WIDTHS[model.dtype]
     uses = [*memory.closed_form(config, state, *shape), memory.Memory("hidden states", row)]

@@ -11,7 +11,7 @@ import jax
 from experiments.run.metrics import Metrics, Unrecorded
 from experiments.run.progress import Plain
 from experiments.run.signals import StopRequest
-from longctx import meshes, optim, train_step
+from longctx import meshes, optim, training
 from longctx.checkpoints import checkpointer
 from longctx.config import Config
 from longctx.data.curriculum import Stage
@@ -89,7 +89,7 @@ class Loop:
         """
         self.stop.first = f"the step of stage {stage.index + 1} is compiled, taken once and saved"
         compiling, rate = time.monotonic(), optim.learning_rate(self.config.optim, self.stages)
-        step = train_step.compile_step(self.config, rate, stage, self.mesh)
+        step = training.compile_step(self.config, rate, stage, self.mesh)
         compile_s = round(time.monotonic() - compiling, 2)
         stream, waste = self.batches(stage)
         if self.restored and self.restored.step > stage.first_step:

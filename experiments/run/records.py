@@ -10,7 +10,7 @@ import shutil
 import jax
 
 from experiments.settings import config as configs
-from longctx import train_step
+from longctx import training
 from longctx.checkpoints import checkpointer, identity
 from longctx.config import Config
 from longctx.errors import UserError
@@ -54,7 +54,7 @@ def load_params(config: Config, workdir, mesh) -> tuple[int, dict]:
     Raises:
       UserError: where there is none, or it is of a stage with another RoPE than the newest, which `config` has.
     """
-    abstract = {"params": train_step.abstract_state(config, mesh)["params"]}
+    abstract = {"params": training.abstract_state(config, mesh)["params"]}
     directory = workdir / configs.CHECKPOINTS
     restored = checkpointer.load_latest(directory, abstract)
     rope = lambda meta: config.stages[meta["stage"]].rope

@@ -18,14 +18,14 @@ def check_settings(config: Config) -> tuple[curriculum.Stage, ...]:
     stages = curriculum.plan(config)
     layouts.check_stages(config)
 
-    from longctx import optim, train_step
+    from longctx import optim, training
     from longctx.context_parallel import checks as context_parallel
     from longctx.evals import api as evals
     from longctx.model import names
 
     names.check(config.model, config.mesh.axes)
     context_parallel.check(config)
-    train_step.check(config)
+    training.check(config)
     optim.check(config)
     positions.check_augmentations(config)
     evals.check(config.eval)

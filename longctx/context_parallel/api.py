@@ -308,7 +308,7 @@ def _joined_heads(tree):
     return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2).reshape(*x.shape[1:3], -1, *x.shape[4:]), tree)
 
 
-def _laid_out(x: Inputs, layout: str) -> tuple[Inputs, Callable]:
+def _laid_out(x: Inputs, layout: str) -> tuple[Inputs, Callable[[Pair], Pair]]:
     """(inputs in a layout, padded to whole pieces, with positions; a function that puts a pair back in order).
 
     x: in natural order, on any devices, without positions; segments may be None.
@@ -317,30 +317,30 @@ def _laid_out(x: Inputs, layout: str) -> tuple[Inputs, Callable]:
     arguments.check_runs(documents)
     shards = sizes[OUTER] * sizes[INNER]
     width = -T % layouts.unit(layout, shards)
-    order = _order(layout, T + width, shards, documents)
+    arrangement = _arrangement(layout, T + width, shards, documents)
     if width and documents is None:  # the padding is of segment 0, which sees nothing
         documents = jnp.ones((B, T), jnp.int32)
     unmeshed = jax.sharding.get_abstract_mesh().empty
     whole = lambda y: y if unmeshed else jax.sharding.reshard(y, meshes.REPLICATED)
     pad = lambda y: jnp.pad(y, [(0, 0), (0, width)] + [(0, 0)] * (y.ndim - 2)) if width else y
-    laid = lambda tree: jax.tree.map(lambda y: pad(whole(y))[:, order[0]], tree)
+    laid = lambda tree: arrangement.apply(jax.tree.map(lambda y: pad(whole(y)), tree))
     if documents is None:
-        info = TokenInfo(jnp.broadcast_to(order.astype(np.int32), (B, T)), None)
+        info = TokenInfo(jnp.broadcast_to(arrangement.order.astype(np.int32), (B, T)), None)
     else:
         info = laid(TokenInfo(_positions(whole(documents)), documents))
     q, k, v = laid((x.q, x.k, x.v))
-    restored = lambda pair: jax.tree.map(lambda y: whole(y)[:, layouts.inverse(order)[0, :T]], pair)
+    restored = lambda pair: jax.tree.map(lambda y: y[:, :T], arrangement.undo(jax.tree.map(whole, pair)))
     return x._replace(q=q, k=k, v=v, q_info=info, k_info=info), restored
 
 
-def _order(layout, length, shards, segments):
-    """The permutation [1, length] of a layout that is the same for every row."""
+def _arrangement(layout, length, shards, segments) -> layouts.Arrangement:
+    """The arrangement of a layout that is the same for every row of this length."""
     if segments is not None and layouts.parse(layout).by_row:
         raise UserError(
             f"attention.layout={layout!r} depends on the documents of each row: lay the rows out with "
             "layouts.lay_out, positions among them, and give attention those."
         )
-    return layouts.permutation(layout, np.ones((1, length), np.int32), shards)
+    return layouts.arrange(layout, np.ones((1, length), np.int32), shards)
 
 
 def _positions(segments):

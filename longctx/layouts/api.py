@@ -44,14 +44,16 @@ class Arrangement:
 
     order: np.ndarray
 
-    def apply(self, batch: dict) -> dict:
-        """The arrays [B, T, ...] of a batch with their tokens in the layout's order. Raises UserError as `permute`."""
-        return {name: permute(x, self.order) for name, x in batch.items()}
+    def apply(self, batch: Any) -> Any:
+        """The arrays [B, T, ...] of a batch with their tokens in the layout's order: one, or dicts and tuples of them.
+
+        Raises UserError as `permute`.
+        """
+        return _permuted(batch, self.order)
 
     def undo(self, results: Any) -> Any:
-        """An array [B, T, ...] in the layout's order, or a tuple of such arrays, in the order of the rows again."""
-        back = inverse(self.order)
-        return tuple(permute(x, back) for x in results) if isinstance(results, tuple) else permute(results, back)
+        """Arrays [B, T, ...] in the layout's order, as `apply` takes them, in the order of the rows again."""
+        return _permuted(results, inverse(self.order))
 
 
 def parse(text: str) -> Layout:
@@ -140,7 +142,19 @@ def permute(x, order: np.ndarray):
             f"an array {list(x.shape)} and an order {list(order.shape)}: rows must be of one length, and "
             "the order's be 1 or as many."
         )
-    return x[np.arange(len(x))[:, None], order]
+    if len(order) > 1:
+        return x[np.arange(len(x))[:, None], order]
+    return np.take(x, order[0], 1) if isinstance(x, np.ndarray) else x[:, order[0]]
+
+
+def _permuted(tree: Any, order: np.ndarray) -> Any:
+    """An array, or dicts and tuples of arrays, permuted."""
+    if isinstance(tree, dict):
+        return {name: _permuted(x, order) for name, x in tree.items()}
+    if isinstance(tree, tuple):
+        inside = [_permuted(x, order) for x in tree]
+        return type(tree)(*inside) if hasattr(tree, "_fields") else tuple(inside)
+    return permute(tree, order)
 
 
 def lay_out(batch: dict, name: str, shards: int, reaches: Reaches = CAUSAL) -> dict:

@@ -116,7 +116,7 @@ CLIPS = {"exact": exact, "exact_twice": exact_twice, "delayed": delayed}
 
 
 def streamed(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: dict):
-    """(params, moments, mean loss, gradient norm, good) after one step, as train_step.autodiff gives them.
+    """(params, moments, mean loss, gradient norm, good) after one step, as training.autodiff gives them.
 
     The parameters and moments of state["params"]["blocks"] are updated in place.
     """

@@ -45,10 +45,11 @@ class _Case(NamedTuple):
         half = x.q.shape[1] // 2
         return slice(self.queries * half, 2 * half), slice(0, self.keys * half)
 
-    def index_mask(self, mask) -> tuple[bool, int | None]:
-        """(causal, window) by places in the arrays."""
-        causal, window, _ = _rules(mask)
-        return (causal, window) if self.relations is None else (False, None)
+    def scores(self, spec: AttentionSpec, head_dim: int) -> cudnn_call.Scores:
+        """The scores of the case's queries and keys: its mask by places in the arrays."""
+        causal, window, _ = _rules(spec.mask)
+        rule = (causal, window) if self.relations is None else (False, None)
+        return cudnn_call.Scores(spec.score_scale(head_dim), *rule)
 
 
 _CASES = (
@@ -118,8 +119,8 @@ class Cudnn:
 def _case_forward(case: _Case, spec, x: Inputs, initial: Pair | None) -> Pair:
     """The pair of a call that looks like this case."""
     queries, keys = case.slices(x)
-    scale = spec.score_scale(x.q.shape[3])
-    out, lse = cudnn_call.forward(x.q[:, queries], x.k[:, keys], x.v[:, keys], scale, *case.index_mask(spec.mask))
+    scores = case.scores(spec, x.q.shape[3])
+    out, lse = cudnn_call.forward(x.q[:, queries], x.k[:, keys], x.v[:, keys], scores)
     out, lse = out.astype(spec.result_dtype(x.q)), lse.swapaxes(1, 2)
     fill = [(0, 0), (queries.start, 0), (0, 0)]
     pair = Pair(jnp.pad(out, [*fill, (0, 0)]), jnp.pad(lse, fill, constant_values=-jnp.inf))
@@ -131,9 +132,9 @@ def _case_backward(case: _Case, spec, x: Inputs, stats: RowStats) -> Grads:
     queries, keys = case.slices(x)
     stats = jax.tree.map(lambda y: y[:, queries], stats)
     out, dout = for_delta(stats, x.q.dtype)
-    lse, scale = stats.lse.swapaxes(1, 2), spec.score_scale(x.q.shape[3])
+    lse, scores = stats.lse.swapaxes(1, 2), case.scores(spec, x.q.shape[3])
     arrays = x.q[:, queries], x.k[:, keys], x.v[:, keys]
-    dq, dk, dv = cudnn_call.backward(*arrays, lse, out, dout, scale, *case.index_mask(spec.mask))
+    dq, dk, dv = cudnn_call.backward(*arrays, lse, out, dout, scores)
     pad = lambda grad, start, end: jnp.pad(grad, [(0, 0), (start, end), (0, 0), (0, 0)])
     unseen = x.k.shape[1] - keys.stop
     return spec.rounded(Grads(pad(dq, queries.start, 0), pad(dk, 0, unseen), pad(dv, 0, unseen)), x)

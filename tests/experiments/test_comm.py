@@ -13,7 +13,7 @@ from experiments.hardware import targets
 from experiments.hardware.targets import Target
 from experiments.hlo.loops import Certainty
 from experiments.meter import closed, measure, rows
-from longctx import train_step
+from longctx import training
 from longctx.config import AttentionConfig, Config, LayerConfig, MeshConfig, ModelConfig, StageConfig
 from longctx.context_parallel.api import STRATEGIES
 from longctx.data import curriculum
@@ -104,7 +104,7 @@ def test_what_is_sent_again():
 def test_gradients_are_scattered_where_compilers_can():
     config = config_of("ring")
     mesh = measure.meshes.make(config.mesh)
-    params = train_step.abstract_state(config, mesh)["params"]
+    params = training.abstract_state(config, mesh)["params"]
     elements = lambda platform, kind: sum(
         one.load.elements for one in closed.weights(config, params, platform)["layers", "backward"] if one.kind == kind
     )

@@ -16,7 +16,7 @@ from experiments.meter import memory
 from experiments.planner import search
 from experiments.planner.work import density, work
 from experiments.settings import config as configs
-from longctx import meshes, train_step
+from longctx import meshes, training
 from longctx.config import Config, LayerConfig, MemoryConfig, MeshConfig, ModelConfig, StageConfig
 from longctx.errors import UserError
 from tests.helpers import NEEDS_CUDA_COMPILER, NEEDS_TPU_COMPILER, ROOT, like_a_person
@@ -27,7 +27,7 @@ GIB = targets.GIB
 
 
 def shapes_of(config: Config):
-    return train_step.abstract_state(config, meshes.make(config.mesh))
+    return training.abstract_state(config, meshes.make(config.mesh))
 
 
 @pytest.mark.parametrize(

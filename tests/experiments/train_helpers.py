@@ -17,7 +17,7 @@ import numpy as np
 
 from experiments.run import metrics
 from experiments.settings import config as configs
-from longctx import meshes, train_step
+from longctx import meshes, training
 from longctx.checkpoints import checkpointer, manifest
 from longctx.config import MeshConfig
 from tests.helpers import ROOT
@@ -198,7 +198,7 @@ def saved_steps(workdir) -> list[int]:
 def saved_state(workdir):
     """The state in the newest sound checkpoint, as numpy arrays."""
     config = configs.from_config_dict(configs.stored(workdir))
-    abstract = train_step.abstract_state(config, meshes.make(MeshConfig()))
+    abstract = training.abstract_state(config, meshes.make(MeshConfig()))
     return jax.device_get(checkpointer.load_latest(workdir / configs.CHECKPOINTS, abstract).state)
 
 

@@ -11,7 +11,7 @@ from experiments.planner.work import work
 from experiments.settings import config as configs
 from experiments.settings import unread
 from experiments.settings.checks import check_settings
-from longctx import meshes, optim, train_step
+from longctx import meshes, optim, training
 from longctx.config import Config, MemoryConfig, MeshConfig, OptimConfig, RopeConfig, StageConfig
 from longctx.data import curriculum
 from longctx.errors import UserError
@@ -94,8 +94,8 @@ def config_of(mesh: MeshConfig, **memory) -> Config:
 def trained(config: Config):
     """(losses of two steps, the parameters after them)."""
     mesh, stages = meshes.make(config.mesh), curriculum.plan(config)
-    step = train_step.compile_step(config, optim.learning_rate(config.optim, stages), stages[0], mesh)
-    state, losses = train_step.init_state(config, mesh), []
+    step = training.compile_step(config, optim.learning_rate(config.optim, stages), stages[0], mesh)
+    state, losses = training.init_state(config, mesh), []
     for _ in range(2):
         state, metrics = step(state, meshes.put_batch(batch(), mesh))
         losses.append(float(metrics["loss"]))
@@ -112,7 +112,7 @@ def test_a_step_is_the_same_on_every_mesh(toys):
 def test_its_weights_are_stored_and_decay_as_they_state(toys):
     config = config_of(MeshConfig(fsdp=2, tensor=2))
     mesh = meshes.make(config.mesh)
-    params = train_step.abstract_state(config, mesh)["params"]
+    params = training.abstract_state(config, mesh)["params"]
     layer = params["blocks"][0]["mlp"]
     shards = {name: x.sharding.shard_shape(x.shape) for name, x in layer.items()}
     assert shards == {"enter": (2, 16, 24), "leave": (2, 24, 16), "shift": (2, 32)}
@@ -124,7 +124,7 @@ def test_its_weights_are_stored_and_decay_as_they_state(toys):
 def test_its_flops_are_counted(toys):
     config = config_of(MeshConfig())
     flops = functools.partial(work, length=256, rows=1)
-    shapes = lambda config: train_step.abstract_state(config, meshes.make(config.mesh))["params"]
+    shapes = lambda config: training.abstract_state(config, meshes.make(config.mesh))["params"]
     gated = dataclasses.replace(config, model=dataclasses.replace(config.model, feed_forward="gated"))
     fewer = flops(gated, shapes(gated)).matmuls - flops(config, shapes(config)).matmuls
     assert fewer == 6 * 256 * TINY.layers * TINY.d_model * TINY.mlp_dim  # gated layers have a third matrix

@@ -11,13 +11,13 @@ def step(case, programs):
     """A function () -> seconds and losses of training steps of MODEL on one row, and the peak of device memory."""
     import jax
 
-    from longctx import meshes, optim, train_step
+    from longctx import meshes, optim, training
     from longctx.data import curriculum
 
     config = _run(case)
     mesh, stages = meshes.make(config.mesh), curriculum.plan(config)
-    run = train_step.compile_step(config, optim.learning_rate(config.optim, stages), stages[0], mesh)
-    state, batch = train_step.init_state(config, mesh), _batch(config, stages[0], mesh)
+    run = training.compile_step(config, optim.learning_rate(config.optim, stages), stages[0], mesh)
+    state, batch = training.init_state(config, mesh), _batch(config, stages[0], mesh)
     jax.block_until_ready(state)
 
     def measured(state=state):
@@ -57,7 +57,7 @@ def _batch(config, stage, mesh):
     import jax
     import jax.numpy as jnp
 
-    from longctx import train_step
+    from longctx import training
 
     shape = stage.batch_size, stage.seq_len
     tokens = jax.random.randint(jax.random.key(0), shape, 0, config.model.vocab_size, jnp.int32)
@@ -68,4 +68,4 @@ def _batch(config, stage, mesh):
         "positions": jnp.arange(shape[1], dtype=jnp.int32)[None],
         "segments": jnp.ones(shape, jnp.int32),
     }
-    return jax.device_put(batch, jax.tree.map(lambda x: x.sharding, train_step.abstract_batch(stage, mesh)))
+    return jax.device_put(batch, jax.tree.map(lambda x: x.sharding, training.abstract_batch(stage, mesh)))

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from experiments.hlo import collectives, matmuls, text
 from experiments.hlo.loops import Certainty, Count
 from experiments.hlo.program import chains, overlap, phase, read, total
-from longctx import meshes, optim, train_step
+from longctx import meshes, optim, training
 from longctx.config import Config, MeshConfig, ModelConfig, StageConfig
 from longctx.data import curriculum
 from pallas_kernels import masks
@@ -93,7 +93,7 @@ def test_a_training_step(mesh):
     )
     config = Config(batch_tokens=B * T, stages=(StageConfig(seq_len=T, steps=1),), model=model)
     stages = curriculum.plan(config)
-    program = read(train_step.compile_step(config, optim.constant(config.optim, 1), stages[0], mesh).as_text(), mesh)
+    program = read(training.compile_step(config, optim.constant(config.optim, 1), stages[0], mesh).as_text(), mesh)
     weights = L * (2 * D * N * H + 2 * D * K * H + 3 * D * F) + D * V
     known = [m for m in program.matmuls if m.runs.certainty == Certainty.EXACT]
     attention = [m for m in program.matmuls if m.runs.certainty == Certainty.AT_MOST]

@@ -42,8 +42,8 @@ def refused(monkeypatch):
     """The compiler refuses everything with these words."""
 
     def says(said):
-        monkeypatch.setattr(step_program.train_step, "trace_step", lambda *args: None)
-        monkeypatch.setattr(step_program.train_step, "lowered", lambda *args: Lowered(said))
+        monkeypatch.setattr(step_program.training, "trace_step", lambda *args: None)
+        monkeypatch.setattr(step_program.training, "lowered", lambda *args: Lowered(said))
         monkeypatch.setattr(step_program.targets, "compiled", Lowered.compile)
         return Target("v5e:1x2", CHIPS["v5e"], jax.devices()[:2], "tpu")
 

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.planner import price
 from experiments.run import checks
-from longctx import meshes, train_step
+from longctx import meshes, training
 from longctx.config import Config, EvalConfig, MemoryConfig, MeshConfig, ModelConfig, StageConfig
 from longctx.data import curriculum
 from longctx.errors import UserError
@@ -66,7 +66,7 @@ def test_what_is_counted_is_what_all_devices_of_a_machine_hold(mesh, copies, fre
     hosts too, for simulated devices have no other."""
     for memory in (MemoryConfig(), MemoryConfig(offload=("moments", "params", "grads"))):
         config = Config(model=dataclasses.replace(TINY, vocab_size=4096), mesh=mesh, memory=memory, batch_tokens=2048)
-        state = train_step.abstract_state(config, meshes.make(mesh))
+        state = training.abstract_state(config, meshes.make(mesh))
         need = bytes_of(state["moments"]) + 1.5 * bytes_of(state["params"])
         free(int(1.1 * copies * need))
         price.check(config, meshes.make(mesh), curriculum.plan(config))

@@ -270,12 +270,12 @@ def test_a_run_outlives_the_folders_it_came_from(tmp_path, other):
 
 def test_parameters_are_those_of_the_folder_and_fresh_ones_beside_them(folder):
     config = of_bytes(folder, "model.rope.scaling=clex", "model.rope.factor=4.0")
-    from longctx import train_step
+    from longctx import training
 
     mesh = meshes.make(MeshConfig())
-    state = train_step.init_state(config, mesh, train.start_from(config, mesh))
+    state = training.init_state(config, mesh, train.start_from(config, mesh))
     assert_same_bits({name: x for name, x in state["params"].items() if name != "clex"}, hf.load(folder).params)
-    assert jax.tree.structure(state) == jax.tree.structure(train_step.abstract_state(config, mesh))
+    assert jax.tree.structure(state) == jax.tree.structure(training.abstract_state(config, mesh))
 
 
 @pytest.mark.parametrize(

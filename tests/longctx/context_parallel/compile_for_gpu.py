@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from experiments.hlo.program import overlap, read
-from longctx import meshes, train_step
+from longctx import meshes, training
 from longctx.config import MeshConfig
 from pallas_kernels import gpu_chips
 from tests.longctx.context_parallel.compile_for_tpu import calls
@@ -26,7 +26,7 @@ def main(chip, strategy, layout, kernel, S=65536, N=8, K=2, H=128):
     q, k = (jax.ShapeDtypeStruct((1, S, heads, H), jnp.bfloat16, sharding=sharding) for heads in (N, K))
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         for call, arguments in zip(calls(strategy, layout, kernel), ((q, k, k), (q, k, k, q)), strict=True):
-            step = jax.jit(call, compiler_options=train_step.OPTIONS["gpu"])
+            step = jax.jit(call, compiler_options=training.OPTIONS["gpu"])
             text = step.trace(*arguments).lower(lowering_platforms=("cuda",)).compile().as_text()
             hops = [c for c in read(text, mesh).collectives if c.kind == "collective-permute"]
             print(overlap(hops), overlap(c for c in hops if c.runs.times > 1))

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from longctx import meshes, train_step
+from longctx import meshes, training
 from longctx.config import AttentionConfig, Config, MeshConfig, ModelConfig, RopeConfig
 from longctx.evals.predictor import predictor, rows_computed
 from longctx.model import functional
@@ -36,7 +36,7 @@ def test_predictions_are_those_of_the_logits_on_any_mesh(mesh_config, layout):
     logits = all_logits(Config(model=MODEL), one, batch, rope)
     batch["targets"][0] = logits[0].argmax(-1)
     mesh = meshes.make(mesh_config)
-    got = predictor(config, mesh, train_step.init_state(config, mesh)["params"], rope)(
+    got = predictor(config, mesh, training.init_state(config, mesh)["params"], rope)(
         {**batch, "weights": np.ones((5, 37), np.float32)}
     )
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -66,7 +66,7 @@ def test_rows_that_are_computed_are_as_many_as_the_work_or_cheaper_than_a_compil
 
 
 def all_logits(config, mesh, batch, rope):
-    params = train_step.init_state(config, mesh)["params"]
+    params = training.init_state(config, mesh)["params"]
     with jax.set_mesh(mesh):
         graph = functional.graph(config.model, config.attention)
         return np.asarray(functional.logits(graph, params, meshes.put_batch(batch, mesh), rope), np.float64)

@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -6,6 +7,7 @@ from hypothesis import strategies as st
 from longctx import balance, layouts
 from longctx.errors import UserError
 from longctx.ragged import ragged_arange
+from pallas_kernels.masks import TokenInfo
 
 NAMES = [*layouts.LAYOUTS, "striped(3)", "per_document(4)", "balanced(2)"]
 SHARDS = [1, 2, 3, 4, 5, 6, 8]
@@ -151,6 +153,21 @@ def test_an_arrangement_lays_a_batch_out_and_puts_results_back(name):
     np.testing.assert_array_equal(tokens, batch["tokens"])
     np.testing.assert_array_equal(doubled, 2 * batch["tokens"])
     np.testing.assert_array_equal(arrangement.undo(laid_out["segments"]), segments)
+
+
+@pytest.mark.parametrize("name", ["zigzag", "per_document"])
+def test_an_arrangement_takes_tuples_and_dicts_of_arrays_of_either_kind(name):
+    _, segments = rows([24, 17, 7], [30, -18])
+    tokens = np.arange(96).reshape(2, 48)
+    info = TokenInfo(jnp.asarray(tokens), jnp.asarray(segments))
+    arrangement = layouts.arrange(name, segments, 2)
+    laid_out = arrangement.apply({"info": info, "parts": (tokens, tokens[..., None])})
+    assert isinstance(laid_out["info"], TokenInfo) and isinstance(laid_out["parts"][0], np.ndarray)
+    for laid in (laid_out["info"].positions, laid_out["parts"][0], laid_out["parts"][1][..., 0]):
+        np.testing.assert_array_equal(laid, np.take_along_axis(tokens, np.broadcast_to(arrangement.order, (2, 48)), 1))
+    back = arrangement.undo(laid_out)
+    np.testing.assert_array_equal(back["info"].segments, segments)
+    np.testing.assert_array_equal(back["parts"][1][..., 0], tokens)
 
 
 def test_lay_out_moves_every_array_alike():

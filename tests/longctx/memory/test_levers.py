@@ -6,7 +6,7 @@ import re
 import jax
 import pytest
 
-from longctx import meshes, train_step
+from longctx import meshes, training
 from longctx.config import LayerConfig, MemoryConfig, MeshConfig
 from longctx.data import curriculum
 from longctx.memory import host
@@ -64,10 +64,10 @@ def stacks_in_jaxpr(offload, layers=5):
     model = dataclasses.replace(TINY, layers=layers, remat="offload_layer")
     config = run_of(model, memory=MemoryConfig(offload=offload))
     mesh, stage = meshes.make(config.mesh), curriculum.plan(config)[0]
-    given = train_step.abstract_state(config, mesh), train_step.abstract_batch(stage, mesh)
+    given = training.abstract_state(config, mesh), training.abstract_batch(stage, mesh)
     with jax.set_mesh(mesh):
         graph = functional.graph(config.model, config.attention, config.memory)
-        step = lambda *given: train_step.train_step(graph, config, lambda step: 0.1, stage.rope, *given)
+        step = lambda *given: training.train_step(graph, config, lambda step: 0.1, stage.rope, *given)
         text = str(jax.make_jaxpr(step)(*given))
     return tuple(len(re.findall(rf"f32{memory}\[{layers},\d[^]]*,\d", text)) for memory in ("", "<host>"))
 

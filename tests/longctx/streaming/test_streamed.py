@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from longctx import layouts, meshes, optim, train_step
+from longctx import layouts, meshes, optim, training
 from longctx.config import (
     AttentionConfig,
     Config,
@@ -45,13 +45,13 @@ STAGE = StageConfig(seq_len=T, steps=10)
 @functools.cache
 def compiled(config: Config):
     mesh, stages = meshes.make(config.mesh), curriculum.plan(config)
-    return mesh, train_step.compile_step(config, optim.learning_rate(config.optim, stages), stages[0], mesh)
+    return mesh, training.compile_step(config, optim.learning_rate(config.optim, stages), stages[0], mesh)
 
 
 def steps(config: Config, weights=(1.0, 1.0), rows=B):
     """[(state, metrics)] after each step on another batch of packed documents, its tokens weighing as much."""
     mesh, step = compiled(config)
-    state, result = train_step.init_state(config, mesh), []
+    state, result = training.init_state(config, mesh), []
     for seed, weight in enumerate(weights):
         data = batch(B=rows, T=T, seed=seed)
         data["weights"] = data["weights"] * np.float32(weight)
@@ -204,7 +204,7 @@ def test_an_update_that_is_not_finite_leaves_a_finite_state_and_is_counted(memor
     """An update of one layer that is not finite: the layer stays as it is, with all that is updated after it."""
     config = run_of(PLAIN, memory=memory, rows=rows)
     mesh, step = compiled(config)
-    state = train_step.init_state(config, mesh)
+    state = training.init_state(config, mesh)
     adam, *rest = state["moments"]
     spoilt = lambda x: x.at[1].add(1e38) if x.ndim > 1 and len(x) == PLAIN.layers else x
     state["moments"] = adam._replace(mu=adam.mu | {"blocks": jax.tree.map(spoilt, adam.mu["blocks"])}), *rest
@@ -224,7 +224,7 @@ def test_an_update_that_is_not_finite_leaves_a_finite_state_and_is_counted(memor
 def test_parameters_and_moments_rest_where_they_are_offloaded_to():
     config = run_of(PLAIN, MeshConfig(fsdp=2), streamed(16, offload=("moments",)))
     mesh = meshes.make(config.mesh)
-    state, abstract = train_step.init_state(config, mesh), train_step.abstract_state(config, mesh)
+    state, abstract = training.init_state(config, mesh), training.abstract_state(config, mesh)
     kinds = lambda tree: {
         jax.tree_util.keystr(path): (x.sharding.memory_kind, x.ndim)
         for path, x in jax.tree_util.tree_leaves_with_path(tree)

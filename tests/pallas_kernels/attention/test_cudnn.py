@@ -31,23 +31,23 @@ from tests.longctx.context_parallel import cut
 from tests.pallas_kernels.attention.test_attention import run
 
 
-def _by_places(q, k, v, scale, causal, window):
+def _by_places(q, k, v, scores):
     """(inputs, spec) with which reference.py does as cuDNN does."""
     places = lambda x: one_document(*x.shape[:2])
-    mask = (Causal() if causal else Full()) & (Window(window) if window else Full())
-    return Inputs(q, k, v, places(q), places(k)), AttentionSpec(mask, scale)
+    mask = (Causal() if scores.causal else Full()) & (Window(scores.window) if scores.window else Full())
+    return Inputs(q, k, v, places(q), places(k)), AttentionSpec(mask, scores.scale)
 
 
-def _forward(q, k, v, scale, causal, window):
-    out, lse = reference.forward(*_by_places(q, k, v, scale, causal, window))
+def _forward(q, k, v, scores):
+    out, lse = reference.forward(*_by_places(q, k, v, scores))
     return out, lse.swapaxes(1, 2)
 
 
-def _backward(q, k, v, lse, out, dout, scale, causal, window):
+def _backward(q, k, v, lse, out, dout, scores):
     assert out.dtype == dout.dtype == q.dtype
     delta = (dout.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
     stats = RowStats(dout, lse.swapaxes(1, 2), delta)
-    return reference.backward(*_by_places(q, k, v, scale, causal, window), stats)[:3]
+    return reference.backward(*_by_places(q, k, v, scores), stats)[:3]
 
 
 def _never(x, spec):

@@ -161,10 +161,21 @@ def check(config: Config) -> None:
 
 
 def train_step(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: dict):
-    """One step of AdamW on the weighted mean loss of a batch; rate: step -> learning rate.
+    """One step of AdamW on the weighted mean loss of a batch, to be traced under a mesh; `compile_step` is of a run.
+
+        step = jax.jit(lc.train_step, static_argnums=(0, 1, 2, 3), donate_argnums=4)
+        state, metrics = step(graph, config, rate, rope, state, batch)          # under jax.set_mesh(mesh)
 
     Where the loss, the gradient norm or an updated parameter is not finite, the step is counted in `skipped` and the
     state stays finite (see `autodiff` and optim.updated); the batch counts as seen.
+
+    Args:
+      graph: the static part of the model, of model.functional.graph(config.model, config.attention, config.memory).
+      config: of the run; its settings optim and memory are read.
+      rate: step -> learning rate, such as optim.learning_rate gives.
+      rope: how the positions of this batch are rotated, such as config.model.rope.
+      state: of init_state.
+      batch: tokens, targets, positions and segments, int32 [B, T], and weights, float32 [B, T]; see meshes.put_batch.
 
     Returns:
       (state, metrics): metrics are float32 or int32 scalars: loss (nats per token), grad_norm, learning_rate, weight

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from longctx import meshes, optim, train_step
+import longctx as lc
+from longctx import meshes, optim, training
 from longctx.config import Config, MeshConfig, ModelConfig, OptimConfig, StageConfig
 from longctx.data import curriculum
 from tests.helpers import slow
@@ -24,7 +25,7 @@ CONFIG = Config(
 @functools.cache
 def compiled(config=CONFIG):
     mesh, stages = meshes.make(config.mesh), curriculum.plan(config)
-    return mesh, train_step.compile_step(config, optim.learning_rate(config.optim, stages), stages[0], mesh)
+    return mesh, training.compile_step(config, optim.learning_rate(config.optim, stages), stages[0], mesh)
 
 
 def batch(mesh, seed=0, weight=1.0):
@@ -45,7 +46,7 @@ def batch(mesh, seed=0, weight=1.0):
 
 def test_the_loss_falls_on_one_batch_and_metrics_are_what_they_say():
     mesh, step = compiled()
-    state, losses = train_step.init_state(CONFIG, mesh), []
+    state, losses = training.init_state(CONFIG, mesh), []
     for _ in range(8):
         state, metrics = step(state, batch(mesh))
         losses.append(float(metrics["loss"]))
@@ -54,10 +55,24 @@ def test_the_loss_falls_on_one_batch_and_metrics_are_what_they_say():
     assert float(metrics["learning_rate"]) == pytest.approx(float(optim.cosine(CONFIG.optim, 10)(8)))
 
 
+def test_the_step_of_the_face_in_a_jit_is_that_of_a_run():
+    """As its docstring has it; traced, not compiled: a run calls the function itself."""
+    mesh, (stage, *_) = meshes.make(CONFIG.mesh), curriculum.plan(CONFIG)
+    rate = optim.learning_rate(CONFIG.optim, [stage])
+    with jax.set_mesh(mesh):
+        graph = lc.graph(CONFIG.model, CONFIG.attention, CONFIG.memory)
+        jitted = jax.jit(lc.train_step, static_argnums=(0, 1, 2, 3), donate_argnums=4)
+        given = training.abstract_state(CONFIG, mesh), training.abstract_batch(stage, mesh)
+        got = jitted.trace(graph, CONFIG, rate, stage.rope, *given).out_info
+    want = training.trace_step(CONFIG, rate, stage, mesh).out_info
+    same = lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype)
+    assert jax.tree.all(jax.tree.map(same, got, want))
+
+
 @pytest.mark.canary
 def test_a_step_that_is_not_finite_changes_nothing_but_the_counters():
     mesh, step = compiled()
-    state = train_step.init_state(CONFIG, mesh)
+    state = training.init_state(CONFIG, mesh)
     state, _ = step(state, batch(mesh))
     before = jax.tree.map(np.asarray, {name: state[name] for name in ("params", "moments")})
     for k in (1, 2):
@@ -72,7 +87,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters():
 def test_an_update_that_is_not_finite_leaves_a_finite_state_and_is_counted():
     """The update of one array alone overflows, because of its first moment."""
     mesh, step = compiled()
-    state = train_step.init_state(CONFIG, mesh)
+    state = training.init_state(CONFIG, mesh)
     adam, *rest = state["moments"]
     mu = adam.mu | {"embedding": jax.tree.map(lambda x: x + 1e38, adam.mu["embedding"])}
     state["moments"] = adam._replace(mu=mu), *rest
@@ -90,7 +105,7 @@ def test_an_augmentation_draws_anew_at_every_step_and_alike_in_every_run(name):
     stage = StageConfig(seq_len=32, steps=10, augment=name, augment_length=256)
     config = dataclasses.replace(CONFIG, stages=(stage,), optim=OptimConfig(learning_rate=0.0))
     (mesh, plain), (_, step) = compiled(dataclasses.replace(config, stages=CONFIG.stages)), compiled(config)
-    state, losses = train_step.init_state(config, mesh), []
+    state, losses = training.init_state(config, mesh), []
     for start in (0, 1, 2, 2):
         fresh = jax.tree.map(jnp.copy, state)
         fresh["step"] = fresh["step"] + start
@@ -101,7 +116,7 @@ def test_an_augmentation_draws_anew_at_every_step_and_alike_in_every_run(name):
 
 def test_all_weights_zero_is_a_step_of_zero_loss():
     mesh, step = compiled()
-    _, metrics = step(train_step.init_state(CONFIG, mesh), batch(mesh, weight=0.0))
+    _, metrics = step(training.init_state(CONFIG, mesh), batch(mesh, weight=0.0))
     assert float(metrics["loss"]) == 0.0 and float(metrics["grad_norm"]) == 0.0
 
 
@@ -109,15 +124,15 @@ def test_all_weights_zero_is_a_step_of_zero_loss():
 def test_abstract_state_is_the_state(mesh_config):
     config = dataclasses.replace(CONFIG, mesh=mesh_config)
     mesh = meshes.make(mesh_config)
-    state, abstract = train_step.init_state(config, mesh), train_step.abstract_state(config, mesh)
+    state, abstract = training.init_state(config, mesh), training.abstract_state(config, mesh)
     same = lambda x, a: x.shape == a.shape and x.dtype == a.dtype and x.sharding.is_equivalent_to(a.sharding, x.ndim)
     assert all(jax.tree.leaves(jax.tree.map(same, state, abstract)))
 
 
 def test_every_mesh_starts_from_the_same_parameters():
-    one = train_step.init_state(CONFIG, meshes.make(MeshConfig()))["params"]
+    one = training.init_state(CONFIG, meshes.make(MeshConfig()))["params"]
     cut = dataclasses.replace(CONFIG, mesh=MeshConfig(fsdp=2, tensor=2))
-    jax.tree.map(np.testing.assert_array_equal, one, train_step.init_state(cut, meshes.make(cut.mesh))["params"])
+    jax.tree.map(np.testing.assert_array_equal, one, training.init_state(cut, meshes.make(cut.mesh))["params"])
 
 
 def test_clipping_scales_to_the_limit_and_reports_the_norm_before():
