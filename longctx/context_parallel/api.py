@@ -30,6 +30,7 @@ from longctx.context_parallel.token_ring import TokenRing
 from longctx.context_parallel.ulysses import USP, Ulysses
 from longctx.errors import UserError
 from pallas_kernels import masks
+from pallas_kernels.attention import api as kernels
 from pallas_kernels.attention.pair import Inputs, Pair, cast, merge, row_stats, unsupported, with_sinks
 from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.masks import TokenInfo
@@ -119,8 +120,20 @@ def attention(
     else:
         info = x.q_info._replace(segments=jnp.ones(x.v.shape[:2], jnp.int32))
         x = x._replace(q_info=info, k_info=info)
-    pair = restored(attend(x, specs, call_plan(x, how, head_groups, documents), sinks))
+    plan = call_plan(x, how, head_groups, documents)
+    registered = STRATEGIES[plan.strategy], kernels.IMPLEMENTATIONS.get(kernel)
+    pair = restored(_compiled(registered, specs, plan, x, sinks))
     return pair if with_lse else pair.out
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _compiled(registered, specs, plan, x, sinks) -> Pair:
+    """`attend` as one program: called eagerly, it would be hundreds of them, each compiled by itself.
+
+    registered: what the plan's names stand for now, so that another entry of the same name is not taken for this one.
+    """
+    del registered
+    return attend(x, specs, plan, sinks)
 
 
 def attend(x: Inputs, specs: tuple[AttentionSpec, ...], plan: CallPlan, sinks=None) -> Pair:
