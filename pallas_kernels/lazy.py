@@ -10,6 +10,7 @@ Free of jax.
 
 import importlib
 import sys
+from collections import UserDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +34,17 @@ def load(package: str, names: Mapping[str, str], name: str) -> Any:
         return importlib.import_module(f"{package}.{name}")
     # obj=None: or Python's traceback would make a suggestion of its own beside this one
     raise AttributeError(f"module {package!r} has no attribute {name!r}.{_near(name, names)}", obj=None)
+
+
+class Registry(UserDict[str, Any]):
+    """A registry by name, of objects and of the dotted names of modules, which are imported when first asked for.
+
+    So that a process on a CPU need not import the compilers of Mosaic and Triton, a second each.
+    """
+
+    def __getitem__(self, name: str) -> Any:
+        entry = self.data[name]
+        return importlib.import_module(entry) if isinstance(entry, str) else entry
 
 
 def _is_module(package: str, name: str) -> bool:

@@ -1,6 +1,7 @@
 """The choice among implementations of one computation, alike for attention and cross-entropy."""
 
 import logging
+from collections.abc import Mapping
 
 import jax
 
@@ -15,7 +16,7 @@ def traced_platform() -> str:
     return target.platform if target else jax.default_backend()
 
 
-def choose(what: str, implementations: dict, preference: dict, name: str, platform: str | None, *call, but=None):
+def choose(what: str, implementations: Mapping, preference: dict, name: str, platform: str | None, *call, but=None):
     """The implementation called `name`, or the first one on `platform` that can do `call` when name is "auto".
 
     Args:

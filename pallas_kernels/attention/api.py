@@ -8,13 +8,11 @@ import functools
 
 import jax
 
+from pallas_kernels import lazy
 from pallas_kernels.attention import arguments, chunked, reference
 from pallas_kernels.attention.cudnn import Cudnn
-from pallas_kernels.attention.mosaic_gpu import kernel as mosaic_gpu
 from pallas_kernels.attention.pair import Inputs, Pair, row_stats
 from pallas_kernels.attention.spec import AttentionSpec
-from pallas_kernels.attention.tpu import kernel as tpu
-from pallas_kernels.attention.triton import kernel as triton
 from pallas_kernels.select import choose
 
 
@@ -23,14 +21,16 @@ def _without_cudnn(x: Inputs, spec: AttentionSpec):
     return choose("attention", IMPLEMENTATIONS, PREFERENCE, "auto", "gpu", x, spec, but="cudnn")
 
 
-IMPLEMENTATIONS = {
-    "reference": reference,
-    "chunked": chunked,
-    "tpu": tpu,
-    "mosaic_gpu": mosaic_gpu,
-    "jax_triton": triton,
-    "cudnn": Cudnn(_without_cudnn),
-}
+IMPLEMENTATIONS = lazy.Registry(
+    {
+        "reference": reference,
+        "chunked": chunked,
+        "tpu": "pallas_kernels.attention.tpu.kernel",
+        "mosaic_gpu": "pallas_kernels.attention.mosaic_gpu.kernel",
+        "jax_triton": "pallas_kernels.attention.triton.kernel",
+        "cudnn": Cudnn(_without_cudnn),
+    }
+)
 # What "auto" tries, in this order: by platform, or compute capability where that has an order of its own. Those are not
 # measured yet, but follow published TFLOP/s, here of bfloat16, causal, head dim 128.
 PREFERENCE = {

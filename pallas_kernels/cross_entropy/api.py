@@ -11,14 +11,20 @@ import functools
 
 import jax
 
+from pallas_kernels import lazy
 from pallas_kernels.arguments import require_floats, require_integers, said
 from pallas_kernels.cross_entropy import chunked, reference
 from pallas_kernels.cross_entropy.spec import CrossEntropySpec
-from pallas_kernels.cross_entropy.tpu import kernel as tpu
-from pallas_kernels.cross_entropy.triton import kernel as triton
 from pallas_kernels.select import choose
 
-IMPLEMENTATIONS = {"reference": reference, "chunked": chunked, "tpu": tpu, "jax_triton": triton}
+IMPLEMENTATIONS = lazy.Registry(
+    {
+        "reference": reference,
+        "chunked": chunked,
+        "tpu": "pallas_kernels.cross_entropy.tpu.kernel",
+        "jax_triton": "pallas_kernels.cross_entropy.triton.kernel",
+    }
+)
 PREFERENCE = {"cpu": ("chunked",), "gpu": ("chunked",), "tpu": ("tpu", "chunked")}  # what "auto" tries, in this order
 
 
