@@ -126,9 +126,9 @@ def attention(
     return pair if with_lse else pair.out
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
 def _compiled(registered, specs, plan, x, sinks) -> Pair:
-    """`attend` as one program: called eagerly, it would be hundreds of them, each compiled by itself.
+    """`attend` as one program: called eagerly, it would be hundreds of them, each compiled by itself. Inline in others.
 
     registered: what the plan's names stand for now, so that another entry of the same name is not taken for this one.
     """
