@@ -24,6 +24,16 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+# of the tests that every kernel inherits
+CANARIES = "test_scale_and_soft_cap", "test_rows_that_see_nothing"
+
+
+def pytest_itemcollected(item):
+    """Marks the canaries among inherited tests."""
+    if getattr(item, "originalname", "") in CANARIES and getattr(getattr(item, "cls", None), "kernel", None):
+        item.add_marker(pytest.mark.canary)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
     """Or a worker holds the programs of hundreds of tests, gigabytes of them."""
