@@ -3,7 +3,8 @@
     ::code longctx/data/rows.py PackedRows.gather from "packing, rows =" to "place ="
 
 becomes that part of that function or class, as it is in the file. `from` and `to` name lines by a text in them and may
-be left out. What is not there is an error, so that no page shows code that has gone. A hook of mkdocs (mkdocs.yml).
+be left out; a path alone is the whole file. What is not there is an error, so that no page shows code that has gone. A
+hook of mkdocs (mkdocs.yml).
 """
 
 import ast
@@ -23,7 +24,10 @@ def on_page_markdown(markdown: str, **_) -> str:
 
 def fenced(arguments: str) -> str:
     """A code block with the excerpt that the rest of a ::code line names."""
-    path, symbol, *ends = shlex.split(arguments)
+    path, *rest = shlex.split(arguments)
+    if not rest:
+        return f'```python title="{path}"\n{(ROOT / path).read_text().rstrip()}\n```'
+    symbol, *ends = rest
     ends = dict(zip(ends[::2], ends[1::2], strict=True))
     return f'```python title="{path}"\n{excerpt(path, symbol, ends.get("from"), ends.get("to"))}\n```'
 

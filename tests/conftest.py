@@ -34,6 +34,16 @@ jax.config.update("jax_traceback_in_locations_limit", 0)  # nobody reads where i
 gc.set_threshold(50_000, 20, 20)
 
 
+# of the tests that every kernel inherits
+CANARIES = "test_scale_and_soft_cap", "test_rows_that_see_nothing"
+
+
+def pytest_itemcollected(item):
+    """Marks the canaries among inherited tests."""
+    if getattr(item, "originalname", "") in CANARIES and getattr(getattr(item, "cls", None), "kernel", None):
+        item.add_marker(pytest.mark.canary)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
     """Or a worker holds the programs of hundreds of tests, gigabytes of them."""

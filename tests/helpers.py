@@ -7,17 +7,21 @@ import subprocess
 import sys
 import tempfile
 
-import jax
 import pytest
 
 from experiments.hardware import gpu_schedule, tpu_schedule
 from pallas_kernels import gpu_chips
 from pallas_kernels.testing import Problem as Problem
+from pallas_kernels.testing import assert_close as assert_close
 from pallas_kernels.testing import input_types as input_types
+from pallas_kernels.testing import keys_from as keys_from
 from pallas_kernels.testing import one_document as one_document
 from pallas_kernels.testing import packed as packed
+from pallas_kernels.testing import piece_by_piece as piece_by_piece
 from pallas_kernels.testing import problem as problem
-from pallas_kernels.testing import relative_error, tolerance
+from pallas_kernels.testing import relative_error as relative_error
+from pallas_kernels.testing import results as results
+from pallas_kernels.testing import tolerance as tolerance
 from pallas_kernels.testing import truth as truth
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -31,13 +35,6 @@ NEEDS_CUDA_COMPILER = pytest.mark.skipif(bool(gpu_schedule.missing()), reason=st
 def slow(*cases) -> list:
     """Cases of a parametrize, tuples of its arguments or single ones, that only the slow tier runs."""
     return [pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow) for case in cases]
-
-
-def assert_close(got, want, dtype, terms: int, what: str = ""):
-    """Every leaf of got within tolerance(dtype, terms) of want."""
-    for i, (g, w) in enumerate(zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True)):
-        error = relative_error(g, w)
-        assert error <= tolerance(dtype, terms), f"{what} leaf {i}: error {error:.2e} > {tolerance(dtype, terms):.2e}"
 
 
 def imported(folder, name, text):

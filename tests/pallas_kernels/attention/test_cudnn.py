@@ -16,6 +16,7 @@ from pallas_kernels.attention.bias import Alibi
 from pallas_kernels.attention.pair import Grads, Inputs, Pair, RowStats, row_stats
 from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.masks import Causal, Full, TokenInfo, Window
+from pallas_kernels.testing import KernelCases
 from tests.helpers import (
     NEEDS_CUDA_COMPILER,
     assert_close,
@@ -23,12 +24,12 @@ from tests.helpers import (
     one_document,
     packed,
     problem,
+    results,
     slow,
     truth,
     worker_lines,
 )
 from tests.longctx.context_parallel import cut
-from tests.pallas_kernels.attention.test_attention import run
 
 
 def _by_places(q, k, v, scores):
@@ -89,14 +90,20 @@ def test_one_document_is_all_cudnns(mask, dtype, here):
     here(_never)
     info = one_document(2, 40, start=100)
     p, spec = problem(T=40, dtype=dtype, infos=(info, info)), AttentionSpec(masks.parse(mask), scale=0.3)
-    assert_close(run(p, spec, "cudnn"), truth(p, spec), dtype, 40)
+    assert_close(results(p, spec, "cudnn"), truth(p, spec), dtype, 40)
 
 
-@pytest.mark.parametrize("mask", ["causal & segments", *slow("full", "causal & window(9)")])
-def test_other_rows_are_as_exact(mask, here):
-    info = packed(3, 2, 50)
-    p, spec = problem(dtype="bfloat16", infos=(info, info)), AttentionSpec(masks.parse(mask), block=16)
-    assert_close(run(p, spec, "cudnn"), truth(p, spec), "bfloat16", 50)
+@pytest.mark.usefixtures("here")
+class TestSimulated(KernelCases):
+    kernel = "cudnn"
+    dtypes = ("bfloat16",)
+    test_shapes = test_blocks_of_its_own_choice = None  # as cuDNN has them
+    test_empty_blocks_are_not_visited = None  # it multiplies all within a half
+
+    @pytest.mark.parametrize("mask", ["causal & segments", *slow("full", "causal & window(9)")])
+    def test_masks(self, mask):
+        """Of packed documents, which another kernel does; those that are all cuDNN's are above."""
+        self.check(self.problem(infos=self.packed(3)), AttentionSpec(masks.parse(mask), block=self.block))
 
 
 def _some_tokens(rng, T):

@@ -13,11 +13,10 @@ from pallas_kernels import gpu_chips, masks, mosaic_gpu
 from pallas_kernels.attention import api
 from pallas_kernels.attention.bias import Alibi
 from pallas_kernels.attention.mosaic_gpu import kernel as gpu_mosaic
-from pallas_kernels.attention.pair import row_stats
 from pallas_kernels.attention.spec import AttentionSpec
-from pallas_kernels.masks import Causal, Segments, TokenInfo
-from tests.helpers import NEEDS_CUDA_COMPILER, assert_close, compiled_for_gpu, input_types, packed, problem, slow, truth
-from tests.pallas_kernels.attention.test_attention import keys_from, piece_by_piece, run
+from pallas_kernels.masks import TokenInfo
+from pallas_kernels.testing import KernelCases, Sizes
+from tests.helpers import NEEDS_CUDA_COMPILER, compiled_for_gpu, input_types, packed, slow
 
 needs_interpreter = pytest.mark.skipif(
     not mosaic_gpu.INTERPRETER, reason=f"jax {jax.__version__} has no interpreter for Mosaic GPU kernels"
@@ -39,52 +38,42 @@ def no_races(capfd):
 
 @needs_interpreter
 @pytest.mark.canary
-@pytest.mark.parametrize(
-    "mask, shape, soft_cap",
-    [
-        ("causal", dict(T=300, H=64, dtype="bfloat16"), 0.0),
-        ("causal & segments & (window(100) | sinks(4))", dict(T=400, H=64, dtype="bfloat16"), 0.0),
-        ("segments", dict(B=2, T=150, N=4, K=2, H=128, dtype="float16"), 5.0),
-        *slow(
-            ("full", dict(T=100, S=600, H=64, N=4, K=1, dtype="float16"), 0.0),
-            ("full", dict(T=600, S=100, H=128, N=2, K=2, dtype="bfloat16"), 0.0),
-            ("(causal | prefix_lm(40)) & chunked(150) & segments", dict(T=500, H=128, dtype="bfloat16"), 0.0),
-        ),
-    ],
-)
-def test_interpreted(mask, shape, soft_cap, no_races):
-    """Several blocks on both sides, FULL ones and PARTIAL ones, and stages that are used again."""
-    shape = dict(B=1, N=2, K=1) | shape
-    info = packed(3, shape["B"], shape["T"], mean=150) if "segments" in mask else None
-    p = problem(1, infos=info and (info, info), **shape)
-    spec = AttentionSpec(masks.parse(mask), scale=0.2, soft_cap=soft_cap)
-    assert_close(run(p, spec, "mosaic_gpu"), truth(p, spec), shape["dtype"], p.k.shape[1], mask)
+@pytest.mark.usefixtures("no_races")
+class TestInterpreted(KernelCases):
+    kernel = "mosaic_gpu"
+    sizes = Sizes(B=1, T=140, N=2, K=1, H=64)
+    dtypes = ("bfloat16",)
+    test_shapes = test_blocks_of_its_own_choice = test_scale_and_soft_cap = None  # these are in test_masks
+    test_cut_keys = None  # they are cut in test_rows_that_see_nothing
+    test_empty_blocks_are_not_visited = None  # of 128 keys, in minutes
 
+    @pytest.mark.parametrize(
+        "mask, shape, soft_cap",
+        [
+            ("causal", dict(T=300, H=64, dtype="bfloat16"), 0.0),
+            ("causal & segments & (window(100) | sinks(4))", dict(T=400, H=64, dtype="bfloat16"), 0.0),
+            ("segments", dict(B=2, T=150, N=4, K=2, H=128, dtype="float16"), 5.0),
+            *slow(
+                ("full", dict(T=100, S=600, H=64, N=4, K=1, dtype="float16"), 0.0),
+                ("full", dict(T=600, S=100, H=128, N=2, K=2, dtype="bfloat16"), 0.0),
+                ("(causal | prefix_lm(40)) & chunked(150) & segments", dict(T=500, H=128, dtype="bfloat16"), 0.0),
+            ),
+        ],
+    )
+    def test_masks(self, mask, shape, soft_cap):
+        """Several blocks on both sides, FULL ones and PARTIAL ones, and stages that are used again."""
+        info = packed(3, shape.get("B", 1), shape["T"], mean=150) if "segments" in mask else None
+        p = self.problem(1, infos=info and (info, info), **shape)
+        self.check(p, AttentionSpec(masks.parse(mask), scale=0.2, soft_cap=soft_cap))
 
-@needs_interpreter
-@pytest.mark.canary
-def test_cut_keys_and_rows_that_see_nothing(no_races):
-    """Forward goes on from piece to piece; gradients of pieces come from global RowStats. In float32 between them."""
-    T = 140
-    segments = jnp.asarray(np.repeat([1, 2, 3, 0], [60, 20, 50, 10])[None], jnp.int32)
-    positions = jnp.arange(T, dtype=jnp.int32)[None]
-    infos = TokenInfo(positions, segments), TokenInfo(positions, jnp.where(segments == 2, 0, segments))
-    p = problem(B=1, T=T, N=2, K=1, H=64, dtype="bfloat16", infos=infos)
-    spec = AttentionSpec(Causal() & Segments(), partial=True)
-    want = truth(p, spec)
-    result = piece_by_piece(p, spec, "mosaic_gpu", (0, 70), (70, T))
-    assert_close(result, want[:2], "bfloat16", T)
-    assert np.isneginf(np.asarray(result[1])[0, 60:80]).all() and not np.asarray(result[0])[0, 60:80].any()
-    stats = row_stats(result, (p.dout, jnp.where(jnp.isfinite(result[1]), p.dlse, 0.0)))
-
-    @jax.jit
-    def part(x):
-        return gpu_mosaic.backward(x, spec, stats)[:3]
-
-    (dq1, *first), (dq2, *second) = (part(keys_from(p.inputs(), *at)) for at in ((0, 70), (70, T)))
-    got = dq1 + dq2, *(jnp.concatenate(parts, 1) for parts in zip(first, second, strict=True))
-    assert {x.dtype for x in (*result, *got)} == {jnp.dtype("float32")}
-    assert_close(got, want[2:], "bfloat16", T)
+    def test_rows_that_see_nothing(self):
+        """Or keys of one piece alone: forward goes on over both, and gradients of pieces come from global RowStats."""
+        T = 140
+        segments = jnp.asarray(np.repeat([1, 2, 3, 0], [60, 20, 50, 10])[None], jnp.int32)
+        positions = jnp.arange(T, dtype=jnp.int32)[None]
+        infos = TokenInfo(positions, segments), TokenInfo(positions, jnp.where(segments == 2, 0, segments))
+        pair = self.check_cut(self.problem(infos=infos), (0, 70), (70, T))
+        assert np.isneginf(np.asarray(pair.lse)[0, 60:80]).all() and not np.asarray(pair.out)[0, 60:80].any()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """What only the TPU kernels have to show: Mosaic's memory rules, their refusals, the real compiler, and several blocks.
 
-The masks, and rows that see nothing, are in test_attention.py, which runs every implementation.
+The masks, and rows that see nothing, are in test_kernel.py.
 """
 
 import functools
@@ -14,7 +14,6 @@ from jax.experimental.pallas import tpu as pltpu
 from longctx.config import MeshConfig
 from pallas_kernels import masks, tpu_chips
 from pallas_kernels.attention.bias import Alibi
-from pallas_kernels.attention.pair import row_stats
 from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.attention.tpu import forward as tpu_forward
 from pallas_kernels.attention.tpu import kernel as tpu
@@ -27,13 +26,14 @@ from tests.helpers import (
     compiled_for_tpu,
     input_types,
     packed,
+    piece_by_piece,
     problem,
     relative_error,
+    results,
     slow,
     truth,
 )
 from tests.longctx.context_parallel import cut
-from tests.pallas_kernels.attention.test_attention import piece_by_piece, run
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ from tests.pallas_kernels.attention.test_attention import piece_by_piece, run
 )
 def test_several_blocks_on_either_side(shape, dtype):
     p, spec = problem(1, B=1, dtype=dtype, **shape), AttentionSpec(Causal(), scale=0.2, soft_cap=5.0, block=128)
-    assert_close(run(p, spec, "tpu"), truth(p, spec), dtype, 300)
+    assert_close(results(p, spec, "tpu"), truth(p, spec), dtype, 300)
 
 
 @pytest.mark.parametrize("chip", ["v5e", "v6e"])
@@ -97,19 +97,12 @@ def test_pieces_of_a_cut_sequence(strategy, layout, shards, monkeypatch):
     cut.check(p, "causal", MeshConfig(context=shards), layout, strategy=strategy, kernel="tpu", terms=512)
 
 
-def test_partial_results_are_float32_for_bfloat16_inputs():
-    p, spec = problem(T=20, dtype=jnp.bfloat16), AttentionSpec(partial=True)
-    pair = tpu.forward(p.inputs(), spec)
-    grads = tpu.backward(p.inputs(), spec, row_stats(pair, (p.dout, None)))[:3]
-    assert [x.dtype for x in (*pair, *grads)] == [jnp.float32] * 5
-
-
 def test_lists_of_pairs_too_long_for_scalar_memory(monkeypatch):
     monkeypatch.setattr(tpu, "_LIST", 4 * 3)  # three pairs
     info = packed(3, 1, 700, mean=300)
     p, spec = problem(2, B=1, T=700, N=2, K=1, infos=(info, info)), AttentionSpec(Causal() & Segments(), block=128)
     want = truth(p, spec)
-    assert_close(run(p, spec, "tpu"), want, "float32", 700)
+    assert_close(results(p, spec, "tpu"), want, "float32", 700)
     assert_close(piece_by_piece(p, spec, "tpu", (0, 500), (500, 700)), want[:2], "float32", 700)
 
 
@@ -121,7 +114,7 @@ def test_mosaic_memory_rules(monkeypatch):
     info = packed(5, 1, 260, mean=90)
     p, spec = problem(B=1, T=260, N=2, K=1, infos=(info, info)), AttentionSpec(Causal() & Segments(), block=128)
     want = truth(p, spec)
-    assert_close(run(p, spec, "tpu"), want, "float32", 260)
+    assert_close(results(p, spec, "tpu"), want, "float32", 260)
     assert_close(piece_by_piece(p, spec, "tpu", (0, 150), (150, 260)), want[:2], "float32", 260)
 
 

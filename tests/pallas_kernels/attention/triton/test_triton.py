@@ -12,9 +12,9 @@ from pallas_kernels.attention.bias import Alibi
 from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.attention.triton import blocks as triton_blocks
 from pallas_kernels.attention.triton import kernel as triton
-from tests.helpers import NEEDS_CUDA_COMPILER, assert_close, input_types, one_document, packed, problem, slow, truth
+from pallas_kernels.testing import MASKS, KernelCases, Sizes
+from tests.helpers import NEEDS_CUDA_COMPILER, input_types, packed, problem, slow
 from tests.longctx.context_parallel import cut
-from tests.pallas_kernels.attention import test_attention
 from tests.pallas_kernels.triton_machine_code import triton_kernels_for
 from tests.triton_interpreter import NEEDS_TRITON, interpreted  # noqa: F401
 
@@ -24,25 +24,43 @@ RECORDED = {"forward": 567, "dq": 349, "dkdv": 411}  # instructions of loops wit
 
 @NEEDS_TRITON
 @INTERPRETED
-@pytest.mark.parametrize(
-    "name, dtype",
-    [
-        *((name, "float32") for name in test_attention.MASKS),
-        ("packed_prefix_window", "bfloat16"),
-        ("sinks", "float16"),
-        *slow(*((name, "bfloat16") for name in test_attention.MASKS if name != "packed_prefix_window")),
-    ],
-)
-def test_masks(name, dtype):
-    info = packed(3, 1, 40) if "packed" in name else one_document(1, 40)
-    p = problem(B=1, T=40, N=2, K=1, dtype=dtype, infos=(info, info))
-    spec = AttentionSpec(test_attention.MASKS[name], block=16)
-    assert_close(test_attention.run(p, spec, "jax_triton"), truth(p, spec), dtype, 40, name)
+class TestInterpreted(KernelCases):
+    kernel = "jax_triton"
+    sizes = Sizes(T=40, N=2, K=1)
+    shapes = {
+        "gqa": dict(N=6, K=3, H=32, B=1),
+        "one_token": dict(T=1, S=1, N=4, K=2),
+        "few_queries": dict(T=7, S=33, N=4, K=4),
+        "few_keys": dict(T=33, S=7, N=4, K=1),
+    }
+
+    @pytest.mark.parametrize(
+        "mask, dtype",
+        [
+            *((name, "float32") for name in MASKS),
+            ("packed_prefix_window", "bfloat16"),
+            ("sinks", "float16"),
+            *slow(*((name, "bfloat16") for name in MASKS if name != "packed_prefix_window")),
+        ],
+    )
+    def test_masks(self, mask, dtype):
+        super().test_masks(mask, dtype)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("cuts, dtype", [(2, "float32"), (2, "bfloat16"), (5, "float32")])
+    def test_cut_keys(self, cuts, dtype):
+        super().test_cut_keys(cuts, dtype)
+
+    @pytest.mark.parametrize("dtype, soft_cap", [("bfloat16", 0.0), *slow(("float32", 5.0))])
+    def test_blocks_of_its_own_choice(self, dtype, soft_cap):
+        info = packed(5, 1, 200, mean=90)
+        p = self.problem(0, dtype, (info, info), B=1, T=200, H=64)
+        self.check(p, AttentionSpec(masks.parse("causal & segments"), soft_cap=soft_cap))
 
 
 def test_masks_are_all_there_are():
     names = lambda program: {program[0]}.union(*(names(x) for x in program[1:] if isinstance(x, tuple)))
-    programs = [triton.program(mask) for mask in test_attention.MASKS.values()]
+    programs = [triton.program(mask) for mask in MASKS.values()]
     assert set.union(*map(names, programs)) == {mask.__name__ for mask in triton.MASKS}
     assert {mask for mask in masks.Mask.__subclasses__() if mask.__module__ == masks.__name__} == set(triton.MASKS)
 
@@ -58,39 +76,6 @@ def test_a_mask_that_the_kernels_do_not_know_is_a_reason(monkeypatch):
     with gpu_chips.target("h100"):
         reason = triton.why_not(input_types(q, q), AttentionSpec(masks.Causal() & (Odd() | masks.Sinks(4))), "gpu")
     assert "does not know the mask Odd" in reason
-
-
-@NEEDS_TRITON
-@INTERPRETED
-@pytest.mark.parametrize(
-    "test, arguments",
-    [
-        *(
-            ("test_shapes", (shape,))
-            for shape in (
-                dict(N=6, K=3, H=32, B=1),
-                dict(T=1, S=1),
-                dict(T=7, S=33, N=4, K=4),
-                dict(T=33, S=7, N=4, K=1),
-            )
-        ),
-        ("test_scale_and_soft_cap", ()),
-        ("test_rows_that_see_nothing", ()),
-        *slow(*(("test_cut_keys", cuts) for cuts in ((2, "float32"), (2, "bfloat16"), (5, "float32")))),
-    ],
-)
-def test_as_every_implementation(test, arguments):
-    getattr(test_attention, test)("jax_triton", *arguments)
-
-
-@NEEDS_TRITON
-@INTERPRETED
-@pytest.mark.parametrize("dtype, soft_cap", [("bfloat16", 0.0), *slow(("float32", 5.0))])
-def test_blocks_of_its_own_choice(dtype, soft_cap):
-    info = packed(5, 1, 200, mean=90)
-    p = problem(B=1, T=200, N=2, K=1, H=64, dtype=dtype, infos=(info, info))
-    spec = AttentionSpec(masks.parse("causal & segments"), soft_cap=soft_cap)
-    assert_close(test_attention.run(p, spec, "jax_triton"), truth(p, spec), dtype, 200)
 
 
 @NEEDS_TRITON
