@@ -272,16 +272,19 @@ class KernelCases:
         """The kernel's reason against a call on the devices that there are, or None."""
         return implementation(self.kernel).why_not(x, spec, select.traced_platform())
 
-    def check(self, p: Problem, spec: AttentionSpec, bias_params=None):
-        """Compares (out, lse, dq, dk, dv), and dbias where there is a bias, with the reference; gives them back."""
+    def check(self, p: Problem, spec: AttentionSpec, bias_params=None, terms: int = 1):
+        """Compares (out, lse, dq, dk, dv), and dbias where there is a bias, with the reference; gives them back.
+
+        terms: of sums, for the tolerance; where queries or keys are more, as many as these.
+        """
         self.require(p.inputs(bias_params), spec)
         got = results(p, spec, self.kernel, bias_params)
-        self.compare(got, truth(p, spec, bias_params), p)
+        self.compare(got, truth(p, spec, bias_params), p, terms)
         return got
 
-    def compare(self, got, want, p: Problem) -> None:
-        """Asserts that results are as close as rounding allows over the longest sums."""
-        assert_close(got, want, p.q.dtype, max(p.q.shape[1], p.k.shape[1], 16), "out, lse, dq, dk, dv, dbias:")
+    def compare(self, got, want, p: Problem, terms: int = 1) -> None:
+        """Asserts that results are as close as rounding allows; terms: see `check`."""
+        assert_close(got, want, p.q.dtype, max(p.q.shape[1], p.k.shape[1], terms), "out, lse, dq, dk, dv, dbias:")
 
     def check_cut(self, p: Problem, *pieces: tuple[int, int]) -> Pair:
         """Compares the pair and the gradients of documents whose keys are cut into pieces, each (start, end)."""
@@ -304,8 +307,8 @@ class KernelCases:
         self.check(self.problem(dtype=dtype, infos=infos), spec)
 
     def test_shapes(self, shape):
-        """Head layouts, and lengths that blocks do not divide."""
-        self.check(self.problem(1, **self.shapes[shape]), AttentionSpec(block=self.block))
+        """Head layouts, and lengths that blocks do not divide. With one key, dq and dk are what cancellation leaves."""
+        self.check(self.problem(1, **self.shapes[shape]), AttentionSpec(block=self.block), terms=64)
 
     def test_blocks_of_its_own_choice(self):
         """Where that is one block, its loop of one step is inlined, which exposes other orders of operands."""
