@@ -198,7 +198,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(memory, rows
 
 
 @pytest.mark.parametrize(
-    "memory, rows", [(streamed(8, every=2, clip="exact_twice"), B), (streamed(16, clip="delayed"), 2)]
+    "memory, rows", [*slow((streamed(8, every=2, clip="exact_twice"), B)), (streamed(16, clip="delayed"), 2)]
 )
 def test_an_update_that_is_not_finite_leaves_a_finite_state_and_is_counted(memory, rows):
     """An update of one layer that is not finite: the layer stays as it is, with all that is updated after it."""

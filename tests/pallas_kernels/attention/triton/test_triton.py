@@ -135,19 +135,18 @@ def test_blocks_fit_the_shared_memory_of_every_architecture(capability, most, ke
     assert triton_blocks.why_not(q, 0) is None and f"may take {most}" in triton_blocks.why_not(q, 2048)
 
 
+@pytest.mark.slow
 @NEEDS_TRITON
 @NEEDS_CUDA_COMPILER
 @pytest.mark.parametrize(
     "chip, mask, dtype, H",
     [
         ("h100", "causal & segments", "bfloat16", 128),
-        *slow(
-            ("a100", "causal", "bfloat16", 128),
-            ("b200", "causal & window(1000)", "bfloat16", 128),
-            ("a100", "causal & segments", "float16", 64),
-            ("h200", "causal & (window(1000) | sinks(4))", "float16", 64),
-            ("h100", "(causal | prefix_lm(300)) & chunked(1000) & segments", "bfloat16", 128),
-        ),
+        ("a100", "causal", "bfloat16", 128),
+        ("b200", "causal & window(1000)", "bfloat16", 128),
+        ("a100", "causal & segments", "float16", 64),
+        ("h200", "causal & (window(1000) | sinks(4))", "float16", 64),
+        ("h100", "(causal | prefix_lm(300)) & chunked(1000) & segments", "bfloat16", 128),
     ],
 )
 def test_the_compiler_takes_it(chip, mask, dtype, H):
