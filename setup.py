@@ -20,10 +20,13 @@ EXTRAS = {
         "pytest-xdist>=3.5",
         "hypothesis>=6.100",
         "ruff>=0.9",
+        "beartype>=0.23.1",
         "jupytext>=1.17",
         "nbmake>=1.5.5",
         "ipykernel>=6.29",
     ],
+    # each version finds other errors; Node.js comes along, so that nothing is fetched when it runs
+    "types": ["pyright[nodejs]==1.1.414"],
     "docs": ["mkdocs-material>=9.7", "mkdocstrings[python]>=1.0", "ruff>=0.9"],
     "bench": [
         "torch>=2.4",
@@ -60,6 +63,7 @@ setup(
         "tensorboardX>=2.6.2",
         "safetensors>=0.8",
         "ml-dtypes>=0.5",
+        "jaxtyping>=0.3.11",
     ],
     extras_require=EXTRAS,
 )

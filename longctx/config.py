@@ -6,6 +6,7 @@ strategy, a layout, a schedule); each room checks its own before anything starts
 """
 import dataclasses
 import math
+from typing import Any
 
 DTYPES = ("bfloat16", "float32")        # of activations, of parameters, and of gradients that travel
 
@@ -93,8 +94,10 @@ class ModelConfig:
     @property
     def kinds(self) -> tuple[LayerConfig, ...]:
         """The pattern with the model's values in the fields that it leaves open, except rope: a stage may change it."""
-        filled = lambda kind: {name: getattr(kind, name) or getattr(self, name)
-                               for name in ("position", "mask", "query_scale", "feed_forward", "mlp_dim")}
+        def filled(kind: LayerConfig) -> dict[str, Any]:
+            return {name: getattr(kind, name) or getattr(self, name)
+                    for name in ("position", "mask", "query_scale", "feed_forward", "mlp_dim")}
+
         return tuple(dataclasses.replace(kind, **filled(kind)) for kind in self.pattern[:self.layers])
 
 

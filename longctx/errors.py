@@ -1,5 +1,11 @@
 """UserError, whose message is meant for the person who typed the command."""
 
+from collections.abc import Callable, Iterable
+from typing import ParamSpec, TypeVar
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
 
 class UserError(ValueError):
     """An error in what the user gave. The message is one line: the field, its value, and what would work.
@@ -8,7 +14,7 @@ class UserError(ValueError):
     """
 
 
-def as_user_error(check, *args, **named):
+def as_user_error(check: Callable[Given, Result], *args: Given.args, **named: Given.kwargs) -> Result:
     """Calls check(*args, **named) and raises its ValueError as a UserError: for checks that do not know longctx."""
     try:
         return check(*args, **named)
@@ -16,7 +22,7 @@ def as_user_error(check, *args, **named):
         raise UserError(str(error)) from error
 
 
-def unknown_name(field: str, name: str, known) -> UserError:
+def unknown_name(field: str, name: object, known: Iterable[str]) -> UserError:
     """The error for a `name` that is not in `known`; the message lists the known names and suggests the nearest."""
     import difflib
 

@@ -2,17 +2,25 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Integer
 
 from longctx import meshes
 from longctx.errors import UserError, as_user_error
 from longctx.memory.tiled import tiled
-from pallas_kernels.arguments import require_whole, said
+from pallas_kernels.arguments import AnyArray, require_whole, said
 from pallas_kernels.cross_entropy import api as cross_entropy
 from pallas_kernels.cross_entropy.spec import CrossEntropySpec
 from pallas_kernels.masks import MOST
 
 
-def token_loss(x, head, targets, soft_cap: float = 0.0, weights=None, tiles: int = 1):
+def token_loss(
+    x: Float[AnyArray, "B T D"],
+    head: Float[AnyArray, "D V"],
+    targets: Integer[AnyArray, "B T"],
+    soft_cap: float = 0.0,
+    weights: Float[AnyArray, "B T"] | None = None,
+    tiles: int = 1,
+) -> Float[Array, "B T"]:
     """Negative log-likelihood in nats of each target, float32 [B, T].
 
     x: hidden states BTD; head: [D, V] cut over `tensor` in V; targets: int32 [B, T]. Runs under jax.set_mesh.
@@ -58,7 +66,7 @@ def _of_weighted(scores, weights, tiles: int):
     return of_weighted
 
 
-def mean_over_tokens(nll, weights):
+def mean_over_tokens(nll: Float[AnyArray, "B T"], weights: Float[AnyArray, "B T"]) -> Float[Array, ""]:
     """sum(nll * weights) / sum(weights) over all tokens of all shards, [B, T] each; 0 where every weight is 0.
 
     Both sums are global: shards weigh by their tokens. A mean of the shards' means would favour those mostly padded.
@@ -68,6 +76,6 @@ def mean_over_tokens(nll, weights):
     return jnp.where(total > 0, (nll * weights).sum() / jnp.where(total > 0, total, 1.0), 0.0)
 
 
-def _require_one_shape(name: str, x, other_name: str, other) -> None:
+def _require_one_shape(name: str, x: AnyArray, other_name: str, other: AnyArray) -> None:
     if x.shape != other.shape:
         raise UserError(f"{said(name, x)} and {said(other_name, other)} must be of one shape [B, T].")

@@ -2,16 +2,23 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Integer, Shaped
 
 from longctx import meshes
 from longctx.errors import as_user_error
-from pallas_kernels.arguments import require_integers, require_range, require_whole, said
+from pallas_kernels.arguments import AnyArray, require_integers, require_range, require_whole, said
 from pallas_kernels.masks import MOST
 
 WHOLE = jax.sharding.PartitionSpec(*meshes.TOKENS[:1], None)  # [B, T] with T gathered
 
 
-def ahead(x, positions, segments, offset: int = 1, fill=0):
+def ahead(
+    x: Shaped[AnyArray, "B T"],
+    positions: Integer[AnyArray, "B T"],
+    segments: Integer[AnyArray, "B T"],
+    offset: int = 1,
+    fill: float = 0,
+) -> Shaped[Array, "B T"]:
     """For each token, x of the token `offset` positions later in its document; `fill` where there is none.
 
     Neighbours are found by segment and position, not by index, so that rows may be packed, cut over `context`, and in
@@ -42,7 +49,7 @@ def ahead(x, positions, segments, offset: int = 1, fill=0):
     return place(jax.lax.sort((slots, shifted), num_keys=1)[1], meshes.TOKENS)
 
 
-def _check(x, positions, segments, offset, fill):
+def _check(x: AnyArray, positions: AnyArray, segments: AnyArray, offset: int, fill: float) -> None:
     require_whole("offset", offset, 1, MOST)
     for name, numbers in (("positions", positions), ("segments", segments)):
         require_integers(name, numbers, "BT")

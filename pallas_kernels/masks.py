@@ -11,12 +11,17 @@ never EMPTY or FULL wrongly.
 Segment id 0 marks "no token" (padding): it sees nothing and is seen by nothing, under every mask.
 """
 
+# parts of jax have no types; methods of the masks take what those of Mask do; what callers give is checked when it runs
+# pyright: reportUnknownMemberType=false, reportMissingParameterType=false, reportUnnecessaryIsInstance=false
+
 import ast
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Integer
 
 from pallas_kernels.arguments import require_whole
 
@@ -34,26 +39,31 @@ class TokenInfo(NamedTuple):
       segments: int32 of that shape: the document of each token, from 1 on; 0 is padding.
     """
 
-    positions: jax.Array
-    segments: jax.Array
+    positions: Integer[Array, "..."]
+    segments: Integer[Array, "..."]
 
 
 class Ranges(NamedTuple):
     """Bounds of the positions and segments of a block's real tokens; `real` is False where it holds padding too."""
 
-    pos_min: jax.Array
-    pos_max: jax.Array
-    seg_min: jax.Array
-    seg_max: jax.Array
-    real: jax.Array
+    pos_min: Integer[Array, "..."]
+    pos_max: Integer[Array, "..."]
+    seg_min: Integer[Array, "..."]
+    seg_max: Integer[Array, "..."]
+    real: Bool[Array, "..."]
 
 
 def block_ranges(info: TokenInfo, block: int) -> Ranges:
     """Ranges of consecutive blocks along the last axis: [..., T] -> [..., T // block]."""
     pos, seg = (x.reshape(*x.shape[:-1], -1, block) for x in info)
     is_token = seg > 0
-    low = lambda x: jnp.where(is_token, x, _FAR).min(-1)
-    high = lambda x: jnp.where(is_token, x, -_FAR).max(-1)
+
+    def low(x: Integer[Array, "..."]) -> Integer[Array, "..."]:
+        return jnp.where(is_token, x, _FAR).min(-1)
+
+    def high(x: Integer[Array, "..."]) -> Integer[Array, "..."]:
+        return jnp.where(is_token, x, -_FAR).max(-1)
+
     return Ranges(low(pos), high(pos), low(seg), high(seg), is_token.all(-1))
 
 
@@ -71,11 +81,11 @@ class Mask:
                 name = f"{type(self).__name__} with {field.name}"
                 require_whole(name, getattr(self, field.name), 1 if field.name == "size" else 0, _FAR)
 
-    def visible(self, q: TokenInfo, k: TokenInfo) -> jax.Array:
+    def visible(self, q: TokenInfo, k: TokenInfo) -> Bool[Array, "..."]:
         """Elementwise bool for broadcastable q and k."""
         raise NotImplementedError
 
-    def relation(self, q: Ranges, k: Ranges) -> tuple[jax.Array, jax.Array]:
+    def relation(self, q: Ranges, k: Ranges) -> tuple[Bool[Array, "..."], Bool[Array, "..."]]:
         """(certainly empty, certainly full), each bool, for broadcastable ranges."""
         raise NotImplementedError
 
@@ -289,27 +299,32 @@ class Or(Mask):
         return max(first1, first2), max(recent1, recent2)
 
 
-def _chunk(positions, size):
+def _chunk(positions: Integer[Array, "*shape"], size: int) -> Integer[Array, "*shape"]:
     return jax.lax.div(positions, jax.lax.full_like(positions, size))  # positions are >= 0, and kernels have no //
 
 
-def _same(q_min, q_max, k_min, k_max):
+def _same(
+    q_min: Integer[Array, "..."],
+    q_max: Integer[Array, "..."],
+    k_min: Integer[Array, "..."],
+    k_max: Integer[Array, "..."],
+) -> tuple[Bool[Array, "..."], Bool[Array, "..."]]:
     """(empty, full) of "equal ids", from the bounds of the ids on both sides."""
     empty = (q_max < k_min) | (k_max < q_min)
     return empty, (q_min == q_max) & (k_min == k_max) & (q_min == k_min)
 
 
-def visible(mask: Mask, q: TokenInfo, k: TokenInfo) -> jax.Array:
+def visible(mask: Mask, q: TokenInfo, k: TokenInfo) -> Bool[Array, "... T S"]:
     """Whether each query sees each key, padding excluded: q [..., T], k [..., S] -> bool [..., T, S]."""
     return sees(mask, TokenInfo(*(x[..., :, None] for x in q)), TokenInfo(*(x[..., None, :] for x in k)))
 
 
-def sees(mask: Mask, q: TokenInfo, k: TokenInfo) -> jax.Array:
+def sees(mask: Mask, q: TokenInfo, k: TokenInfo) -> Bool[Array, "..."]:
     """Whether queries see keys, padding excluded: elementwise bool for broadcastable q and k."""
     return mask.visible(q, k) & (q.segments > 0) & (k.segments > 0)
 
 
-def relation(mask: Mask, q: Ranges, k: Ranges) -> jax.Array:
+def relation(mask: Mask, q: Ranges, k: Ranges) -> Integer[Array, "... Tb Sb"]:
     """EMPTY, PARTIAL or FULL of every pair of blocks: q [..., Tb], k [..., Sb] -> int32 [..., Tb, Sb]."""
     q = Ranges(*(x[..., :, None] for x in q))
     k = Ranges(*(x[..., None, :] for x in k))
@@ -317,17 +332,17 @@ def relation(mask: Mask, q: Ranges, k: Ranges) -> jax.Array:
     return jnp.where(empty | _no_token(q, k), EMPTY, jnp.where(full & q.real & k.real, FULL, PARTIAL))
 
 
-def nothing(mask: Mask, q: Ranges, k: Ranges) -> jax.Array:
+def nothing(mask: Mask, q: Ranges, k: Ranges) -> Bool[Array, "..."]:
     """Whether certainly no query sees a key: bool, for broadcastable ranges, whose `real` it does not read."""
     return mask.relation(q, k)[0] | _no_token(q, k)
 
 
-def _no_token(q: Ranges, k: Ranges) -> jax.Array:
+def _no_token(q: Ranges, k: Ranges) -> Bool[Array, "..."]:
     """Whether either block is all padding."""
     return (q.seg_max < 1) | (k.seg_max < 1)
 
 
-NAMES = {
+NAMES: dict[str, Callable[..., Mask]] = {
     "full": Full,
     "causal": Causal,
     "window": Window,
@@ -361,7 +376,8 @@ def _build(node: ast.expr, text: str) -> Mask:
             return NAMES[name]()
         case ast.Call(ast.Name(name), [ast.Constant(int(value))], []) if name in NAMES and _positive(value):
             return NAMES[name](value)
-    raise ValueError(f"{ast.unparse(node)!r} in {text!r} is not a mask. {_help()}")
+        case _:
+            raise ValueError(f"{ast.unparse(node)!r} in {text!r} is not a mask. {_help()}")
 
 
 def _positive(value: int) -> bool:

@@ -1,13 +1,28 @@
 """The choice among implementations of one computation, alike for attention and cross-entropy."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeVar
 
 import jax
 
 from pallas_kernels import gpu_chips
 
+# names in order of preference, by platform, or by compute capability of GPUs
+Preference = Mapping[str | tuple[int, int], tuple[str, ...]]
 _log = logging.getLogger(__name__)
+
+
+class Candidate(Protocol):
+    """What can be chosen: a module or an object that has `why_not(*call, platform)`."""
+
+    @property
+    def why_not(self) -> Callable[..., str | None]:
+        """The reason why it cannot do the call; None when it can."""
+        ...
+
+
+Chosen = TypeVar("Chosen", bound=Candidate)
 
 
 def traced_platform() -> str:
@@ -16,7 +31,15 @@ def traced_platform() -> str:
     return target.platform if target else jax.default_backend()
 
 
-def choose(what: str, implementations: Mapping, preference: dict, name: str, platform: str | None, *call, but=None):
+def choose(
+    what: str,
+    implementations: Mapping[str, Chosen],
+    preference: Preference,
+    name: str,
+    platform: str | None,
+    *call: object,
+    but: str | None = None,
+) -> Chosen:
     """The implementation called `name`, or the first one on `platform` that can do `call` when name is "auto".
 
     Args:
@@ -33,7 +56,8 @@ def choose(what: str, implementations: Mapping, preference: dict, name: str, pla
     platform = platform or traced_platform()
     if name != "auto" and name not in implementations:
         raise ValueError(f"{what} kernel {name!r} is not known. Known: auto, {', '.join(implementations)}.")
-    order = preference.get(gpu_chips.capability() if platform == "gpu" else None, preference[platform])
+    capability = gpu_chips.capability() if platform == "gpu" else None
+    order = preference[platform] if capability is None else preference.get(capability, preference[platform])
     reasons = []
     for candidate in [other for other in order if other != but] if name == "auto" else (name,):
         reason = implementations[candidate].why_not(*call, platform)

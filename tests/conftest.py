@@ -20,7 +20,12 @@ import gc  # noqa: E402
 import pathlib  # noqa: E402
 
 import jax  # noqa: E402
+import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
+
+from tests import annotations  # noqa: E402
+
+jaxtyping.install_import_hook(annotations.MODULES, "tests.annotations.checked")
 
 jax.config.update("jax_num_cpu_devices", 16)
 # what was compiled before, by another test or in another run, is read again: a second run takes a third of the time.

@@ -7,12 +7,13 @@ around a ring, a double ring is a ring of rings. This is the only place that ent
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float, Integer
 
 from longctx import layouts, meshes
 from longctx.config import AttentionConfig, Config
@@ -30,7 +31,9 @@ from longctx.context_parallel.token_ring import TokenRing
 from longctx.context_parallel.ulysses import USP, Ulysses
 from longctx.errors import UserError
 from pallas_kernels import masks
+from pallas_kernels.arguments import AnyArray
 from pallas_kernels.attention import api as kernels
+from pallas_kernels.attention.bias import Bias
 from pallas_kernels.attention.pair import Inputs, Pair, cast, merge, row_stats, unsupported, with_sinks
 from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.masks import TokenInfo
@@ -52,28 +55,31 @@ STRATEGIES = {
     "rsa": RingSelfAttention,
 }
 _CAUSAL = masks.Causal()
+Queries = Float[AnyArray, "B T N H"]
+Keys = Float[AnyArray, "B T K H"]
+Numbers = Integer[AnyArray, "B T"]
 
 
 def attention(
-    q,
-    k,
-    v,
+    q: Queries | tuple[Queries, ...],
+    k: Keys | tuple[Keys, ...],
+    v: Keys,
     *,
-    mask=_CAUSAL,
-    segments=None,
-    positions=None,
-    strategy="ring",
-    layout="zigzag",
-    kernel="auto",
-    scale=None,
-    soft_cap=0.0,
-    bias=None,
-    bias_params=None,
-    sinks=None,
-    kv_grads_dtype="float32",
-    head_groups=1,
-    with_lse=False,
-):
+    mask: masks.Mask | tuple[masks.Mask, ...] = _CAUSAL,
+    segments: Numbers | None = None,
+    positions: Numbers | None = None,
+    strategy: str = "ring",
+    layout: str | None = "zigzag",
+    kernel: str = "auto",
+    scale: float | None = None,
+    soft_cap: float = 0.0,
+    bias: Bias | None = None,
+    bias_params: Float[AnyArray, "N D"] | None = None,
+    sinks: Float[AnyArray, " N"] | None = None,
+    kv_grads_dtype: str = "float32",
+    head_groups: int = 1,
+    with_lse: bool = False,
+) -> Float[Array, "B T N H"] | Pair:
     """Attention over a sequence that is sharded over the devices of the mesh.
 
         with jax.set_mesh(meshes.all_context()):                # every device there is
@@ -136,7 +142,9 @@ def _compiled(registered, specs, plan, x, sinks) -> Pair:
     return attend(x, specs, plan, sinks)
 
 
-def attend(x: Inputs, specs: tuple[AttentionSpec, ...], plan: CallPlan, sinks=None) -> Pair:
+def attend(
+    x: Inputs, specs: tuple[AttentionSpec, ...], plan: CallPlan, sinks: Float[Array, " N"] | None = None
+) -> Pair:
     """The pair, out in the queries' dtype, of a sequence that lies on the mesh in the layout of the plan.
 
     Args:
@@ -160,7 +168,7 @@ def attend(x: Inputs, specs: tuple[AttentionSpec, ...], plan: CallPlan, sinks=No
     return pair if sinks is None else with_sinks(pair, sinks)
 
 
-def within_documents(specs: tuple[AttentionSpec, ...]) -> tuple[AttentionSpec, ...]:
+def within_documents(specs: Iterable[AttentionSpec]) -> tuple[AttentionSpec, ...]:
     """The specs under which tokens see only their own documents."""
     return tuple(dataclasses.replace(spec, mask=spec.mask & masks.Segments()) for spec in specs)
 

@@ -1,10 +1,12 @@
 """`generate` and `stream` continue prompts of different lengths together, through a cache, on any mesh."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from jaxtyping import Int
 
 from longctx import meshes
 from longctx.config import ModelConfig, RopeConfig
@@ -21,7 +23,9 @@ from pallas_kernels.masks import MOST
 NONE = -1  # in place of a token of a row that has ended
 
 
-def generate(graph, params, prompts: Sequence, max_new_tokens: int, **options) -> list[np.ndarray]:
+def generate(
+    graph: nnx.GraphDef, params: dict, prompts: Iterable, max_new_tokens: int, **options
+) -> list[Int[np.ndarray, " new"]]:
     """The new tokens of each prompt, int32: max_new_tokens, or fewer with one of `stop` as the last.
 
     Arguments as for `stream`.
@@ -31,16 +35,16 @@ def generate(graph, params, prompts: Sequence, max_new_tokens: int, **options) -
 
 
 def stream(
-    graph,
-    params,
-    prompts: Sequence,
+    graph: nnx.GraphDef,
+    params: dict,
+    prompts: Iterable,
     max_new_tokens: int,
     *,
     rope: RopeConfig | None = None,
     length: int | None = None,
-    key=None,
+    key: jax.Array | None = None,
     **options,
-) -> Iterator[np.ndarray]:
+) -> Iterator[Int[np.ndarray, " B"]]:
     """The new tokens step by step: int32 [B] each, NONE for a row that has ended. Runs under `jax.set_mesh`.
 
     Args:
@@ -116,7 +120,7 @@ def _round_up(count: int, unit: int) -> int:
     return -(-count // unit) * unit
 
 
-def _checked(prompts: Sequence, vocab_size: int) -> list[np.ndarray]:
+def _checked(prompts: Iterable, vocab_size: int) -> list[np.ndarray]:
     prompts = [token_ids(f"prompts[{i}]", prompt, vocab_size, "T") for i, prompt in enumerate(prompts)]
     if not prompts:
         raise UserError("prompts=[] must hold one at least.")

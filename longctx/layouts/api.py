@@ -11,19 +11,23 @@ pieces should be about as wide as a kernel's blocks, as in "per_document(256)"; 
 blocks, width 1 has every shard compute several times as many of them.
 """
 
+# parts of numpy have no types; what callers give is checked when it runs
+# pyright: reportUnknownMemberType=false, reportUnnecessaryIsInstance=false
+
 import dataclasses
 import numbers
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
+from jaxtyping import Integer, Shaped
 
 from longctx.config import Config
 from longctx.errors import UserError, unknown_name
 from longctx.layouts.balanced import Balanced
-from longctx.layouts.simple import Contiguous, Layout, PerDocument, Striped, Zigzag
+from longctx.layouts.simple import Contiguous, Layout, PerDocument, Reaches, Striped, Zigzag
 
-Reaches = tuple[tuple[int | None, int], ...]
 CAUSAL: Reaches = ((None, 1),)
 
 LAYOUTS: dict[str, type[Layout]] = {
@@ -35,6 +39,23 @@ LAYOUTS: dict[str, type[Layout]] = {
 }
 
 
+@runtime_checkable
+class Rows(Protocol):
+    """Arrays of rows, numpy's or jax's."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[B, T, ...]"""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
+
+
+AnyRows = TypeVar("AnyRows", bound=Rows)
+
+
 @dataclasses.dataclass(frozen=True)
 class Arrangement:
     """Rows put into the order of a layout, and results of them put back.
@@ -42,7 +63,7 @@ class Arrangement:
     order: int [B, T], or [1, T] for all rows: slot i of laid-out row b holds its token order[b, i].
     """
 
-    order: np.ndarray
+    order: Integer[np.ndarray, "_ T"]
 
     def apply(self, batch: Any) -> Any:
         """The arrays [B, T, ...] of a batch with their tokens in the layout's order: one, or dicts and tuples of them.
@@ -60,10 +81,10 @@ def parse(text: str) -> Layout:
     """The layout that text such as "zigzag" or "striped(256)" names. Raises UserError for anything else."""
     match = re.fullmatch(r"(\w+)(?:\(([1-9]\d*)\))?", text) if isinstance(text, str) else None
     layout = LAYOUTS.get(match[1]) if match else None
-    if layout is None or (match[2] and not layout.takes_width):
+    if match is None or layout is None or (match[2] and not layout.takes_width):
         with_width = [f"{name}(256)" for name, layout in LAYOUTS.items() if layout.takes_width]
         raise unknown_name("attention.layout", text, [*LAYOUTS, *with_width])
-    return layout(int(match[2])) if match[2] else layout()
+    return layout(*[int(width) for width in match.groups()[1:] if width])
 
 
 def unit(name: str, shards: int) -> int:
@@ -102,7 +123,9 @@ def check_stages(config: Config) -> None:
             raise UserError(f"stages[{i}].{error}") from error
 
 
-def permutation(name: str, segments: np.ndarray, shards: int, reaches: Reaches = CAUSAL) -> np.ndarray:
+def permutation(
+    name: str, segments: Integer[np.ndarray, "B T"], shards: int, reaches: Reaches = CAUSAL
+) -> Integer[np.ndarray, "_ T"]:
     """int [B, T], or [1, T] for all rows: slot i of laid-out row b holds its token permutation[b, i].
 
     segments: int [B, T], the documents of each row in runs. reaches: see Layout.owner. Raises UserError as `check`.
@@ -111,17 +134,17 @@ def permutation(name: str, segments: np.ndarray, shards: int, reaches: Reaches =
         raise UserError(f"segments {segments.dtype}{list(segments.shape)} must be integers [B, T], none below 0.")
     check(name, segments.shape[1], shards)
     if shards == 1:
-        return np.arange(segments.shape[1])[None]
+        return np.arange(int(segments.shape[1])).reshape(1, -1)
     owner = parse(name).owner(segments, shards, reaches)
     return np.argsort(owner.astype(np.int16), axis=1, kind="stable")  # a radix sort: linear in T
 
 
-def arrange(name: str, segments: np.ndarray, shards: int, reaches: Reaches = CAUSAL) -> Arrangement:
+def arrange(name: str, segments: Integer[np.ndarray, "B T"], shards: int, reaches: Reaches = CAUSAL) -> Arrangement:
     """The arrangement of rows with these segments, int [B, T]. Raises UserError as `permutation`."""
     return Arrangement(permutation(name, segments, shards, reaches))
 
 
-def inverse(order: np.ndarray) -> np.ndarray:
+def inverse(order: Integer[np.ndarray, "B T"]) -> Integer[np.ndarray, "B T"]:
     """The permutation that undoes `order`: permute(permute(x, order), inverse(order)) is x.
 
     Raises UserError for an order that is no permutation of every row.
@@ -135,7 +158,7 @@ def inverse(order: np.ndarray) -> np.ndarray:
     return back
 
 
-def permute(x, order: np.ndarray):
+def permute(x: Shaped[AnyRows, "B T *rest"], order: Integer[np.ndarray, "#B T"]) -> Shaped[AnyRows, "B T *rest"]:
     """An array [B, T, ...] with its rows in the given order, int [B, T], or [1, T] for all rows."""
     if len(order) not in (1, len(x)) or order.shape[1:] != x.shape[1:2]:
         raise UserError(
@@ -144,20 +167,23 @@ def permute(x, order: np.ndarray):
         )
     if len(order) > 1:
         return x[np.arange(len(x))[:, None], order]
-    return np.take(x, order[0], 1) if isinstance(x, np.ndarray) else x[:, order[0]]
+    return np.take(cast(Any, x), order[0], 1) if isinstance(x, np.ndarray) else x[:, order[0]]
 
 
-def _permuted(tree: Any, order: np.ndarray) -> Any:
+def _permuted(tree: Any, order: Integer[np.ndarray, "_ T"]) -> Any:
     """An array, or dicts and tuples of arrays, permuted."""
     if isinstance(tree, dict):
-        return {name: _permuted(x, order) for name, x in tree.items()}
+        return {name: _permuted(x, order) for name, x in cast(dict[str, Any], tree).items()}
     if isinstance(tree, tuple):
-        inside = [_permuted(x, order) for x in tree]
-        return type(tree)(*inside) if hasattr(tree, "_fields") else tuple(inside)
+        parts = cast(tuple[Any, ...], tree)
+        inside = [_permuted(x, order) for x in parts]
+        return type(parts)(*inside) if hasattr(parts, "_fields") else tuple(inside)
     return permute(tree, order)
 
 
-def lay_out(batch: dict, name: str, shards: int, reaches: Reaches = CAUSAL) -> dict:
+def lay_out(
+    batch: Mapping[str, Shaped[np.ndarray, "B T ..."]], name: str, shards: int, reaches: Reaches = CAUSAL
+) -> dict[str, Shaped[np.ndarray, "B T ..."]]:
     """A batch of arrays [B, T], `segments` among them, in the order of a layout. Raises UserError as `permutation`."""
     if "segments" not in batch:
         raise UserError(f"the batch holds {', '.join(batch)}, and must hold segments: int [B, T], 0 is padding.")
@@ -168,6 +194,6 @@ def lay_out(batch: dict, name: str, shards: int, reaches: Reaches = CAUSAL) -> d
     return arrange(name, batch["segments"], shards, reaches).apply(batch)
 
 
-def _require_count(name: str, value) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+def _require_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < 1:
         raise UserError(f"{name}={value!r} must be a whole number from 1 on.")

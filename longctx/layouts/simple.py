@@ -1,6 +1,9 @@
 """Layouts that take no planning."""
 
 import numpy as np
+from jaxtyping import Integer
+
+Reaches = tuple[tuple[int | None, int], ...]
 
 
 class Layout:
@@ -10,7 +13,7 @@ class Layout:
     takes_width = False  # whether a layout's name may be followed by a width in tokens, such as "striped(256)"
     by_row = False  # whether it depends on the documents of a row
 
-    def owner(self, segments: np.ndarray, shards: int, reaches) -> np.ndarray:
+    def owner(self, segments: Integer[np.ndarray, "B T"], shards: int, reaches: Reaches) -> Integer[np.ndarray, "_ T"]:
         """The shard of each token, int [B, T], or [1, T] where all rows are alike; each shard has equally many tokens.
 
         segments: int [B, T], one run per document, as data.rows makes them.

@@ -63,7 +63,9 @@ def _check_numbers(config: RopeConfig, head_dim: int, field: str) -> None:
     if head_dim < 1:
         raise UserError(f"head_dim={head_dim} must be at least 1.")
     for name, value in dataclasses.asdict(config).items():
-        held = () if name in ("scaling", "pairing") else value if isinstance(value, tuple) else (value,)
+        if name in ("scaling", "pairing"):
+            continue
+        held: list[object] = [*value] if isinstance(value, tuple) else [value]
         if not all(isinstance(number, numbers.Real) and math.isfinite(number) for number in held):
             raise UserError(f"{field}.{name}={value!r} must be finite, a number.")
     if config.theta <= 1:

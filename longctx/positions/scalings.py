@@ -16,11 +16,12 @@ import math
 from typing import ClassVar, NamedTuple
 
 import numpy as np
+from jaxtyping import Float64
 
 from longctx.config import RopeConfig
 from longctx.parsing import parse_call
 
-Frequencies = tuple[np.ndarray, float]  # inverse frequencies float64 [pairs]; what multiplies cos and sin
+Frequencies = tuple[Float64[np.ndarray, " pairs"], float]  # inverse frequencies; what multiplies cos and sin
 SETTINGS = frozenset(field.name for field in dataclasses.fields(RopeConfig))
 
 

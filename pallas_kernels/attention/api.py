@@ -4,24 +4,27 @@ To add an implementation: one file with `why_not`, `forward` and `backward` (sig
 IMPLEMENTATIONS, its place in PREFERENCE.
 """
 
-import functools
+# parts of jax have no types, custom_vjp among them
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
+from collections.abc import Mapping
 
 import jax
 
 from pallas_kernels import lazy
 from pallas_kernels.attention import arguments, chunked, reference
 from pallas_kernels.attention.cudnn import Cudnn
-from pallas_kernels.attention.pair import Inputs, Pair, row_stats
+from pallas_kernels.attention.pair import Implementation, Inputs, Pair, row_stats
 from pallas_kernels.attention.spec import AttentionSpec
-from pallas_kernels.select import choose
+from pallas_kernels.select import Preference, choose
 
 
-def _without_cudnn(x: Inputs, spec: AttentionSpec):
+def _without_cudnn(x: Inputs, spec: AttentionSpec) -> Implementation:
     """The implementation on a GPU of what cuDNN cannot do."""
     return choose("attention", IMPLEMENTATIONS, PREFERENCE, "auto", "gpu", x, spec, but="cudnn")
 
 
-IMPLEMENTATIONS = lazy.Registry(
+IMPLEMENTATIONS: Mapping[str, Implementation] = lazy.Registry(
     {
         "reference": reference,
         "chunked": chunked,
@@ -33,7 +36,7 @@ IMPLEMENTATIONS = lazy.Registry(
 )
 # What "auto" tries, in this order: by platform, or compute capability where that has an order of its own. Those are not
 # measured yet, but follow published TFLOP/s, here of bfloat16, causal, head dim 128.
-PREFERENCE = {
+PREFERENCE: Preference = {
     "cpu": ("chunked",),
     "tpu": ("tpu", "chunked"),
     "gpu": ("cudnn", "jax_triton", "chunked"),
@@ -43,7 +46,7 @@ PREFERENCE = {
 }
 
 
-def select(name: str, x: Inputs, spec: AttentionSpec, platform: str | None = None):
+def select(name: str, x: Inputs, spec: AttentionSpec, platform: str | None = None) -> Implementation:
     """The implementation called `name`, or the first one for `platform` that can do the job when name is "auto".
 
     Raises:
@@ -70,28 +73,31 @@ def attention(x: Inputs, spec: AttentionSpec, implementation: str = "auto") -> P
       ValueError: for shapes and dtypes that do not go together, or ids below 0 where they are known.
       ValueError, NotImplementedError: see select.
     """
-    q, k, v, params = (arguments.as_jax(y) for y in (x.q, x.k, x.v, x.bias_params))
+    q, k, v = (arguments.as_jax(y) for y in (x.q, x.k, x.v))
+    params = None if x.bias_params is None else arguments.as_jax(x.bias_params)
     arguments.check_arrays(q, k, v)
     q_info, k_info = arguments.checked_info(x.q_info, q, "q"), arguments.checked_info(x.k_info, k, "k")
     arguments.check_bias_params(spec.bias, params, q.shape[2])
-    return _attention(Inputs(q, k, v, q_info, k_info, params, x.keep), spec, implementation)
+    return _differentiable(Inputs(q, k, v, q_info, k_info, params, x.keep), spec, implementation)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _attention(x, spec, implementation):
+def _attention(x: Inputs, spec: AttentionSpec, implementation: str) -> Pair:
     return select(implementation, x, spec).forward(x, spec)
 
 
-def _forward(x, spec, implementation):
-    pair = _attention(x, spec, implementation)
+_differentiable = jax.custom_vjp(_attention, nondiff_argnums=(1, 2))
+
+
+def _forward(x: Inputs, spec: AttentionSpec, implementation: str) -> tuple[Pair, tuple[Inputs, Pair]]:
+    pair = _differentiable(x, spec, implementation)
     return pair, (x, pair)
 
 
-def _backward(spec, implementation, saved, cotangent):
+def _backward(spec: AttentionSpec, implementation: str, saved: tuple[Inputs, Pair], cotangent: Pair) -> tuple[Inputs]:
     x, pair = saved
     grads = select(implementation, x, spec).backward(x, spec, row_stats(pair, cotangent))
     dq, dk, dv = (g.astype(y.dtype) for g, y in zip(grads[:3], x[:3], strict=True))
-    return (Inputs(dq, dk, dv, q_info=None, k_info=None, bias_params=grads.dbias),)
+    return (x._replace(q=dq, k=dk, v=dv, q_info=None, k_info=None, bias_params=grads.dbias, keep=None),)
 
 
-_attention.defvjp(_forward, _backward)
+_differentiable.defvjp(_forward, _backward)

@@ -1,19 +1,20 @@
 """Checks of the arrays of one call of attention: made once at the public edge, not again for pieces of the call."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pallas_kernels.arguments import known, require_floats, require_integers, require_range, said
+from pallas_kernels.arguments import AnyArray, known, require_floats, require_integers, require_range, said
 from pallas_kernels.attention.bias import Bias
 from pallas_kernels.masks import MOST, TokenInfo
 
 
-def as_jax(x):
+def as_jax(x: AnyArray) -> jax.Array:
     """A numpy array as a jax array, in a dtype that jax has; anything else as it is."""
     return jnp.asarray(x) if isinstance(x, np.ndarray) else x
 
 
-def check_arrays(q, k, v, q_name: str = "q", k_name: str = "k") -> None:
+def check_arrays(q: AnyArray, k: AnyArray, v: AnyArray, q_name: str = "q", k_name: str = "k") -> None:
     """Raises ValueError unless queries [B, T, N, H] go with keys and values [B, S, K, H], K dividing N."""
     arrays = (q_name, q, "BTNH"), (k_name, k, "BSKH"), ("v", v, "BSKH")
     for name, x, letters in arrays:
@@ -29,7 +30,7 @@ def check_arrays(q, k, v, q_name: str = "q", k_name: str = "k") -> None:
         raise ValueError(f"{of_q} and {of_k}: key heads must divide query heads, head dims must be equal.")
 
 
-def checked_info(info: TokenInfo, x, name: str) -> TokenInfo:
+def checked_info(info: TokenInfo, x: AnyArray, name: str) -> TokenInfo:
     """Positions and segments as int32 [B, T], as many as of the queries or keys x [B, T, ...]; None stays None.
 
     Segments count from 1, 0 is padding; positions of all that is no padding are from 0 on. Raises ValueError.
@@ -54,14 +55,14 @@ def checked_info(info: TokenInfo, x, name: str) -> TokenInfo:
     return TokenInfo(*(x if x is None else jnp.asarray(x, jnp.int32) for x in info))
 
 
-def check_bias_params(bias: Bias | None, params, heads: int) -> None:
+def check_bias_params(bias: Bias | None, params: AnyArray | None, heads: int) -> None:
     """Raises ValueError unless there are params [N, D] where there is a bias, and only there."""
     if (bias is None) != (params is None):
         raise ValueError(
             f"bias={bias} and {'no bias_params' if params is None else said('bias_params', params)}: a bias reads "
             "bias_params [N, D], and nothing else does."
         )
-    if params is None:
+    if bias is None or params is None:
         return
     require_floats("bias_params", params, "ND")
     if params.shape != (heads, bias.width):

@@ -16,12 +16,16 @@ Hence a kernel, and a strategy that cuts a sequence over devices, is two functio
     backward(x: Inputs, spec, stats: RowStats)              -> Grads        # of just these queries and keys
 """
 
-from typing import NamedTuple
+# parts of jax.numpy have no types
+# pyright: reportUnknownMemberType=false
 
-import jax
+from typing import NamedTuple, Protocol, runtime_checkable
+
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
-from pallas_kernels.attention.spec import accumulator
+from pallas_kernels.attention.spec import AttentionSpec, accumulator
 from pallas_kernels.masks import TokenInfo
 
 
@@ -33,8 +37,8 @@ class Pair(NamedTuple):
       lse: float32 [B, T, N], in nats; -inf in rows that see no key.
     """
 
-    out: jax.Array
-    lse: jax.Array
+    out: Float[Array, "B T N H"]
+    lse: Float[Array, "B T N"]
 
 
 class Inputs(NamedTuple):
@@ -52,13 +56,13 @@ class Inputs(NamedTuple):
       keep: None, all blocks.
     """
 
-    q: jax.Array
-    k: jax.Array
-    v: jax.Array
+    q: Float[Array, "B T N H"]
+    k: Float[Array, "B S K H"]
+    v: Float[Array, "B S K H"]
     q_info: TokenInfo
     k_info: TokenInfo
-    bias_params: jax.Array | None = None
-    keep: jax.Array | None = None
+    bias_params: Float[Array, "N D"] | None = None
+    keep: Array | None = None
 
 
 class RowStats(NamedTuple):
@@ -70,21 +74,38 @@ class RowStats(NamedTuple):
       delta: float32 [B, T, N], sum_h dout * out - dlse: what the softmax backward subtracts from dP in each row.
     """
 
-    dout: jax.Array
-    lse: jax.Array
-    delta: jax.Array
+    dout: Float[Array, "B T N H"]
+    lse: Float[Array, "B T N"]
+    delta: Float[Array, "B T N"]
 
 
 class Grads(NamedTuple):
     """Gradients of q, k, v and bias_params; dbias is None where there is no bias."""
 
-    dq: jax.Array
-    dk: jax.Array
-    dv: jax.Array
-    dbias: jax.Array | None = None
+    dq: Float[Array, "B T N H"]
+    dk: Float[Array, "B S K H"]
+    dv: Float[Array, "B S K H"]
+    dbias: Float[Array, "N D"] | None = None
 
 
-def neutral(like: jax.Array) -> Pair:
+@runtime_checkable
+class Implementation(Protocol):
+    """What computes attention, or a piece of it: a module or an object with these three functions."""
+
+    def why_not(self, x: Inputs, spec: AttentionSpec, platform: str, /) -> str | None:
+        """The reason why this call cannot be; None when it can."""
+        ...
+
+    def forward(self, x: Inputs, spec: AttentionSpec, initial: Pair | None = None, /) -> Pair:
+        """The pair of these queries and keys; goes on from the pair of other keys."""
+        ...
+
+    def backward(self, x: Inputs, spec: AttentionSpec, stats: RowStats, /) -> Grads:
+        """The gradients of just these queries and keys."""
+        ...
+
+
+def neutral(like: Float[Array, "B T N H"]) -> Pair:
     """The pair of no keys at all, for q or out `like` [B, T, N, H]: merged with any other, it changes nothing."""
     out = jnp.zeros_like(like, jnp.float32)
     return Pair(out, out[..., 0] - jnp.inf)
@@ -104,18 +125,18 @@ def merge(a: Pair, b: Pair) -> Pair:
     return Pair(out, jnp.where(total > 0, top + jnp.log(safe), -jnp.inf))
 
 
-def with_sinks(pair: Pair, sinks: jax.Array) -> Pair:
+def with_sinks(pair: Pair, sinks: Float[Array, " N"]) -> Pair:
     """The pair with one more key in every softmax: of logit sinks[n], float [N], and of no value (gpt-oss)."""
     total = jnp.logaddexp(pair.lse, sinks.astype(pair.lse.dtype)[None, None])
     return Pair((pair.out * jnp.exp(pair.lse - total)[..., None]).astype(pair.out.dtype), total)
 
 
-def cast(pair: Pair, dtype: jnp.dtype) -> Pair:
+def cast(pair: Pair, dtype: DTypeLike) -> Pair:
     """The pair with out in `dtype`; lse stays float32."""
     return Pair(pair.out.astype(dtype), pair.lse)
 
 
-def row_stats(pair: Pair, cotangent: tuple[jax.Array, jax.Array | None]) -> RowStats:
+def row_stats(pair: Pair, cotangent: tuple[Float[Array, "B T N H"], Float[Array, "B T N"] | None]) -> RowStats:
     """RowStats of a pair over all keys and its cotangent (dout, dlse); dlse may be None."""
     dout, dlse = cotangent
     acc = accumulator(pair.out)
@@ -127,6 +148,6 @@ def unsupported(x: Inputs) -> str | None:
     """The reason why no implementation takes these inputs yet, or None."""
     if x.keep is not None:
         return "takes no choice of blocks yet: Inputs.keep must be None"
-    if x.k_info is not None and x.k_info.positions.ndim > 2:
+    if x.k_info.positions.ndim > 2:
         return f"takes one position of a key for all heads yet, [B, S], not {list(x.k_info.positions.shape)}"
     return None

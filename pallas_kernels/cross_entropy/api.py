@@ -7,17 +7,42 @@ To add an implementation: one file with `why_not`, `forward` and `backward` (sig
 IMPLEMENTATIONS, its place in PREFERENCE.
 """
 
-import functools
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 import jax
+from jaxtyping import Array, Float, Integer
 
 from pallas_kernels import lazy
-from pallas_kernels.arguments import require_floats, require_integers, said
+from pallas_kernels.arguments import AnyArray, require_floats, require_integers, said
 from pallas_kernels.cross_entropy import chunked, reference
 from pallas_kernels.cross_entropy.spec import CrossEntropySpec
-from pallas_kernels.select import choose
+from pallas_kernels.select import Preference, choose
 
-IMPLEMENTATIONS = lazy.Registry(
+Scores = tuple[Float[Array, " M"], Float[Array, " M"]]  # (score, lse), or their cotangents
+Typed = Array | jax.ShapeDtypeStruct  # an array, or its type alone
+
+
+@runtime_checkable
+class Implementation(Protocol):
+    """What computes the pair of a part of the vocabulary: a module with these three functions."""
+
+    def why_not(self, x: Typed, head: Typed, spec: CrossEntropySpec, platform: str, /) -> str | None:
+        """The reason why this call cannot be; None when it can."""
+        ...
+
+    def forward(self, x: Array, head: Array, targets: Array, spec: CrossEntropySpec, /) -> Scores:
+        """The pair (score, lse)."""
+        ...
+
+    def backward(
+        self, x: Array, head: Array, targets: Array, spec: CrossEntropySpec, lse: Array, cotangent: Scores, /
+    ) -> tuple[Array, Array]:
+        """The gradients (dx, dhead)."""
+        ...
+
+
+IMPLEMENTATIONS: Mapping[str, Implementation] = lazy.Registry(
     {
         "reference": reference,
         "chunked": chunked,
@@ -25,10 +50,11 @@ IMPLEMENTATIONS = lazy.Registry(
         "jax_triton": "pallas_kernels.cross_entropy.triton.kernel",
     }
 )
-PREFERENCE = {"cpu": ("chunked",), "gpu": ("chunked",), "tpu": ("tpu", "chunked")}  # what "auto" tries, in this order
+# what "auto" tries, in this order
+PREFERENCE: Preference = {"cpu": ("chunked",), "gpu": ("chunked",), "tpu": ("tpu", "chunked")}
 
 
-def select(name: str, x, head, spec: CrossEntropySpec, platform: str | None = None):
+def select(name: str, x: Typed, head: Typed, spec: CrossEntropySpec, platform: str | None = None) -> Implementation:
     """The implementation module called `name`, or the first one for `platform` that can do the job when name is "auto".
 
     Raises:
@@ -37,7 +63,13 @@ def select(name: str, x, head, spec: CrossEntropySpec, platform: str | None = No
     return choose("cross-entropy", IMPLEMENTATIONS, PREFERENCE, name, platform, x, head, spec)
 
 
-def head_scores(x, head, targets, spec: CrossEntropySpec, implementation: str = "auto"):
+def head_scores(
+    x: Float[Array, "M D"],
+    head: Float[Array, "D V"],
+    targets: Integer[Array, " M"],
+    spec: CrossEntropySpec,
+    implementation: str = "auto",
+) -> Scores:
     """Target scores and log-sum-exps of the logits x @ head, differentiable in x and head through both.
 
     Args:
@@ -54,10 +86,10 @@ def head_scores(x, head, targets, spec: CrossEntropySpec, implementation: str = 
       ValueError, NotImplementedError: see select.
     """
     check(x, head, targets)
-    return _head_scores(x, head, targets, spec, implementation)
+    return _differentiable(x, head, targets, spec, implementation)
 
 
-def check(x, head, targets, letters: str = "M") -> None:
+def check(x: AnyArray, head: AnyArray, targets: AnyArray, letters: str = "M") -> None:
     """Raises ValueError unless hidden states [M, D], a head [D, V] and targets [M] go together.
 
     letters: of the axes of tokens, M or others.
@@ -71,20 +103,26 @@ def check(x, head, targets, letters: str = "M") -> None:
         raise ValueError(f"{said('x', x)} and {said('targets', targets)}: there must be a target for each token.")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _head_scores(x, head, targets, spec, implementation):
+def _head_scores(x: Array, head: Array, targets: Array, spec: CrossEntropySpec, implementation: str) -> Scores:
     return select(implementation, x, head, spec).forward(x, head, targets, spec)
 
 
-def _forward(x, head, targets, spec, implementation):
-    score, lse = _head_scores(x, head, targets, spec, implementation)
+_differentiable = jax.custom_vjp(_head_scores, nondiff_argnums=(3, 4))
+
+
+def _forward(
+    x: Array, head: Array, targets: Array, spec: CrossEntropySpec, implementation: str
+) -> tuple[Scores, tuple[Array, Array, Array, Array]]:
+    score, lse = _differentiable(x, head, targets, spec, implementation)
     return (score, lse), (x, head, targets, lse)
 
 
-def _backward(spec, implementation, saved, cotangent):
+def _backward(
+    spec: CrossEntropySpec, implementation: str, saved: tuple[Array, Array, Array, Array], cotangent: Scores
+) -> tuple[Array, Array, None]:
     x, head, targets, lse = saved
     dx, dhead = select(implementation, x, head, spec).backward(x, head, targets, spec, lse, cotangent)
     return dx, dhead, None
 
 
-_head_scores.defvjp(_forward, _backward)
+_differentiable.defvjp(_forward, _backward)
