@@ -139,7 +139,7 @@ def gather_weight(w: jax.Array, spec: P) -> jax.Array:
     transpose sums and scatters it at once, a reduce-scatter in w's dtype. Along axes without shares, such as `data`,
     it is summed after that.
     """
-    return _gather(w, spec, {*BATCH, *CONTEXT})
+    return _gather(w, spec, frozenset({*BATCH, *CONTEXT}))
 
 
 def gather_weights(weights: dict, specs: dict, dtype) -> dict:
@@ -147,11 +147,11 @@ def gather_weights(weights: dict, specs: dict, dtype) -> dict:
 
     Gradients are summed over devices where they arise, for many are zeros: of a part of a layer by all of its weights.
     """
-    gathered = lambda w, spec: _gather(w.astype(dtype), spec, set()) if "fsdp" in spec else w
+    gathered = lambda w, spec: _gather(w.astype(dtype), spec, frozenset()) if "fsdp" in spec else w
     return jax.tree.map(gathered, weights, specs)
 
 
-def _gather(w, spec: P, reduced: set[str]):
+def _gather(w, spec: P, reduced: frozenset[str]):
     """A weight of that `spec` with its shares gathered, its type `reduced` along these axes.
 
     On simulated devices jax inserts the collectives, on channels of their own: those of shard_map share one there, and

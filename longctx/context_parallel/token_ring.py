@@ -14,7 +14,7 @@ from longctx.context_parallel.collectives import shift
 from longctx.context_parallel.cost import PERMUTE, Cost
 from longctx.context_parallel.plan import BOTH
 from longctx.context_parallel.strategy import Strategy
-from pallas_kernels.attention.pair import Grads, cast, merge
+from pallas_kernels.attention.pair import cast, merge
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +41,12 @@ class TokenRing(Strategy):
 
     def backward(self, x, spec, stats):
         partial = dataclasses.replace(spec, partial=True)
-        dq, *stay = self.inside.backward(x, partial, stats)
+        grads = self.inside.backward(x, partial, stats)
         for distance, (q, q_info, visiting_stats) in self._visitors((x.q, x.q_info, stats), spec):
-            part, *grads = self.inside.backward(x._replace(q=q, q_info=q_info), partial, visiting_stats)
-            dq = dq + shift(part, self.axis, -distance)
-            stay = jax.tree.map(jnp.add, stay, grads)
-        return spec.rounded(Grads(dq, *stay), x)
+            part = self.inside.backward(x._replace(q=q, q_info=q_info), partial, visiting_stats)
+            home = part._replace(dq=shift(part.dq, self.axis, -distance))
+            grads = jax.tree.map(jnp.add, grads, home)
+        return spec.rounded(grads, x)
 
     def cost(self, call):
         """Queries go round as far as their mask reaches, each partial result leaps home."""

@@ -5,6 +5,7 @@ that it can show the same picture on a dark background. Data colours read on bot
 """
 
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -49,8 +50,9 @@ def style(draw):
         import matplotlib
 
         # but for its backend: setting that, even to what it is, imports pyplot, a second that no figure here needs
-        defaults = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
-        with matplotlib.rc_context({**defaults, **STYLE}):
+        rc: dict[Any, Any] = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
+        rc.update(STYLE)
+        with matplotlib.rc_context(rc):
             return draw(*args)
 
     return styled

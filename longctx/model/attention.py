@@ -33,6 +33,7 @@ class Attend(Protocol):
         q and k come as projected, not rotated. scale: of the scores, None for H^-0.5; soft_cap: of the scores, 0 for
         none; sinks: [N], logits of a key without value.
         """
+        ...
 
 
 class Attention(nnx.Module):

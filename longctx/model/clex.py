@@ -36,6 +36,7 @@ class Clex(nnx.Module):
         """
         up, down = (jnp.asarray(w).astype(jnp.float32) for w in (self.clex_up, self.clex_down))
         scaling = scalings.of(config)
+        assert isinstance(scaling, scalings.Clex)  # the only one with weights
         by_t = frequencies(up, down, scaling, api.rotation(config, head_dim))
         if stretch is None:
             lengths = length if isinstance(length, tuple) else (length,)

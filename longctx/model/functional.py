@@ -7,6 +7,7 @@ import functools
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Shaped
 
@@ -66,7 +67,7 @@ def hidden(
 ) -> tuple[Transformer, Float[Array, "B T D"]]:
     """The merged model, and its hidden states BTD for a batch (see data.rows and positions.augment for its entries)."""
     model = merged(graph, params)
-    info = TokenInfo(batch["positions"], batch["segments"])
+    info = TokenInfo(jnp.asarray(batch["positions"]), jnp.asarray(batch["segments"]))
     return model, model(batch["tokens"], info, rope, batch.get("stretch"), length)
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from longctx import meshes
@@ -76,7 +77,7 @@ class Walk:
       layers: one for each kind.
     """
 
-    graph: object
+    graph: nnx.GraphDef
     config: Config
     params: dict
     specs: dict

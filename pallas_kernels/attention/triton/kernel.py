@@ -47,10 +47,10 @@ def forward(x: Inputs, spec: AttentionSpec, initial: Pair | None = None) -> Pair
     """The pair (out [B,T,N,H], lse float32 [B,T,N]); see reference.forward for the definition."""
     from pallas_kernels.attention.triton import forward as triton_forward
     T, sizes = x.q.shape[1], triton_blocks.choose("forward", x.q, spec.block)
-    (q, initial), (k, v) = _padded((x.q, initial), sizes.q), _padded((x.k, x.v), sizes.k)
+    (q, carried), (k, v) = _padded((x.q, initial), sizes.q), _padded((x.k, x.v), sizes.k)
     results = jax.ShapeDtypeStruct(q.shape, spec.result_dtype(q)), jax.ShapeDtypeStruct(q.shape[:3], jnp.float32)
-    kernel, initial = (triton_forward.forward, ()) if initial is None else (triton_forward.resumed, initial)
-    operands = q, k, v, *_visits(x, spec, sizes), *initial
+    kernel = triton_forward.forward if initial is None else triton_forward.resumed
+    operands = q, k, v, *_visits(x, spec, sizes), *(carried or ())
     return Pair(*(y[:, :T] for y in _call(kernel, operands, results, sizes.q, spec, sizes)))
 
 
