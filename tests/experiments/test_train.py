@@ -110,9 +110,10 @@ def test_a_stage_has_its_own_rope(tiny, run, tmp_path):
     [
         (["mesh.context=4"], "context 4"),  # a ring over zigzag
         (["mesh.fsdp=2", "mesh.tensor=2"], "fsdp 2, tensor 2"),
-        (["mesh.data=2", "mesh.context=2", "attention.layout=per_document"], "data 2, context 2"),
         (["mesh.context=4", "attention.strategy=all_gather", "attention.layout=striped"], "context 4"),
+        (["mesh.data=2", "mesh.context=2", "attention.layout=contiguous"], "data 2, context 2"),
         (["mesh.context_outer=2", "mesh.context=2", "attention.strategy=usp"], "context_outer 2, context 2"),
+        (["mesh.context=4", "attention.layout=per_document"], "context 4"),
     ],
 )
 def test_four_devices_train_like_one(tiny, run, overrides, shape, tmp_path):

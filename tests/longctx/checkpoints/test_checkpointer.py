@@ -454,8 +454,8 @@ def kill_and_resume(directory, kills, seed):
 
 
 def test_killed_at_any_moment_it_resumes_bit_for_bit(tmp_path):
-    killed, _ = kill_and_resume(tmp_path, kills=4, seed=0)
-    assert killed == 4
+    killed, _ = kill_and_resume(tmp_path, kills=8, seed=0)
+    assert killed == 8
 
 
 @pytest.mark.slow
