@@ -127,6 +127,11 @@ def packed(seed, B, T, mean=12, padding=3) -> TokenInfo:
     return TokenInfo(jnp.asarray(positions), jnp.asarray(segments))
 
 
+def seen_dlse(lse, dlse):
+    """The cotangent of lse, both [B, T, N], and 0 where lse is -inf: no gradient flows into rows that see nothing."""
+    return jnp.where(jnp.isfinite(lse), dlse, 0.0)
+
+
 def truth(p: Problem, spec, bias_params=None):
     """(out, lse, dq, dk, dv) of the reference in float64, on the rounded inputs; and dbias, given bias_params."""
     with jax.enable_x64(True):
@@ -138,7 +143,7 @@ def truth(p: Problem, spec, bias_params=None):
 @functools.partial(jax.jit, static_argnums=3)
 def _truth(x, dout, dlse, spec):
     pair = reference.forward(x, spec)
-    dlse = jnp.where(jnp.isfinite(pair.lse), dlse, 0.0)
+    dlse = seen_dlse(pair.lse, dlse)
     *grads, dbias = reference.backward(x, spec, row_stats(pair, (dout, dlse)))
     return *pair, *grads, *([] if dbias is None else [dbias])
 
@@ -150,7 +155,7 @@ def results(p: Problem, spec: AttentionSpec, kernel, bias_params=None):
     kernel: a name in IMPLEMENTATIONS, for the public function and its autodiff; or a module (or a frozen instance) with
     the functions of a kernel.
     """
-    cotangent = lambda pair: Pair(p.dout.astype(pair.out.dtype), jnp.where(jnp.isfinite(pair.lse), p.dlse, 0.0))
+    cotangent = lambda pair: Pair(p.dout.astype(pair.out.dtype), seen_dlse(pair.lse, p.dlse))
     x = p.inputs(bias_params)
     if not isinstance(kernel, str):
         pair = kernel.forward(x, spec)
@@ -293,7 +298,7 @@ class KernelCases:
         for part in parts:
             self.require(part, spec)
         pair = piece_by_piece(p, spec, self.kernel, *pieces)
-        stats = row_stats(pair, (p.dout, jnp.where(jnp.isfinite(pair.lse), p.dlse, 0.0)))
+        stats = row_stats(pair, (p.dout, seen_dlse(pair.lse, p.dlse)))
         backward = jax.jit(lambda part, stats: implementation(self.kernel).backward(part, spec, stats)[:3])
         dqs, dks, dvs = zip(*(backward(part, stats) for part in parts), strict=True)
         got = *pair, functools.reduce(jnp.add, dqs), jnp.concatenate(dks, 1), jnp.concatenate(dvs, 1)

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import tempfile
 
+import jax
 import pytest
 
 from experiments.hardware import gpu_schedule, tpu_schedule
 from pallas_kernels import gpu_chips
+from pallas_kernels.testing import MASKS
 from pallas_kernels.testing import Problem as Problem
 from pallas_kernels.testing import assert_close as assert_close
 from pallas_kernels.testing import input_types as input_types
@@ -50,6 +52,22 @@ def imported(folder, name, text):
 def like_a_person() -> dict[str, str]:
     """The environment without what conftest.py asks of compilers."""
     return {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "TRITON_INTERPRET")}
+
+
+def fast_compile() -> dict[str, str]:
+    """The environment in which a process compiles as the tests do: quickly, and not what was compiled before."""
+    return {
+        "XLA_FLAGS": os.environ["XLA_FLAGS"],  # conftest's
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
+def mask_cases(*halved: tuple[str, str]) -> list:
+    """Cases (mask, dtype) of KernelCases.test_masks: all in float32, some `halved`; the slow tier halves all."""
+    rest = [(name, "bfloat16") for name in MASKS if (name, "bfloat16") not in halved]
+    return [*((name, "float32") for name in MASKS), *halved, *slow(*rest)]
 
 
 def compiled_for_tpu(worker: str, *arguments: str, timeout: float) -> list[str]:

@@ -22,7 +22,7 @@ from longctx.catalogue import Catalogue, document, summary
 from longctx.errors import UserError
 from pallas_kernels import lazy
 from tests import house
-from tests.helpers import assert_close, like_a_person
+from tests.helpers import assert_close, fast_compile, like_a_person
 
 ROOMS = [
     lc,
@@ -33,7 +33,6 @@ ROOMS = [
 ]
 WITHOUT_ARRAYS = {"mesh", "all_context", "simulate", "parse_mask", "graph", "init", "init_state", "compile_step"}
 SHAPE = re.compile(r"\[[A-Z][^\]]*\]|\b[BTSNKHDVF]{2,5}\b")
-FAST_COMPILE = {"XLA_FLAGS": os.environ["XLA_FLAGS"]}  # conftest's
 SMALL = (  # of what a stranger has when jax was not asked for anything
     "import sys, time; start = time.perf_counter(); import longctx as lc; seconds = time.perf_counter() - start; "
 )
@@ -231,13 +230,13 @@ def test_the_example_of_the_docstring_runs_and_is_exact():
     """Ring attention of 1000 tokens over 8 simulated devices, against the definition in float32."""
     code = example(inspect.cleandoc(lc.__doc__))
     assert len(code.strip().splitlines()) <= 10
-    assert python(code + CHECK, **FAST_COMPILE) == "checked\n"
+    assert python(code + CHECK, **fast_compile()) == "checked\n"
 
 
 def test_the_example_of_the_readme_runs_and_is_exact():
     """Its names are those of the docstring's: q, k, v, mask and out, under a mesh."""
     code = example((house.ROOT / "README.md").read_text())
-    assert python(code + CHECK, **FAST_COMPILE).endswith("checked\n")
+    assert python(code + CHECK, **fast_compile()).endswith("checked\n")
 
 
 def examples() -> dict[str, str]:

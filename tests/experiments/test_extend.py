@@ -18,8 +18,7 @@ from longctx.errors import UserError
 from longctx.positions import api as positions
 from longctx.positions import extension, methods, view
 from pallas_kernels.masks import Causal, TokenInfo
-from tests.experiments.train_helpers import QUICK
-from tests.helpers import ROOT
+from tests.helpers import ROOT, fast_compile
 
 RECALL = str(ROOT / "configs" / "recall.py")
 CELLS = [[{"asked": 4, "right": 4}, {"asked": 4, "right": 3}], [{"asked": 0, "right": 0}, {"asked": 8, "right": 2}]]
@@ -109,7 +108,7 @@ def test_all_of_it_in_miniature(tmp_path):
             "--config.extend.tunings=('pose',)",
         ],
         cwd=ROOT,
-        env=os.environ | QUICK,
+        env=os.environ | fast_compile(),
         timeout=240,
         capture_output=True,
         text=True,

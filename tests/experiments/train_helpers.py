@@ -20,7 +20,7 @@ from experiments.settings import config as configs
 from longctx import meshes, training
 from longctx.checkpoints import checkpointer, manifest
 from longctx.config import MeshConfig
-from tests.helpers import ROOT
+from tests.helpers import ROOT, fast_compile
 
 LIMIT_S = 240
 BOUNDARY, STEPS, BATCH_TOKENS = 12, 20, 256  # of the run below: steps of its first stage, and of both
@@ -41,12 +41,6 @@ def get_config():
     return config
 """
 WORDS = "the quick brown fox jumps over a lazy dog while seven wizards quietly mix bold potions for kings".split()
-# What makes a process compile quickly. Neither is on in the thorough tests: there, every process compiles for itself.
-QUICK = {
-    "XLA_FLAGS": os.environ["XLA_FLAGS"],  # conftest's
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-}
 
 
 class Together(NamedTuple):
@@ -67,20 +61,22 @@ def two_processes() -> list[dict[str, str]]:
 
 @dataclasses.dataclass(frozen=True)
 class Tiny:
-    """Runs commands with a config file of two short stages; if not `quick`, exactly as a person would."""
+    """Runs commands with a config file of two short stages.
+
+    If not `quick`, exactly as a person would: every process compiles for itself.
+    """
 
     folder: pathlib.Path
-    cache: pathlib.Path
     quick: bool = True
 
     @classmethod
-    def write(cls, folder: pathlib.Path, cache: pathlib.Path) -> "Tiny":
+    def write(cls, folder: pathlib.Path) -> "Tiny":
         rng = random.Random(0)
         (folder / "text").mkdir()
         for i in range(24):
             (folder / "text" / f"{i:02}.txt").write_text(" ".join(rng.choices(WORDS, k=rng.randint(40, 400))))
         (folder / "tiny.py").write_text(CONFIG.replace("TEXT", repr(str(folder / "text"))))
-        return cls(folder, cache)
+        return cls(folder)
 
     def command(self, workdir, *overrides: str) -> list[str]:
         return [
@@ -177,8 +173,7 @@ class Tiny:
     def _environment(self) -> dict[str, str]:
         ours = lambda name: name in ("NPROC", "XLA_FLAGS") or "_proxy" in name.lower()  # jax warns about proxies
         inherited = {name: value for name, value in os.environ.items() if not ours(name)}
-        quick = QUICK | {"JAX_COMPILATION_CACHE_DIR": str(self.cache)} if self.quick else {}
-        return inherited | quick | {"PYTHONPATH": str(ROOT)}
+        return inherited | (fast_compile() if self.quick else {}) | {"PYTHONPATH": str(ROOT)}
 
 
 def steps(workdir) -> list[dict]:

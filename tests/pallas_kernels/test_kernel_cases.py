@@ -1,16 +1,14 @@
 """A new kernel inherits its tests: a toy from temporary files passes them, and with a mistake planted it fails."""
 
 import collections
-import os
 import re
 import subprocess
 import sys
 
-import jax
 import pytest
 
 from pallas_kernels.testing import KernelCases
-from tests.helpers import ROOT, like_a_person
+from tests.helpers import ROOT, fast_compile, like_a_person
 
 KERNEL = '''
 """Dense attention in plain jnp, without biases."""
@@ -94,15 +92,13 @@ def outcomes(tmp_path_factory) -> dict[str, dict[str, str]]:
         (folder / f"{name}.py").write_text(KERNEL.replace(old, new) if old else KERNEL)
         (folder / f"test_{name}.py").write_text(CASES.format(module=name))
         chosen.append(f"test_{name}.py" + (f"::TestToy::{test}" if test else ""))
-    cache = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir, "XLA_FLAGS": os.environ["XLA_FLAGS"]}
-    always = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *chosen],
         cwd=folder,
         text=True,
         capture_output=True,
         timeout=280,
-        env=like_a_person() | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | cache | always,
+        env=like_a_person() | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | fast_compile(),
     )
     found = collections.defaultdict(dict)
     for module, test, outcome in LINE.findall(done.stdout):

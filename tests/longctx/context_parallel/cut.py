@@ -12,6 +12,7 @@ from longctx.context_parallel import api
 from pallas_kernels import masks
 from pallas_kernels.attention.pair import Pair
 from pallas_kernels.attention.spec import AttentionSpec
+from pallas_kernels.testing import seen_dlse
 from tests.helpers import Problem, assert_close, truth
 
 
@@ -49,7 +50,7 @@ def attend_and_pull(arrays, info, bias_params, cotangent, mask, how):
     )
     pair, pull = jax.vjp(f, *arrays, *bias_params)
     dout, dlse = cotangent
-    return *pair, *pull(Pair(dout.astype(pair.out.dtype), jnp.where(jnp.isfinite(pair.lse), dlse, 0.0)))
+    return *pair, *pull(Pair(dout.astype(pair.out.dtype), seen_dlse(pair.lse, dlse)))
 
 
 def run(

@@ -2,10 +2,8 @@
 
 import pytest
 
-from pallas_kernels.testing import MASKS, KernelCases, Sizes
-from tests.helpers import slow
-
-HALVED = ("sinks", "packed_prefix_window")  # in bfloat16 in the quick tier
+from pallas_kernels.testing import KernelCases, Sizes
+from tests.helpers import mask_cases
 
 
 class TestTpu(KernelCases):
@@ -13,13 +11,6 @@ class TestTpu(KernelCases):
     sizes = Sizes(T=386)
     block = 128  # of the smallest blocks four, the last one nearly empty
 
-    @pytest.mark.parametrize(
-        "mask, dtype",
-        [
-            *((name, "float32") for name in MASKS),
-            *((name, "bfloat16") for name in HALVED),
-            *slow(*((name, "bfloat16") for name in MASKS if name not in HALVED)),
-        ],
-    )
+    @pytest.mark.parametrize("mask, dtype", mask_cases(("sinks", "bfloat16"), ("packed_prefix_window", "bfloat16")))
     def test_masks(self, mask, dtype):
         super().test_masks(mask, dtype)

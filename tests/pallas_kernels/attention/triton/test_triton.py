@@ -13,7 +13,7 @@ from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.attention.triton import blocks as triton_blocks
 from pallas_kernels.attention.triton import kernel as triton
 from pallas_kernels.testing import MASKS, KernelCases, Sizes
-from tests.helpers import NEEDS_CUDA_COMPILER, input_types, packed, problem, slow
+from tests.helpers import NEEDS_CUDA_COMPILER, input_types, mask_cases, packed, problem, slow
 from tests.longctx.context_parallel import cut
 from tests.pallas_kernels.triton_machine_code import triton_kernels_for
 from tests.triton_interpreter import NEEDS_TRITON, interpreted  # noqa: F401
@@ -34,15 +34,7 @@ class TestInterpreted(KernelCases):
         "few_keys": dict(T=33, S=7, N=4, K=1),
     }
 
-    @pytest.mark.parametrize(
-        "mask, dtype",
-        [
-            *((name, "float32") for name in MASKS),
-            ("packed_prefix_window", "bfloat16"),
-            ("sinks", "float16"),
-            *slow(*((name, "bfloat16") for name in MASKS if name != "packed_prefix_window")),
-        ],
-    )
+    @pytest.mark.parametrize("mask, dtype", mask_cases(("packed_prefix_window", "bfloat16"), ("sinks", "float16")))
     def test_masks(self, mask, dtype):
         super().test_masks(mask, dtype)
 
