@@ -43,7 +43,7 @@ def test_a_text_that_lost_a_file_is_not_that_of_the_run(tmp_path):
 
 @pytest.mark.slow
 def test_a_text_that_changed_between_two_stages(tmp_path):
-    tiny = Tiny.write(tmp_path, tmp_path / "compiled")
+    tiny = Tiny.write(tmp_path)
     (tmp_path / "text" / "left.png").write_bytes(b"")
     output = ended_well(tiny.train(tmp_path / "finished"))
     assert f"left out of data.path={str(tmp_path / 'text')!r}: 1 file (1 .png)\n" in output

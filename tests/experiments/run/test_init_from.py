@@ -314,7 +314,7 @@ def test_parameters_of_a_stage_with_another_rope(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_trained_on_exported_and_asked(folder, tmp_path):
     """Steps of size 0 give the same weights back, bit for bit, under the new RoPE; then passkeys are asked for."""
-    tiny = Tiny.write(tmp_path, tmp_path / "cache")
+    tiny = Tiny.write(tmp_path)
     ended_well(
         tiny.train(
             "run",
