@@ -13,7 +13,7 @@ again and again, and repeated digits, from which so small a model learns retriev
 Arguments: smoke (tiny model, short contexts, few steps), context=N (context shards, each a simulated CPU device).
 """
 
-from experiments.settings import arguments, defaults, rope, stage
+from experiments.settings import arguments, defaults, layer, rope, stage
 
 
 def get_config(arg: str = ""):
@@ -34,9 +34,10 @@ def get_config(arg: str = ""):
         qk_norm="rms",
         dtype="float32",
         remat="none",
+        pattern=(layer(mask="causal & window(4)"), layer(), layer()),
     )
     config.data.generated = ("passkey(0.5)", "copying(0.2)")
-    config.optim.update(learning_rate=1e-2, warmup_steps=20, schedule="wsd")
+    config.optim.update(learning_rate=5e-3, warmup_steps=20, schedule="wsd")
     config.checkpoint.every_steps = 200
     config.log.every_steps = 20
     config.eval.update(documents=8, samples=4, lengths=(256, 1024, 4096))

@@ -14,7 +14,7 @@ from experiments.meter.lengths import KINDS, documents, row
 from longctx import balance, layouts
 from longctx.balance import Balance
 from longctx.config import Config
-from longctx.data import packing, pipeline, rows, sources, tokenizers
+from longctx.data import pipeline, rows, sources, tokenizers
 from longctx.data.curriculum import Stage
 from longctx.data.pipeline import Batch
 from longctx.errors import unknown_name
@@ -69,10 +69,8 @@ def of_lengths(config: Config, stage: Stage, lengths: str) -> Iterator[Batch]:
 def of_text(config: Config, stage: Stage, text, corpus, tokenizer) -> Iterator[Batch]:
     """The batches of training, before they are laid out. text: corpus.train after rows.tokenize."""
     packed = pipeline.stage_rows(text, corpus.train, tokenizer, stage, config.data, config.seed)
-    work, ranks = packed.work(view.reaches(config.model)), config.mesh.data * config.mesh.fsdp
-    return pipeline.BatchStream(
-        packed, stage, config.seed, prefetch=0, arrange=lambda numbers: packing.finish_together(numbers, work, ranks)
-    )
+    arrange = pipeline.dealt(packed, view.reaches(config.model), config.mesh.data * config.mesh.fsdp)
+    return pipeline.BatchStream(packed, stage, config.seed, prefetch=0, arrange=arrange)
 
 
 def _drawn(config, stage, draw):

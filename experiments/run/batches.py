@@ -6,7 +6,6 @@ from longctx import layouts, meshes
 from longctx.config import Config
 from longctx.data import pipeline
 from longctx.data.curriculum import Stage
-from longctx.data.packing import finish_together
 from longctx.data.rows import TokenTable
 from longctx.data.sources import Corpus
 from longctx.data.tokenizers import Tokenizer
@@ -36,11 +35,10 @@ def of_rows(config: Config, mesh, rows, stage: Stage, arrange=None) -> pipeline.
 def of_text(
     config: Config, mesh, text: TokenTable, corpus: Corpus, tokenizer: Tokenizer, stage: Stage
 ) -> tuple[pipeline.BatchStream, float]:
-    """(the stream of a stage's batches of packed text, the share of its slots that is padding).
+    """(the stream of a stage's batches of packed text, the share of their slots that is padding).
 
     text: the table of corpus.train. Each data-parallel rank gets rows that take attention about equally long.
     """
     packed = pipeline.stage_rows(text, corpus.train, tokenizer, stage, config.data, config.seed)
-    work, ranks = packed.work(reaches(config.model)), config.mesh.data * config.mesh.fsdp
-    arrange = functools.partial(finish_together, work=work, ranks=ranks)
-    return of_rows(config, mesh, packed, stage, arrange), packed.packing.waste
+    arrange = pipeline.dealt(packed, reaches(config.model), config.mesh.data * config.mesh.fsdp)
+    return of_rows(config, mesh, packed, stage, arrange), packed.waste

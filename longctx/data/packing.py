@@ -81,8 +81,8 @@ def deal(work: np.ndarray, ranks: int) -> np.ndarray:
 
 def finish_together(rows: np.ndarray, work: np.ndarray, ranks: int) -> np.ndarray:
     """The numbers of a batch's rows, ordered so that ranks which take equal parts of the batch, one after another, have
-    nearly equal work. work: float64, of each row of the packing."""
-    return rows[np.argsort(deal(work[rows], ranks), kind="stable")]
+    nearly equal work. work: float64, of each of the rows."""
+    return rows[np.argsort(deal(work, ranks), kind="stable")]
 
 
 def _best_fit(lengths: list[int], capacity: int) -> np.ndarray:

@@ -53,13 +53,6 @@ def table(encoded: Iterable[np.ndarray], tokenizer: Tokenizer) -> TokenTable:
     return TokenTable(np.concatenate(parts or [bos[:0]]), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
 
 
-def joined(first: TokenTable, second: TokenTable) -> TokenTable:
-    """The documents of both tables."""
-    return TokenTable(
-        np.concatenate([first.ids, second.ids]), np.concatenate([first.starts, first.starts[-1] + second.starts[1:]])
-    )
-
-
 @dataclasses.dataclass(frozen=True)
 class PackedRows:
     """The rows of a packing of a table's inputs."""
@@ -76,10 +69,17 @@ class PackedRows:
         """The checksum of the table."""
         return self.table.fingerprint
 
-    def work(self, reaches: Reaches) -> np.ndarray:
-        """f64 [rows]: pairs of tokens that attention takes in each row, over layers as Layout.owner knows them."""
-        of_pieces = sum(layers * pairs(self.packing.length, reach) for reach, layers in reaches)
-        return np.add.reduceat(of_pieces, self.packing.row_start[:-1])
+    @property
+    def waste(self) -> float:
+        """The share of all slots that is padding."""
+        return self.packing.waste
+
+    def work(self, reaches: Reaches, rows: np.ndarray) -> np.ndarray:
+        """f64 [rows]: pairs of tokens that attention takes in each of the given rows, over layers as Layout.owner knows
+        them."""
+        counts, _, piece = self._pieces(rows)
+        of_pieces = sum(layers * pairs(self.packing.length[piece], reach) for reach, layers in reaches)
+        return np.add.reduceat(of_pieces, np.cumsum(counts) - counts)
 
     def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The given rows as a batch: arrays [B, T], int32 but for the weights, which are float32.
@@ -92,9 +92,7 @@ class PackedRows:
         segments   1, 2, ... for the pieces of a row; 0 on padding
         """
         packing, rows = self.packing, np.asarray(rows)
-        counts = packing.row_start[rows + 1] - packing.row_start[rows]
-        segment = ragged_arange(counts)
-        piece = np.repeat(packing.row_start[rows], counts) + segment
+        counts, segment, piece = self._pieces(rows)
         length = packing.length[piece]
         position = ragged_arange(length)
         first_place = np.repeat(np.arange(len(rows)) * packing.capacity, counts) + packing.column[piece]
@@ -113,3 +111,10 @@ class PackedRows:
             "positions": spread(position, 0, np.int32),
             "segments": spread(np.repeat(segment + 1, length), 0, np.int32),
         }
+
+    def _pieces(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(pieces in each of the rows, the number of each piece in its row, its number in the packing)."""
+        first = self.packing.row_start[rows]
+        counts = self.packing.row_start[rows + 1] - first
+        number = ragged_arange(counts)
+        return counts, number, np.repeat(first, counts) + number

@@ -21,12 +21,11 @@ from longctx.evals.task import Task
 class Counting(Generated):
     """The alphabet, over and over."""
 
-    def shortest(self, tokenizer):
-        return 8
+    def lengths(self, tokenizer):
+        return 8, 8
 
-    def training_documents(self, rng, tokenizer, tokens, longest, documents):
-        made = [tokenizer.encode(b"abcdefgh"[: longest - 1]) for _ in range(-(-tokens // 10))]
-        return made
+    def document(self, rng, tokenizer, tokens, documents):
+        return tokenizer.encode(b"abcdefgh")
 
 
 def run(predictor, documents, tokenizer, config, lengths, seed):

@@ -1,10 +1,11 @@
 """Passkey retrieval: a number hidden in filler, asked for at the end (Mohtashami & Jaggi 2023; Chen et al. 2023)."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 
-from longctx.data.generated.task import Generated
+from longctx.data.generated.task import Generated, log_uniform
 from longctx.data.sources import Document
 from longctx.data.tokenizers import Tokenizer
 
@@ -42,35 +43,31 @@ class Passkey(Generated):
 
     A prompt has five digits to learn from among thousands of other tokens: too few for a short run. Here the number is
     asked for again and again, half of the time at once and else after a log-uniform gap: most answers repeat one
-    nearby, which is learnt first, and some are far from it. Lengths are log-uniform up to the longest row; every second
-    filler is real text, cut out of the documents of the run.
+    nearby, which is learnt first, and some are far from it. Half of the fillers are real text, cut out of the
+    documents of the run.
     """
+
+    def lengths(self, tokenizer: Tokenizer) -> tuple[int, int | None]:
+        """(fewest, most) tokens of a document: a needle and a question."""
+        return int(len(NEEDLE + QUESTION) / _bytes_per_token(tokenizer)), None
 
     def shortest(self, tokenizer: Tokenizer) -> int:
         """The tokens of the shortest prompt."""
         return shortest(tokenizer)
 
-    def training_documents(
-        self, rng: np.random.Generator, tokenizer: Tokenizer, tokens: int, longest: int, documents: Sequence[Document]
-    ) -> list[np.ndarray]:
-        """See Generated.training_documents."""
-        if longest < (low := shortest(tokenizer)):
-            raise ValueError(f"longest {longest} is less than the {low} tokens of the shortest task.")
-        sample = GRASS.encode() * 40
-        bytes_per_token = len(sample) / len(tokenizer.encode(sample))
-        made, total = [], 0
-        while total < tokens:
-            size = log_uniform(rng, len(NEEDLE + QUESTION), longest * bytes_per_token)
-            filler = _excerpt(rng, documents, size) if len(made) % 2 else GRASS * (size // len(GRASS) + 1)
-            ids = tokenizer.encode(_asked_often(rng, size, filler.encode()).encode())[: longest - 1]  # 1: start token
-            made.append(ids)
-            total += len(ids) + 2  # its start and its end
-        return made
+    def document(
+        self, rng: np.random.Generator, tokenizer: Tokenizer, tokens: int, documents: Sequence[Document]
+    ) -> np.ndarray:
+        """See Generated.document."""
+        size = int(max(len(NEEDLE + QUESTION), tokens * _bytes_per_token(tokenizer)))
+        filler = _excerpt(rng, documents, size) if rng.random() < 0.5 else GRASS * (size // len(GRASS) + 1)
+        return tokenizer.encode(_asked_often(rng, size, filler.encode()).encode())[:tokens]
 
 
-def log_uniform(rng: np.random.Generator, low: float, high: float) -> int:
-    """An integer of at least `low` and below `high`, as often in one octave as in another."""
-    return int(low * (high / low) ** rng.random())
+@functools.lru_cache(maxsize=8)
+def _bytes_per_token(tokenizer: Tokenizer) -> float:
+    sample = GRASS.encode() * 40
+    return len(sample) / len(tokenizer.encode(sample))
 
 
 def _asked_often(rng: np.random.Generator, size: int, filler: bytes) -> str:
@@ -78,13 +75,19 @@ def _asked_often(rng: np.random.Generator, size: int, filler: bytes) -> str:
     number = int(rng.integers(1, LARGEST + 1))
     text = TASK.encode() if size > 2 * len(TASK + NEEDLE) and rng.random() < 0.5 else b""
     statement = NEEDLE.format(number=number).encode()
-    gap = int(rng.random() * (size - len(text + statement) - len(QUESTION) - 6))
-    while gap >= 0:
+    one_more = len(f"{QUESTION} {number}")
+    room = size - len(text + statement)
+    gap = int(rng.random() * (room - one_more + 1))
+    while True:
         text += filler[len(text) : len(text) + gap] + statement
+        room = size - len(text)
+        if room < one_more:
+            return _whole(text)
         statement = f"{QUESTION if rng.random() < 0.5 else REMINDER} {number}".encode()
-        gap = log_uniform(rng, 1, size) if rng.random() < 0.5 else 0
-        gap = min(gap, size - len(text + statement))  # the last answer ends the text
-    return _whole(text)
+        room -= len(statement)
+        gap = min(room, log_uniform(rng, 1, size)) if rng.random() < 0.5 else 0
+        if room - gap < one_more:
+            gap = room  # the last answer ends the text
 
 
 def _excerpt(rng: np.random.Generator, documents: Sequence[Document], size: int) -> str:

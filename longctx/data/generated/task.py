@@ -20,17 +20,25 @@ class Generated:
 
     share: float
 
-    def shortest(self, tokenizer: Tokenizer) -> int:
-        """The fewest tokens of a row in which the task makes sense: stages of shorter rows are refused."""
+    def lengths(self, tokenizer: Tokenizer) -> tuple[int, int | None]:
+        """(fewest, most) tokens of a document without its start and end token; most: None for as many as a row has."""
         raise NotImplementedError
 
-    def training_documents(
-        self, rng: np.random.Generator, tokenizer: Tokenizer, tokens: int, longest: int, documents: Sequence[Document]
-    ) -> list[np.ndarray]:
-        """Documents as token ids, int32 [n] each, without start and end token; a function of the arguments alone.
+    def shortest(self, tokenizer: Tokenizer) -> int:
+        """The fewest tokens of a row in which the task makes sense: stages of shorter rows are refused."""
+        return self.lengths(tokenizer)[0] + 1
 
-        tokens: the least that the documents have in total, start and end tokens counted too.
-        longest: inputs of a row, in tokens; each document and its start token fit it.
+    def document(
+        self, rng: np.random.Generator, tokenizer: Tokenizer, tokens: int, documents: Sequence[Document]
+    ) -> np.ndarray:
+        """One document as token ids, int32 [n], without start and end token; a function of the arguments alone.
+
+        tokens: about the document's length, and the most that is used of it; in the range of `lengths`.
         documents: the text that the run trains on, for tasks that take filler from it.
         """
         raise NotImplementedError
+
+
+def log_uniform(rng: np.random.Generator, low: float, high: float) -> int:
+    """An integer of at least `low` and below `high`, as often in one octave as in another."""
+    return int(low * (high / low) ** rng.random())

@@ -3,6 +3,7 @@ import pytest
 
 from longctx.data import tokenizers
 from longctx.data.generated import passkey
+from longctx.data.generated.task import log_uniform
 from longctx.data.sources import Document
 
 
@@ -38,15 +39,17 @@ def test_real_text_as_filler_keeps_characters_whole():
     assert "\ufffd" not in text and set("日本語のテキスト。") <= set(text)
 
 
-def test_training_documents_ask_often_fill_their_share_and_fit_a_row():
-    tokenizer = tokenizers.ByteTokenizer()
+def test_training_documents_ask_often_and_have_their_length():
+    tokenizer, rng = tokenizers.ByteTokenizer(), np.random.default_rng(0)
     real = [Document("a", b"import os\n" * 300), Document("b", "größe = 5\n".encode() * 10)]
-    made = passkey.Passkey(0.1).training_documents(np.random.default_rng(0), tokenizer, 200_000, 2048, real)
-    lengths = np.array([len(ids) + 1 for ids in made])
-    assert 200_000 <= lengths.sum() + len(made) < 202_048 + len(made)
-    assert 1900 < lengths.max() <= 2048 and lengths.min() < 120 and 300 < np.median(lengths) < 600
+    fewest, most = passkey.Passkey(0.1).lengths(tokenizer)
+    assert 100 < fewest < 120 and most is None
+    sizes = [fewest, *(log_uniform(rng, fewest, 2048) for _ in range(400))]
+    made = [passkey.Passkey(0.1).document(rng, tokenizer, size, real) for size in sizes]
+    for ids, size in zip(made, sizes, strict=True):
+        assert size - 6 <= len(ids) <= size  # halves of characters may be gone
     texts = [tokenizer.decode(ids) for ids in made]
-    assert any("yellow" in text for text in texts[::2]) and not any("yellow" in text for text in texts[1::2])
+    assert 0.4 < np.mean(["yellow" in text for text in texts if len(text) > 600]) < 0.6
     assert 0.1 < np.mean([text.startswith(passkey.TASK) for text in texts]) < 0.6
     asked = []
     for text in texts:
@@ -57,8 +60,6 @@ def test_training_documents_ask_often_fill_their_share_and_fit_a_row():
         asked.append(after.count(f"The pass key is {number}"))
         assert asked[-1] == after.count("The pass key is") >= 1
     assert np.mean(asked) > 3
-    with pytest.raises(ValueError, match="shortest task"):
-        passkey.Passkey(0.1).training_documents(np.random.default_rng(0), tokenizer, 1, 100, real)
 
 
 class DoubledBytes(tokenizers.ByteTokenizer):
@@ -70,12 +71,12 @@ class DoubledBytes(tokenizers.ByteTokenizer):
 
 
 def test_tasks_that_come_out_too_long_are_cut():
-    real = [Document("a", b"~" * 5000)]
-    made = passkey.Passkey(0.1).training_documents(np.random.default_rng(0), DoubledBytes(), 50_000, 1024, real)
-    assert max(len(ids) + 1 for ids in made[1::2]) == 1024
+    real, rng = [Document("a", b"~" * 5000)], np.random.default_rng(0)
+    made = [passkey.Passkey(0.1).document(rng, DoubledBytes(), 1023, real) for _ in range(20)]
+    assert max(map(len, made)) == 1023
 
 
 def test_log_uniform_gives_every_octave_its_share():
     rng = np.random.default_rng(0)
-    octaves = np.bincount([passkey.log_uniform(rng, 4, 64).bit_length() for _ in range(4000)])
+    octaves = np.bincount([log_uniform(rng, 4, 64).bit_length() for _ in range(4000)])
     assert octaves[:3].sum() == 0 and len(octaves) == 7 and (abs(octaves[3:] - 1000) < 150).all()

@@ -5,7 +5,7 @@ import pytest
 
 from longctx import layouts
 from longctx.config import Config, DataConfig, StageConfig
-from longctx.data import curriculum, pipeline, rows, tokenizers
+from longctx.data import curriculum, mixture, pipeline, rows, tokenizers
 from longctx.data.sources import Document
 from longctx.errors import UserError
 
@@ -23,7 +23,7 @@ def stage(index=0, seq_len=SEQ_LEN, batch=BATCH) -> curriculum.Stage:
     return curriculum.plan(Config(batch_tokens=seq_len * batch, stages=stages))[index]
 
 
-def packed(index=0, seed=0, text_seed=0, **kwargs) -> rows.PackedRows:
+def packed(index=0, seed=0, text_seed=0, **kwargs) -> mixture.Mixture:
     texts, to = documents(text_seed), stage(index, **kwargs)
     return pipeline.stage_rows(rows.tokenize(texts, TOKENIZER), texts, TOKENIZER, to, DataConfig(), seed)
 
@@ -170,19 +170,52 @@ def test_a_state_of_another_stage_or_text_is_refused(streams):
     assert "\n" not in str(error.value)
 
 
-def test_passkey_tasks_are_their_share_of_the_tokens():
+@pytest.fixture(scope="module")
+def mixed():
+    """Rows of 1024 tokens by seed: text, a quarter of passkey and an eighth of copying."""
     texts = [Document(str(i), b"x = 1\n" * 2000) for i in range(40)]
     table = rows.tokenize(texts, TOKENIZER)
-    long = stage(seq_len=1024)
-    config = DataConfig(generated=("passkey(0.25)",))
-    mixed, again, other = (pipeline.stage_rows(table, texts, TOKENIZER, long, config, seed) for seed in (3, 3, 4))
-    assert mixed.table.fingerprint == again.table.fingerprint != other.table.fingerprint
-    assert (mixed.table.inputs.sum() - table.inputs.sum()) / mixed.table.inputs.sum() == pytest.approx(0.25, abs=0.01)
-    assert (mixed.table.inputs[len(texts) :] <= 1024).all()  # no task is cut
+    config = DataConfig(generated=("passkey(0.25)", "copying(0.125)"))
+    return lambda seed=3, index=0: pipeline.stage_rows(
+        table, texts, TOKENIZER, stage(index, seq_len=1024), config, seed
+    )
+
+
+def test_generated_documents_are_their_share_of_the_tokens(mixed):
+    text, passkeys, copies = (source.gather(np.arange(len(source)))["weights"].sum() for source in mixed().sources)
+    total = text + passkeys + copies
+    assert passkeys / total == pytest.approx(0.25, abs=0.005) and copies / total == pytest.approx(0.125, abs=0.005)
+
+
+def test_generated_documents_are_whole(mixed):
+    """Each passkey document states its number, and each segment of its rows is one document."""
+    passkeys = mixed().sources[1]
+    batch = passkeys.gather(np.arange(len(passkeys)))
     needle = np.frombuffer(b"Remember it.", np.uint8)
-    ids = mixed.gather(np.arange(len(mixed)))["tokens"]
-    found = (np.lib.stride_tricks.sliding_window_view(ids, len(needle), axis=1) == needle).all(-1).sum()
-    assert found == len(mixed.table.inputs) - len(texts) > 50
+    windows = np.lib.stride_tricks.sliding_window_view(batch["tokens"], len(needle), axis=1)
+    assert (windows == needle).all(-1).sum() == batch["segments"].max(axis=1).sum() > 50
+
+
+def test_a_row_of_a_mixture_is_one_of_its_sources(mixed):
+    together = mixed()
+    first, second, _ = map(len, together.sources)
+    numbers = np.array([first + second + 1, 0, first, first - 1, first + second - 1, 0])
+    whole, parts = together.gather(numbers), [source.gather(np.arange(len(source))) for source in together.sources]
+    for i, (source, row) in enumerate([(2, 1), (0, 0), (1, 0), (0, first - 1), (1, second - 1), (0, 0)]):
+        for name, array in whole.items():
+            np.testing.assert_array_equal(array[i], parts[source][name][row])
+    work = np.where(whole["segments"] > 0, whole["positions"] + 1, 0).sum(axis=1)
+    np.testing.assert_array_equal(together.work(((None, 1),), numbers), work)
+    assert 0 <= together.waste < 0.02
+
+
+def test_generated_rows_are_made_from_seed_stage_and_number(mixed):
+    made = lambda **kwargs: mixed(**kwargs).sources[2].gather(np.array([1]))["tokens"]
+    np.testing.assert_array_equal(made(), made())
+    for other in ({"seed": 4}, {"index": 1}):
+        assert (made() != made(**other)).any()
+    assert (made() != mixed().sources[2].gather(np.array([0]))["tokens"]).any()
+    assert mixed().fingerprint == mixed().fingerprint != mixed(seed=4).fingerprint
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,89 @@
+"""Rows of generated documents, each made when it is asked for: as many as are read, and no more."""
+
+import dataclasses
+import functools
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from longctx.data.generated.task import Generated, log_uniform
+from longctx.data.packing import Packing
+from longctx.data.rows import PackedRows, table
+from longctx.data.sources import Document
+from longctx.data.tokenizers import Tokenizer
+from longctx.layouts import Reaches
+from longctx.layouts.balanced import pairs
+
+SAMPLE = 64  # rows that tell how much of a row is padding
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratedRows:
+    """`count` rows of `length` tokens, full of documents of one task.
+
+    A row is a function of (seed, length, its number, the documents): the lengths of its documents are drawn first, each
+    log-uniform up to the room that is left, and the last one fills the row.
+
+    seed: numbers that a numpy SeedSequence takes. documents: the text that the run trains on.
+    """
+
+    task: Generated
+    tokenizer: Tokenizer
+    documents: Sequence[Document]
+    length: int
+    count: int
+    seed: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return self.count
+
+    @functools.cached_property
+    def fingerprint(self) -> int:
+        """A checksum of the task, the seed and the number of rows: of the documents, PackedRows has one."""
+        return zlib.crc32(repr((self.task, self.seed, self.length, self.count)).encode())
+
+    @functools.cached_property
+    def waste(self) -> float:
+        """The share of slots that no document was drawn for, in the first rows."""
+        first = range(min(self.count, SAMPLE))
+        filled = sum(sum(self._lengths(self._rng(number))) for number in first)
+        return 1 - filled / (len(first) * self.length) if first else 0.0
+
+    def work(self, reaches: Reaches, rows: np.ndarray) -> np.ndarray:
+        """f64 [rows]: PackedRows.work of the given rows, were every document as long as it was drawn."""
+        of_row = lambda lengths: sum(layers * pairs(lengths, reach).sum() for reach, layers in reaches)
+        return np.array([of_row(np.array(self._lengths(self._rng(number)))) for number in rows], float)
+
+    def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The given rows as a batch: the arrays that PackedRows.gather documents."""
+        made = [self._documents(number) for number in rows]
+        text = table((ids for row in made for ids in row), self.tokenizer)
+        row_start = np.cumsum([0, *map(len, made)])
+        end = np.cumsum(text.inputs)
+        column = end - text.inputs - np.repeat(np.concatenate([[0], end])[row_start[:-1]], np.diff(row_start))
+        everything = np.arange(row_start[-1])
+        packing = Packing(self.length, everything, np.zeros_like(everything), text.inputs, column, row_start)
+        return PackedRows(text, packing, self.tokenizer.pad).gather(np.arange(len(made)))
+
+    def _documents(self, number: int) -> list[np.ndarray]:
+        rng = self._rng(number)
+        lengths = self._lengths(rng)
+        make = lambda tokens: self.task.document(rng, self.tokenizer, tokens, self.documents)[:tokens]
+        return [make(length - 1) for length in lengths]  # 1: the start token
+
+    def _lengths(self, rng: np.random.Generator) -> list[int]:
+        """The inputs of each document of a row: its tokens and the start token."""
+        fewest, most = self.task.lengths(self.tokenizer)
+        fewest, most = fewest + 1, self.length if most is None else most + 1
+        lengths, room = [], self.length
+        while room >= fewest:
+            length = log_uniform(rng, fewest, min(room, most) + 1)
+            if room - length < fewest:  # too little for another one
+                length = min(room, most)
+            lengths.append(length)
+            room -= length
+        return lengths
+
+    def _rng(self, number: int) -> np.random.Generator:
+        return np.random.default_rng(np.random.SeedSequence([*self.seed, int(number)]))

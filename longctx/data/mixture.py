@@ -1,0 +1,83 @@
+"""Rows of several sources, numbered one source after another."""
+
+import dataclasses
+import functools
+import zlib
+from typing import Protocol
+
+import numpy as np
+
+from longctx.layouts import Reaches
+
+
+class Rows(Protocol):
+    """Rows of tokens by number. gather: a batch of them, of the arrays that PackedRows.gather documents.
+
+    fingerprint: a checksum of what they are made from.
+    """
+
+    def __len__(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> int: ...
+
+    def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]: ...
+
+
+class TextRows(Rows, Protocol):
+    """Rows of documents. waste: the share of all slots that is padding.
+
+    work: f64, the pairs of tokens that attention takes in each of the given rows, over layers as Layout.owner knows
+    them.
+    """
+
+    @property
+    def waste(self) -> float: ...
+
+    def work(self, reaches: Reaches, rows: np.ndarray) -> np.ndarray: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """The rows of each source in turn: row n of the second one has number len(first) + n."""
+
+    sources: tuple[TextRows, ...]
+
+    @functools.cached_property
+    def fingerprint(self) -> int:
+        """A checksum of what all sources are made from."""
+        first, *others = (source.fingerprint for source in self.sources)
+        return zlib.crc32(np.array(others, np.int64), first)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sources))
+
+    @property
+    def waste(self) -> float:
+        """The share of all slots that is padding."""
+        return sum(source.waste * len(source) for source in self.sources) / max(1, len(self))
+
+    def work(self, reaches: Reaches, rows: np.ndarray) -> np.ndarray:
+        """f64 [rows]: the work of the given rows, as their sources tell it."""
+        found = np.empty(len(rows))
+        for source, at, numbers in self._by_source(rows):
+            found[at] = source.work(reaches, numbers)
+        return found
+
+    def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The given rows as a batch: the arrays that PackedRows.gather documents."""
+        places, batches = [], []
+        for source, at, numbers in self._by_source(rows):
+            places.append(at)
+            batches.append(source.gather(numbers))
+        order = np.argsort(np.concatenate(places))
+        return {name: np.concatenate([batch[name] for batch in batches])[order] for name in batches[0]}
+
+    def _by_source(self, rows: np.ndarray):
+        """Yields (source, places in `rows`, numbers of its rows) of the sources that have any."""
+        ends = np.cumsum([len(source) for source in self.sources])
+        owner = np.searchsorted(ends, rows, side="right")
+        for i, source in enumerate(self.sources):
+            at = np.flatnonzero(owner == i)
+            if len(at):
+                yield source, at, np.asarray(rows)[at] - (ends[i] - len(source))
