@@ -1,7 +1,6 @@
 """Rows of several sources, numbered one source after another."""
 
 import dataclasses
-import functools
 import zlib
 from typing import Protocol
 
@@ -43,11 +42,11 @@ class Mixture:
 
     sources: tuple[TextRows, ...]
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> int:
         """A checksum of what all sources are made from."""
         first, *others = (source.fingerprint for source in self.sources)
-        return zlib.crc32(np.array(others, np.int64), first)
+        return zlib.crc32(b"".join(number.to_bytes(8, "little") for number in others), first)  # of one source, its own
 
     def __len__(self) -> int:
         return sum(map(len, self.sources))

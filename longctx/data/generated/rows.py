@@ -1,7 +1,6 @@
 """Rows of generated documents, each made when it is asked for: as many as are read, and no more."""
 
 import dataclasses
-import functools
 import zlib
 from collections.abc import Sequence
 
@@ -38,12 +37,12 @@ class GeneratedRows:
     def __len__(self) -> int:
         return self.count
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> int:
         """A checksum of the task, the seed and the number of rows: of the documents, PackedRows has one."""
         return zlib.crc32(repr((self.task, self.seed, self.length, self.count)).encode())
 
-    @functools.cached_property
+    @property
     def waste(self) -> float:
         """The share of slots that no document was drawn for, in the first rows."""
         first = range(min(self.count, SAMPLE))
