@@ -97,11 +97,12 @@ def test_every_mesh_trains_and_evaluates_like_one_device(tiny, finished, mesh, t
     assert_all_ended_well(tiny.together(*tiny.command(tmp_path, *EVALS, *cut(**mesh))))
     assert_same_losses(tmp_path, finished)
     trained = evals(tmp_path)
-    assert_all_ended_well(tiny.together(*tiny.evaluate_command(tmp_path)))
-    assert evals(tmp_path) == trained
     ended_well(tiny.evaluate(tmp_path))
     loss = lambda found: found["by_position"]["lengths"][0]["loss"]
     np.testing.assert_allclose(loss(evals(tmp_path)), loss(trained), rtol=tolerance(np.float16, 1))  # five digits
+    if "tensor" in mesh:  # the command for two processes: its evaluation is that at the end of training
+        assert_all_ended_well(tiny.together(*tiny.evaluate_command(tmp_path)))
+        assert evals(tmp_path) == trained
 
 
 def evals(workdir) -> dict:

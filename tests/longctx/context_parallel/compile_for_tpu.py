@@ -21,7 +21,7 @@ from tests.longctx.context_parallel.cut import attend
 from tests.longctx.context_parallel.traffic import sent_bytes
 
 
-def main(topology, strategy, layout, S=16384, N=8, K=2, H=128):
+def main(topology, strategy, layout, S=4096, N=8, K=2, H=128):
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     mesh = meshes.make(MeshConfig(context=8), devices)
     sharding = NamedSharding(mesh, meshes.HEADS)
