@@ -150,7 +150,8 @@ def test_the_command(tmp_path):
     found = json.loads((tmp_path / "comm.json").read_text())
     ring = next(row for row in found["rows"] if (row["part"], row["phase"]) == ("attention", "forward"))
     assert ring["kind"] == "collective-permute" and ring["compiled"] == ring["closed"]
-    assert ring["compiled"]["steps"] == 3 and ring["beside_compute"] is None
+    assert ring["beside_compute"] is None
+    assert ring["compiled"]["steps"] == 2  # the mean of a layer that sees four tokens, one hop, and one that sees all
     assert found["balance"]["tokens"] == 1 <= found["balance"]["work"] <= found["balance"]["lockstep"]
 
 

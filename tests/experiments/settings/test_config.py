@@ -82,7 +82,10 @@ def test_kinds_of_layers_there_and_back():
     assert configs.from_config_dict(configs.to_config_dict(config)) == config
     assert configs.from_config_dict(json.loads(json.dumps(dataclasses.asdict(config)))) == config
     changed = parsed("--config.model.pattern[0].position=rerope(64)", "--config.model.query_scale=log_length(64)")
-    assert [(kind.position, kind.query_scale) for kind in changed.model.kinds] == [("rerope(64)", "log_length(64)")]
+    assert [(kind.position, kind.query_scale) for kind in changed.model.kinds] == [
+        ("rerope(64)", "log_length(64)"),
+        *2 * [("rope", "log_length(64)")],
+    ]
 
 
 def test_integers_become_floats_where_the_field_is_one():
