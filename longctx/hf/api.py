@@ -22,7 +22,7 @@ from longctx.data import special_tokens
 from longctx.errors import UserError, unknown_name
 from longctx.generation import api as generation
 from longctx.generation.request import stops, token_ids
-from longctx.hf import files, folder, parameters, rope, text
+from longctx.hf import files, folder, parameters, rope, sources, text
 from longctx.hf.architectures import ARCHITECTURES, Architecture, differences, explicit, express
 from longctx.hf.settings import DTYPES
 from longctx.model import functional
@@ -114,7 +114,8 @@ def _logits(graph, params, batch, length):
 def load(
     path, rope_scaling: dict | RopeConfig | None = None, mesh: jax.sharding.Mesh | None = None, dtype: str | None = None
 ) -> Model:
-    """The model in a Hugging Face folder: config.json and safetensors, in one file or several.
+    """The model in a Hugging Face folder (config.json and safetensors, in one file or several), in a .gguf file, or of an
+    id such as "org/name" that is in the hub's cache; nothing is downloaded.
 
     Each device reads its own shard of each tensor; beside the result, host memory holds the shards of one layer's
     tensor.
@@ -133,7 +134,7 @@ def load(
     """
     if dtype is not None and dtype not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES)
-    source = pathlib.Path(path)
+    source = sources.folder(path)
     config = folder.model_config(source, rope_scaling)
     if dtype:
         config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)

@@ -6,7 +6,7 @@ import re
 
 from longctx.config import ModelConfig, RopeConfig
 from longctx.errors import UserError, unknown_name
-from longctx.hf import files, rope
+from longctx.hf import files, rope, sources
 from longctx.hf.architectures import ARCHITECTURES, Architecture
 from longctx.hf.fields import NAME, optional
 from longctx.hf.settings import DTYPES
@@ -29,14 +29,14 @@ ROPE = (
 
 
 def model_config(path, rope_scaling: dict | RopeConfig | None = None) -> ModelConfig:
-    """The ModelConfig of a Hugging Face folder: dtype as in config.json, param_dtype as the embedding is stored.
+    """The ModelConfig of a Hugging Face model: dtype as in config.json, param_dtype as the embedding is stored.
 
     rope_scaling: replaces the folder's, see api.load.
 
     Raises:
       UserError: for an architecture, a setting or a quantization that is not known, or a folder that is no model's.
     """
-    folder = pathlib.Path(path)
+    folder = sources.folder(path)
     content = settings(folder)
     architecture = architecture_of(content)
     name, stored = architecture.outside["embedding.table"].name, files.tensors(folder)

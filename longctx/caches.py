@@ -1,0 +1,11 @@
+"""The user's folder of what can be made again. Free of jax."""
+
+import os
+import pathlib
+
+
+def folder(name: str) -> pathlib.Path:
+    """The folder `name` among longctx's caches, which need not exist: under $LONGCTX_CACHE, else $XDG_CACHE_HOME/longctx,
+    else ~/.cache/longctx."""
+    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(os.environ.get("LONGCTX_CACHE") or pathlib.Path(home) / "longctx") / name

@@ -1,0 +1,219 @@
+"""What the architectures of GGUF files call their settings and tensors. Free of jax.
+
+To add one: an entry in DIALECTS. Where llama.cpp's converter changes weights, `form` says how.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable
+
+import numpy as np
+
+from longctx.errors import UserError, unknown_name
+from longctx.hf.gguf.file import LLAMA_HEADS, PLAIN, PLUS_ONE, Metadata, Tensor
+
+ROPE_FACTORS = "rope_freqs.weight"  # what divides each frequency: Llama 3.1's scaling, worked out
+OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+BLOCK = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+SANDWICH = BLOCK | {
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_attention_norm": "post_attention_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+SIZES = {
+    "hidden_size": "embedding_length",
+    "num_hidden_layers": "block_count",
+    "intermediate_size": "feed_forward_length",
+    "num_attention_heads": "attention.head_count",
+    "max_position_embeddings": "context_length",
+}
+# keys that change no number, or that `settings` compares with others
+KNOWN = {
+    *SIZES.values(),
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.value_length",
+    "attention.layer_norm_rms_epsilon",
+    "rope.dimension_count",
+    "rope.freq_base",
+    "rope.scaling.type",
+    "rope.scaling.factor",
+    "rope.scaling.original_context_length",
+    "rope.scaling.finetuned",
+    "vocab_size",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Dialect:
+    """An architecture of GGUF files.
+
+    Attributes:
+      model_type: of config.json.
+      block: the module of Hugging Face for each of a layer's tensors.
+      more: a Part of the metadata -> further settings.
+      known: further keys under the architecture's name, which `more` reads or which change no number.
+      heads_by_pairs: the rows of queries and keys lie as Tensor's "llama_heads".
+      norms_plus_one: the weights of norms lie as Tensor's "plus_one".
+    """
+
+    model_type: str
+    block: dict[str, str] = dataclasses.field(default_factory=lambda: BLOCK)
+    more: Callable[["Part"], dict] = lambda part: {}
+    known: tuple[str, ...] = ()
+    heads_by_pairs: bool = False
+    norms_plus_one: bool = False
+
+
+class Part:
+    """The metadata under an architecture's name."""
+
+    def __init__(self, metadata: Metadata, name: str):
+        self.metadata, self.name = metadata, name
+
+    def __getitem__(self, key: str):
+        return self.metadata[f"{self.name}.{key}"]
+
+    def get(self, key: str, default=None):
+        return self.metadata.get(f"{self.name}.{key}", default)
+
+    def size(self, key: str) -> int:
+        """A whole number. Raises UserError where layers differ in it, which no Dialect has."""
+        value = self[key]
+        if not isinstance(value, int):
+            raise UserError(f"{self.metadata.path}: {self.name}.{key}={value!r} must be one number for all layers.")
+        return value
+
+    def number(self, key: str, default: float) -> float:
+        """A number as it was before it was rounded to float32: 1e-05, not 9.99999974738e-06."""
+        return float(str(np.float32(self.get(key, default))))
+
+    @property
+    def head_dim(self) -> int:
+        return self.get("attention.key_length") or self.size("embedding_length") // self.size("attention.head_count")
+
+
+def _gemma(part: Part, large: int) -> dict:
+    """Settings of Gemma 2 and 3; large: the layers of the one model whose scores have another scale than its heads'."""
+    by_width = part.size("embedding_length") // part.size("attention.head_count")
+    return {
+        "sliding_window": part.size("attention.sliding_window"),
+        "query_pre_attn_scalar": by_width if part.size("block_count") == large else part.head_dim,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "final_logit_softcapping": part.get("final_logit_softcapping"),
+    }
+
+
+def _gemma2(part: Part) -> dict:
+    return _gemma(part, large=46) | {"attn_logit_softcapping": part.get("attn_logit_softcapping")}
+
+
+def _gemma3(part: Part) -> dict:
+    return _gemma(part, large=62) | {"rope_local_base_freq": part.number("rope.freq_base_swa", 10_000.0)}
+
+
+_WINDOWS = "attention.sliding_window", "final_logit_softcapping"
+DIALECTS = {
+    "llama": Dialect("llama", heads_by_pairs=True),
+    "qwen2": Dialect("qwen2"),
+    "qwen3": Dialect("qwen3"),
+    "gemma2": Dialect("gemma2", SANDWICH, _gemma2, (*_WINDOWS, "attn_logit_softcapping"), norms_plus_one=True),
+    "gemma3": Dialect("gemma3_text", SANDWICH, _gemma3, (*_WINDOWS, "rope.freq_base_swa"), norms_plus_one=True),
+}
+
+
+def of(metadata: Metadata) -> Dialect:
+    """The Dialect of a file. Raises UserError for an architecture that is not known."""
+    name = metadata["general.architecture"]
+    if name not in DIALECTS:
+        raise unknown_name(f"{metadata.path}: general.architecture", name, DIALECTS)
+    return DIALECTS[name]
+
+
+def settings(metadata: Metadata, stored: dict[str, Tensor]) -> dict:
+    """The content of config.json, without special tokens.
+
+    stored: the file's tensors. Raises UserError for an architecture or a setting that is not known.
+    """
+    name, dialect = metadata["general.architecture"], of(metadata)
+    part = Part(metadata, name)
+    for key, value in metadata.items():
+        own = key.removeprefix(f"{name}.")
+        if own != key and value and own not in KNOWN and own not in dialect.known:
+            raise UserError(f"{metadata.path}: {key}={value!r} is not known to longctx for this architecture.")
+    for key in ("rope.dimension_count", "attention.value_length"):
+        if part.get(key, part.head_dim) != part.head_dim:
+            raise UserError(f"{metadata.path}: {name}.{key}={part[key]} is not supported; {part.head_dim} is.")
+    if "token_embd.weight" not in stored:
+        raise UserError(f"{metadata.path} has no tensor token_embd.weight.")
+    table = stored["token_embd.weight"]
+    return (
+        {"model_type": dialect.model_type, "torch_dtype": table.dtype.name, "vocab_size": table.shape[0]}
+        | {theirs: part.size(key) for theirs, key in SIZES.items()}
+        | {
+            "num_key_value_heads": part.get("attention.head_count_kv"),
+            "head_dim": part.head_dim,
+            "rms_norm_eps": part.number("attention.layer_norm_rms_epsilon", 1e-6),
+            "rope_theta": part.number("rope.freq_base", 10_000.0),
+            "rope_scaling": _rope_scaling(part, stored),
+            "tie_word_embeddings": "output.weight" not in stored,
+        }
+        | dialect.more(part)
+    )
+
+
+def _rope_scaling(part: Part, stored: dict[str, Tensor]) -> dict | None:
+    """rope_scaling of config.json. Factors of frequencies are LongRoPE's, whose cos and sin are not scaled then."""
+    kind, path = part.get("rope.scaling.type", "none"), part.metadata.path
+    if ROPE_FACTORS in stored:
+        if kind != "none":
+            raise UserError(f"{path}: {ROPE_FACTORS} and rope.scaling.type={kind!r} together are not known to longctx.")
+        factors = [float(factor) for factor in stored[ROPE_FACTORS].view()]
+        original = {"original_max_position_embeddings": part.size("context_length"), "attention_factor": 1.0}
+        return {"rope_type": "longrope", "short_factor": factors, "long_factor": factors} | original
+    if kind == "none":
+        return None
+    if kind not in ("linear", "yarn"):
+        raise unknown_name(f"{path}: rope.scaling.type", kind, ("none", "linear", "yarn"))
+    original = part.get("rope.scaling.original_context_length") if kind == "yarn" else None
+    given = {"original_max_position_embeddings": original} if original else {}
+    return {"rope_type": kind, "factor": float(part["rope.scaling.factor"])} | given
+
+
+def renamed(metadata: Metadata, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The file's tensors under the names that Hugging Face has for them, in the forms that the dialect says.
+
+    Raises UserError for a tensor that the dialect does not have.
+    """
+    dialect, part = of(metadata), Part(metadata, metadata["general.architecture"])
+    heads = {
+        "attn_q": part.size("attention.head_count"),
+        "attn_k": part.get("attention.head_count_kv") or part.size("attention.head_count"),
+    }
+    found = {}
+    for name, tensor in stored.items():
+        if name == ROPE_FACTORS:
+            continue
+        stem, _, kind = name.rpartition(".")
+        layer, own = re.fullmatch(r"(?:blk\.(\d+)\.)?(.*)", stem).groups()
+        theirs = (OUTSIDE if layer is None else dialect.block).get(own)
+        if theirs is None or kind not in ("weight", "bias"):
+            raise UserError(f"{metadata.path}: the tensor {name} is not known to longctx for this architecture.")
+        form = PLUS_ONE if dialect.norms_plus_one and own.endswith("norm") else PLAIN
+        if dialect.heads_by_pairs and own in heads:
+            form = LLAMA_HEADS
+        at = "" if layer is None else f"model.layers.{layer}."
+        found[f"{at}{theirs}.{kind}"] = dataclasses.replace(tensor, form=form, heads=heads.get(own, 0))
+    return found

@@ -1,0 +1,55 @@
+"""Models as people have them: a folder, a GGUF file, or the id of a model in the local hub cache. Free of jax."""
+
+import os
+import pathlib
+
+from longctx.errors import UserError
+
+HOW = "it must be the folder of a Hugging Face model, a .gguf file, or the id of a model that is in the hub's cache"
+
+
+def folder(source) -> pathlib.Path:
+    """The Hugging Face folder that `source` stands for: a folder is its own.
+
+    Raises:
+      UserError: for a file of another kind, and for an id that is not in the cache; the message says what to do.
+    """
+    path = pathlib.Path(os.path.expanduser(source))
+    if path.is_dir():
+        return path
+    if path.is_file():
+        return _of_file(path)
+    name = str(source)
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return _in_cache(name)
+    raise UserError(f"{name!r} does not exist; {HOW}.")
+
+
+def _of_file(path: pathlib.Path) -> pathlib.Path:
+    if path.suffix == ".gguf":
+        from longctx.hf.gguf import folder as gguf
+
+        return gguf.folder(path)
+    if path.suffix == ".safetensors":
+        raise UserError(f"{str(path)!r} has no settings in it; give its folder, which must hold a config.json.")
+    if path.suffix in (".bin", ".pt", ".pth", ".ckpt"):
+        raise UserError(
+            f"{str(path)!r} is pickled, which runs what it holds; convert it with save_pretrained of transformers."
+        )
+    raise UserError(f"{str(path)!r} is a file of another kind; {HOW}.")
+
+
+def _in_cache(name: str) -> pathlib.Path:
+    """The newest snapshot of a model in the hub's cache, as huggingface_hub lays it out."""
+    home = os.environ.get("HF_HOME") or pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    hub = pathlib.Path(os.environ.get("HF_HUB_CACHE") or pathlib.Path(home) / "hub").expanduser()
+    repository = hub / f"models--{name.replace('/', '--')}"
+    main = repository / "refs" / "main"
+    snapshots = [repository / "snapshots" / main.read_text().strip()] if main.is_file() else []
+    snapshots += sorted(repository.glob("snapshots/*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for snapshot in snapshots:
+        if (snapshot / "config.json").is_file():
+            return snapshot
+    raise UserError(
+        f"{name!r} is neither a folder nor a model in the hub's cache {str(hub)!r}; `hf download {name}` brings it there."
+    )
