@@ -14,7 +14,9 @@ EXTRAS = {
         "jax-triton>=0.3.1",
         "flatbuffers>=24.3",
     ],
+    "gguf": ["gguf>=0.17"],
     "test": [
+        "gguf>=0.17",
         "pytest>=8",
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.5",

@@ -5,8 +5,9 @@
                                    [--config.field=value ...]
 
 PATH is the workdir of a run of experiments.train, whose settings --config.field=value changes (as experiments.evaluate
-has it), or the folder of a Hugging Face model. The text of a special token in the prompt is that token. The prompt
-starts with BOS, unless it does so itself or tokenizer_config.json says that there is none (or add_bos_token=false).
+has it), the folder of a Hugging Face model, a .gguf file, or the id of a model in the hub's cache. The text of a
+special token in the prompt is that token. The prompt starts with BOS, unless it does so itself or tokenizer_config.json
+says that there is none (or add_bos_token=false).
 """
 
 import dataclasses
@@ -30,7 +31,9 @@ from longctx.generation.request import Request, stops
 def arguments(argv):
     """(the options of this command, the --config.field=value among the arguments)."""
     parser = Parser(__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", metavar="PATH", required=True, help="workdir of a run, or Hugging Face model")
+    parser.add_argument(
+        "--checkpoint", metavar="PATH", required=True, help="workdir of a run, or a model: folder, .gguf, id"
+    )
     parser.add_argument("--prompt-file", metavar="FILE", required=True, help="the text to go on from")
     parser.add_argument("--max-new-tokens", metavar="N", type=int, required=True)
     parser.add_argument("--temperature", metavar="X", type=float, default=0.0, help="0 takes the likeliest token")
@@ -85,11 +88,15 @@ def of_run(path: str, tokenizer: str | None, overrides: list[str]) -> Source:
 
 
 def of_hugging_face(path: str, tokenizer: str | None, overrides: list[str]) -> Source:
-    """The source in a folder of Hugging Face. A text ends as its config.json and generation_config.json say."""
+    """The source in a Hugging Face folder, a .gguf file or the hub's cache. A text ends as config.json and
+    generation_config.json say.
+    """
     if overrides:
         raise UserError(f"{overrides[0]} changes the settings of a run, and --checkpoint={path!r} is not one.")
     from longctx import hf
+    from longctx.hf import sources
 
+    path = str(sources.folder(path, "--checkpoint"))
     config, tokenizer = hf.model_config(path), tokenizers.load(tokenizer or path)
 
     def load():
@@ -122,12 +129,12 @@ def _tokens(source: Source, written: bytes, options) -> np.ndarray:
 def _kind(path: str) -> Callable:
     if configs.stored(path) is not None:
         return of_run
-    if (pathlib.Path(path) / "config.json").is_file():
-        return of_hugging_face
-    raise UserError(
-        f"--checkpoint={path!r} is neither the workdir of a run that has saved a checkpoint nor a folder "
-        "with the config.json of a Hugging Face model."
-    )
+    if pathlib.Path(path).is_dir() and not (pathlib.Path(path) / "config.json").is_file():
+        raise UserError(
+            f"--checkpoint={path!r} is neither the workdir of a run that has saved a checkpoint nor a folder "
+            "with the config.json of a Hugging Face model."
+        )
+    return of_hugging_face
 
 
 def main(argv) -> None:

@@ -20,7 +20,8 @@ USAGE = """python -m experiments.COMMAND --config FILE[:arg=value,...] [--config
 
   --config FILE           a config file, such as configs/quickstart.py, or with arguments, configs/quickstart.py:smoke
   --config.field=value    changes a setting, such as --config.model.layers=8 or --config.stages[0].seq_len=1024
-  --config.init_from=DIR  a Hugging Face model to start from; it needs no --config FILE
+  --config.init_from=DIR  a Hugging Face model to start from (folder, .gguf, id in the hub's cache); it needs no
+                          --config FILE
   --workdir DIR           the folder that keeps everything of a run; default runs/NAME, with the config's name"""
 
 PATHS = "init_from", "data.path", "data.tokenizer"  # settings that name a file or a folder

@@ -146,10 +146,13 @@ def _ready(tree: ConfigDict) -> Settings:
 def _with_folder(tree: ConfigDict, workdir: pathlib.Path) -> dict:
     """The settings with the model, and unless another is set the tokenizer, of init_from; see Config.init_from."""
     from experiments.settings import folder
+    from longctx.hf import sources
 
-    model = from_config_dict(tree).model
-    source, _ = kept(workdir, tree.init_from, "")
-    return folder.with_model(_plain(tree), model, explicit(tree), tree.init_from, source)
+    model, init_from = from_config_dict(tree).model, tree.init_from
+    source, _ = kept(workdir, init_from, "")
+    if source == init_from:  # the run has no copy of it
+        init_from = source = str(sources.folder(init_from, "init_from"))
+    return folder.with_model(_plain(tree) | {"init_from": init_from}, model, explicit(tree), init_from, source)
 
 
 def _stored_tree(workdir: str | None) -> ConfigDict:

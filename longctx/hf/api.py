@@ -114,8 +114,9 @@ def _logits(graph, params, batch, length):
 def load(
     path, rope_scaling: dict | RopeConfig | None = None, mesh: jax.sharding.Mesh | None = None, dtype: str | None = None
 ) -> Model:
-    """The model in a Hugging Face folder (config.json and safetensors, in one file or several), in a .gguf file, or of an
-    id such as "org/name" that is in the hub's cache; nothing is downloaded.
+    """The model in a Hugging Face folder (config.json and safetensors, in one file or several) or in a .gguf file.
+
+    An id such as "org/name" is that of a model in the hub's cache; nothing is downloaded.
 
     Each device reads its own shard of each tensor; beside the result, host memory holds the shards of one layer's
     tensor.

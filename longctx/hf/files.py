@@ -64,7 +64,7 @@ def tensors(folder: pathlib.Path) -> dict[str, Stored]:
     if (folder / GGUF).is_file():
         from longctx.hf.gguf import folder as gguf
 
-        return gguf.tensors(folder)
+        return {**gguf.tensors(folder)}
     stored = {}
     for path in _paths(folder):
         stored |= _header(path)

@@ -8,8 +8,8 @@ from longctx.errors import UserError
 HOW = "it must be the folder of a Hugging Face model, a .gguf file, or the id of a model that is in the hub's cache"
 
 
-def folder(source) -> pathlib.Path:
-    """The Hugging Face folder that `source` stands for: a folder is its own.
+def folder(source, field: str = "path") -> pathlib.Path:
+    """The Hugging Face folder that `source` stands for: a folder is its own. `field` named it.
 
     Raises:
       UserError: for a file of another kind, and for an id that is not in the cache; the message says what to do.
@@ -18,28 +18,28 @@ def folder(source) -> pathlib.Path:
     if path.is_dir():
         return path
     if path.is_file():
-        return _of_file(path)
+        return _of_file(path, f"{field}={str(source)!r}")
     name = str(source)
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        return _in_cache(name)
-    raise UserError(f"{name!r} does not exist; {HOW}.")
+        return _in_cache(name, field)
+    raise UserError(f"{field}={name!r} does not exist; {HOW}.")
 
 
-def _of_file(path: pathlib.Path) -> pathlib.Path:
+def _of_file(path: pathlib.Path, said: str) -> pathlib.Path:
     if path.suffix == ".gguf":
         from longctx.hf.gguf import folder as gguf
 
         return gguf.folder(path)
     if path.suffix == ".safetensors":
-        raise UserError(f"{str(path)!r} has no settings in it; give its folder, which must hold a config.json.")
+        raise UserError(f"{said} has no settings in it; give its folder, which must hold a config.json.")
     if path.suffix in (".bin", ".pt", ".pth", ".ckpt"):
         raise UserError(
-            f"{str(path)!r} is pickled, which runs what it holds; convert it with save_pretrained of transformers."
+            f"{said} is pickled, which runs what it holds; convert it with save_pretrained of transformers."
         )
-    raise UserError(f"{str(path)!r} is a file of another kind; {HOW}.")
+    raise UserError(f"{said} is a file of another kind; {HOW}.")
 
 
-def _in_cache(name: str) -> pathlib.Path:
+def _in_cache(name: str, field: str) -> pathlib.Path:
     """The newest snapshot of a model in the hub's cache, as huggingface_hub lays it out."""
     home = os.environ.get("HF_HOME") or pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
     hub = pathlib.Path(os.environ.get("HF_HUB_CACHE") or pathlib.Path(home) / "hub").expanduser()
@@ -51,5 +51,6 @@ def _in_cache(name: str) -> pathlib.Path:
         if (snapshot / "config.json").is_file():
             return snapshot
     raise UserError(
-        f"{name!r} is neither a folder nor a model in the hub's cache {str(hub)!r}; `hf download {name}` brings it there."
+        f"{field}={name!r} is neither a folder of a Hugging Face model nor the id of one in the hub's cache "
+        f"({hub}); `hf download {name}` brings it there."
     )

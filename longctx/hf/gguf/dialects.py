@@ -52,7 +52,16 @@ KNOWN = {
     "rope.scaling.factor",
     "rope.scaling.original_context_length",
     "rope.scaling.finetuned",
+    "rope.scaling.yarn_beta_fast",
+    "rope.scaling.yarn_beta_slow",
     "vocab_size",
+}
+
+
+_YARN = {
+    "original_max_position_embeddings": "rope.scaling.original_context_length",
+    "beta_fast": "rope.scaling.yarn_beta_fast",
+    "beta_slow": "rope.scaling.yarn_beta_slow",
 }
 
 
@@ -187,9 +196,9 @@ def _rope_scaling(part: Part, stored: dict[str, Tensor]) -> dict | None:
         return None
     if kind not in ("linear", "yarn"):
         raise unknown_name(f"{path}: rope.scaling.type", kind, ("none", "linear", "yarn"))
-    original = part.get("rope.scaling.original_context_length") if kind == "yarn" else None
-    given = {"original_max_position_embeddings": original} if original else {}
-    return {"rope_type": kind, "factor": float(part["rope.scaling.factor"])} | given
+    scaling = {"rope_type": kind, "factor": float(part["rope.scaling.factor"])}
+    numbers = _YARN if kind == "yarn" else {}
+    return scaling | {theirs: part[key] for theirs, key in numbers.items() if part.get(key)}
 
 
 def renamed(metadata: Metadata, stored: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -207,7 +216,8 @@ def renamed(metadata: Metadata, stored: dict[str, Tensor]) -> dict[str, Tensor]:
         if name == ROPE_FACTORS:
             continue
         stem, _, kind = name.rpartition(".")
-        layer, own = re.fullmatch(r"(?:blk\.(\d+)\.)?(.*)", stem).groups()
+        match = re.match(r"blk\.(\d+)\.", stem)
+        layer, own = (match[1], stem[match.end() :]) if match else (None, stem)
         theirs = (OUTSIDE if layer is None else dialect.block).get(own)
         if theirs is None or kind not in ("weight", "bias"):
             raise UserError(f"{metadata.path}: the tensor {name} is not known to longctx for this architecture.")

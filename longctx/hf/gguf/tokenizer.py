@@ -1,7 +1,8 @@
 """The tokenizer in a GGUF file's metadata, as the files that the `tokenizers` library and transformers load.
 
-A file holds tokens with their kinds, and either the merges of a byte-level BPE or the scores of a SentencePiece BPE. How
-the former cuts text before it merges is only named (tokenizer.ggml.pre); PRE has what the names stand for. Free of jax.
+A file holds tokens with their kinds, and either the merges of a byte-level BPE or the scores of a SentencePiece BPE.
+How the former cuts text before it merges is only named (tokenizer.ggml.pre); PRE has what the names stand for. Free of
+jax.
 """
 
 import enum
@@ -71,7 +72,7 @@ def _tokenizer(metadata: Metadata):
     if model not in MODELS:
         raise unknown_name(f"{metadata.path}: tokenizer.ggml.model", model, MODELS)
     tokens = metadata["tokenizer.ggml.tokens"]
-    kinds = metadata.get("tokenizer.ggml.token_type") or [Kind.NORMAL] * len(tokens)
+    kinds = metadata.get("tokenizer.ggml.token_type") or [int(Kind.NORMAL)] * len(tokens)
     if model == "llama":  # whose converter writes spaces in these tokens
         own = [kind == Kind.USER_DEFINED for kind in kinds]
         tokens = [token.replace(" ", SPACE) if mine else token for token, mine in zip(tokens, own, strict=True)]

@@ -254,7 +254,7 @@ def test_a_run_outlives_the_folders_it_came_from(tmp_path, other):
     records.keep_sources(config, workdir)
     shutil.move(folder, tmp_path / "moved")
     shutil.rmtree(tmp_path / "text")
-    with pytest.raises(UserError, match="has no config.json"):
+    with pytest.raises(UserError, match="init_from=.*does not exist"):
         settings(folder, *say, workdir=workdir)
     checkpoint_of(config, workdir)
     assert settings(folder, *say, workdir=workdir) == config

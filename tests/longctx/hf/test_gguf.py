@@ -1,0 +1,279 @@
+"""GGUF files: the model and the tokenizer that are in them, and files that are refused."""
+
+import json
+import pathlib
+
+import gguf
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+
+from experiments import generate
+from experiments.settings import config as configs
+from longctx import hf
+from longctx.data import tokenizers
+from longctx.errors import UserError
+from longctx.hf import sources
+from longctx.hf.gguf import file
+from longctx.hf.gguf.tokenizer import Kind
+from tests.longctx.hf import tiny
+from tests.longctx.hf.gguf_files import content_of, write
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "beta_fast": 4.0, "original_max_position_embeddings": 64}
+MODELS = {
+    "llama": {},
+    "llama_tied": {},
+    "llama_linear": {},
+    "llama_yarn": {"rope_scaling": YARN},
+    "qwen2": {},
+    "qwen3": {},
+    "gemma2": {"query_pre_attn_scalar": 12},
+    "gemma3": {"query_pre_attn_scalar": 12, "sliding_window_pattern": 6, "_sliding_window_pattern": 6},
+}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LONGCTX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def folder_of(tmp_path, name: str, content: dict, values: dict) -> pathlib.Path:
+    folder = tiny.write(tmp_path / f"{name}-folder", name, values)
+    (folder / "config.json").write_text(json.dumps(content))
+    return folder
+
+
+def assert_same_model(got: hf.Model, want: hf.Model) -> None:
+    assert got.config == want.config
+    jax.tree.map(np.testing.assert_array_equal, got.params, want.params)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16], ids=lambda dtype: np.dtype(dtype).name)
+@pytest.mark.parametrize("name", MODELS)
+def test_a_file_is_the_model_of_its_folder(tmp_path, name, dtype):
+    """Every weight, bit for bit, and every setting. (1 + w) - 1 keeps w where it has few bits."""
+    values = {tensor: np.round(value * 64) / 64 for tensor, value in tiny.tensors(name).items()}
+    values = {tensor: value.astype(dtype) for tensor, value in values.items()}
+    content = content_of(name, **MODELS[name]) | {"torch_dtype": np.dtype(dtype).name}
+    path = write(tmp_path / f"{name}.gguf", content, values)
+    assert_same_model(hf.load(path), hf.load(folder_of(tmp_path, name, content, values)))
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"])
+def test_quantized_weights_are_what_they_stand_for(tmp_path, kind):
+    quantization = gguf.GGMLQuantizationType[kind]
+    content, values = content_of("qwen2", intermediate_size=64), tiny.tensors("qwen2")
+    rng = np.random.default_rng(0)
+    for tensor in [tensor for tensor in values if ".mlp." in tensor]:
+        shape = (32, 64) if "down" in tensor else (64, 32)
+        values[tensor] = rng.normal(size=shape).astype(np.float32)
+    path = write(tmp_path / "qwen2.gguf", content, values, quantization)
+    rounded = lambda value: gguf.quants.dequantize(gguf.quants.quantize(value, quantization), quantization)
+    meant = {tensor: rounded(value) if value.ndim == 2 else value for tensor, value in values.items()}
+    assert any((meant[tensor] != value).any() for tensor, value in values.items())
+    assert_same_model(hf.load(path), hf.load(folder_of(tmp_path, "qwen2", content, meant)))
+
+
+def test_factors_of_frequencies_are_llama_3s_scaling(tmp_path):
+    """As llama.cpp's converter works them out, of a model whose config.json has rope_type llama3."""
+    content, values = content_of("llama_llama3"), tiny.tensors("llama_llama3")
+    want = hf.load(folder_of(tmp_path, "llama_llama3", content, values))
+    scaling, H = content["rope_scaling"], want.config.head_dim
+    plain = content["rope_theta"] ** -(np.arange(0, H, 2) / H)
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    turns = scaling["original_max_position_embeddings"] * plain / (2 * np.pi)
+    smooth = np.clip((turns - low) / (high - low), 0, 1)
+    factors = 1 / ((1 - smooth) / scaling["factor"] + smooth)
+    path = write(
+        tmp_path / "llama3.gguf",
+        content | {"rope_scaling": None},
+        values,
+        more=lambda writer: writer.add_tensor("rope_freqs.weight", factors.astype(np.float32)),
+    )
+    ids = np.arange(2 * 40).reshape(2, 40) % 72
+    got, want = hf.load(path)(ids), want(ids)
+    np.testing.assert_allclose(got, want, atol=2e-5 * np.abs(want).max())
+
+
+# ---- tokenizers
+
+
+def byte_level(writer, pre="smollm"):
+    letters = sorted(tokenizers_alphabet())
+    merges = ["Ġ t", "t h", "Ġt h", "h e"]
+    tokens = ["<|endoftext|>", "<|im_end|>", *letters, "Ġt", "th", "Ġth", "he", "<tool>"]
+    kinds = [Kind.CONTROL, Kind.CONTROL, *[Kind.NORMAL] * (len(tokens) - 3), Kind.USER_DEFINED]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(tokens)
+    writer.add_token_types([int(kind) for kind in kinds])
+    writer.add_token_merges(merges)
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
+    writer.add_eot_token_id(1)
+    writer.add_add_bos_token(False)
+    writer.add_chat_template("{{ messages[0]['content'] }}")
+
+
+def tokenizers_alphabet():
+    from tokenizers import pre_tokenizers
+
+    return pre_tokenizers.ByteLevel.alphabet()
+
+
+def sentence_piece(writer):
+    pieces = ["▁t", "he", "▁the", "▁", "t", "h", "e", "in", "i", "n"]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *pieces, "  "]
+    kinds = [Kind.UNKNOWN, *2 * [Kind.CONTROL], *256 * [Kind.BYTE], *len(pieces) * [Kind.NORMAL], Kind.USER_DEFINED]
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * 259 + [-float(i) for i in range(len(pieces))] + [-1000.0])
+    writer.add_token_types([int(kind) for kind in kinds])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    writer.add_add_bos_token(True)
+    writer.add_add_space_prefix(False)
+
+
+def of_file(tmp_path, more):
+    folder = sources.folder(write(tmp_path / "m.gguf", content_of("llama"), tiny.tensors("llama"), more=more))
+    return tokenizers.load(str(folder)), folder
+
+
+def words(tokenizer, text: str) -> list[str]:
+    return [tokenizer._tokenizer.id_to_token(int(token)) for token in tokenizer.encode(text.encode())]
+
+
+def test_a_byte_level_tokenizer(tmp_path):
+    tokenizer, folder = of_file(tmp_path, byte_level)
+    assert words(tokenizer, "the then 12") == ["th", "e", "Ġth", "e", "n", "Ġ", "1", "2"]
+    assert words(tokenizer, "a<tool>b<|im_end|>")[:3] == ["a", "<tool>", "b"]
+    assert len(words(tokenizer, "<|im_end|>")) == 10  # in documents its letters
+    text = "naïve 日本語 \n\t the"
+    assert tokenizer.decode(tokenizer.encode(text.encode())) == text
+    assert (tokenizer.bos, tokenizer.eos, tokenizer.ends) == (0, 0, (0, 1))
+    assert tokenizer.encode_prompt(b"the", 1000).tolist() == tokenizer.encode(b"the").tolist()  # no BOS in prompts
+    assert json.loads((folder / "tokenizer_config.json").read_text())["chat_template"].startswith("{{ messages")
+
+
+def test_a_sentence_piece_tokenizer(tmp_path):
+    tokenizer, _ = of_file(tmp_path, sentence_piece)
+    assert words(tokenizer, "in the hen") == ["in", "▁the", "▁", "he", "n"]
+    assert words(tokenizer, "x  in") == ["<0x78>", "▁▁", "in"]  # a run of spaces is a token of its own
+    text = "the é 日  in"
+    assert tokenizer.decode(tokenizer.encode(text.encode())) == text
+    assert tokenizer.encode_prompt(b"the", 1000)[0] == tokenizer.bos == 1 and tokenizer.eos == 2
+
+
+# ---- the folder, and what is refused
+
+
+def test_a_folder_is_made_once_and_follows_the_file(tmp_path, cache):
+    path = write(tmp_path / "a.gguf", content_of("llama"), tiny.tensors("llama"))
+    folder = sources.folder(path)
+    made = (folder / "config.json").stat().st_mtime_ns
+    moved = path.rename(tmp_path / "b.gguf")
+    moved = moved.rename(tmp_path / "c" / "a.gguf") if (tmp_path / "c").mkdir() is None else moved
+    assert sources.folder(moved) == folder and (folder / "config.json").stat().st_mtime_ns == made
+    hf.load(folder)  # the link leads to where the file is now
+    other = {tensor: value + 1 for tensor, value in tiny.tensors("llama").items()}
+    assert sources.folder(write(moved, content_of("llama"), other)) != folder
+    assert {path.parent for path in cache.glob("gguf/*")} == {folder.parent}
+
+
+def unknown_tokenizer(writer):
+    writer.add_tokenizer_model("bert")
+    writer.add_token_list(["a"])
+
+
+def refused(path) -> str:
+    with pytest.raises(UserError) as error:
+        hf.load(path)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_files_that_are_refused(tmp_path):
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(b"GGUF" + bytes(100))
+    assert "is no GGUF file" in refused(damaged)
+    whole = write(tmp_path / "whole.gguf", content_of("llama"), tiny.tensors("llama")).read_bytes()
+    damaged.write_bytes(whole[: len(whole) // 2])
+    assert "is no GGUF file" in refused(damaged)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert "give its folder" in refused(tmp_path / "model.safetensors")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    assert "convert it with save_pretrained" in refused(tmp_path / "pytorch_model.bin")
+    assert "does not exist; it must be the folder" in refused(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        (lambda writer: writer.add_expert_count(8), "llama.expert_count=8 is not known"),
+        (lambda writer: writer.add_rope_dimension_count(4), "llama.rope.dimension_count=4 is not supported; 12 is"),
+        (lambda writer: byte_level(writer, "grok"), "tokenizer.ggml.pre='grok' is not known"),
+        (
+            lambda writer: writer.add_tokenizer_model("bert") or writer.add_token_list(["a"]),
+            "model='bert' is not known",
+        ),
+        (lambda writer: writer.add_tensor("blk.0.extra.weight", np.ones(32, np.float32)), "blk.0.extra.weight"),
+    ],
+)
+def test_what_is_not_known_is_named(tmp_path, more, words, cache):
+    path = write(tmp_path / "m.gguf", content_of("llama"), tiny.tensors("llama"), more=more)
+    assert words in refused(path) and str(path) in refused(path)
+    assert not list(cache.glob("gguf/*"))
+
+
+def test_an_architecture_that_is_not_known(tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "bloom")
+    writer.add_block_count(1)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    assert "general.architecture='bloom' is not known" in refused(tmp_path / "m.gguf")
+
+
+def test_a_quantization_that_is_not_known(tmp_path, monkeypatch):
+    path = write(tmp_path / "m.gguf", content_of("llama"), tiny.tensors("llama"))
+    monkeypatch.setattr(file, "CODES", {})
+    assert "has the type F32; known: " in refused(path)
+
+
+# ---- commands
+
+
+def test_a_run_starts_from_a_file(tmp_path):
+    path = write(tmp_path / "m.gguf", content_of("llama", vocab_size=72), tiny.tensors("llama"), more=byte_level)
+    config, _ = configs.from_command_line(["train", f"--config.init_from={path}", f"--workdir={tmp_path / 'run'}"])
+    assert pathlib.Path(config.init_from) == sources.folder(path) == pathlib.Path(config.data.tokenizer)
+    assert config.model.d_model == 32 and config.model.layers == 2
+
+
+def test_a_file_goes_on_with_a_text(tmp_path):
+    path = write(tmp_path / "m.gguf", content_of("llama"), tiny.tensors("llama"), more=byte_level)
+    source = generate.of_hugging_face(str(path), None, [])
+    assert source.ends == (0, 1) and source.vocab_size == 72
+    mesh, graph, params = source.load()
+    assert params["embedding"]["table"].shape == (72, 32)
+
+
+# ---- the hub's cache
+
+
+def test_a_model_in_the_hubs_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    for name in ("HF_HUB_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    repository = tmp_path / "hub" / "models--org--name"
+    for revision in ("older", "newer"):
+        tiny.write(repository / "snapshots" / revision, "llama")
+    assert hf.load("org/name").source in repository.glob("snapshots/*")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("older")
+    assert hf.load("org/name").source == repository / "snapshots" / "older"
+    assert "`hf download org/other` brings it there" in refused("org/other")
