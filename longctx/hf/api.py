@@ -146,7 +146,7 @@ def load(
 
 def _loaded(source: pathlib.Path, architecture: Architecture, config: ModelConfig, mesh, dtype) -> dict:
     """The parameters in the folder `source`, on `mesh`; dtype: None is the file's. Raises UserError as `load` does."""
-    stored = files.tensors(source)
+    stored = sources.tensors(source)
     with jax.set_mesh(mesh):
         shapes = jax.eval_shape(lambda: functional.init(config, AttentionConfig(), jax.random.key(0)))
         located = parameters.locate(architecture, config, shapes)

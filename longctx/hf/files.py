@@ -22,7 +22,6 @@ DTYPES = {
     "F64": np.dtype(np.float64),
 }
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-GGUF = "model.gguf"  # a link in a folder that gguf.folder made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,15 +55,11 @@ class Stored:
 
 
 def tensors(folder: pathlib.Path) -> dict[str, Stored]:
-    """{name: Stored} of every tensor in a model's folder, safetensors or what sources.folder made of a GGUF file.
+    """{name: Stored} of every tensor in a model's folder.
 
     Raises:
       UserError: where there are no tensors, or a file is missing, truncated or damaged.
     """
-    if (folder / GGUF).is_file():
-        from longctx.hf.gguf import folder as gguf
-
-        return {**gguf.tensors(folder)}
     stored = {}
     for path in _paths(folder):
         stored |= _header(path)

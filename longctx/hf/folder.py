@@ -6,7 +6,7 @@ import re
 
 from longctx.config import ModelConfig, RopeConfig
 from longctx.errors import UserError, unknown_name
-from longctx.hf import files, rope, sources
+from longctx.hf import rope, sources
 from longctx.hf.architectures import ARCHITECTURES, Architecture
 from longctx.hf.fields import NAME, optional
 from longctx.hf.settings import DTYPES
@@ -39,7 +39,7 @@ def model_config(path, rope_scaling: dict | RopeConfig | None = None) -> ModelCo
     folder = sources.folder(path)
     content = settings(folder)
     architecture = architecture_of(content)
-    name, stored = architecture.outside["embedding.table"].name, files.tensors(folder)
+    name, stored = architecture.outside["embedding.table"].name, sources.tensors(folder)
     if name not in stored:
         raise UserError(f"{folder} has no tensor {name}, which a {content['model_type']} must have.")
     _require_sizes(architecture, content, name, stored)

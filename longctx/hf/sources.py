@@ -4,6 +4,8 @@ import os
 import pathlib
 
 from longctx.errors import UserError
+from longctx.hf import files
+from longctx.hf.gguf import folder as gguf
 
 HOW = "it must be the folder of a Hugging Face model, a .gguf file, or the id of a model that is in the hub's cache"
 
@@ -25,10 +27,15 @@ def folder(source, field: str = "path") -> pathlib.Path:
     raise UserError(f"{field}={name!r} does not exist; {HOW}.")
 
 
+def tensors(folder: pathlib.Path) -> dict[str, files.Stored]:
+    """{name: Stored} of every tensor in a folder: safetensors, or those of the GGUF file that it was made for."""
+    if not (folder / gguf.GGUF).is_file():
+        return files.tensors(folder)
+    return {**gguf.tensors(folder)}
+
+
 def _of_file(path: pathlib.Path, said: str) -> pathlib.Path:
     if path.suffix == ".gguf":
-        from longctx.hf.gguf import folder as gguf
-
         return gguf.folder(path)
     if path.suffix == ".safetensors":
         raise UserError(f"{said} has no settings in it; give its folder, which must hold a config.json.")

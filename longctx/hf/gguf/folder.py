@@ -10,9 +10,9 @@ import zlib
 
 from longctx import caches
 from longctx.errors import UserError
-from longctx.hf.files import GGUF
 from longctx.hf.gguf import dialects, file, tokenizer
 
+GGUF = "model.gguf"  # the link
 HEAD = 1 << 20  # bytes at either end of a file that tell it from others
 VERSION = 1  # of what is written; a new one makes the folders anew
 

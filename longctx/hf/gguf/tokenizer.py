@@ -8,7 +8,6 @@ jax.
 import enum
 import json
 import pathlib
-from collections.abc import Callable
 
 from longctx.errors import unknown_name
 from longctx.hf.gguf.file import Metadata
@@ -153,27 +152,38 @@ def _merges(vocabulary: dict[str, int], scored: list[tuple[str, float]]) -> list
 
 
 def _gpt2():
+    """GPT-2's words and runs of digits."""
     from tokenizers import pre_tokenizers
 
     return None, pre_tokenizers.ByteLevel(add_prefix_space=False)
 
 
 def _single_digits():
+    """GPT-2's words, and every digit for itself."""
     from tokenizers import pre_tokenizers
 
     digits = pre_tokenizers.Digits(individual_digits=True)
     return None, pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
 
 
-def _words(numbers: str, normalizer: str | None = None) -> Callable:
-    def parts():
-        from tokenizers import Regex, normalizers, pre_tokenizers
+def _llama3():
+    """Llama 3's words, and digits by threes."""
+    return None, _words(r"\p{N}{1,3}")
 
-        split = pre_tokenizers.Split(Regex(_WORDS % numbers), "isolated")
-        by_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        return getattr(normalizers, normalizer)() if normalizer else None, pre_tokenizers.Sequence([split, by_bytes])
 
-    return parts
+def _qwen2():
+    """Qwen 2's words, and every digit for itself, after NFC."""
+    from tokenizers import normalizers
+
+    return normalizers.NFC(), _words(r"\p{N}")
+
+
+def _words(numbers: str):
+    """A pre-tokenizer by the expression that Llama 3 and Qwen 2 share but for `numbers`."""
+    from tokenizers import Regex, pre_tokenizers
+
+    split = pre_tokenizers.Split(Regex(_WORDS % numbers), "isolated")
+    return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
 MODELS = {"gpt2": _byte_level, "llama": _sentence_piece}
@@ -183,7 +193,7 @@ PRE = {
     "smollm": _single_digits,
     "starcoder": _single_digits,
     "refact": _single_digits,
-    "llama-bpe": _words(r"\p{N}{1,3}"),
-    "qwen2": _words(r"\p{N}", "NFC"),
+    "llama-bpe": _llama3,
+    "qwen2": _qwen2,
 }
 WHOLE_WORDS = ("llama-bpe",)  # a word that is a token is that token, whatever the merges say
