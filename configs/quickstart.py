@@ -4,7 +4,7 @@ Trains a small Llama-style decoder on the source code of Python's standard libra
 1024, then 4096 tokens of context; YaRN stretches RoPE for each new length, so that what was learnt at 256 tokens works
 there almost at once. Most of the tokens are practice in looking back: documents that hide a passkey and ask for it
 again and again, and repeated digits. The first layer sees four tokens only: it tells the others what stands before each
-token, which is half of an induction head, and so small a model learns retrieval in a minute, by any seed.
+token, which is half of an induction head, and so small a model learns retrieval in a minute, with every seed tried.
 
     python -m experiments.train --config configs/quickstart.py
     python -m experiments.train --config configs/quickstart.py:smoke          # a small one, in under a minute
