@@ -66,6 +66,7 @@ setup(
         "safetensors>=0.8",
         "ml-dtypes>=0.5",
         "jaxtyping>=0.3.11",
+        "jinja2>=3.1",
     ],
     extras_require=EXTRAS,
 )

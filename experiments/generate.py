@@ -1,13 +1,19 @@
-"""Continue a text: the new tokens are printed as they come.
+"""Continue a text, or talk to a model: the new tokens are printed as they come.
 
-    python -m experiments.generate --checkpoint PATH --prompt-file FILE --max-new-tokens N [--temperature X] [--top-p X]
-                                   [--seed N] [--chunk N] [--tokenizer FILE|bytes] [--special-tokens parse|text]
+    python -m experiments.generate --checkpoint PATH --prompt TEXT | --prompt-file FILE | --chat [--max-new-tokens N]
+                                   [--temperature X] [--top-k N] [--top-p X] [--min-p X] [--repetition-penalty X]
+                                   [--stop TEXT ...] [--seed N] [--chunk N] [--tokenizer FILE|bytes]
+                                   [--special-tokens parse|text] [--system TEXT] [--context N]
                                    [--config.field=value ...]
 
-PATH is the workdir of a run of experiments.train, whose settings --config.field=value changes (as experiments.evaluate
-has it), the folder of a Hugging Face model, a .gguf file, or the id of a model in the hub's cache. The text of a
-special token in the prompt is that token. The prompt starts with BOS, unless it does so itself or tokenizer_config.json
-says that there is none (or add_bos_token=false).
+PATH is the workdir of a run of experiments.train, the folder of a Hugging Face model, a .gguf file, or the id of a
+model in the hub's cache. --config.field=value changes the settings of a run (as experiments.evaluate has it), and of a
+model its RoPE, its position method, its masks, dtypes and mesh, such as --config.model.rope.scaling=yarn.
+The text of a special token in the prompt is that token. The prompt starts with BOS, unless it does so itself or
+tokenizer_config.json says that there is none (or add_bos_token=false).
+
+--chat reads turns from the terminal, a line each, and answers through the model's chat template; what was said stays in
+the cache, --context tokens of it. /new starts anew, /exit ends; Ctrl-C ends an answer.
 """
 
 import dataclasses
@@ -19,29 +25,39 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.planner import price
-from experiments.run import command, processes
+from experiments.run import chat, command, processes
 from experiments.settings import config as configs
 from experiments.settings.console import Parser
+from longctx.config import Config, ModelConfig
 from longctx.data import special_tokens, tokenizers
 from longctx.errors import UserError
 from longctx.generation import text
 from longctx.generation.request import Request, stops
 
+OPEN = ("--config.model.", "--config.mesh.", "--config.attention.")  # what can be changed of a Hugging Face model
+
 
 def arguments(argv):
     """(the options of this command, the --config.field=value among the arguments)."""
     parser = Parser(__doc__.splitlines()[0])
-    parser.add_argument(
-        "--checkpoint", metavar="PATH", required=True, help="workdir of a run, or a model: folder, .gguf, id"
-    )
-    parser.add_argument("--prompt-file", metavar="FILE", required=True, help="the text to go on from")
-    parser.add_argument("--max-new-tokens", metavar="N", type=int, required=True)
+    parser.add_argument("--checkpoint", metavar="PATH", required=True, help="workdir of a run, or a model")
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("--prompt", metavar="TEXT", help="the text to go on from")
+    given.add_argument("--prompt-file", metavar="FILE", help="the file of that text")
+    given.add_argument("--chat", action="store_true", help="turns from the terminal, by the model's chat template")
+    parser.add_argument("--system", metavar="TEXT", help="what --chat begins with, in the name of the system")
+    parser.add_argument("--max-new-tokens", metavar="N", type=int, default=256, help="default: %(default)s")
     parser.add_argument("--temperature", metavar="X", type=float, default=0.0, help="0 takes the likeliest token")
+    parser.add_argument("--top-k", metavar="N", type=int, default=0, help="draw among so many of the likeliest")
     parser.add_argument("--top-p", metavar="X", type=float, default=1.0, help="draw among the likeliest, this share")
+    parser.add_argument("--min-p", metavar="X", type=float, default=0.0, help="... among those so likely, of the first")
+    parser.add_argument("--repetition-penalty", metavar="X", type=float, default=1.0, help="on tokens seen; 1 is none")
+    parser.add_argument("--stop", metavar="TEXT", action="append", default=[], help="ends the text; may come again")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of what is drawn (default: %(default)s)")
     parser.add_argument(
         "--chunk", metavar="N", type=int, default=512, help="tokens of the prompt read at a time (default: %(default)s)"
     )
+    parser.add_argument("--context", metavar="N", type=int, default=0, help="tokens that --chat has room for")
     parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.json or bytes (default: the checkpoint's)")
     parser.add_argument(
         "--special-tokens",
@@ -49,19 +65,22 @@ def arguments(argv):
         default="parse",
         help="what the text of a special token in the prompt is (default: %(default)s)",
     )
-    return parser.parse_with_settings(argv)
+    return parser.parse_with_settings(argv, texts=("prompt", "system", "stop"))
 
 
 class Source(NamedTuple):
     """A model that continues prompts, its weights not read yet.
 
-    ends: the tokens that end the text. load: () -> (mesh, graph, params).
+    ends: the tokens that end the text. load: () -> (mesh, graph, params). folder: that of its tokenizer. longest: of
+    the rows that it is made for, in tokens.
     """
 
     tokenizer: tokenizers.Tokenizer
     vocab_size: int
     ends: tuple[int, ...]
     load: Callable
+    folder: pathlib.Path = pathlib.Path()
+    longest: int = chat.CONTEXT
 
 
 def of_run(path: str, tokenizer: str | None, overrides: list[str]) -> Source:
@@ -84,43 +103,69 @@ def of_run(path: str, tokenizer: str | None, overrides: list[str]) -> Source:
         with jax.set_mesh(mesh):
             return mesh, functional.graph(config.model, config.attention), params
 
-    return Source(tokenizer, config.model.vocab_size, tokenizer.ends, load)
+    folder, longest = pathlib.Path(config.data.tokenizer), max(stage.seq_len for stage in config.stages)
+    return Source(tokenizer, config.model.vocab_size, tokenizer.ends, load, folder, longest)
 
 
 def of_hugging_face(path: str, tokenizer: str | None, overrides: list[str]) -> Source:
     """The source in a Hugging Face folder, a .gguf file or the hub's cache. A text ends as config.json and
-    generation_config.json say.
-    """
-    if overrides:
-        raise UserError(f"{overrides[0]} changes the settings of a run, and --checkpoint={path!r} is not one.")
-    from longctx import hf
-    from longctx.hf import sources
+    generation_config.json say."""
+    from longctx.hf import folder, sources
 
-    path = str(sources.folder(path, "--checkpoint"))
-    config, tokenizer = hf.model_config(path), tokenizers.load(tokenizer or path)
+    source = sources.folder(path, "--checkpoint")
+    tokenizer, model, config = tokenizers.load(tokenizer or str(source)), folder.model_config(source), Config()
+    if overrides:
+        config = _changed(source, model, overrides)
+        model = config.model
 
     def load():
-        model = hf.load(path)
-        return model.mesh, model.graph, model.params
+        import jax
 
-    return Source(tokenizer, config.vocab_size, special_tokens.ends(path) or tokenizer.ends, load)
+        from longctx import hf
+        from longctx.model import functional
+
+        mesh = processes.start(config.mesh)
+        params = hf.load(source, mesh=mesh, dtype=model.param_dtype if overrides else None).params
+        with jax.set_mesh(mesh):
+            return mesh, functional.graph(model, config.attention), params
+
+    ends, longest = special_tokens.ends(source) or tokenizer.ends, folder.longest(folder.settings(source))
+    return Source(tokenizer, model.vocab_size, ends, load, source, longest)
 
 
-def _read(path: str) -> bytes:
+def _changed(source: pathlib.Path, model: ModelConfig, overrides: list[str]) -> Config:
+    """The settings of a Hugging Face model with --config.field=value, dtypes as they are unless one is set."""
+    from experiments.settings import checks
+
+    for override in overrides:
+        if not override.startswith(OPEN):
+            raise UserError(f"{override} has no effect on a Hugging Face model; {', '.join(OPEN)}... can be set.")
+    config, _ = configs.from_command_line(["generate", f"--config.init_from={source}", *overrides])
+    said = [override.removeprefix("--config.model.").partition("=")[0] for override in overrides]
+    kept = {name: getattr(model, name) for name in ("dtype", "param_dtype") if name not in said}
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, **kept))
+    checks.check_settings(config)
+    return config
+
+
+def _written(options) -> tuple[bytes, str]:
+    """(the prompt, its name)."""
+    if options.prompt is not None:
+        return options.prompt.encode(), "--prompt"
+    path = options.prompt_file
     try:
-        return pathlib.Path(path).read_bytes()
+        return pathlib.Path(path).read_bytes(), f"--prompt-file={path!r}"
     except OSError as error:
         raise UserError(f"--prompt-file={path!r} cannot be read: {error.strerror}.") from error
 
 
-def _tokens(source: Source, written: bytes, options) -> np.ndarray:
-    """The tokens of the prompt, all of them known to the model."""
-    tokenizer, path = source.tokenizer, options.prompt_file
+def _tokens(source: Source, written: bytes, name: str, parse: bool = True) -> np.ndarray:
+    """The tokens of the prompt called `name`, all of them known to the model. parse: see --special-tokens."""
+    tokenizer = source.tokenizer
     tokenizers.check_vocabulary(tokenizer, source.vocab_size)
-    parse = options.special_tokens == "parse"
-    tokens = tokenizer.encode_prompt(written, source.vocab_size, path, parse)
+    tokens = tokenizer.encode_prompt(written, source.vocab_size, name, parse)
     if not len(tokens):
-        raise UserError(f"--prompt-file={path!r} holds no text to go on from.")
+        raise UserError(f"{name} holds no text to go on from.")
     for line in tokenizers.losses(tokenizer, [written], parse):
         print(line, file=sys.stderr)
     return tokens
@@ -137,12 +182,26 @@ def _kind(path: str) -> Callable:
     return of_hugging_face
 
 
+def _request(options) -> Request:
+    fields = {field.name for field in dataclasses.fields(Request)} - {"stop"}
+    request = Request(**{name: getattr(options, name) for name in fields}).check()
+    if "" in options.stop:
+        raise UserError("--stop='' is in every text; give it the text that ends one.")
+    for name in () if options.chat else ("system", "context"):
+        if getattr(options, name):
+            raise UserError(f"--{name} is for --chat.")
+    return request
+
+
 def main(argv) -> None:
     options, overrides = arguments(argv[1:])
-    request = Request(options.max_new_tokens, options.chunk, options.temperature, options.top_p).check()
-    written = _read(options.prompt_file)
+    request = _request(options)
+    written = None if options.chat else _written(options)
     source = _kind(options.checkpoint)(options.checkpoint, options.tokenizer, overrides)
-    prompt = _tokens(source, written, options)
+    if options.chat:
+        chat.talk(source, request, options)
+        return
+    prompt = _tokens(source, *written, options.special_tokens == "parse")
     mesh, graph, params = source.load()
 
     import jax
@@ -152,7 +211,8 @@ def main(argv) -> None:
     request = dataclasses.replace(request, stop=stops(source.ends, source.vocab_size))
     with jax.set_mesh(mesh):
         steps = api.stream(graph, params, [prompt], key=jax.random.key(options.seed), **dataclasses.asdict(request))
-        for piece in text.as_it_comes(source.tokenizer, prompt, (int(chosen[0]) for chosen in steps)):
+        pieces = text.as_it_comes(source.tokenizer, prompt, (int(chosen[0]) for chosen in steps))
+        for piece in text.until(pieces, options.stop):
             print(piece, end="", flush=True)
     print()
 

@@ -63,10 +63,13 @@ class Parser(argparse.ArgumentParser):
         self._check_names(args, ())
         return self._parsed(args, namespace)
 
-    def parse_with_settings(self, args: list[str]) -> tuple[argparse.Namespace, list[str]]:
-        """(options, other arguments): --config and --config.field=value may stand among the options."""
+    def parse_with_settings(self, args: list[str], texts: tuple[str, ...] = ()) -> tuple[argparse.Namespace, list[str]]:
+        """(options, other arguments): --config and --config.field=value may stand among the options.
+
+        texts: the options that are texts, no names of files.
+        """
         self._check_names(args, ("--config",))
-        return self._parsed(args, None)
+        return self._parsed(args, None, texts)
 
     def error(self, message: str):
         for pattern, words in _MESSAGES.items():
@@ -75,10 +78,11 @@ class Parser(argparse.ArgumentParser):
                 break
         sys.exit(complain(message))
 
-    def _parsed(self, args, namespace):
+    def _parsed(self, args, namespace, texts: tuple[str, ...] = ()):
         options, rest = super().parse_known_args(args, namespace)
         for name, value in vars(options).items():
-            places.check_local(f"--{name.replace('_', '-')}", value)
+            if name not in texts:
+                places.check_local(f"--{name.replace('_', '-')}", value)
         return options, rest
 
     def _check_names(self, args: list[str], also: tuple[str, ...]) -> None:

@@ -43,8 +43,10 @@ class Tokenizer(Protocol):
     def encode_with_spans(self, text: bytes) -> Encoded:
         """(encode(text), int64[n, 2]): token i stands for text[spans[i, 0]:spans[i, 1]]."""
 
-    def encode_prompt(self, text: bytes, vocab_size: int, name: str = "the text", special: bool = True) -> np.ndarray:
-        """int32[n]: a text to be continued, behind bos if the model's prompts start with it.
+    def encode_prompt(
+        self, text: bytes, vocab_size: int, name: str = "the text", special: bool = True, start: bool = True
+    ) -> np.ndarray:
+        """int32[n]: a text to be continued, behind bos if the model's prompts start with it (start=False: as it is).
 
         The text of a special token is that token (special=False: text), and a prompt that begins with bos gets no
         second one. Raises UserError, too, for a special token that a model of vocab_size tokens does not have.
@@ -77,8 +79,10 @@ class ByteTokenizer:
         start = np.arange(len(text))
         return self.encode(text), np.stack([start, start + 1], 1)
 
-    def encode_prompt(self, text: bytes, vocab_size: int, name: str = "the text", special: bool = True) -> np.ndarray:
-        return np.append(np.int32(self.bos), self.encode(text))
+    def encode_prompt(
+        self, text: bytes, vocab_size: int, name: str = "the text", special: bool = True, start: bool = True
+    ) -> np.ndarray:
+        return np.append(np.int32(self.bos), self.encode(text)) if start else self.encode(text)
 
     def decode(self, ids) -> str:
         ids = np.asarray(ids)
@@ -135,7 +139,9 @@ class FileTokenizer:
         spans = np.append(starts, len(text))[np.array(encoding.offsets, np.int64).reshape(-1, 2)]
         return np.array(encoding.ids, np.int32), spans
 
-    def encode_prompt(self, text: bytes, vocab_size: int, name: str = "the text", special: bool = True) -> np.ndarray:
+    def encode_prompt(
+        self, text: bytes, vocab_size: int, name: str = "the text", special: bool = True, start: bool = True
+    ) -> np.ndarray:
         self._tokenizer.encode_special_tokens = not special
         try:
             ids = self.encode(text, name)
@@ -146,7 +152,7 @@ class FileTokenizer:
                 f"{name!r} holds {self._tokenizer.id_to_token(unknown[0])!r}, token {unknown[0]} of "
                 f"data.tokenizer={self.name!r}; the model has only {vocab_size}."
             )
-        begun = not self._in_prompts or ids[:1].tolist() == [self.bos]
+        begun = not start or not self._in_prompts or ids[:1].tolist() == [self.bos]
         return ids if begun else np.append(np.int32(self.bos), ids)
 
     def decode(self, ids) -> str:

@@ -3,16 +3,13 @@
 from collections.abc import Iterable, Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Int
 
-from longctx import meshes
 from longctx.config import ModelConfig, RopeConfig
 from longctx.errors import UserError, as_user_error
-from longctx.generation import cache as caching
-from longctx.generation import decode
+from longctx.generation import decode, reading
 from longctx.generation.request import Request, token_ids
 from longctx.model import functional
 from longctx.positions import api as positions
@@ -55,13 +52,13 @@ def stream(
         on; the tokens equal those of the uncached model at this `length`. Default: for each row its own prompt +
         max_new_tokens, so that a row depends on no other row, but on how many tokens it may get.
       key: a key of jax.random; equal keys give equal tokens. Default: jax.random.key(0).
-      options: the other fields of Request: chunk, temperature, top_p, stop.
+      options: the other fields of Request: chunk, stop, and those of Sampling: temperature, top_p and so on.
 
     Raises:
       UserError: for numbers that cannot work, an empty prompt, ids that the model does not know, a mask under which
         tokens see later ones, logits that are NaN.
     """
-    request = Request(max_new_tokens, **options).check()
+    request = Request(max_new_tokens=max_new_tokens, **options).check()
     model, mesh = functional.merged(graph, params), jax.sharding.get_mesh()
     if request.stop:
         token_ids("stop", request.stop, model.config.vocab_size, "T")
@@ -75,49 +72,38 @@ def stream(
     by_row = length or tuple(int(count) + max_new_tokens for count in lengths)
     # a static argument that differs from request to request would compile the steps again
     static = graph, rope, by_row if by_length else 0
-    cache, last = _read(static, params, model.config, prompts, _round_up(longest, request.chunk), request.chunk)
+    cache = reading.empty(model.config, len(prompts), reading.round_up(longest, request.chunk))
+    cache, last = reading.read(static, params, model.config, cache, prompts, request.chunk)
     key = jax.random.key(0) if key is None else key
+    choose = decode.Chooser(graph, params, request.sampling, key, prompts, model.config.vocab_size)
     done = np.zeros(rows, bool)
-    for step, tokens in enumerate(_tokens(static, params, cache, last, lengths, request, key)):
+    for step, tokens in enumerate(_tokens(static, params, cache, last, lengths, max_new_tokens, choose)):
         chosen = np.where(done, NONE, np.asarray(tokens)[:rows])
-        if (chosen[~done] < 0).any():
-            raise UserError(
-                f"the model's logits are NaN after {step} new tokens: its weights or its dtype, "
-                f"{model.config.dtype}, overflow."
-            )
+        check_chosen(chosen[~done], step, model.config)
         yield chosen
         done |= np.isin(chosen, request.stop)
         if done.all():
             return
 
 
-def _tokens(static: tuple, params, cache, last, lengths: np.ndarray, request: Request, key) -> Iterator[jax.Array]:
-    """The next token of every row, int32 [B], for each of max_new_tokens steps; -1 where logits are NaN."""
-    for step in range(request.max_new_tokens):
-        tokens = decode.choose(static[0], params, last, request.temperature, request.top_p, key, step)
-        if step + 1 < request.max_new_tokens:  # runs while the caller looks at the tokens
+def _tokens(static: tuple, params, cache, last, lengths: np.ndarray, count: int, choose) -> Iterator[jax.Array]:
+    """The next token of every row, int32 [B], for each of `count` steps; -1 where logits are NaN.
+
+    choose: the last hidden states -> tokens.
+    """
+    for step in range(count):
+        tokens = choose(last)
+        if step + 1 < count:  # runs while the caller looks at the tokens
             cache, last = decode.read_one(*static, params, cache, tokens, lengths + step)
         yield tokens
 
 
-def _read(static: tuple, params, config: ModelConfig, prompts: list[np.ndarray], longest: int, chunk: int):
-    """(cache, last) of decode.read after the last chunk of the prompts; the cache has room for `longest` tokens.
-
-    static: the static arguments of decode.read.
-    """
-    cache = _empty(config, len(prompts), longest)
-    last = jnp.zeros((len(prompts), config.d_model), config.dtype, out_sharding=meshes.ROWS)
-    for batch in _chunks(prompts, _round_up(chunk, meshes.context_shards())):
-        cache, last = decode.read(*static, params, cache, last, meshes.put_whole(batch, jax.sharding.get_mesh()))
-    return cache, last
-
-
-_empty = jax.jit(caching.empty, static_argnums=(0, 1, 2))
-
-
-def _round_up(count: int, unit: int) -> int:
-    """The smallest multiple of `unit` that is at least `count`."""
-    return -(-count // unit) * unit
+def check_chosen(tokens: np.ndarray, step: int, config: ModelConfig) -> None:
+    """Raises UserError where a token was chosen from logits that are NaN."""
+    if (tokens < 0).any():
+        raise UserError(
+            f"the model's logits are NaN after {step} new tokens: its weights or its dtype, {config.dtype}, overflow."
+        )
 
 
 def _checked(prompts: Iterable, vocab_size: int) -> list[np.ndarray]:
@@ -134,19 +120,3 @@ def _check_rope(rope: RopeConfig | None, length: int | None, config: ModelConfig
         positions.check(rope, config.head_dim, "rope")
     if length is not None:
         as_user_error(require_whole, "length", length, 1, MOST)
-
-
-def _chunks(prompts: list[np.ndarray], width: int) -> Iterator[dict]:
-    """Batches [B, width] for decode.read, until the longest prompt ends."""
-    lengths = np.array([len(prompt) for prompt in prompts])[:, None]
-    for start in range(0, lengths.max(), width):
-        index = start + np.arange(width)[None]
-        inside = index < lengths
-        tokens = np.zeros(inside.shape, np.int32)
-        tokens[inside] = np.concatenate([prompt[start : start + width] for prompt in prompts])
-        yield {
-            "tokens": tokens,
-            "positions": np.where(inside, index, 0).astype(np.int32),
-            "segments": inside.astype(np.int32),
-            "ends": (index == lengths - 1).astype(np.int32),
-        }

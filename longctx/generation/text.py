@@ -31,6 +31,32 @@ def as_it_comes(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Iterable[in
         yield piece
 
 
+def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
+    """Yields the text of the pieces up to the first of the `stops`, which is left out.
+
+    What may be the beginning of a stop is held back until it is known.
+    """
+    held = ""
+    for piece in pieces:
+        held += piece
+        found = [at for stop in stops if (at := held.find(stop)) >= 0]
+        if found:
+            if min(found):
+                yield held[: min(found)]
+            return
+        safe = len(held) - max((_begun(held, stop) for stop in stops), default=0)
+        if safe:
+            yield held[:safe]
+            held = held[safe:]
+    if held:
+        yield held
+
+
+def _begun(text: str, stop: str) -> int:
+    """How many of the last letters of a text are the first ones of `stop`, which is not in it whole."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
+
+
 def _context(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
     """The shortest tail of `ids` that decodes to complete characters: behind it, a decoder strips nothing.
 

@@ -45,6 +45,13 @@ def test_at_no_temperature_a_tie_stays_one_and_at_any_all_may_come():
         (ROWS, dict(temperature=float("nan")), "temperature=nan"),
         (ROWS, dict(temperature=1.0, top_p=0.0), "top_p=0.0"),
         (ROWS, dict(top_p=2), "top_p=2 must"),
+        (ROWS, dict(temperature=1.0, top_k=-1), "top_k=-1"),
+        (ROWS, dict(temperature=1.0, top_k=2.5), "top_k=2.5"),
+        (ROWS, dict(temperature=1.0, min_p=1.1), "min_p=1.1"),
+        (ROWS, dict(repetition_penalty=0.0), "repetition_penalty=0.0"),
+        (ROWS, dict(top_k=3), "top_k=3 has no effect at temperature=0"),
+        (ROWS, dict(top_p=0.9), "top_p=0.9 has no effect"),
+        (ROWS, dict(min_p=0.1), "min_p=0.1 has no effect"),
         (ROWS[0], {}, r"logits float32\[16\]"),
         (ROWS.astype(int), {}, "logits int64"),
     ],
@@ -73,3 +80,24 @@ def test_the_same_key_draws_the_same_and_rows_do_not_depend_on_one_another():
     np.testing.assert_array_equal(draws(ROWS, 8, **how), once)
     np.testing.assert_array_equal(draws(ROWS[:2], 8, **how), once[:, :2])
     assert len(np.unique(draws(np.tile(ROWS[:1], (5, 1)), 8, **how), axis=1).T) > 1  # nor are they alike
+
+
+@pytest.mark.parametrize("how", [dict(top_k=3), dict(min_p=0.2), dict(top_k=9, min_p=0.05), dict(top_k=4, top_p=0.7)])
+def test_only_the_likeliest_are_drawn(how):
+    """By definition, in float64: of the top_k those that top_p keeps, and of all those that min_p keeps."""
+    drawn = draws(ROWS[:1], 3000, temperature=2.0, **how)[:, 0]
+    share = np.exp(ROWS[0].astype(np.float64) / 2)
+    order = np.argsort(-share)
+    first = order[: how.get("top_k", len(order))]
+    of_first = share[first] / share[first].sum()
+    kept = first[: np.searchsorted(of_first.cumsum(), how.get("top_p", 1.0)) + 1]
+    kept = {token for token in kept if share[token] >= how.get("min_p", 0.0) * share.max()}
+    assert set(drawn) == kept and 1 < len(kept) < len(order)
+
+
+def test_tokens_that_were_seen_are_less_likely():
+    logits = np.array([[2.0, 1.9, -1.0, -1.2]], np.float32)
+    seen = np.array([[True, False, True, False]])
+    assert sample(logits, None, seen, repetition_penalty=1.2).tolist() == [1]  # 2 / 1.2 = 1.67
+    assert sample(logits, None, seen, repetition_penalty=1.01).tolist() == [0]
+    assert sample(logits[:, 2:], None, seen[:, 2:], repetition_penalty=1.3).tolist() == [1]  # -1 * 1.3

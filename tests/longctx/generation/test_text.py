@@ -77,3 +77,21 @@ def test_the_work_grows_with_the_text_alone(token):
     tokenizer = Counted()
     pieces(tokenizer, [97] * 5000, [token] * 5000)
     assert tokenizer.decoded <= 5000 * (text.HELD + 2 * text.CONTEXT)
+
+
+@hypothesis.given(
+    strategies.text("ab#", max_size=30),
+    strategies.lists(strategies.text("ab#", min_size=1, max_size=4), max_size=3),
+    strategies.data(),
+)
+def test_a_text_ends_before_the_first_stop(whole, stops, data):
+    """However the text is cut into pieces; and no more is held back than may be the beginning of a stop."""
+    cuts = sorted(data.draw(strategies.lists(strategies.integers(0, len(whole)), max_size=5)))
+    pieces = [whole[start:end] for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+    ends = [at for stop in stops if (at := whole.find(stop)) >= 0]
+    assert "".join(text.until(pieces, stops)) == whole[: min(ends, default=len(whole))]
+
+
+def test_what_cannot_begin_a_stop_comes_at_once():
+    pieces = text.until(iter(["ab", "c#", "#d"]), ["##", "cx"])
+    assert next(pieces) == "ab" and next(pieces) == "c" and list(pieces) == []

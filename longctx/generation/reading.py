@@ -1,0 +1,47 @@
+"""Prompts read into a cache, chunk by chunk."""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from longctx import meshes
+from longctx.config import ModelConfig
+from longctx.generation import cache as caching
+from longctx.generation import decode
+
+empty = jax.jit(caching.empty, static_argnums=(0, 1, 2))
+
+
+def read(static: tuple, params, config: ModelConfig, cache, prompts: list[np.ndarray], chunk: int, first: int = 0):
+    """(cache, last) of decode.read after the last chunk of the prompts.
+
+    static: the static arguments of decode.read. first: the position of each prompt's first token; the cache holds those
+    before it.
+    """
+    last = jnp.zeros((len(prompts), config.d_model), config.dtype, out_sharding=meshes.ROWS)
+    for batch in _chunks(prompts, round_up(chunk, meshes.context_shards()), first):
+        cache, last = decode.read(*static, params, cache, last, meshes.put_whole(batch, jax.sharding.get_mesh()))
+    return cache, last
+
+
+def round_up(count: int, unit: int) -> int:
+    """The smallest multiple of `unit` that is at least `count`."""
+    return -(-count // unit) * unit
+
+
+def _chunks(prompts: list[np.ndarray], width: int, first: int) -> Iterator[dict]:
+    """Batches [B, width] for decode.read, until the longest prompt ends."""
+    lengths = np.array([len(prompt) for prompt in prompts])[:, None]
+    for start in range(0, lengths.max(), width):
+        index = start + np.arange(width)[None]
+        inside = index < lengths
+        tokens = np.zeros(inside.shape, np.int32)
+        tokens[inside] = np.concatenate([prompt[start : start + width] for prompt in prompts])
+        yield {
+            "tokens": tokens,
+            "positions": np.where(inside, first + index, 0).astype(np.int32),
+            "segments": inside.astype(np.int32),
+            "ends": (index == lengths - 1).astype(np.int32),
+        }
