@@ -2,17 +2,28 @@
 
     python -m experiments.evaluate --workdir DIR [--config.eval.lengths="(512, 16384)"]
                                    [--config.model.rope.scaling=yarn ...]
+    python -m experiments.evaluate --config.init_from=MODEL [--workdir DIR] [--config.data.path=TEXT] [...]
 
-Starts from the configuration of the run in the workdir, with the RoPE of the stage that its newest checkpoint was made
-in as model.rope; `--config.x=y` changes it. Writes evals.json and draws the report again.
+The first starts from the configuration of the run in the workdir, with the RoPE of the stage that its newest checkpoint
+was made in as model.rope; `--config.x=y` changes it. The second reads a model of Hugging Face (a folder, a .gguf file,
+an id in the hub's cache) as it is, without a run, at 512, 2048 and 8192 tokens as far as it was trained for them, on a
+text of yours or Python's own library. Writes evals.json and draws the report.
 """
 
+import dataclasses
+import pathlib
 import time
 
 from experiments.run import checks, command, processes
 from experiments.settings import config as configs
+from experiments.settings import places
+from experiments.settings.console import Parser
 from longctx.config import Config, RopeConfig
 from longctx.evals.api import EVALS
+from longctx.hf.rope import stretched
+
+INIT_FROM = "--config.init_from="
+LENGTHS = 512, 2048, 8192  # tokens at which a model is measured, as far as it is made for them
 
 
 def lengths(config: Config) -> tuple[int, ...]:
@@ -39,7 +50,8 @@ def run(config: Config, mesh, params, rope: RopeConfig, documents, tokenizer, wo
     for name in config.eval.tasks:
         start = time.monotonic()
         results[name] = EVALS[name].run(predict, documents, tokenizer, config.eval, lengths(config), config.seed)
-        print(f"evaluated {name} in {time.monotonic() - start:.1f} s", flush=True)
+        found = EVALS[name].finding(results[name], max(stage.seq_len for stage in config.stages))
+        print(f"evaluated {name} in {time.monotonic() - start:.1f} s: {found}", flush=True)
     if jax.process_index() == 0:
         (workdir / "evals.json").write_text(dump(results) + "\n")
         print(f"report: {report.write(workdir)}", flush=True)
@@ -47,6 +59,9 @@ def run(config: Config, mesh, params, rope: RopeConfig, documents, tokenizer, wo
 
 
 def main(argv) -> None:
+    named = [arg for arg in argv[1:] if arg.startswith((INIT_FROM, INIT_FROM[1:]))]
+    if named:
+        return of_model(named[-1].partition("=")[2], [arg for arg in argv[1:] if arg not in named])
     config, workdir = configs.from_workdir(argv)
     corpus, tokenizer, _ = checks.check(config)
 
@@ -59,6 +74,53 @@ def main(argv) -> None:
     for line in (f"{config.name}: step {step}", *corpus.notes):
         print(line, flush=True)
     run(config, mesh, params, config.model.rope, corpus.held_out, tokenizer, workdir)
+
+
+def of_model(path: str, given: list[str]) -> None:
+    """Evaluates the model of Hugging Face that `path` names. given: --workdir and --config.field=value."""
+    from experiments.run import models
+    from longctx.hf import folder, sources
+
+    source = sources.folder(path, "init_from")
+    option, overrides = _workdir(given)
+    workdir = pathlib.Path(option or f"runs/evaluate-{source.name}")
+    places.check_folder("--workdir", workdir)
+    stored = folder.model_config(source)
+    config = _measured(models.settings(source, stored, overrides, more=("eval", "data")), source.name)
+    corpus, tokenizer, _ = checks.check(config)
+
+    from experiments.planner import price
+    from experiments.run.records import write_records
+
+    mesh = processes.start(config.mesh)
+    price.check(config, mesh, lengths=certain_lengths(config))
+    params = models.load(source, stored, config.model, mesh)
+    write_records(config, workdir, mesh)
+    for line in (f"{source.name}: as it is, at {', '.join(map(str, lengths(config)))} tokens", *corpus.notes):
+        print(line, flush=True)
+    run(config, mesh, params, config.model.rope, corpus.held_out, tokenizer, workdir)
+
+
+def _workdir(given: list[str]) -> tuple[str | None, list[str]]:
+    """(--workdir, the other arguments)."""
+    parser = Parser(__doc__.splitlines()[0])
+    parser.add_argument("--workdir", metavar="DIR", help="the folder of evals.json and the report")
+    options, rest = parser.parse_with_settings(given)
+    return options.workdir, rest
+
+
+def _measured(config, name: str):
+    """The settings of a model that was trained elsewhere: a stage as long as it is made for, and lengths to measure."""
+    trained = stretched(config.model.rope)
+    stages = (dataclasses.replace(config.stages[0], seq_len=trained, steps=1),)
+    measured = config.eval.lengths or tuple(length for length in LENGTHS if length <= trained) or (trained,)
+    return dataclasses.replace(
+        config,
+        name=name,
+        stages=stages,
+        batch_tokens=trained * config.mesh.data * config.mesh.fsdp,
+        eval=dataclasses.replace(config.eval, lengths=measured),
+    )
 
 
 if __name__ == "__main__":

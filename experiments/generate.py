@@ -28,13 +28,11 @@ from experiments.planner import price
 from experiments.run import chat, command, processes
 from experiments.settings import config as configs
 from experiments.settings.console import Parser
-from longctx.config import Config, ModelConfig
+from longctx.config import Config
 from longctx.data import special_tokens, tokenizers
 from longctx.errors import UserError
 from longctx.generation import text
 from longctx.generation.request import Request, stops
-
-OPEN = ("--config.model.", "--config.mesh.", "--config.attention.")  # what can be changed of a Hugging Face model
 
 
 def arguments(argv):
@@ -103,49 +101,33 @@ def of_run(path: str, tokenizer: str | None, overrides: list[str]) -> Source:
         with jax.set_mesh(mesh):
             return mesh, functional.graph(config.model, config.attention), params
 
-    folder, longest = pathlib.Path(config.data.tokenizer), max(stage.seq_len for stage in config.stages)
+    file, longest = pathlib.Path(config.data.tokenizer), max(stage.seq_len for stage in config.stages)
+    folder = file.parent if file.is_file() else file
     return Source(tokenizer, config.model.vocab_size, tokenizer.ends, load, folder, longest)
 
 
 def of_hugging_face(path: str, tokenizer: str | None, overrides: list[str]) -> Source:
     """The source in a Hugging Face folder, a .gguf file or the hub's cache. A text ends as config.json and
     generation_config.json say."""
+    from experiments.run import models
     from longctx.hf import folder, sources
 
     source = sources.folder(path, "--checkpoint")
-    tokenizer, model, config = tokenizers.load(tokenizer or str(source)), folder.model_config(source), Config()
-    if overrides:
-        config = _changed(source, model, overrides)
-        model = config.model
+    tokenizer, stored = tokenizers.load(tokenizer or str(source)), folder.model_config(source)
+    config = models.settings(source, stored, overrides) if overrides else Config(model=stored)
 
     def load():
         import jax
 
-        from longctx import hf
         from longctx.model import functional
 
         mesh = processes.start(config.mesh)
-        params = hf.load(source, mesh=mesh, dtype=model.param_dtype if overrides else None).params
+        params = models.load(source, stored, config.model, mesh)
         with jax.set_mesh(mesh):
-            return mesh, functional.graph(model, config.attention), params
+            return mesh, functional.graph(config.model, config.attention), params
 
     ends, longest = special_tokens.ends(source) or tokenizer.ends, folder.longest(folder.settings(source))
-    return Source(tokenizer, model.vocab_size, ends, load, source, longest)
-
-
-def _changed(source: pathlib.Path, model: ModelConfig, overrides: list[str]) -> Config:
-    """The settings of a Hugging Face model with --config.field=value, dtypes as they are unless one is set."""
-    from experiments.settings import checks
-
-    for override in overrides:
-        if not override.startswith(OPEN):
-            raise UserError(f"{override} has no effect on a Hugging Face model; {', '.join(OPEN)}... can be set.")
-    config, _ = configs.from_command_line(["generate", f"--config.init_from={source}", *overrides])
-    said = [override.removeprefix("--config.model.").partition("=")[0] for override in overrides]
-    kept = {name: getattr(model, name) for name in ("dtype", "param_dtype") if name not in said}
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, **kept))
-    checks.check_settings(config)
-    return config
+    return Source(tokenizer, stored.vocab_size, ends, load, source, longest)
 
 
 def _written(options) -> tuple[bytes, str]:

@@ -61,6 +61,8 @@ def _write(run: Run) -> Path:
 
 def headline(run: Run) -> list[tuple[str, str, str]]:
     """(value, name, remark) of each headline number; what is not known is left out."""
+    if not run.of_a_run:
+        return [(f"{run.trained:,}", "tokens of context", "that the model is made for; it was trained elsewhere")]
     if not run.steps:
         return [("0", "steps", "nothing logged yet")]
     last = run.steps[-1]
@@ -119,6 +121,8 @@ class Section(NamedTuple):
 
 def sections(run: Run) -> list[Section]:
     """The pictures of a report, in order: the training loss, each evaluation of EVALS, speed, and where time went."""
+    if not run.of_a_run:
+        return [_measured(run, name, task) for name, task in EVALS.items() if name in run.evals]
     begun, lengths = bool(run.steps), run.lengths
     finding = "" if begun else "No step is logged yet."
     drawn = lambda draw, *what: draw(*what) if begun else None

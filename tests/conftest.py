@@ -13,6 +13,7 @@ FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_sp
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     FAST_COMPILE += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("XLA_FLAGS", FAST_COMPILE)
+os.environ["LONGCTX_COMPILE_CACHE"] = "0"  # commands under test leave nothing in the user's home
 # what @triton.jit makes is decided once for a process; those that compile for GPUs are processes of their own
 os.environ["TRITON_INTERPRET"] = "1"
 

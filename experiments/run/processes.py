@@ -6,6 +6,7 @@ Nothing here imports jax before `start`, and on a single host nothing happens at
 import os
 import sys
 
+from experiments.run import compile_cache
 from experiments.settings.environment import count, number
 from longctx.config import MeshConfig
 from longctx.errors import UserError
@@ -23,6 +24,7 @@ def start(config: MeshConfig):
 
     from longctx import meshes
 
+    compile_cache.use()
     processes = count()
     if processes > 1:
         _join()

@@ -16,7 +16,8 @@ DEPTH = 30  # of a file that a run writes, far less
 
 
 class Run(NamedTuple):
-    """The content of a workdir. left_out: lines of metrics.jsonl that are no records."""
+    """The content of a workdir. left_out: lines of metrics.jsonl that are no records. of_a_run: whether there is one: a
+    model that was trained elsewhere has evaluations only."""
 
     workdir: Path
     steps: list[dict]
@@ -25,11 +26,15 @@ class Run(NamedTuple):
     config: dict
     versions: dict
     left_out: int
+    of_a_run: bool = True
 
     @property
     def trained(self) -> int:
-        """The longest context trained at, in tokens; 0 if nothing was trained."""
-        return max((record.get("seq_len") or 0 for record in (*self.stages, *self.steps)), default=0)
+        """The longest context trained at, in tokens; 0 if nothing was trained. Of a model that was trained elsewhere,
+        what config.json says."""
+        logged = (*self.stages, *self.steps)
+        stages = logged if self.of_a_run else self.config.get("stages", ())
+        return max((record.get("seq_len") or 0 for record in stages), default=0)
 
     @property
     def lengths(self) -> list[int]:
@@ -43,9 +48,10 @@ class Run(NamedTuple):
 def load(workdir: str | Path) -> Run:
     """Reads a workdir. Raises UserError if it has no metrics, or a file that is not what a run writes."""
     workdir = Path(workdir)
-    if not (workdir / metrics.FILE).exists():
+    of_a_run = (workdir / metrics.FILE).exists()
+    if not of_a_run and not (workdir / "evals.json").exists():
         raise UserError(f"--workdir={workdir} holds no {metrics.FILE}; give the folder that a training run wrote.")
-    records, left_out = metrics.read_counted(workdir)
+    records, left_out = metrics.read_counted(workdir) if of_a_run else ([], 0)
     evals, config, versions = (_json(workdir / f"{name}.json") for name in ("evals", "config", "versions"))
     for name in ("data", "model"):
         if not isinstance(config.get(name, {}), dict):
@@ -64,6 +70,7 @@ def load(workdir: str | Path) -> Run:
         config,
         versions,
         left_out,
+        of_a_run,
     )
 
 

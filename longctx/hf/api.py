@@ -26,7 +26,8 @@ from longctx.hf import files, folder, parameters, rope, sources, text
 from longctx.hf.architectures import ARCHITECTURES, Architecture, differences, explicit, express
 from longctx.hf.settings import DTYPES
 from longctx.model import functional
-from longctx.positions.view import reaches
+from longctx.positions import methods
+from longctx.positions.view import reaches, resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +113,11 @@ def _logits(graph, params, batch, length):
 
 
 def load(
-    path, rope_scaling: dict | RopeConfig | None = None, mesh: jax.sharding.Mesh | None = None, dtype: str | None = None
+    path,
+    rope_scaling: dict | RopeConfig | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    dtype: str | None = None,
+    position: str | None = None,
 ) -> Model:
     """The model in a Hugging Face folder (config.json and safetensors, in one file or several) or in a .gguf file.
 
@@ -127,11 +132,12 @@ def load(
         with (pairing, rotary_fraction, and original_length where it is 0).
       mesh: default one device.
       dtype: of parameters and computation, one of settings.DTYPES; default the file's, which may differ by tensor.
+      position: the position method of layers with RoPE, such as "self_extend(8, 512)": see positions/methods.py.
 
     Raises:
       UserError: for an architecture, a setting or a tensor that is not known; for tensors that are missing or of
         another shape; for files that are missing, truncated or damaged; for numbers that `dtype` does not hold, and
-        parameters that memory does not.
+        parameters that memory does not; for a position method that is not known, or that learns weights.
     """
     if dtype is not None and dtype not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES)
@@ -139,9 +145,25 @@ def load(
     config = folder.model_config(source, rope_scaling)
     if dtype:
         config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
+    if position is not None:
+        config = _positioned(config, position)
     settings, mesh = folder.settings(source), mesh or meshes.make(MeshConfig())
     params = _loaded(source, folder.architecture_of(settings), config, mesh, dtype and jnp.dtype(dtype))
     return Model(config, params, mesh, source, settings, ends=special_tokens.ends(source))
+
+
+def _positioned(config: ModelConfig, position: str) -> ModelConfig:
+    """The config with another position method in the layers that have none of their own."""
+    if methods.parse(position, "position").learned:
+        raise UserError(
+            f"position={position!r} learns weights, which no folder of Hugging Face holds; train a run with it."
+        )
+    if all(kind.position for kind in config.pattern):
+        raise UserError(f"position={position!r} has no effect: every layer of the model has its own.")
+    changed = dataclasses.replace(config, position=position)
+    for kind in changed.kinds:
+        resolve(kind)
+    return changed
 
 
 def _loaded(source: pathlib.Path, architecture: Architecture, config: ModelConfig, mesh, dtype) -> dict:

@@ -73,6 +73,24 @@ def test_other_dtype(tmp_path):
     assert again.config == model.config and model.config.dtype == model.config.param_dtype == "bfloat16"
 
 
+def test_another_position_method(tmp_path):
+    """Of one that looks at distances beyond a window otherwise, rows as short as the window are the same."""
+    source = tiny.write(tmp_path / "source", "llama")
+    ids = np.arange(2 * 30).reshape(2, 30) % 72
+    plain, other = hf.load(source), hf.load(source, position="self_extend(3, 8)")
+    assert other.config == dataclasses.replace(plain.config, position="self_extend(3, 8)")
+    np.testing.assert_allclose(other(ids[:, :8]), plain(ids[:, :8]), atol=1e-5)
+    assert np.abs(other(ids) - plain(ids)).max() > 1e-3
+    with pytest.raises(UserError, match="config.json of .* cannot say model.position='self_extend"):
+        hf.save(other, tmp_path / "saved")
+    for position, words in (
+        ("t5", "position='t5' learns weights"),
+        ("self_extent(3, 8)", "Did you mean 'self_extend'"),
+    ):
+        with pytest.raises(UserError, match=words):
+            hf.load(source, position=position)
+
+
 @pytest.mark.parametrize("name", ["llama", "gemma3", "cohere2", "gpt_neox"])
 @pytest.mark.parametrize("dialect", [tiny.V5, tiny.V4])
 def test_other_rope_is_saved(tmp_path, name, dialect):
