@@ -35,7 +35,7 @@ def get_config(arg: str = ""):
         dtype="float32",
         remat="none",
     )
-    config.recall.update(needles=8, keys=32, values=16, fillers=16)
+    config.recall.update(needles=8, key_tokens=32, value_tokens=16, filler_tokens=16)
     config.optim.update(learning_rate=5e-3, warmup_steps=20, schedule="wsd")
     config.extend.update(tunings=("linear", "ntk", "yarn", "pose", "e2llm"), tune_steps=50, tune_learning_rate=1e-3)
     if args.smoke:

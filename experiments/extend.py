@@ -90,7 +90,7 @@ def _recall(config: Settings, trained: int) -> Task:
     return Task(
         "associative recall",
         trained,
-        1 / config.recall.values,
+        1 / config.recall.value_tokens,
         lambda predictor, length: recall.by_depth(
             predictor, config.recall, length, extend.rows, extend.depths, config.seed
         ),

@@ -240,9 +240,9 @@ class EvalConfig:
 class RecallConfig:
     """Associative recall, see longctx/data/generated/recall.py: needles in a row, and sizes of the vocabulary."""
     needles: int = 8
-    keys: int = 64
-    values: int = 32
-    fillers: int = 32
+    key_tokens: int = 64
+    value_tokens: int = 32
+    filler_tokens: int = 32
 
 
 @dataclasses.dataclass(frozen=True)

@@ -66,7 +66,7 @@ def check_extend(config: Settings) -> tuple[curriculum.Stage, ...]:
     if config.model.vocab_size < recall.vocab_size(task):
         raise UserError(
             f"model.vocab_size={config.model.vocab_size} must be at least {recall.vocab_size(task)}, the "
-            "sum of recall.keys, values and fillers."
+            "sum of recall.key_tokens, value_tokens and filler_tokens."
         )
     if (extend.tune_length or trained) < trained:
         raise UserError(

@@ -14,6 +14,8 @@ from ml_collections import config_flags
 from ml_collections.config_dict import ConfigDict
 
 from experiments.settings import files, places
+from experiments.settings.fields import flat
+from experiments.settings.fields import table as settings_table
 from longctx.errors import UserError
 
 USAGE = """python -m experiments.COMMAND --config FILE[:arg=value,...] [--config.field=value ...] [--workdir DIR]
@@ -22,7 +24,8 @@ USAGE = """python -m experiments.COMMAND --config FILE[:arg=value,...] [--config
   --config.field=value    changes a setting, such as --config.model.layers=8 or --config.stages[0].seq_len=1024
   --config.init_from=DIR  a Hugging Face model to start from (folder, .gguf, id in the hub's cache); it needs no
                           --config FILE
-  --workdir DIR           the folder that keeps everything of a run; default runs/NAME, with the config's name"""
+  --workdir DIR           the folder that keeps everything of a run; default runs/NAME, with the config's name
+  --print-config          prints all settings as a command line takes them, and does nothing"""
 
 PATHS = "init_from", "data.path", "data.tokenizer"  # settings that name a file or a folder
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
@@ -46,7 +49,7 @@ def parse(
     """
     named, rest = _flags(argv)
     if named.help:
-        print(USAGE)
+        print(f"{USAGE}\n\nSettings and their defaults:\n\n{settings_table()}")
         sys.exit(0)
     for option in ("config", "workdir"):
         places.check_local(f"--{option}", named[option].value)
@@ -68,6 +71,9 @@ def parse(
     config = _overridden(config, paths, rest)
     for path in PATHS:
         places.check_local(path, value_at(config, path))
+    if named["print-config"].value:
+        print("\n".join(flat(config)))
+        sys.exit(0)
     return config, named.workdir
 
 
@@ -77,6 +83,7 @@ def _flags(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
     flags.DEFINE_string("config", None, "", flag_values=named)
     flags.DEFINE_string("workdir", None, "", flag_values=named)
     flags.DEFINE_boolean("help", False, "", short_name="h", flag_values=named)
+    flags.DEFINE_boolean("print-config", False, "", flag_values=named)
     named.set_gnu_getopt(True)
     try:
         return named, named(argv, known_only=True)
@@ -108,7 +115,7 @@ def _override(arg: str) -> str:
     match = _OVERRIDE.match(arg)
     if match:
         return match[1]
-    name, known = arg.split("=")[0], ["--config", "--workdir", "--help"]
+    name, known = arg.split("=")[0], ["--config", "--workdir", "--help", "--print-config"]
     near = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise UserError(f"{name} is not a known flag.{hint} Known: {', '.join(known)}, --config.field=value.")

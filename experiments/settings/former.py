@@ -19,6 +19,9 @@ FIELDS = {
     "chunk": "chunk_tokens",
     "every": "residual_every",
     "clip": "clip_mode",
+    "keys": "key_tokens",  # a ConfigDict has methods of these two names, which a command line would set
+    "values": "value_tokens",
+    "fillers": "filler_tokens",
 }
 VALUES = {("kernel", "mosaic"): "mosaic_gpu"}
 _noted = set()  # former names of which a note was printed

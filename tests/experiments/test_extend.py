@@ -82,7 +82,7 @@ def test_methods_by_region_know_no_distance_beyond_the_trained_length(name):
         (["extend.tunings=('pos',)"], ["extend.tunings[0]='pos'", "Did you mean 'pose'?"]),
         (["extend.lengths=(128, 512)"], ["extend.lengths=(128, 512): 128 is below", "256 or more"]),
         (["extend.tune_length=64"], ["extend.tune_length=64 is below"]),
-        (["recall.needles=40"], ["recall.keys=32 must be at least recall.needles=40"]),
+        (["recall.needles=40"], ["recall.key_tokens=32 must be at least recall.needles=40"]),
         (["model.vocab_size=32"], ["model.vocab_size=32 must be at least 64"]),
     ],
 )

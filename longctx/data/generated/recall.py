@@ -18,11 +18,13 @@ def check(task: RecallConfig, length: int, field: str) -> None:
     """Raises UserError where no rows of that length can be made; `field` names the setting of the length."""
     if min(dataclasses.astuple(task)) < 1:
         raise UserError(
-            f"recall: needles, keys, values and fillers must all be at least 1, and they are "
+            f"recall: needles, key_tokens, value_tokens and filler_tokens must all be at least 1, and they are "
             f"{', '.join(map(str, dataclasses.astuple(task)))}."
         )
-    if task.keys < task.needles:
-        raise UserError(f"recall.keys={task.keys} must be at least recall.needles={task.needles}: no key comes twice.")
+    if task.key_tokens < task.needles:
+        raise UserError(
+            f"recall.key_tokens={task.key_tokens} must be at least recall.needles={task.needles}: no key comes twice."
+        )
     if length < 4 * task.needles:
         raise UserError(
             f"{field}={length} must be at least {4 * task.needles}, for recall.needles={task.needles} and "
@@ -32,7 +34,7 @@ def check(task: RecallConfig, length: int, field: str) -> None:
 
 def vocab_size(task: RecallConfig) -> int:
     """The number of different tokens in the rows of a task: keys, values and filler."""
-    return task.keys + task.values + task.fillers
+    return task.key_tokens + task.value_tokens + task.filler_tokens
 
 
 def questions(task: RecallConfig, length: int) -> np.ndarray:
@@ -47,12 +49,12 @@ def row(rng: np.random.Generator, task: RecallConfig, length: int) -> tuple[np.n
     independently, so that earlier answers tell nothing.
     """
     n, haystack = task.needles, length + 1 - 2 * task.needles
-    keys = rng.permutation(task.keys)[:n]
-    values = task.keys + rng.integers(task.values, size=n)
+    keys = rng.permutation(task.key_tokens)[:n]
+    values = task.key_tokens + rng.integers(task.value_tokens, size=n)
     place = np.sort(rng.permutation(haystack - n)[:n]) + np.arange(n)  # pairs that do not overlap, all alike likely
     order = rng.permutation(n)
     ids = np.empty(length + 1, np.int32)
-    ids[:haystack] = task.keys + task.values + rng.integers(task.fillers, size=haystack)
+    ids[:haystack] = task.key_tokens + task.value_tokens + rng.integers(task.filler_tokens, size=haystack)
     ids[place], ids[place + 1] = keys, values
     ids[haystack::2], ids[haystack + 1 :: 2] = keys[order], values[order]
     return ids, place[order]

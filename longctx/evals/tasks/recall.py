@@ -13,7 +13,7 @@ def by_depth(predictor, task: RecallConfig, length: int, rows: int, depths: int,
     """For each of `depths` equal parts of the haystack, from its start: how many values were asked for, how many right.
 
     predictor: see longctx.evals.api. `rows` rows of `length` tokens, the same for every predictor; a value is right
-    where greedy decoding would write it, everything before given. Guessing among the values gets 1 / task.values.
+    where greedy decoding would write it, everything before given. Guessing among the values gets 1 / task.value_tokens.
     """
     source, columns = recall.RecallRows(task, length, SEED + seed), recall.questions(task, length)
     size, asked, right = batches.rows_at(length), np.zeros(depths, int), np.zeros(depths, int)

@@ -110,6 +110,11 @@ class Part:
         return float(str(np.float32(self.get(key, default))))
 
     @property
+    def key_heads(self) -> int:
+        given = self.get("attention.head_count_kv") is not None
+        return self.size("attention.head_count_kv" if given else "attention.head_count")
+
+    @property
     def head_dim(self) -> int:
         return self.get("attention.key_length") or self.size("embedding_length") // self.size("attention.head_count")
 
@@ -172,7 +177,7 @@ def settings(metadata: Metadata, stored: dict[str, Tensor]) -> dict:
         {"model_type": dialect.model_type, "torch_dtype": table.dtype.name, "vocab_size": table.shape[0]}
         | {theirs: part.size(key) for theirs, key in SIZES.items()}
         | {
-            "num_key_value_heads": part.get("attention.head_count_kv"),
+            "num_key_value_heads": part.key_heads,
             "head_dim": part.head_dim,
             "rms_norm_eps": part.number("attention.layer_norm_rms_epsilon", 1e-6),
             "rope_theta": part.number("rope.freq_base", 10_000.0),
@@ -207,10 +212,7 @@ def renamed(metadata: Metadata, stored: dict[str, Tensor]) -> dict[str, Tensor]:
     Raises UserError for a tensor that the dialect does not have.
     """
     dialect, part = of(metadata), Part(metadata, metadata["general.architecture"])
-    heads = {
-        "attn_q": part.size("attention.head_count"),
-        "attn_k": part.get("attention.head_count_kv") or part.size("attention.head_count"),
-    }
+    heads = {"attn_q": part.size("attention.head_count"), "attn_k": part.key_heads}
     found = {}
     for name, tensor in stored.items():
         if name == ROPE_FACTORS:

@@ -63,9 +63,9 @@ def tensors(path: pathlib.Path) -> dict[str, Tensor]:
     return found
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=1)
 def _values(tensor: Tensor) -> np.ndarray:
-    """Cached, as a shard's reader asks for the same tensor again and again."""
+    """The values of `tensor`: kept, as who reads its shards asks again and again, until another's are asked for."""
     from gguf.quants import dequantize
 
     stored = next(t for t in _reader(tensor.path, _stamp(tensor.path)).tensors if t.name == tensor.name)
@@ -79,6 +79,11 @@ def _values(tensor: Tensor) -> np.ndarray:
         split = values.reshape(tensor.heads, -1, 2, *tensor.shape[1:])  # N H/2 2 ...
         return np.ascontiguousarray(split.swapaxes(1, 2)).reshape(tensor.shape)
     return values
+
+
+def forget() -> None:
+    """Frees the values that were read last."""
+    _values.cache_clear()
 
 
 def _stamp(path: pathlib.Path) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from experiments.run import checks
 from experiments.settings import config as configs
+from experiments.settings.fields import flat
 from experiments.settings.tree import Settings
 from longctx.checkpoints import manifest
 from longctx.config import LayerConfig, ModelConfig, RopeConfig, StageConfig
@@ -165,6 +166,34 @@ def test_help_is_usage_and_exit_code_0(capsys):
     with pytest.raises(SystemExit) as stopped:
         configs.from_command_line(["command", "--help"])
     assert stopped.value.code == 0 and "--config FILE" in capsys.readouterr().out
+
+
+def test_help_lists_every_setting_with_its_comment(capsys):
+    with pytest.raises(SystemExit):
+        configs.from_command_line(["command", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    begin = lambda setting: next(i for i, line in enumerate(lines) if line.strip().startswith(f"{setting}="))
+    fields = [text.removeprefix("--config.").partition("=")[0] for text in flat(configs.defaults())]
+    for field in fields:
+        if not field.startswith(("stages[", "model.pattern[")):
+            begin(field)
+    begin("stages[i].seq_len")
+    assert lines[begin("model.kv_heads")].endswith("GQA: divides heads; 1 is MQA")
+    at = begin("data.bad")  # a comment of two lines
+    assert "is left out and counted" in " ".join(line.strip() for line in lines[at : at + 3])
+    assert "streamed" in lines[begin("memory.chunk_tokens")]  # a comment before its field
+    assert lines[begin("model.rope.theta")].strip() == "model.rope.theta=10000.0"
+
+
+def test_print_config_is_a_command_line_for_the_same_settings(capsys):
+    argv = ["command", "--config", f"{QUICKSTART}:smoke", "--config.model.rope.theta=123", "--config.data.bos=<s>"]
+    with pytest.raises(SystemExit) as stopped:
+        configs.from_command_line([*argv, "--print-config"])
+    printed = capsys.readouterr().out.splitlines()
+    assert stopped.value.code == 0 and "--config.model.rope.theta=123.0" in printed
+    said = [line for line in printed if not line.startswith("--config.model.pattern")]  # whose entries it cannot set
+    again = configs.from_command_line(["command", "--config", f"{QUICKSTART}:smoke", *said])[0]
+    assert again == configs.from_command_line(argv)[0]
 
 
 def test_settings_come_without_jax_and_a_check_leaves_devices_to_choose():

@@ -7,7 +7,7 @@ from longctx.data.generated import recall
 from longctx.data.pipeline import BatchStream
 from longctx.errors import UserError
 
-TASK = RecallConfig(needles=4, keys=9, values=5, fillers=3)
+TASK = RecallConfig(needles=4, key_tokens=9, value_tokens=5, filler_tokens=3)
 
 
 @pytest.mark.parametrize("length", [16, 17, 100])
@@ -49,8 +49,8 @@ def test_batches_ask_for_the_values_alone_and_the_seed_decides():
     "task, length, words",
     [
         (TASK, 15, "stages[0].seq_len=15 must be at least 16"),
-        (RecallConfig(keys=7), 64, "recall.keys=7 must be at least recall.needles=8"),
-        (RecallConfig(values=0), 64, "must all be at least 1"),
+        (RecallConfig(key_tokens=7), 64, "recall.key_tokens=7 must be at least recall.needles=8"),
+        (RecallConfig(value_tokens=0), 64, "must all be at least 1"),
     ],
 )
 def test_bad_settings_are_refused(task, length, words):

@@ -5,7 +5,7 @@ from longctx.data.generated import recall
 from longctx.evals import batches
 from longctx.evals.tasks.recall import by_depth
 
-TASK = RecallConfig(needles=4, keys=9, values=5, fillers=3)
+TASK = RecallConfig(needles=4, key_tokens=9, value_tokens=5, filler_tokens=3)
 
 
 def looks_back(reach):
@@ -33,10 +33,10 @@ def test_who_finds_every_needle_recalls_all_and_who_looks_back_half_recalls_the_
 
 def test_guessing_a_value_is_right_as_often_as_chance_says():
     def guess(batch):
-        return batches.Prediction(np.zeros(batch["tokens"].shape), batch["targets"] == TASK.keys)
+        return batches.Prediction(np.zeros(batch["tokens"].shape), batch["targets"] == TASK.key_tokens)
 
     cells = by_depth(guess, TASK, 32, rows=512, depths=1, seed=0)
-    share, chance = cells[0]["right"] / cells[0]["asked"], 1 / TASK.values
+    share, chance = cells[0]["right"] / cells[0]["asked"], 1 / TASK.value_tokens
     assert abs(share - chance) < 4 * (chance * (1 - chance) / cells[0]["asked"]) ** 0.5  # four standard errors
 
 
