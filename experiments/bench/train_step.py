@@ -281,7 +281,7 @@ def main(argv: list[str] | None = None) -> int:
     record.write(
         args.out,
         {
-            "benchmark": "train",
+            "benchmark": "train_step",
             "environment": environment,
             "batch_tokens": args.batch_tokens,
             "records": records,
