@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from experiments import generate
+from experiments.run import models
 from longctx import hf, meshes
 from longctx.config import Config, DataConfig, ModelConfig
 from longctx.data import tokenizers
@@ -143,10 +144,11 @@ def test_settings_of_a_hugging_face_model(tmp_path):
     """RoPE, position method and masks change; what the weights were made with does not, and dtypes stay."""
     folder, _ = talking(tmp_path)
     stretched = ["--config.model.rope.scaling=yarn", "--config.model.rope.factor=4", "--config.model.position=nope"]
-    config = generate._changed(folder, hf.model_config(folder), stretched)
+    stored = hf.model_config(folder)
+    config = models.settings(folder, stored, stretched)
     assert (config.model.rope.scaling, config.model.rope.factor, config.model.position) == ("yarn", 4.0, "nope")
     assert (config.model.dtype, config.model.param_dtype) == ("float32", "float32")
-    refused = lambda override: problem(generate._changed, folder, hf.model_config(folder), [override])
+    refused = lambda override: problem(models.settings, folder, stored, [override])
     has(refused("--config.model.layers=3"), "model.layers=3", "cannot be changed")
     has(refused("--config.optim.learning_rate=3"), "has no effect on a Hugging Face model")
     plain, other = (logits_of(generate.of_hugging_face(str(folder), None, said)) for said in ([], stretched))

@@ -233,7 +233,7 @@ def test_counts_read_well():
 @pytest.mark.parametrize(
     "spoil, message",
     [
-        (lambda w: (w / FILE).unlink(), r"--workdir=.* holds no metrics\.jsonl"),
+        (lambda w: (w / FILE).unlink() or (w / "evals.json").unlink(), r"--workdir=.* holds no metrics\.jsonl"),
         (lambda w: (w / FILE).unlink() or (w / FILE).mkdir(), r"metrics\.jsonl cannot be read: Is a directory"),
         (lambda w: (w / "evals.json").write_text("{"), r"evals\.json is not JSON"),
         (lambda w: (w / "evals.json").write_text("[1]"), r"evals\.json is not what a run writes"),
