@@ -10,6 +10,7 @@ import shutil
 import jax
 
 from experiments.settings import config as configs
+from experiments.settings.checkout import command_line, commit
 from longctx import training
 from longctx.checkpoints import checkpointer, identity
 from longctx.config import Config
@@ -67,8 +68,11 @@ def load_params(config: Config, workdir, mesh) -> tuple[int, dict]:
 
 
 def versions(mesh) -> dict:
-    """Python, the packages that matter, and the devices, as a flat dict of strings."""
+    """The command line, our version and commit, Python, the packages that matter, and the devices, as a flat dict of
+    strings."""
     return {
+        "command": command_line(),
+        "longctx": f"{importlib.metadata.version('longctx')} {commit() or ''}".strip(),
         "devices": devices(mesh),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in PACKAGES},

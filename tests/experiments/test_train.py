@@ -57,7 +57,9 @@ def test_writes_every_file(run):
         "report.html",
     }
     assert json.loads((workdir / "config.json").read_text()) == configs.stored(workdir)
-    assert {"jax", "python", "devices"} <= json.loads((workdir / "versions.json").read_text()).keys()
+    versions = json.loads((workdir / "versions.json").read_text())
+    assert {"jax", "python", "devices"} <= versions.keys() and versions["longctx"].startswith("0.")
+    assert versions["command"].startswith("python -m experiments.train --config ")
     assert json.loads((workdir / "evals.json").read_text()).keys() == {"by_position", "context_gain", "passkey"}
     assert any(b"train/loss" in path.read_bytes() for path in (workdir / "tensorboard").iterdir())
     assert list((workdir / "figures").glob("*.png"))

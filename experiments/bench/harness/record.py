@@ -6,10 +6,10 @@ import json
 import os
 import pathlib
 import platform
-import subprocess
 import sys
 
-from experiments.bench.harness.sides import ROOT, memory_mb, threads
+from experiments.bench.harness.sides import memory_mb, threads
+from experiments.settings.checkout import commit
 from experiments.settings.console import number, table
 from experiments.settings.extras import missing
 
@@ -32,19 +32,8 @@ def environment() -> dict:
         "python": platform.python_version(),
         **installed,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": _commit(),
+        "commit": commit(),
     }
-
-
-def _commit() -> str | None:
-    """The commit of this checkout, with "+" where tracked files differ from it; None outside a checkout."""
-    git = lambda *args: subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True).stdout.strip()
-    try:
-        commit = git("rev-parse", "--short=12", "HEAD") if (ROOT / ".git").exists() else ""
-        changed = commit and git("status", "--porcelain", "--untracked-files=no")
-    except FileNotFoundError:  # no git on this machine
-        return None
-    return commit + ("+" if changed else "") if commit not in ("", "HEAD") else None
 
 
 def target(
