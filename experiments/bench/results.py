@@ -20,7 +20,7 @@ from longctx.errors import UserError, unknown_name
 FOLDER = pathlib.Path(__file__).parents[2] / "docs" / "results"
 MARKER = re.compile(r"<!-- (table|origin) (\S+\.json) ?(\S*) -->\n.*?<!-- end -->", re.DOTALL)
 VERSIONS, PEERS = ("jax", "libtpu"), ("torch", "transformers")  # that an origin names
-BESIDE_PEERS = "attention", "train_step"
+BESIDE_PEERS = "attention", "train_step", "generate"
 Table = tuple[list[str], list[list]]  # the names of the columns, and rows of cells
 
 
@@ -115,6 +115,15 @@ TRAINING = columns_of(
     dtype="dtype",
     **{"tokens/s": "tokens_per_s", "x PyTorch float32": "speed_over_torch_float32", "compile s": "compile_s"},
 )
+GENERATION = columns_of(
+    "records",
+    what="what",
+    tokens="length",
+    rows="rows",
+    side="side",
+    **{"tokens/s": "tokens_per_s", "ms a token": "ms_per_token", "x PyTorch": "speed_over_torch"},
+    **{"peak MB": "peak_mb", "compile s": "compile_s"},
+)
 WINDOWED = columns_of("windowed", lengths="kind", shards="shards", together="together", window="window", full="full")
 RANKS = columns_of(
     "ranks", lengths="kind", ranks="ranks", **{"as drawn": "drawn", "dealt": "dealt", "largest row": "largest"}
@@ -132,6 +141,7 @@ TABLES = {
     "attention": ATTENTION,
     "loading": LOADING,
     "training": TRAINING,
+    "generation": GENERATION,
 }
 
 

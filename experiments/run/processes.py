@@ -24,9 +24,10 @@ def start(config: MeshConfig):
 
     from longctx import meshes
 
-    compile_cache.use()
     processes = count()
-    if processes > 1:
+    if processes == 1:  # of several, some would find a program that others compile
+        compile_cache.use()
+    else:
         _join()
         sys.excepthook = _report_and_end
     if config.simulate:
