@@ -43,49 +43,69 @@ def prompts(rows: int, length: int, vocab_size: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, vocab_size, (rows, length), np.int32)
 
 
+class Ours:
+    """longctx.generation on a mesh of one device: the work of one side. Call under `jax.set_mesh`."""
+
+    def __init__(self, model, task: dict):
+        self.model, self.chunk = model, task["chunk"]
+        self.room = task["length"] + NEW * (task["rounds"] + 2)
+        self.ids = prompts(task["rows"], task["length"], model.config.vocab_size)
+
+    def read(self, rows: int):
+        """(cache, last hidden states, next tokens) after that many prompts."""
+        from longctx.generation import reading
+
+        config, static = self.model.config, (self.model.graph, None, 0)
+        cache = reading.empty(config, rows, self.room)
+        cache, last = reading.read(static, self.model.params, config, cache, list(self.ids[:rows]), self.chunk)
+        return cache, last, self.choose(last)
+
+    def choose(self, last):
+        """The likeliest next tokens."""
+        import jax
+
+        from longctx.generation import decode
+        from longctx.generation.request import Sampling
+
+        return decode.choose(self.model.graph, self.model.params, last, Sampling(), jax.random.key(0), 0)
+
+    def begin(self) -> None:
+        """Reads all prompts, for `decode` to go on from."""
+        self.cache, self.last, _ = self.read(len(self.ids))
+        self.position = self.ids.shape[1]
+
+    def decode(self) -> None:
+        """Takes NEW tokens of every row."""
+        from longctx.generation import decode
+
+        for _ in range(NEW):
+            chosen, at = self.choose(self.last), np.full(len(self.ids), self.position, np.int32)
+            self.cache, self.last = decode.read_one(
+                self.model.graph, None, 0, self.model.params, self.cache, chosen, at
+            )
+            self.position += 1
+            np.asarray(chosen)
+
+
 def build_ours(task: dict):
-    """(ready, handlers) of longctx.generation on a mesh of one device."""
+    """(ready, handlers) of longctx.generation."""
     import jax
 
     from longctx import hf
-    from longctx.generation import decode, reading
-    from longctx.generation.request import Sampling
 
-    model = hf.load(task["folder"], dtype=task["dtype"])
-    config, static, rows, length = model.config, (model.graph, None, 0), task["rows"], task["length"]
-    ids, room = prompts(rows, length, config.vocab_size), length + NEW * (task["rounds"] + 2)
-
-    def read(count: int):
-        cache = reading.empty(config, count, room)
-        cache, last = reading.read(static, model.params, config, cache, list(ids[:count]), task["chunk"])
-        return cache, last, choose(last, 0)
-
-    choose = lambda last, step: decode.choose(model.graph, model.params, last, Sampling(), jax.random.key(0), step)
-    with jax.set_mesh(model.mesh):
-        start = time.perf_counter()
-        jax.block_until_ready(read(1))
-        compile_s = time.perf_counter() - start
-        cache, last, _ = read(rows)
-
-    position = length
-
-    def tokens():
-        nonlocal cache, last, position
-        for _ in range(NEW):
-            chosen = choose(last, 0)
-            at = np.full(rows, position, np.int32)
-            cache, last = decode.read_one(*static, model.params, cache, chosen, at)
-            position += 1
-            np.asarray(chosen)
+    work = Ours(hf.load(task["folder"], dtype=task["dtype"]), task)
+    read = lambda: jax.block_until_ready(work.read(1))
 
     def within(run):
-        with jax.set_mesh(model.mesh):
-            return sides.timed(run)
+        with jax.set_mesh(work.model.mesh):
+            return run()
 
-    with jax.set_mesh(model.mesh):
-        tokens()
-    handlers = {READ: lambda: within(lambda: jax.block_until_ready(read(1))), DECODE: lambda: within(tokens)}
-    return {"compile_s": compile_s}, handlers
+    start = time.perf_counter()
+    within(read)
+    compile_s = time.perf_counter() - start
+    within(work.begin), within(work.decode)
+    timed = lambda run: lambda: within(lambda: sides.timed(run))
+    return {"compile_s": compile_s}, {READ: timed(read), DECODE: timed(work.decode)}
 
 
 def build_torch(task: dict):
