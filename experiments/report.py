@@ -19,6 +19,7 @@ from experiments.pictures.page import PAGE, STYLE
 from experiments.run.progress import duration
 from experiments.run.written import Run, load
 from experiments.settings.console import Parser, complain
+from experiments.settings.fields import leaves
 from longctx.errors import UserError
 from longctx.evals.api import EVALS
 from longctx.evals.drawing import count
@@ -192,17 +193,9 @@ def _details(title: str, rows: dict[str, str]) -> str:
     return f"<details><summary>{title}</summary><div class=scroll><table>{cells}</table></div></details>"
 
 
-def _flat(value, prefix: str = "") -> dict[str, str]:
+def _flat(value) -> dict[str, str]:
     """Nested dicts and lists as 'stages[0].seq_len' -> text."""
-    if isinstance(value, dict) and (value or prefix):
-        items = [(f"{prefix}.{key}" if prefix else str(key), item) for key, item in value.items()]
-    elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
-        items = [(f"{prefix}[{i}]", item) for i, item in enumerate(value)]
-    elif not prefix:
-        return {}
-    else:
-        return {prefix: value if isinstance(value, str) else json.dumps(value)}
-    return {key: text for name, item in items for key, text in _flat(item, name).items()}
+    return {path: leaf if isinstance(leaf, str) else json.dumps(leaf) for path, leaf in leaves(value).items()}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -250,9 +250,9 @@ class Config:
     """All settings of a run."""
     name: str = "run"
     seed: int = 0
-    # init_from: a Hugging Face folder, a .gguf file or the id of a model in the hub's cache (longctx/hf/sources.py),
-    # which gives the model and its initial weights. What the config file or the command
-    # line sets explicitly, even to its default, takes effect or is refused by name:
+    # a Hugging Face folder, a .gguf file or the id of a model in the hub's cache (longctx/hf/sources.py), which gives
+    # the model and its initial weights. What the config file or the command line sets explicitly, even to its default,
+    # takes effect or is refused by name:
     #   model.mask, position, query_scale (in layers that leave them open), soft caps and rope take effect;
     #   model.dtype, param_dtype, remat are the run's in any case;
     #   a rope that sets scaling is new, except theta, rotary_fraction and original_length, which are the folder's;

@@ -17,30 +17,15 @@ import time
 import numpy as np
 
 from experiments.bench.harness import options, record, sides
+from experiments.bench.train_step import NEEDS, OURS, TORCH, random_tokens
 from experiments.settings import console, places
+from experiments.settings.models import MODELS
 from longctx.config import MeshConfig, ModelConfig
 
-OURS, TORCH = "longctx", "PyTorch"
-NEEDS = {OURS: (), TORCH: ("torch", "transformers")}
 READ, DECODE = "read", "decode"
 NEW = 16  # tokens of a decoding burst
-SMOLLM2 = ModelConfig(
-    vocab_size=49152,
-    layers=30,
-    d_model=576,
-    mlp_dim=1536,
-    heads=9,
-    kv_heads=3,
-    head_dim=64,
-    tied_head=True,
-    dtype="float32",
-)
+SMOLLM2 = ModelConfig(**MODELS["smollm2_135m"], dtype="float32")
 AIMS = {READ: 1.0, DECODE: 1.5}  # speed over transformers in the same dtype
-
-
-def prompts(rows: int, length: int, vocab_size: int) -> np.ndarray:
-    """Random tokens, int32 [rows, length]."""
-    return np.random.default_rng(0).integers(0, vocab_size, (rows, length), np.int32)
 
 
 class Ours:
@@ -49,7 +34,7 @@ class Ours:
     def __init__(self, model, task: dict):
         self.model, self.chunk = model, task["chunk"]
         self.room = task["length"] + NEW * (task["rounds"] + 2)
-        self.ids = prompts(task["rows"], task["length"], model.config.vocab_size)
+        self.ids = random_tokens(task["rows"], task["length"], model.config.vocab_size)
 
     def read(self, rows: int):
         """(cache, last hidden states, next tokens) after that many prompts."""
@@ -116,7 +101,7 @@ def build_torch(task: dict):
     torch.set_num_threads(sides.threads())
     dtype = getattr(torch, task["dtype"])
     model = AutoModelForCausalLM.from_pretrained(task["folder"], dtype=dtype, attn_implementation="sdpa").eval()
-    ids = torch.from_numpy(prompts(task["rows"], task["length"], model.config.vocab_size)).long()
+    ids = torch.from_numpy(random_tokens(task["rows"], task["length"], model.config.vocab_size)).long()
 
     @torch.no_grad()
     def read(count: int):

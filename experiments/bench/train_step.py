@@ -34,9 +34,9 @@ def config_of(task: dict) -> Config:
     return Config(batch_tokens=task["batch_tokens"], stages=(stage,), model=model)
 
 
-def random_tokens(batch_size: int, length: int) -> np.ndarray:
-    """Random byte tokens, int32 [batch_size, length]."""
-    return np.random.default_rng(0).integers(0, 256, (batch_size, length), np.int32)
+def random_tokens(batch_size: int, length: int, count: int = 256) -> np.ndarray:
+    """Random tokens below `count`, int32 [batch_size, length]; default bytes."""
+    return np.random.default_rng(0).integers(0, count, (batch_size, length), np.int32)
 
 
 def text_windows(batch_size: int, length: int):

@@ -39,19 +39,21 @@ def _header(prefix: str, group) -> list[str]:
     return [f"{prefix.rstrip('.')}: {inspect.getdoc(type(group)).splitlines()[0]}"] if prefix else []
 
 
-def flat(tree, prefix: str = "") -> list[str]:
+def flat(tree) -> list[str]:
     """The settings of a tree, each as a command line takes it: --config.model.layers=4."""
-    found = []
-    for name, value in tree.items():
-        path = f"{prefix}{name}"
-        if isinstance(value, ConfigDict):
-            found += flat(value, f"{path}.")
-        elif isinstance(value, list | tuple) and any(isinstance(entry, ConfigDict) for entry in value):
-            for i, entry in enumerate(value):
-                found += flat(entry, f"{path}[{i}].")
-        elif value is not None:  # None: a stage leaves a number of its RoPE to the model's
-            found.append(f"--config.{path}={value if isinstance(value, str) else repr(value)}")
-    return found
+    said = {path: value for path, value in leaves(tree).items() if value is not None}  # None: as the model has it
+    return [f"--config.{path}={value if isinstance(value, str) else repr(value)}" for path, value in said.items()]
+
+
+def leaves(value, path: str = "") -> dict[str, Any]:
+    """The values of nested groups and lists by their paths, such as "stages[0].seq_len"; a list of values is one."""
+    if isinstance(value, dict | ConfigDict):
+        items = [(f"{path}.{key}" if path else str(key), item) for key, item in value.items()]
+    elif isinstance(value, list | tuple) and any(isinstance(item, dict | ConfigDict | list) for item in value):
+        items = [(f"{path}[{i}]", item) for i, item in enumerate(value)]
+    else:
+        return {path: value} if path else {}
+    return {name: leaf for at, item in items for name, leaf in leaves(item, at).items()}
 
 
 def _lines(prefix: str, group) -> list[str]:
@@ -88,7 +90,7 @@ def _comments(group: type) -> dict[str, str]:
             if token.type == tokenize.NAME and token.start[1] == INDENT and token.string in names:
                 name, found[token.string], before = token.string, before, []
             elif token.type == tokenize.COMMENT and token.start[1] == INDENT:
-                before.append(text.removeprefix("init_from: "))
+                before.append(text)
             elif token.type == tokenize.COMMENT and name:
                 found[name].append(text)
     return {name: " ".join(parts) for name, parts in found.items()}

@@ -10,6 +10,8 @@ MODELS = {
     "llama_7b": _LLAMA3_8B | dict(mlp_dim=11008, kv_heads=32, vocab_size=32000),  # every query head has its own keys
     "qwen2.5_7b": dict(layers=28, d_model=3584, mlp_dim=18944, heads=28, kv_heads=4, head_dim=128, vocab_size=152064,
                        qkv_bias=True),
+    "smollm2_135m": dict(layers=30, d_model=576, mlp_dim=1536, heads=9, kv_heads=3, head_dim=64, vocab_size=49152,
+                         tied_head=True),
 }
 # changes to any of them for a smoke run, in which two steps on simulated devices take seconds
 SMOKE = dict(layers=2, d_model=64, mlp_dim=128, head_dim=8, vocab_size=512)

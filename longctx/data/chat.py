@@ -9,12 +9,12 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
+from longctx.data.special_tokens import TOKENIZER_CONFIG, token_text
 from longctx.errors import UserError
 from longctx.json_files import read_object
 
-FILE, IN_JSON, IN_CONFIG = "chat_template.jinja", "chat_template.json", "tokenizer_config.json"
+FILE, IN_JSON = "chat_template.jinja", "chat_template.json"
 ROLES = ("system", "user", "assistant", "tool")
-_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 Message = dict[str, str]  # role and content
 
@@ -46,23 +46,19 @@ class ChatTemplate:
 def load(folder) -> ChatTemplate:
     """The template of a tokenizer's folder. Raises UserError where there is none."""
     folder = Path(folder)
-    config = read_object(folder / IN_CONFIG) if (folder / IN_CONFIG).is_file() else {}
-    tokens = {name: _text(config[name]) for name in _TOKENS if config.get(name) is not None}
+    config = read_object(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {}
+    texts = {f"{role}_token": token_text(config, role, TOKENIZER_CONFIG) for role in ("bos", "eos", "pad", "unk")}
+    tokens = {name: text for name, text in texts.items() if text is not None}
     if (folder / FILE).is_file():
         return ChatTemplate((folder / FILE).read_text(encoding="utf-8"), str(folder / FILE), tokens)
     in_json = read_object(folder / IN_JSON) if (folder / IN_JSON).is_file() else {}
-    for content, name in ((in_json, IN_JSON), (config, IN_CONFIG)):
+    for content, name in ((in_json, IN_JSON), (config, TOKENIZER_CONFIG)):
         if (found := _default(content.get("chat_template"))) is not None:
             return ChatTemplate(found, str(folder / name), tokens)
     raise UserError(
-        f"{folder} has no chat template ({FILE}, or chat_template in {IN_CONFIG}): its model was not made for turns; "
-        "give it a text to continue."
+        f"{folder} has no chat template ({FILE}, or chat_template in {TOKENIZER_CONFIG}): its model was not made for "
+        "turns; give it a text to continue."
     )
-
-
-def _text(token) -> str:
-    """The text of a token that tokenizer_config.json gives as a string or as an object."""
-    return token.get("content", "") if isinstance(token, dict) else str(token)
 
 
 def _default(template) -> str | None:

@@ -53,6 +53,12 @@ def table(encoded: Iterable[np.ndarray], tokenizer: Tokenizer) -> TokenTable:
     return TokenTable(np.concatenate(parts or [bos[:0]]), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
 
 
+def work_of(lengths: np.ndarray, reaches: Reaches) -> np.ndarray:
+    """f64: the pairs of tokens that attention takes in documents of these lengths, over layers as Layout.owner knows
+    them."""
+    return sum(layers * pairs(lengths, reach) for reach, layers in reaches)
+
+
 @dataclasses.dataclass(frozen=True)
 class PackedRows:
     """The rows of a packing of a table's inputs."""
@@ -78,8 +84,7 @@ class PackedRows:
         """f64 [rows]: pairs of tokens that attention takes in each of the given rows, over layers as Layout.owner knows
         them."""
         counts, _, piece = self._pieces(rows)
-        of_pieces = sum(layers * pairs(self.packing.length[piece], reach) for reach, layers in reaches)
-        return np.add.reduceat(of_pieces, np.cumsum(counts) - counts)
+        return np.add.reduceat(work_of(self.packing.length[piece], reaches), np.cumsum(counts) - counts)
 
     def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The given rows as a batch: arrays [B, T], int32 but for the weights, which are float32.

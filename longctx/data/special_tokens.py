@@ -125,7 +125,7 @@ class _Search:
         return next((token for token in found if token is not None), otherwise)
 
     def _said_texts(self, role: str) -> list[tuple[str, str]]:
-        said = [(f"{name}: {role}_token", _text(content, role, name)) for name, content in self.texts.items()]
+        said = [(f"{name}: {role}_token", token_text(content, role, name)) for name, content in self.texts.items()]
         return [(where, text) for where, text in said if text is not None]
 
     def _said_ids(self, role: str) -> list[tuple[str, int]]:
@@ -162,7 +162,7 @@ def _contents(folder: Path, names: tuple[str, ...]) -> dict[str, dict]:
     return {name: read_object(folder / name) for name in names if (folder / name).is_file()}
 
 
-def _text(content: dict, role: str, name: str) -> str | None:
+def token_text(content: dict, role: str, name: str) -> str | None:
     """bos_token, ... of a file: a string, or an object with its `content`."""
     value = content.get(f"{role}_token")
     value = value.get("content") if isinstance(value, dict) else value

@@ -48,17 +48,17 @@ def write(data: DataConfig, directory: pathlib.Path, longest: int) -> None:
     else:
         copy(data.tokenizer, directory, tuple(name for name in FILES if name != GENERATION))
     if not (directory / SETTINGS).exists():
-        _dump(directory / SETTINGS, _settings(data, directory))
+        dump(directory / SETTINGS, _settings(data, directory))
     limit(directory, longest)
     ends = tokenizers.of(data).ends
-    _dump(directory / GENERATION, ids(data) | ({"eos_token_id": list(ends)} if len(ends) > 1 else {}))
+    dump(directory / GENERATION, ids(data) | ({"eos_token_id": list(ends)} if len(ends) > 1 else {}))
 
 
 def limit(directory: pathlib.Path, longest: int) -> None:
     """Sets model_max_length in a folder's tokenizer_config.json, if there is one."""
     path = directory / SETTINGS
     if path.exists():
-        _dump(path, read_object(path) | {"model_max_length": longest})
+        dump(path, read_object(path) | {"model_max_length": longest})
 
 
 def ids(data: DataConfig) -> dict[str, int]:
@@ -99,5 +99,6 @@ def _letters() -> list[str]:
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
 
 
-def _dump(path: pathlib.Path, content: dict) -> None:
+def dump(path: pathlib.Path, content: dict) -> None:
+    """Writes one of the JSON files in a model's folder."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -8,11 +8,10 @@ import numpy as np
 
 from longctx.data.generated.task import Generated, log_uniform
 from longctx.data.packing import Packing
-from longctx.data.rows import PackedRows, table
+from longctx.data.rows import PackedRows, table, work_of
 from longctx.data.sources import Document
 from longctx.data.tokenizers import Tokenizer
 from longctx.layouts import Reaches
-from longctx.layouts.balanced import pairs
 
 SAMPLE = 64  # rows that tell how much of a row is padding
 
@@ -51,8 +50,7 @@ class GeneratedRows:
 
     def work(self, reaches: Reaches, rows: np.ndarray) -> np.ndarray:
         """f64 [rows]: PackedRows.work of the given rows, were every document as long as it was drawn."""
-        of_row = lambda lengths: sum(layers * pairs(lengths, reach).sum() for reach, layers in reaches)
-        return np.array([of_row(np.array(self._lengths(self._rng(number)))) for number in rows], float)
+        return np.array([work_of(np.array(self._lengths(self._rng(n))), reaches).sum() for n in rows], float)
 
     def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The given rows as a batch: the arrays that PackedRows.gather documents."""

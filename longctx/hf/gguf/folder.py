@@ -1,7 +1,6 @@
 """The Hugging Face folder that a GGUF file stands for: its config.json, its tokenizer, and a link to the file. Free of
 jax."""
 
-import json
 import os
 import pathlib
 import shutil
@@ -10,6 +9,7 @@ import zlib
 
 from longctx import caches
 from longctx.errors import UserError
+from longctx.hf import text
 from longctx.hf.gguf import dialects, file, tokenizer
 
 GGUF = "model.gguf"  # the link
@@ -60,7 +60,7 @@ def _make(path: pathlib.Path, made: pathlib.Path) -> None:
     try:
         (parts / GGUF).symlink_to(path)
         tokenizer.write(metadata, parts)
-        (parts / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+        text.dump(parts / "config.json", settings)
         if not made.exists():  # another process may have been faster
             parts.rename(made)
     finally:

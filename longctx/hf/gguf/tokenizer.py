@@ -6,10 +6,10 @@ jax.
 """
 
 import enum
-import json
 import pathlib
 
 from longctx.errors import unknown_name
+from longctx.hf import text
 from longctx.hf.gguf.file import Metadata
 
 SPACE = "\u2581"  # SentencePiece's letter for a space
@@ -35,8 +35,8 @@ def write(metadata: Metadata, folder: pathlib.Path) -> None:
     """
     if "tokenizer.ggml.tokens" not in metadata:
         return
-    _tokenizer(metadata).save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps(_config(metadata), indent=2, ensure_ascii=False) + "\n")
+    _tokenizer(metadata).save(str(folder / text.FILE))
+    text.dump(folder / text.SETTINGS, _config(metadata))
 
 
 def ids(metadata: Metadata) -> dict:
