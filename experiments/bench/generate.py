@@ -32,7 +32,10 @@ class Ours:
     """longctx.generation on a mesh of one device: the work of one side. Call under `jax.set_mesh`."""
 
     def __init__(self, model, task: dict):
+        from longctx.model import functional
+
         self.model, self.chunk = model, task["chunk"]
+        self.params = functional.forward_only(model.params)
         self.room = task["length"] + NEW * (task["rounds"] + 2)
         self.ids = random_tokens(task["rows"], task["length"], model.config.vocab_size)
 
@@ -42,7 +45,7 @@ class Ours:
 
         config, static = self.model.config, (self.model.graph, None, 0)
         cache = reading.empty(config, rows, self.room)
-        cache, last = reading.read(static, self.model.params, config, cache, list(self.ids[:rows]), self.chunk)
+        cache, last = reading.read(static, self.params, config, cache, list(self.ids[:rows]), self.chunk)
         return cache, last, self.choose(last)
 
     def choose(self, last):
@@ -52,7 +55,7 @@ class Ours:
         from longctx.generation import decode
         from longctx.generation.request import Sampling
 
-        return decode.choose(self.model.graph, self.model.params, last, Sampling(), jax.random.key(0), 0)
+        return decode.choose(self.model.graph, self.params, last, Sampling(), jax.random.key(0), 0)
 
     def begin(self) -> None:
         """Reads all prompts, for `decode` to go on from."""
@@ -65,9 +68,7 @@ class Ours:
 
         for _ in range(NEW):
             chosen, at = self.choose(self.last), np.full(len(self.ids), self.position, np.int32)
-            self.cache, self.last = decode.read_one(
-                self.model.graph, None, 0, self.model.params, self.cache, chosen, at
-            )
+            self.cache, self.last = decode.read_one(self.model.graph, None, 0, self.params, self.cache, chosen, at)
             self.position += 1
             np.asarray(chosen)
 
@@ -78,7 +79,9 @@ def build_ours(task: dict):
 
     from longctx import hf
 
-    work = Ours(hf.load(task["folder"], dtype=task["dtype"]), task)
+    model = hf.load(task["folder"], dtype=task["dtype"])
+    with jax.set_mesh(model.mesh):
+        work = Ours(model, task)
     read = lambda: jax.block_until_ready(work.read(1))
 
     def within(run):

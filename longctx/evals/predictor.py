@@ -26,6 +26,7 @@ def predictor(config: Config, mesh, params, rope: RopeConfig) -> Predictor:
     """
     with jax.set_mesh(mesh):
         graph = functional.graph(config.model, config.attention, config.memory)
+        params = functional.forward_only(params)
     whole = jax.sharding.NamedSharding(mesh, meshes.REPLICATED)  # so that every process can read the results
     predictions = jax.jit(
         lambda params, batch, length: _predictions(graph, params, batch, rope, length),

@@ -59,7 +59,8 @@ def stream(
         tokens see later ones, logits that are NaN.
     """
     request = Request(max_new_tokens=max_new_tokens, **options).check()
-    model, mesh = functional.merged(graph, params), jax.sharding.get_mesh()
+    params, mesh = functional.forward_only(params), jax.sharding.get_mesh()
+    model = functional.merged(graph, params)
     if request.stop:
         token_ids("stop", request.stop, model.config.vocab_size, "T")
     _check_rope(rope, length, model.config)

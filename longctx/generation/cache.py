@@ -14,11 +14,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from longctx import meshes
 from longctx.config import LayerConfig, ModelConfig, RopeConfig
 from longctx.context_parallel.collectives import gather, merge_shards
 from longctx.context_parallel.strategy import Local
+from longctx.memory import bits
 from longctx.positions.view import View, memory
 from pallas_kernels.attention.pair import Inputs, Pair, with_sinks
 from pallas_kernels.attention.spec import AttentionSpec
@@ -29,8 +31,10 @@ class Cache(NamedTuple):
     """The keys and values that the layers of one kind keep of the tokens so far.
 
     Attributes:
-      k, v: [layers, B, S, K, H] in the compute dtype. Keys are rotated, if the position method has one rotation of keys
-        for all its parts; else they are as projected.
+      k: [layers, B, K, H, S] in the compute dtype, rotated if the position method has one rotation of keys for all its
+        parts; else as projected.
+      v: [layers, B, K, S, H]. Both are as a decoding step reads them, see pallas_kernels/attention/decode.py;
+        either may be bits.Bits.
       info: positions and segments of every slot, int32 [B, S]; segment 0 is an empty slot. Slots that differ by key
         head would be [B, S, K], see pair.Inputs.
     """
@@ -55,10 +59,11 @@ def empty(config: ModelConfig, rows: int, longest: int) -> list[Cache]:
     def of(i, kind):
         size = slots(kind, longest, meshes.context_shards())
         layers = len(range(i, config.layers, len(config.kinds)))
-        shape = layers, rows, size, config.kv_heads, config.head_dim
-        store = lambda: jnp.zeros(shape, config.dtype, out_sharding=meshes.CACHE)
+        heads, H, dtype = (layers, rows, config.kv_heads), config.head_dim, config.dtype
+        k = jnp.zeros((*heads, H, size), dtype, out_sharding=meshes.CACHED_KEYS)
+        v = jnp.zeros((*heads, size, H), dtype, out_sharding=meshes.CACHED_VALUES)
         numbers = lambda: jnp.zeros((rows, size), jnp.int32, out_sharding=meshes.TOKENS)
-        return Cache(store(), store(), TokenInfo(numbers(), numbers()))
+        return Cache(*bits.of((k, v)), TokenInfo(numbers(), numbers()))
 
     return [of(i, kind) for i, kind in enumerate(config.kinds)]
 
@@ -71,7 +76,13 @@ def extend(model, tokens, info: TokenInfo, cache: list[Cache], rope: RopeConfig 
     """
     kinds, view_of = model.config.kinds, model.views(rope, length)
     steps = [
-        Step(view_of(kind, info.positions), view_of(kind, old.info.positions), info, old, model.attention.kernel)
+        Step(
+            view_of(kind, info.positions),
+            view_of(kind, old.info.positions),
+            (info, old.info),
+            (old.k, old.v),
+            model.attention.kernel,
+        )
         for kind, old in zip(kinds, cache, strict=True)
     ]
     x, kept = model.through(tokens, [step.attend for step in steps])
@@ -94,29 +105,30 @@ class Step(NamedTuple):
 
     Attributes:
       view, old_view: the positions of the new tokens as the layers see them, and of those in the cache.
-      info: positions and segments of the new tokens.
-      cache: as it was before them.
+      infos: positions and segments of the new tokens, and of those in the cache.
+      stacks: keys and values in the cache, as they were before the new tokens.
       kernel: a name in pallas_kernels.attention.api.IMPLEMENTATIONS, or auto.
     """
 
     view: View
     old_view: View
-    info: TokenInfo
-    cache: Cache
+    infos: tuple[TokenInfo, TokenInfo]
+    stacks: tuple
     kernel: str
 
     def attend(self, at, q, k, v, *, scale, soft_cap, sinks):
         """An Attend of the kind's layer `at`: (out BTNH, (k, v) for the cache)."""
         k = self.view.to_cache(k)
-        old_k, old_v = (jax.lax.dynamic_index_in_dim(x, at, keepdims=False) for x in (self.cache.k, self.cache.v))
-        new = Keys(self.view.from_cache(k), v, self.info)
-        old = Keys(self.old_view.from_cache(old_k), old_v, self.cache.info)
+        old_k, old_v = bits.part(self.stacks, at)  # BKHS, BKSH
+        new_info, old_info = self.infos
+        new = Keys(self.view.from_cache(k), v, new_info)
+        old = Keys(self.old_view.from_cache(old_k.transpose(0, 3, 1, 2)), old_v.swapaxes(1, 2), old_info)
         specs = [AttentionSpec(mask, scale, self.view.bias, soft_cap, partial=True) for mask in self.view.masks]
         queries = self.view.rotated_queries(q)
-        pair = _attended((queries, self.info), (new, old), self.view.bias_params, specs, self.kernel)
+        pair = _attended((queries, new_info), (new, old), self.view.bias_params, specs, self.kernel)
         if sinks is not None:
             pair = with_sinks(pair, sinks)
-        return pair.out.astype(q.dtype), (k, v)
+        return pair.out.astype(q.dtype), bits.of((k, v))
 
 
 def _attended(queries, keys: tuple[Keys, ...], bias_params, specs, kernel) -> Pair:
@@ -143,20 +155,30 @@ def _attended(queries, keys: tuple[Keys, ...], bias_params, specs, kernel) -> Pa
 
 
 def _written(cache: Cache, new: Cache, first: int) -> Cache:
-    """The cache with T new tokens, in the form of a Cache whose slots they are, in the slots where they belong."""
-    size = cache.k.shape[2]
-    specs = Cache(meshes.CACHE, meshes.CACHE, TokenInfo(meshes.TOKENS, meshes.TOKENS))
-    axis = lambda x: 2 if x.ndim == 5 else 1  # of the slots: k and v are of all layers
+    """The cache with T new tokens in the slots where they belong; new: their k and v [layers, B, T, K, H], and info."""
+    size, stacks = cache.info.positions.shape[1], P(None, *meshes.HEADS)
+    of_tokens = TokenInfo(meshes.TOKENS, meshes.TOKENS)
+    specs = Cache(meshes.CACHED_KEYS, meshes.CACHED_VALUES, of_tokens)
 
     def local(cache, new):
-        new = jax.tree.map(lambda x: jax.lax.all_gather(x, meshes.CONTEXT, axis=axis(x), tiled=True), new)
-        shards, slot = jax.lax.axis_size(meshes.CONTEXT), _slot(new.info, first, size)
-        local_slot = jnp.where(slot % shards == jax.lax.axis_index(meshes.CONTEXT), slot // shards, size)
-        row = jax.lax.broadcasted_iota(jnp.int32, local_slot.shape, 0)
-        put = lambda x, y: x.at[(slice(None),) * (axis(x) - 1) + (row, local_slot)].set(y, mode="drop")
-        return jax.tree.map(put, cache, new)
+        whole = lambda x, axis: jax.lax.all_gather(x, meshes.CONTEXT, axis=axis, tiled=True)
+        info = jax.tree.map(lambda x: whole(x, 1), new.info)
+        kept = lambda x: whole(x, 2).transpose(1, 2, 0, 3, 4)  # [B, T, layers, K, H]
+        k, v = jax.tree.map(kept, new[:2])
+        shards, slot = jax.lax.axis_size(meshes.CONTEXT), _slot(info, first, size)
+        slot = jnp.where(slot % shards == jax.lax.axis_index(meshes.CONTEXT), slot // shards, size)
+        row = jax.lax.broadcasted_iota(jnp.int32, slot.shape, 0)
+        put_key = lambda old, new: old.at[:, row, :, :, slot].set(new, mode="drop")
+        put_value = lambda old, new: old.at[:, row, :, slot].set(new, mode="drop")
+        put_number = lambda old, new: old.at[row, slot].set(new, mode="drop")
+        return Cache(
+            jax.tree.map(put_key, cache.k, k),
+            jax.tree.map(put_value, cache.v, v),
+            jax.tree.map(put_number, cache.info, info),
+        )
 
-    return jax.shard_map(local, in_specs=(specs, specs), out_specs=specs)(cache, new)
+    new_specs = Cache(stacks, stacks, of_tokens)
+    return jax.shard_map(local, in_specs=(specs, new_specs), out_specs=specs)(cache, new)
 
 
 def _slot(info: TokenInfo, first: int, size: int):

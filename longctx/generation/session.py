@@ -25,7 +25,8 @@ class Session:
     """
 
     def __init__(self, graph: nnx.GraphDef, params: dict, capacity: int, rope: RopeConfig | None = None):
-        self._params, self._config = params, functional.merged(graph, params).config
+        self._params = functional.forward_only(params)
+        self._config = functional.merged(graph, params).config
         self.tokens: list[int] = []
         self.capacity = capacity
         self._static = graph, rope, capacity

@@ -32,17 +32,18 @@ def as_it_comes(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Iterable[in
 
 
 def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
-    """Yields the text of the pieces up to the first of the `stops`, which is left out.
+    """Yields the text of the pieces up to that of the `stops` which is complete first; it is left out.
 
-    What may be the beginning of a stop is held back until it is known.
+    Of two that end together it is the longer one. What may be the beginning of a stop is held back until it is known.
     """
     held = ""
     for piece in pieces:
         held += piece
-        found = [at for stop in stops if (at := held.find(stop)) >= 0]
+        found = [(at + len(stop), at) for stop in stops if (at := held.find(stop)) >= 0]
         if found:
-            if min(found):
-                yield held[: min(found)]
+            _, start = min(found)
+            if start:
+                yield held[:start]
             return
         safe = len(held) - max((_begun(held, stop) for stop in stops), default=0)
         if safe:

@@ -15,6 +15,7 @@ from longctx import cuts, meshes
 from longctx.config import AttentionConfig, MemoryConfig, ModelConfig, RopeConfig
 from longctx.errors import UserError
 from longctx.loss import token_loss
+from longctx.memory import bits
 from longctx.model import names
 from longctx.model.transformer import Transformer
 from pallas_kernels.arguments import AnyArray
@@ -50,6 +51,11 @@ def _check(config: ModelConfig) -> None:
 def merged(graph: nnx.GraphDef, params: dict) -> Transformer:
     """The Transformer module with these parameters."""
     return nnx.merge(graph, params)
+
+
+def forward_only(params: dict) -> dict:
+    """The parameters in a form that forward passes read sooner, and through which no gradient goes; see memory.bits."""
+    return params | {"blocks": bits.of(params["blocks"])}
 
 
 def weight_info(graph: nnx.GraphDef, params: dict) -> dict:

@@ -15,7 +15,7 @@ from longctx import meshes
 from longctx.config import MemoryConfig, ModelConfig
 from longctx.memory.remat import RECOMPUTED, by_fractions
 from longctx.memory.tiled import tiled
-from longctx.model.linear import constant, gathered, weight
+from longctx.model.linear import constant, gathered, product, weight
 
 ACTIVATIONS = {
     "silu": jax.nn.silu,
@@ -87,8 +87,8 @@ class MLP(TokenWise):
         self.down_bias = constant(0.0, (D,), P(None), dtype) if config.mlp_bias else None
 
     def local(self, w, tokens, share):
-        into = (checkpoint_name(biased(tokens @ w[name], w, name), share) for name in self.into)
-        down = jax.lax.psum(self.hidden(*into).astype(tokens.dtype) @ w["down"], "tensor")
+        into = (checkpoint_name(biased(product("MD,DF->MF", tokens, w[name]), w, name), share) for name in self.into)
+        down = jax.lax.psum(product("MF,FD->MD", self.hidden(*into).astype(tokens.dtype), w["down"]), "tensor")
         return biased(down, w, "down")
 
     def hidden(self, *into):

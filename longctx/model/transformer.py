@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from longctx import meshes
 from longctx.config import AttentionConfig, MemoryConfig, ModelConfig, RopeConfig
 from longctx.context_parallel import api as context_parallel
-from longctx.memory import host
+from longctx.memory import bits, host
 from longctx.memory.remat import checkpointed
 from longctx.model import norm
 from longctx.model.block import BLOCKS
@@ -58,7 +58,7 @@ class Transformer(nnx.Module):
     """Token ids to hidden states, and the head that turns those into logits.
 
     blocks: for each kind of layer (layer i is of kind i % kinds) its layers' weights, stacked [layers, ...]; they may
-    be host.Weights.
+    be host.Weights, or bits.Bits.
     """
 
     def __init__(self, key, config: ModelConfig, attention: AttentionConfig, memory: MemoryConfig):
@@ -134,7 +134,7 @@ class Transformer(nnx.Module):
         """A scan over groups of one layer of each kind, then the layers that are left over."""
 
         def layer(attend):
-            run = lambda x, block, at: host.fetched(block)(x, functools.partial(attend, at))
+            run = lambda x, block, at: bits.restored(host.fetched(block))(x, functools.partial(attend, at))
             return checkpointed(run, self.config.remat)
 
         layers, groups = [layer(attend) for attend in attends], self.config.layers // len(attends)

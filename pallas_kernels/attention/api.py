@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import jax
 
 from pallas_kernels import lazy
-from pallas_kernels.attention import arguments, chunked, reference
+from pallas_kernels.attention import arguments, chunked, decode, reference
 from pallas_kernels.attention.cudnn import Cudnn
 from pallas_kernels.attention.pair import Implementation, Inputs, Pair, row_stats
 from pallas_kernels.attention.spec import AttentionSpec
@@ -28,6 +28,7 @@ IMPLEMENTATIONS: Mapping[str, Implementation] = lazy.Registry(
     {
         "reference": reference,
         "chunked": chunked,
+        "decode": decode,
         "tpu": "pallas_kernels.attention.tpu.kernel",
         "mosaic_gpu": "pallas_kernels.attention.mosaic_gpu.kernel",
         "jax_triton": "pallas_kernels.attention.triton.kernel",
@@ -37,7 +38,7 @@ IMPLEMENTATIONS: Mapping[str, Implementation] = lazy.Registry(
 # What "auto" tries, in this order: by platform, or compute capability where that has an order of its own. Those are not
 # measured yet, but follow published TFLOP/s, here of bfloat16, causal, head dim 128.
 PREFERENCE: Preference = {
-    "cpu": ("chunked",),
+    "cpu": ("decode", "chunked"),
     "tpu": ("tpu", "chunked"),
     "gpu": ("cudnn", "jax_triton", "chunked"),
     # H100, 8k to 16k: cuDNN 529 to 539 forward, 470 backward; Triton 369 to 378 forward (arXiv 2407.08608)

@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
@@ -11,6 +12,8 @@ from jax.sharding import PartitionSpec as P
 from longctx import meshes, optim
 from longctx.config import AttentionConfig, LayerConfig, MeshConfig, OptimConfig, RopeConfig
 from longctx.model import functional
+from longctx.model.linear import product
+from tests.helpers import assert_close
 from tests.longctx.model.test_transformer import TINY
 
 MODELS = {
@@ -119,3 +122,20 @@ def test_norms_and_biases_are_not_decayed(name):
     updates, _ = optim.optimizer(config, decays).update(grads, start, ones)
     for path, update in jax.tree_util.tree_leaves_with_path(updates):
         np.testing.assert_array_equal(update, -0.5 if path[-1].key in DECAYED else 0.0, err_msg=str(path))
+
+
+def test_a_product_is_rounded_once_and_so_are_its_gradients():
+    """In bfloat16: what float32 gives for the same numbers, rounded."""
+    x, w = (jax.random.normal(jax.random.key(i), shape, jnp.bfloat16) for i, shape in enumerate([(2, 5, 16), (16, 8)]))
+    cotangent = jax.random.normal(jax.random.key(2), (2, 5, 8), jnp.bfloat16)
+    with jax.set_mesh(meshes.make(MeshConfig())):
+        y, pull = jax.vjp(lambda x, w: product("BTD,DF->BTF", x, w, meshes.HIDDEN), x, w)
+        dx, dw = pull(cotangent)
+    exact = lambda e, *arrays: jnp.einsum(e, *(a.astype(jnp.float32) for a in arrays))
+    for got, want in (
+        (y, exact("BTD,DF->BTF", x, w)),
+        (dx, exact("BTF,DF->BTD", cotangent, w)),
+        (dw, exact("BTF,BTD->DF", cotangent, x)),
+    ):
+        assert got.dtype == jnp.bfloat16
+        assert_close(got, want.astype(jnp.bfloat16), "bfloat16", 1)

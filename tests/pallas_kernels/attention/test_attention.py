@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels.attention import api, reference
+from pallas_kernels.attention import api, chunked, decode, reference
 from pallas_kernels.attention.pair import Inputs, Pair, merge, neutral, row_stats
 from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.masks import Causal, TokenInfo
-from pallas_kernels.testing import BIASES, MASKS, KernelCases, seen_dlse
+from pallas_kernels.testing import BIASES, MASKS, KernelCases, Sizes, seen_dlse
 from tests.helpers import assert_close, packed, problem, results, slow
 
 
@@ -32,6 +32,30 @@ class TestChunked(KernelCases):
     @pytest.mark.parametrize("dtype", ["float32", *slow("bfloat16")])
     def test_biases(self, bias, dtype):
         super().test_biases(bias, dtype)
+
+
+class TestDecode(KernelCases):
+    kernel = "decode"
+    sizes = Sizes(T=decode.QUERIES)
+    cuts = (2, *slow(5))
+    shapes = {
+        "mha": dict(T=1, S=40, N=4, K=4),
+        "mqa": dict(T=3, S=40, N=4, K=1),
+        "gqa": dict(T=5, S=7, N=6, K=3, H=8),
+        "one_token": dict(T=1, S=1),
+        "long": dict(T=2, S=700, B=1),
+    }
+    test_blocks_of_its_own_choice = test_empty_blocks_are_not_visited = None  # it has no blocks
+
+    @pytest.mark.parametrize("dtype", ["float32", *slow("bfloat16")])
+    def test_biases(self, bias, dtype):
+        super().test_biases(bias, dtype)
+
+    def test_more_queries_go_to_another(self):
+        x = problem(T=decode.QUERIES + 1).inputs()
+        assert "up to 16 queries" in decode.why_not(x, AttentionSpec(), "cpu")
+        assert api.select("auto", x, AttentionSpec(), "cpu") is chunked
+        assert api.select("auto", x._replace(q=x.q[:, :1]), AttentionSpec(), "cpu") is decode
 
 
 @pytest.mark.parametrize("name", api.IMPLEMENTATIONS)
@@ -66,16 +90,18 @@ def test_memory_is_linear_in_length():
 
 def test_an_explicit_choice_never_falls_back_and_errors_say_what_works():
     p = problem()
-    with pytest.raises(ValueError, match="'chunkd' is not known. Known: auto, reference, chunked, tpu"):
+    with pytest.raises(ValueError, match="'chunkd' is not known. Known: auto, reference, chunked, decode, tpu"):
         api.attention(p.inputs(), AttentionSpec(), "chunkd")
     with pytest.raises(ValueError, match="key heads must divide query heads"):
         api.attention(p.inputs()._replace(q=p.q[:, :, :3]), AttentionSpec())
 
 
-@pytest.mark.parametrize("implementation", ["reference", "chunked", "tpu", "mosaic_gpu", "jax_triton", "cudnn"])
+@pytest.mark.parametrize(
+    "implementation", ["reference", "chunked", "decode", "tpu", "mosaic_gpu", "jax_triton", "cudnn"]
+)
 def test_what_inputs_have_room_for_is_refused_until_somebody_takes_it(implementation):
     by_head = TokenInfo(*[jnp.ones((2, 50, 2), jnp.int32)] * 2)
-    x, why_not = problem().inputs(), api.IMPLEMENTATIONS[implementation].why_not
+    x, why_not = problem(T=8, S=50).inputs(), api.IMPLEMENTATIONS[implementation].why_not
     assert "choice of blocks" in why_not(x._replace(keep=jnp.ones((2, 2, 4, 4), bool)), AttentionSpec(), "cpu")
     assert "for all heads" in why_not(x._replace(k_info=by_head), AttentionSpec(), "cpu")
 
