@@ -281,14 +281,17 @@ def test_parameters_are_those_of_the_folder_and_fresh_ones_beside_them(folder):
 @pytest.mark.parametrize(
     "overrides, parts",
     [
-        (["extend.lengths=(32,)"], ["extend.lengths=(32,): 32 is below", "64 or more"]),
+        (["extend.methods=()"], ["extend.methods=() leaves nothing to read"]),
+        (["extend.lengths=(0,)"], ["extend.lengths=(0,) must all be at least 1"]),
+        (["extend.tasks=('recall',)"], ["'recall' is for a model that a config file trains"]),
+        (["extend.tasks=('passkeys',)"], ["extend.tasks[0]='passkeys'", "Did you mean 'passkey'"]),
         (["extend.methods=('yarm',)"], ["extend.methods[0]='yarm'", "yarn"]),
         (["extend.tunings=('pose',)"], ["experiments.train continues"]),
     ],
 )
 def test_what_extend_cannot_ask_of_it(folder, overrides, parts):
     with pytest.raises(UserError) as caught:
-        checks.check_extend_checkpoint(of_bytes(folder, *overrides))
+        checks.check_extend_given(of_bytes(folder, *overrides), 64)
     assert all(part in str(caught.value) for part in parts), caught.value
 
 
@@ -358,6 +361,16 @@ def test_trained_on_exported_and_asked(folder, tmp_path):
         )
     )
     result = json.loads((tmp_path / "grid" / "extend.json").read_text())
-    assert result["trained_length"] == 64 and [record["name"] for record in result["records"]] == ["none", "yarn"]
-    assert np.shape([record["cells"] for record in result["records"]]) == (2, 2, 2)
+    (task,) = result["tasks"]
+    assert result["trained_length"] == 64 and task["lengths"] == [64, 256, 512] and task["name"] == "passkey"
+    assert [record["name"] for record in task["records"]] == ["none", "yarn"]
+    assert [[cell and cell["asked"] for cell in record["cells"]] for record in task["records"]] == 2 * [
+        [None, [1, 1], [1, 1]]
+    ]
+    of_run = ["--config.init_from=run", "--workdir", "of_run", "--config.extend.methods=('none',)"]
+    of_run += ["--config.extend.rows=2", "--config.extend.lengths=(64,)", "--config.eval.documents=2"]
+    ended_well(tiny.python("-m", "experiments.extend", *of_run))
+    result = json.loads((tmp_path / "of_run" / "extend.json").read_text())
+    assert result["trained_length"] == 128 and [task["name"] for task in result["tasks"]] == ["passkey", "loss"]
+    assert result["tasks"][1]["records"][0]["value"][0] > 0
     assert subprocess.run([sys.executable, "-m", "experiments.extend"], capture_output=True).returncode == 2
