@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import train
+from experiments import generate, train
 from experiments.run import checks, records
 from experiments.settings import config as configs
 from longctx import hf, meshes
@@ -220,6 +220,35 @@ def test_a_config_file_of_the_same_sizes(tmp_path):
     assert (config.model.heads, config.model.rope.theta, config.model.norm_eps) == (32, 8e6, 1e-5)
     with pytest.raises(UserError, match=r"model.qkv_bias=True \(it has False\)"):
         of_bytes(folder, file="qwen_7b_1m_a800x8.py:smoke")
+
+
+def test_training_further_takes_a_small_rate_and_a_text_that_is_named(folder):
+    command = ["train", f"--config.init_from={folder}", "--config.data.tokenizer=bytes"]
+    with pytest.raises(UserError, match="name its file or folder by --config.data.path=TEXT"):
+        configs.for_training(command)
+    config, _, (note,) = configs.for_training([*command, "--config.data.path=stdlib"])
+    assert config.optim.learning_rate == 2e-5 and note.startswith("optim.learning_rate=2e-05, ")
+    said = ["--config.data.path=stdlib", "--config.optim.learning_rate=0.001"]
+    config, _, notes = configs.for_training([*command, *said])
+    assert (config.optim.learning_rate, notes) == (1e-3, [])
+    file = ["train", "--config", str(CONFIGS / "continue.py"), *command[1:], "--config.data.path=a"]
+    config, _, notes = configs.for_training(file)
+    assert (config.optim.learning_rate, notes) == (1e-5, [])  # the file's
+    config, _, notes = configs.for_training(["train", "--config", str(CONFIGS / "quickstart.py")])
+    assert config.optim.learning_rate > 1e-3 and not notes
+
+
+def test_a_folder_with_sentence_piece_alone_is_refused_and_not_fed_bytes(tmp_path):
+    folder = golden.write(tmp_path, "llama")
+    (folder / "tokenizer.model").write_bytes(b"\n\x05")
+    for said in ([], ["data.tokenizer=bytes"]):
+        with pytest.raises(UserError, match=r"tokenizer.model alone.*save_pretrained\(.*tokenizer.json"):
+            settings(folder, *said)
+    with pytest.raises(UserError, match="tokenizer.model alone"):
+        generate.of_hugging_face(str(folder), None, [])
+    assert settings(folder, "data.tokenizer=own.json").data.tokenizer == "own.json"
+    (folder / "tokenizer.json").write_text("{}")
+    assert settings(folder).data.tokenizer == str(folder)
 
 
 def test_the_tokenizer_is_the_folders_or_one_that_is_said(folder, tmp_path):
