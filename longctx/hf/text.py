@@ -93,7 +93,7 @@ def _completed(data: DataConfig, directory: pathlib.Path, given: dict) -> dict:
     return given | {name: special[name] for name in ("eos_token", "pad_token") if given.get(name) is None} | said
 
 
-def _special(data: DataConfig, directory: pathlib.Path) -> dict[str, str]:
+def _special(data: DataConfig, directory: pathlib.Path) -> dict[str, str | None]:
     """The texts of bos_token, eos_token and pad_token."""
     import tokenizers as library
 
