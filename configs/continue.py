@@ -2,7 +2,8 @@
 
     python -m experiments.train --config configs/continue.py --config.init_from=FOLDER --config.data.path=TEXT \\
         --config.model.rope.scaling=yarn --config.model.rope.factor=4
-    python -m experiments.train --config configs/continue.py:length=32768,steps=500 --config.init_from=FOLDER
+    python -m experiments.train --config configs/continue.py:length=32768,steps=500 --config.init_from=FOLDER \\
+        --config.data.path=TEXT
 
 Arguments: length (tokens of a row), steps (of one row each), smoke (a run in miniature). Without init_from it trains
 the default small model.

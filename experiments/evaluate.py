@@ -11,18 +11,15 @@ text of yours or Python's own library. Writes evals.json and draws the report.
 """
 
 import dataclasses
-import pathlib
 import time
 
-from experiments.run import checks, command, processes
+from experiments.run import checks, command, models, processes
 from experiments.settings import config as configs
 from experiments.settings import places
-from experiments.settings.console import Parser
 from longctx.config import Config, RopeConfig
 from longctx.evals.api import EVALS
 from longctx.hf.rope import stretched
 
-INIT_FROM = "--config.init_from="
 LENGTHS = 512, 2048, 8192  # tokens at which a model is measured, as far as it is made for them
 
 
@@ -59,9 +56,8 @@ def run(config: Config, mesh, params, rope: RopeConfig, documents, tokenizer, wo
 
 
 def main(argv) -> None:
-    named = [arg for arg in argv[1:] if arg.startswith((INIT_FROM, INIT_FROM[1:]))]
-    if named:
-        return of_model(named[-1].partition("=")[2], [arg for arg in argv[1:] if arg not in named])
+    if models.named(argv) is not None:
+        return of_model(argv)
     config, workdir = configs.from_workdir(argv)
     corpus, tokenizer, _ = checks.check(config)
 
@@ -76,17 +72,11 @@ def main(argv) -> None:
     run(config, mesh, params, config.model.rope, corpus.held_out, tokenizer, workdir)
 
 
-def of_model(path: str, given: list[str]) -> None:
-    """Evaluates the model of Hugging Face that `path` names. given: --workdir and --config.field=value."""
-    from experiments.run import models
-    from longctx.hf import folder, sources
-
-    source = sources.folder(path, "init_from")
-    option, overrides = _workdir(given)
-    workdir = pathlib.Path(option or f"runs/evaluate-{source.name}")
+def of_model(argv: list[str]) -> None:
+    """Evaluates the model of Hugging Face that a command line names."""
+    source, stored, config, workdir = models.of_command_line(argv, more=("eval", "data"))
     places.check_folder("--workdir", workdir)
-    stored = folder.model_config(source)
-    config = _measured(models.settings(source, stored, overrides, more=("eval", "data")), source.name)
+    config = _measured(config)
     corpus, tokenizer, _ = checks.check(config)
 
     from experiments.planner import price
@@ -101,22 +91,13 @@ def of_model(path: str, given: list[str]) -> None:
     run(config, mesh, params, config.model.rope, corpus.held_out, tokenizer, workdir)
 
 
-def _workdir(given: list[str]) -> tuple[str | None, list[str]]:
-    """(--workdir, the other arguments)."""
-    parser = Parser(__doc__.splitlines()[0])
-    parser.add_argument("--workdir", metavar="DIR", help="the folder of evals.json and the report")
-    options, rest = parser.parse_with_settings(given)
-    return options.workdir, rest
-
-
-def _measured(config, name: str):
+def _measured(config):
     """The settings of a model that was trained elsewhere: a stage as long as it is made for, and lengths to measure."""
     trained = stretched(config.model.rope)
     stages = (dataclasses.replace(config.stages[0], seq_len=trained, steps=1),)
     measured = config.eval.lengths or tuple(length for length in LENGTHS if length <= trained) or (trained,)
     return dataclasses.replace(
         config,
-        name=name,
         stages=stages,
         batch_tokens=trained * config.mesh.data * config.mesh.fsdp,
         eval=dataclasses.replace(config.eval, lengths=measured),

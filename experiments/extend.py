@@ -1,114 +1,188 @@
-"""Make a model's context longer and see what works: train a tiny model that recalls, then read far longer rows.
+"""Make a model's context longer and see what works: every position method, at length after length.
 
     python -m experiments.extend --config configs/recall.py[:seed=N] [--config.extend.x=y ...] [--workdir DIR]
-    python -m experiments.extend --config.init_from=FOLDER [--config.model.rope.x=y ...] [--workdir DIR]
+    python -m experiments.extend --config.init_from=MODEL [--config.data.path=TEXT] [--config.extend.x=y ...]
 
-Prints the share of values recalled by position method and length, of the parameters as they are and after a short
-tuning, and writes extend.json (the same by depth, every number) and extend.png into the workdir. A model of Hugging
-Face (init_from) is not trained: it is asked for passkeys.
+The first trains a tiny model that recalls, and reads it as it is and after short tunings. The second reads MODEL, a
+Hugging Face model (folder, .gguf, id in the hub's cache) or the workdir of a run: it is asked for passkeys and, where
+data.path names a text, measured by its loss on the held-out part.
+
+Lengths come shortest first, from one inside the trained length on. The first rows give an estimate of all the time;
+every few rows print a line and are kept in extend.jsonl of the workdir, where the same command goes on, also with more
+methods, lengths or rows. At the end there are a table, extend.json and extend.png.
 """
 
 import dataclasses
 import functools
 import operator
+import pathlib
 import time
+import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-from experiments.run import checks, command, processes
+from experiments.run import checks, command, comparison, models, processes
+from experiments.run.comparison import AS_TRAINED, Cell
 from experiments.settings import config as configs
-from experiments.settings import places
+from experiments.settings import console, places
 from experiments.settings.tree import Settings
-from longctx.config import ModelConfig, StageConfig
+from longctx.config import DataConfig, StageConfig
+from longctx.hf.rope import stretched
+from longctx.positions.extension import TUNINGS, at
 
 
-class Task(NamedTuple):
-    """A task that models are compared by.
+class Subject(NamedTuple):
+    """A model whose context is made longer.
 
-    what: its name in a sentence. trained: the trained length in tokens. chance: the accuracy of guessing.
-    cells: (predictor, length) -> for each depth {"asked": values asked for, "right": values answered}.
+    Attributes:
+      config: its settings, extend.lengths and extend.tune_length filled in.
+      trained: the length that it is trained for, in tokens.
+      tasks: by name, each a longctx.evals.by_row.RowTask.
+      load: mesh -> (parameters, how a training of them went).
+      identity: what tells its weights from others.
+      stages: of that training.
     """
 
-    what: str
+    config: Settings
     trained: int
-    chance: float
-    cells: Callable[..., list[dict]]
+    tasks: dict
+    load: Callable
+    identity: dict
+    stages: tuple = ()
 
 
 def main(argv) -> None:
-    config, workdir = configs.from_command_line(argv)
+    path = models.named(argv)
+    subject, workdir = _trained_here(argv) if path is None else _given(argv, path)
+    config = subject.config
     places.check_folder("--workdir", workdir)
-    task = (
-        _passkeys(config, *checks.check_extend_checkpoint(config))
-        if config.init_from
-        else _recall(config, checks.check_extend(config)[-1].seq_len)
-    )
 
     import jax
 
-    from experiments import train
-    from experiments.bench.harness import record
-    from experiments.pictures import extension as figures
     from experiments.planner import price
-    from experiments.run.metrics import dump
-    from longctx.data import curriculum
+    from experiments.run.reading import Reader
 
     mesh = processes.start(config.mesh)
-    config = _with_lengths(config, task.trained)
-    price.check(config, mesh, () if config.init_from else curriculum.plan(config), config.extend.lengths)
-    params, training = (train.start_from(config, mesh), {}) if config.init_from else trained(config, mesh)
-    records = [_record(config, mesh, params, "as trained", name, task) for name in config.extend.methods]
-    records += [_tuned(config, mesh, params, name, task) for name in config.extend.tunings]
-    result = {
-        "what": f"{task.what} beyond the trained length",
-        "units": {
-            "lengths": "tokens",
-            "accuracy": "share of the values asked for, over all depths",
-            "cells": "by length, then by depth from the start of the haystack: values asked for, and right",
-        },
-        "environment": record.environment(),
-        "seed": config.seed,
-        "trained_length": task.trained,
-        "lengths": list(config.extend.lengths),
-        "chance": task.chance,
-        "training": training,
-        "records": records,
-        "config": dataclasses.asdict(config),
-    }
-    if jax.process_index():
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "extend.json").write_text(dump(result) + "\n")
-    figures.extension(result).savefig(workdir / "extend.png", dpi=200)
-    print(f"\n{table(result)}\n\n{workdir / 'extend.json'}, {workdir / 'extend.png'}", flush=True)
+    price.check(config, mesh, subject.stages, config.extend.lengths)
+    active = not jax.process_index()
+    if active:
+        workdir.mkdir(parents=True, exist_ok=True)
+    said = {"settings": dataclasses.asdict(config), "model": subject.identity}
+    records = comparison.Records(workdir / comparison.FILE, said, active)
+    reader = Reader(config, mesh, subject.tasks, _groups(subject), records)
+    print(*reader.plan(), sep="\n", flush=True)
+    trainings = _read_all(subject, mesh, reader, workdir)
+    if active:
+        _write(subject, reader, trainings, workdir)
 
 
-def _recall(config: Settings, trained: int) -> Task:
-    from longctx.evals.tasks import recall
+# ---- models ---------------------------------------------------------------------------------------------------------
 
-    extend = config.extend
-    return Task(
-        "associative recall",
-        trained,
-        1 / config.recall.value_tokens,
-        lambda predictor, length: recall.by_depth(
-            predictor, config.recall, length, extend.rows, extend.depths, config.seed
-        ),
+
+def _trained_here(argv) -> tuple[Subject, pathlib.Path]:
+    """(a model that a config file trains to recall, the workdir)."""
+    from longctx.evals.tasks.recall import Recall
+
+    config, workdir = configs.from_command_line(argv)
+    stages = checks.check_extend(config)
+    config, extend = _with_lengths(config, stages[-1].seq_len), config.extend
+    tasks = {"recall": Recall(config.recall, extend.rows, extend.depths, config.seed)}
+    load = functools.partial(trained, config)
+    return Subject(config, stages[-1].seq_len, tasks, load, {}, stages), workdir
+
+
+def _given(argv, path: str) -> tuple[Subject, pathlib.Path]:
+    """(the model of Hugging Face, or the run, that `path` names, the workdir)."""
+    if configs.stored(path) is not None:
+        config, length, load, identity, workdir = _of_run(argv, path)
+    else:
+        source, stored, config, workdir = models.of_command_line(argv, more=("extend", "eval", "data", "seed"))
+        length, identity = stretched(config.model.rope), {"weights": models.weights(source)}
+        load = lambda mesh: models.load(source, stored, config.model, mesh)
+    tasks = config.extend.tasks or _usual(config)
+    config = dataclasses.replace(config, extend=dataclasses.replace(config.extend, tasks=tasks))
+    tokenizer, held_out = checks.check_extend_given(config, length)
+    config = _with_lengths(config, length)
+    made = {name: comparison.TASKS[name](config, tokenizer, held_out) for name in tasks}
+    return Subject(config, length, made, lambda mesh: (load(mesh), {}), identity), workdir
+
+
+def _of_run(argv, path: str) -> tuple:
+    """(settings, trained length, mesh -> parameters, identity, workdir) of a run."""
+    from longctx.checkpoints import identity, manifest
+
+    options, others = _workdir(argv)
+    config, run = configs.from_workdir([argv[0], "--workdir", path, *others])
+    checkpoints = run / configs.CHECKPOINTS
+    stage = (identity.peek(checkpoints) or {"stage": 0})["stage"]
+    length = max(before.seq_len for before in config.stages[: stage + 1])
+
+    def load(mesh):
+        from experiments.run.records import load_params
+
+        return load_params(config, run, mesh)[1]
+
+    step = manifest.steps(checkpoints)[0]
+    said = {"step": step, "files": zlib.crc32((checkpoints / str(step) / manifest.NAME).read_bytes())}
+    workdir = pathlib.Path(options.workdir or f"runs/extend-{config.name}")
+    return config, length, load, said, workdir
+
+
+def _workdir(argv) -> tuple:
+    """(options with the workdir of this command, its other arguments but --config.init_from)."""
+    parser = console.Parser("Reads a run by every position method.")
+    parser.add_argument("--workdir", metavar="DIR", help="the folder of the results")
+    rest = [arg for arg in argv[1:] if not arg.lstrip("-").startswith("config.init_from=")]
+    return parser.parse_with_settings(rest)
+
+
+def _usual(config: Settings) -> tuple[str, ...]:
+    """The tasks of a model that is given: its text is measured where the settings name one."""
+    return ("passkey",) if config.data.path == DataConfig.path else ("passkey", "loss")
+
+
+def _with_lengths(config: Settings, trained: int) -> Settings:
+    """The config with the lengths that it leaves open, and one inside the trained length among them."""
+    lengths = config.extend.lengths or tuple(trained * times for times in (1, 2, 4, 8, 16))
+    lengths = tuple(sorted({*lengths, *(() if min(lengths) <= trained else (trained,))}))
+    tune_length = config.extend.tune_length or (8 * trained if config.extend.tunings else 0)
+    return dataclasses.replace(
+        config, extend=dataclasses.replace(config.extend, lengths=lengths, tune_length=tune_length)
     )
 
 
-def _passkeys(config: Settings, trained: int, tokenizer) -> Task:
-    """A prompt is right where all digits are."""
-    from longctx.evals.tasks import passkey
+# ---- reading --------------------------------------------------------------------------------------------------------
 
-    extend = config.extend
-    samples = -(-extend.rows // extend.depths)
-    return Task(
-        "passkeys found",
-        trained,
-        0.0,
-        lambda predictor, length: passkey.by_depth(predictor, tokenizer, length, samples, extend.depths, config.seed),
-    )
+
+def _groups(subject: Subject) -> list:
+    """Groups of ways that share parameters: those as trained, then every tuning by itself."""
+    from experiments.run.reading import Way
+
+    model, length, extend = subject.config.model, subject.trained, subject.config.extend
+    as_trained = [Way(name, AS_TRAINED, lambda n, name=name: at(name, model, length, n)) for name in extend.methods]
+    how, target = f"tuned for {extend.tune_length:,}", extend.tune_length
+    tuned = [
+        Way(name, how, lambda n, name=name: at(TUNINGS[name].read, model, length, target)) for name in extend.tunings
+    ]
+    return [group for group in (as_trained, *([way] for way in tuned)) if group]
+
+
+def _read_all(subject: Subject, mesh, reader, workdir: pathlib.Path) -> dict[str, dict]:
+    """Reads what is open. Returns how trainings went: {"": of the model, name of a tuning: its own}."""
+    from experiments.run import kept
+
+    if not reader.open() and not subject.stages:
+        return {}
+    folder = kept.Folder(workdir / "parameters", subject.config, mesh, reader.records.begun)
+    params, of_model = folder.kept("trained", lambda: subject.load(mesh)) if subject.stages else subject.load(mesh)
+    trainings = {"": of_model}
+    for group in reader.groups:
+        own = params
+        if group[0].how != AS_TRAINED:
+            name = group[0].method
+            own, trainings[name] = folder.kept(f"tuned-{name}", lambda name=name: _tuned(subject, mesh, params, name))
+        reader.read(own, group)
+    return trainings
 
 
 def trained(config: Settings, mesh, params=None) -> tuple[dict, dict]:
@@ -154,33 +228,11 @@ def trained(config: Settings, mesh, params=None) -> tuple[dict, dict]:
     }
 
 
-def table(result: dict) -> str:
-    """Share of the values recalled, by method and length."""
-    from experiments.settings import console
-
-    times = [f"x{length / result['trained_length']:g}" for length in result["lengths"]]
-    rows = [
-        (record["name"], record["how"], *(f"{share:.3f}" for share in record["accuracy"]))
-        for record in result["records"]
-    ]
-    return console.table(("method", "parameters", *times), rows)
-
-
-def _with_lengths(config: Settings, trained: int) -> Settings:
-    """The config with the lengths that it leaves open."""
-    lengths = config.extend.lengths or tuple(trained * times for times in (1, 2, 4, 8, 16))
-    tune_length = config.extend.tune_length or 8 * trained
-    return dataclasses.replace(
-        config, extend=dataclasses.replace(config.extend, lengths=lengths, tune_length=tune_length)
-    )
-
-
-def _tuned(config: Settings, mesh, params, name: str, task: Task) -> dict:
-    """The record of a short tuning for extend.tune_length: the settings are those for it, at every length."""
-    from longctx.positions.extension import EXTENSIONS, TUNINGS
-
+def _tuned(subject: Subject, mesh, params, name: str) -> tuple[dict, dict]:
+    """The parameters after a short tuning for extend.tune_length, and how it went."""
+    config, length = subject.config, subject.trained
     tuning, extend = TUNINGS[name], config.extend
-    seq_len = extend.tune_length if tuning.augment == "none" else task.trained
+    seq_len = extend.tune_length if tuning.augment == "none" else length
     stage = StageConfig(
         seq_len=seq_len,
         steps=extend.tune_steps,
@@ -188,40 +240,72 @@ def _tuned(config: Settings, mesh, params, name: str, task: Task) -> dict:
         batch_tokens=max(seq_len, config.stages[-1].batch_tokens),
         augment_length=extend.tune_length,
     )
-    model = EXTENSIONS[tuning.trained](config.model, task.trained, extend.tune_length)
+    model = at(tuning.trained, config.model, length, extend.tune_length)
     optim = dataclasses.replace(config.optim, learning_rate=extend.tune_learning_rate)
     print(f"tuning {name}: ", end="")
-    tuned, training = trained(dataclasses.replace(config, stages=(stage,), optim=optim, model=model), mesh, params)
-    at_target = lambda model, L, T: EXTENSIONS[tuning.read](model, L, extend.tune_length)
-    return _read(config, mesh, tuned, at_target, task) | {
-        "name": name,
-        "how": f"tuned for {extend.tune_length:,}",
-        "training": training,
+    return trained(dataclasses.replace(config, stages=(stage,), optim=optim, model=model), mesh, params)
+
+
+# ---- results --------------------------------------------------------------------------------------------------------
+
+
+def _write(subject: Subject, reader, trainings: dict[str, dict], workdir: pathlib.Path) -> None:
+    """Writes extend.json and a picture for each task, and prints a table for each."""
+    from experiments.bench.harness import record
+    from experiments.pictures import extension as figures
+    from experiments.run.metrics import dump
+
+    config = subject.config
+    tasks = [_results(subject, reader, name, trainings) for name in subject.tasks]
+    result = {
+        "what": "position methods beyond the trained length",
+        "environment": record.environment(),
+        "seed": config.seed,
+        "trained_length": subject.trained,
+        "training": trainings.get("", {}),
+        "tasks": tasks,
+        "config": dataclasses.asdict(config),
+    }
+    (workdir / "extend.json").write_text(dump(result) + "\n")
+    written = [workdir / "extend.json"]
+    for task in tasks:
+        print(f"\n{task['what']}:\n\n{table(task, subject.trained)}\n")
+        written.append(workdir / f"extend-{task['name']}.png")
+        figures.extension(task).savefig(written[-1], dpi=200)
+    print(*written, sep=", ", flush=True)
+
+
+def _results(subject: Subject, reader, name: str, trainings: dict[str, dict]) -> dict:
+    """All that is known of a task: by method and length the value, its 95% interval and the counts; null where a length
+    has no rows."""
+    task, lengths, records = subject.tasks[name], subject.config.extend.lengths, []
+    for way in [way for group in reader.groups for way in group]:
+        cells = [Cell(name, way.method, way.how, length) for length in lengths]
+        there = [cell if cell in reader.records.parts else None for cell in cells]
+        found = [cell and reader.records.summary(cell, task)._asdict() for cell in there]
+        records.append(
+            {"name": way.method, "how": way.how}
+            | {field: [summary and summary[field] for summary in found] for field in ("value", "low", "high")}
+            | {
+                "cells": [cell and reader.records.counts(cell, task) for cell in there],
+                "seconds": [reader.records.seconds(cell) for cell in cells],
+                "training": {} if way.how == AS_TRAINED else trainings.get(way.method, {}),
+            }
+        )
+    units = {"lengths": "tokens", "low, high": "95% interval", "cells": "counts by length"}
+    return {"name": name, "what": task.what, "chance": task.chance, "lengths": list(lengths), "units": units} | {
+        "records": records
     }
 
 
-def _record(config: Settings, mesh, params, how: str, name: str, task: Task) -> dict:
-    from longctx.positions.extension import EXTENSIONS
-
-    return _read(config, mesh, params, EXTENSIONS[name], task) | {"name": name, "how": how}
-
-
-def _read(config: Settings, mesh, params, change, task: Task) -> dict:
-    """The accuracy of the parameters at every length, its settings changed by `change` of positions.extension."""
-    from longctx.evals.predictor import predictor
-
-    start, cells, predictors = time.monotonic(), [], {}
-    for length in config.extend.lengths:
-        model: ModelConfig = change(config.model, task.trained, length)
-        if model not in predictors:
-            predictors[model] = predictor(dataclasses.replace(config, model=model), mesh, params, model.rope)
-        cells.append(task.cells(predictors[model], length))
-    total = lambda parts, what: sum(part[what] for part in parts)
-    return {
-        "accuracy": [total(parts, "right") / max(total(parts, "asked"), 1) for parts in cells],
-        "cells": cells,
-        "seconds": round(time.monotonic() - start, 2),
-    }
+def table(task: dict, trained: int) -> str:
+    """The values of a task, by method and length."""
+    times = [f"x{length / trained:g}" for length in task["lengths"]]
+    rows = [
+        (record["name"], record["how"], *("-" if value is None else f"{value:.3f}" for value in record["value"]))
+        for record in task["records"]
+    ]
+    return console.table(("method", "parameters", *times), rows)
 
 
 if __name__ == "__main__":

@@ -110,11 +110,15 @@ def of_hugging_face(path: str, tokenizer: str | None, overrides: list[str]) -> S
     """The source in a Hugging Face folder, a .gguf file or the hub's cache. A text ends as config.json and
     generation_config.json say."""
     from experiments.run import models
+    from experiments.settings import checks
     from longctx.hf import folder, sources
 
     source = sources.folder(path, "--checkpoint")
     tokenizer, stored = tokenizers.load(tokenizer or str(source)), folder.model_config(source)
-    config = models.settings(source, stored, overrides) if overrides else Config(model=stored)
+    config = Config(model=stored)
+    if overrides:
+        config = models.settings(source, stored, overrides)
+        checks.check_settings(config)
 
     def load():
         import jax

@@ -19,11 +19,11 @@ from experiments.pictures.page import PAGE, STYLE
 from experiments.run.progress import duration
 from experiments.run.written import Run, load
 from experiments.settings.console import Parser, complain
-from experiments.settings.fields import leaves
 from longctx.errors import UserError
 from longctx.evals.api import EVALS
 from longctx.evals.drawing import count
 from longctx.evals.task import Task
+from longctx.json_files import leaves
 
 RECENT = 20  # logged steps that a headline number is averaged over
 

@@ -26,7 +26,7 @@ def start_from(config: Config, mesh) -> dict | None:
 
 def main(argv) -> None:
     started = time.monotonic()
-    config, workdir = configs.from_command_line(argv)
+    config, workdir, notes = configs.for_training(argv)
     checked = checks.check(configs.stand_in(config), workdir)
 
     # ---- what takes seconds to import waits until the settings are known to be good ---------------------------------
@@ -61,7 +61,7 @@ def main(argv) -> None:
         state = restored.state if restored else training.init_state(config, mesh, start_from(config, mesh))
         dropped = tokenizers.losses(tokenizer, [document.text for document in corpus.train + corpus.held_out])
         line = records.describe(config, mesh, state, text, corpus)
-        print(line, *corpus.notes, *dropped, *checkpoints.notes, sep="\n", flush=True)
+        print(line, *notes, *corpus.notes, *dropped, *checkpoints.notes, sep="\n", flush=True)
 
         # ---- stages -------------------------------------------------------------------------------------------------
         bar = progress(sum(stage.steps * stage.batch_tokens for stage in stages))

@@ -162,7 +162,8 @@ class MemoryConfig:
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """The source of the text, and its conversion to tokens."""
-    path: str = "stdlib"                # .txt .md .py .jsonl (also .gz) file or folder; "stdlib": Python's own library
+    path: str = "stdlib"                # .txt .md .py .jsonl (also .gz) file or folder; "stdlib": Python's own library;
+                                        #   must be set to train a model of init_from further
     ignore: tuple[str, ...] = ()        # endings of files in that folder that are left out, e.g. (".json", ".parquet")
     bad: str = "stop"                   # a document that cannot be used is an error, before the first step; "skip": it
                                         #   is left out and counted
@@ -194,7 +195,7 @@ class StageConfig:
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
     """AdamW with a learning-rate schedule, global-norm clipping and a guard against non-finite steps."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-3         # at its peak; 2e-5 for a model of init_from, unless one is set
     schedule: str = "cosine"            # a name in longctx.optim.SCHEDULES
     warmup_steps: int = 20
     final_fraction: float = 0.1         # learning rate at the end / peak

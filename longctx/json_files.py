@@ -1,4 +1,4 @@
-"""Files of JSON that other programs may have written. Free of jax."""
+"""Files of JSON that other programs may have written, and the values in nested groups. Free of jax."""
 
 import json
 import pathlib
@@ -24,3 +24,17 @@ def read_object(path: pathlib.Path) -> dict:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no JSON object.")
     return content
+
+
+def leaves(value: Any, path: str = "") -> dict[str, Any]:
+    """The values of nested groups and lists by their paths, such as "stages[0].seq_len"; a list of values is one.
+
+    A group is what has items(): a dict, a ConfigDict.
+    """
+    if hasattr(value, "items"):
+        items = [(f"{path}.{key}" if path else str(key), item) for key, item in value.items()]
+    elif isinstance(value, list | tuple) and any(isinstance(item, list) or hasattr(item, "items") for item in value):
+        items = [(f"{path}[{i}]", item) for i, item in enumerate(value)]
+    else:
+        return {path: value} if path else {}
+    return {name: leaf for at, item in items for name, leaf in leaves(item, at).items()}

@@ -55,13 +55,13 @@ def work(config: Config, params: dict, length: int, rows: int) -> Work:
 
 
 def density(kind: LayerConfig, length: int) -> float:
-    """The fraction of all query-key pairs in a row of one document that a layer's mask leaves."""
-    _, mask, _ = view.resolve(kind)
+    """The fraction of all query-key pairs in a row of one document that a layer's mask and position method leave."""
+    method, mask, _ = view.resolve(kind)
     ends = np.linspace(0, length, min(_BLOCKS, length) + 1).astype(np.int32)
     positions = np.stack([ends[:-1], ends[1:] - 1], 1).reshape(1, -1)
     ranges = masks.block_ranges(TokenInfo(positions, np.ones_like(positions)), 2)
-    relations = np.asarray(masks.relation(mask, ranges, ranges))
-    return float(np.mean(relations == masks.FULL) + np.mean(relations == masks.PARTIAL) / 2)
+    relations = [np.asarray(masks.relation(mask & part.mask, ranges, ranges)) for part in method.parts()]
+    return sum(float(np.mean(part == masks.FULL) + np.mean(part == masks.PARTIAL) / 2) for part in relations)
 
 
 def _weights(config, params: dict) -> tuple[collections.Counter, int]:

@@ -8,7 +8,7 @@ import pathlib
 from typing import NamedTuple
 
 from experiments.planner import price
-from experiments.run import metrics
+from experiments.run import comparison, metrics
 from experiments.settings import bounds, places, unread
 from experiments.settings import config as configs
 from experiments.settings.checks import check_settings
@@ -18,8 +18,9 @@ from longctx.config import Config, StageConfig
 from longctx.data import curriculum, pipeline, sources, tokenizers
 from longctx.data.generated import recall
 from longctx.errors import UserError, unknown_name
-from longctx.hf.rope import stretched
 from longctx.positions import extension
+
+RECALL = "recall"  # the task of a model that experiments.extend trains itself
 
 
 class Checked(NamedTuple):
@@ -73,41 +74,50 @@ def check_extend(config: Settings) -> tuple[curriculum.Stage, ...]:
             f"extend.tune_length={extend.tune_length} is below the trained length; stages[-1].seq_len="
             f"{trained} or more works."
         )
-    _check_extend(config, trained)
+    if extend.tasks not in ((), (RECALL,)):
+        raise UserError(
+            f"extend.tasks={extend.tasks} are for a model that is given (init_from); one that is trained here is "
+            "asked for 'recall'."
+        )
+    _check_extend(config)
     return stages
 
 
-def _check_extend(config: Settings, trained: int) -> None:
+def _check_extend(config: Settings) -> None:
     extend = config.extend
     unread.check_extend(config)
-    if min(extend.lengths, default=trained) < trained:
-        raise UserError(
-            f"extend.lengths={extend.lengths}: {min(extend.lengths)} is below the trained length; "
-            f"{trained} or more works."
-        )
-    for field, known in (("methods", extension.EXTENSIONS), ("tunings", extension.TUNINGS)):
+    if min(extend.lengths, default=1) < 1:
+        raise UserError(f"extend.lengths={extend.lengths} must all be at least 1.")
+    known = {"methods": extension.EXTENSIONS, "tunings": extension.TUNINGS, "tasks": (RECALL, *comparison.TASKS)}
+    for field, names in known.items():
         for i, name in enumerate(getattr(extend, field)):
-            if name not in known:
-                raise unknown_name(f"extend.{field}[{i}]", name, known)
+            if name not in names:
+                raise unknown_name(f"extend.{field}[{i}]", name, names)
+    if not extend.methods + extend.tunings:
+        raise UserError("extend.methods=() leaves nothing to read; ('none', 'yarn') would.")
 
 
-def check_extend_checkpoint(config: Settings) -> tuple[int, tokenizers.Tokenizer]:
-    """(tokens that a model of Hugging Face was trained for, its tokenizer), for experiments.extend.
+def check_extend_given(config: Settings, trained: int) -> tuple[tokenizers.Tokenizer, tuple]:
+    """(the tokenizer of a model that is given, held-out documents if a task reads any), for experiments.extend.
 
-    Raises UserError for settings of the model or of the comparison that cannot work.
+    trained: the tokens that the model is made for. Raises UserError for settings that cannot work.
     """
-    trained = stretched(config.model.rope)
     bounds.check_extend(config)
     check_settings(dataclasses.replace(config, stages=(StageConfig(seq_len=trained, steps=1),)))
-    tokenizer = tokenizers.of(config.data)
-    tokenizers.check_vocabulary(tokenizer, config.model.vocab_size)
+    _check_extend(config)
     if config.extend.tunings:
         raise UserError(
             f"extend.tunings={config.extend.tunings} are for the recall task; experiments.train continues "
             "training from init_from."
         )
-    _check_extend(config, trained)
-    return trained, tokenizer
+    if RECALL in config.extend.tasks:
+        raise UserError(
+            f"extend.tasks: {RECALL!r} is for a model that a config file trains; {', '.join(comparison.TASKS)} work."
+        )
+    tokenizer = tokenizers.of(config.data)
+    tokenizers.check_vocabulary(tokenizer, config.model.vocab_size)
+    reads_text = not {*comparison.READS_TEXT}.isdisjoint(config.extend.tasks)
+    return tokenizer, sources.load(config.data).held_out if reads_text else ()
 
 
 def _load_data(config: Config, stages, workdir) -> tuple[sources.Corpus, tokenizers.Tokenizer]:

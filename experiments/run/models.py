@@ -2,33 +2,88 @@
 
 import dataclasses
 import pathlib
+import re
+from typing import NamedTuple
 
-from experiments.settings import checks
 from experiments.settings import config as configs
+from experiments.settings.tree import Settings
 from longctx.config import ModelConfig
 from longctx.errors import UserError
+from longctx.hf import files, folder, sources
 
+INIT_FROM = "--config.init_from="
 OPEN = "model", "mesh", "attention"  # groups of settings that change how a model is read
 
 
 def settings(source: pathlib.Path, model: ModelConfig, overrides: list[str], more: tuple[str, ...] = ()):
     """The Settings of the model in a folder under --config.field=value, its dtypes as they are unless one is set.
 
-    model: as the folder says. more: groups beside OPEN that the command reads.
+    They are not checked yet. model: as the folder says. more: settings beside OPEN that the command reads.
 
     Raises:
       UserError: for a setting that has no effect, or that cannot be changed in this model.
     """
-    groups = tuple(f"--config.{name}." for name in (*OPEN, *more))
-    for override in overrides:
-        if not override.startswith(groups):
-            raise UserError(f"{override} has no effect on a Hugging Face model; {', '.join(groups)}... can be set.")
-    config, _ = configs.from_command_line(["command", f"--config.init_from={source}", *overrides])
-    said = [override.removeprefix("--config.model.").partition("=")[0] for override in overrides]
-    kept = {name: getattr(model, name) for name in ("dtype", "param_dtype") if name not in said}
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, **kept))
-    checks.check_settings(config)
-    return config
+    config, _ = configs.from_command_line(["command", f"{INIT_FROM}{source}", *_open(overrides, more)])
+    return _in_its_dtypes(config, model, overrides)
+
+
+def of_command_line(argv: list[str], more: tuple[str, ...]) -> "Named":
+    """The model that --config.init_from names, for a command that reads it without a run; see `settings`.
+
+    The workdir is --workdir, or else runs/COMMAND-MODEL.
+    """
+    path = named(argv)
+    source = sources.folder(path, "init_from")
+    stored = folder.model_config(source)
+    others = [arg for arg in argv[1:] if not arg.startswith((INIT_FROM, INIT_FROM[1:]))]
+    command = pathlib.Path(argv[0]).stem
+    name = [f"--config.name={command}-{source.name}"]
+    config, workdir = configs.from_command_line([command, *name, f"{INIT_FROM}{source}", *_open(others, more)])
+    config = dataclasses.replace(_in_its_dtypes(config, stored, others), name=source.name)
+    return Named(source, stored, config, workdir)
+
+
+class Named(NamedTuple):
+    """A model of Hugging Face that a command line names.
+
+    Attributes:
+      source, stored: its folder, and the ModelConfig of that.
+      config: the Settings by which it is read.
+      workdir: for what is written about it.
+    """
+
+    source: pathlib.Path
+    stored: ModelConfig
+    config: Settings
+    workdir: pathlib.Path
+
+
+def named(argv: list[str]) -> str | None:
+    """The value of --config.init_from in a command line, None where there is none."""
+    values = [arg.partition("=")[2] for arg in argv[1:] if arg.startswith((INIT_FROM, INIT_FROM[1:]))]
+    return values[-1] if values else None
+
+
+def _open(args: list[str], more: tuple[str, ...]) -> list[str]:
+    """The arguments. Raises UserError for a --config.field=value that no group of OPEN and `more` has."""
+    for arg in args:
+        group = re.match(r"--?(?:no)?config\.([^.=]*)", arg)
+        if group and group[1] not in (*OPEN, *more):
+            names = ", ".join(f"--config.{name}" for name in (*OPEN, *more))
+            raise UserError(f"{arg} has no effect on a Hugging Face model; {names} can be set.")
+    return args
+
+
+def _in_its_dtypes(config: Settings, stored: ModelConfig, args: list[str]) -> Settings:
+    said = [arg.lstrip("-").removeprefix("config.model.").partition("=")[0] for arg in args]
+    kept = {name: getattr(stored, name) for name in ("dtype", "param_dtype") if name not in said}
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **kept))
+
+
+def weights(source: pathlib.Path) -> str:
+    """A checksum that tells the weights in a model's folder from others."""
+    paths = sorted({stored.path for stored in sources.tensors(source).values()})
+    return "-".join(f"{files.stamp(path):08x}" for path in paths)
 
 
 def load(source: pathlib.Path, stored: ModelConfig, wanted: ModelConfig, mesh) -> dict:

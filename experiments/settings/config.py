@@ -25,6 +25,7 @@ from longctx.config import Config, LayerConfig, RopeConfig, StageConfig
 from longctx.errors import UserError, unknown_name
 
 AUTO = "auto"
+CONTINUED = 2e-5  # learning rate that leaves what a model has learnt: continued pretraining takes 1e-5 to 3e-5
 _WORKS = {"strategy": "ring", "layout": "contiguous"}  # for every mesh, mask and length
 # folders in a workdir
 CHECKPOINTS = "checkpoints"  # meta["config"] is dataclasses.asdict(config), meta["stage"] the index of the stage
@@ -39,7 +40,32 @@ def from_command_line(argv: list[str]) -> tuple[Settings, pathlib.Path]:
     Raises:
       UserError: one line about the first mistake.
     """
+    return _of_tree(*command_line.parse(argv, defaults()))
+
+
+def for_training(argv: list[str]) -> tuple[Settings, pathlib.Path, list[str]]:
+    """`from_command_line` for a command that trains, and lines about what was chosen.
+
+    A model that init_from names is trained further: by CONTINUED unless a learning rate is set, and on a text that must
+    be named, since the default one is for the examples.
+    """
     tree, option = command_line.parse(argv, defaults())
+    said = explicit(tree)
+    if not tree.init_from:
+        return *_of_tree(tree, option), []
+    if "path" not in said.get("data", {}):
+        raise UserError(
+            f"init_from={tree.init_from!r} is trained further on a text of yours: name its file or folder by "
+            "--config.data.path=TEXT; --config.data.path=stdlib is Python's own library."
+        )
+    notes = []
+    if "learning_rate" not in said.get("optim", {}):
+        tree.optim.learning_rate = CONTINUED
+        notes = [f"optim.learning_rate={CONTINUED}, as it suits a model that is trained further; set it to change it"]
+    return *_of_tree(tree, option), notes
+
+
+def _of_tree(tree: ConfigDict, option: str | None) -> tuple[Settings, pathlib.Path]:
     workdir = pathlib.Path(option) if option else pathlib.Path("runs") / tree.name
     return _ready(_with_folder(tree, workdir) if tree.init_from else tree), workdir
 

@@ -12,9 +12,8 @@ import tokenize
 from collections.abc import Iterator
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from experiments.settings.tree import Settings
+from longctx.json_files import leaves
 
 WIDTH, COLUMN, INDENT = 120, 44, 4  # letters of a line, of a setting before its comment, before a field in its class
 
@@ -43,17 +42,6 @@ def flat(tree) -> list[str]:
     """The settings of a tree, each as a command line takes it: --config.model.layers=4."""
     said = {path: value for path, value in leaves(tree).items() if value is not None}  # None: as the model has it
     return [f"--config.{path}={value if isinstance(value, str) else repr(value)}" for path, value in said.items()]
-
-
-def leaves(value, path: str = "") -> dict[str, Any]:
-    """The values of nested groups and lists by their paths, such as "stages[0].seq_len"; a list of values is one."""
-    if isinstance(value, dict | ConfigDict):
-        items = [(f"{path}.{key}" if path else str(key), item) for key, item in value.items()]
-    elif isinstance(value, list | tuple) and any(isinstance(item, dict | ConfigDict | list) for item in value):
-        items = [(f"{path}[{i}]", item) for i, item in enumerate(value)]
-    else:
-        return {path: value} if path else {}
-    return {name: leaf for at, item in items for name, leaf in leaves(item, at).items()}
 
 
 def _lines(prefix: str, group) -> list[str]:

@@ -5,6 +5,7 @@ import pathlib
 
 from longctx import hf
 from longctx.config import ModelConfig, RopeConfig
+from longctx.data import tokenizers
 from longctx.errors import UserError
 from longctx.hf import folder, rope, text
 
@@ -74,8 +75,14 @@ def _stage(index: int, stage: dict, model_rope: RopeConfig, longest: int) -> dic
 
 
 def _tokenizer(explicit: dict, init_from: str, source: str) -> str:
-    """data.tokenizer: the explicit one, or else the folder's. Raises UserError where there is neither."""
-    if (tokenizer := explicit.get("data", {}).get("tokenizer")) is not None:
+    """data.tokenizer: the explicit one, or else the folder's.
+
+    Raises UserError where there is neither, and for bytes where the folder has a tokenizer that cannot be read.
+    """
+    tokenizer = explicit.get("data", {}).get("tokenizer")
+    if tokenizer in (None, "bytes"):
+        tokenizers.refuse_sentence_piece(pathlib.Path(source), f"init_from={init_from!r}")
+    if tokenizer is not None:
         return tokenizer
     if (pathlib.Path(source) / text.FILE).is_file():
         return init_from

@@ -10,8 +10,12 @@ from longctx.config import Config, RecallConfig
 
 @dataclasses.dataclass(frozen=True)
 class ExtendConfig:
-    """What experiments.extend compares. The trained length is the seq_len of the last stage."""
+    """What experiments.extend compares. The trained length is the seq_len of the last stage, or what a model that is
+    given is made for."""
 
+    # "recall" asks a model that is trained here; "passkey", and "loss" of held-out text by position, ask one that is
+    # given (init_from). () = recall; or passkey, and loss too where data.path is set.
+    tasks: tuple[str, ...] = ()
     methods: tuple[str, ...] = (
         "none",
         "linear",
@@ -24,9 +28,9 @@ class ExtendConfig:
         "dca",
         "lm_infinite",
         "streaming",
-    )  # names in longctx.positions.extension.METHODS
-    lengths: tuple[int, ...] = ()  # tokens; empty = 1, 2, 4, 8 and 16 times the trained one
-    rows: int = 32  # per method and length; each asks for every needle
+    )  # names in longctx.positions.extension.EXTENSIONS
+    lengths: tuple[int, ...] = ()  # tokens; () = 1, 2, 4, 8 and 16 times the trained one, which is added to longer ones
+    rows: int = 32  # per method and length: prompts with one passkey, or rows that ask for every needle
     depths: int = 8  # how many parts of the haystack are told apart
     tunings: tuple[str, ...] = ()  # names in longctx.positions.extension.TUNINGS
     tune_length: int = 0  # tokens that these are for; 0 = 8 times the trained length

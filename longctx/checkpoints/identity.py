@@ -5,6 +5,7 @@ import pathlib
 
 from longctx.checkpoints import manifest
 from longctx.errors import UserError
+from longctx.json_files import leaves
 
 # Fields that may change between restarts of one run: they touch neither the meaning of the state nor the order of the
 # data. (Another mesh, kernel, strategy, layout or backward changes the last bits of the losses. What data.ignore and
@@ -45,42 +46,34 @@ def peek(directory) -> dict | None:
 
 
 def check_same_run(stored: dict, new: dict, free: frozenset[str] = FREE_FIELDS) -> None:
-    """Raises UserError naming the fields in which two configurations (nested dicts) differ.
+    """Raises UserError naming the fields in which two configurations (nested dicts) differ; free: see `differing`."""
+    if found := differing(stored, new, free):
+        raise UserError(
+            f"The checkpoints are those of another run: {listed(found, 'checkpoint')}."
+            " Take these settings back to continue it, or choose another --workdir."
+        )
 
-    `free` holds dotted fields that may differ; each covers everything below it ("log" covers "log.every_steps").
+
+def differing(stored: dict, new: dict, free: frozenset[str] = FREE_FIELDS) -> dict[str, tuple[str, str]]:
+    """{field: (its stored value, its new one), as JSON, or "absent"} of the fields that differ.
+
+    `free` holds fields that may differ; each covers everything below it ("log" covers "log.every_steps").
     """
-    before, now = _flatten(_plain(stored)), _flatten(_plain(new))
-    differing = [
-        field
-        for field in sorted(before.keys() | now.keys())
-        if before.get(field, "absent") != now.get(field, "absent") and not _is_free(field, free)
-    ]
-    if not differing:
-        return
-    shown = [
-        f"{field}: {before.get(field, 'absent')} (checkpoint) != {now.get(field, 'absent')} (now)"
-        for field in differing[:_SHOWN]
-    ]
-    more = f", and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
-    raise UserError(
-        f"The checkpoints are those of another run: {', '.join(shown)}{more}."
-        " Take these settings back to continue it, or choose another --workdir."
-    )
+    before, now = _leaves(stored), _leaves(new)
+    values = {name: (before.get(name, "absent"), now.get(name, "absent")) for name in sorted(before | now)}
+    return {name: two for name, two in values.items() if two[0] != two[1] and not _is_free(name, free)}
 
 
-def _plain(config: dict):
-    """A configuration after a round trip through JSON: tuples become lists, keys become text."""
-    return json.loads(json.dumps(config))
+def listed(found: dict[str, tuple[str, str]], where: str) -> str:
+    """The first few of the fields that `differing` found; where: the place of the stored values, in a word."""
+    shown = [f"{field}: {old} ({where}) != {new} (now)" for field, (old, new) in list(found.items())[:_SHOWN]]
+    return ", ".join(shown) + (f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
 
 
-def _flatten(tree, prefix: str = "") -> dict[str, str]:
-    """{dotted field: value as JSON} of a nested dict; list items are numbered (stages.0.seq_len)."""
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    leaves = {}
-    for key, value in items:
-        leaves |= _flatten(value, f"{prefix}{key}.")
-    return leaves or {prefix.removesuffix("."): json.dumps(tree)}
+def _leaves(config: dict) -> dict[str, str]:
+    """{field: value as JSON} of a configuration, after a round trip through JSON: tuples become lists."""
+    return {name: json.dumps(value) for name, value in leaves(json.loads(json.dumps(config))).items()}
 
 
 def _is_free(field: str, free: frozenset[str]) -> bool:
-    return any(field == name or field.startswith(name + ".") for name in free)
+    return any(field == name or field.startswith((f"{name}.", f"{name}[")) for name in free)

@@ -15,6 +15,7 @@ from longctx.memory import sizes
 
 BATCH_BYTES = 1 << 22  # text per call into `tokenizers`: its results take many times the memory of the ids
 LARGEST_FILE = 64 << 20  # bytes of a tokenizer.json; the largest published ones have 35 MB
+SENTENCE_PIECE = "tokenizer.model"  # what older models have in place of a tokenizer.json
 MEMORY_OF_FILE = 15  # bytes of memory per byte of it, about
 
 Encoded = tuple[np.ndarray, np.ndarray]
@@ -218,12 +219,23 @@ def load(name_or_path: str, bos: str = "", eos: str = "") -> Tokenizer:
         return ByteTokenizer()
     path = Path(os.path.abspath(os.path.expanduser(name_or_path)))
     if path.is_dir():
+        refuse_sentence_piece(path, f"data.tokenizer={name_or_path!r}")
         path = path / "tokenizer.json"
     if not name_or_path or not path.is_file():
         raise UserError(
             f"data.tokenizer={name_or_path!r} is neither 'bytes' nor a tokenizer.json: there is no file {str(path)!r}."
         )
     return FileTokenizer(path, name_or_path, bos, eos)
+
+
+def refuse_sentence_piece(folder: Path, said: str) -> None:
+    """Raises UserError for a folder whose only tokenizer is SentencePiece's file; said: the setting that names it."""
+    if (folder / SENTENCE_PIECE).is_file() and not (folder / "tokenizer.json").is_file():
+        raise UserError(
+            f"{said} has its tokenizer in {SENTENCE_PIECE} alone, which longctx does not read; "
+            f"AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r}) of transformers writes "
+            "the tokenizer.json that it needs."
+        )
 
 
 def of(config: DataConfig) -> Tokenizer:

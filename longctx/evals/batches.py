@@ -98,7 +98,7 @@ def score(predictor: Predictor, rows: Sequence[Sequence[Piece]], length: int, pa
     size = rows_at(length)
     for start in range(0, len(rows), size):
         group = rows[start : start + size]
-        prediction = predictor(_batch(group, length, pad))
+        prediction = predictor(batch(group, length, pad))
         nll, top = np.asarray(prediction.nll, np.float64), np.asarray(prediction.top, bool)
         assert nll.shape == top.shape == (len(group), length), (
             f"The predictor gave nll {nll.shape} and top {top.shape} for a batch of {(len(group), length)}."
@@ -110,9 +110,10 @@ def score(predictor: Predictor, rows: Sequence[Sequence[Piece]], length: int, pa
     return results
 
 
-def _batch(rows: Sequence[Sequence[Piece]], length: int, pad: int) -> dict[str, np.ndarray]:
+def batch(rows: Sequence[Sequence[Piece]], length: int, pad: int) -> dict[str, np.ndarray]:
+    """The batch of rows whose pieces are documents of their own, see longctx.evals.task."""
     size = len(rows)
-    batch = {
+    arrays = {
         "tokens": np.full((size, length), pad, np.int32),
         "targets": np.full((size, length), pad, np.int32),
         "weights": np.zeros((size, length), np.float32),
@@ -125,10 +126,10 @@ def _batch(rows: Sequence[Sequence[Piece]], length: int, pad: int) -> dict[str, 
             n = len(piece.inputs)
             assert start + n <= length, f"{start + n} tokens do not fit a row of {length}."
             cut = (i, slice(start, start + n))
-            batch["tokens"][cut], batch["targets"][cut], batch["weights"][cut] = piece.inputs, piece.targets, 1
-            batch["positions"][cut], batch["segments"][cut] = np.arange(n), segment
+            arrays["tokens"][cut], arrays["targets"][cut], arrays["weights"][cut] = piece.inputs, piece.targets, 1
+            arrays["positions"][cut], arrays["segments"][cut] = np.arange(n), segment
             start += n
-    return batch
+    return arrays
 
 
 def mean_and_error(values) -> tuple[float | None, float | None]:
@@ -138,6 +139,15 @@ def mean_and_error(values) -> tuple[float | None, float | None]:
         return None, None
     error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return number(values.mean()), number(error)
+
+
+def binomial(right: int, asked: int) -> tuple[float, float]:
+    """The 95% interval of a share of which `right` out of `asked` draws are seen (Wilson 1927); (0, 1) of none."""
+    if not asked:
+        return 0.0, 1.0
+    z, share = 1.959964, right / asked
+    middle, spread = share + z * z / (2 * asked), z * math.sqrt((share * (1 - share) + z * z / (4 * asked)) / asked)
+    return max(0.0, (middle - spread) / (1 + z * z / asked)), min(1.0, (middle + spread) / (1 + z * z / asked))
 
 
 def number(value: float) -> float | None:

@@ -18,11 +18,13 @@ from pallas_kernels.cross_entropy.spec import CrossEntropySpec, capped
 COMPILING = {"cpu": 2e11, "accelerator": 1e15}
 
 
-def predictor(config: Config, mesh, params, rope: RopeConfig) -> Predictor:
+def predictor(config: Config, mesh, params, rope: RopeConfig, computed=None) -> Predictor:
     """The function batch -> Prediction(nll float32 [B, T], top bool [B, T]) that tasks call: see longctx.evals.task.
 
-    It compiles once per shape. As padding, rows are added (rows_computed, and for the data axes) and columns for the
-    layout; results drop them.
+    It compiles once per shape. As padding, rows are added (for the data axes, and as `computed` says) and columns for
+    the layout; results drop them.
+
+    computed: (rows, length, worth) -> the number of rows that are computed; default rows_computed.
     """
     with jax.set_mesh(mesh):
         graph = functional.graph(config.model, config.attention, config.memory)
@@ -38,10 +40,11 @@ def predictor(config: Config, mesh, params, rope: RopeConfig) -> Predictor:
     column_unit = layouts.unit(config.attention.layout, shards)
     token_flops = 2 * sum(x.size for x in jax.tree.leaves(params))
     worth = COMPILING["cpu" if mesh.devices.flat[0].platform == "cpu" else "accelerator"] / token_flops
+    computed = computed or rows_computed
 
     def predict(batch):
         rows, columns = batch["tokens"].shape
-        more = rows_computed(rows, columns, worth) - rows
+        more = computed(rows, columns, worth) - rows
         pad = (0, more + -(rows + more) % row_unit), (0, -columns % column_unit)
         padded = {name: np.pad(x, pad) for name, x in batch.items()}
         arrangement = layouts.arrange(config.attention.layout, padded["segments"], shards, reaches(config.model))
@@ -95,3 +98,8 @@ def rows_computed(rows: int, length: int, worth: float) -> int:
     while computed // 2 >= rows and computed // 2 * length >= worth:
         computed //= 2
     return computed
+
+
+def no_more(rows: int, length: int, worth: float) -> int:
+    """`rows`: nothing is computed to be dropped, for who makes few shapes of batches."""
+    return rows

@@ -227,6 +227,7 @@ def save(
         directory.mkdir(parents=True, exist_ok=True)
         (directory / folder.CONFIG).write_text(json.dumps(content, indent=2) + "\n")
         _write_tokenizer(model, directory, data, content["max_position_embeddings"])
+        text.generation(content, directory)
     with jax.set_mesh(model.mesh):
         tensors = parameters.Tensors(located, model.params)
         files.write(directory, tensors.planned, tensors, max_shard_size, active)

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -110,7 +109,8 @@ def _dtype(parameter: Parameter, stored: dict[str, Stored], dtype) -> np.dtype:
 def load(parameter: Parameter, stored: dict[str, Stored], sharding: NamedSharding, dtype, compute) -> jax.Array:
     """The array of a parameter; each device's shard is read from the disk.
 
-    Beside the result, host memory holds this process's shards of one layer.
+    Beside the result, host memory holds this process's shards of one layer's tensor: on a CPU layers are read to where
+    the result lies, elsewhere one after the other is sent to its device.
 
     Args:
       dtype: None is the file's.
@@ -122,6 +122,8 @@ def load(parameter: Parameter, stored: dict[str, Stored], sharding: NamedShardin
     dtype = _dtype(parameter, stored, dtype)
     if not parameter.stacked:
         return _read(parameter, 0, stored, sharding, dtype, compute)
+    if next(iter(sharding.device_set)).platform == "cpu":
+        return _read_stack(parameter, stored, sharding, dtype, compute)
     inner = NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*sharding.spec[1:]))
     stack = jnp.zeros((len(parameter.pieces), *parameter.shape), dtype, out_sharding=sharding)
     for i in range(len(parameter.pieces)):
@@ -134,14 +136,26 @@ def _read(
     parameter: Parameter, i: int, stored: dict[str, Stored], sharding: NamedSharding, dtype, compute
 ) -> jax.Array:
     """The array of piece i of a parameter, see `load`."""
-    name, piece = parameter.pieces[i]
-    narrowest = min((np.dtype(dtype), np.dtype(compute)), key=lambda dtype: jnp.finfo(dtype).max)
 
     def shard(index):
-        view = lambda: piece.ours(stored[name].view(), parameter.shape)[index]
-        return _copied(view, dtype, lambda part: _require_finite(part, narrowest, name))
+        shape = sharding.shard_shape(parameter.shape)
+        return _copied(parameter, i, stored, index, _aligned(shape, np.dtype(dtype)), compute)
 
     return jax.make_array_from_callback(parameter.shape, sharding, shard, dtype=dtype)
+
+
+def _read_stack(parameter: Parameter, stored: dict[str, Stored], sharding: NamedSharding, dtype, compute) -> jax.Array:
+    """The array of all pieces of a parameter, see `load`: no program is compiled for it."""
+    shape = (len(parameter.pieces), *parameter.shape)
+
+    def shard(index):
+        layers = range(*index[0].indices(len(parameter.pieces)))
+        stack = _aligned(sharding.shard_shape(shape), np.dtype(dtype))
+        for at, i in enumerate(layers):
+            _copied(parameter, i, stored, index[1:], stack[at, ...], compute)
+        return stack
+
+    return jax.make_array_from_callback(shape, sharding, shard, dtype=dtype)
 
 
 def _require_finite(part: np.ndarray, dtype: np.dtype, name: str) -> None:
@@ -158,20 +172,22 @@ def _require_finite(part: np.ndarray, dtype: np.dtype, name: str) -> None:
         )
 
 
-def _copied(view: Callable[[], np.ndarray], dtype, check: Callable[[np.ndarray], None]) -> np.ndarray:
-    """A copy of view(), made part by part; each call maps the file anew, so that little of it is in memory at once.
+def _copied(parameter: Parameter, i: int, stored: dict[str, Stored], index, copy: np.ndarray, compute) -> np.ndarray:
+    """`copy`, filled with the part `index` of piece i of a parameter.
 
-    check: called with each part.
+    Part by part; each maps the file anew, so that little of it is in memory at once.
     """
-    shape, strides, itemsize = view().shape, view().strides, view().itemsize
-    copy = _aligned(shape, np.dtype(dtype))
+    name, piece = parameter.pieces[i]
+    narrowest = min((copy.dtype, np.dtype(compute)), key=lambda dtype: jnp.finfo(dtype).max)
+    view = lambda: piece.ours(stored[name].view(), parameter.shape)[index]
     if not copy.size:
         return copy
+    strides, itemsize = view().strides, view().itemsize
     slowest = int(np.argmax(strides))
     step = max(1, _AT_ONCE // max(strides[slowest], itemsize))
-    for start in range(0, shape[slowest], step):
+    for start in range(0, copy.shape[slowest], step):
         part = (slice(None),) * slowest + (slice(start, start + step),)
-        check(view()[part])
+        _require_finite(view()[part], narrowest, name)
         copy[part] = view()[part]
     return copy
 

@@ -47,11 +47,18 @@ def write(data: DataConfig, directory: pathlib.Path, longest: int) -> None:
         _of_bytes().save(str(directory / FILE))
     else:
         copy(data.tokenizer, directory, tuple(name for name in FILES if name != GENERATION))
-    if not (directory / SETTINGS).exists():
-        dump(directory / SETTINGS, _settings(data, directory))
+    given = read_object(directory / SETTINGS) if (directory / SETTINGS).exists() else None
+    dump(directory / SETTINGS, _settings(data, directory) if given is None else _completed(data, directory, given))
     limit(directory, longest)
     ends = tokenizers.of(data).ends
     dump(directory / GENERATION, ids(data) | ({"eos_token_id": list(ends)} if len(ends) > 1 else {}))
+
+
+def generation(content: dict, directory: pathlib.Path) -> None:
+    """Writes generation_config.json into a folder that has none, with the bos, eos and pad of config.json's content."""
+    said = {name: content[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in content}
+    if said and not (directory / GENERATION).exists():
+        dump(directory / GENERATION, said)
 
 
 def limit(directory: pathlib.Path, longest: int) -> None:
@@ -69,26 +76,44 @@ def ids(data: DataConfig) -> dict[str, int]:
 
 def _settings(data: DataConfig, directory: pathlib.Path) -> dict:
     """The content of tokenizer_config.json. split_special_tokens: "<eos>" inside a document is text, as in training."""
-    import tokenizers as library
-
-    file = library.Tokenizer.from_file(str(directory / FILE))
-    special = {name.removesuffix("_id"): file.id_to_token(i) for name, i in ids(data).items()}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "split_special_tokens": True,
-    } | special
+    } | _special(data, directory)
+
+
+def _completed(data: DataConfig, directory: pathlib.Path, given: dict) -> dict:
+    """A tokenizer_config.json with the run's bos and eos where data names them, and its eos and pad where it has none.
+
+    One without a bos stays without: its prompts begin with none.
+    """
+    special, named = _special(data, directory), {"bos_token": data.bos, "eos_token": data.eos}
+    said = {name: special[name] for name, text in named.items() if text}
+    return given | {name: special[name] for name in ("eos_token", "pad_token") if given.get(name) is None} | said
+
+
+def _special(data: DataConfig, directory: pathlib.Path) -> dict[str, str | None]:
+    """The texts of bos_token, eos_token and pad_token."""
+    import tokenizers as library
+
+    file = library.Tokenizer.from_file(str(directory / FILE))
+    return {name.removesuffix("_id"): file.id_to_token(i) for name, i in ids(data).items()}
 
 
 def _of_bytes():
-    """ByteTokenizer in the `tokenizers` library: a BPE without merges over GPT-2's letters for bytes."""
+    """ByteTokenizer in the `tokenizers` library: a BPE without merges over GPT-2's letters for bytes, behind BOS."""
     import tokenizers as library
-    from tokenizers import decoders, models, pre_tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, processors
 
     tokenizer = library.Tokenizer(models.BPE({letter: i for i, letter in enumerate(_letters())}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(list(_OF_BYTES.values()))
+    bos = _OF_BYTES["bos_token"]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=[bos, "$A"], pair=[bos, "$A", f"{bos}:1", "$B:1"], special_tokens=[(bos, tokenizer.token_to_id(bos))]
+    )
     return tokenizer
 
 

@@ -1,15 +1,16 @@
 """How a model that was trained at one length is read, or tuned, at a longer one: position methods as changed settings.
 
 An extension maps (model, trained length, length) to the settings by which the model is read at the length, both in
-tokens. To add one: a function and a line in EXTENSIONS; to add a tuning: a line in TUNINGS. In docstrings L is the
-trained length and T the other one. Free of jax.
+tokens; `at` reads a length inside the trained one as that is, so that what a method costs there is a baseline. To add
+one: a function and a line in EXTENSIONS; to add a tuning: a line in TUNINGS. In docstrings L is the trained length and
+T the other one. Free of jax.
 """
 
 import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
-from longctx.config import ModelConfig
+from longctx.config import ModelConfig, RopeConfig
 
 Extension = Callable[[ModelConfig, int, int], ModelConfig]
 
@@ -19,19 +20,28 @@ def none(model: ModelConfig, trained: int, length: int) -> ModelConfig:
     return model
 
 
+def at(name: str, model: ModelConfig, trained: int, length: int) -> ModelConfig:
+    """The settings by which the extension called `name` reads a length that may be inside the trained one."""
+    return EXTENSIONS[name](model, trained, max(trained, length))
+
+
 @dataclasses.dataclass(frozen=True)
 class Scaled:
-    """A RoPE scaling by T / L; scaling: a name in scalings.SCALINGS."""
+    """A RoPE scaling by T / L; scaling: a name in scalings.SCALINGS.
+
+    Where the model's own RoPE is scaled already, the new scaling takes its place, from the same original length on.
+    """
 
     scaling: str
 
     def __call__(self, model: ModelConfig, trained: int, length: int) -> ModelConfig:
-        return _with_rope(model, scaling=self.scaling, factor=length / trained, original_length=trained)
+        original = _unscaled(model, trained)
+        return _scaled(model, self.scaling, length / original, original)
 
 
 def dynamic(model: ModelConfig, trained: int, length: int) -> ModelConfig:
     """Dynamic NTK with the usual factor of 2: the same settings for all lengths, which it sees itself."""
-    return _with_rope(model, scaling="dynamic", factor=2.0, original_length=trained)
+    return _scaled(model, "dynamic", 2.0, _unscaled(model, trained))
 
 
 def self_extend(model: ModelConfig, trained: int, length: int) -> ModelConfig:
@@ -106,5 +116,15 @@ TUNINGS = {
 }
 
 
-def _with_rope(model: ModelConfig, **fields) -> ModelConfig:
-    return dataclasses.replace(model, rope=dataclasses.replace(model.rope, **fields))
+def _scaled(model: ModelConfig, scaling: str, factor: float, original: int) -> ModelConfig:
+    """The model with a scaling of its RoPE; where it has another one, the numbers of that are not taken over."""
+    rope = model.rope
+    if rope.scaling not in ("none", scaling):
+        rope = RopeConfig(theta=rope.theta, pairing=rope.pairing, rotary_fraction=rope.rotary_fraction)
+    changed = dataclasses.replace(rope, scaling=scaling, factor=factor, original_length=original)
+    return dataclasses.replace(model, rope=changed)
+
+
+def _unscaled(model: ModelConfig, trained: int) -> int:
+    """The length that the model was trained at before its own RoPE was scaled."""
+    return trained if model.rope.scaling == "none" else model.rope.original_length or trained

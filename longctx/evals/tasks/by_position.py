@@ -1,10 +1,13 @@
 """Loss by position in the context: a model that uses what it has read predicts later tokens better."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
+from longctx.data.tokenizers import Tokenizer
 from longctx.evals import batches, drawing, results
+from longctx.evals.by_row import Counts, Rows, Summary
 from longctx.evals.task import Task
 
 FIRST_BUCKET = 8  # positions below this form one bucket; then there are two buckets per octave
@@ -63,6 +66,63 @@ def _at_length(predictor, documents, tokenizer, length, seed) -> dict:
         "loss": [loss for loss, _ in buckets],
         "error": [error for _, error in buckets],
     }
+
+
+class Losses:
+    """Held-out loss by position, a window of a document per row: see longctx.evals.by_row.RowTask.
+
+    number: the documents at each length, or as many as are that long. Counted of each window: the number of its
+    document, its mean loss, and the mean loss in each bucket of `bucket_edges`.
+    """
+
+    what = "loss of held-out text, nats per token"
+    chance = None
+    why_none = batches.NONE_LONG_ENOUGH
+
+    def __init__(self, documents: Sequence, tokenizer: Tokenizer, number: int, seed: int):
+        self.documents, self.tokenizer, self.number, self.seed = documents, tokenizer, number, seed
+        self._cut: dict[int, list[tuple[int, batches.Piece]]] = {}  # by length: a window's document, and its piece
+
+    def count(self, length: int) -> int:
+        """See RowTask."""
+        return len(self._windows(length))
+
+    def rows(self, length: int, numbers: range) -> Rows:
+        """See RowTask."""
+        chosen, edges = [self._windows(length)[number] for number in numbers], bucket_edges(length)
+
+        def counted(prediction: batches.Prediction) -> Counts:
+            nll = np.asarray(prediction.nll, np.float64)
+            buckets = np.add.reduceat(nll, edges[:-1], axis=1) / np.diff(edges)
+            rounded = lambda values: [batches.number(value) for value in values]
+            of = {"document": [document for document, _ in chosen], "mean": rounded(nll.mean(axis=1))}
+            return of | {"loss": list(map(rounded, buckets))}
+
+        return Rows(batches.batch([[piece] for _, piece in chosen], length, self.tokenizer.pad), counted)
+
+    def merged(self, parts: list[Counts]) -> Counts:
+        """See RowTask."""
+        return {name: [row for part in parts for row in part[name]] for name in parts[0]}
+
+    def summary(self, counts: Counts) -> Summary:
+        """The mean over documents of all tokens; its interval is two standard errors over documents."""
+        means, documents = np.array(counts["mean"], float), np.array(counts["document"])
+        several = np.unique(documents)
+        mean, error = batches.mean_and_error([means[documents == i].mean() for i in several])
+        if mean is None:
+            return Summary(None, None, None, "a loss that is not finite")
+        known = error is not None
+        bounds = (batches.number(mean - 2 * error), batches.number(mean + 2 * error)) if known else (None, None)
+        spread = f" +- {error:.3f}" if known else ""
+        return Summary(mean, *bounds, f"{mean:.3f}{spread} nats over {len(several)} documents")
+
+    def _windows(self, length: int) -> list[tuple[int, batches.Piece]]:
+        if length not in self._cut:
+            chosen = batches.long_documents(self.documents, self.tokenizer, (length,), self.number, self.seed)[length]
+            rng = np.random.default_rng([self.seed, length])
+            cuts = [batches.windows(document, length, self.tokenizer.bos, rng) for document in chosen]
+            self._cut[length] = [(i, piece) for i, cut in enumerate(cuts) for piece in cut]
+        return self._cut[length]
 
 
 def finding(result: dict, trained: int) -> str:

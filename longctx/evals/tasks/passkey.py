@@ -4,13 +4,16 @@ Scored by teacher forcing, so that one forward pass per row is enough and no gen
 two rows: its own, and a control in which another number of as many digits is hidden. The answer scored is the same.
 """
 
+import dataclasses
 import math
 from typing import NamedTuple
 
 import numpy as np
 
 from longctx.data.generated import passkey
+from longctx.data.tokenizers import Tokenizer
 from longctx.evals import batches, drawing, results
+from longctx.evals.by_row import Counts, Rows, Shares
 from longctx.evals.task import Task
 
 CELL = ("accuracy", "exact", "control", "loss", "gain", "gain_error")
@@ -64,17 +67,49 @@ def run(predictor, documents, tokenizer, config, lengths, seed) -> dict:
     }
 
 
-def by_depth(predictor, tokenizer, length: int, samples: int, depths: int, seed: int) -> list[dict]:
-    """For each of `depths` depths: how many numbers were asked for, and how many are right, as `exact` in `run`'s grid.
+@dataclasses.dataclass(frozen=True)
+class Passkeys(Shares):
+    """`number` prompts at every length, see longctx.evals.by_row.RowTask. Row i is of depth i modulo `depths`.
 
-    No control row is read. Nothing is asked where `run` has None.
+    A prompt is right as `exact` in the grid of `run` has it; no control row is read.
     """
-    prompts = _prompts(tokenizer, length, _depths(depths), samples, seed)
-    if prompts is None:
-        return [{"asked": 0, "right": 0}] * depths
-    alone = [(own,) for own, _ in prompts]
-    right = [own.top.all() for (own,) in _answers(predictor, alone, length, tokenizer.pad)]
-    return [{"asked": samples, "right": int(sum(right[i : i + samples]))} for i in range(0, len(right), samples)]
+
+    tokenizer: Tokenizer
+    number: int
+    depths: int
+    seed: int
+    what = "passkeys found, share of prompts in which all digits are the top choice"
+    chance = 0.0
+    why_none = "a prompt is longer, or the tokenizer does not tell numbers apart"
+
+    def count(self, length: int) -> int:
+        """See RowTask: no row where `run` has None."""
+        if passkey.shortest(self.tokenizer) > length:
+            return 0
+        return self.number if _pair(self._rng(length, 0), self.tokenizer, length, 0.0) else 0
+
+    def rows(self, length: int, numbers: range) -> Rows:
+        """See RowTask."""
+        prompts, of_depth = [], _depths(self.depths)
+        for number in numbers:
+            text, answer = _fit(self._rng(length, number), self.tokenizer, length, of_depth[number % self.depths])
+            prompts.append(_prompt(self.tokenizer, text + answer, answer.strip(), length))
+        times = lambda depths: np.bincount(depths, minlength=self.depths).tolist()
+
+        def counted(prediction: batches.Prediction) -> Counts:
+            right = np.array(
+                [
+                    top[: len(prompt.piece.inputs)][prompt.scored].all()
+                    for top, prompt in zip(prediction.top, prompts, strict=True)
+                ]
+            )
+            depths = np.array(numbers) % self.depths
+            return {"asked": times(depths), "right": times(depths[right])}
+
+        return Rows(batches.batch([[prompt.piece] for prompt in prompts], length, self.tokenizer.pad), counted)
+
+    def _rng(self, length: int, number: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, length, number])
 
 
 def _depths(count: int) -> list[float]:

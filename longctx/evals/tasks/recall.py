@@ -1,27 +1,49 @@
 """Associative recall by the depth of the needle: which share of the values a model answers."""
 
+import dataclasses
+
 import numpy as np
 
 from longctx.config import RecallConfig
 from longctx.data.generated import recall
-from longctx.evals import batches
+from longctx.evals.batches import Prediction
+from longctx.evals.by_row import Counts, Rows, Shares
 
 SEED = 1 << 32  # added to a run's: rows that training never draws
 
 
-def by_depth(predictor, task: RecallConfig, length: int, rows: int, depths: int, seed: int) -> list[dict]:
-    """For each of `depths` equal parts of the haystack, from its start: how many values were asked for, how many right.
+@dataclasses.dataclass(frozen=True)
+class Recall(Shares):
+    """`number` rows at every length, see longctx.evals.by_row.RowTask.
 
-    predictor: see longctx.evals.api. `rows` rows of `length` tokens, the same for every predictor; a value is right
-    where greedy decoding would write it, everything before given. Guessing among the values gets 1 / task.value_tokens.
+    Counted for each of `depths` equal parts of the haystack, from its start: the values asked for, and those right. A
+    value is right where greedy decoding would write it, everything before given.
     """
-    source, columns = recall.RecallRows(task, length, SEED + seed), recall.questions(task, length)
-    size, asked, right = batches.rows_at(length), np.zeros(depths, int), np.zeros(depths, int)
-    for first in range(0, rows, size):
-        numbers = range(first, min(first + size, rows))
-        top = np.asarray(predictor(source.gather(numbers)).top)[:, columns]
+
+    task: RecallConfig
+    number: int
+    depths: int
+    seed: int
+    what = "values recalled, share of those asked for"
+    why_none = "the needles and their questions are longer"
+
+    @property
+    def chance(self) -> float:
+        """The share that guessing among the values gets."""
+        return 1 / self.task.value_tokens
+
+    def count(self, length: int) -> int:
+        """See RowTask."""
+        return self.number if length >= 4 * self.task.needles else 0
+
+    def rows(self, length: int, numbers: range) -> Rows:
+        """See RowTask."""
+        source, columns = recall.RecallRows(self.task, length, SEED + self.seed), recall.questions(self.task, length)
         place = np.stack([source.row(number)[1] for number in numbers])
-        part = place * depths // (columns[0] - 1)
-        asked += np.bincount(part.ravel(), minlength=depths)
-        right += np.bincount(part[top], minlength=depths)
-    return [{"asked": int(a), "right": int(r)} for a, r in zip(asked, right, strict=True)]
+        part = place * self.depths // (columns[0] - 1)
+        times = lambda parts: np.bincount(parts, minlength=self.depths).tolist()
+
+        def counted(prediction: Prediction) -> Counts:
+            return {"asked": times(part.ravel()), "right": times(part[np.asarray(prediction.top)[:, columns]])}
+
+        return Rows(source.gather(np.array(numbers)), counted)

@@ -6,13 +6,16 @@ To add one: an entry in DIALECTS. Where llama.cpp's converter changes weights, `
 import dataclasses
 import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from longctx.errors import UserError, unknown_name
-from longctx.hf.gguf.file import LLAMA_HEADS, PLAIN, PLUS_ONE, Metadata, Tensor
+from longctx.hf.gguf.file import LLAMA_HEADS, PLAIN, PLUS_ONE, QUERIES_FIRST, Metadata, Tensor
 
 ROPE_FACTORS = "rope_freqs.weight"  # what divides each frequency: Llama 3.1's scaling, worked out
+# LongRoPE's in short and in long rows
+LONGROPE = {"short_factor": "rope_factors_short.weight", "long_factor": "rope_factors_long.weight"}
 OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 BLOCK = {
     "attn_norm": "input_layernorm",
@@ -31,6 +34,19 @@ SANDWICH = BLOCK | {
     "ffn_norm": "pre_feedforward_layernorm",
     "post_attention_norm": "post_attention_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
+}
+FUSED = {name: theirs for name, theirs in BLOCK.items() if name not in ("attn_q", "attn_k", "attn_v", "ffn_gate")} | {
+    "attn_qkv": "self_attn.qkv_proj",
+    "ffn_up": "mlp.gate_up_proj",
+}
+NEOX_OUTSIDE = {"token_embd": "gpt_neox.embed_in", "output_norm": "gpt_neox.final_layer_norm", "output": "embed_out"}
+NEOX = {
+    "attn_norm": "input_layernorm",
+    "attn_qkv": "attention.query_key_value",
+    "attn_output": "attention.dense",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_up": "mlp.dense_h_to_4h",
+    "ffn_down": "mlp.dense_4h_to_h",
 }
 SIZES = {
     "hidden_size": "embedding_length",
@@ -74,7 +90,8 @@ class Dialect:
       block: the module of Hugging Face for each of a layer's tensors.
       more: a Part of the metadata -> further settings.
       known: further keys under the architecture's name, which `more` reads or which change no number.
-      heads_by_pairs: the rows of queries and keys lie as Tensor's "llama_heads".
+      outside, at: the modules outside of layers, and the prefix of layers.
+      forms: the form, see Tensor, of some of a layer's tensors.
       norms_plus_one: the weights of norms lie as Tensor's "plus_one".
     """
 
@@ -82,8 +99,15 @@ class Dialect:
     block: dict[str, str] = dataclasses.field(default_factory=lambda: BLOCK)
     more: Callable[["Part"], dict] = lambda part: {}
     known: tuple[str, ...] = ()
-    heads_by_pairs: bool = False
+    outside: dict[str, str] = dataclasses.field(default_factory=lambda: OUTSIDE)
+    at: str = "model.layers"
+    forms: dict[str, str] = dataclasses.field(default_factory=dict)
     norms_plus_one: bool = False
+
+
+def number(stored: float) -> float:
+    """A number as it was before it was rounded to float32: 1e-05, not 9.99999974738e-06."""
+    return float(str(np.float32(stored)))
 
 
 class Part:
@@ -95,7 +119,7 @@ class Part:
     def __getitem__(self, key: str):
         return self.metadata[f"{self.name}.{key}"]
 
-    def get(self, key: str, default=None):
+    def get(self, key: str, default: Any = None) -> Any:
         return self.metadata.get(f"{self.name}.{key}", default)
 
     def size(self, key: str) -> int:
@@ -106,8 +130,8 @@ class Part:
         return value
 
     def number(self, key: str, default: float) -> float:
-        """A number as it was before it was rounded to float32: 1e-05, not 9.99999974738e-06."""
-        return float(str(np.float32(self.get(key, default))))
+        """A number as it was before it was rounded to float32."""
+        return number(self.get(key, default))
 
     @property
     def key_heads(self) -> int:
@@ -138,12 +162,47 @@ def _gemma3(part: Part) -> dict:
     return _gemma(part, large=62) | {"rope_local_base_freq": part.number("rope.freq_base_swa", 10_000.0)}
 
 
+def _phi3(part: Part) -> dict:
+    """Settings of Phi-3: LongRoPE over a part of each head, and a window where there is one."""
+    return {
+        "sliding_window": part.get("attention.sliding_window") or None,
+        "partial_rotary_factor": part.get("rope.dimension_count", part.head_dim) / part.head_dim,
+        "original_max_position_embeddings": part.get("rope.scaling.original_context_length")
+        or part.size("context_length"),
+    }
+
+
+def _gpt_neox(part: Part) -> dict:
+    """Settings of GPT-NeoX; null: what Llama alone has."""
+    return {
+        "rms_norm_eps": None,
+        "layer_norm_eps": part.number("attention.layer_norm_epsilon", 1e-5),
+        "rotary_emb_base": part.number("rope.freq_base", 10_000.0),
+        "rotary_pct": part.get("rope.dimension_count", part.head_dim) / part.head_dim,
+        "use_parallel_residual": part.get("use_parallel_residual", True),
+    }
+
+
+PAIRED = {"attn_q": LLAMA_HEADS, "attn_k": LLAMA_HEADS}
 _WINDOWS = "attention.sliding_window", "final_logit_softcapping"
 DIALECTS = {
-    "llama": Dialect("llama", heads_by_pairs=True),
+    "llama": Dialect("llama", forms=PAIRED),
     "qwen2": Dialect("qwen2"),
     "qwen3": Dialect("qwen3"),
     "gemma2": Dialect("gemma2", SANDWICH, _gemma2, (*_WINDOWS, "attn_logit_softcapping"), norms_plus_one=True),
+    "phi3": Dialect(
+        "phi3", FUSED, _phi3, ("attention.sliding_window", "rope.dimension_count", "rope.scaling.attn_factor")
+    ),
+    "smollm3": Dialect("smollm3", forms=PAIRED),
+    "gptneox": Dialect(
+        "gpt_neox",
+        NEOX,
+        _gpt_neox,
+        ("attention.layer_norm_epsilon", "use_parallel_residual", "rope.dimension_count"),
+        outside=NEOX_OUTSIDE,
+        at="gpt_neox.layers",
+        forms={"attn_qkv": QUERIES_FIRST},
+    ),
     "gemma3": Dialect("gemma3_text", SANDWICH, _gemma3, (*_WINDOWS, "rope.freq_base_swa"), norms_plus_one=True),
 }
 
@@ -168,7 +227,7 @@ def settings(metadata: Metadata, stored: dict[str, Tensor]) -> dict:
         if own != key and value and own not in KNOWN and own not in dialect.known:
             raise UserError(f"{metadata.path}: {key}={value!r} is not known to longctx for this architecture.")
     for key in ("rope.dimension_count", "attention.value_length"):
-        if part.get(key, part.head_dim) != part.head_dim:
+        if key not in dialect.known and part.get(key, part.head_dim) != part.head_dim:
             raise UserError(f"{metadata.path}: {name}.{key}={part[key]} is not supported; {part.head_dim} is.")
     if "token_embd.weight" not in stored:
         raise UserError(f"{metadata.path} has no tensor token_embd.weight.")
@@ -197,6 +256,8 @@ def _rope_scaling(part: Part, stored: dict[str, Tensor]) -> dict | None:
         factors = [float(factor) for factor in stored[ROPE_FACTORS].view()]
         original = {"original_max_position_embeddings": part.size("context_length"), "attention_factor": 1.0}
         return {"rope_type": "longrope", "short_factor": factors, "long_factor": factors} | original
+    if LONGROPE["long_factor"] in stored:
+        return {"rope_type": "longrope"} | _longrope(part, stored)
     if kind == "none":
         return None
     if kind not in ("linear", "yarn"):
@@ -206,26 +267,33 @@ def _rope_scaling(part: Part, stored: dict[str, Tensor]) -> dict | None:
     return scaling | {theirs: part[key] for theirs, key in numbers.items() if part.get(key)}
 
 
+def _longrope(part: Part, stored: dict[str, Tensor]) -> dict:
+    """The numbers of LongRoPE. Raises UserError where one of its two tensors is missing."""
+    if missing := [name for name in LONGROPE.values() if name not in stored]:
+        raise UserError(f"{part.metadata.path} has no tensor {missing[0]}, which its other factors come with.")
+    numbers = {theirs: [number(factor) for factor in stored[name].view()] for theirs, name in LONGROPE.items()}
+    given = part.get("rope.scaling.attn_factor")
+    return numbers | ({} if given is None else {"attention_factor": number(given)})
+
+
 def renamed(metadata: Metadata, stored: dict[str, Tensor]) -> dict[str, Tensor]:
     """The file's tensors under the names that Hugging Face has for them, in the forms that the dialect says.
 
     Raises UserError for a tensor that the dialect does not have.
     """
     dialect, part = of(metadata), Part(metadata, metadata["general.architecture"])
-    heads = {"attn_q": part.size("attention.head_count"), "attn_k": part.key_heads}
+    heads = {"attn_k": part.key_heads} | dict.fromkeys(("attn_q", "attn_qkv"), part.size("attention.head_count"))
     found = {}
     for name, tensor in stored.items():
-        if name == ROPE_FACTORS:
+        if name in (ROPE_FACTORS, *LONGROPE.values()):
             continue
         stem, _, kind = name.rpartition(".")
         match = re.match(r"blk\.(\d+)\.", stem)
         layer, own = (match[1], stem[match.end() :]) if match else (None, stem)
-        theirs = (OUTSIDE if layer is None else dialect.block).get(own)
+        theirs = (dialect.outside if layer is None else dialect.block).get(own)
         if theirs is None or kind not in ("weight", "bias"):
             raise UserError(f"{metadata.path}: the tensor {name} is not known to longctx for this architecture.")
-        form = PLUS_ONE if dialect.norms_plus_one and own.endswith("norm") else PLAIN
-        if dialect.heads_by_pairs and own in heads:
-            form = LLAMA_HEADS
-        at = "" if layer is None else f"model.layers.{layer}."
+        form = PLUS_ONE if dialect.norms_plus_one and own.endswith("norm") else dialect.forms.get(own, PLAIN)
+        at = "" if layer is None else f"{dialect.at}.{layer}."
         found[f"{at}{theirs}.{kind}"] = dataclasses.replace(tensor, form=form, heads=heads.get(own, 0))
     return found

@@ -9,9 +9,11 @@ import numpy as np
 
 from longctx.errors import UserError
 from longctx.hf import files
+from longctx.hf.gguf import header, quantized
 
 CODES = {"F32": "F32", "F16": "F16", "BF16": "BF16", "F64": "F64"}  # what is stored as it is; all else is quantized
-PLAIN, LLAMA_HEADS, PLUS_ONE = "plain", "llama_heads", "plus_one"  # forms of tensors, see Tensor
+# forms of tensors, see Tensor
+PLAIN, LLAMA_HEADS, PLUS_ONE, QUERIES_FIRST = "plain", "llama_heads", "plus_one", "queries_first"
 
 
 class Metadata(dict):
@@ -30,10 +32,13 @@ class Tensor(files.Stored):
     """A tensor of a GGUF file. Quantized ones count as float32.
 
     Attributes:
+      kind: of its values in the file.
       form: "llama_heads": in each head of `heads`, the rows i and i + H/2 that RoPE turns together lie side by side;
-        "plus_one": the weight is stored with 1 added; "plain": neither.
+        "plus_one": the weight is stored with 1 added; "queries_first": the rows of all queries, of all keys, of all
+        values, where Hugging Face has those of head 0, of head 1, ...; "plain": none of these.
     """
 
+    kind: str = "F32"
     form: str = PLAIN
     heads: int = 0
 
@@ -44,40 +49,37 @@ class Tensor(files.Stored):
 
 def metadata(path: pathlib.Path) -> Metadata:
     """The metadata of a file. Raises UserError for a file that is no GGUF file, or damaged."""
-    fields = _reader(path, _stamp(path)).fields
-    return Metadata({name: field.contents() for name, field in fields.items()}, path)
+    return Metadata(_header(path, _stamp(path)).metadata, path)
 
 
 def tensors(path: pathlib.Path) -> dict[str, Tensor]:
     """{name in the file: Tensor in plain form}. Raises UserError as `metadata`, and for unknown quantizations."""
-    from gguf.quants import _type_traits
-
     found = {}
-    for tensor in _reader(path, _stamp(path)).tensors:
-        kind = tensor.tensor_type.name
-        if kind not in CODES and tensor.tensor_type not in _type_traits:
-            known = sorted(CODES) + sorted(known.name for known in _type_traits if known.name not in CODES)
-            raise UserError(f"{path}: {tensor.name} has the type {kind}; known: {', '.join(known)}.")
-        shape = tuple(int(size) for size in reversed(tensor.shape))
-        found[tensor.name] = Tensor(path, tensor.name, int(tensor.data_offset), CODES.get(kind, "F32"), shape)
+    for name, (kind, shape, offset, _) in _header(path, _stamp(path)).tensors.items():
+        if kind not in CODES and kind not in quantized.KINDS and kind not in quantized.known():
+            names = ", ".join(sorted({*CODES, *quantized.known()}))
+            raise UserError(f"{path}: {name} has the type {kind}; known: {names}.")
+        found[name] = Tensor(path, name, offset, CODES.get(kind, "F32"), shape, kind=kind)
     return found
 
 
 @functools.lru_cache(maxsize=1)
 def _values(tensor: Tensor) -> np.ndarray:
     """The values of `tensor`: kept, as who reads its shards asks again and again, until another's are asked for."""
-    from gguf.quants import dequantize
-
-    stored = next(t for t in _reader(tensor.path, _stamp(tensor.path)).tensors if t.name == tensor.name)
-    if stored.tensor_type.name in CODES:
-        values = np.asarray(stored.data).view(tensor.dtype).reshape(tensor.shape)
+    size = _header(tensor.path, _stamp(tensor.path)).tensors[tensor.name].bytes
+    content = np.fromfile(tensor.path, np.uint8, size, offset=tensor.offset)
+    if tensor.kind in CODES:
+        values = content.view(tensor.dtype).reshape(tensor.shape)
     else:
-        values = dequantize(stored.data, stored.tensor_type).reshape(tensor.shape)
+        values = quantized.dequantized(tensor.kind, content, tensor.shape)
     if tensor.form == PLUS_ONE:
         return values - np.ones((), values.dtype)
     if tensor.form == LLAMA_HEADS:
         split = values.reshape(tensor.heads, -1, 2, *tensor.shape[1:])  # N H/2 2 ...
         return np.ascontiguousarray(split.swapaxes(1, 2)).reshape(tensor.shape)
+    if tensor.form == QUERIES_FIRST:
+        split = values.reshape(3, tensor.heads, -1, *tensor.shape[1:])  # 3 N H ...
+        return np.ascontiguousarray(split.swapaxes(0, 1)).reshape(tensor.shape)
     return values
 
 
@@ -95,13 +97,9 @@ def _stamp(path: pathlib.Path) -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=2)
-def _reader(path: pathlib.Path, stamp: tuple[int, int]):
-    """The library's reader; stamp: tells a file from one that has taken its place."""
+def _header(path: pathlib.Path, stamp: tuple[int, int]) -> header.Header:
+    """The file's header; stamp: tells a file from one that has taken its place."""
     try:
-        from gguf import GGUFReader
-    except ImportError as error:
-        raise UserError(f"{path}: gguf is not installed: pip install 'longctx[gguf]'.") from error
-    try:
-        return GGUFReader(path)
-    except (ValueError, IndexError, KeyError, OverflowError, OSError) as error:
+        return header.read(path)
+    except (ValueError, OSError) as error:
         raise UserError(f"{path} is no GGUF file of version 2 or 3, or it is cut short ({error}).") from error

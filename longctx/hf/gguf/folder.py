@@ -5,15 +5,13 @@ import os
 import pathlib
 import shutil
 import tempfile
-import zlib
 
 from longctx import caches
 from longctx.errors import UserError
-from longctx.hf import text
+from longctx.hf import files, text
 from longctx.hf.gguf import dialects, file, tokenizer
 
 GGUF = "model.gguf"  # the link
-HEAD = 1 << 20  # bytes at either end of a file that tell it from others
 VERSION = 1  # of what is written; a new one makes the folders anew
 
 
@@ -27,22 +25,13 @@ def folder(path: pathlib.Path) -> pathlib.Path:
     path = pathlib.Path(os.path.abspath(path.expanduser()))
     if not path.is_file():
         raise UserError(f"There is no file {str(path)!r}.")
-    made = caches.folder("gguf") / f"{path.stem}-{_stamp(path):08x}"
+    made = caches.folder("gguf") / f"{path.stem}-{files.stamp(path, VERSION):08x}"
     if not (made / "config.json").is_file():
         _make(path, made)
     if (made / GGUF).resolve() != path.resolve():  # the file was moved
         (made / GGUF).unlink()
         (made / GGUF).symlink_to(path)
     return made
-
-
-def _stamp(path: pathlib.Path) -> int:
-    """A checksum of the file's size, its metadata and its last weights."""
-    size = path.stat().st_size
-    with path.open("rb") as opened:
-        first = opened.read(HEAD)
-        opened.seek(max(0, size - HEAD))
-        return zlib.crc32(opened.read(), zlib.crc32(first, zlib.crc32(f"{VERSION} {size}".encode())))
 
 
 def tensors(path: pathlib.Path) -> dict[str, file.Tensor]:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import train
+from experiments import generate, train
 from experiments.run import checks, records
 from experiments.settings import config as configs
 from longctx import hf, meshes
@@ -222,6 +222,35 @@ def test_a_config_file_of_the_same_sizes(tmp_path):
         of_bytes(folder, file="qwen_7b_1m_a800x8.py:smoke")
 
 
+def test_training_further_takes_a_small_rate_and_a_text_that_is_named(folder):
+    command = ["train", f"--config.init_from={folder}", "--config.data.tokenizer=bytes"]
+    with pytest.raises(UserError, match="name its file or folder by --config.data.path=TEXT"):
+        configs.for_training(command)
+    config, _, (note,) = configs.for_training([*command, "--config.data.path=stdlib"])
+    assert config.optim.learning_rate == 2e-5 and note.startswith("optim.learning_rate=2e-05, ")
+    said = ["--config.data.path=stdlib", "--config.optim.learning_rate=0.001"]
+    config, _, notes = configs.for_training([*command, *said])
+    assert (config.optim.learning_rate, notes) == (1e-3, [])
+    file = ["train", "--config", str(CONFIGS / "continue.py"), *command[1:], "--config.data.path=a"]
+    config, _, notes = configs.for_training(file)
+    assert (config.optim.learning_rate, notes) == (1e-5, [])  # the file's
+    config, _, notes = configs.for_training(["train", "--config", str(CONFIGS / "quickstart.py")])
+    assert config.optim.learning_rate > 1e-3 and not notes
+
+
+def test_a_folder_with_sentence_piece_alone_is_refused_and_not_fed_bytes(tmp_path):
+    folder = golden.write(tmp_path, "llama")
+    (folder / "tokenizer.model").write_bytes(b"\n\x05")
+    for said in ([], ["data.tokenizer=bytes"]):
+        with pytest.raises(UserError, match=r"tokenizer.model alone.*save_pretrained\(.*tokenizer.json"):
+            settings(folder, *said)
+    with pytest.raises(UserError, match="tokenizer.model alone"):
+        generate.of_hugging_face(str(folder), None, [])
+    assert settings(folder, "data.tokenizer=own.json").data.tokenizer == "own.json"
+    (folder / "tokenizer.json").write_text("{}")
+    assert settings(folder).data.tokenizer == str(folder)
+
+
 def test_the_tokenizer_is_the_folders_or_one_that_is_said(folder, tmp_path):
     with pytest.raises(UserError, match="has no tokenizer.json.*data.tokenizer=FILE.*data.tokenizer=bytes"):
         settings(folder)
@@ -281,14 +310,17 @@ def test_parameters_are_those_of_the_folder_and_fresh_ones_beside_them(folder):
 @pytest.mark.parametrize(
     "overrides, parts",
     [
-        (["extend.lengths=(32,)"], ["extend.lengths=(32,): 32 is below", "64 or more"]),
+        (["extend.methods=()"], ["extend.methods=() leaves nothing to read"]),
+        (["extend.lengths=(0,)"], ["extend.lengths=(0,) must all be at least 1"]),
+        (["extend.tasks=('recall',)"], ["'recall' is for a model that a config file trains"]),
+        (["extend.tasks=('passkeys',)"], ["extend.tasks[0]='passkeys'", "Did you mean 'passkey'"]),
         (["extend.methods=('yarm',)"], ["extend.methods[0]='yarm'", "yarn"]),
         (["extend.tunings=('pose',)"], ["experiments.train continues"]),
     ],
 )
 def test_what_extend_cannot_ask_of_it(folder, overrides, parts):
     with pytest.raises(UserError) as caught:
-        checks.check_extend_checkpoint(of_bytes(folder, *overrides))
+        checks.check_extend_given(of_bytes(folder, *overrides), 64)
     assert all(part in str(caught.value) for part in parts), caught.value
 
 
@@ -358,6 +390,16 @@ def test_trained_on_exported_and_asked(folder, tmp_path):
         )
     )
     result = json.loads((tmp_path / "grid" / "extend.json").read_text())
-    assert result["trained_length"] == 64 and [record["name"] for record in result["records"]] == ["none", "yarn"]
-    assert np.shape([record["cells"] for record in result["records"]]) == (2, 2, 2)
+    (task,) = result["tasks"]
+    assert result["trained_length"] == 64 and task["lengths"] == [64, 256, 512] and task["name"] == "passkey"
+    assert [record["name"] for record in task["records"]] == ["none", "yarn"]
+    assert [[cell and cell["asked"] for cell in record["cells"]] for record in task["records"]] == 2 * [
+        [None, [1, 1], [1, 1]]
+    ]
+    of_run = ["--config.init_from=run", "--workdir", "of_run", "--config.extend.methods=('none',)"]
+    of_run += ["--config.extend.rows=2", "--config.extend.lengths=(64,)", "--config.eval.documents=2"]
+    ended_well(tiny.python("-m", "experiments.extend", *of_run))
+    result = json.loads((tmp_path / "of_run" / "extend.json").read_text())
+    assert result["trained_length"] == 128 and [task["name"] for task in result["tasks"]] == ["passkey", "loss"]
+    assert result["tasks"][1]["records"][0]["value"][0] > 0
     assert subprocess.run([sys.executable, "-m", "experiments.extend"], capture_output=True).returncode == 2

@@ -64,10 +64,10 @@ def test_free_fields_may_differ():
     [
         ({"model": config.ModelConfig(layers=6)}, r"model\.layers: 4 \(checkpoint\) != 6 \(now\)"),
         ({"data": config.DataConfig(path="a")}, r'data\.path: "stdlib" \(checkpoint\) != "a" \(now\)'),
-        ({"stages": (config.StageConfig(seq_len=128, steps=100),)}, r"stages\.0\.seq_len: 512 \(checkpoint\) != 128"),
+        ({"stages": (config.StageConfig(seq_len=128, steps=100),)}, r"stages\[0\]\.seq_len: 512 \(checkpoint\) != 128"),
         (
             {"stages": (config.StageConfig(steps=100),) * 2},
-            r"stages\.1\.batch_tokens: absent \(checkpoint\) != 0 \(now\)",
+            r"stages\[1\]\.batch_tokens: absent \(checkpoint\) != 0 \(now\)",
         ),
     ],
 )

@@ -119,3 +119,23 @@ def test_repeatable_and_seeded(task, documents, byte_tokenizer):
 def test_a_broken_model_gives_valid_json(task, documents, byte_tokenizer):
     result = strict(task.run(model(lambda b: b["targets"] * np.nan), documents, byte_tokenizer, CONFIG, (256,), 0))
     assert set(result["lengths"][0]["loss"]) == {None}
+
+
+def test_windows_that_are_numbered_say_what_by_position_says(documents, byte_tokenizer):
+    """In parts of unlike sizes, and the same windows whatever other lengths are asked for."""
+    small = model(lambda batch: batch["targets"] / 50)
+    task = by_position.Losses(documents, byte_tokenizer, CONFIG.documents, seed=0)
+    assert task.count(1 << 20) == 0
+    for length in LENGTHS:
+        parts = [task.rows(length, numbers) for numbers in (range(1), range(1, task.count(length)))]
+        counts = task.merged([counted(small(batch)) for batch, counted in parts])
+        (want,) = by_position.run(small, documents, byte_tokenizer, CONFIG, (length,), 0)["lengths"]
+        assert len(counts["loss"]) == want["windows"] and len(set(counts["document"])) == want["documents"] == 3
+        summary = task.summary(counts)
+        assert summary.value == pytest.approx(want["mean"], rel=1e-4)
+        assert summary.high - summary.low == pytest.approx(4 * want["mean_error"], abs=3e-4)  # of five digits
+        rows_of = lambda i, counts=counts: [
+            r for r, d in zip(counts["loss"], counts["document"], strict=True) if d == i
+        ]
+        by_document = np.mean([np.mean(rows_of(i), axis=0) for i in range(3)], axis=0)
+        np.testing.assert_allclose(by_document, want["loss"], rtol=1e-4)

@@ -86,14 +86,23 @@ def test_depth_is_where_the_number_is(byte_tokenizer):
     assert accuracy.tolist() == [0, 0, 1]
 
 
-def test_by_depth_counts_what_is_exact_and_reads_no_control(byte_tokenizer):
-    config, reads = EvalConfig(depths=4, samples=3), []
-    counted = lambda batch: reads.append(int((batch["weights"].sum(1) > 0).sum())) or copier(reach=500)(batch)
-    cells = passkey.by_depth(counted, byte_tokenizer, 1024, 3, 4, seed=5)
-    assert sum(reads) == 4 * 3
-    exact = grid(passkey.run(copier(reach=500), [], byte_tokenizer, config, (1024,), 5), "exact")[:, 0]
-    assert [cell["right"] / cell["asked"] for cell in cells] == exact.tolist() == [0, 0, 1, 1]
-    assert passkey.by_depth(never, byte_tokenizer, 16, 3, 2, 0) == [{"asked": 0, "right": 0}] * 2
+def test_numbered_prompts_count_what_is_exact_and_read_no_control(byte_tokenizer):
+    task = passkey.Passkeys(byte_tokenizer, number=12, depths=4, seed=5)
+    assert task.count(1024) == 12 and task.count(16) == 0
+    parts = [task.rows(1024, numbers) for numbers in (range(5), range(5, 12))]
+    assert [len(batch["tokens"]) for batch, _ in parts] == [5, 7]
+    counts = task.merged([counted(copier(reach=500)(batch)) for batch, counted in parts])
+    assert counts == {"asked": [3] * 4, "right": [0, 0, 3, 3]}  # of depths 0, 1/3, 2/3, 1
+    assert task.merged([counted(never(batch)) for batch, counted in parts])["right"] == [0] * 4
+    again = task.rows(1024, range(4, 6)).batch
+    assert (again["tokens"][0] == parts[0].batch["tokens"][4]).all()
+    assert (again["tokens"][1] == parts[1].batch["tokens"][0]).all()
+    summary = task.summary(counts)
+    assert (summary.value, summary.low, summary.high) == (
+        0.5,
+        pytest.approx(0.2538, abs=1e-4),
+        pytest.approx(0.7462, abs=1e-4),
+    )
 
 
 def test_accuracy_is_over_digits_and_exact_over_prompts(byte_tokenizer):

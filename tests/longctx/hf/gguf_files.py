@@ -11,6 +11,9 @@ ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,
     "qwen2": gguf.MODEL_ARCH.QWEN2,
     "qwen3": gguf.MODEL_ARCH.QWEN3,
+    "smollm3": gguf.MODEL_ARCH.SMOLLM3,
+    "phi3": gguf.MODEL_ARCH.PHI3,
+    "gpt_neox": gguf.MODEL_ARCH.GPTNEOX,
     "gemma2": gguf.MODEL_ARCH.GEMMA2,
     "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
 }
@@ -34,10 +37,14 @@ def tensors(content: dict, values: dict[str, np.ndarray]) -> dict[str, np.ndarra
     stored = {}
     for theirs, value in values.items():
         name = names.get_name(theirs, try_suffixes=(".weight", ".bias"))
-        if content["model_type"] == "llama" and ".q_proj" in theirs:
+        paired = content["model_type"] in ("llama", "smollm3")
+        if paired and ".q_proj" in theirs:
             value = by_pairs(value, content["num_attention_heads"])
-        if content["model_type"] == "llama" and ".k_proj" in theirs:
+        if paired and ".k_proj" in theirs:
             value = by_pairs(value, content["num_key_value_heads"])
+        if "query_key_value" in theirs:
+            heads = value.reshape(content["num_attention_heads"], 3, -1, *value.shape[1:])
+            value = np.concatenate([heads[:, part].reshape(-1, *value.shape[1:]) for part in range(3)])
         if content["model_type"].startswith("gemma") and name.endswith("norm.weight"):
             value = (value.astype(np.float32) + 1).astype(value.dtype)
         stored[name] = value
@@ -59,19 +66,36 @@ def write(
     writer.add_block_count(content["num_hidden_layers"])
     writer.add_feed_forward_length(content["intermediate_size"])
     writer.add_head_count(content["num_attention_heads"])
-    writer.add_head_count_kv(content["num_key_value_heads"])
-    writer.add_layer_norm_rms_eps(content["rms_norm_eps"])
-    writer.add_rope_freq_base(content["rope_theta"])
+    if content["model_type"] == "gpt_neox":
+        head_dim = content["hidden_size"] // content["num_attention_heads"]
+        writer.add_rope_dimension_count(int(content["rotary_pct"] * head_dim))
+        writer.add_parallel_residual(content["use_parallel_residual"])
+        writer.add_layer_norm_eps(content["layer_norm_eps"])
+    else:
+        writer.add_head_count_kv(content["num_key_value_heads"])
+        writer.add_layer_norm_rms_eps(content["rms_norm_eps"])
+        writer.add_rope_freq_base(content["rope_theta"])
     if "head_dim" in content:
         writer.add_key_length(content["head_dim"])
         writer.add_value_length(content["head_dim"])
+    if content.get("partial_rotary_factor"):
+        head_dim = content["hidden_size"] // content["num_attention_heads"]
+        writer.add_rope_dimension_count(int(content["partial_rotary_factor"] * head_dim))
+    if content["model_type"] == "phi3":
+        writer.add_rope_scaling_orig_ctx_len(content["original_max_position_embeddings"])
+        writer.add_sliding_window(content["sliding_window"] or 0)
     if content["model_type"].startswith("gemma"):
         writer.add_sliding_window(content["sliding_window"])
     if content.get("final_logit_softcapping"):
         writer.add_final_logit_softcapping(content["final_logit_softcapping"])
     if content.get("attn_logit_softcapping"):
         writer.add_attn_logit_softcapping(content["attn_logit_softcapping"])
-    if scaling := content.get("rope_scaling"):
+    scaling = content.get("rope_scaling")
+    if scaling and scaling.get("rope_type") == "longrope":
+        for name in ("long", "short"):
+            factors = np.array(scaling[f"{name}_factor"], np.float32)
+            writer.add_tensor(f"rope_factors_{name}.weight", factors)
+    elif scaling:
         writer.add_rope_scaling_type(gguf.RopeScalingType(scaling.get("rope_type") or scaling["type"]))
         writer.add_rope_scaling_factor(scaling["factor"])
         if "original_max_position_embeddings" in scaling:

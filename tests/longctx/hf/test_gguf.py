@@ -8,6 +8,8 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from experiments import generate
 from experiments.settings import config as configs
@@ -15,7 +17,7 @@ from longctx import hf
 from longctx.data import tokenizers
 from longctx.errors import UserError
 from longctx.hf import sources
-from longctx.hf.gguf import file
+from longctx.hf.gguf import file, header, quantized
 from longctx.hf.gguf.tokenizer import Kind
 from tests.longctx.hf import tiny
 from tests.longctx.hf.gguf_files import content_of, write
@@ -28,6 +30,10 @@ MODELS = {
     "llama_yarn": {"rope_scaling": YARN},
     "qwen2": {},
     "qwen3": {},
+    "smollm3": {"no_rope_layers": None},
+    "phi3": {},
+    "phi3_longrope": {},
+    "gpt_neox": {},
     "gemma2": {"query_pre_attn_scalar": 12},
     "gemma3": {"query_pre_attn_scalar": 12, "sliding_window_pattern": 6, "_sliding_window_pattern": 6},
 }
@@ -95,6 +101,74 @@ def test_factors_of_frequencies_are_llama_3s_scaling(tmp_path):
     ids = np.arange(2 * 40).reshape(2, 40) % 72
     got, want = hf.load(path)(ids), want(ids)
     np.testing.assert_allclose(got, want, atol=2e-5 * np.abs(want).max())
+
+
+def test_the_factor_on_cos_and_sin_is_the_files(tmp_path):
+    content = content_of("phi3_longrope")
+    more = lambda writer: writer.add_rope_scaling_attn_factors(1.1902380714238083)
+    path = write(tmp_path / "phi3.gguf", content, tiny.tensors("phi3_longrope"), more=more)
+    assert hf.model_config(path).rope.attention_factor == pytest.approx(1.190238, abs=1e-6)
+    assert hf.model_config(path).rope.rotary_fraction == 0.5
+
+
+def test_a_gpt_neox_whose_halves_follow_one_another(tmp_path):
+    content = content_of("gpt_neox", use_parallel_residual=False)
+    config = hf.model_config(write(tmp_path / "m.gguf", content, tiny.tensors("gpt_neox")))
+    assert (config.block, config.rope.rotary_fraction) == ("sequential", 0.25)
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0", "Q5_1", "Q6_K"])
+def test_values_of_blocks_are_the_librarys_bit_for_bit(kind):
+    """Of bytes as they come: with scales that are negative, tiny, infinite and no numbers."""
+    quantization = gguf.GGMLQuantizationType[kind]
+    values, size = gguf.GGML_QUANT_SIZES[quantization]
+    content = np.random.default_rng(0).integers(0, 256, (6, 4 * size)).astype(np.uint8)
+    with np.errstate(all="ignore"):
+        got = quantized.dequantized(kind, content.reshape(-1), (6, 4 * values))
+        want = gguf.quants.dequantize(content, quantization)
+    assert got.dtype == np.float32 and got.shape == want.shape
+    np.testing.assert_array_equal(got, want)
+
+
+def test_a_header_is_what_the_library_reads(tmp_path):
+    def more(writer):
+        sentence_piece(writer)
+        writer.add_array("some.numbers", [1, 2, 3])
+        writer.add_bool("some.flag", True)
+        writer.add_float64("some.real", 1e-300)
+        writer.add_array("some.nested", [[1, 2], [3]])
+        writer.add_custom_alignment(64)
+
+    path = write(tmp_path / "m.gguf", content_of("llama"), tiny.tensors("llama"), more=more)
+    found, library = header.read(path), gguf.GGUFReader(path)
+    theirs = {name: field.contents() for name, field in library.fields.items() if not name.startswith("GGUF.")}
+    assert {name: found.metadata[name] for name in theirs if name != "some.nested"} == {
+        name: value for name, value in theirs.items() if name != "some.nested"
+    }
+    assert found.metadata["some.nested"] == [[1, 2], [3]]
+    for tensor in library.tensors:
+        placed = found.tensors[tensor.name]
+        assert (placed.kind, placed.offset) == (tensor.tensor_type.name, tensor.data_offset)
+        assert placed.shape == tuple(reversed(tensor.shape.tolist())) and placed.bytes == tensor.n_bytes
+
+
+def test_sizes_of_blocks_are_the_librarys():
+    for values, size in ((header.KINDS[int(kind)], size) for kind, size in gguf.GGML_QUANT_SIZES.items() if kind < 40):
+        assert values[1:] == size
+
+
+@given(st.data())
+def test_a_damaged_header_is_refused_in_a_line(tmp_path_factory, data):
+    """Bytes changed anywhere: it is read all the same, or refused, and never asks for memory that is not there."""
+    folder = tmp_path_factory.mktemp("damaged")
+    content = bytearray(write(folder / "m.gguf", content_of("llama"), {}, more=sentence_piece).read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    (folder / "m.gguf").write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    try:
+        file.metadata(folder / "m.gguf")
+    except UserError as error:
+        assert "is no GGUF file" in str(error) and "\n" not in str(error)
 
 
 # ---- tokenizers

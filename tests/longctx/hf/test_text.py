@@ -25,7 +25,8 @@ def test_the_byte_tokenizer_gives_the_same_ids(document):
     for said in (document, f" {document}\r\n\x00<bos>  \u00e9{document}"):
         made.encode_special_tokens = True  # what split_special_tokens says to transformers
         ids = made.encode(said).ids
-        assert ids == list(said.encode()) and made.decode(ids) == said
+        assert ids == [256, *said.encode()] and made.decode(ids) == said  # a prompt begins with BOS
+        assert made.encode(said, add_special_tokens=False).ids == list(said.encode())
 
 
 def test_the_byte_tokenizer_as_files(of_bytes):
@@ -57,3 +58,24 @@ def test_a_tokenizer_of_a_file(tmp_path, of_bytes, name, described):
     assert settings["tokenizer_class"] == ("Own" if described else "PreTrainedTokenizerFast")
     assert settings["model_max_length"] == 512 and settings["eos_token"] == "<eos>"
     assert json.loads((target / text.GENERATION).read_text()) == text.ids(DataConfig())
+
+
+def test_a_token_that_the_run_names_is_that_of_the_files(tmp_path, of_bytes):
+    """What tokenizer_config.json says is kept, but for what the run says otherwise or it does not say."""
+    (source := tmp_path / "source").mkdir()
+    (source / text.FILE).write_text((of_bytes / text.FILE).read_text())
+    (source / text.SETTINGS).write_text(
+        json.dumps({"bos_token": None, "eos_token": "<eos>", "chat_template": "{{ x }}"})
+    )
+    said = lambda **data: (
+        text.write(DataConfig(tokenizer=str(source), **data), tmp_path, 512)
+        or json.loads((tmp_path / text.SETTINGS).read_text())
+    )
+    plain = {"bos_token": None, "eos_token": "<eos>", "pad_token": "<pad>", "chat_template": "{{ x }}"}
+    assert said() == plain | {"model_max_length": 512}
+    assert said(bos="<bos>", eos="<pad>") == plain | {
+        "bos_token": "<bos>",
+        "eos_token": "<pad>",
+        "model_max_length": 512,
+    }
+    assert json.loads((tmp_path / text.GENERATION).read_text())["eos_token_id"] == 258
