@@ -53,6 +53,8 @@ def check(config: Config, workdir=None) -> Checked:
         raise
     if workdir is not None:
         _check_workdir(config, pathlib.Path(workdir))
+        if not corpus.train:
+            raise UserError(f"data.holdout={config.data.holdout} leaves no text to train on; 0.1 holds out a tenth.")
     return Checked(corpus, tokenizer, stages)
 
 

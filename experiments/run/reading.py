@@ -15,7 +15,7 @@ from experiments.run.progress import duration
 from experiments.settings.tree import Settings
 from longctx import training
 from longctx.config import ModelConfig
-from longctx.evals.by_row import RowTask
+from longctx.evals.by_row import Counts, RowTask
 from longctx.evals.predictor import no_more, predictor
 
 # jax's names for these times; that of tracing counts inner functions twice
@@ -36,6 +36,13 @@ class Piece(NamedTuple):
     cell: Cell
     way: Way
     rows: range
+
+
+class Alike(NamedTuple):
+    """Counts that another method, by equal settings, has of the same rows."""
+
+    method: str
+    counts: Counts
 
 
 class Reader:
@@ -90,6 +97,10 @@ class Reader:
 
     def _read(self, piece: Piece, predict: Callable) -> None:
         cell, start, compiled = piece.cell, time.monotonic(), self._compiled.seconds
+        if alike := self._alike(piece):
+            self.records.add(cell, piece.rows, alike.counts, 0.0)
+            print(f"{cell.task} at {cell.length:,}, {cell.method}: as {alike.method}, by equal settings", flush=True)
+            return
         batch, counted = self.tasks[cell.task].rows(cell.length, piece.rows)
         counts = counted(predict(batch))
         seconds = time.monotonic() - start
@@ -103,6 +114,17 @@ class Reader:
                 f"about {duration(left)} more for all of it, as these rows and the FLOPs of the others say", flush=True
             )
         print(self._line(piece, seconds) + (f", {duration(left)} left" if left else ""), flush=True)
+
+    def _alike(self, piece: Piece) -> "Alike | None":
+        """What is known of these rows by equal settings: inside the trained length most methods change none."""
+        cell, settings = piece.cell, piece.way.settings(piece.cell.length)
+        for way in next(group for group in self.groups if piece.way in group):
+            if way != piece.way and way.settings(cell.length) == settings:
+                other = cell._replace(method=way.method)
+                for part in self.records.parts.get(other, ()):
+                    if (part["first"], part["end"]) == (piece.rows.start, piece.rows.stop):
+                        return Alike(way.method, part["counts"])
+        return None
 
     def _line(self, piece: Piece, seconds: float) -> str:
         cell, count = piece.cell, self.counts[piece.cell.task, piece.cell.length]

@@ -26,6 +26,8 @@ SKIP = frozenset({"__pycache__"})
 # Parts of the standard library that are not code: help texts, character tables, and what others installed into it.
 STDLIB_SKIP = SKIP | {"site-packages", "dist-packages", "pydoc_data", "encodings", "idlelib"}
 
+PROSE = 100_000  # bytes of a document of "pydoc": more than 20k tokens
+
 BAD = ("stop", "skip")
 MEMORY_PER_BYTE = 5  # of text while it becomes token ids: the text, and two copies of ids of two bytes
 SHOWN = 3  # bad documents that a note names
@@ -132,9 +134,10 @@ class Budget:
 def load(config: DataConfig) -> Corpus:
     """Reads config.path and splits its documents by the md5 of their names: equal names fall on the same side anywhere.
 
-    "stdlib" is the library of the running Python: its .py files in UTF-8, without installed packages and tables. (A
-    folder of that name is "./stdlib".) Any other path is a file, or a folder that is searched recursively, links
-    followed. A source of a single document is cut in two: its last `holdout` share is held out.
+    "stdlib" is the library of the running Python: its .py files in UTF-8, without installed packages and tables;
+    "pydoc" the prose that comes with it, the reference of the language, in long documents. (A folder of that name is
+    "./stdlib".) Any other path is a file, or a folder that is searched recursively, links followed. A source of a
+    single document is cut in two: its last `holdout` share is held out.
 
     Left out and counted in `notes`: hidden files and folders, files with an extension that no reader knows or that
     config.ignore ends with, other names of a file, empty documents, and with config.bad="skip" bad ones.
@@ -146,11 +149,9 @@ def load(config: DataConfig) -> Corpus:
     """
     _check(config)
     left = LeftOut()
-    if config.path == "stdlib":
+    if config.path in LIBRARY:
         root = sysconfig.get_path("stdlib")
-        files = [file for file in folders.walk(root, STDLIB_SKIP)[0] if file.name.endswith(".py")]
-        # Some of the library's own tests are in other encodings on purpose; a tokenizer.json could not take them.
-        documents = list(_documents(files, dataclasses.replace(config, bad="skip"), False, left))
+        documents = list(LIBRARY[config.path](root, config, left))
     else:
         root = os.path.abspath(os.path.expanduser(config.path))
         documents = list(_documents(_files(root, config, left), config, config.tokenizer == "bytes", left))
@@ -162,9 +163,35 @@ def load(config: DataConfig) -> Corpus:
     return Corpus(root, *_split(documents, config.holdout), (note,) if note else ())
 
 
+def _code(root: str, config: DataConfig, left: LeftOut) -> Iterator[Document]:
+    files = [file for file in folders.walk(root, STDLIB_SKIP)[0] if file.name.endswith(".py")]
+    # Some of the library's own tests are in other encodings on purpose; a tokenizer.json could not take them.
+    return _documents(files, dataclasses.replace(config, bad="skip"), False, left)
+
+
+def _prose(root: str, config: DataConfig, left: LeftOut) -> Iterator[Document]:
+    """The topics of the reference by name, joined to documents of at least PROSE bytes each."""
+    from pydoc_data.topics import topics  # nothing else needs its half a megabyte
+
+    texts, count = [topics[name].encode() for name in sorted(topics)], 0
+    while texts:
+        size, end = 0, 0
+        while end < len(texts) and (size < PROSE or sum(map(len, texts[end:])) < PROSE):
+            size, end = size + len(texts[end]), end + 1
+        count += 1
+        yield Document(f"pydoc/{count}", b"\n".join(texts[:end]))
+        texts = texts[end:]
+
+
+LIBRARY = {"stdlib": _code, "pydoc": _prose}  # what data.path may name of the running Python
+
+
 def _check(config: DataConfig) -> None:
-    if not 0 < config.holdout < 1:
-        raise UserError(f"data.holdout={config.holdout} must be between 0 and 1; 0.1 keeps a tenth for evaluation.")
+    if not 0 < config.holdout <= 1:
+        raise UserError(
+            f"data.holdout={config.holdout} must be above 0 and at most 1; 0.1 keeps a tenth for evaluation, and 1 all "
+            "of it, for a model that is not trained on it."
+        )
     if config.bad not in BAD:
         raise unknown_name("data.bad", config.bad, BAD)
     if config.max_bytes < 0:
@@ -273,6 +300,8 @@ def _plural(count: int, what: str) -> str:
 
 
 def _split(documents: list[Document], holdout: float) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
+    if holdout == 1:
+        return (), tuple(documents)
     if len(documents) == 1:
         return _cut(documents[0], holdout)
     places = [_place(document.name) for document in documents]  # a document is held out if its place < holdout
