@@ -70,6 +70,7 @@ def main(argv) -> None:
     said = {"settings": dataclasses.asdict(config), "model": subject.identity}
     records = comparison.Records(workdir / comparison.FILE, said, active)
     reader = Reader(config, mesh, subject.tasks, _groups(subject), records)
+    processes.check_same(len(reader.open()), f"--workdir={str(workdir)!r} is not one folder on all hosts.")
     print(*reader.plan(), sep="\n", flush=True)
     trainings = _read_all(subject, mesh, reader, workdir)
     if active:

@@ -48,13 +48,15 @@ class Alike(NamedTuple):
 class Reader:
     """Reads the cells that are not in the records yet.
 
+    Ways that come to the same settings at a length, as scalings do inside the trained one, are read once.
+
     groups: ways that read by the same parameters, in the order in which these come. counts: a task's rows at a length.
     """
 
     def __init__(self, config: Settings, mesh, tasks: dict[str, RowTask], groups: list[list[Way]], records: Records):
         self.config, self.mesh, self.tasks, self.groups, self.records = config, mesh, tasks, groups, records
         self.counts = {(name, n): task.count(n) for name, task in tasks.items() for n in sorted(config.extend.lengths)}
-        self._pace, self._shapes, self._compiled, self._work = Pace(), set(), Compiled(), {}
+        self._pace, self._shapes, self._compiled, self._work, self._read = Pace(), set(), Compiled(), {}, {}
 
     def open(self, group: list[Way] | None = None) -> list[Piece]:
         """What is not read yet, of a group or of all, in the order of reading."""
@@ -74,10 +76,9 @@ class Reader:
 
     def plan(self) -> Iterator[str]:
         """Yields a line about the work, and one for each task that has no rows at a length."""
-        pieces = self.open()
+        pieces, new = self.open(), self._new()
         cells, every = {piece.cell for piece in pieces}, sum(len(list(self.cells(group))) for group in self.groups)
-        flops = sum(self._flops(piece) for piece in pieces)
-        rows = sum(len(piece.rows) for piece in pieces)
+        flops, rows = sum(map(self._flops, new)), sum(len(piece.rows) for piece in new)
         before = f"; {every - len(cells)} others are there" if len(cells) < every else ""
         yield f"{len(cells)} cells to read: {rows:,} rows, {flops:.2g} FLOPs{before}"
         for (name, length), count in self.counts.items():
@@ -89,13 +90,19 @@ class Reader:
         predictors: dict[ModelConfig, Callable] = {}
         with self._compiled:
             for piece in self.open(group):
-                model = piece.way.settings(piece.cell.length)
+                model, start = piece.way.settings(piece.cell.length), time.monotonic()
                 if model not in predictors:
                     settings = dataclasses.replace(self.config, model=model)
                     predictors[model] = predictor(settings, self.mesh, params, model.rope, no_more)
-                self._read(piece, predictors[model])
+                first, same = not self._read, _same(piece)
+                if same not in self._read:
+                    self._read[same] = self._counts(piece, predictors[model])
+                seconds = time.monotonic() - start
+                self.records.add(piece.cell, piece.rows, self._read[same], seconds)
+                self._say(piece, seconds, first)
 
-    def _read(self, piece: Piece, predict: Callable) -> None:
+    def _counts(self, piece: Piece, predict: Callable) -> Counts:
+        """The counts of some rows, whose time is noted."""
         cell, start, compiled = piece.cell, time.monotonic(), self._compiled.seconds
         if alike := self._alike(piece):
             self.records.add(cell, piece.rows, alike.counts, 0.0)
@@ -103,16 +110,16 @@ class Reader:
             return
         batch, counted = self.tasks[cell.task].rows(cell.length, piece.rows)
         counts = counted(predict(batch))
-        seconds = time.monotonic() - start
-        self.records.add(cell, piece.rows, counts, seconds)
-        self._pace.add(cell.method, self._flops(piece), seconds, self._compiled.seconds - compiled)
-        first = not self._shapes
+        seconds, compiling = time.monotonic() - start, self._compiled.seconds - compiled
+        self._pace.add(cell.method, self._flops(piece), seconds, compiling)
         self._shapes.add(_shape(piece))
+        return counts
+
+    def _say(self, piece: Piece, seconds: float, first: bool) -> None:
         left = self._left()
         if first and left:
-            print(
-                f"about {duration(left)} more for all of it, as these rows and the FLOPs of the others say", flush=True
-            )
+            what = "more for all of it, as these rows and the FLOPs of the others say"
+            print(f"about {duration(left)} {what}", flush=True)
         print(self._line(piece, seconds) + (f", {duration(left)} left" if left else ""), flush=True)
 
     def _alike(self, piece: Piece) -> "Alike | None":
@@ -135,9 +142,13 @@ class Reader:
 
     def _left(self) -> float:
         """The seconds that what is open takes, without trainings."""
-        pieces = self.open()
-        new = {_shape(piece) for piece in pieces} - self._shapes
-        return self._pace.left([(piece.cell.method, self._flops(piece)) for piece in pieces], len(new))
+        pieces = self._new()
+        shapes = {_shape(piece) for piece in pieces} - self._shapes
+        return self._pace.left([(piece.cell.method, self._flops(piece)) for piece in pieces], len(shapes))
+
+    def _new(self) -> list[Piece]:
+        """What is open and not to be taken from what has been read the same way."""
+        return list({_same(piece): piece for piece in self.open() if _same(piece) not in self._read}.values())
 
     def _flops(self, piece: Piece) -> float:
         model, length = piece.way.settings(piece.cell.length), piece.cell.length
@@ -149,6 +160,12 @@ class Reader:
     @functools.cached_property
     def _abstract(self) -> dict:
         return training.abstract_state(self.config, self.mesh)["params"]
+
+
+def _same(piece: Piece) -> tuple:
+    """What the counts of some rows depend on: the parameters, the settings, the rows."""
+    parameters = AS_TRAINED if piece.cell.how == AS_TRAINED else piece.cell.method
+    return parameters, piece.way.settings(piece.cell.length), piece.cell.task, piece.cell.length, piece.rows
 
 
 def _shape(piece: Piece) -> tuple:

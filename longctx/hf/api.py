@@ -180,9 +180,7 @@ def _loaded(source: pathlib.Path, architecture: Architecture, config: ModelConfi
         place = lambda leaf, parameter: parameters.load(
             parameter, stored, NamedSharding(mesh, leaf.sharding.spec), dtype, jnp.dtype(config.dtype)
         )
-        loaded = jax.tree.map(place, shapes, located)
-    sources.forget()
-    return loaded
+        return jax.tree.map(place, shapes, located)
 
 
 def _require_tied(head: files.Stored, table: files.Stored, name: str) -> None:

@@ -179,7 +179,8 @@ def _copied(parameter: Parameter, i: int, stored: dict[str, Stored], index, copy
     """
     name, piece = parameter.pieces[i]
     narrowest = min((copy.dtype, np.dtype(compute)), key=lambda dtype: jnp.finfo(dtype).max)
-    view = lambda: piece.ours(stored[name].view(), parameter.shape)[index]
+    whole = stored[name].views()
+    view = lambda: piece.ours(whole(), parameter.shape)[index]
     if not copy.size:
         return copy
     strides, itemsize = view().strides, view().itemsize

@@ -5,7 +5,6 @@ import pathlib
 
 from longctx.errors import UserError
 from longctx.hf import files
-from longctx.hf.gguf import file
 from longctx.hf.gguf import folder as gguf
 
 HOW = "it must be the folder of a Hugging Face model, a .gguf file, or the id of a model that is in the hub's cache"
@@ -33,11 +32,6 @@ def tensors(folder: pathlib.Path) -> dict[str, files.Stored]:
     if not (folder / gguf.GGUF).is_file():
         return files.tensors(folder)
     return {**gguf.tensors(folder)}
-
-
-def forget() -> None:
-    """Frees what the last of the tensors keeps in memory."""
-    file.forget()
 
 
 def _of_file(path: pathlib.Path, said: str) -> pathlib.Path:

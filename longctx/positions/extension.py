@@ -29,14 +29,15 @@ def at(name: str, model: ModelConfig, trained: int, length: int) -> ModelConfig:
 class Scaled:
     """A RoPE scaling by T / L; scaling: a name in scalings.SCALINGS.
 
-    Where the model's own RoPE is scaled already, the new scaling takes its place, from the same original length on.
+    Where the model's own RoPE is scaled already, the new scaling takes its place, from the same original length on. A
+    scaling by 1 is none.
     """
 
     scaling: str
 
     def __call__(self, model: ModelConfig, trained: int, length: int) -> ModelConfig:
         original = _unscaled(model, trained)
-        return _scaled(model, self.scaling, length / original, original)
+        return model if length == original else _scaled(model, self.scaling, length / original, original)
 
 
 def dynamic(model: ModelConfig, trained: int, length: int) -> ModelConfig:

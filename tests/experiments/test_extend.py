@@ -81,6 +81,7 @@ def test_every_method_makes_settings_that_work(name, times):
 def test_a_length_inside_the_trained_one_is_read_as_that_is(name):
     at = functools.partial(extension.at, name, ModelConfig(), 64)
     assert at(16) == at(64) == extension.EXTENSIONS[name](ModelConfig(), 64, 64)
+    assert (at(64) == ModelConfig()) == (name in ("none", "linear", "ntk", "yarn"))  # read once for all of them
 
 
 def test_a_rope_that_is_scaled_already_is_scaled_from_where_it_was():
@@ -270,6 +271,7 @@ def test_a_model_that_is_given_is_measured_on_a_text(tmp_path, folder, text, cap
     none, linear = found["loss"]["records"]
     assert none["value"][0] == linear["value"][0] and none["value"][1] != linear["value"][1]
     assert len(none["cells"][1]["loss"]) == computed[-1][0] == 3 and set(computed) == {(3, 64), (3, 80)}
+    assert none["cells"][0] == linear["cells"][0] and computed.count((3, 64)) == 1  # settings that are the same
     assert "passkey has no rows of 64 tokens: a prompt is longer, or the" in capsys.readouterr().out
     extend.main([*argv, "--config.extend.methods=('none', 'ntk')"])
     assert capsys.readouterr().out.startswith("2 cells to read: 6 rows, ")

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -43,8 +44,27 @@ class Tensor(files.Stored):
     heads: int = 0
 
     def view(self) -> np.ndarray:
-        """The tensor as Hugging Face stores it, in memory."""
-        return _values(self)
+        """The tensor as Hugging Face stores it, dequantized in memory."""
+        size = _header(self.path, _stamp(self.path)).tensors[self.name].bytes
+        content = np.fromfile(self.path, np.uint8, size, offset=self.offset)
+        if self.kind in CODES:
+            values = content.view(self.dtype).reshape(self.shape)
+        else:
+            values = quantized.dequantized(self.kind, content, self.shape)
+        if self.form == PLUS_ONE:
+            return values - np.ones((), values.dtype)
+        if self.form == LLAMA_HEADS:
+            split = values.reshape(self.heads, -1, 2, *self.shape[1:])  # N H/2 2 ...
+            return np.ascontiguousarray(split.swapaxes(1, 2)).reshape(self.shape)
+        if self.form == QUERIES_FIRST:
+            split = values.reshape(3, self.heads, -1, *self.shape[1:])  # 3 N H ...
+            return np.ascontiguousarray(split.swapaxes(0, 1)).reshape(self.shape)
+        return values
+
+    def views(self) -> Callable[[], np.ndarray]:
+        """A function that returns the tensor, which is dequantized once."""
+        values = self.view()
+        return lambda: values
 
 
 def metadata(path: pathlib.Path) -> Metadata:
@@ -61,31 +81,6 @@ def tensors(path: pathlib.Path) -> dict[str, Tensor]:
             raise UserError(f"{path}: {name} has the type {kind}; known: {names}.")
         found[name] = Tensor(path, name, offset, CODES.get(kind, "F32"), shape, kind=kind)
     return found
-
-
-@functools.lru_cache(maxsize=1)
-def _values(tensor: Tensor) -> np.ndarray:
-    """The values of `tensor`: kept, as who reads its shards asks again and again, until another's are asked for."""
-    size = _header(tensor.path, _stamp(tensor.path)).tensors[tensor.name].bytes
-    content = np.fromfile(tensor.path, np.uint8, size, offset=tensor.offset)
-    if tensor.kind in CODES:
-        values = content.view(tensor.dtype).reshape(tensor.shape)
-    else:
-        values = quantized.dequantized(tensor.kind, content, tensor.shape)
-    if tensor.form == PLUS_ONE:
-        return values - np.ones((), values.dtype)
-    if tensor.form == LLAMA_HEADS:
-        split = values.reshape(tensor.heads, -1, 2, *tensor.shape[1:])  # N H/2 2 ...
-        return np.ascontiguousarray(split.swapaxes(1, 2)).reshape(tensor.shape)
-    if tensor.form == QUERIES_FIRST:
-        split = values.reshape(3, tensor.heads, -1, *tensor.shape[1:])  # 3 N H ...
-        return np.ascontiguousarray(split.swapaxes(0, 1)).reshape(tensor.shape)
-    return values
-
-
-def forget() -> None:
-    """Frees the values that were read last."""
-    _values.cache_clear()
 
 
 def _stamp(path: pathlib.Path) -> tuple[int, int]:

@@ -113,6 +113,8 @@ class _Cursor:
         shape = tuple(reversed(self.numbers("Q", dimensions)))
         kind, offset = self.number("I"), self.number("Q")
         known, values, size = KINDS.get(kind, (f"number {kind}", 1, 0))
+        if shape and shape[-1] % values:
+            raise ValueError(f"{name} has rows of {shape[-1]} values, in blocks of {values}")
         return name, Placed(known, shape, offset, math.prod(shape) // values * size)
 
     def value(self, kind: int) -> Any:
