@@ -38,13 +38,6 @@ class Piece(NamedTuple):
     rows: range
 
 
-class Alike(NamedTuple):
-    """Counts that another method, by equal settings, has of the same rows."""
-
-    method: str
-    counts: Counts
-
-
 class Reader:
     """Reads the cells that are not in the records yet.
 
@@ -104,10 +97,6 @@ class Reader:
     def _counts(self, piece: Piece, predict: Callable) -> Counts:
         """The counts of some rows, whose time is noted."""
         cell, start, compiled = piece.cell, time.monotonic(), self._compiled.seconds
-        if alike := self._alike(piece):
-            self.records.add(cell, piece.rows, alike.counts, 0.0)
-            print(f"{cell.task} at {cell.length:,}, {cell.method}: as {alike.method}, by equal settings", flush=True)
-            return
         batch, counted = self.tasks[cell.task].rows(cell.length, piece.rows)
         counts = counted(predict(batch))
         seconds, compiling = time.monotonic() - start, self._compiled.seconds - compiled
@@ -121,17 +110,6 @@ class Reader:
             what = "more for all of it, as these rows and the FLOPs of the others say"
             print(f"about {duration(left)} {what}", flush=True)
         print(self._line(piece, seconds) + (f", {duration(left)} left" if left else ""), flush=True)
-
-    def _alike(self, piece: Piece) -> "Alike | None":
-        """What is known of these rows by equal settings: inside the trained length most methods change none."""
-        cell, settings = piece.cell, piece.way.settings(piece.cell.length)
-        for way in next(group for group in self.groups if piece.way in group):
-            if way != piece.way and way.settings(cell.length) == settings:
-                other = cell._replace(method=way.method)
-                for part in self.records.parts.get(other, ()):
-                    if (part["first"], part["end"]) == (piece.rows.start, piece.rows.stop):
-                        return Alike(way.method, part["counts"])
-        return None
 
     def _line(self, piece: Piece, seconds: float) -> str:
         cell, count = piece.cell, self.counts[piece.cell.task, piece.cell.length]
