@@ -170,10 +170,14 @@ def _code(root: str, config: DataConfig, left: LeftOut) -> Iterator[Document]:
 
 
 def _prose(root: str, config: DataConfig, left: LeftOut) -> Iterator[Document]:
-    """The topics of the reference by name, joined to documents of at least PROSE bytes each."""
+    """The topics of the reference by name, joined to documents of at least PROSE bytes each.
+
+    Topics that are parts of others are left out: met again, they would be copied rather than predicted.
+    """
     from pydoc_data.topics import topics  # nothing else needs its half a megabyte
 
-    texts, count = [topics[name].encode() for name in sorted(topics)], 0
+    within = lambda text: any(text[len(text) // 2 :].strip() in other for other in topics.values() if other != text)
+    texts, count = [text.encode() for _, text in sorted(topics.items()) if not within(text)], 0
     while texts:
         size, end = 0, 0
         while end < len(texts) and (size < PROSE or sum(map(len, texts[end:])) < PROSE):

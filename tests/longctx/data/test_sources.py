@@ -53,6 +53,14 @@ def test_stdlib_split_is_disjoint_and_the_same_every_time():
     assert "bad documents" in corpus.notes[0] and "is not UTF-8 at byte" in corpus.notes[0]
 
 
+def test_pydoc_is_long_documents_of_prose_and_all_of_it_may_be_held_out():
+    corpus = sources.load(DataConfig(path="pydoc", holdout=1.0))
+    assert corpus == sources.load(DataConfig(path="pydoc", holdout=1.0)) and not corpus.train
+    assert len(corpus.held_out) > 2 and min(len(document.text) for document in corpus.held_out) >= sources.PROSE
+    text = b"".join(document.text for document in corpus.held_out)
+    assert text.count(b'The "with" statement is used to wrap the execution of a block') == 1
+
+
 def test_a_name_alone_decides_the_side(tmp_path):
     for i in range(40):
         write(tmp_path / "a" / f"{i}.txt", f"first {i}")
@@ -307,7 +315,7 @@ def test_unreadable_folder(tmp_path, monkeypatch):
     assert f"{str(tmp_path)!r} cannot be read: Permission denied" in message(tmp_path)
 
 
-@pytest.mark.parametrize("holdout", [0.0, 1.0, -0.1, 2.0, float("nan")])
+@pytest.mark.parametrize("holdout", [0.0, -0.1, 2.0, float("nan")])
 def test_holdout_out_of_range(tmp_path, holdout):
     write(tmp_path / "a.txt", "x")
     assert f"data.holdout={holdout}" in message(tmp_path, holdout=holdout)
