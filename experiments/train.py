@@ -35,6 +35,7 @@ def main(argv) -> None:
     from experiments import evaluate, planner
     from experiments.planner import price
     from experiments.run import batches, records
+    from experiments.run.held_out import HeldOut
     from experiments.run.loop import Loop
     from experiments.run.metrics import Metrics, Unrecorded
     from experiments.run.progress import progress
@@ -68,7 +69,11 @@ def main(argv) -> None:
         recorder, step = Unrecorded if jax.process_index() else Metrics, restored.step if restored else None
         with bar, recorder(workdir, step, config.log.tensorboard, bar.note) as metrics:
             noted = len(checkpoints.notes)
-            loop = Loop(config, mesh, stages, streams, checkpoints, restored, metrics, bar, stop, started, noted)
+            measured = config.eval.every_steps > 0
+            held_out = HeldOut(config, mesh, stages, corpus.held_out, tokenizer, bar.note) if measured else None
+            loop = Loop(
+                config, mesh, stages, streams, checkpoints, restored, metrics, bar, stop, started, noted, held_out
+            )
             loop.continue_from()
             for stage in stages:
                 if int(state["step"]) < stage.end_step and not stop.asked:

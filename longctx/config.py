@@ -234,6 +234,9 @@ class EvalConfig:
     documents: int = 8                  # held-out documents per length
     depths: int = 5                     # passkey: needle depths, evenly spaced
     samples: int = 4                    # passkey: prompts per length and depth
+    every_steps: int = 0                # in training: every how many steps, and at the end of a stage, the loss of the
+                                        #   same held-out text is logged, of `documents` documents, of each a cut as
+                                        #   long as the longest stage, read at the length of the stage; 0 = never
 
 
 @dataclasses.dataclass(frozen=True)

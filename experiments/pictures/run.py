@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from longctx.evals.drawing import MUTED, THEME, colour_of, count, new_figure, numbers, style
+from longctx.evals.drawing import INK, MUTED, THEME, colour_of, count, new_figure, numbers, style
 
 
 @style
@@ -70,7 +70,8 @@ def by_stage(steps: list[dict]) -> dict[int, list[dict]]:
 
 @style
 def loss(steps: list[dict], lengths: list[int]):
-    """Training loss by step, raw and smoothed, coloured by the stage's length; tokens on the upper axis."""
+    """Training loss by step, raw and smoothed, coloured by the stage's length, and held-out loss where it was measured;
+    tokens on the upper axis."""
     figure, axes = new_figure()
     every = max(1, len(steps) // 2000)
     seen = set()
@@ -86,11 +87,23 @@ def loss(steps: list[dict], lengths: list[int]):
             label=None if length in seen else f"{length:,} tokens",
         )
         seen.add(length)
+    _held_out(axes, steps, lengths)
     axes.set(xlabel="step", ylabel="training loss (nats per token)")
     axes.margins(x=0.01)
     axes.legend(title="context length")
     _token_axis(axes, column(steps, "step"), column(steps, "tokens"))
     return figure
+
+
+def _held_out(axes, steps: list[dict], lengths: list[int]) -> None:
+    """The held-out losses as a line with a dot in the stage's colour at each; nothing where none were measured."""
+    measured = [record for record in steps if record.get("held_out_loss") is not None]
+    if not measured:
+        return
+    x, y = column(measured, "step"), column(measured, "held_out_loss")
+    colours = [colour_of(record.get("seq_len", 0), lengths) for record in measured]
+    axes.plot(x, y, color=INK, linewidth=0.9, zorder=3, marker="o", label="held-out text")
+    axes.scatter(x, y, s=14, color=colours, edgecolors=INK, linewidths=0.8, zorder=4)
 
 
 def _token_axis(axes, steps: np.ndarray, tokens: np.ndarray) -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 
+from experiments.run.held_out import HeldOut
 from experiments.run.metrics import Metrics, Unrecorded
 from experiments.run.progress import Plain
 from experiments.run.signals import StopRequest
@@ -54,6 +55,7 @@ class Loop:
       batches: stage -> (its stream, the share of the slots that is padding).
       restored: the checkpoint that the run continues from, if there is one.
       started: time.monotonic() at the start of the command. noted: how many of checkpoints.notes are printed.
+      held_out: the loss that is logged every eval.every_steps, if it is asked for.
     """
 
     config: Config
@@ -67,6 +69,7 @@ class Loop:
     stop: StopRequest
     started: float
     noted: int = 0
+    held_out: HeldOut | None = None
 
     def continue_from(self) -> None:
         """Says where a restored run goes on. Raises UserError where its text is not what it was trained on.
@@ -88,6 +91,8 @@ class Loop:
         Returns the state. Raises UserError after optim.max_bad_steps non-finite steps in a row.
         """
         self.stop.first = f"the step of stage {stage.index + 1} is compiled, taken once and saved"
+        where = f"stage {stage.index + 1} of {len(self.stages)} (length {stage.seq_len:,})"
+        self.bar.note(f"compiling {where} ...")
         compiling, rate = time.monotonic(), optim.learning_rate(self.config.optim, self.stages)
         step = training.compile_step(self.config, rate, stage, self.mesh)
         compile_s = round(time.monotonic() - compiling, 2)
@@ -121,7 +126,7 @@ class Loop:
             if taken.metrics:
                 values = self._checked(taken.metrics, taken.step)
                 if self._logs:  # before the save: no gap in the log after a crash
-                    self._log(stage, taken.step, values)
+                    self._log(stage, taken.step, values, state)
             self.checkpoints.poll()
             if self._leaving or self._due and not values["skipped_in_a_row"]:
                 self._save(stage, taken.step, state, stream, skipped=values["skipped_in_a_row"])
@@ -156,7 +161,12 @@ class Loop:
         self.noted = len(self.checkpoints.notes)
 
     def _logs_at(self, step: int, stage: Stage) -> bool:
-        return step % self.config.log.every_steps == 0 or step in (stage.first_step + 1, stage.end_step)
+        in_turn = step % self.config.log.every_steps == 0 or self._measures_at(step, stage)
+        return in_turn or step in (stage.first_step + 1, stage.end_step)
+
+    def _measures_at(self, step: int, stage: Stage) -> bool:
+        every = self.config.eval.every_steps
+        return self.held_out is not None and (step % every == 0 or step == stage.end_step)
 
     def _checked(self, metrics: list[dict], step: int) -> dict:
         """The metrics of the newest step as numbers. Raises UserError where too many steps in a row have gone wrong."""
@@ -170,23 +180,24 @@ class Loop:
             )
         return {name: value.item() for name, value in metrics[-1].items()}
 
-    def _log(self, stage: Stage, step: int, values: dict) -> None:
+    def _log(self, stage: Stage, step: int, values: dict, state: dict) -> None:
         now = time.monotonic()
         tokens_before = sum(one.steps * one.batch_tokens for one in self.stages[: stage.index])
         speed = (step - self._clock_step) * stage.batch_tokens / max(now - self._clock, 1e-9)
-        self._clock, self._clock_step = now, step
         tokens = tokens_before + (step - stage.first_step) * stage.batch_tokens
         names = ("loss", "grad_norm", "learning_rate", "skipped")
-        self.metrics.step(
-            {
-                "step": step,
-                "stage": stage.index,
-                "seq_len": stage.seq_len,
-                "tokens": tokens,
-                **{name: values[name] for name in names},
-                "tokens_per_s": round(speed, 1),
-                "padding": round(1.0 - values["weight"] / stage.batch_tokens, 6),
-                "time_s": round(now - self.started, 2),
-            }
-        )
-        self.bar.update(step, tokens, values["loss"], speed)
+        record = {
+            "step": step,
+            "stage": stage.index,
+            "seq_len": stage.seq_len,
+            "tokens": tokens,
+            **{name: values[name] for name in names},
+            "tokens_per_s": round(speed, 1),
+            "padding": round(1.0 - values["weight"] / stage.batch_tokens, 6),
+            "time_s": round(now - self.started, 2),
+        }
+        if self.held_out and self._measures_at(step, stage):
+            record["held_out_loss"] = self.held_out(stage, state["params"])
+        self.metrics.step(record)
+        self.bar.update(step, tokens, values["loss"], speed, record.get("held_out_loss"))
+        self._clock, self._clock_step = time.monotonic(), step  # what is measured in between is no training

@@ -16,7 +16,17 @@ from longctx.errors import UserError
 FILE = "metrics.jsonl"
 # Fields that readers count with: whole numbers, and numbers or null.
 _WHOLE = ("step", "stage", "seq_len", "batch_size", "tokens", "skipped")
-_NUMBERS = ("loss", "grad_norm", "learning_rate", "tokens_per_s", "padding", "time_s", "compile_s", "waste")
+_NUMBERS = (
+    "loss",
+    "held_out_loss",
+    "grad_norm",
+    "learning_rate",
+    "tokens_per_s",
+    "padding",
+    "time_s",
+    "compile_s",
+    "waste",
+)
 
 
 def read(path: str | Path) -> list[dict]:

@@ -1,5 +1,8 @@
 """The predictor that evaluation tasks call: the loss of every target of a batch, on any mesh."""
 
+import functools
+from collections.abc import Callable
+
 import jax
 import numpy as np
 
@@ -24,6 +27,11 @@ def predictor(config: Config, mesh, params, rope: RopeConfig) -> Predictor:
     It compiles once per shape. As padding, rows are added (rows_computed, and for the data axes) and columns for the
     layout; results drop them.
     """
+    return functools.partial(reader(config, mesh, rope), params)
+
+
+def reader(config: Config, mesh, rope: RopeConfig) -> Callable[[dict, dict[str, np.ndarray]], Prediction]:
+    """The predictor of a model whose parameters change: (params, batch) -> Prediction; other ones compile nothing."""
     with jax.set_mesh(mesh):
         graph = functional.graph(config.model, config.attention, config.memory)
     whole = jax.sharding.NamedSharding(mesh, meshes.REPLICATED)  # so that every process can read the results
@@ -35,12 +43,12 @@ def predictor(config: Config, mesh, params, rope: RopeConfig) -> Predictor:
     shards = config.mesh.context_shards
     row_unit = mesh.shape["data"] * mesh.shape["fsdp"]
     column_unit = layouts.unit(config.attention.layout, shards)
-    token_flops = 2 * sum(x.size for x in jax.tree.leaves(params))
-    worth = COMPILING["cpu" if mesh.devices.flat[0].platform == "cpu" else "accelerator"] / token_flops
+    flops_in_compiling = COMPILING["cpu" if mesh.devices.flat[0].platform == "cpu" else "accelerator"]
 
-    def predict(batch):
+    def read(params, batch):
         rows, columns = batch["tokens"].shape
-        more = rows_computed(rows, columns, worth) - rows
+        token_flops = 2 * sum(x.size for x in jax.tree.leaves(params))
+        more = rows_computed(rows, columns, flops_in_compiling / token_flops) - rows
         pad = (0, more + -(rows + more) % row_unit), (0, -columns % column_unit)
         padded = {name: np.pad(x, pad) for name, x in batch.items()}
         arrangement = layouts.arrange(config.attention.layout, padded["segments"], shards, reaches(config.model))
@@ -49,7 +57,7 @@ def predictor(config: Config, mesh, params, rope: RopeConfig) -> Predictor:
         nll, top = arrangement.undo(tuple(np.asarray(x) for x in results))
         return Prediction(nll[:rows, :columns], top[:rows, :columns])
 
-    return predict
+    return read
 
 
 def _predictions(graph, params, batch: dict, rope: RopeConfig, length: int):

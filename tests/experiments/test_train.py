@@ -31,6 +31,7 @@ EVALS = [
     "eval.lengths=(64,256)",
     "eval.documents=2",
     "eval.depths=2",
+    "eval.every_steps=5",
 ]
 
 
@@ -86,6 +87,17 @@ def test_metrics(run):
     assert all(record["tokens_per_s"] > 0 and 0 <= record["padding"] < 0.5 for record in records)
     loss = [record["loss"] for record in records]
     assert np.mean(loss[-4:]) < np.mean(loss[:4]) - 1
+
+
+def test_held_out_losses_go_on_as_they_were_after_a_restart(tiny, run, tmp_path):
+    held_out = lambda workdir: {record["step"]: record.get("held_out_loss") for record in steps(workdir)}
+    whole = held_out(run[0])
+    assert [step for step, loss in whole.items() if loss is not None] == [5, 10, BOUNDARY, 15, STEPS]
+    assert whole[STEPS] < whole[5] - 1
+    assert run[1].stdout.count("compiling the held-out loss") == 2
+    workdir = rewound(run[0], tmp_path / "run", BOUNDARY)
+    ended_well(tiny.train(workdir, *EVALS))
+    assert held_out(workdir) == whole and losses(workdir) == losses(run[0])
 
 
 def test_metrics_mark_the_start_of_each_stage(run):
