@@ -3,8 +3,8 @@
     python -m experiments.train --config FILE[:arg=value,...] [--config.x=y ...] [--workdir DIR]
 
 The same command continues a run that was stopped, however it was stopped. The workdir holds config.json, versions.json,
-metrics.jsonl, tensorboard/, checkpoints/, init_from/ and tokenizer/ (config.json and tokenizer of the folders of those
-settings, which may go then), and at the end evals.json, figures/ and report.html.
+metrics.jsonl, tensorboard/ and what else log.trackers keep there, checkpoints/, init_from/ and tokenizer/ (config.json
+and tokenizer of the folders of those settings, which may go then), and at the end evals.json, figures/ and report.html.
 """
 
 import functools
@@ -67,7 +67,7 @@ def main(argv) -> None:
         # ---- stages -------------------------------------------------------------------------------------------------
         bar = progress(sum(stage.steps * stage.batch_tokens for stage in stages))
         recorder, step = Unrecorded if jax.process_index() else Metrics, restored.step if restored else None
-        with bar, recorder(workdir, step, config.log.tensorboard, bar.note) as metrics:
+        with bar, recorder(workdir, step, config, bar.note) as metrics:
             noted = len(checkpoints.notes)
             measured = config.eval.every_steps > 0
             held_out = HeldOut(config, mesh, stages, corpus.held_out, tokenizer, bar.note) if measured else None

@@ -221,9 +221,9 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
-    """What a run logs to metrics.jsonl, and whether to TensorBoard too."""
+    """What a run logs to metrics.jsonl, and where else."""
     every_steps: int = 10
-    tensorboard: bool = True
+    trackers: tuple[str, ...] = ("tensorboard",)    # names in experiments.run.trackers.TRACKERS: "wandb", "mlflow"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from longctx.evals.tasks import passkey
 def fill(workdir, steps=(30, 20)):
     """Metrics of a run of two stages."""
     done = tokens = 0
-    with Metrics(workdir, tensorboard=False) as metrics:
+    with Metrics(workdir) as metrics:
         for stage, count in enumerate(steps):
             metrics.stage(
                 {

@@ -39,7 +39,7 @@ EVALS = [
 def run(tiny, tmp_path_factory):
     """A whole run, every part of it turned on: its workdir, and the finished process."""
     workdir = tmp_path_factory.mktemp("run")
-    done = tiny.train(workdir, "log.tensorboard=True", *EVALS)
+    done = tiny.train(workdir, "log.trackers=('tensorboard',)", *EVALS)
     ended_well(done)
     return workdir, done
 
