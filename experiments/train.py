@@ -62,7 +62,8 @@ def main(argv) -> None:
         state = restored.state if restored else training.init_state(config, mesh, start_from(config, mesh))
         dropped = tokenizers.losses(tokenizer, [document.text for document in corpus.train + corpus.held_out])
         line = records.describe(config, mesh, state, text, corpus)
-        print(line, *corpus.notes, *dropped, *checkpoints.notes, sep="\n", flush=True)
+        notes = *corpus.notes, *dropped, *checkpoints.notes, *batches.untold(config)
+        print(line, *notes, sep="\n", flush=True)
 
         # ---- stages -------------------------------------------------------------------------------------------------
         bar = progress(sum(stage.steps * stage.batch_tokens for stage in stages))

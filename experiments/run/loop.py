@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
+from experiments.run import batches
 from experiments.run.held_out import HeldOut
 from experiments.run.metrics import Metrics, Unrecorded
 from experiments.run.progress import Plain
@@ -52,7 +54,7 @@ class Loop:
     """Training through the stages of a run.
 
     Attributes:
-      batches: stage -> (its stream, the share of the slots that is padding).
+      streams: stage -> (its stream, the share of the slots that is padding).
       restored: the checkpoint that the run continues from, if there is one.
       started: time.monotonic() at the start of the command. noted: how many of checkpoints.notes are printed.
       held_out: the loss that is logged every eval.every_steps, if it is asked for.
@@ -61,7 +63,7 @@ class Loop:
     config: Config
     mesh: jax.sharding.Mesh
     stages: tuple[Stage, ...]
-    batches: Callable[[Stage], tuple[BatchStream, float]]
+    streams: Callable[[Stage], tuple[BatchStream, float]]
     checkpoints: checkpointer.Checkpointer
     restored: checkpointer.Restored | None
     metrics: Metrics | Unrecorded
@@ -70,6 +72,9 @@ class Loop:
     started: float
     noted: int = 0
     held_out: HeldOut | None = None
+
+    def __post_init__(self):
+        self._sources = batches.told_apart(self.config)
 
     def continue_from(self) -> None:
         """Says where a restored run goes on. Raises UserError where its text is not what it was trained on.
@@ -81,7 +86,7 @@ class Loop:
         self.bar.note(f"continuing at step {restored.step} of {self.stages[-1].end_step}")
         saved_in = self.stages[restored.data["stage"]]
         if restored.step == saved_in.end_step < self.stages[-1].end_step:
-            stream, _ = self.batches(saved_in)
+            stream, _ = self.streams(saved_in)
             stream.set_state(restored.data)
             stream.close()
 
@@ -94,9 +99,9 @@ class Loop:
         where = f"stage {stage.index + 1} of {len(self.stages)} (length {stage.seq_len:,})"
         self.bar.note(f"compiling {where} ...")
         compiling, rate = time.monotonic(), optim.learning_rate(self.config.optim, self.stages)
-        step = training.compile_step(self.config, rate, stage, self.mesh)
+        step = training.compile_step(self.config, rate, stage, self.mesh, len(self._sources))
         compile_s = round(time.monotonic() - compiling, 2)
-        stream, waste = self.batches(stage)
+        stream, waste = self.streams(stage)
         if self.restored and self.restored.step > stage.first_step:
             stream.set_state(self.restored.data)
         self._begin(stage, compile_s, waste)
@@ -118,6 +123,7 @@ class Loop:
         """Takes, logs and saves the steps of a stage that is compiled; returns and raises as `train`."""
         first = int(state["step"])
         self._clock, self._clock_step = time.monotonic(), first
+        self._by_source = np.zeros((2, len(self._sources)))
         self._due, self._saved_at = False, time.monotonic()
         numbers, waits = range(first, stage.end_step), functools.partial(self._waits, stage)
         self.stop.first = f"step {first + 1} is finished and saved"
@@ -178,7 +184,9 @@ class Loop:
                 f"optim.learning_rate={self.config.optim.learning_rate} or look at the data; "
                 "the same command continues from the newest checkpoint."
             )
-        return {name: value.item() for name, value in metrics[-1].items()}
+        if self._sources:
+            self._by_source += sum(values["by_source"] for values in metrics if not values["skipped_in_a_row"])
+        return {name: value.item() for name, value in metrics[-1].items() if name != "by_source"}
 
     def _log(self, stage: Stage, step: int, values: dict, state: dict) -> None:
         now = time.monotonic()
@@ -195,9 +203,17 @@ class Loop:
             "tokens_per_s": round(speed, 1),
             "padding": round(1.0 - values["weight"] / stage.batch_tokens, 6),
             "time_s": round(now - self.started, 2),
+            **self._losses_by_source(),
         }
         if self.held_out and self._measures_at(step, stage):
             record["held_out_loss"] = self.held_out(stage, state["params"])
         self.metrics.step(record)
         self.bar.update(step, tokens, values["loss"], speed, record.get("held_out_loss"))
         self._clock, self._clock_step = time.monotonic(), step  # what is measured in between is no training
+
+    def _losses_by_source(self) -> dict[str, float]:
+        """loss/NAME of each source of a mixture that had a token since the last logged step: the mean since then."""
+        sums, self._by_source = self._by_source, np.zeros_like(self._by_source)
+        return {
+            f"loss/{name}": loss / weight for name, loss, weight in zip(self._sources, *sums, strict=True) if weight
+        }

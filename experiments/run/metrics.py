@@ -210,7 +210,7 @@ def _fits(record: dict) -> bool:
     return (
         "step" in record
         and all(is_whole(record[name]) for name in _WHOLE if name in record)
-        and all(is_number(record[name]) for name in _NUMBERS if name in record)
+        and all(is_number(value) for name, value in record.items() if name in _NUMBERS or name.startswith("loss/"))
         and (record.get("event") != "stage" or record.keys() >= {"stage", "seq_len"})
     )
 

@@ -115,6 +115,18 @@ def test_a_stage_has_its_own_rope(tiny, run, tmp_path):
     assert all(abs(a[1] - b[1]) > 1e-5 for a, b in zip(got[BOUNDARY:], want[BOUNDARY:], strict=True))
 
 
+def test_the_losses_of_a_mixture_are_logged_by_source(tiny, tmp_path):
+    ended_well(tiny.train(tmp_path, "data.generated=('copying(0.4)',)", "log.every_steps=4"))
+    records, names = steps(tmp_path), {"loss/text", "loss/copying"}
+    assert all(names >= {name for name in record if name.startswith("loss/")} for record in records)
+    both = [record for record in records if names <= record.keys()]
+    assert len(both) > 3
+    assert records[0]["step"] == 1, "here no mean over several steps"
+    of_first = [records[0][name] for name in names if name in records[0]]
+    assert min(of_first) - 1e-4 <= records[0]["loss"] <= max(of_first) + 1e-4
+    assert both[-1]["loss/text"] < both[0]["loss/text"] - 1
+
+
 # ---- meshes
 
 
