@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments.run import batches
+from experiments.run import batches, rates
 from experiments.run.held_out import HeldOut
 from experiments.run.metrics import Metrics, Unrecorded
 from experiments.run.progress import Plain
@@ -74,7 +74,7 @@ class Loop:
     held_out: HeldOut | None = None
 
     def __post_init__(self):
-        self._sources = batches.told_apart(self.config)
+        self._sources, self._rates = batches.told_apart(self.config), None
 
     def continue_from(self) -> None:
         """Says where a restored run goes on. Raises UserError where its text is not what it was trained on.
@@ -105,6 +105,7 @@ class Loop:
         if self.restored and self.restored.step > stage.first_step:
             stream.set_state(self.restored.data)
         self._begin(stage, compile_s, waste)
+        self._rates = rates.of_stage(self.config, self.mesh, stage)
         state = self.run(stage, step, stream, state)
         stream.close()
         return state
@@ -201,6 +202,8 @@ class Loop:
             "tokens": tokens,
             **{name: values[name] for name in names},
             "tokens_per_s": round(speed, 1),
+            **(self._rates.at(speed) if self._rates else {}),
+            "peak_bytes": rates.peak_bytes(self.mesh),
             "padding": round(1.0 - values["weight"] / stage.batch_tokens, 6),
             "time_s": round(now - self.started, 2),
             **self._losses_by_source(),
