@@ -132,6 +132,7 @@ def trained(config: Settings, mesh, params=None) -> tuple[dict, dict]:
     compile_s = run_s = 0.0
     for stage in stages:
         start = time.monotonic()
+        print(f"compiling a step at length {stage.seq_len:,} ...", flush=True)
         step = training.compile_step(config, rate, stage, mesh)
         compiled = time.monotonic()
         stream = batches.of_rows(config, mesh, recall.RecallRows(config.recall, stage.seq_len, config.seed), stage)
@@ -203,6 +204,8 @@ def _tuned(config: Settings, mesh, params, name: str, task: Task) -> dict:
 def _record(config: Settings, mesh, params, how: str, name: str, task: Task) -> dict:
     from longctx.positions.extension import EXTENSIONS
 
+    lengths = ", ".join(f"{length:,}" for length in config.extend.lengths)
+    print(f"reading {lengths} tokens with {name}, each compiled first ...", flush=True)
     return _read(config, mesh, params, EXTENSIONS[name], task) | {"name": name, "how": how}
 
 

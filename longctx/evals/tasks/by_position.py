@@ -80,6 +80,13 @@ def _finding(record: dict) -> str:
     )
 
 
+def headline(result: dict, trained: int) -> str:
+    """The mean loss at the longest length trained at."""
+    record = results.at_longest(result, "loss", trained)
+    mean = record and record.get("mean")
+    return "" if mean is None else f"held-out loss {mean:.3f} at {record['length']:,} tokens"
+
+
 @drawing.style
 def figure(result: dict, lengths: list[int], trained: int):
     """Held-out loss by position in the context, a line per length; bands are one standard error. None without any."""
@@ -118,4 +125,5 @@ TASK = Task(
     figure=figure,
     is_result=is_result,
     lengths=results.lengths,
+    headline=headline,
 )
