@@ -32,15 +32,15 @@ EVALS = [
     "eval.lengths=(64,256)",
     "eval.documents=2",
     "eval.depths=2",
-    "eval.every_steps=5",
 ]
+MEASURED = [*EVALS, "eval.every_steps=5"]
 
 
 @pytest.fixture(scope="module")
 def run(tiny, tmp_path_factory):
     """A whole run, every part of it turned on: its workdir, and the finished process."""
     workdir = tmp_path_factory.mktemp("run")
-    done = tiny.train(workdir, "log.trackers=('tensorboard',)", *EVALS)
+    done = tiny.train(workdir, "log.trackers=('tensorboard',)", *MEASURED)
     ended_well(done)
     return workdir, done
 
@@ -99,7 +99,7 @@ def test_held_out_losses_go_on_as_they_were_after_a_restart(tiny, run, tmp_path)
     assert whole[STEPS] < whole[5] - 1
     assert run[1].stdout.count("compiling the held-out loss") == 2
     workdir = rewound(run[0], tmp_path / "run", BOUNDARY)
-    ended_well(tiny.train(workdir, *EVALS))
+    ended_well(tiny.train(workdir, *MEASURED))
     assert held_out(workdir) == whole and losses(workdir) == losses(run[0])
 
 

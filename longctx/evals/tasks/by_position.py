@@ -83,8 +83,9 @@ def _finding(record: dict) -> str:
 def headline(result: dict, trained: int) -> str:
     """The mean loss at the longest length trained at."""
     record = results.at_longest(result, "loss", trained)
-    mean = record and record.get("mean")
-    return "" if mean is None else f"held-out loss {mean:.3f} at {record['length']:,} tokens"
+    if record is None or record.get("mean") is None:
+        return ""
+    return f"held-out loss {record['mean']:.3f} at {record['length']:,} tokens"
 
 
 @drawing.style
