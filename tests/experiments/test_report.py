@@ -14,6 +14,7 @@ from experiments.pictures import run as figures
 from experiments.run.metrics import FILE, Metrics
 from longctx.errors import UserError
 from longctx.evals import drawing
+from longctx.evals.api import EVALS
 from longctx.evals.tasks import passkey
 
 
@@ -255,6 +256,18 @@ def test_bits_per_byte_are_of_text_alone(run):
     for mixed in ({"generated": ["passkey(0.5)"]}, {"passkey_share": 0.5}):
         (run / "config.json").write_text(json.dumps({"data": {"tokenizer": "bytes"} | mixed}))
         assert "bits per byte" not in names()
+
+
+def test_the_last_line_of_a_run_leaves_out_what_was_not_measured():
+    found = evals()
+    said = lambda: [EVALS[name].headline(result, 512) for name, result in found.items()]
+    assert said() == ["held-out loss 2.000 at 512 tokens", "context gain 0.100 nats", "passkey 45% of digits"]
+    found["by_position"]["lengths"][0]["mean"] = None
+    found["context_gain"]["lengths"][0]["gain"] = [None] * 3
+    found["passkey"]["grid"]["accuracy"] = [[None] * 3] * 2
+    assert said() == ["", "", ""]
+    found["by_position"]["lengths"], found["context_gain"]["lengths"] = [], []
+    assert said() == ["", "", ""]
 
 
 def test_headline_numbers(run):
