@@ -44,14 +44,17 @@ def run(config: Config, mesh, params, rope: RopeConfig, documents, tokenizer, wo
 
     params = jax.tree.map(lambda x: jax.device_put(x, x.sharding.with_memory_kind("device")), params)
     predict, results = predictor(config, mesh, params, rope), {}
+    trained, headlines = max(stage.seq_len for stage in config.stages), []
     for name in config.eval.tasks:
         start = time.monotonic()
+        print(f"evaluating {name}, compiling first for each length that is new ...", flush=True)
         results[name] = EVALS[name].run(predict, documents, tokenizer, config.eval, lengths(config), config.seed)
-        found = EVALS[name].finding(results[name], max(stage.seq_len for stage in config.stages))
+        found = EVALS[name].finding(results[name], trained)
+        headlines.append(EVALS[name].headline(results[name], trained))
         print(f"evaluated {name} in {time.monotonic() - start:.1f} s: {found}", flush=True)
     if jax.process_index() == 0:
         (workdir / "evals.json").write_text(dump(results) + "\n")
-        print(f"report: {report.write(workdir)}", flush=True)
+        print(", ".join(filter(None, [*headlines, f"report: {report.write(workdir)}"])), flush=True)
     return results
 
 

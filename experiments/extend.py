@@ -207,6 +207,7 @@ def trained(config: Settings, mesh, params=None) -> tuple[dict, dict]:
     compile_s = run_s = 0.0
     for stage in stages:
         start = time.monotonic()
+        print(f"compiling a step at length {stage.seq_len:,} ...", flush=True)
         step = training.compile_step(config, rate, stage, mesh)
         compiled = time.monotonic()
         stream = batches.of_rows(config, mesh, recall.RecallRows(config.recall, stage.seq_len, config.seed), stage)

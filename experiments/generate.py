@@ -195,6 +195,7 @@ def main(argv) -> None:
     from longctx.generation import api
 
     request = dataclasses.replace(request, stop=stops(source.ends, source.vocab_size))
+    print(f"compiling, then reading {len(prompt):,} tokens ...", file=sys.stderr, flush=True)
     with jax.set_mesh(mesh):
         steps = api.stream(graph, params, [prompt], key=jax.random.key(options.seed), **dataclasses.asdict(request))
         pieces = text.as_it_comes(source.tokenizer, prompt, (int(chosen[0]) for chosen in steps))

@@ -18,12 +18,14 @@ from experiments.pictures import run as figures
 from experiments.pictures.page import PAGE, STYLE
 from experiments.run.progress import duration
 from experiments.run.written import Run, load
+from experiments.settings import former
 from experiments.settings.console import Parser, complain
 from longctx.errors import UserError
 from longctx.evals.api import EVALS
 from longctx.evals.drawing import count
 from longctx.evals.task import Task
 from longctx.json_files import leaves
+from longctx.memory.sizes import readable
 
 RECENT = 20  # logged steps that a headline number is averaged over
 
@@ -72,8 +74,7 @@ def headline(run: Run) -> list[tuple[str, str, str]]:
     compiling = sum(record.get("compile_s") or 0 for record in run.stages)
     recent = f"nats per token, median of the last {min(RECENT, len(run.steps))} logged"
     tiles = [(_number(loss, ".3f"), "training loss", recent)]
-    if run.config.get("data", {}).get("tokenizer") == "bytes":
-        tiles.append((_number(loss / math.log(2), ".3f"), "bits per byte", "the same loss; one token is one byte"))
+    tiles += _bits_per_byte(run, loss)
     speed = tokens / seconds if seconds else math.nan
     tiles += [
         (count(tokens), "tokens seen", f"in {last['step']:,} steps"),
@@ -81,10 +82,41 @@ def headline(run: Run) -> list[tuple[str, str, str]]:
         (duration(last.get("time_s") or 0), "time", f"of which compiling {compiling:.0f} s"),
         (f"{run.trained:,}", "longest context", "tokens trained at"),
     ]
+    tiles += _of_devices(run)
     if devices := run.versions.get("devices"):
         tiles.append((str(devices), "devices", ""))
     if last.get("skipped"):
         tiles.append((f"{last['skipped']:,}", "skipped steps", "not finite, so not applied"))
+    return tiles
+
+
+def _bits_per_byte(run: Run, loss: float) -> list[tuple[str, str, str]]:
+    """The headline number of a run on bytes, of its text alone; none where the log does not tell the text apart."""
+    data = run.config.get("data", {})
+    if data.get("tokenizer") != "bytes":
+        return []
+    remark = "the same loss; one token is one byte"
+    if any(data.get(name) for name in ("generated", *former.ENTRIES)):  # of runs before data.generated, its shares
+        loss = figures.middle(figures.column(run.steps[-RECENT:], f"{figures.SOURCE}text"))
+        remark = "of the text, without what is generated"
+    bits = loss / math.log(2)
+    return [(_number(bits, ".3f"), "bits per byte", remark)] if math.isfinite(bits) else []
+
+
+def _of_devices(run: Run) -> list[tuple[str, str, str]]:
+    """Headline numbers of what devices did and held, as far as it is logged."""
+    recent = run.steps[-RECENT:]
+    mfu, rate = (figures.middle(figures.column(recent, name)) for name in ("mfu", "flops_per_s"))
+    peaks = figures.column(run.steps, "peak_bytes")
+    tiles = []
+    if math.isfinite(mfu):
+        tiles.append((f"{mfu:.1%}", "MFU", "of the published bfloat16 peak, in the last steps"))
+    elif math.isfinite(rate):
+        unit, size = figures.flops_unit(rate)
+        tiles.append((f"{rate / size:.3g}", unit, "that the model needs, in the last steps"))
+    if math.isfinite(peak := figures.most(peaks)):
+        whose = "of the process" if "cpu" in str(run.versions.get("devices", "cpu")) else "of the fullest device"
+        tiles.append((readable(int(peak)), "peak memory", whose))
     return tiles
 
 
@@ -121,7 +153,10 @@ class Section(NamedTuple):
 
 
 def sections(run: Run) -> list[Section]:
-    """The pictures of a report, in order: the training loss, each evaluation of EVALS, speed, and where time went."""
+    """The pictures of a report, in order: training loss, each evaluation of EVALS, and how the training went.
+
+    Those of fields that an older run did not log are left out.
+    """
     if not run.of_a_run:
         return [_measured(run, name, task) for name, task in EVALS.items() if name in run.evals]
     begun, lengths = bool(run.steps), run.lengths
@@ -135,7 +170,9 @@ def sections(run: Run) -> list[Section]:
             finding,
             drawn(figures.loss, run.steps, lengths),
         ),
+        *_where_logged(run, "sources"),
         *(_measured(run, name, task) for name, task in EVALS.items()),
+        *_where_logged(run, "optimiser"),
         Section(
             "speed",
             "Speed and padding by stage",
@@ -143,6 +180,7 @@ def sections(run: Run) -> list[Section]:
             finding,
             drawn(figures.speed, run.steps, run.stages, lengths),
         ),
+        *_where_logged(run, "hardware"),
         Section(
             "time",
             "Where the time went",
@@ -151,6 +189,36 @@ def sections(run: Run) -> list[Section]:
             drawn(figures.where_time_went, run.steps, run.stages, lengths),
         ),
     ]
+
+
+# pictures of fields that not every run has: a field, title, caption and function (steps, lengths) -> figure
+LOGGED = {
+    "sources": (
+        f"{figures.SOURCE}text",
+        "Training loss by source",
+        "Each line: the mean over the steps since the last logged one.",
+        figures.by_source,
+    ),
+    "optimiser": (
+        "grad_norm",
+        "Learning rate and gradient norm",
+        "The norm is taken before clipping. The colour is the context length of the stage.",
+        figures.optimiser,
+    ),
+    "hardware": (
+        "peak_bytes",
+        "Compute and memory by stage",
+        "Left: FLOPs that the model needs, attention as if each row were one document. Right: the most memory so far.",
+        figures.hardware,
+    ),
+}
+
+
+def _where_logged(run: Run, name: str) -> list[Section]:
+    """The section of that name in LOGGED; none where no step has its field."""
+    field, title, caption, draw = LOGGED[name]
+    there = any(record.get(field) is not None for record in run.steps)
+    return [Section(name, title, caption, "", draw(run.steps, run.lengths))] if there else []
 
 
 def _measured(run: Run, name: str, task: Task) -> Section:

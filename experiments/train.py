@@ -3,8 +3,8 @@
     python -m experiments.train --config FILE[:arg=value,...] [--config.x=y ...] [--workdir DIR]
 
 The same command continues a run that was stopped, however it was stopped. The workdir holds config.json, versions.json,
-metrics.jsonl, tensorboard/, checkpoints/, init_from/ and tokenizer/ (config.json and tokenizer of the folders of those
-settings, which may go then), and at the end evals.json, figures/ and report.html.
+metrics.jsonl, tensorboard/ and what else log.trackers keep there, checkpoints/, init_from/ and tokenizer/ (config.json
+and tokenizer of the folders of those settings, which may go then), and at the end evals.json, figures/ and report.html.
 """
 
 import functools
@@ -35,6 +35,7 @@ def main(argv) -> None:
     from experiments import evaluate, planner
     from experiments.planner import price
     from experiments.run import batches, records
+    from experiments.run.held_out import HeldOut
     from experiments.run.loop import Loop
     from experiments.run.metrics import Metrics, Unrecorded
     from experiments.run.progress import progress
@@ -61,14 +62,19 @@ def main(argv) -> None:
         state = restored.state if restored else training.init_state(config, mesh, start_from(config, mesh))
         dropped = tokenizers.losses(tokenizer, [document.text for document in corpus.train + corpus.held_out])
         line = records.describe(config, mesh, state, text, corpus)
-        print(line, *notes, *corpus.notes, *dropped, *checkpoints.notes, sep="\n", flush=True)
+        said = *notes, *corpus.notes, *dropped, *checkpoints.notes, *batches.untold(config)
+        print(line, *said, sep="\n", flush=True)
 
         # ---- stages -------------------------------------------------------------------------------------------------
         bar = progress(sum(stage.steps * stage.batch_tokens for stage in stages))
         recorder, step = Unrecorded if jax.process_index() else Metrics, restored.step if restored else None
-        with bar, recorder(workdir, step, config.log.tensorboard, bar.note) as metrics:
+        with bar, recorder(workdir, step, config, bar.note) as metrics:
             noted = len(checkpoints.notes)
-            loop = Loop(config, mesh, stages, streams, checkpoints, restored, metrics, bar, stop, started, noted)
+            measured = config.eval.every_steps > 0
+            held_out = HeldOut(config, mesh, stages, corpus.held_out, tokenizer, bar.note) if measured else None
+            loop = Loop(
+                config, mesh, stages, streams, checkpoints, restored, metrics, bar, stop, started, noted, held_out
+            )
             loop.continue_from()
             for stage in stages:
                 if int(state["step"]) < stage.end_step and not stop.asked:

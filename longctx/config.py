@@ -222,9 +222,9 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
-    """What a run logs to metrics.jsonl, and whether to TensorBoard too."""
+    """What a run logs to metrics.jsonl, and where else."""
     every_steps: int = 10
-    tensorboard: bool = True
+    trackers: tuple[str, ...] = ("tensorboard",)    # names in experiments.run.trackers.TRACKERS: "wandb", "mlflow"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,6 +235,9 @@ class EvalConfig:
     documents: int = 8                  # held-out documents per length
     depths: int = 5                     # passkey: needle depths, evenly spaced
     samples: int = 4                    # passkey: prompts per length and depth
+    every_steps: int = 0                # in training: every how many steps, and at the end of a stage, the loss of the
+                                        #   same held-out text is logged, of `documents` documents, of each a cut as
+                                        #   long as the longest stage, read at the length of the stage; 0 = never
 
 
 @dataclasses.dataclass(frozen=True)

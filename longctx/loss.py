@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Bool, Float, Integer
 
 from longctx import meshes
 from longctx.errors import UserError, as_user_error
@@ -74,6 +74,19 @@ def mean_over_tokens(nll: Float[AnyArray, "B T"], weights: Float[AnyArray, "B T"
     _require_one_shape("nll", nll, "weights", weights)
     total = weights.sum()
     return jnp.where(total > 0, (nll * weights).sum() / jnp.where(total > 0, total, 1.0), 0.0)
+
+
+def by_source(
+    nll: Float[AnyArray, "B T"], weights: Float[AnyArray, "B T"], sources: Bool[AnyArray, "B sources"]
+) -> Float[Array, "2 sources"]:
+    """Sums over the rows of each source, of all shards: of nll * weights, and of the weights.
+
+    The first divided by the second is the mean loss of a source; summed over the sources, that of mean_over_tokens.
+    sources: whether a row is of a source. A row that is not finite spoils its own source only.
+    """
+    _require_one_shape("nll", nll, "weights", weights)
+    rows = jnp.stack([(nll * weights).sum(1), weights.sum(1)])  # 2B
+    return jnp.where(sources, rows[:, :, None], 0.0).sum(1)
 
 
 def _require_one_shape(name: str, x: AnyArray, other_name: str, other: AnyArray) -> None:

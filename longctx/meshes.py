@@ -194,7 +194,10 @@ def data_shard(mesh: jax.sharding.Mesh) -> tuple[int, int]:
 
 
 def put_batch(batch: dict, mesh: jax.sharding.Mesh) -> dict:
-    """The rows of this process's data_shard, as numpy arrays, made global arrays [B, T] cut by TOKENS."""
+    """The rows of this process's data_shard, as numpy arrays, made global arrays [B, T] cut by TOKENS.
+
+    "sources" [B, sources], which data.mixture makes, is cut by rows only.
+    """
     return _global_arrays(batch, mesh, data_shard(mesh)[1])
 
 
@@ -204,8 +207,8 @@ def put_whole(batch: dict, mesh: jax.sharding.Mesh) -> dict:
 
 
 def _global_arrays(batch: dict, mesh: jax.sharding.Mesh, parts: int) -> dict:
-    sharding = NamedSharding(mesh, TOKENS)
+    shardings = {name: NamedSharding(mesh, P(BATCH) if name == "sources" else TOKENS) for name in batch}
     if jax.process_count() == 1:
-        return jax.device_put(batch, sharding)
-    place = lambda x: jax.make_array_from_process_local_data(sharding, x, (x.shape[0] * parts, *x.shape[1:]))
-    return {name: place(x) for name, x in batch.items()}
+        return jax.device_put(batch, shardings)
+    place = lambda x, sharding: jax.make_array_from_process_local_data(sharding, x, (x.shape[0] * parts, *x.shape[1:]))
+    return {name: place(x, shardings[name]) for name, x in batch.items()}

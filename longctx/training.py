@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from longctx import loss, meshes, optim
 from longctx.config import Config, RopeConfig
@@ -84,25 +85,28 @@ def on_host(config: Config, kind: str, path, x) -> bool:
 
 
 def autodiff(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: dict):
-    """One AdamW step whose gradients come from jax.grad: (params, moments, mean loss, gradient norm, good).
+    """One AdamW step whose gradients come from jax.grad: (params, moments, losses, gradient norm, good).
 
-    Every entry of BACKWARDS has these arguments and results. rate: the learning rate. good: whether the loss, the norm
+    Every entry of BACKWARDS has these arguments and results. rate: the learning rate. losses: "loss", the mean, and of
+    a mixture whose batches have sources "by_source", as loss.by_source has it. good: whether the loss, the norm
     and the updated parameters are finite. Where the loss or the norm is not, parameters and moments stay as they were
     (streaming/step.py says which of them stay when layers are updated one by one).
     """
 
-    def mean_loss(params):
-        return loss.mean_over_tokens(functional.nll(graph, params, batch, rope), batch["weights"])
+    def losses(params):
+        nll, weights = functional.nll(graph, params, batch, rope), batch["weights"]
+        sums = {"by_source": loss.by_source(nll, weights, batch["sources"])} if "sources" in batch else {}
+        return loss.mean_over_tokens(nll, weights), sums
 
     decays = functional.decays(graph, state["params"])
     if config.memory.offload:
-        step = functools.partial(_by_layers, mean_loss, others(state["params"]))
+        step = functools.partial(_by_layers, lambda params: losses(params)[0], others(state["params"]))
         return updated(Optimizer(config, rate, decays), state, step)
-    value, grads = jax.value_and_grad(mean_loss)(state["params"])
+    (value, sums), grads = jax.value_and_grad(losses, has_aux=True)(state["params"])
     grads, norm = optim.clipped(grads, config.optim.clip_norm)
     good = jnp.isfinite(value) & jnp.isfinite(norm)
     params, moments, good = optim.updated(config.optim, rate, grads, state["moments"], state["params"], good, decays)
-    return params, moments, value, norm, good
+    return params, moments, {"loss": value, **sums}, norm, good
 
 
 def _by_layers(mean_loss, outside, optimizer, blocks, moments):
@@ -176,13 +180,15 @@ def train_step(graph, config: Config, rate, rope: RopeConfig, state: dict, batch
       rope: how the positions of this batch are rotated, such as config.model.rope.
       state: of init_state.
       batch: tokens, targets, positions and segments, int32 [B, T], and weights, float32 [B, T]; see meshes.put_batch.
+        Perhaps sources, bool [B, sources], where tells_sources(config).
 
     Returns:
       (state, metrics): metrics are float32 or int32 scalars: loss (nats per token), grad_norm, learning_rate, weight
-      (sum of token weights), skipped, skipped_in_a_row.
+      (sum of token weights), skipped, skipped_in_a_row. With sources, by_source is float32 [2, sources]: see
+      loss.by_source.
     """
     lr = rate(state["step"])
-    params, moments, value, norm, good = BACKWARDS[config.memory.backward](graph, config, lr, rope, state, batch)
+    params, moments, losses, norm, good = BACKWARDS[config.memory.backward](graph, config, lr, rope, state, batch)
     bad = 1 - good.astype(jnp.int32)
     state = {
         "params": params,
@@ -193,7 +199,7 @@ def train_step(graph, config: Config, rate, rope: RopeConfig, state: dict, batch
         "grad_norm": jnp.where(good, norm, state["grad_norm"]),
     }
     metrics = {
-        "loss": value,
+        **losses,
         "grad_norm": norm,
         "learning_rate": lr,
         "weight": batch["weights"].sum(),
@@ -203,9 +209,17 @@ def train_step(graph, config: Config, rate, rope: RopeConfig, state: dict, batch
     return state, metrics
 
 
-def compile_step(config: Config, rate, stage, mesh):
-    """The compiled step for the shapes of a data.curriculum.Stage: (state, batch) -> (state, metrics)."""
-    return lower_step(config, rate, stage, mesh).compile()
+def tells_sources(config: Config) -> bool:
+    """Whether the step can tell the losses of sources apart: a backward of layers in turn makes only their sum."""
+    return config.memory.backward == "autodiff" and not config.memory.offload
+
+
+def compile_step(config: Config, rate, stage, mesh, sources: int = 0):
+    """The compiled step for the shapes of a data.curriculum.Stage: (state, batch) -> (state, metrics).
+
+    sources: how many the batches tell apart, see tells_sources; 0 if they do not.
+    """
+    return lowered(trace_step(config, rate, stage, mesh, sources), mesh).compile()
 
 
 def lower_step(config: Config, rate, stage, mesh, platform: str | None = None) -> jax.stages.Lowered:
@@ -222,8 +236,11 @@ def lowered(traced: jax.stages.Traced, mesh, platform: str | None = None) -> jax
         return traced.lower(lowering_platforms=platform and (platform,))
 
 
-def trace_step(config: Config, rate, stage, mesh) -> jax.stages.Traced:
-    """The traced step of a data.curriculum.Stage: (state, batch) -> (state, metrics), `state` donated."""
+def trace_step(config: Config, rate, stage, mesh, sources: int = 0) -> jax.stages.Traced:
+    """The traced step of a data.curriculum.Stage: (state, batch) -> (state, metrics), `state` donated.
+
+    sources: see compile_step.
+    """
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         graph = functional.graph(config.model, config.attention, config.memory)
 
@@ -232,13 +249,13 @@ def trace_step(config: Config, rate, stage, mesh) -> jax.stages.Traced:
             batch = augment.augmented(batch, key, stage.augment, stage.augment_length)
             return train_step(graph, config, rate, stage.rope, state, batch)
 
-        args = abstract_state(config, mesh), abstract_batch(stage, mesh)
+        args = abstract_state(config, mesh), abstract_batch(stage, mesh, sources)
         options = OPTIONS.get(mesh.devices.flat[0].platform)
         return jax.jit(step, donate_argnums=0, compiler_options=options).trace(*args)
 
 
-def abstract_batch(stage, mesh) -> dict:
-    """Shapes, dtypes and shardings of a batch [B, T] of a data.curriculum.Stage."""
+def abstract_batch(stage, mesh, sources: int = 0) -> dict:
+    """Shapes, dtypes and shardings of a batch [B, T] of a data.curriculum.Stage. sources: see compile_step."""
     shape, sharding = (stage.batch_size, stage.seq_len), NamedSharding(mesh, meshes.TOKENS)
     names = {
         "tokens": jnp.int32,
@@ -247,4 +264,8 @@ def abstract_batch(stage, mesh) -> dict:
         "positions": jnp.int32,
         "segments": jnp.int32,
     }
-    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, dtype in names.items()}
+    batch = {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, dtype in names.items()}
+    if sources:
+        rows = NamedSharding(mesh, P(meshes.BATCH))
+        batch["sources"] = jax.ShapeDtypeStruct((stage.batch_size, sources), jnp.bool_, sharding=rows)
+    return batch

@@ -12,7 +12,7 @@ body { margin: 0; background: var(--page); color: var(--ink);
 main { max-width: 1180px; margin: 0 auto; padding: 28px 20px 56px; }
 header h1 { margin: 0; font-size: 28px; letter-spacing: -.02em; overflow-wrap: anywhere; }
 header p { margin: 2px 0 20px; color: var(--muted); }
-dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); gap: 12px; margin: 0 0 16px; }
+dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 12px; margin: 0 0 16px; }
 .tile, figure, details { background: var(--card); border: 1px solid var(--line); border-radius: 12px; }
 .tile { padding: 12px 16px; }
 dt { color: var(--muted); font-size: 13px; }

@@ -6,7 +6,9 @@ import re
 
 import numpy as np
 
-from longctx.evals.drawing import MUTED, THEME, colour_of, count, new_figure, numbers, style
+from longctx.evals.drawing import INK, MUTED, PALETTE, THEME, colour_of, count, new_figure, numbers, style
+
+SOURCE = "loss/"  # what the names of losses by source begin with
 
 
 @style
@@ -45,6 +47,12 @@ def middle(values: np.ndarray) -> float:
     return float(np.median(finite)) if len(finite) else float("nan")
 
 
+def most(values: np.ndarray) -> float:
+    """The largest of the finite values, NaN if there are none."""
+    finite = values[np.isfinite(values)]
+    return float(finite.max()) if len(finite) else float("nan")
+
+
 def smoothed(values: np.ndarray, span: int) -> np.ndarray:
     """Average under a two-sided exponential kernel of about `span` values; those that are not finite have no weight."""
 
@@ -70,7 +78,8 @@ def by_stage(steps: list[dict]) -> dict[int, list[dict]]:
 
 @style
 def loss(steps: list[dict], lengths: list[int]):
-    """Training loss by step, raw and smoothed, coloured by the stage's length; tokens on the upper axis."""
+    """Training loss by step, raw and smoothed, coloured by the stage's length, and held-out loss where it was measured;
+    tokens on the upper axis."""
     figure, axes = new_figure()
     every = max(1, len(steps) // 2000)
     seen = set()
@@ -86,11 +95,107 @@ def loss(steps: list[dict], lengths: list[int]):
             label=None if length in seen else f"{length:,} tokens",
         )
         seen.add(length)
-    axes.set(xlabel="step", ylabel="training loss (nats per token)")
+    _held_out(axes, steps, lengths)
+    axes.set(xlabel="step", ylabel="loss (nats per token)")
     axes.margins(x=0.01)
     axes.legend(title="context length")
     _token_axis(axes, column(steps, "step"), column(steps, "tokens"))
     return figure
+
+
+@style
+def by_source(steps: list[dict], lengths: list[int]):
+    """Training loss of each source of a mixture by step, raw and smoothed, and held-out loss where it was measured."""
+    figure, axes = new_figure()
+    for number, name in enumerate(sources(steps)):
+        x, y = column(steps, "step"), column(steps, name)
+        there = np.isfinite(y)
+        x, y = x[there], y[there]
+        axes.plot(x, y, color=PALETTE[number % len(PALETTE)], alpha=0.28, linewidth=0.9)
+        label = name.removeprefix(SOURCE)
+        axes.plot(x, smoothed(y, max(3, len(y) // 50)), color=PALETTE[number % len(PALETTE)], label=label)
+    _held_out(axes, steps, lengths)
+    axes.set(xlabel="step", ylabel="loss (nats per token)")
+    axes.margins(x=0.01)
+    axes.set_ylim(bottom=0)
+    axes.legend(title="source")
+    return figure
+
+
+def sources(steps: list[dict]) -> list[str]:
+    """The fields that hold the loss of a source, "loss/text" and so on, in the order in which they first appear."""
+    return list(dict.fromkeys(name for record in steps for name in record if name.startswith(SOURCE)))
+
+
+@style
+def optimiser(steps: list[dict], lengths: list[int]):
+    """Two panels by step, coloured by the stage's length: the learning rate, and the gradient norm before clipping."""
+    figure, (left, right) = new_figure(columns=2)
+    every, norms = max(1, len(steps) // 2000), column(steps, "grad_norm")
+    for records in by_stage(steps).values():
+        colour = colour_of(records[0].get("seq_len", 0), lengths)
+        x, rate, norm = (column(records, name) for name in ("step", "learning_rate", "grad_norm"))
+        left.plot(x[::every], rate[::every], color=colour)
+        right.plot(x[::every], norm[::every], color=colour, alpha=0.28, linewidth=0.9)
+        right.plot(x[::every], smoothed(norm, max(3, len(steps) // 50))[::every], color=colour)
+    if (norms[np.isfinite(norms)] > 0).all() and np.isfinite(norms).any():
+        right.set_yscale("log")
+    left.set_ylim(bottom=0)
+    left.ticklabel_format(axis="y", scilimits=(-3, 4))
+    for axes, title in ((left, "learning rate"), (right, "gradient norm")):
+        axes.set(xlabel="step", title=title)
+        axes.margins(x=0.02)
+        axes.locator_params(axis="x", nbins=4)
+    return figure
+
+
+@style
+def hardware(steps: list[dict], lengths: list[int]):
+    """Two panels by stage: the share of the peak FLOP/s, or where no peak is known the FLOP/s; and the most memory."""
+    figure, (left, right) = new_figure(columns=2)
+    grouped = by_stage(steps)
+    colours = [colour_of(records[0].get("seq_len", 0), lengths) for records in grouped.values()]
+    shares = [100 * middle(column(records, "mfu")) for records in grouped.values()]
+    rates = [middle(column(records, "flops_per_s")) for records in grouped.values()]
+    gigabytes = [most(column(records, "peak_bytes")) / 1e9 for records in grouped.values()]
+    unit, size = flops_unit(np.nanmax(np.nan_to_num(rates)))
+    compute = (shares, "MFU (%)", ".1f") if np.isfinite(shares).any() else ([r / size for r in rates], unit, ".3g")
+    names = _stage_names(grouped)
+    _bars(left, names, colours, *compute)
+    _bars(right, names, colours, gigabytes, "peak memory (GB)", ".3g")
+    return figure
+
+
+def flops_unit(rate: float) -> tuple[str, float]:
+    """The unit in which a rate of FLOPs per second is a number from 1 to 1000, and its size."""
+    units = (("PFLOP/s", 1e15), ("TFLOP/s", 1e12), ("GFLOP/s", 1e9))
+    return next(((unit, size) for unit, size in units if rate >= size), ("MFLOP/s", 1e6))
+
+
+def _stage_names(grouped: dict[int, list[dict]]) -> list[str]:
+    return [f"{index + 1}: {records[0].get('seq_len', 0):,}" for index, records in grouped.items()]
+
+
+def _bars(axes, names: list[str], colours: list[str], values, title: str, form: str) -> None:
+    """A panel with a bar for each stage, its value above it; "?" where it is not known."""
+    bars = axes.bar(names, np.nan_to_num(values), color=colours, width=0.65)
+    axes.bar_label(
+        bars, [format(value, form) if np.isfinite(value) else "?" for value in values], padding=2, fontsize=8
+    )
+    axes.set(xlabel="stage: length", title=title)
+    axes.margins(y=0.12)
+    axes.grid(False, axis="x")
+
+
+def _held_out(axes, steps: list[dict], lengths: list[int]) -> None:
+    """The held-out losses as a line with a dot in the stage's colour at each; nothing where none were measured."""
+    measured = [record for record in steps if record.get("held_out_loss") is not None]
+    if not measured:
+        return
+    x, y = column(measured, "step"), column(measured, "held_out_loss")
+    colours = [colour_of(record.get("seq_len", 0), lengths) for record in measured]
+    axes.plot(x, y, color=INK, linewidth=0.9, zorder=3, marker="o", label="held-out text")
+    axes.scatter(x, y, s=14, color=colours, edgecolors=INK, linewidths=0.8, zorder=4)
 
 
 def _token_axis(axes, steps: np.ndarray, tokens: np.ndarray) -> None:
@@ -114,21 +219,15 @@ def speed(steps: list[dict], stages: list[dict], lengths: list[int]):
     figure, (left, right) = new_figure(columns=2)
     grouped = by_stage(steps)
     waste = {record["stage"]: record.get("waste") for record in stages}
-    names = [f"{index + 1}: {records[0].get('seq_len', 0):,}" for index, records in grouped.items()]
+    names = _stage_names(grouped)
     colours = [colour_of(records[0].get("seq_len", 0), lengths) for records in grouped.values()]
     rates = [middle(column(records, "tokens_per_s")) for records in grouped.values()]
     shares = [
         100 * (middle(column(records, "padding")) if waste.get(index) is None else waste[index])
         for index, records in grouped.items()
     ]
-    panels = ((left, rates, "tokens per second", ",.0f"), (right, shares, "padding (%)", ".2g"))
-    for axes, values, title, form in panels:
-        bars = axes.bar(names, np.nan_to_num(values), color=colours, width=0.65)
-        labels = [format(value, form) if np.isfinite(value) else "?" for value in values]
-        axes.bar_label(bars, labels, padding=2, fontsize=8)
-        axes.set(xlabel="stage: length", title=title)
-        axes.margins(y=0.12)
-        axes.grid(False, axis="x")
+    _bars(left, names, colours, rates, "tokens per second", ",.0f")
+    _bars(right, names, colours, shares, "padding (%)", ".2g")
     right.set_ylim(0, max(1.0, 1.15 * np.nanmax(np.nan_to_num(shares))))
     return figure
 
@@ -151,8 +250,7 @@ def where_time_went(steps: list[dict], stages: list[dict], lengths: list[int]):
             va="center",
             fontsize=8,
         )
-    names = [f"{index + 1}: {records[0].get('seq_len', 0):,}" for index, records in grouped.items()]
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(grouped)), _stage_names(grouped))
     axes.invert_yaxis()
     axes.grid(False, axis="y")
     axes.margins(x=0.28)

@@ -2,10 +2,11 @@
 
 import functools
 
-from longctx import layouts, meshes
+from longctx import layouts, meshes, training
 from longctx.config import Config
 from longctx.data import pipeline
 from longctx.data.curriculum import Stage
+from longctx.data.generated import api as generated
 from longctx.data.rows import TokenTable
 from longctx.data.sources import Corpus
 from longctx.data.tokenizers import Tokenizer
@@ -22,14 +23,33 @@ def of_rows(config: Config, mesh, rows, stage: Stage, arrange=None) -> pipeline.
         prefetch=config.data.prefetch,
         process_index=shard,
         process_count=shards,
-        transform=functools.partial(
-            layouts.lay_out,
-            name=config.attention.layout,
-            shards=config.mesh.context_shards,
-            reaches=reaches(config.model),
-        ),
+        transform=functools.partial(_laid_out, config),
         arrange=arrange,
     )
+
+
+def _laid_out(config: Config, batch: pipeline.Batch) -> pipeline.Batch:
+    """The batch in the order of the layout; the sources of its rows stay, where the step takes them."""
+    sources = batch.pop("sources", None)
+    layout, shards = config.attention.layout, config.mesh.context_shards
+    laid = layouts.lay_out(batch, layout, shards, reaches(config.model))
+    return laid | ({"sources": sources} if sources is not None and told_apart(config) else {})
+
+
+def told_apart(config: Config) -> tuple[str, ...]:
+    """The names of the sources whose losses the training step tells apart; none where there is one, or it does not."""
+    names = generated.source_names(config.data)
+    return names if len(names) > 1 and training.tells_sources(config) else ()
+
+
+def untold(config: Config) -> list[str]:
+    """A line for people where the losses of several sources are not told apart; else none."""
+    if told_apart(config) or not config.data.generated:
+        return []
+    because = f"memory.backward={config.memory.backward!r}"
+    if config.memory.offload:
+        because += f" with memory.offload={config.memory.offload}"
+    return [f"the loss is logged of all sources together: {because} makes no other"]
 
 
 def of_text(

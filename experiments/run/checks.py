@@ -8,7 +8,7 @@ import pathlib
 from typing import NamedTuple
 
 from experiments.planner import price
-from experiments.run import comparison, metrics
+from experiments.run import comparison, held_out, metrics, trackers
 from experiments.settings import bounds, places, unread
 from experiments.settings import config as configs
 from experiments.settings.checks import check_settings
@@ -39,6 +39,8 @@ def check(config: Config, workdir=None) -> Checked:
     stages = check_settings(config)
     unread.check(config)
     if workdir is not None:
+        held_out.check(config)
+        trackers.check(config)
         places.check_folder("--workdir", workdir)
         price.check_rows(config, stages)
     try:

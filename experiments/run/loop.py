@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
+from experiments.run import batches, rates
+from experiments.run.held_out import HeldOut
 from experiments.run.metrics import Metrics, Unrecorded
 from experiments.run.progress import Plain
 from experiments.run.signals import StopRequest
@@ -51,15 +54,16 @@ class Loop:
     """Training through the stages of a run.
 
     Attributes:
-      batches: stage -> (its stream, the share of the slots that is padding).
+      streams: stage -> (its stream, the share of the slots that is padding).
       restored: the checkpoint that the run continues from, if there is one.
       started: time.monotonic() at the start of the command. noted: how many of checkpoints.notes are printed.
+      held_out: the loss that is logged every eval.every_steps, if it is asked for.
     """
 
     config: Config
     mesh: jax.sharding.Mesh
     stages: tuple[Stage, ...]
-    batches: Callable[[Stage], tuple[BatchStream, float]]
+    streams: Callable[[Stage], tuple[BatchStream, float]]
     checkpoints: checkpointer.Checkpointer
     restored: checkpointer.Restored | None
     metrics: Metrics | Unrecorded
@@ -67,6 +71,10 @@ class Loop:
     stop: StopRequest
     started: float
     noted: int = 0
+    held_out: HeldOut | None = None
+
+    def __post_init__(self):
+        self._sources, self._rates = batches.told_apart(self.config), None
 
     def continue_from(self) -> None:
         """Says where a restored run goes on. Raises UserError where its text is not what it was trained on.
@@ -78,7 +86,7 @@ class Loop:
         self.bar.note(f"continuing at step {restored.step} of {self.stages[-1].end_step}")
         saved_in = self.stages[restored.data["stage"]]
         if restored.step == saved_in.end_step < self.stages[-1].end_step:
-            stream, _ = self.batches(saved_in)
+            stream, _ = self.streams(saved_in)
             stream.set_state(restored.data)
             stream.close()
 
@@ -88,13 +96,16 @@ class Loop:
         Returns the state. Raises UserError after optim.max_bad_steps non-finite steps in a row.
         """
         self.stop.first = f"the step of stage {stage.index + 1} is compiled, taken once and saved"
+        where = f"stage {stage.index + 1} of {len(self.stages)} (length {stage.seq_len:,})"
+        self.bar.note(f"compiling {where} ...")
         compiling, rate = time.monotonic(), optim.learning_rate(self.config.optim, self.stages)
-        step = training.compile_step(self.config, rate, stage, self.mesh)
+        step = training.compile_step(self.config, rate, stage, self.mesh, len(self._sources))
         compile_s = round(time.monotonic() - compiling, 2)
-        stream, waste = self.batches(stage)
+        stream, waste = self.streams(stage)
         if self.restored and self.restored.step > stage.first_step:
             stream.set_state(self.restored.data)
         self._begin(stage, compile_s, waste)
+        self._rates = rates.of_stage(self.config, self.mesh, stage)
         state = self.run(stage, step, stream, state)
         stream.close()
         return state
@@ -113,6 +124,7 @@ class Loop:
         """Takes, logs and saves the steps of a stage that is compiled; returns and raises as `train`."""
         first = int(state["step"])
         self._clock, self._clock_step = time.monotonic(), first
+        self._by_source = np.zeros((2, len(self._sources)))
         self._due, self._saved_at = False, time.monotonic()
         numbers, waits = range(first, stage.end_step), functools.partial(self._waits, stage)
         self.stop.first = f"step {first + 1} is finished and saved"
@@ -121,7 +133,7 @@ class Loop:
             if taken.metrics:
                 values = self._checked(taken.metrics, taken.step)
                 if self._logs:  # before the save: no gap in the log after a crash
-                    self._log(stage, taken.step, values)
+                    self._log(stage, taken.step, values, state)
             self.checkpoints.poll()
             if self._leaving or self._due and not values["skipped_in_a_row"]:
                 self._save(stage, taken.step, state, stream, skipped=values["skipped_in_a_row"])
@@ -156,7 +168,12 @@ class Loop:
         self.noted = len(self.checkpoints.notes)
 
     def _logs_at(self, step: int, stage: Stage) -> bool:
-        return step % self.config.log.every_steps == 0 or step in (stage.first_step + 1, stage.end_step)
+        in_turn = step % self.config.log.every_steps == 0 or self._measures_at(step, stage)
+        return in_turn or step in (stage.first_step + 1, stage.end_step)
+
+    def _measures_at(self, step: int, stage: Stage) -> bool:
+        every = self.config.eval.every_steps
+        return self.held_out is not None and (step % every == 0 or step == stage.end_step)
 
     def _checked(self, metrics: list[dict], step: int) -> dict:
         """The metrics of the newest step as numbers. Raises UserError where too many steps in a row have gone wrong."""
@@ -168,25 +185,38 @@ class Loop:
                 f"optim.learning_rate={self.config.optim.learning_rate} or look at the data; "
                 "the same command continues from the newest checkpoint."
             )
-        return {name: value.item() for name, value in metrics[-1].items()}
+        if self._sources:
+            self._by_source += sum(values["by_source"] for values in metrics if not values["skipped_in_a_row"])
+        return {name: value.item() for name, value in metrics[-1].items() if name != "by_source"}
 
-    def _log(self, stage: Stage, step: int, values: dict) -> None:
+    def _log(self, stage: Stage, step: int, values: dict, state: dict) -> None:
         now = time.monotonic()
         tokens_before = sum(one.steps * one.batch_tokens for one in self.stages[: stage.index])
         speed = (step - self._clock_step) * stage.batch_tokens / max(now - self._clock, 1e-9)
-        self._clock, self._clock_step = now, step
         tokens = tokens_before + (step - stage.first_step) * stage.batch_tokens
         names = ("loss", "grad_norm", "learning_rate", "skipped")
-        self.metrics.step(
-            {
-                "step": step,
-                "stage": stage.index,
-                "seq_len": stage.seq_len,
-                "tokens": tokens,
-                **{name: values[name] for name in names},
-                "tokens_per_s": round(speed, 1),
-                "padding": round(1.0 - values["weight"] / stage.batch_tokens, 6),
-                "time_s": round(now - self.started, 2),
-            }
-        )
-        self.bar.update(step, tokens, values["loss"], speed)
+        record = {
+            "step": step,
+            "stage": stage.index,
+            "seq_len": stage.seq_len,
+            "tokens": tokens,
+            **{name: values[name] for name in names},
+            "tokens_per_s": round(speed, 1),
+            **(self._rates.at(speed) if self._rates else {}),
+            "peak_bytes": rates.peak_bytes(self.mesh),
+            "padding": round(1.0 - values["weight"] / stage.batch_tokens, 6),
+            "time_s": round(now - self.started, 2),
+            **self._losses_by_source(),
+        }
+        if self.held_out and self._measures_at(step, stage):
+            record["held_out_loss"] = self.held_out(stage, state["params"])
+        self.metrics.step(record)
+        self.bar.update(step, tokens, values["loss"], speed, record.get("held_out_loss"))
+        self._clock, self._clock_step = time.monotonic(), step  # what is measured in between is no training
+
+    def _losses_by_source(self) -> dict[str, float]:
+        """loss/NAME of each source of a mixture that had a token since the last logged step: the mean since then."""
+        sums, self._by_source = self._by_source, np.zeros_like(self._by_source)
+        return {
+            f"loss/{name}": loss / weight for name, loss, weight in zip(self._sources, *sums, strict=True) if weight
+        }

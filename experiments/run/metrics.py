@@ -1,4 +1,4 @@
-"""The numbers of a run as they come: metrics.jsonl, one JSON object per line, and TensorBoard events.
+"""The numbers of a run as they come: metrics.jsonl, one JSON object per line, and the trackers of log.trackers.
 
 A line with an "event" key marks something that happened (the start of a stage); every other line is a logged step.
 """
@@ -6,17 +6,31 @@ A line with an "event" key marks something that happened (the start of a stage);
 import json
 import math
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 
+from experiments.run.trackers import Trackers
 from longctx.checkpoints import manifest
+from longctx.config import Config
 from longctx.errors import UserError
 
 FILE = "metrics.jsonl"
 # Fields that readers count with: whole numbers, and numbers or null.
 _WHOLE = ("step", "stage", "seq_len", "batch_size", "tokens", "skipped")
-_NUMBERS = ("loss", "grad_norm", "learning_rate", "tokens_per_s", "padding", "time_s", "compile_s", "waste")
+_NUMBERS = (
+    "loss",
+    "held_out_loss",
+    "grad_norm",
+    "learning_rate",
+    "tokens_per_s",
+    "flops_per_s",
+    "mfu",
+    "peak_bytes",
+    "padding",
+    "time_s",
+    "compile_s",
+    "waste",
+)
 
 
 def read(path: str | Path) -> list[dict]:
@@ -63,17 +77,17 @@ class Metrics:
     resume_step  None for a new run: an existing file is kept under another name. Otherwise the `step` of the last step
                  that the checkpoint holds: later lines, stage events too, are dropped, so that the file reads as if the
                  run had never stopped. A stage that is already in the file is not recorded a second time.
-    tensorboard  also write events to workdir/tensorboard.
+    config       given, its log.trackers get the steps too.
     note         is told, in a line, what is kept, left out, or can no longer be written: that stops no run.
 
-    Raises UserError where the file cannot be begun.
+    Raises UserError where the file cannot be begun, or a tracker of a new run.
     """
 
     def __init__(
         self,
         workdir: str | Path,
         resume_step: int | None = None,
-        tensorboard: bool = True,
+        config: Config | None = None,
         note: Callable[[str], None] = print,
     ):
         self._path, self._note, self._lost = Path(workdir) / FILE, note, 0
@@ -83,14 +97,19 @@ class Metrics:
             self._stages = {record["stage"] for record in kept if record.get("event") == "stage"}
             _replace(self._path, kept)
             self._file = self._path.open("ab", buffering=0)
-            self._events = Events(self._path.parent / "tensorboard", resume_step) if tensorboard else None
         except OSError as error:
             raise UserError(f"{error.filename or self._path} cannot be written: {error.strerror}.") from error
+        try:
+            self._trackers = Trackers(config, self._path.parent, resume_step, note) if config else None
+        except UserError:
+            self._file.close()
+            raise
 
     def step(self, record: dict) -> None:
         """Records a logged step: `step`, `stage`, `seq_len`, `tokens`, `loss`, `tokens_per_s`, ..."""
         self._write(record)
-        self._to_tensorboard(lambda events: events.add(record))
+        if self._trackers:
+            self._trackers.step(record)
 
     def stage(self, record: dict) -> None:
         """Records the start of a stage: `stage`, `seq_len`, `batch_size`, `compile_s`, `waste`, `step`."""
@@ -126,19 +145,11 @@ class Metrics:
             self._note(f"{FILE}: {others} lines were no records, and are left out")
         return [record for record in records if record["step"] <= resume_step]
 
-    def _to_tensorboard(self, do: Callable[["Events"], None]) -> None:
-        if self._events:
-            try:
-                do(self._events)
-            except OSError as error:
-                self._events = None
-                self._note(f"tensorboard: {error.strerror}; no more events are written")
-
     def close(self) -> None:
-        """Closes the files; more than once is fine."""
+        """Closes the file and the trackers; more than once is fine."""
         self._file.close()
-        self._to_tensorboard(lambda events: events.flush())
-        self._events = None
+        if self._trackers:
+            self._trackers.close()
 
     def __enter__(self):
         return self
@@ -154,7 +165,7 @@ class Unrecorded:
         self,
         workdir: str | Path,
         resume_step: int | None = None,
-        tensorboard: bool = True,
+        config: Config | None = None,
         note: Callable[[str], None] = print,
     ):
         pass
@@ -170,47 +181,6 @@ class Unrecorded:
 
     def __exit__(self, *_):
         pass
-
-
-class Events:
-    """Events for TensorBoard, on the disk within EVERY_S. Raises OSError where they cannot be written.
-
-    (tensorboardX's SummaryWriter writes in a thread: when the disk is full that ends, and the 11th event after it waits
-    for ever.)
-    """
-
-    EVERY_S = 30.0
-
-    def __init__(self, folder: Path, resume_step: int | None):
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-
-        folder.mkdir(exist_ok=True)
-        later = None if resume_step is None else resume_step + 1  # TensorBoard hides what was logged from there on
-        unique = f".{os.getpid()}.{later or 0}"  # the name holds the second only: a quick restart would overwrite
-        self._writer = EventsWriter(str(folder / "events"), unique)
-        if later is not None:
-            restart = SessionLog(status=SessionLog.START)
-            self._writer.write_event(Event(wall_time=time.time(), step=later, session_log=restart))
-        self.flush()
-
-    def add(self, record: dict) -> None:
-        """The numbers of a logged step, as train/loss and so on."""
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.proto.summary_pb2 import Summary
-
-        values = [
-            Summary.Value(tag=f"train/{name}", simple_value=value)
-            for name, value in record.items()
-            if name != "step" and isinstance(value, int | float)
-        ]
-        self._writer.write_event(Event(wall_time=time.time(), step=record["step"], summary=Summary(value=values)))
-        if time.monotonic() - self._flushed > self.EVERY_S:
-            self.flush()
-
-    def flush(self) -> None:
-        self._writer.flush()
-        self._flushed = time.monotonic()
 
 
 def dump(value) -> str:
@@ -243,7 +213,7 @@ def _fits(record: dict) -> bool:
     return (
         "step" in record
         and all(is_whole(record[name]) for name in _WHOLE if name in record)
-        and all(is_number(record[name]) for name in _NUMBERS if name in record)
+        and all(is_number(value) for name, value in record.items() if name in _NUMBERS or name.startswith("loss/"))
         and (record.get("event") != "stage" or record.keys() >= {"stage", "seq_len"})
     )
 

@@ -5,14 +5,15 @@
         bar.update(step, tokens, loss=..., tokens_per_s=...)
         bar.note("saved step 100")
 
-The total is in tokens because later stages are slower per step; the time left is the tokens left at the latest speed.
-
-    with phase("compiling"):
-        ...
+The total is in tokens because later stages are slower per step. The time left is the tokens left at the mean speed of
+this start in this stage, of its last WINDOW_S at most, with whatever else took time there: saves, held-out losses.
 """
 
+import collections
 import sys
 import time
+
+WINDOW_S = 300.0  # seconds that the time left looks back: the speed of a single step is noise
 
 
 def progress(total_tokens: int, stream=None, every_seconds: float = 0.0, kind: str = "auto"):
@@ -42,17 +43,34 @@ class Plain:
         self.total, self.stream, self.every = total_tokens, stream, every_seconds
         self.tokens, self.where = 0, ""
         self._printed, self._pending = None, None
+        self._seen = collections.deque()  # (time, tokens) of updates in the window, and of one before it
 
     def stage(self, index: int, stages: int, seq_len: int) -> None:
         """A stage begins; index counts from 0. Its first update always shows."""
         self.where = f"stage {index + 1}/{stages} ({seq_len:,})"
         self._printed = None
+        self._seen.clear()
 
-    def update(self, step: int, tokens: int, loss: float, tokens_per_s: float) -> None:
-        """`tokens` is the number seen since the beginning of the run, resumed parts included."""
+    def update(
+        self, step: int, tokens: int, loss: float, tokens_per_s: float, held_out_loss: float | None = None
+    ) -> None:
+        """Shows a step. `tokens` is the number seen since the beginning of the run, resumed parts included;
+        tokens_per_s: the speed since the update before."""
         self.tokens = tokens
-        left = f"{duration((self.total - tokens) / tokens_per_s)} left" if tokens_per_s > 0 else ""
-        self._draw([f"step {step:,}", self.where, f"loss {loss:.4f}", f"{tokens_per_s:,.0f} tokens/s", left])
+        speed = self._speed(tokens, tokens_per_s)
+        left = f"{duration((self.total - tokens) / speed)} left" if speed > 0 else ""
+        measured = "" if held_out_loss is None else f"held out {held_out_loss:.4f}"
+        losses = [f"loss {loss:.4f}", measured]
+        self._draw([f"step {step:,}", self.where, *losses, f"{tokens_per_s:,.0f} tokens/s", left])
+
+    def _speed(self, tokens: int, latest: float) -> float:
+        """Tokens per second since the first update in the window; the latest speed where that is this one."""
+        now = time.monotonic()
+        self._seen.append((now, tokens))
+        while len(self._seen) > 2 and now - self._seen[1][0] > WINDOW_S:
+            self._seen.popleft()
+        then, before = self._seen[0]
+        return (tokens - before) / (now - then) if now > then else latest
 
     def note(self, line: str) -> None:
         """A line of its own, above the bar where there is one."""

@@ -52,6 +52,7 @@ AT_LEAST = {
     "eval.documents": 1,
     "eval.depths": 1,
     "eval.samples": 1,
+    "eval.every_steps": 0,
     "model.embedding_std": 0,
 }
 EXTEND_AT_LEAST = {

@@ -13,19 +13,20 @@ class Section(ConfigDict):
         super().__init__(*args, **kwargs)
 
     def __getitem__(self, key):
-        if task := former.task(key, self._fields):
-            return former.share_of(super().__getitem__(former.GENERATED), task)
+        if entry := former.entry(key, self._fields):
+            return entry.of(super().__getitem__(entry.field))
         return super().__getitem__(former.field(key, self._fields))
 
     def __contains__(self, key):
-        return former.task(key, self._fields) is not None or super().__contains__(former.field(key, self._fields))
+        return former.entry(key, self._fields) is not None or super().__contains__(former.field(key, self._fields))
 
     def get_type(self, key):
-        return float if former.task(key, self._fields) else super().get_type(former.field(key, self._fields))
+        entry = former.entry(key, self._fields)
+        return entry.kind if entry else super().get_type(former.field(key, self._fields))
 
     def __setitem__(self, key, value):
-        if task := former.task(key, self._fields):
-            key, value = former.GENERATED, former.with_share(super().__getitem__(former.GENERATED), task, value)
+        if entry := former.entry(key, self._fields):
+            key, value = entry.field, entry.into(super().__getitem__(entry.field), value)
         key = former.field(key, self._fields)
         super().__setitem__(key, former.VALUES.get((key, value), value) if isinstance(value, str) else value)
         if self.is_locked:

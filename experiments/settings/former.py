@@ -3,6 +3,7 @@
 No other setting has one of these names, so that one table serves all groups.
 """
 
+import dataclasses
 import decimal
 import sys
 
@@ -25,9 +26,55 @@ FIELDS = {
 }
 VALUES = {("kernel", "mosaic"): "mosaic_gpu"}
 _noted = set()  # former names of which a note was printed
-# settings of data that held the share of a generated task, in the order of their documents
-SHARES = {"passkey_share": "passkey", "copy_share": "copying"}
-GENERATED = "generated"
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """A setting that held the share of a generated task, which is an entry such as passkey(0.1) now."""
+
+    task: str
+    group, field = "data", "generated"
+    kind = float
+
+    @property
+    def example(self) -> str:
+        return f"{self.task}(0.1)"
+
+    def of(self, entries: tuple[str, ...]) -> float:
+        """The share among the entries of data.generated; 0 where the task is not among them."""
+        found = [entry for entry in entries if _name(entry) == self.task]
+        return float(found[0].partition("(")[2].rstrip(")")) if found else 0.0
+
+    def into(self, entries: tuple[str, ...], share: float) -> tuple[str, ...]:
+        """The entries with another share; 0 takes the task out.
+
+        The tasks that had settings come first and in their order, as their documents did: so the run is the same.
+        """
+        others = [entry for entry in entries if _name(entry) != self.task]
+        order = [entry.task for entry in ENTRIES.values() if isinstance(entry, Share)]
+        place = lambda entry: order.index(_name(entry)) if _name(entry) in order else len(order)
+        return tuple(sorted(others + [f"{self.task}({_digits(share)})"] * (share != 0), key=place))
+
+
+@dataclasses.dataclass(frozen=True)
+class Switch:
+    """A setting that was on or off, which is an entry, or none, now."""
+
+    example: str
+    group, field = "log", "trackers"
+    kind = bool
+
+    def of(self, entries: tuple[str, ...]) -> bool:
+        """Whether it is among the entries of log.trackers."""
+        return self.example in entries
+
+    def into(self, entries: tuple[str, ...], on: bool) -> tuple[str, ...]:
+        """The entries with it or without it."""
+        return tuple(entry for entry in entries if entry != self.example) + (self.example,) * bool(on)
+
+
+# settings that are entries of a tuple now, in the order of the generated documents
+ENTRIES = {"passkey_share": Share("passkey"), "copy_share": Share("copying"), "tensorboard": Switch("tensorboard")}
 
 
 def field(name: str, known) -> str:
@@ -39,29 +86,13 @@ def field(name: str, known) -> str:
     return new
 
 
-def task(name: str, known) -> str | None:
-    """The generated task whose share a field held; None for any other field. `known` holds the fields of its group."""
-    if name not in SHARES or GENERATED not in known:
+def entry(name: str, known) -> Share | Switch | None:
+    """What a field is among the entries of a tuple; None for any other field. `known` holds the fields of its group."""
+    found = ENTRIES.get(name)
+    if found is None or found.field not in known:
         return None
-    _tell(name, f"the setting {name} is an entry of data.generated now, such as {SHARES[name]}(0.1)")
-    return SHARES[name]
-
-
-def share_of(entries: tuple[str, ...], task: str) -> float:
-    """The share of a generated task among the entries of data.generated; 0 where it is not among them."""
-    found = [entry for entry in entries if _name(entry) == task]
-    return float(found[0].partition("(")[2].rstrip(")")) if found else 0.0
-
-
-def with_share(entries: tuple[str, ...], task: str, share: float) -> tuple[str, ...]:
-    """The entries of data.generated with another share of a task of SHARES; 0 takes it out.
-
-    The tasks of SHARES come first and in that order, as their documents did: so the run is the same.
-    """
-    others = [entry for entry in entries if _name(entry) != task]
-    order = list(SHARES.values())
-    place = lambda entry: order.index(_name(entry)) if _name(entry) in order else len(order)
-    return tuple(sorted(others + [f"{task}({_digits(share)})"] * (share != 0), key=place))
+    _tell(name, f"the setting {name} is an entry of {found.group}.{found.field} now, such as {found.example}")
+    return found
 
 
 def renamed(tree):
@@ -79,14 +110,13 @@ def renamed(tree):
 
 
 def _with_entries(group: dict) -> dict:
-    """A group of stored settings, the shares of generated tasks in it as entries of data.generated."""
-    shares = {name: group[name] for name in SHARES if name in group}
-    if not shares:
-        return group
-    entries = tuple(group.get(GENERATED, ()))
-    for name, share in shares.items():
-        entries = with_share(entries, SHARES[name], share)
-    return {name: value for name, value in group.items() if name not in SHARES} | {GENERATED: entries}
+    """A group of stored settings, those that are entries of a tuple now as such."""
+    for name, found in ENTRIES.items():
+        if name in group:
+            field = found.field
+            entries = found.into(tuple(group.get(field, ())), group[name])
+            group = {other: value for other, value in group.items() if other != name} | {field: entries}
+    return group
 
 
 def _name(entry: str) -> str:

@@ -64,18 +64,24 @@ class Mixture:
         return found
 
     def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """The given rows as a batch: the arrays that PackedRows.gather documents."""
+        """The given rows as a batch: the arrays that PackedRows.gather documents; and of several sources, as
+        "sources" bool [B, sources], the one that each row is of."""
         places, batches = [], []
         for source, at, numbers in self._by_source(rows):
             places.append(at)
             batches.append(source.gather(numbers))
         order = np.argsort(np.concatenate(places))
-        return {name: np.concatenate([batch[name] for batch in batches])[order] for name in batches[0]}
+        batch = {name: np.concatenate([batch[name] for batch in batches])[order] for name in batches[0]}
+        count = len(self.sources)
+        return batch | ({"sources": self._owner(rows)[:, None] == np.arange(count)} if count > 1 else {})
+
+    def _owner(self, rows: np.ndarray) -> np.ndarray:
+        """int [rows]: the number of the source of each of the given rows."""
+        return np.searchsorted(np.cumsum([len(source) for source in self.sources]), rows, side="right")
 
     def _by_source(self, rows: np.ndarray):
         """Yields (source, places in `rows`, numbers of its rows) of the sources that have any."""
-        ends = np.cumsum([len(source) for source in self.sources])
-        owner = np.searchsorted(ends, rows, side="right")
+        ends, owner = np.cumsum([len(source) for source in self.sources]), self._owner(rows)
         for i, source in enumerate(self.sources):
             at = np.flatnonzero(owner == i)
             if len(at):

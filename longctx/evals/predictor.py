@@ -1,5 +1,8 @@
 """The predictor that evaluation tasks call: the loss of every target of a batch, on any mesh."""
 
+import functools
+from collections.abc import Callable
+
 import jax
 import numpy as np
 
@@ -27,8 +30,19 @@ def predictor(config: Config, mesh, params, rope: RopeConfig, computed=None) -> 
     computed: (rows, length, worth) -> the number of rows that are computed; default rows_computed.
     """
     with jax.set_mesh(mesh):
-        graph = functional.graph(config.model, config.attention, config.memory)
         params = functional.forward_only(params)
+    return functools.partial(reader(config, mesh, rope, computed or rows_computed), params)
+
+
+def reader(
+    config: Config, mesh, rope: RopeConfig, computed=rows_computed
+) -> Callable[[dict, dict[str, np.ndarray]], Prediction]:
+    """The predictor of a model whose parameters change: (params, batch) -> Prediction; other ones compile nothing.
+
+    computed: see `predictor`.
+    """
+    with jax.set_mesh(mesh):
+        graph = functional.graph(config.model, config.attention, config.memory)
     whole = jax.sharding.NamedSharding(mesh, meshes.REPLICATED)  # so that every process can read the results
     predictions = jax.jit(
         lambda params, batch, length: _predictions(graph, params, batch, rope, length),
@@ -38,13 +52,12 @@ def predictor(config: Config, mesh, params, rope: RopeConfig, computed=None) -> 
     shards = config.mesh.context_shards
     row_unit = mesh.shape["data"] * mesh.shape["fsdp"]
     column_unit = layouts.unit(config.attention.layout, shards)
-    token_flops = 2 * sum(x.size for x in jax.tree.leaves(params))
-    worth = COMPILING["cpu" if mesh.devices.flat[0].platform == "cpu" else "accelerator"] / token_flops
-    computed = computed or rows_computed
+    flops_in_compiling = COMPILING["cpu" if mesh.devices.flat[0].platform == "cpu" else "accelerator"]
 
-    def predict(batch):
+    def read(params, batch):
         rows, columns = batch["tokens"].shape
-        more = computed(rows, columns, worth) - rows
+        token_flops = 2 * sum(x.size for x in jax.tree.leaves(params))
+        more = computed(rows, columns, flops_in_compiling / token_flops) - rows
         pad = (0, more + -(rows + more) % row_unit), (0, -columns % column_unit)
         padded = {name: np.pad(x, pad) for name, x in batch.items()}
         arrangement = layouts.arrange(config.attention.layout, padded["segments"], shards, reaches(config.model))
@@ -53,7 +66,7 @@ def predictor(config: Config, mesh, params, rope: RopeConfig, computed=None) -> 
         nll, top = arrangement.undo(tuple(np.asarray(x) for x in results))
         return Prediction(nll[:rows, :columns], top[:rows, :columns])
 
-    return predict
+    return read
 
 
 def _predictions(graph, params, batch: dict, rope: RopeConfig, length: int):

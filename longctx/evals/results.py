@@ -38,12 +38,18 @@ def lengths(result: dict) -> list[int]:
     return [record["length"] for record in result["lengths"]]
 
 
+def at_longest(result: dict, key: str, trained: int) -> dict | None:
+    """The record that holds `key` at the longest measured length trained at, or beyond where all are; None for none."""
+    records = measured(result, key)
+    within = [record for record in records if record["length"] <= trained] or records
+    return within[-1] if within else None
+
+
 def finding_by_length(result: dict, key: str, trained: int, of_record: Callable[[dict], str]) -> str:
     """The finding at the longest measured length trained at, by of_record, then each length that was not measured, and
     why. trained: the longest context trained at, in tokens."""
-    records = measured(result, key)
-    within = [record for record in records if record["length"] <= trained] or records
-    sentences = [of_record(within[-1])] if within else []
+    longest = at_longest(result, key, trained)
+    sentences = [of_record(longest)] if longest else []
     missing = [
         f"{record['length']:,} tokens not measured: {record['reason']}."
         for record in result["lengths"]

@@ -9,6 +9,11 @@ def anything(result: dict) -> bool:
     return True
 
 
+def no_headline(result: dict, trained: int) -> str:
+    """No words: a task whose result is not said in the last line of a run."""
+    return ""
+
+
 def no_lengths(result: dict) -> list[int]:
     """No context length: the figure of a task without a line per length has no use for their colours."""
     return []
@@ -36,6 +41,7 @@ class Task(NamedTuple):
         every context length of the report, whose places are their colours: see drawing.colour_of.
       is_result: whether a dict read back from evals.json is what `run` returns, as far as finding and figure use it.
       lengths: result -> the context lengths that have a line, hence a colour, in the figure.
+      headline: (result, trained) -> the result in a few words, for the last line of a run; "" where there is none.
       fills_every_length: whether `run` makes rows as long as every length, however short the held-out documents are:
         then memory must hold such rows, and is asked before anything is measured.
     """
@@ -47,4 +53,5 @@ class Task(NamedTuple):
     figure: Callable[[dict, list[int], int], Any]
     is_result: Callable[[dict], bool] = anything
     lengths: Callable[[dict], list[int]] = no_lengths
+    headline: Callable[[dict, int], str] = no_headline
     fills_every_length: bool = False

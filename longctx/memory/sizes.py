@@ -1,6 +1,8 @@
-"""Counts of bytes for people to read, and the free memory of this machine. Free of jax."""
+"""Counts of bytes for people to read, and the memory of this machine and process. Free of jax."""
 
 import pathlib
+import resource
+import sys
 
 _CGROUP = pathlib.Path("/sys/fs/cgroup")
 
@@ -26,6 +28,14 @@ def free_memory() -> int | None:
         ]  # read, and dropped when memory is short
         limits.append(max(int(limit) - int(used) + sum(map(int, files)), 0))
     return min(limits, default=None)
+
+
+def peak_resident() -> int:
+    """The most bytes of memory that this process has taken since it started, or since the system was told to reset."""
+    for line in _read(pathlib.Path("/proc/self/status")).splitlines():
+        if line.startswith("VmHWM:"):  # unlike ru_maxrss, not inherited from the parent
+            return 1024 * int(line.split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _read(path: pathlib.Path) -> str:

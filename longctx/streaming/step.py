@@ -116,7 +116,7 @@ CLIPS = {"exact": exact, "exact_twice": exact_twice, "delayed": delayed}
 
 
 def streamed(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: dict):
-    """(params, moments, mean loss, gradient norm, good) after one step, as training.autodiff gives them.
+    """(params, moments, losses, gradient norm, good) after one step, as training.autodiff gives them.
 
     The parameters and moments of state["params"]["blocks"] are updated in place.
     """
@@ -133,7 +133,7 @@ def streamed(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: 
 
 
 def updated(optimizer: Optimizer, state: dict, step):
-    """(params, moments, mean loss, gradient norm, good) after step(optimizer, blocks, moments), one of CLIPS."""
+    """(params, moments, losses, gradient norm, good) after step(optimizer, blocks, moments), one of CLIPS."""
     params, offload = state["params"], optimizer.config.memory.offload
     blocks = host.stacks(params["blocks"], "params" in offload)
     stacked = optim.moments_of(state["moments"], lambda tree: host.stacks(tree["blocks"], "moments" in offload))
@@ -144,7 +144,7 @@ def updated(optimizer: Optimizer, state: dict, step):
     )
     whole = lambda outside, blocks: outside | {"blocks": host.arrays(blocks)}
     moments = adam._replace(mu=whole(adam.mu, stacked[0].mu), nu=whole(adam.nu, stacked[0].nu)), *rest
-    return whole(outside, blocks), moments, value, norm, good
+    return whole(outside, blocks), moments, {"loss": value}, norm, good
 
 
 def others(tree: dict) -> dict:

@@ -14,13 +14,14 @@ from experiments.pictures import run as figures
 from experiments.run.metrics import FILE, Metrics
 from longctx.errors import UserError
 from longctx.evals import drawing
+from longctx.evals.api import EVALS
 from longctx.evals.tasks import passkey
 
 
 def fill(workdir, steps=(30, 20)):
     """Metrics of a run of two stages."""
     done = tokens = 0
-    with Metrics(workdir, tensorboard=False) as metrics:
+    with Metrics(workdir) as metrics:
         for stage, count in enumerate(steps):
             metrics.stage(
                 {
@@ -85,6 +86,18 @@ def evals():
     }
     passkey = {"lengths": [512, 2048, 64], "depths": [0.0, 1.0], "samples": 4, "chance": 0.11, "grid": grid}
     return {"by_position": by_position, "context_gain": gain, "passkey": passkey}
+
+
+def fill_more(workdir):
+    """Metrics with what newer runs log: a mixture, held-out losses, FLOPs and memory."""
+    with Metrics(workdir) as metrics:
+        metrics.stage({"stage": 0, "seq_len": 512, "batch_size": 8, "compile_s": 2.0, "waste": 0.01, "step": 0})
+        for step in range(1, 41):
+            record = {"step": step, "stage": 0, "seq_len": 512, "tokens": 4096 * step, "loss": 5 / step}
+            record |= {"tokens_per_s": 4096.0, "grad_norm": 1 / step, "learning_rate": 1e-3}
+            record |= {"flops_per_s": 2e12, "peak_bytes": 10**9 + step}
+            record |= {"loss/text": 0.5 * np.log(2)} if step % 2 else {"loss/passkey": 0.1, "mfu": 0.25}
+            metrics.step(record | ({"held_out_loss": 1.5} if step % 10 == 0 else {}))
 
 
 class Page(html.parser.HTMLParser):
@@ -204,6 +217,57 @@ def test_a_passkey_that_fitted_nowhere(run):
     empty["passkey"].update(chance=None, grid={name: [[None] * 3] * 2 for name in ("accuracy", "exact", "gain")})
     (run / "evals.json").write_text(json.dumps(empty))
     assert "No length was long enough for the prompt" in Page(report.write(run)).text
+
+
+def test_what_newer_runs_log_is_shown(tmp_path):
+    fill_more(tmp_path)
+    (tmp_path / "config.json").write_text(
+        json.dumps({"name": "mix", "data": {"tokenizer": "bytes", "generated": ["passkey(0.5)"]}})
+    )
+    page = Page(report.write(tmp_path))
+    assert sum(tag == "svg" for tag, _ in page.tags) == 6
+    for part in ("Training loss by source", "Learning rate and gradient norm", "Compute and memory by stage"):
+        assert part in page.text
+    tiles = {name: value for value, name, _ in report.headline(report.load(tmp_path))}
+    assert tiles["bits per byte"] == "0.500" and tiles["MFU"] == "25.0%" and tiles["peak memory"] == "1.00 GB"
+
+
+def test_pictures_hold_what_was_logged(tmp_path):
+    fill_more(tmp_path)
+    run = report.load(tmp_path)
+    (axes, *_) = figures.loss(run.steps, [512]).axes
+    (held_out,) = [line for line in axes.lines if line.get_label() == "held-out text"]
+    np.testing.assert_array_equal(held_out.get_xydata(), [[10, 1.5], [20, 1.5], [30, 1.5], [40, 1.5]])
+    (axes,) = figures.by_source(run.steps, [512]).axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["text", "passkey", "held-out text"]
+    left, right = figures.hardware(run.steps, [512]).axes
+    assert left.get_title() == "MFU (%)" and [bar.get_height() for bar in left.patches] == [25.0]
+    assert [bar.get_height() for bar in right.patches] == [1.00000004]
+    for record in run.steps:
+        record.pop("mfu", None)
+    left, _ = figures.hardware(run.steps, [512]).axes
+    assert left.get_title() == "TFLOP/s" and [bar.get_height() for bar in left.patches] == [2.0]
+
+
+def test_bits_per_byte_are_of_text_alone(run):
+    """A mixture that an older run did not tell apart has none."""
+    names = lambda: [name for _, name, _ in report.headline(report.load(run))]
+    assert "bits per byte" in names()
+    for mixed in ({"generated": ["passkey(0.5)"]}, {"passkey_share": 0.5}):
+        (run / "config.json").write_text(json.dumps({"data": {"tokenizer": "bytes"} | mixed}))
+        assert "bits per byte" not in names()
+
+
+def test_the_last_line_of_a_run_leaves_out_what_was_not_measured():
+    found = evals()
+    said = lambda: [EVALS[name].headline(result, 512) for name, result in found.items()]
+    assert said() == ["held-out loss 2.000 at 512 tokens", "context gain 0.100 nats", "passkey 45% of digits"]
+    found["by_position"]["lengths"][0]["mean"] = None
+    found["context_gain"]["lengths"][0]["gain"] = [None] * 3
+    found["passkey"]["grid"]["accuracy"] = [[None] * 3] * 2
+    assert said() == ["", "", ""]
+    found["by_position"]["lengths"], found["context_gain"]["lengths"] = [], []
+    assert said() == ["", "", ""]
 
 
 def test_headline_numbers(run):

@@ -1,6 +1,7 @@
 """The commands from end to end: what a run writes and prints, on any mesh, and what stops it."""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -32,13 +33,14 @@ EVALS = [
     "eval.documents=2",
     "eval.depths=2",
 ]
+MEASURED = [*EVALS, "eval.every_steps=5"]
 
 
 @pytest.fixture(scope="module")
 def run(tiny, tmp_path_factory):
     """A whole run, every part of it turned on: its workdir, and the finished process."""
     workdir = tmp_path_factory.mktemp("run")
-    done = tiny.train(workdir, "log.tensorboard=True", *EVALS)
+    done = tiny.train(workdir, "log.trackers=('tensorboard',)", *MEASURED)
     ended_well(done)
     return workdir, done
 
@@ -72,7 +74,9 @@ def test_prints_little_before_the_first_step(run):
     lines = done.stdout.splitlines()
     first = next(i for i, line in enumerate(lines) if line.startswith("step "))
     assert lines[first].startswith("step 1 | stage 1/2 (64) | loss ") and first <= 15
-    assert lines[-1] == f"report: {run[0] / 'report.html'}"
+    said = r"held-out loss \d\.\d{3} at 64 tokens, context gain -?\d\.\d{3} nats, passkey \d+% of digits, report: (.*)"
+    assert re.fullmatch(said, lines[-1])[1] == str(run[0] / "report.html")
+    assert "compiling stage 2 of 2 (length 128) ..." in lines
     assert done.stderr == ""
 
 
@@ -88,6 +92,17 @@ def test_metrics(run):
     assert np.mean(loss[-4:]) < np.mean(loss[:4]) - 1
 
 
+def test_held_out_losses_go_on_as_they_were_after_a_restart(tiny, run, tmp_path):
+    held_out = lambda workdir: {record["step"]: record.get("held_out_loss") for record in steps(workdir)}
+    whole = held_out(run[0])
+    assert [step for step, loss in whole.items() if loss is not None] == [5, 10, BOUNDARY, 15, STEPS]
+    assert whole[STEPS] < whole[5] - 1
+    assert run[1].stdout.count("compiling the held-out loss") == 2
+    workdir = rewound(run[0], tmp_path / "run", BOUNDARY)
+    ended_well(tiny.train(workdir, *MEASURED))
+    assert held_out(workdir) == whole and losses(workdir) == losses(run[0])
+
+
 def test_metrics_mark_the_start_of_each_stage(run):
     workdir, _ = run
     stages = [record for record in metrics.read(workdir) if record.get("event") == "stage"]
@@ -101,6 +116,18 @@ def test_a_stage_has_its_own_rope(tiny, run, tmp_path):
     got, want = losses(tmp_path), losses(run[0])
     assert got[:BOUNDARY] == want[:BOUNDARY]
     assert all(abs(a[1] - b[1]) > 1e-5 for a, b in zip(got[BOUNDARY:], want[BOUNDARY:], strict=True))
+
+
+def test_the_losses_of_a_mixture_are_logged_by_source(tiny, tmp_path):
+    ended_well(tiny.train(tmp_path, "data.generated=('copying(0.4)',)", "log.every_steps=4"))
+    records, names = steps(tmp_path), {"loss/text", "loss/copying"}
+    assert all(names >= {name for name in record if name.startswith("loss/")} for record in records)
+    both = [record for record in records if names <= record.keys()]
+    assert len(both) > 3
+    assert records[0]["step"] == 1, "here no mean over several steps"
+    of_first = [records[0][name] for name in names if name in records[0]]
+    assert min(of_first) - 1e-4 <= records[0]["loss"] <= max(of_first) + 1e-4
+    assert both[-1]["loss/text"] < both[0]["loss/text"] - 1
 
 
 # ---- meshes

@@ -36,7 +36,7 @@ def get_config():
     config.data.path = TEXT
     config.optim.update(learning_rate=1e-2, warmup_steps=2)
     config.checkpoint.update(every_steps=4, keep=100)
-    config.log.update(every_steps=1, tensorboard=False)
+    config.log.update(every_steps=1, trackers=())
     config.eval.tasks = ()
     return config
 """

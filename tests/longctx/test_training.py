@@ -114,6 +114,36 @@ def test_an_augmentation_draws_anew_at_every_step_and_alike_in_every_run(name):
     assert len(set(losses)) == 4 and losses[2] == losses[3]
 
 
+@pytest.mark.parametrize("mesh_config", [MeshConfig(), *slow(MeshConfig(data=2, context=2))])
+def test_losses_by_source_are_those_of_steps_on_the_rows_of_one(mesh_config):
+    """The rows of the other source without weight; and the whole loss has the bits that it has without sources."""
+    config = dataclasses.replace(CONFIG, mesh=mesh_config)
+    (mesh, plain), (stage, *_) = compiled(config), curriculum.plan(config)
+    step = training.compile_step(config, optim.learning_rate(config.optim, [stage]), stage, mesh, sources=3)
+    whole = jax.device_get(batch(mesh))
+    whole["weights"] = np.random.default_rng(1).uniform(0.0, 2.0, (2, 32)).astype(np.float32)
+    losses_of = lambda step, batch: jax.device_get(
+        step(training.init_state(config, mesh), meshes.put_batch(batch, mesh))[1]
+    )
+    sources = np.array([[False, False, True], [True, False, False]])
+    metrics = losses_of(step, whole | {"sources": sources})
+    assert metrics["loss"] == losses_of(plain, whole)["loss"]
+    sums, weights = metrics["by_source"]
+    np.testing.assert_allclose(weights, [whole["weights"][1].sum(), 0, whole["weights"][0].sum()], rtol=1e-6)
+    np.testing.assert_allclose(sums.sum() / weights.sum(), metrics["loss"], rtol=1e-6)
+    for source, row in ((0, 1), (2, 0)):
+        weighted = np.where(np.arange(2)[:, None] == row, whole["weights"], 0)
+        alone = losses_of(plain, whole | {"weights": weighted})
+        np.testing.assert_allclose(sums[source] / weights[source], alone["loss"], rtol=1e-6)
+    assert sums[1] == 0
+
+
+def test_a_row_that_is_not_finite_spoils_its_own_source_only():
+    nll, weights = np.array([[1.0, 2.0], [np.nan, 1.0], [3.0, 5.0]], np.float32), np.ones((3, 2), np.float32)
+    sources = np.array([[True, False], [False, True], [True, False]])
+    np.testing.assert_array_equal(lc.loss.by_source(nll, weights, sources), [[11.0, np.nan], [4.0, 2.0]])
+
+
 def test_all_weights_zero_is_a_step_of_zero_loss():
     mesh, step = compiled()
     _, metrics = step(training.init_state(CONFIG, mesh), batch(mesh, weight=0.0))

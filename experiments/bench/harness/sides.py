@@ -19,6 +19,7 @@ import tempfile
 import time
 
 from experiments.settings.extras import missing
+from longctx.memory import sizes
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 BURST = 0.3  # seconds: short work is repeated until a burst lasts this long
@@ -177,12 +178,7 @@ def timed(run, burst: float = BURST) -> dict:
 
 def peak_mb() -> float:
     """The peak resident memory of this process since it started, or since reset_peak, in MiB."""
-    status = pathlib.Path("/proc/self/status")
-    if status.exists():  # unlike ru_maxrss, not inherited from the parent
-        return next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line[:6] == "VmHWM:")
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (MIB if sys.platform == "darwin" else 1024)
+    return sizes.peak_resident() / MIB
 
 
 def reset_peak() -> None:

@@ -6,6 +6,7 @@ To add a task: a file here with a subclass of generated.task.Generated, and a li
 
 from collections.abc import Sequence
 
+from longctx.config import DataConfig
 from longctx.data.curriculum import Stage
 from longctx.data.generated.copying import Copying
 from longctx.data.generated.passkey import Passkey
@@ -15,6 +16,8 @@ from longctx.errors import UserError
 from longctx.parsing import parse_call
 
 GENERATED: dict[str, type[Generated]] = {"passkey": Passkey, "copying": Copying}
+
+TEXT = "text"  # the name of the source that is read
 
 
 def parse(texts: Sequence[str]) -> dict[str, Generated]:
@@ -32,6 +35,11 @@ def parse(texts: Sequence[str]) -> dict[str, Generated]:
                 f"{field}={text!r} must be a share above 0 and below 1; {name}(0.1) is a tenth of the tokens."
             )
     return tasks
+
+
+def source_names(config: DataConfig) -> tuple[str, ...]:
+    """The names of the sources of training rows, in the order of the Mixture that pipeline.stage_rows makes."""
+    return (TEXT, *parse(config.generated))
 
 
 def check(texts: Sequence[str], stages: Sequence[Stage], tokenizer: Tokenizer) -> None:

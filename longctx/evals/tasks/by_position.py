@@ -140,6 +140,14 @@ def _finding(record: dict) -> str:
     )
 
 
+def headline(result: dict, trained: int) -> str:
+    """The mean loss at the longest length trained at."""
+    record = results.at_longest(result, "loss", trained)
+    if record is None or record.get("mean") is None:
+        return ""
+    return f"held-out loss {record['mean']:.3f} at {record['length']:,} tokens"
+
+
 @drawing.style
 def figure(result: dict, lengths: list[int], trained: int):
     """Held-out loss by position in the context, a line per length; bands are one standard error. None without any."""
@@ -178,4 +186,5 @@ TASK = Task(
     figure=figure,
     is_result=is_result,
     lengths=results.lengths,
+    headline=headline,
 )

@@ -87,6 +87,12 @@ def _finding(record: dict) -> str:
     )
 
 
+def headline(result: dict, trained: int) -> str:
+    """The worth of the full context at the longest length trained at."""
+    record = results.at_longest(result, "gain", trained)
+    return "" if record is None or record["gain"][0] is None else f"context gain {record['gain'][0]:.3f} nats"
+
+
 @drawing.style
 def figure(result: dict, lengths: list[int], trained: int):
     """Loss with a shortened context minus with the full one, on the same tokens; bars are one standard error."""
@@ -124,4 +130,5 @@ TASK = Task(
     figure=figure,
     is_result=is_result,
     lengths=results.lengths,
+    headline=headline,
 )

@@ -200,9 +200,7 @@ def _fit(rng, tokenizer, length, depth) -> tuple[str, str] | None:
 
 def finding(result: dict, trained: int) -> str:
     """The share of the digits that are found, over the whole grid, beside what guessing gets."""
-    accuracy, exact = (
-        drawing.numbers(value for row in result["grid"][name] for value in row) for name in ("accuracy", "exact")
-    )
+    accuracy, exact = _cells(result, "accuracy"), _cells(result, "exact")
     if not np.isfinite(accuracy).any():
         return "No length was long enough for the prompt, or the tokenizer has no digits."
     return (
@@ -210,6 +208,16 @@ def finding(result: dict, trained: int) -> str:
         f"number: {result['chance']:.0%}); in {np.nanmean(exact):.0%} of the prompts all are "
         f"({result['samples']} per cell)."
     )
+
+
+def headline(result: dict, trained: int) -> str:
+    """The share of the digits that are found, over the whole grid."""
+    accuracy = _cells(result, "accuracy")
+    return f"passkey {np.nanmean(accuracy):.0%} of digits" if np.isfinite(accuracy).any() else ""
+
+
+def _cells(result: dict, name: str) -> np.ndarray:
+    return drawing.numbers(value for row in result["grid"][name] for value in row)
 
 
 @drawing.style
@@ -280,5 +288,6 @@ TASK = Task(
     finding=finding,
     figure=figure,
     is_result=is_result,
+    headline=headline,
     fills_every_length=True,
 )

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from experiments.run.metrics import FILE, Metrics, check_start, dump, read, read_counted
+from longctx.config import Config
 from longctx.errors import UserError
 
 STAGES = {0: 0, 1: 4}  # stage -> the step it starts after
 
 
 def record_run(workdir, first, last, resume_step=None):
-    with Metrics(workdir, resume_step, tensorboard=False) as metrics:
+    with Metrics(workdir, resume_step) as metrics:
         for step in range(first, last + 1):
             for stage, start in STAGES.items():
                 if step == start + 1 or (step == first and step > start):  # a resumed run announces its stages again
@@ -24,7 +25,7 @@ def record_run(workdir, first, last, resume_step=None):
 
 
 def test_lines_are_strict_json(tmp_path):
-    with Metrics(tmp_path, tensorboard=False) as metrics:
+    with Metrics(tmp_path) as metrics:
         metrics.stage({"stage": 0, "seq_len": 8, "step": 0})
         metrics.step({"step": np.int64(1), "loss": np.float32(0.5), "norm": float("nan"), "rate": [np.inf, 1.0]})
     lines = (tmp_path / FILE).read_text().splitlines()
@@ -84,7 +85,7 @@ def test_lines_that_are_no_records_are_left_out_and_counted(tmp_path, capsys):
     lines = whole.splitlines(keepends=True)
     (tmp_path / FILE).write_bytes(b"".join([*lines[:3], *(line + b"\n" for line in MISTYPED), *lines[3:]]) + b'{"st')
     assert read_counted(tmp_path) == (read(tmp_path), len(MISTYPED)) and len(read(tmp_path)) == len(lines)
-    Metrics(tmp_path, 6, tensorboard=False).close()
+    Metrics(tmp_path, 6).close()
     assert (tmp_path / FILE).read_bytes() == whole
     assert capsys.readouterr().out == f"{FILE}: {len(MISTYPED)} lines were no records, and are left out\n"
 
@@ -93,12 +94,12 @@ def test_lines_that_are_no_records_are_left_out_and_counted(tmp_path, capsys):
     "spoil, use, message",
     [
         (lambda path: path.mkdir(), read, "Is a directory"),
-        (lambda path: path.mkdir(), lambda workdir: Metrics(workdir, 3, tensorboard=False), "Is a directory"),
+        (lambda path: path.mkdir(), lambda workdir: Metrics(workdir, 3), "Is a directory"),
         (lambda path: path.with_suffix(".tmp").mkdir(), Metrics, r"metrics\.tmp cannot be written: Is a directory"),
         (
             lambda path: path.with_name("tensorboard").write_text(""),
-            Metrics,
-            "tensorboard cannot be written: File exists",
+            lambda workdir: Metrics(workdir, config=Config()),
+            r"log.trackers=\('tensorboard',\): tensorboard cannot begin: File exists",
         ),
     ],
 )
@@ -111,11 +112,13 @@ def test_files_that_cannot_be_used_are_one_line(tmp_path, spoil, use, message):
 
 FULL = """
 import errno, os, resource, signal, sys
-from experiments.run.metrics import Events, Metrics
+from experiments.run.metrics import Metrics
+from experiments.run.trackers import TensorBoard
+from longctx.config import Config
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 limit = lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-Events.EVERY_S = 0.0
-with Metrics(sys.argv[1], note=lambda line: print("note:", line)) as metrics:
+TensorBoard.EVERY_S = 0.0
+with Metrics(sys.argv[1], config=Config(), note=lambda line: print("note:", line)) as metrics:
     for step in range(1, 60):
         if step == 6:
             limit(300)                      # of any file: metrics.jsonl in the middle of a line, events too
@@ -142,7 +145,7 @@ def test_a_full_disk_costs_lines_and_no_more(tmp_path):
         [
             f"note: {FILE}: File too large; step {50 - lost} is not recorded, and training goes on",
             f"note: {FILE}: {lost} lines before step 50 could not be written",
-            "note: tensorboard: File too large; no more events are written",
+            "note: tensorboard: File too large; it gets no more numbers, and training goes on",
         ]
     )
 
@@ -187,7 +190,7 @@ def test_what_a_crash_tore_is_left_out(tmp_path, torn):
 def test_a_killed_process_loses_no_line(tmp_path):
     code = (
         "import os, sys\nfrom experiments.run.metrics import Metrics\n"
-        "metrics = Metrics(sys.argv[1], None, tensorboard=False)\n"
+        "metrics = Metrics(sys.argv[1], None)\n"
         "for step in range(1, 6): metrics.step({'step': step})\n"
         "os.kill(os.getpid(), 9)"
     )
@@ -202,7 +205,7 @@ def test_tensorboard_events_and_purge(tmp_path):
     from tensorboardX.proto.event_pb2 import Event
 
     for resume_step in (None, 1):
-        with Metrics(tmp_path, resume_step) as metrics:
+        with Metrics(tmp_path, resume_step, Config()) as metrics:
             metrics.step({"step": 2, "loss": 0.5, "grad_norm": None})
     events = []
     for path in sorted((tmp_path / "tensorboard").iterdir(), key=lambda path: path.stat().st_mtime_ns):

@@ -105,6 +105,19 @@ def test_every_mesh_trains_and_evaluates_like_one_device(tiny, finished, mesh, t
         assert evals(tmp_path) == trained
 
 
+@pytest.mark.slow
+def test_what_is_logged_of_a_mixture_and_of_held_out_text_is_that_of_one_process(tiny, tmp_path):
+    """Rows of a batch lie on both processes, and so do the sources that they are of."""
+    logged = ["data.generated=('copying(0.4)',)", "eval.every_steps=5"]
+    ended_well(tiny.train(tmp_path / "one", *logged))
+    assert_all_ended_well(tiny.together(*tiny.command(tmp_path / "two", *logged, *cut(data=2, context=2))))
+    one, two = steps(tmp_path / "one"), steps(tmp_path / "two")
+    for name in ("loss", "loss/text", "loss/copying", "held_out_loss"):
+        of = lambda records, name=name: {record["step"]: record[name] for record in records if name in record}
+        assert of(one).keys() == of(two).keys() != set()
+        np.testing.assert_allclose(list(of(two).values()), list(of(one).values()), rtol=0, atol=2e-4)
+
+
 def evals(workdir) -> dict:
     return json.loads((workdir / "evals.json").read_text())
 

@@ -6,6 +6,7 @@ import pty
 import re
 import subprocess
 import sys
+import types
 import warnings
 
 import pytest
@@ -49,14 +50,34 @@ def test_the_last_line_comes_after_an_exception_too():
     assert re.findall(r"step (\d)", stream.getvalue()) == ["1", "2"]
 
 
-def test_time_left_counts_tokens_at_the_latest_speed():
+def test_time_left_is_that_of_the_mean_speed_of_the_last_minutes(monkeypatch):
+    clock = types.SimpleNamespace(now=0.0)
+    monkeypatch.setattr("experiments.run.progress.time", types.SimpleNamespace(monotonic=lambda: clock.now))
     stream = io.StringIO()
-    with progress(100_000, stream) as bar:
-        bar.update(1, 50_000, 1.0, 1000.0)
-        bar.update(2, 60_000, 1.0, 10.0)
-        bar.update(3, 60_000, float("nan"), 0.0)
-    ends = [line.split(" | ")[-1] for line in stream.getvalue().splitlines()]
-    assert ends == ["50 s left", "1:06:40 left", "0 tokens/s"]
+    bar = progress(100_000, stream)
+
+    def update(at, tokens, latest):
+        clock.now = at
+        bar.update(1, tokens, 1.0, latest)
+        return stream.getvalue().splitlines()[-1].split(" | ")[-1]
+
+    bar.stage(0, 2, 512)
+    assert update(10.0, 1000, 50.0) == "33:00 left"  # the first: 99,000 at 50
+    assert update(20.0, 2000, 1e6) == "16:20 left"  # 98,000 at 1000 in 10 s
+    assert update(40.0, 7000, 1.0) == "7:45 left"  # 93,000 at 6000 in 30 s
+    assert (
+        update(330.0, 13_000, 1.0) == "40:52 left"
+    )  # 10 s is out of the window, 20 s its edge: 87,000 at 11000 in 310
+    bar.stage(1, 2, 1024)
+    assert update(1000.0, 20_000, 10.0) == "2:13:20 left"  # another stage: 80,000 at 10
+    assert update(1001.0, 20_000, 0.0) == "0 tokens/s"
+
+
+def test_a_held_out_loss_stands_beside_the_other():
+    stream = io.StringIO()
+    with progress(1000, stream) as bar:
+        bar.update(1, 100, 2.5, 100.0, 2.75)
+    assert stream.getvalue() == "step 1 | loss 2.5000 | held out 2.7500 | 100 tokens/s | 9 s left\n"
 
 
 @pytest.mark.parametrize("seconds, text", [(0, "0 s"), (59.6, "1:00"), (187, "3:07"), (7509, "2:05:09")])

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.run import checks
+from experiments.run import batches, checks
 from experiments.settings import config as configs
 from tests.experiments.settings.test_bad_input import FILE, has, problem
 
@@ -38,3 +38,20 @@ def test_a_workdir_that_lost_its_checkpoints_is_refused_unless_it_may_start_over
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 40, "stage": 0, "loss": 2.0}) + "\n")
     has(problem(start, workdir=tmp_path), repr(str(tmp_path)), "metrics.jsonl with step 40", "start_over=True")
     assert start("checkpoint.start_over=True", workdir=tmp_path).stages
+
+
+@pytest.mark.parametrize(
+    "memory, told, said",
+    [
+        ((), ("text", "passkey"), 0),
+        (("memory.backward=streamed",), (), "memory.backward='streamed' makes no other"),
+        (("memory.offload=('moments',)",), (), "memory.offload=('moments',) makes no other"),
+    ],
+)
+def test_losses_of_sources_are_told_apart_or_it_is_said_that_they_are_not(memory, told, said):
+    settings = lambda *more: configs.from_command_line(["command", *FILE, *(f"--config.{one}" for one in more)])[0]
+    config = settings("data.generated=('passkey(0.5)',)", *memory)
+    assert batches.told_apart(config) == told
+    assert said in batches.untold(config)[0] if said else batches.untold(config) == []
+    alone = settings("data.generated=()", *memory)
+    assert batches.told_apart(alone) == () and batches.untold(alone) == []

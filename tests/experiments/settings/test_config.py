@@ -114,7 +114,7 @@ def test_overrides():
     assert config.stages[1].rope == dataclasses.replace(plain.stages[1].rope, theta=1e6)
     assert config.model.rope == RopeConfig(scaling="linear")
     assert config.eval.lengths == (512, 1024) and config.eval.tasks == ("passkey",)
-    assert config.data.path == "/a b" and config.model.tied_head and not config.log.tensorboard
+    assert config.data.path == "/a b" and config.model.tied_head and config.log.trackers == ()
 
 
 def test_the_last_of_two_overrides_counts():

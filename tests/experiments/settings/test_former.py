@@ -82,10 +82,28 @@ def test_shares_of_before_on_the_command_line():
         parsed("--config.data.passkey_share=x")
 
 
-@pytest.mark.parametrize("name", [*former.FIELDS, *former.SHARES])
+def test_tensorboard_was_a_switch(capsys, monkeypatch):
+    monkeypatch.setattr(former, "_noted", set())
+    argv = ["command", "--config", str(ROOT / "configs" / "quickstart.py")]
+    parsed = lambda *more: configs.from_command_line([*argv, *more])[0].log.trackers
+    assert parsed() == parsed("--config.log.tensorboard") == ("tensorboard",)
+    assert parsed("--config.log.tensorboard=False") == parsed("--noconfig.log.tensorboard") == ()
+    assert capsys.readouterr().err.count("note: the setting tensorboard is an entry of log.trackers now") == 1
+    tree = configs.defaults()
+    tree.log.trackers = ("wandb",)
+    tree.log.tensorboard = True
+    assert tree.log.trackers == ("wandb", "tensorboard") and "trackers" in tree.log.explicit
+    stored = dataclasses.asdict(Settings())
+    del stored["log"]["trackers"]
+    for on, trackers in ((True, ("tensorboard",)), (False, ())):
+        tree = stored | {"log": stored["log"] | {"tensorboard": on}}
+        assert configs.from_config_dict(tree).log.trackers == trackers
+
+
+@pytest.mark.parametrize("name", [*former.FIELDS, *former.ENTRIES])
 def test_no_setting_has_a_former_name(name):
     groups = [Settings(), *(getattr(Settings(), field.name) for field in dataclasses.fields(Settings))]
     groups = [group for group in groups if dataclasses.is_dataclass(group)]
     assert not any(hasattr(group, name) for group in groups)
     with pytest.raises(AttributeError):
-        setattr(configs.defaults().log, name, 1)
+        setattr(configs.defaults().optim, name, 1)

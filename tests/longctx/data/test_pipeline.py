@@ -201,6 +201,7 @@ def test_a_row_of_a_mixture_is_one_of_its_sources(mixed):
     first, second, _ = map(len, together.sources)
     numbers = np.array([first + second + 1, 0, first, first - 1, first + second - 1, 0])
     whole, parts = together.gather(numbers), [source.gather(np.arange(len(source))) for source in together.sources]
+    np.testing.assert_array_equal(whole.pop("sources"), np.eye(3, dtype=bool)[[2, 0, 1, 0, 1, 0]])
     for i, (source, row) in enumerate([(2, 1), (0, 0), (1, 0), (0, first - 1), (1, second - 1), (0, 0)]):
         for name, array in whole.items():
             np.testing.assert_array_equal(array[i], parts[source][name][row])
