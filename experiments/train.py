@@ -39,7 +39,7 @@ def main(argv) -> None:
     from experiments.run.metrics import Metrics, Unrecorded
     from experiments.run.progress import progress
     from experiments.run.signals import StopRequest
-    from longctx import training
+    from longctx import trained, training
     from longctx.checkpoints.checkpointer import Checkpointer
     from longctx.data import rows, tokenizers
 
@@ -81,7 +81,8 @@ def main(argv) -> None:
         stop.leave_at_once()
 
         # ---- evaluation and report ----------------------------------------------------------------------------------
-        evaluate.run(config, mesh, state["params"], stages[-1].rope, corpus.held_out, tokenizer, workdir)
+        params = trained.measured(state)
+        evaluate.run(config, mesh, params, stages[-1].rope, corpus.held_out, tokenizer, workdir)
 
 
 if __name__ == "__main__":
