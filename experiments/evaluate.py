@@ -2,12 +2,14 @@
 
     python -m experiments.evaluate --workdir DIR [--config.eval.lengths="(512, 16384)"]
                                    [--config.model.rope.scaling=yarn ...]
-    python -m experiments.evaluate --config.init_from=MODEL [--workdir DIR] [--config.data.path=TEXT] [...]
+    python -m experiments.evaluate --config.init_from=MODEL [--workdir DIR] [--adapter FOLDER]
+                                   [--config.data.path=TEXT] [...]
 
 The first starts from the configuration of the run in the workdir, with the RoPE of the stage that its newest checkpoint
 was made in as model.rope; `--config.x=y` changes it. The second reads a model of Hugging Face (a folder, a .gguf file,
 an id in the hub's cache) as it is, without a run, at 512, 2048 and 8192 tokens as far as it was trained for them, on a
-text of yours or Python's own library. Writes evals.json and draws the report.
+text of yours or Python's own library; --adapter adds a low-rank adapter in peft's format. Both write evals.json and
+draw the report.
 """
 
 import dataclasses
@@ -82,8 +84,8 @@ def of_model(path: str, given: list[str]) -> None:
     from longctx.hf import folder, sources
 
     source = sources.folder(path, "init_from")
-    option, overrides = _workdir(given)
-    workdir = pathlib.Path(option or f"runs/evaluate-{source.name}")
+    options, overrides = _options(given)
+    workdir = pathlib.Path(options.workdir or f"runs/evaluate-{source.name}")
     places.check_folder("--workdir", workdir)
     stored = folder.model_config(source)
     config = _measured(models.settings(source, stored, overrides, more=("eval", "data")), source.name)
@@ -94,19 +96,20 @@ def of_model(path: str, given: list[str]) -> None:
 
     mesh = processes.start(config.mesh)
     price.check(config, mesh, lengths=certain_lengths(config))
-    params = models.load(source, stored, config.model, mesh)
+    model, params = models.load(source, stored, config.model, mesh, options.adapter)
+    config = dataclasses.replace(config, model=model)
     write_records(config, workdir, mesh)
     for line in (f"{source.name}: as it is, at {', '.join(map(str, lengths(config)))} tokens", *corpus.notes):
         print(line, flush=True)
     run(config, mesh, params, config.model.rope, corpus.held_out, tokenizer, workdir)
 
 
-def _workdir(given: list[str]) -> tuple[str | None, list[str]]:
-    """(--workdir, the other arguments)."""
+def _options(given: list[str]):
+    """(--workdir and --adapter, the other arguments)."""
     parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--workdir", metavar="DIR", help="the folder of evals.json and the report")
-    options, rest = parser.parse_with_settings(given)
-    return options.workdir, rest
+    parser.add_argument("--adapter", metavar="FOLDER", help="a low-rank adapter of the model, in peft's format")
+    return parser.parse_with_settings(given)
 
 
 def _measured(config, name: str):

@@ -16,12 +16,17 @@ from longctx.config import Config
 
 
 def start_from(config: Config, mesh) -> dict | None:
-    """The parameters in config.init_from, if there is one."""
+    """The parameters in config.init_from, if there is one, with the adapter in config.model.lora.adapter."""
     if not config.init_from:
         return None
     from longctx import hf
+    from longctx.hf import adapter
 
-    return hf.load(config.init_from, mesh=mesh, dtype=config.model.param_dtype).params
+    folder = config.model.lora.adapter or None
+    model = hf.load(config.init_from, mesh=mesh, dtype=config.model.param_dtype, adapter=folder)
+    if folder:
+        adapter.check_same(config.model, model.config.lora)
+    return model.params
 
 
 def main(argv) -> None:

@@ -50,8 +50,12 @@ def measured(state: dict) -> dict:
 
 def check(config: Config) -> None:
     """Raises UserError for a pattern that names no parameter, and for a way of training that needs all of them."""
+    if config.model.lora.adapter and not config.init_from:
+        raise UserError(
+            f"model.lora.adapter={config.model.lora.adapter!r} belongs to a model of Hugging Face; init_from names it."
+        )
     if config.optim.trains:
-        paths.check("optim.trains", config.optim.trains, known_paths(config.model))
+        paths.check("optim.trains", config.optim.trains, known_paths(config.model), "parameter")
     memory, why = config.memory, "model.lora.rank" if config.model.lora.rank else "optim.trains"
     if not is_whole(config) and (memory.backward == "streamed" or memory.offload):
         field = "backward='streamed'" if memory.backward == "streamed" else f"offload={memory.offload}"

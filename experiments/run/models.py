@@ -24,6 +24,8 @@ def settings(source: pathlib.Path, model: ModelConfig, overrides: list[str], mor
         if not override.startswith(groups):
             raise UserError(f"{override} has no effect on a Hugging Face model; {', '.join(groups)}... can be set.")
     config, _ = configs.from_command_line(["command", f"--config.init_from={source}", *overrides])
+    if config.model.lora.rank:
+        raise UserError(f"model.lora.rank={config.model.lora.rank} is for training; --adapter FOLDER reads an adapter.")
     said = [override.removeprefix("--config.model.").partition("=")[0] for override in overrides]
     kept = {name: getattr(model, name) for name in ("dtype", "param_dtype") if name not in said}
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, **kept))
@@ -31,12 +33,15 @@ def settings(source: pathlib.Path, model: ModelConfig, overrides: list[str], mor
     return config
 
 
-def load(source: pathlib.Path, stored: ModelConfig, wanted: ModelConfig, mesh) -> dict:
-    """The parameters of the model in a folder, in the dtypes of its files unless `wanted` has another.
+def load(source: pathlib.Path, stored: ModelConfig, wanted: ModelConfig, mesh, adapter: str | None = None):
+    """(the ModelConfig `wanted` with the adapter's; the parameters) of the model in a folder.
 
-    stored: the folder's own ModelConfig.
+    Parameters are in the dtypes of its files unless `wanted` has another.
+
+    stored: the folder's own ModelConfig. adapter: a folder in peft's format, if any.
     """
     from longctx import hf
 
     dtype = wanted.param_dtype if wanted.param_dtype != stored.param_dtype else None
-    return hf.load(source, mesh=mesh, dtype=dtype).params
+    model = hf.load(source, mesh=mesh, dtype=dtype, adapter=adapter)
+    return dataclasses.replace(wanted, lora=model.config.lora), model.params

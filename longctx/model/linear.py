@@ -75,12 +75,17 @@ class Factored(NamedTuple):
     b: jax.Array
 
 
-def gathered(w: nnx.Param | Adapted, dtype) -> jax.Array | Factored:
+def gathered(w: nnx.Param, dtype) -> jax.Array:
     """A weight in `dtype`, its shares gathered: see meshes.gather_weight."""
-    if isinstance(w, Adapted):
-        b = meshes.gather_weight((jnp.asarray(w.b) * w.scale).astype(dtype), w.b.info.spec)
-        return Factored(gathered(w.base, dtype), gathered(w.a, dtype), b)
     return meshes.gather_weight(jnp.asarray(w).astype(dtype), w.info.spec)
+
+
+def operand(w: nnx.Param | Adapted, dtype) -> jax.Array | Factored:
+    """A weight as matmuls take it, `gathered` in `dtype`."""
+    if not isinstance(w, Adapted):
+        return gathered(w, dtype)
+    b = meshes.gather_weight((jnp.asarray(w.b) * w.scale).astype(dtype), w.b.info.spec)
+    return Factored(gathered(w.base, dtype), gathered(w.a, dtype), b)
 
 
 def product(tokens, w: jax.Array | Factored):
@@ -93,7 +98,7 @@ def project(einsum: str, x, w: nnx.Param | Adapted, out_spec: P, bias: nnx.Param
 
     remat: of which tokens the backward finds it kept.
     """
-    whole = gathered(w, x.dtype)
+    whole = operand(w, x.dtype)
     of = lambda x, share: checkpoint_name(_projected(einsum, x, whole, out_spec), share)
     y = by_fractions(remat, of, x)
     return y if bias is None else y + jnp.asarray(bias).astype(y.dtype)[None, None]

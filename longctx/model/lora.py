@@ -22,11 +22,16 @@ def adapted(key, block: nnx.Module, kind: int, lora: LoraConfig) -> nnx.Module:
 
     key: of the layer; the weights of the block itself are drawn as without adapters.
     """
-    for path, owner, name in targets(block, kind) if lora.rank else ():
-        if any(paths.matches(pattern, path) for pattern in lora.targets):
+    for path, owner, name in targets(block, kind):
+        if is_target(lora, path):
             own = jax.random.fold_in(key, zlib.crc32(path.encode()) >> 1)
             setattr(owner, name, Adapted(own, getattr(owner, name), lora))
     return block
+
+
+def is_target(lora: LoraConfig, path: str) -> bool:
+    """Whether the weight at a path has an adapter."""
+    return lora.rank > 0 and any(paths.matches(pattern, path) for pattern in lora.targets)
 
 
 def targets(block: nnx.Module, kind: int) -> list[tuple[str, nnx.Module, str]]:
@@ -72,14 +77,14 @@ def without(params: dict) -> dict:
 
 
 def based(params: dict, like: dict) -> dict:
-    """Parameters in the places that they have in a tree like `like`: where it has adapters, a weight is their base."""
+    """Parameters in the places that they have beside adapters: where `like`, a part of them, has some, as the base."""
 
     def placed(value, like):
         if isinstance(value, dict):
-            return based(value, like)
-        return {paths.BASE: value} if paths.is_adapted(like) else value
+            return based(value, like or {})
+        return {paths.BASE: value} if isinstance(like, dict) else value
 
-    return {name: placed(value, like[name]) for name, value in params.items()}
+    return {name: placed(value, like.get(name)) for name, value in params.items()}
 
 
 def check(config: ModelConfig) -> None:
@@ -88,7 +93,12 @@ def check(config: ModelConfig) -> None:
         return
     if not config.lora.targets:
         raise UserError("model.lora.targets=() names no weight; ('attention.w*',) adapts those of attention.")
-    paths.check("model.lora.targets", config.lora.targets, known(config))
+    paths.check("model.lora.targets", config.lora.targets, known(config), "weight that adapters know")
+
+
+def names(config: ModelConfig) -> list[str]:
+    """The paths of the weights that have adapters. Makes no array."""
+    return [path for path in known(config) if is_target(config.lora, path)]
 
 
 def known(config: ModelConfig) -> list[str]:

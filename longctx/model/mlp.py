@@ -15,7 +15,7 @@ from longctx import meshes
 from longctx.config import MemoryConfig, ModelConfig
 from longctx.memory.remat import RECOMPUTED, by_fractions
 from longctx.memory.tiled import tiled
-from longctx.model.linear import Adapted, constant, gathered, product, weight
+from longctx.model.linear import Adapted, constant, operand, product, weight
 
 ACTIVATIONS = {
     "silu": jax.nn.silu,
@@ -53,7 +53,7 @@ class TokenWise(nnx.Module):
 
     def __call__(self, x):
         own = {name: w for name, w in vars(self).items() if isinstance(w, nnx.Param | Adapted)}
-        weights = {name: gathered(w, x.dtype) for name, w in own.items()}
+        weights = {name: operand(w, x.dtype) for name, w in own.items()}
         specs = meshes.specs(weights)
 
         def of(x, share):

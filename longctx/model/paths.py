@@ -13,7 +13,7 @@ from typing import Any
 from longctx.errors import UserError
 
 BASE, ADAPTERS = "base", ("a", "b")  # names of what an Adapted holds
-_SHOWN = 6
+_SHOWN = 8
 
 
 def is_adapted(tree) -> bool:
@@ -24,18 +24,22 @@ def is_adapted(tree) -> bool:
 def leaves(params: dict, at: str = "") -> Iterator[tuple[str, Any]]:
     """(path, parameter) of every leaf of nested dicts."""
     for name, value in params.items():
-        path = at if name == BASE and is_adapted(params) else f"{at}.{name}".lstrip(".")
+        path = _below(at, name)
         if isinstance(value, dict):
             yield from leaves(value, path)
         else:
             yield path, value
 
 
+def _below(at: str, name) -> str:
+    return at if name == BASE else f"{at}.{name}".lstrip(".")
+
+
 def picked(params: dict, wanted: Callable[[str], bool], at: str = "") -> dict:
     """The part of nested dicts whose paths are `wanted`; a dict with nothing of it is left out."""
     part = {}
     for name, value in params.items():
-        path = at if name == BASE and is_adapted(params) else f"{at}.{name}".lstrip(".")
+        path = _below(at, name)
         if isinstance(value, dict):
             if inside := picked(value, wanted, path):
                 part[name] = inside
@@ -67,8 +71,8 @@ def inside(path: str) -> str:
     return path.split(".", 2)[2] if path.startswith("blocks.") else path
 
 
-def check(field: str, patterns: Iterable[str], known: Iterable[str]) -> None:
-    """Raises UserError for the first pattern that names none of the `known` paths; the message has near ones."""
+def check(field: str, patterns: Iterable[str], known: Iterable[str], what: str) -> None:
+    """Raises UserError for the first pattern that names none of the `known` paths, which are of `what`."""
     known = list(known)
     for i, pattern in enumerate(patterns):
         if not any(matches(pattern, path) for path in known):
@@ -77,4 +81,4 @@ def check(field: str, patterns: Iterable[str], known: Iterable[str]) -> None:
             hint = f" Did you mean {near[0]!r}?" if near else ""
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
             listed = f"{', '.join(names[:_SHOWN])}{more}"
-            raise UserError(f"{field}[{i}]={pattern!r} matches no parameter.{hint} Such are: {listed}.")
+            raise UserError(f"{field}[{i}]={pattern!r} matches no {what}.{hint} There are: {listed}.")

@@ -158,8 +158,9 @@ def refused(**changes) -> str:
 
 
 def test_what_cannot_work_is_refused_by_name():
-    assert "model.lora.targets[1]='atention.wq' matches no parameter. Did you mean 'attention.wq'?" in refused(
-        lora=dict(targets=("mlp.up", "atention.wq"))
+    assert (
+        "model.lora.targets[1]='atention.wq' matches no weight that adapters know. Did you mean 'attention.wq'?"
+        in refused(lora=dict(targets=("mlp.up", "atention.wq")))
     )
     assert "model.lora.targets=()" in refused(lora=dict(targets=()))
     trains = refused(optim=OptimConfig(trains=("mlp.*", "mlp.gats")))
