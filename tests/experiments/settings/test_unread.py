@@ -67,7 +67,7 @@ def test_a_layer_of_a_pattern_reads_for_all():
     unread.check(Config(model=model))
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.py")), ids=lambda path: path.stem)
 def test_shipped_configs_say_nothing_in_vain(path):
     config = configs.from_command_line(["train", "--config", str(path)])[0]
     unread.check(config)
