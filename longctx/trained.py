@@ -24,6 +24,11 @@ def part(config: Config, params: dict) -> dict:
     return paths.picked(params, lambda path: is_trained(config, path))
 
 
+def part_of_layer(config: Config, weights: dict, kind: int) -> dict:
+    """The trained part of a tree like the weights of a layer of that kind."""
+    return paths.picked(weights, lambda path: is_trained(config, path), f"blocks.{kind}")
+
+
 def is_whole(config: Config) -> bool:
     """Whether a run trains every parameter, whatever the model is."""
     return not config.optim.trains and not config.model.lora.rank
@@ -57,11 +62,10 @@ def check(config: Config) -> None:
     if config.optim.trains:
         paths.check("optim.trains", config.optim.trains, known_paths(config.model), "parameter")
     memory, why = config.memory, "model.lora.rank" if config.model.lora.rank else "optim.trains"
-    if not is_whole(config) and (memory.backward == "streamed" or memory.offload):
-        field = "backward='streamed'" if memory.backward == "streamed" else f"offload={memory.offload}"
+    if not is_whole(config) and memory.backward == "autodiff" and memory.offload:
         raise UserError(
-            f"memory.{field} trains all parameters, and {why} leaves some as they are; memory.backward='autodiff' with "
-            "memory.offload=() works, with model.remat='offload_layer' for rows that do not fit."
+            f"memory.offload={memory.offload} with memory.backward='autodiff' trains all parameters, and {why} leaves "
+            "some as they are; memory.backward='streamed' works, or model.remat='offload_layer' in place of it."
         )
     if config.optim.ema and (kept := {"params", "moments"}.intersection(memory.offload)):
         raise UserError(

@@ -165,8 +165,8 @@ def test_what_cannot_work_is_refused_by_name():
     assert "model.lora.targets=()" in refused(lora=dict(targets=()))
     trains = refused(optim=OptimConfig(trains=("mlp.*", "mlp.gats")))
     assert "optim.trains[1]='mlp.gats' matches no parameter. Did you mean 'mlp.gate'?" in trains
-    streamed = refused(memory=MemoryConfig(backward="streamed", chunk_tokens=8))
-    assert "memory.backward='streamed' trains all parameters, and model.lora.rank" in streamed
-    assert "memory.offload=('moments',)" in refused(memory=MemoryConfig(offload=("moments",)))
+    offload = refused(memory=MemoryConfig(offload=("moments",)))
+    assert "memory.offload=('moments',) with memory.backward='autodiff' trains all" in offload
+    assert "model.lora.rank" in offload and "'streamed' works" in offload
     whole = dict(lora=dict(rank=0), layers=4, optim=OptimConfig(ema=0.9), memory=MemoryConfig(offload=("params",)))
     assert "optim.ema=0.9" in refused(**whole)
