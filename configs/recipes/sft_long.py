@@ -17,7 +17,13 @@ context=N; steps; smoke. A model of shorter rows needs a RoPE for these: --confi
     python -m experiments.plan --target h100x8 --config configs/recipes/sft_long.py:fsdp=8
     python -m experiments.plan --target v5e:4x4 --config configs/recipes/sft_long.py:fsdp=2,context=8
 
-(Not planned yet.)
+All three on 2026-11-30, jax 0.10.2, nothing run:
+h100x1: fits; device 54.3 of 72.0 GiB, host 0.0 of 1769.5 GiB (compiled);
+a step of 1 row 12 s, MFU 45% (predicted);
+h100x8: fits; device 41.6 of 72.0 GiB, host 0.0 of 221.2 GiB (compiled);
+a step of 8 rows 12 s, MFU 45% (predicted);
+v5e:4x4: fits; device 9.1 of 15.8 GiB, host 0.0 of 44.7 GiB (compiled);
+a step of 2 rows 4.68 s, MFU 73% (predicted).
 """
 
 from experiments.settings import arguments, defaults, models
