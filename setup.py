@@ -33,6 +33,7 @@ EXTRAS = {
     "bench": [
         "torch>=2.4",
         "transformers>=4.48",
+        "peft>=0.15",
         "tokamax==0.0.17; python_version >= '3.12'",
         "tokamax==0.0.12; python_version < '3.12'",
     ],
@@ -45,7 +46,11 @@ setup(
     "kernels, context parallelism, position methods",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=[*find_packages(include=["longctx*", "pallas_kernels*", "experiments*"]), "experiments.configs"],
+    packages=[
+        *find_packages(include=["longctx*", "pallas_kernels*", "experiments*"]),
+        "experiments.configs",
+        "experiments.configs.recipes",
+    ],
     package_dir={"experiments.configs": "configs"},
     package_data={"longctx": ["py.typed", "*.pyi"], "pallas_kernels": ["py.typed"], "experiments": ["py.typed"]},
     entry_points={"console_scripts": ["longctx = experiments.__main__:main"]},

@@ -2,12 +2,14 @@
 
     python -m experiments.evaluate --workdir DIR [--config.eval.lengths="(512, 16384)"]
                                    [--config.model.rope.scaling=yarn ...]
-    python -m experiments.evaluate --config.init_from=MODEL [--workdir DIR] [--config.data.path=TEXT] [...]
+    python -m experiments.evaluate --config.init_from=MODEL [--workdir DIR] [--adapter FOLDER]
+                                   [--config.data.path=TEXT] [...]
 
 The first starts from the configuration of the run in the workdir, with the RoPE of the stage that its newest checkpoint
 was made in as model.rope; `--config.x=y` changes it. The second reads a model of Hugging Face (a folder, a .gguf file,
 an id in the hub's cache) as it is, without a run, at 512, 2048 and 8192 tokens as far as it was trained for them, on a
-text of yours or Python's own library. Writes evals.json and draws the report.
+text of yours or Python's own library; --adapter adds a low-rank adapter in peft's format. Both write evals.json and
+draw the report.
 """
 
 import dataclasses
@@ -16,6 +18,7 @@ import time
 from experiments.run import checks, command, models, processes
 from experiments.settings import config as configs
 from experiments.settings import places
+from experiments.settings.console import Parser
 from longctx.config import Config, RopeConfig
 from longctx.evals.api import EVALS
 from longctx.hf.rope import stretched
@@ -77,7 +80,8 @@ def main(argv) -> None:
 
 def of_model(argv: list[str]) -> None:
     """Evaluates the model of Hugging Face that a command line names."""
-    source, stored, config, workdir = models.of_command_line(argv, more=("eval", "data"))
+    options, others = _options(argv)
+    source, stored, config, workdir = models.of_command_line([argv[0], *others], more=("eval", "data"))
     places.check_folder("--workdir", workdir)
     config = _measured(config)
     corpus, tokenizer, _ = checks.check(config)
@@ -87,11 +91,19 @@ def of_model(argv: list[str]) -> None:
 
     mesh = processes.start(config.mesh)
     price.check(config, mesh, lengths=certain_lengths(config))
-    params = models.load(source, stored, config.model, mesh)
+    model, params = models.load(source, stored, config.model, mesh, options.adapter)
+    config = dataclasses.replace(config, model=model)
     write_records(config, workdir, mesh)
     for line in (f"{source.name}: as it is, at {', '.join(map(str, lengths(config)))} tokens", *corpus.notes):
         print(line, flush=True)
     run(config, mesh, params, config.model.rope, corpus.held_out, tokenizer, workdir)
+
+
+def _options(argv: list[str]):
+    """(options with the adapter, the other arguments)."""
+    parser = Parser(__doc__.splitlines()[0])
+    parser.add_argument("--adapter", metavar="FOLDER", help="a low-rank adapter of the model, in peft's format")
+    return parser.parse_with_settings(argv[1:])
 
 
 def _measured(config):

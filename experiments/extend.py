@@ -99,7 +99,7 @@ def _given(argv, path: str) -> tuple[Subject, pathlib.Path]:
     else:
         source, stored, config, workdir = models.of_command_line(argv, more=("extend", "eval", "data", "seed"))
         length, identity = stretched(config.model.rope), {"weights": models.weights(source)}
-        load = lambda mesh: models.load(source, stored, config.model, mesh)
+        load = lambda mesh: models.load(source, stored, config.model, mesh)[1]
     tasks = config.extend.tasks or _usual(config)
     config = dataclasses.replace(config, extend=dataclasses.replace(config.extend, tasks=tasks))
     tokenizer, held_out = checks.check_extend_given(config, length)

@@ -2,7 +2,7 @@
 
     python -m experiments.generate --checkpoint PATH --prompt TEXT | --prompt-file FILE | --chat [--max-new-tokens N]
                                    [--temperature X] [--top-k N] [--top-p X] [--min-p X] [--repetition-penalty X]
-                                   [--stop TEXT ...] [--seed N] [--chunk N] [--tokenizer FILE|bytes]
+                                   [--stop TEXT ...] [--seed N] [--chunk N] [--tokenizer FILE|bytes] [--adapter FOLDER]
                                    [--special-tokens parse|text] [--system TEXT] [--context N]
                                    [--config.field=value ...]
 
@@ -57,6 +57,7 @@ def arguments(argv):
     )
     parser.add_argument("--context", metavar="N", type=int, default=0, help="tokens that --chat has room for")
     parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.json or bytes (default: the checkpoint's)")
+    parser.add_argument("--adapter", metavar="FOLDER", help="a low-rank adapter of the model, in peft's format")
     parser.add_argument(
         "--special-tokens",
         choices=("parse", "text"),
@@ -106,7 +107,7 @@ def of_run(path: str, tokenizer: str | None, overrides: list[str]) -> Source:
     return Source(tokenizer, config.model.vocab_size, tokenizer.ends, load, folder, longest)
 
 
-def of_hugging_face(path: str, tokenizer: str | None, overrides: list[str]) -> Source:
+def of_hugging_face(path: str, tokenizer: str | None, overrides: list[str], adapter: str | None = None) -> Source:
     """The source in a Hugging Face folder, a .gguf file or the hub's cache. A text ends as config.json and
     generation_config.json say."""
     from experiments.run import models
@@ -126,9 +127,9 @@ def of_hugging_face(path: str, tokenizer: str | None, overrides: list[str]) -> S
         from longctx.model import functional
 
         mesh = processes.start(config.mesh)
-        params = models.load(source, stored, config.model, mesh)
+        model, params = models.load(source, stored, config.model, mesh, adapter)
         with jax.set_mesh(mesh):
-            return mesh, functional.graph(config.model, config.attention), params
+            return mesh, functional.graph(model, config.attention), params
 
     ends, longest = special_tokens.ends(source) or tokenizer.ends, folder.longest(folder.settings(source))
     return Source(tokenizer, stored.vocab_size, ends, load, source, longest)
@@ -157,15 +158,19 @@ def _tokens(source: Source, written: bytes, name: str, parse: bool = True) -> np
     return tokens
 
 
-def _kind(path: str) -> Callable:
+def _source(options, overrides: list[str]) -> Source:
+    """The source that --checkpoint names."""
+    path, tokenizer, adapter = options.checkpoint, options.tokenizer, options.adapter
     if configs.stored(path) is not None:
-        return of_run
+        if adapter:
+            raise UserError(f"--adapter={adapter!r} is for a model of Hugging Face, and {path} is a run.")
+        return of_run(path, tokenizer, overrides)
     if pathlib.Path(path).is_dir() and not (pathlib.Path(path) / "config.json").is_file():
         raise UserError(
             f"--checkpoint={path!r} is neither the workdir of a run that has saved a checkpoint nor a folder "
             "with the config.json of a Hugging Face model."
         )
-    return of_hugging_face
+    return of_hugging_face(path, tokenizer, overrides, adapter)
 
 
 def _request(options) -> Request:
@@ -183,7 +188,7 @@ def main(argv) -> None:
     options, overrides = arguments(argv[1:])
     request = _request(options)
     written = None if options.chat else _written(options)
-    source = _kind(options.checkpoint)(options.checkpoint, options.tokenizer, overrides)
+    source = _source(options, overrides)
     if options.chat:
         chat.talk(source, request, options)
         return

@@ -16,12 +16,17 @@ from longctx.config import Config
 
 
 def start_from(config: Config, mesh) -> dict | None:
-    """The parameters in config.init_from, if there is one."""
+    """The parameters in config.init_from, if there is one, with the adapter in config.model.lora.adapter."""
     if not config.init_from:
         return None
     from longctx import hf
+    from longctx.hf import adapter
 
-    return hf.load(config.init_from, mesh=mesh, dtype=config.model.param_dtype).params
+    folder = config.model.lora.adapter or None
+    model = hf.load(config.init_from, mesh=mesh, dtype=config.model.param_dtype, adapter=folder)
+    if folder:
+        adapter.check_same(config.model, model.config.lora)
+    return model.params
 
 
 def main(argv) -> None:
@@ -40,7 +45,7 @@ def main(argv) -> None:
     from experiments.run.metrics import Metrics, Unrecorded
     from experiments.run.progress import progress
     from experiments.run.signals import StopRequest
-    from longctx import training
+    from longctx import trained, training
     from longctx.checkpoints.checkpointer import Checkpointer
     from longctx.data import rows, tokenizers
 
@@ -87,7 +92,8 @@ def main(argv) -> None:
         stop.leave_at_once()
 
         # ---- evaluation and report ----------------------------------------------------------------------------------
-        evaluate.run(config, mesh, state["params"], stages[-1].rope, corpus.held_out, tokenizer, workdir)
+        params = trained.measured(state)
+        evaluate.run(config, mesh, params, stages[-1].rope, corpus.held_out, tokenizer, workdir)
 
 
 if __name__ == "__main__":

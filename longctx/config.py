@@ -51,6 +51,19 @@ class LayerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters beside weights of the layers: base + alpha / rank * a b (LoRA, arXiv 2106.09685).
+
+    With them a run trains a and b alone, float32 both, unless optim.trains names more.
+    """
+    rank: int = 0                       # 0: none
+    alpha: float = 16.0
+    targets: tuple[str, ...] = ("attention.w*",)    # patterns of weights in a layer, such as "mlp.*", or of whole
+                                        #   paths, such as "blocks.0.attention.wq", of the first kind of layers
+    adapter: str = ""                   # a folder in peft's format that the adapters start from
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """A decoder, by default Llama's. D is d_model, F mlp_dim, N heads, K kv_heads, H head_dim."""
     vocab_size: int = 264               # at least the tokenizer's; a multiple of mesh.tensor
@@ -90,6 +103,7 @@ class ModelConfig:
     param_dtype: str = "float32"
     remat: str = "attention"            # for longctx.memory.remat.parse, e.g. "layer", "tokens(0.25, 0.5)"
     rope: RopeConfig = RopeConfig()
+    lora: LoraConfig = LoraConfig()
 
     @property
     def kinds(self) -> tuple[LayerConfig, ...]:
@@ -205,6 +219,11 @@ class OptimConfig:
     weight_decay: float = 0.1
     clip_norm: float = 1.0              # 0 = no clipping
     max_bad_steps: int = 5              # stop after this many non-finite steps in a row
+    trains: tuple[str, ...] = ()        # patterns of parameters that are trained, the others stay as they are: names in
+                                        #   a layer ("mlp.*") or whole paths ("blocks.*", "head"); empty: all, or with
+                                        #   model.lora the adapters, which always are
+    ema: float = 0.0                    # of an average of what is trained, average = ema average + (1 - ema) new;
+                                        #   evaluations and exports take it; 0: none
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ stores a share of every large weight. All are Explicit: a sharding is part of an
 `gather_weight` that someone wrote. A weight states its own spec where it is made (longctx/model/linear.py).
 """
 
+import contextlib
 import math
 
 import jax
@@ -105,6 +106,14 @@ def make(config: MeshConfig, devices=None) -> jax.sharding.Mesh:
         devices=devices[:need],
         axis_types=(jax.sharding.AxisType.Explicit,) * len(axes),
     )
+
+
+def for_shapes():
+    """A context in which shapes of weights can be asked for: the mesh of `jax.set_mesh`, or else one device's."""
+    if not jax.sharding.get_abstract_mesh().empty:
+        return contextlib.nullcontext()
+    explicit = (jax.sharding.AxisType.Explicit,) * len(AXES)
+    return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1,) * len(AXES), AXES, explicit))
 
 
 def all_context() -> jax.sharding.Mesh:

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from longctx import loss, meshes, optim
+from longctx import loss, meshes, optim, trained
 from longctx.config import Config, RopeConfig
 from longctx.errors import UserError, unknown_name
 from longctx.memory import host
 from longctx.memory.checks import check_offload
-from longctx.model import functional
+from longctx.model import functional, lora, paths
 from longctx.positions import augment
 from longctx.streaming import checks as streaming
 from longctx.streaming.step import CLIPS, Optimizer, others, squared, streamed, updated
@@ -33,14 +33,17 @@ def init_state(config: Config, mesh, params: dict | None = None) -> dict:
 
     `step` counts the batches seen; `grad_norm` is the gradient norm of the last good step.
 
-    params: weights to start from; parameters that it lacks (such as CLEX's) are drawn from config.seed.
+    params: weights to start from; parameters that it lacks (such as CLEX's, or adapters) are drawn from config.seed.
     """
     with jax.set_mesh(mesh):
         shardings = jax.tree.map(lambda x: x.sharding, abstract_state(config, mesh))
-        initial, of_params = params or {}, shardings.pop("params")
-        absent = {name: sharding for name, sharding in of_params.items() if name not in initial}
-        drawn = jax.jit(lambda: {name: _fresh(config)[name] for name in absent}, out_shardings=absent)()
-        params = jax.device_put(initial, {name: of_params[name] for name in initial}) | drawn
+        of_params = shardings.pop("params")
+        initial = lora.based(params or {}, of_params)
+        given = dict(paths.leaves(initial))
+        absent = paths.picked(of_params, lambda path: path not in given)
+        drawn = jax.jit(lambda: paths.alike(_fresh(config), absent), out_shardings=absent)()
+        placed = jax.device_put(initial, paths.alike(of_params, initial))
+        params = paths.joined(placed, drawn)
         rest = jax.jit(lambda params: _moments_and_counters(config, params), out_shardings=shardings)(params)
         return rest | {"params": params}
 
@@ -51,9 +54,11 @@ def _fresh(config: Config) -> dict:
 
 def _moments_and_counters(config: Config, params: dict) -> dict:
     """The state without its parameters, before the first step."""
-    zero = jnp.zeros((), jnp.int32)
-    return {
-        "moments": optim.start(config.optim, params),
+    zero, averages = jnp.zeros((), jnp.int32), {}
+    if config.optim.ema:
+        averages = {"ema": trained.averages(config, params)}
+    return averages | {
+        "moments": optim.start(config.optim, trained.part(config, params)),
         "step": zero,
         "skipped": zero,
         "skipped_in_a_row": zero,
@@ -93,7 +98,8 @@ def autodiff(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: 
     (streaming/step.py says which of them stay when layers are updated one by one).
     """
 
-    def losses(params):
+    def losses(part):
+        params = paths.joined(state["params"], part)
         nll, weights = functional.nll(graph, params, batch, rope), batch["weights"]
         sums = {"by_source": loss.by_source(nll, weights, batch["sources"])} if "sources" in batch else {}
         return loss.mean_over_tokens(nll, weights), sums
@@ -102,11 +108,12 @@ def autodiff(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: 
     if config.memory.offload:
         step = functools.partial(_by_layers, lambda params: losses(params)[0], others(state["params"]))
         return updated(Optimizer(config, rate, decays), state, step)
-    (value, sums), grads = jax.value_and_grad(losses, has_aux=True)(state["params"])
+    part, decays = trained.part(config, state["params"]), trained.part(config, decays)
+    (value, sums), grads = jax.value_and_grad(losses, has_aux=True)(part)
     grads, norm = optim.clipped(grads, config.optim.clip_norm)
     good = jnp.isfinite(value) & jnp.isfinite(norm)
-    params, moments, good = optim.updated(config.optim, rate, grads, state["moments"], state["params"], good, decays)
-    return params, moments, {"loss": value, **sums}, norm, good
+    part, moments, good = optim.updated(config.optim, rate, grads, state["moments"], part, good, decays)
+    return paths.joined(state["params"], part), moments, {"loss": value, **sums}, norm, good
 
 
 def _by_layers(mean_loss, outside, optimizer, blocks, moments):
@@ -162,6 +169,7 @@ def check(config: Config) -> None:
         streaming.check(config)
     else:
         check_offload(config)
+    trained.check(config)
 
 
 def train_step(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: dict):
@@ -190,7 +198,8 @@ def train_step(graph, config: Config, rate, rope: RopeConfig, state: dict, batch
     lr = rate(state["step"])
     params, moments, losses, norm, good = BACKWARDS[config.memory.backward](graph, config, lr, rope, state, batch)
     bad = 1 - good.astype(jnp.int32)
-    state = {
+    means = {"ema": trained.averaged(config, state["ema"], params, good)} if config.optim.ema else {}
+    state = means | {
         "params": params,
         "moments": moments,
         "step": state["step"] + 1,

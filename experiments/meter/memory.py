@@ -5,6 +5,7 @@ import math
 
 import jax
 
+from longctx import trained
 from longctx.config import Config
 from longctx.memory import remat
 from longctx.training import on_host
@@ -22,9 +23,9 @@ class Memory:
 def closed_form(config: Config, state: dict, length: int, rows: int) -> list[Memory]:
     """The memory of parameters, optimiser, gradients, and activations kept for the backward; state: abstract."""
     uses = _state(config, "parameters", "params", state["params"])
-    uses += _state(config, "optimiser", "moments", state["moments"])
+    uses += _state(config, "optimiser", "moments", [state["moments"], state.get("ema", {})])
     if config.memory.backward == "autodiff" or _clips_exactly(config):
-        uses += _state(config, "gradients", "grads", state["params"])
+        uses += _state(config, "gradients", "grads", trained.part(config, state["params"]))
     tokens = length * rows / (config.mesh.devices / config.mesh.tensor)
     keep = _streamed if config.memory.backward == "streamed" else _kept
     return [use for use in uses + keep(config, tokens) if use.bytes]

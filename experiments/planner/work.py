@@ -6,9 +6,10 @@ import dataclasses
 import jax
 import numpy as np
 
+from longctx import trained
 from longctx.config import Config, LayerConfig
 from longctx.memory import remat
-from longctx.model import functional
+from longctx.model import functional, paths
 from longctx.positions import view
 from pallas_kernels import masks
 from pallas_kernels.masks import TokenInfo
@@ -21,7 +22,7 @@ class Work:
     """FLOPs of one step on all devices. Attention is counted over the pairs that its mask leaves.
 
     Attributes:
-      matmuls: of matmuls with weights, 6 per token and weight.
+      matmuls: of matmuls with weights, 6 per token and weight; 4 where the run does not train it.
       recomputed: of matmuls with weights that are computed again.
       forward: of one forward of attention, 4 per pair and per number of a query head.
       times: how often attention's forward is run.
@@ -46,12 +47,14 @@ class Work:
 def work(config: Config, params: dict, length: int, rows: int) -> Work:
     """The Work of a step with `rows` rows of `length` tokens; params: shapes, with their shardings."""
     model, kinds, tokens = config.model, config.model.kinds, length * rows
-    weights, last = _weights(config, params)
+    weights, updated, last = _weights(config, params)
     head = model.d_model * model.vocab_size
+    updated += head * trained.is_trained(config, "head" if "head" in params else "embedding.table")
     pairs = sum(density(kind, length) * len(range(i, model.layers, len(kinds))) for i, kind in enumerate(kinds))
     forward = 4 * pairs * rows * length**2 * model.heads * model.head_dim
     again = 2 * tokens * (_again(config, weights, last) + head)  # the loss computes its logits again
-    return Work(6 * tokens * (sum(weights.values()) + head), again, forward, _attends(config))
+    matmuls = tokens * (4 * (sum(weights.values()) + head) + 2 * updated)
+    return Work(matmuls, again, forward, _attends(config))
 
 
 def density(kind: LayerConfig, length: int) -> float:
@@ -64,23 +67,26 @@ def density(kind: LayerConfig, length: int) -> float:
     return sum(float(np.mean(part == masks.FULL) + np.mean(part == masks.PARTIAL) / 2) for part in relations)
 
 
-def _weights(config, params: dict) -> tuple[collections.Counter, int]:
-    """(how many numbers of the layers' weights each token meets in matmuls, by name; those of the last matmuls).
+def _weights(config, params: dict) -> tuple[collections.Counter, int, int]:
+    """(how many numbers of the layers' weights each token meets in matmuls, by name; of those that are trained; of the
+    last matmuls).
 
     The last matmuls of feed-forward layers are those that give hidden states: the backward does not ask for these.
     """
     mesh = jax.tree.leaves(params)[0].sharding.mesh
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         graph = functional.graph(config.model, config.attention, config.memory)
-    met, last = collections.Counter(), 0
-    infos = jax.tree_util.tree_leaves_with_path(functional.weight_info(graph, params)["blocks"])
-    for (path, info), leaf in zip(infos, jax.tree.leaves(params["blocks"]), strict=True):
-        if "fsdp" in info.spec:  # not so of biases and norms
+    met, updated, last = collections.Counter(), 0, 0
+    infos = dict(paths.leaves(functional.weight_info(graph, params)))
+    for path, leaf in paths.leaves(params):
+        info, names = infos[path], path.split(".")
+        if names[0] == "blocks" and ("fsdp" in info.spec or names[-1] in paths.ADAPTERS):  # not so of biases and norms
             active, parts = info.active
             count = leaf.size * active // parts
-            met[path[-1].key] += count
-            last += count if "mlp" in [getattr(key, "key", None) for key in path] and info.spec[-1] == "fsdp" else 0
-    return met, last
+            met[names[-1]] += count
+            updated += count * trained.is_trained(config, path)
+            last += count if "mlp" in names and info.spec[-1] == "fsdp" else 0
+    return met, updated, last
 
 
 def _again(config, weights, last: int) -> float:

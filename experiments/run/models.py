@@ -75,6 +75,8 @@ def _open(args: list[str], more: tuple[str, ...]) -> list[str]:
 
 
 def _in_its_dtypes(config: Settings, stored: ModelConfig, args: list[str]) -> Settings:
+    if config.model.lora.rank:
+        raise UserError(f"model.lora.rank={config.model.lora.rank} is for training; --adapter FOLDER reads an adapter.")
     said = [arg.lstrip("-").removeprefix("config.model.").partition("=")[0] for arg in args]
     kept = {name: getattr(stored, name) for name in ("dtype", "param_dtype") if name not in said}
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **kept))
@@ -86,12 +88,15 @@ def weights(source: pathlib.Path) -> str:
     return "-".join(f"{files.stamp(path):08x}" for path in paths)
 
 
-def load(source: pathlib.Path, stored: ModelConfig, wanted: ModelConfig, mesh) -> dict:
-    """The parameters of the model in a folder, in the dtypes of its files unless `wanted` has another.
+def load(source: pathlib.Path, stored: ModelConfig, wanted: ModelConfig, mesh, adapter: str | None = None):
+    """(the ModelConfig `wanted` with the adapter's; the parameters) of the model in a folder.
 
-    stored: the folder's own ModelConfig.
+    Parameters are in the dtypes of its files unless `wanted` has another.
+
+    stored: the folder's own ModelConfig. adapter: a folder in peft's format, if any.
     """
     from longctx import hf
 
     dtype = wanted.param_dtype if wanted.param_dtype != stored.param_dtype else None
-    return hf.load(source, mesh=mesh, dtype=dtype).params
+    model = hf.load(source, mesh=mesh, dtype=dtype, adapter=adapter)
+    return dataclasses.replace(wanted, lora=model.config.lora), model.params

@@ -11,7 +11,7 @@ import jax
 
 from experiments.settings import config as configs
 from experiments.settings.checkout import command_line, commit
-from longctx import training
+from longctx import trained, training
 from longctx.checkpoints import checkpointer, identity
 from longctx.config import Config
 from longctx.errors import UserError
@@ -50,12 +50,13 @@ def keep_sources(config: Config, workdir) -> None:
 
 
 def load_params(config: Config, workdir, mesh) -> tuple[int, dict]:
-    """(step, parameters) of the newest sound checkpoint in a workdir.
+    """(step, parameters) of the newest sound checkpoint in a workdir; with optim.ema, what is trained averaged.
 
     Raises:
       UserError: where there is none, or it is of a stage with another RoPE than the newest, which `config` has.
     """
-    abstract = {"params": training.abstract_state(config, mesh)["params"]}
+    whole = training.abstract_state(config, mesh)
+    abstract = {name: whole[name] for name in ("params", "ema") if name in whole}
     directory = workdir / configs.CHECKPOINTS
     restored = checkpointer.load_latest(directory, abstract)
     rope = lambda meta: config.stages[meta["stage"]].rope
@@ -64,7 +65,8 @@ def load_params(config: Config, workdir, mesh) -> tuple[int, dict]:
             f"{'; '.join(restored.notes)}, and is of another stage, with another RoPE: move the damaged "
             f"folders out of {directory} and try again."
         )
-    return restored.step, restored.state["params"]
+    with jax.set_mesh(mesh):
+        return restored.step, trained.measured(restored.state)
 
 
 def versions(mesh) -> dict:
@@ -88,10 +90,11 @@ def devices(mesh) -> str:
 
 def describe(config: Config, mesh, state, text, corpus) -> str:
     """One line: the run, its model, its devices, its data."""
-    count = sum(x.size for x in jax.tree.leaves(state["params"]))
+    size = lambda params: f"{sum(x.size for x in jax.tree.leaves(params)) / 1e6:.1f}M"
+    tuned = "" if trained.is_whole(config) else f" ({size(trained.part(config, state['params']))} of them trained)"
     cut = ", ".join(f"{axis} {mesh.shape[axis]}" for axis in mesh.axis_names if mesh.shape[axis] > 1)
     return (
-        f"{config.name}: {count / 1e6:.1f}M parameters on {devices(mesh)}{f' ({cut})' if cut else ''}; "
+        f"{config.name}: {size(state['params'])} parameters{tuned} on {devices(mesh)}{f' ({cut})' if cut else ''}; "
         f"{len(corpus.train):,} documents with {text.inputs.sum() / 1e6:.1f}M tokens, "
         f"{len(corpus.held_out):,} held out"
     )

@@ -26,6 +26,7 @@ AT_LEAST = {
     "model.experts": 0,
     "model.experts_per_token": 0,
     "model.expert_mlp_dim": 0,
+    "model.lora.rank": 0,
     "mesh.data": 1,
     "mesh.fsdp": 1,
     "mesh.context_outer": 1,
@@ -45,6 +46,7 @@ AT_LEAST = {
     "optim.weight_decay": 0,
     "optim.clip_norm": 0,
     "optim.max_bad_steps": 1,
+    "optim.ema": 0,
     "checkpoint.every_steps": 1,
     "checkpoint.every_minutes": 0,
     "checkpoint.keep": 1,
@@ -62,8 +64,8 @@ EXTEND_AT_LEAST = {
     "extend.tune_steps": 1,
     "extend.tune_learning_rate": 0,
 }
-ABOVE = {"model.norm_eps": 0, "optim.eps": 0}
-BELOW = {"seed": 2**63, "optim.b1": 1, "optim.b2": 1}
+ABOVE = {"model.norm_eps": 0, "optim.eps": 0, "model.lora.alpha": 0}
+BELOW = {"seed": 2**63, "optim.b1": 1, "optim.b2": 1, "optim.ema": 1}
 
 
 def check(config: Config) -> None:

@@ -139,10 +139,11 @@ def _module(path: pathlib.Path) -> types.ModuleType:
 def _no_file(name: str) -> UserError:
     """The error for a name that is no config file; it suggests the nearest file beside it or in configs/."""
     path, configs = pathlib.Path(name), pathlib.Path("configs")
-    by_stem = {file.stem: file for folder in (path.parent, configs) for file in sorted(folder.glob("[!_]*.py"))}
+    files = [*sorted(path.parent.glob("[!_]*.py")), *sorted(configs.rglob("[!_]*.py"))]
+    by_stem = {file.stem: file for file in files}
     near = difflib.get_close_matches(path.stem, by_stem, n=1)
     hint = f" Did you mean {by_stem[near[0]]}?" if near else ""
-    listed = ", ".join(str(file) for file in by_stem.values() if file.parent == configs)
+    listed = ", ".join(str(file) for file in by_stem.values() if configs in file.parents)
     problem = "is not a Python file" if path.exists() else "does not exist"
     return UserError(f"--config {name} {problem}.{hint} In configs/: {listed or 'nothing'}.")
 

@@ -10,8 +10,18 @@ from longctx.errors import UserError
 from longctx.hf import folder, rope, text
 
 # fields of model that a run may choose; all others, beside rope, are what the weights were made with
-OPEN = ("mask", "position", "query_scale", "attention_soft_cap", "logit_soft_cap", "dtype", "param_dtype", "remat")
-_NOT_IN_FOLDER = ("dtype", "param_dtype", "remat")
+OPEN = (
+    "mask",
+    "position",
+    "query_scale",
+    "attention_soft_cap",
+    "logit_soft_cap",
+    "dtype",
+    "param_dtype",
+    "remat",
+    "lora",
+)
+_NOT_IN_FOLDER = ("dtype", "param_dtype", "remat", "lora")
 _BY_LAYER = ("mask", "position", "query_scale")
 
 

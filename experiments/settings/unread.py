@@ -7,11 +7,12 @@ Which settings a RoPE scaling or a feed-forward layer reads, its class says.
 from collections.abc import Iterator
 
 from experiments.settings.tree import ExtendConfig, Settings
-from longctx.config import Config, ModelConfig, OptimConfig, RopeConfig
+from longctx.config import Config, LoraConfig, ModelConfig, OptimConfig, RopeConfig
 from longctx.errors import UserError
 from longctx.positions import scalings
 from longctx.positions.scalings import SCALINGS
 
+ADAPTERS = ("alpha", "targets", "adapter")
 TUNING = ("tune_length", "tune_steps", "tune_learning_rate")
 
 
@@ -44,6 +45,8 @@ def _of_run(config: Config) -> Iterator[tuple]:
             config.optim.final_fraction,
             ("optim.schedule is 'constant'; 'cosine', 'linear' and 'wsd' read it"),
         )
+    for name in _changed(config.model.lora, LoraConfig(), () if config.model.lora.rank else ADAPTERS):
+        yield f"model.lora.{name}", getattr(config.model.lora, name), "model.lora.rank is 0; 16 works"
 
 
 def _of_model(config: Config) -> Iterator[tuple]:

@@ -21,17 +21,34 @@ from pallas_kernels.cross_entropy.spec import CrossEntropySpec, capped
 COMPILING = {"cpu": 2e11, "accelerator": 1e15}
 
 
-def predictor(config: Config, mesh, params, rope: RopeConfig, computed=None) -> Predictor:
+def rows_computed(rows: int, length: int, worth: float) -> int:
+    """The number of rows that are computed for `rows` of a length: the most of a batch, or a half, or a quarter, ...
+
+    Padding so costs less than the rows themselves; but no batch is halved to fewer than `worth` tokens, as those cost
+    less than another shape to compile.
+    """
+    computed = max(rows, rows_at(length))
+    while computed // 2 >= rows and computed // 2 * length >= worth:
+        computed //= 2
+    return computed
+
+
+def no_more(rows: int, length: int, worth: float) -> int:
+    """`rows`: nothing is computed to be dropped, for who makes few shapes of batches."""
+    return rows
+
+
+def predictor(config: Config, mesh, params, rope: RopeConfig, computed=rows_computed) -> Predictor:
     """The function batch -> Prediction(nll float32 [B, T], top bool [B, T]) that tasks call: see longctx.evals.task.
 
     It compiles once per shape. As padding, rows are added (for the data axes, and as `computed` says) and columns for
     the layout; results drop them.
 
-    computed: (rows, length, worth) -> the number of rows that are computed; default rows_computed.
+    computed: (rows, length, worth) -> the number of rows that are computed.
     """
     with jax.set_mesh(mesh):
         params = functional.forward_only(params)
-    return functools.partial(reader(config, mesh, rope, computed or rows_computed), params)
+    return functools.partial(reader(config, mesh, rope, computed), params)
 
 
 def reader(
@@ -99,20 +116,3 @@ def target_is_top(x, head, targets, chunk: int = 1024):
 
     specs = (meshes.HIDDEN, meshes.specs(head), meshes.TOKENS)
     return jax.shard_map(local, in_specs=specs, out_specs=meshes.TOKENS)(x, head, targets)
-
-
-def rows_computed(rows: int, length: int, worth: float) -> int:
-    """The number of rows that are computed for `rows` of a length: the most of a batch, or a half, or a quarter, ...
-
-    Padding so costs less than the rows themselves; but no batch is halved to fewer than `worth` tokens, as those cost
-    less than another shape to compile.
-    """
-    computed = max(rows, rows_at(length))
-    while computed // 2 >= rows and computed // 2 * length >= worth:
-        computed //= 2
-    return computed
-
-
-def no_more(rows: int, length: int, worth: float) -> int:
-    """`rows`: nothing is computed to be dropped, for who makes few shapes of batches."""
-    return rows

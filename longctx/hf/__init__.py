@@ -14,6 +14,7 @@ NAMES = {
     "load": "longctx.hf.api:load",
     "model_config": "longctx.hf.folder:model_config",
     "save": "longctx.hf.api:save",
+    "save_adapter": "longctx.hf.api:save_adapter",
 }
 __all__ = list(NAMES)
 

@@ -17,15 +17,16 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from longctx import layouts, meshes
-from longctx.config import AttentionConfig, DataConfig, MeshConfig, ModelConfig, RopeConfig
+from longctx.config import AttentionConfig, DataConfig, LoraConfig, MeshConfig, ModelConfig, RopeConfig
 from longctx.data import special_tokens
 from longctx.errors import UserError, unknown_name
 from longctx.generation import api as generation
 from longctx.generation.request import stops, token_ids
+from longctx.hf import adapter as adapters
 from longctx.hf import files, folder, parameters, rope, sources, text
 from longctx.hf.architectures import ARCHITECTURES, Architecture, differences, explicit, express
 from longctx.hf.settings import DTYPES
-from longctx.model import functional
+from longctx.model import functional, lora, paths
 from longctx.positions import methods
 from longctx.positions.view import reaches, resolve
 
@@ -53,6 +54,15 @@ class Model:
         """The static part of the model, see longctx.model.functional."""
         with jax.set_mesh(self.mesh):
             return functional.graph(self.config, self.attention)
+
+    @property
+    def merged(self) -> "Model":
+        """The model with its low-rank adapters added to its weights, and itself where it has none."""
+        if not self.config.lora.rank:
+            return self
+        with jax.set_mesh(self.mesh):
+            params = lora.merged(self.params, self.config)
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, lora=LoraConfig()), params=params)
 
     def __call__(self, ids) -> np.ndarray:
         """Logits float32 [B, T, V] of token ids int [B, T]; RoPE scalings that look at the length see T.
@@ -118,6 +128,7 @@ def load(
     mesh: jax.sharding.Mesh | None = None,
     dtype: str | None = None,
     position: str | None = None,
+    adapter=None,
 ) -> Model:
     """The model in a Hugging Face folder (config.json and safetensors, in one file or several) or in a .gguf file.
 
@@ -133,11 +144,13 @@ def load(
       mesh: default one device.
       dtype: of parameters and computation, one of settings.DTYPES; default the file's, which may differ by tensor.
       position: the position method of layers with RoPE, such as "self_extend(8, 512)": see positions/methods.py.
+      adapter: the folder of a low-rank adapter in peft's format, which stays beside the weights (Model.merged).
 
     Raises:
       UserError: for an architecture, a setting or a tensor that is not known; for tensors that are missing or of
         another shape; for files that are missing, truncated or damaged; for numbers that `dtype` does not hold, and
-        parameters that memory does not; for a position method that is not known, or that learns weights.
+        parameters that memory does not; for a position method that is not known, or that learns weights; for an
+        adapter of another model.
     """
     if dtype is not None and dtype not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES)
@@ -148,7 +161,14 @@ def load(
     if position is not None:
         config = _positioned(config, position)
     settings, mesh = folder.settings(source), mesh or meshes.make(MeshConfig())
-    params = _loaded(source, folder.architecture_of(settings), config, mesh, dtype and jnp.dtype(dtype))
+    architecture, plain = folder.architecture_of(settings), config
+    if adapter is not None:
+        found, stored = adapters.read(pathlib.Path(adapter), architecture, config)
+        config = dataclasses.replace(config, lora=found)
+        parts = adapters.load(stored, architecture, config, mesh)
+    params = _loaded(source, architecture, plain, mesh, dtype and jnp.dtype(dtype))
+    if adapter is not None:
+        params = paths.joined(lora.based(params, parts), parts)
     return Model(config, params, mesh, source, settings, ends=special_tokens.ends(source))
 
 
@@ -198,7 +218,8 @@ def save(
     longest: int = 0,
     data: DataConfig | None = None,
 ) -> None:
-    """Writes a folder that transformers' from_pretrained loads. Tensors are written bit by bit as they are.
+    """Writes a folder that transformers' from_pretrained loads. Tensors are written bit by bit as they are, but for
+    those with low-rank adapters, which are merged.
 
     Args:
       model: a Model, or a training state {"params": ...}, which needs `config` too.
@@ -215,9 +236,8 @@ def save(
     directory = pathlib.Path(directory)
     if not isinstance(model, Model):
         model = _of_state(model, config, pathlib.Path(source) if source else None)
-    if weights := sorted(directory.glob("*.safetensors*")):
-        raise UserError(f"{directory} holds {weights[0].name} already; name a folder without weights.")
-    model, content = _described(model, longest)
+    _require_empty(directory)
+    model, content = _described(model.merged, longest)
     content = content | (text.ids(data) if data else {})
     located = parameters.locate(ARCHITECTURES[content["model_type"]], model.config, model.params)
     active = jax.process_index() == 0
@@ -229,6 +249,35 @@ def save(
     with jax.set_mesh(model.mesh):
         tensors = parameters.Tensors(located, model.params)
         files.write(directory, tensors.planned, tensors, max_shard_size, active)
+
+
+def save_adapter(
+    model: Model | dict, directory, config: ModelConfig | None = None, source=None, base: str = ""
+) -> None:
+    """Writes the low-rank adapters of a model as a folder that peft's PeftModel.from_pretrained loads.
+
+    model, config, source: see `save`. base: the model that they belong to, as peft should name it; default its source.
+
+    Raises:
+      UserError: for a model without adapters, or whose weights with adapters are not whole tensors in files of its
+        architecture; where the directory holds weights already.
+    """
+    directory = pathlib.Path(directory)
+    if not isinstance(model, Model):
+        model = _of_state(model, config, pathlib.Path(source) if source else None)
+    if not model.config.lora.rank:
+        raise UserError("the model has no adapters: model.lora.rank=0.")
+    _require_empty(directory)
+    architecture = ARCHITECTURES[(model.settings or {"model_type": express(model.config)[0]})["model_type"]]
+    with jax.set_mesh(model.mesh):
+        own, active = adapters.part(model.params), jax.process_index() == 0
+        adapters.write(directory, architecture, model.config, own, base or str(model.source or ""), active)
+
+
+def _require_empty(directory: pathlib.Path) -> None:
+    """UserError for a directory that holds weights."""
+    if weights := sorted(directory.glob("*.safetensors*")):
+        raise UserError(f"{directory} holds {weights[0].name} already; name a folder without weights.")
 
 
 def _of_state(state: dict, config: ModelConfig | None, source: pathlib.Path | None) -> Model:

@@ -221,7 +221,7 @@ ARCHITECTURES = {
 # without these transformers takes the ids of the architecture's first model
 _NO_TOKENS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 # settings of training and of arithmetic, which no config.json holds; and fields that are compared layer by layer
-_NOT_IN_FILE = {"dtype", "param_dtype", "remat", "embedding_std"}
+_NOT_IN_FILE = {"dtype", "param_dtype", "remat", "embedding_std", "lora"}
 _BY_LAYER = {"mask", "position", "query_scale", "feed_forward", "mlp_dim", "pattern"}
 
 

@@ -69,7 +69,7 @@ def tensors(folder: pathlib.Path) -> dict[str, Stored]:
     """
     stored = {}
     for path in _paths(folder):
-        stored |= _header(path)
+        stored |= header(path)
     return stored
 
 
@@ -95,7 +95,8 @@ def _paths(folder: pathlib.Path) -> list[pathlib.Path]:
     return [folder / name for name in names]
 
 
-def _header(path: pathlib.Path) -> dict[str, Stored]:
+def header(path: pathlib.Path) -> dict[str, Stored]:
+    """{name: Stored} of every tensor in one file. Raises UserError where it is truncated or damaged."""
     with path.open("rb") as file:
         offset = 8 + int.from_bytes(file.read(8), "little")  # the header's length, the header, the values
     stored = {}
@@ -148,7 +149,7 @@ def write(folder: pathlib.Path, planned: dict[str, Planned], value, max_shard_si
     for name, shard in zip(names, shards, strict=True):
         values = {tensor: array for tensor in shard if (array := value(tensor)) is not None and active}
         if active:
-            _save(values, folder / name)
+            save(values, folder / name)
     if active and len(shards) > 1:
         weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
         total = sum(tensor.bytes for tensor in planned.values())
@@ -156,7 +157,7 @@ def write(folder: pathlib.Path, planned: dict[str, Planned], value, max_shard_si
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _save(values: dict[str, np.ndarray], path: pathlib.Path) -> None:
+def save(values: dict[str, np.ndarray], path: pathlib.Path) -> None:
     """Writes one file. Raises UserError where the disk refuses."""
     try:
         save_file(values, path, {"format": "pt"})  # transformers asks for the format

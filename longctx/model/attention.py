@@ -44,10 +44,11 @@ class Attention(nnx.Module):
         self.config = config
         self.l2 = config.qk_norm == "l2" and methods.parse(kind.position).rotates
         q, k, v, o = jax.random.split(key, 4)
-        self.wq = weight(q, (D, N, H), P("fsdp", "tensor", None), D, dtype)
-        self.wk, self.wv = (weight(key, (D, K, H), P("fsdp", "tensor", None), D, dtype) for key in (k, v))
+        into = P("fsdp", "tensor", None)
+        self.wq = weight(q, (D, N, H), into, D, dtype, inputs=1)
+        self.wk, self.wv = (weight(key, (D, K, H), into, D, dtype, inputs=1) for key in (k, v))
         residual = N * H * 2 * config.layers  # fan-in of wo: sums of the residual stream stay of order one
-        self.wo = weight(o, (N, H, D), P("tensor", None, "fsdp"), residual, dtype)
+        self.wo = weight(o, (N, H, D), P("tensor", None, "fsdp"), residual, dtype, inputs=2)
         bias = lambda shape, spec, wanted: constant(0.0, shape, spec, dtype) if wanted else None
         self.bq = bias((N, H), P("tensor", None), config.qkv_bias)
         self.bk, self.bv = (bias((K, H), P("tensor", None), config.qkv_bias) for _ in range(2))

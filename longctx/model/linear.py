@@ -5,6 +5,8 @@ model/functional.py finds for a whole model what its weights state.
 """
 
 import dataclasses
+import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
 from longctx import meshes
+from longctx.config import LoraConfig
 from longctx.memory.remat import by_fractions
 from pallas_kernels.select import traced_platform
 
@@ -25,21 +28,23 @@ class WeightInfo:
       spec: how the mesh axes cut one layer's weight; "fsdp" stands for meshes.SHARES, see meshes.stored_spec.
       decay: whether weight decay applies.
       active: (n, of): each token meets n of the `of` equal parts of the weight, such as the experts that it goes to.
+      inputs: how many of its first dimensions a matmul sums over; 0 for a weight that low-rank adapters do not know.
     """
 
     spec: P
     decay: bool = True
     active: tuple[int, int] = (1, 1)
+    inputs: int = 0
 
 
-def weight(key, shape, spec: P, fan_in: int, dtype: str, decay: bool = True, active=(1, 1)) -> nnx.Param:
-    """A truncated-normal weight of standard deviation fan_in^-0.5, born in its sharding.
+def weight(key, shape, spec: P, fan_in: int, dtype: str, active=(1, 1), inputs: int = 0) -> nnx.Param:
+    """A truncated-normal weight of standard deviation fan_in^-0.5, born in its sharding, that decays.
 
-    spec, decay, active: see WeightInfo.
+    spec, active, inputs: see WeightInfo.
     """
     stored = meshes.stored_spec(spec, shape)
     draw = jax.random.truncated_normal(key, -3, 3, shape, jnp.dtype(dtype), out_sharding=stored)
-    return nnx.Param(draw * jnp.asarray(fan_in**-0.5, dtype), info=WeightInfo(spec, decay, active))
+    return nnx.Param(draw * jnp.asarray(fan_in**-0.5, dtype), info=WeightInfo(spec, True, active, inputs))
 
 
 def constant(value: float, shape, spec: P, dtype: str, decay: bool = False) -> nnx.Param:
@@ -48,13 +53,60 @@ def constant(value: float, shape, spec: P, dtype: str, decay: bool = False) -> n
     return nnx.Param(start, info=WeightInfo(spec, decay))
 
 
+class Adapted(nnx.Module):
+    """A weight with a low-rank addition, base + scale a b, in the place of the weight (see LoraConfig).
+
+    base: [inputs..., outputs...]; a: [inputs..., R], drawn as weights are; b: [R, outputs...], zeros at first, so that
+    the sum starts as base. Meshes cut a and b where they cut base, and R never.
+    """
+
+    def __init__(self, key, base: nnx.Param, lora: LoraConfig):
+        (*spec,), shape, at = base.info.spec, base.shape, base.info.inputs
+        self.scale = lora.alpha / lora.rank
+        self.base = base
+        self.a = weight(key, (*shape[:at], lora.rank), P(*spec[:at], None), math.prod(shape[:at]), "float32")
+        self.b = constant(0.0, (lora.rank, *shape[at:]), P(None, *spec[at:]), "float32", decay=True)
+
+
+class Factored(NamedTuple):
+    """An Adapted weight in the dtype of a matmul, its shares gathered: whole + a b, which is never one array."""
+
+    whole: jax.Array
+    a: jax.Array
+    b: jax.Array
+
+
 def gathered(w: nnx.Param, dtype) -> jax.Array:
     """A weight in `dtype`, its shares gathered: see meshes.gather_weight."""
     return meshes.gather_weight(jnp.asarray(w).astype(dtype), w.info.spec)
 
 
-def product(einsum: str, x, w, out_spec: P | None = None):
-    """einsum(x, w) in the dtype of both, cut by `out_spec`; None inside a shard_map.
+def operand(w: nnx.Param | Adapted, dtype) -> jax.Array | Factored:
+    """A weight as matmuls take it, `gathered` in `dtype`."""
+    if not isinstance(w, Adapted):
+        return gathered(w, dtype)
+    b = meshes.gather_weight((jnp.asarray(w.b) * w.scale).astype(dtype), w.b.info.spec)
+    return Factored(gathered(w.base, dtype), gathered(w.a, dtype), b)
+
+
+def product(einsum: str, x, w: jax.Array | Factored, out_spec: P | None = None):
+    """einsum(x, w) in x's dtype, cut by `out_spec`; None inside a shard_map.
+
+    einsum: of tokens, whose first letters are BT or M, and a weight, such as "BTD,DNH->BTNH".
+    """
+    if not isinstance(w, Factored):
+        return _product(einsum, x, w, out_spec)
+    operands, y = einsum.split("->")
+    of_x, of_w = operands.split(",")
+    inputs = "".join(letter for letter in of_x if letter in of_w)
+    tokens = of_x.removesuffix(inputs)
+    low = _product(f"{of_x},{inputs}R->{tokens}R", x, w.a, out_spec and meshes.HIDDEN)
+    added = _product(f"{tokens}R,R{of_w.removeprefix(inputs)}->{y}", low, w.b, out_spec)
+    return _product(einsum, x, w.whole, out_spec) + added
+
+
+def _product(einsum: str, x, w: jax.Array, out_spec: P | None):
+    """`product` of a weight in one piece.
 
     On CPUs it is asked for in float32 and rounded: for that alone XLA has kernels that read bfloat16, else it converts
     both operands first (an AMD EPYC with AVX-512, 512 x 576 by 576 x 1536 numbers: 2.2 ms, and 4.6 ms without).
@@ -64,12 +116,12 @@ def product(einsum: str, x, w, out_spec: P | None = None):
     return jnp.einsum(einsum, x, w, preferred_element_type=dtype, out_sharding=out_spec).astype(x.dtype)
 
 
-def project(einsum: str, x, w: nnx.Param, out_spec: P, bias: nnx.Param | None, remat: str):
+def project(einsum: str, x, w: nnx.Param | Adapted, out_spec: P, bias: nnx.Param | None, remat: str):
     """product(einsum, x, w) + bias, the weight's shares gathered first, the result cut by `out_spec`.
 
     remat: of which tokens the backward finds it kept.
     """
-    whole = gathered(w, x.dtype)
+    whole = operand(w, x.dtype)
     of = lambda x, share: checkpoint_name(product(einsum, x, whole, out_spec), share)
     y = by_fractions(remat, of, x)
     return y if bias is None else y + jnp.asarray(bias).astype(y.dtype)[None, None]

@@ -15,7 +15,7 @@ from longctx import meshes
 from longctx.config import MemoryConfig, ModelConfig
 from longctx.memory.remat import RECOMPUTED, by_fractions
 from longctx.memory.tiled import tiled
-from longctx.model.linear import constant, gathered, product, weight
+from longctx.model.linear import Adapted, constant, operand, product, weight
 
 ACTIVATIONS = {
     "silu": jax.nn.silu,
@@ -52,8 +52,8 @@ class TokenWise(nnx.Module):
         raise NotImplementedError
 
     def __call__(self, x):
-        own = {name: w for name, w in vars(self).items() if isinstance(w, nnx.Param)}
-        weights = {name: gathered(w, x.dtype) for name, w in own.items()}
+        own = {name: w for name, w in vars(self).items() if isinstance(w, nnx.Param | Adapted)}
+        weights = {name: operand(w, x.dtype) for name, w in own.items()}
         specs = meshes.specs(weights)
 
         def of(x, share):
@@ -81,8 +81,8 @@ class MLP(TokenWise):
         _, up, down = jax.random.split(key, 3)
         self.activation = config.activation
         residual = size * 2 * config.layers  # fan-in of down: sums of the residual stream stay of order one
-        self.up = weight(up, (D, size), P("fsdp", "tensor"), D, dtype)
-        self.down = weight(down, (size, D), P("tensor", "fsdp"), residual, dtype)
+        self.up = weight(up, (D, size), P("fsdp", "tensor"), D, dtype, inputs=1)
+        self.down = weight(down, (size, D), P("tensor", "fsdp"), residual, dtype, inputs=1)
         self.up_bias = constant(0.0, (size,), P("tensor"), dtype) if config.mlp_bias else None
         self.down_bias = constant(0.0, (D,), P(None), dtype) if config.mlp_bias else None
 
@@ -114,7 +114,7 @@ class Gated(MLP):
         super().__init__(key, config, size, memory)
         gate, *_ = jax.random.split(key, 3)
         D, dtype = config.d_model, config.param_dtype
-        self.gate = weight(gate, (D, size), P("fsdp", "tensor"), D, dtype)
+        self.gate = weight(gate, (D, size), P("fsdp", "tensor"), D, dtype, inputs=1)
         self.gate_bias = constant(0.0, (size,), P("tensor"), dtype) if config.mlp_bias else None
 
     def hidden(self, *into):

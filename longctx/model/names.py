@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from longctx.config import ModelConfig
 from longctx.errors import unknown_name
 from longctx.memory import remat
+from longctx.model import lora
 from longctx.model.attention import QK_NORMS
 from longctx.model.block import BLOCKS, FEED_FORWARDS
 from longctx.model.mlp import ACTIVATIONS
@@ -33,3 +34,4 @@ def check(model: ModelConfig, axes: Mapping[str, int]) -> None:
     remat.parse(model.remat)
     for kind in model.kinds:
         FEED_FORWARDS[kind.feed_forward].check(model, axes["tensor"])
+    lora.check(model)

@@ -14,7 +14,7 @@ from longctx.config import AttentionConfig, MemoryConfig, ModelConfig, RopeConfi
 from longctx.context_parallel import api as context_parallel
 from longctx.memory import bits, host
 from longctx.memory.remat import checkpointed
-from longctx.model import norm
+from longctx.model import lora, norm
 from longctx.model.block import BLOCKS
 from longctx.model.clex import Clex
 from longctx.model.embedding import Embedding
@@ -54,6 +54,12 @@ class SequenceAttention(NamedTuple):
         return context_parallel.attend(x, context_parallel.within_documents(specs), plan, sinks).out, None
 
 
+def _block(config: ModelConfig, memory: MemoryConfig, kind: int, key) -> nnx.Module:
+    """A layer of the kind of that number."""
+    block = BLOCKS[config.block](key, config, config.kinds[kind], memory)
+    return lora.adapted(key, block, kind, config.lora)
+
+
 class Transformer(nnx.Module):
     """Token ids to hidden states, and the head that turns those into logits.
 
@@ -69,10 +75,7 @@ class Transformer(nnx.Module):
         self.embedding = Embedding(embedding_key, config)
         keys, kinds = jax.random.split(blocks_key, config.layers), config.kinds
         self.blocks = nnx.List(
-            [
-                jax.vmap(lambda key, kind=kind: BLOCKS[config.block](key, config, kind, memory))(keys[i :: len(kinds)])
-                for i, kind in enumerate(kinds)
-            ]
+            [jax.vmap(functools.partial(_block, config, memory, i))(keys[i :: len(kinds)]) for i in range(len(kinds))]
         )
         self.norm = norm.make(config)
         if learned := learned_numbers(config.kinds):

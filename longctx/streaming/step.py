@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from longctx import optim
+from longctx import optim, trained
 from longctx.config import Config, RopeConfig
 from longctx.memory import host
-from longctx.model import functional
+from longctx.model import functional, paths
 from longctx.streaming.walk import Walk, walk
 
 
@@ -44,21 +44,25 @@ class Optimizer:
         return optim.updated(self.config.optim, self.rate, grads, moments, params, good, decays)
 
     def layer(self, blocks, done, kind, i, grads, factor):
-        """(blocks, done) after the step of layer i of a kind; blocks: stacks of all layers.
+        """(blocks, done) after the step of layer i of a kind; blocks: stacks of all layers. grads: of what is trained.
 
         done: (stacks of their moments, good). Counts of the moments stay.
         """
+        if not grads:
+            return blocks, done
         part, (moments, good) = lambda tree: host.read(tree[kind], i), done
-        params, before = part(blocks), optim.moments_of(moments, part)
+        weights = trained.part_of_layer(self.config, blocks[kind], kind)
+        params, before = host.read(weights, i), optim.moments_of(moments, part)
         params, (adam, *_), good = self.updated(params, before, grads, factor, good, self.decays["blocks"][kind])
         write = lambda tree, parts: tree | {kind: host.write(tree[kind], i, parts)}
         stacks, *rest = moments
         stacks = stacks._replace(mu=write(stacks.mu, adam.mu), nu=write(stacks.nu, adam.nu))
-        return write(blocks, params), ((stacks, *rest), good)
+        whole = paths.joined(blocks[kind], host.write(weights, i, params))
+        return blocks | {kind: whole}, ((stacks, *rest), good)
 
     def layers(self, blocks, done, grads, factor):
         """(blocks, done) after the step of all layers; grads: stacks of the layers' gradients."""
-        for kind in blocks:
+        for kind in grads:
             update = lambda i, carry, kind=kind: self.layer(*carry, kind, i, host.read(grads[kind], i), factor)
             blocks, done = jax.lax.fori_loop(0, host.count(blocks[kind]), update, (blocks, done))
         return blocks, done
@@ -71,10 +75,13 @@ def exact(way: Walk, optimizer: Optimizer, blocks, moments, stream, last_norm):
     last_norm: of the last good step.
     """
     value, dy, sums = way.loss(stream)
-    buffer = host.zeros_like(blocks, "grads" in way.config.memory.offload)
+    on_host = "grads" in way.config.memory.offload
+    buffer = host.zeros_like(trained.part(way.config, {"blocks": blocks}).get("blocks", {}), on_host)
 
     def take(blocks, done, kind, i, grads):
         buffer, squares = done
+        if not grads:
+            return blocks, done
         return blocks, (buffer | {kind: host.write(buffer[kind], i, grads)}, squares + squared(grads))
 
     blocks, (buffer, squares), grads = way.backward(blocks, stream, dy, sums, (buffer, jnp.float32(0)), take)
@@ -122,7 +129,7 @@ def streamed(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: 
     """
     way = walk(graph, config, rope, state["params"], batch)
     clip = CLIPS[config.memory.clip_mode] if config.optim.clip_norm else delayed  # which waits for nothing
-    optimizer = Optimizer(config, rate, functional.decays(graph, state["params"]))
+    optimizer = Optimizer(config, rate, trained.part(config, functional.decays(graph, state["params"])))
     return updated(
         optimizer,
         state,
@@ -136,15 +143,15 @@ def updated(optimizer: Optimizer, state: dict, step):
     """(params, moments, losses, gradient norm, good) after step(optimizer, blocks, moments), one of CLIPS."""
     params, offload = state["params"], optimizer.config.memory.offload
     blocks = host.stacks(params["blocks"], "params" in offload)
-    stacked = optim.moments_of(state["moments"], lambda tree: host.stacks(tree["blocks"], "moments" in offload))
+    in_blocks = lambda tree: host.stacks(tree.get("blocks", {}), "moments" in offload)
+    stacked = optim.moments_of(state["moments"], in_blocks)
     blocks, (stacked, good), grads, value, norm, factor = step(optimizer, blocks, stacked)
     good = good & jnp.isfinite(value) & jnp.isfinite(norm)
-    outside, (adam, *rest), good = optimizer.updated(
-        others(params), optim.moments_of(state["moments"], others), grads, factor, good, others(optimizer.decays)
-    )
-    whole = lambda outside, blocks: outside | {"blocks": host.arrays(blocks)}
+    part, moments = others(trained.part(optimizer.config, params)), optim.moments_of(state["moments"], others)
+    part, (adam, *rest), good = optimizer.updated(part, moments, grads, factor, good, others(optimizer.decays))
+    whole = lambda outside, blocks: outside | ({"blocks": host.arrays(blocks)} if blocks else {})
     moments = adam._replace(mu=whole(adam.mu, stacked[0].mu), nu=whole(adam.nu, stacked[0].nu)), *rest
-    return whole(outside, blocks), moments, {"loss": value}, norm, good
+    return whole(paths.joined(others(params), part), blocks), moments, {"loss": value}, norm, good
 
 
 def others(tree: dict) -> dict:

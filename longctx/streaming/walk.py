@@ -18,13 +18,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from longctx import meshes
+from longctx import meshes, trained
 from longctx.config import Config, RopeConfig
 from longctx.context_parallel.api import within_documents
 from longctx.loss import token_loss
 from longctx.memory import host
 from longctx.memory.host import Section, Stack
-from longctx.model import functional
+from longctx.model import functional, paths
 from longctx.streaming import layer as layerwise
 from longctx.streaming.attention import ChunkAttention, plan_of_chunks, visits
 from pallas_kernels.attention.pair import Pair
@@ -119,21 +119,24 @@ class Walk:
         return stream
 
     def loss(self, stream: Stream):
-        """(mean loss in nats; its gradient by the last layer's result, a Stack; its gradient by the params of LAST)."""
+        """(mean loss in nats; its gradient by the last layer's result, a Stack; by the trained params of LAST)."""
         params = self._params_of((*LAST, "embedding") if self.config.model.tied_head else LAST)
         gathered, total = self._gathered(params), self.batch["weights"].sum()
+        params = trained.part(self.config, params)
         share = jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1.0), 0.0)
 
         def chunk(i, carry):
             value, dy, sums = carry
             batch = self._chunk(i)
 
-            def weighted(params, x):
-                model = self._model(params)
+            def weighted(part, x):
+                model = self._model(paths.joined(gathered, part))
                 nll = token_loss(model.to_head(x), model.head_weight(), batch["targets"], model.config.logit_soft_cap)
                 return (nll * batch["weights"]).sum()
 
-            part, pull = jax.vjp(weighted, gathered, stream.inputs.read(self.slots * self.chunks + i))
+            part, pull = jax.vjp(
+                weighted, paths.alike(gathered, params), stream.inputs.read(self.slots * self.chunks + i)
+            )
             grads, dx = pull(share)
             return value + part, dy.write(i, dx), layerwise.added(sums, grads)
 
@@ -143,7 +146,9 @@ class Walk:
         return value * share, dy, sums
 
     def backward(self, blocks, stream: Stream, dy: Stack, sums, done, take):
-        """(blocks, done, gradients of all parameters but the blocks'), float32 and sharded as the parameters are.
+        """(blocks, done, gradients of the parameters but the blocks'), float32 and sharded as the parameters are.
+
+        Gradients are those of trained parameters (optim.trains, model.lora).
 
         sums, dy: as from `loss`. take: (blocks, done, kind, i, gradients of the i-th layer of a kind) -> (blocks,
         done), called for every layer from the last to the first; it may change the weights of that one.
@@ -154,8 +159,10 @@ class Walk:
         if whole:
             back = lambda s, state: self._section_back((whole - 1 - s) * length, length, state, take)
             state = jax.lax.fori_loop(0, whole, back, state)
-        embedding = sums.get("embedding") or layerwise.no_sums(self.params["embedding"])
-        grads = sums | state.dshared | {"embedding": self._embedding_grads(state.dy, embedding)}
+        grads = sums | trained.part(self.config, state.dshared)
+        if embedding := trained.part(self.config, self._params_of(("embedding",))):
+            before = sums.get("embedding") or layerwise.no_sums(embedding["embedding"])
+            grads |= {"embedding": self._embedding_grads(state.dy, before)}
         return state.blocks, state.done, grads
 
     def _section_back(self, first, size: int, state: _Back, take) -> _Back:
@@ -176,10 +183,12 @@ class Walk:
         """The state before layer first + j. kept: where its attention's pairs are, None where they are not."""
         layer, weights = self._layer(state.blocks, first, j)
         kind, i = self._place(first, j)
-        sums = layerwise.no_sums(host.read(state.blocks[kind], i)), state.dshared
+        part = lambda weights: trained.part_of_layer(self.config, weights, kind)
+        sums = layerwise.no_sums(part(host.read(state.blocks[kind], i))), state.dshared
+        layer = dataclasses.replace(layer, block=functools.partial(_completed, layer.block, weights))
         inputs, shared = state.stream.inputs, self._params_of(SHARED)
         dy, (grads, dshared) = layerwise.backward(
-            layer, weights, shared, inputs, self._source(first, j), state.dy, sums, kept
+            layer, part(weights), shared, inputs, self._source(first, j), state.dy, sums, kept
         )
         blocks, done = take(state.blocks, state.done, kind, i, grads)
         return _Back(state.stream, dy, dshared, blocks, done)
@@ -265,6 +274,11 @@ class Walk:
 
     def _on_host(self, name: str) -> bool:
         return name in self.config.memory.offload
+
+
+def _completed(block, weights: dict, part: dict):
+    """The block of a layer's weights, a part of them from `part`."""
+    return block(paths.joined(weights, part))
 
 
 def walk(graph, config: Config, rope: RopeConfig, params: dict, batch: dict) -> Walk:

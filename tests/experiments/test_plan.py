@@ -17,7 +17,16 @@ from experiments.planner import search
 from experiments.planner.work import density, work
 from experiments.settings import config as configs
 from longctx import meshes, training
-from longctx.config import Config, LayerConfig, MemoryConfig, MeshConfig, ModelConfig, StageConfig
+from longctx.config import (
+    Config,
+    LayerConfig,
+    LoraConfig,
+    MemoryConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimConfig,
+    StageConfig,
+)
 from longctx.errors import UserError
 from tests.helpers import NEEDS_CUDA_COMPILER, NEEDS_TPU_COMPILER, ROOT, like_a_person
 
@@ -52,6 +61,17 @@ def test_flops_are_those_of_the_closed_forms():
     assert found.recomputed == 2 * (weights - 3 * D * F) * T * rows  # all but what `down` gives
     assert found.forward == pytest.approx(rows * 3 * 4 * N * H * T**2 / 2, rel=0.01)
     assert found.model == found.matmuls + 3 * found.forward
+
+
+def test_flops_of_weights_that_are_not_trained_are_two_thirds():
+    """Adapters of wq and down, in three layers: the gradient of the head and of all other weights is not asked for."""
+    lora = LoraConfig(rank=2, targets=("attention.wq", "mlp.down"))
+    tuned = Config(model=dataclasses.replace(TINY, lora=lora), mesh=MeshConfig())
+    whole, found = (work(c, shapes_of(c)["params"], 512, 2) for c in (Config(model=TINY, mesh=MeshConfig()), tuned))
+    adapters = 3 * 2 * ((32 + 4 * 8) + (48 + 32))
+    assert found.matmuls == whole.matmuls * 4 / 6 + 6 * adapters * 512 * 2
+    head = dataclasses.replace(tuned, optim=OptimConfig(trains=("head",)))
+    assert work(head, shapes_of(head)["params"], 512, 2).matmuls == found.matmuls + 2 * 32 * 64 * 512 * 2
 
 
 @pytest.mark.parametrize(

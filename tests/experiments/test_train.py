@@ -271,7 +271,9 @@ def test_a_full_disk_while_saving(tiny, run, tmp_path):
 # ---- the config files of the project
 
 CONFIG_FILES = sorted(
-    path.name for path in (ROOT / "configs").glob("*.py") if "-m experiments.train" in path.read_text()
+    str(path.relative_to(ROOT / "configs"))
+    for path in (ROOT / "configs").rglob("*.py")
+    if "-m experiments.train" in path.read_text()
 )
 PLANNED = [name for name in CONFIG_FILES if "-m experiments.plan" in (ROOT / "configs" / name).read_text()]
 

@@ -5,10 +5,11 @@ import dataclasses
 import jax
 import pytest
 
+from experiments.meter.memory import closed_form
 from experiments.planner import price
 from experiments.run import checks
-from longctx import meshes, training
-from longctx.config import Config, EvalConfig, MemoryConfig, MeshConfig, ModelConfig, StageConfig
+from longctx import meshes, optim, training
+from longctx.config import Config, EvalConfig, LoraConfig, MemoryConfig, MeshConfig, ModelConfig, StageConfig
 from longctx.data import curriculum
 from longctx.errors import UserError
 
@@ -134,3 +135,30 @@ def test_numbers_that_nothing_can_have(config, says):
     with pytest.raises(UserError) as caught:
         checks.check_settings(config)
     assert says in str(caught.value)
+
+
+def test_moments_and_gradients_are_those_of_the_trained_part(free):
+    """The compiler's own count agrees: what adapters save is the moments and the gradients of all other weights."""
+    model = dataclasses.replace(TINY, d_model=128, mlp_dim=512, vocab_size=512)
+    whole = Config(model=model, batch_tokens=64, stages=(StageConfig(seq_len=64, steps=1),))
+    tuned = dataclasses.replace(whole, model=dataclasses.replace(model, lora=LoraConfig(rank=2, targets=("mlp.*",))))
+    mesh, sizes, compiled = meshes.make(MeshConfig()), {}, {}
+    for config in (whole, tuned):
+        state, stages = training.abstract_state(config, mesh), curriculum.plan(config)
+        sizes[config] = {use.kind: use.bytes for use in closed_form(config, state, 64, 1)}
+        step = training.compile_step(config, optim.learning_rate(config.optim, stages), stages[0], mesh)
+        analysis = step.memory_analysis()
+        compiled[config] = analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
+    weights = bytes_of(training.abstract_state(whole, mesh)["params"])
+    adapters = 2 * 2 * 3 * (128 + 512) * 4  # layers, rank, weights, dimensions, bytes
+    assert sizes[whole]["gradients"] == weights and sizes[tuned]["gradients"] == adapters
+    assert sizes[tuned]["parameters"] == weights + adapters
+    assert sizes[tuned]["optimiser"] == pytest.approx(2 * adapters, abs=64)
+    (whole_held, whole_works), (held, works) = compiled[whole], compiled[tuned]
+    assert whole_held - held == pytest.approx(2 * weights - 3 * adapters, rel=1e-3)
+    assert whole_works - works > 0.9 * (weights - adapters)
+
+    narrow = dataclasses.replace(tuned, model=dataclasses.replace(tuned.model, param_dtype="bfloat16"))
+    free(int(0.7 * weights))
+    price.check(narrow, mesh, curriculum.plan(narrow))
+    assert "take at least" in refused(whole)

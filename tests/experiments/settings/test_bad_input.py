@@ -237,6 +237,23 @@ def test_arguments_for_a_file_that_takes_none(tmp_path):
         (["optim.schedule=cosin"], ["optim.schedule='cosin'", "'cosine'"]),
         (["optim.b2=1"], ["optim.b2=1.0", "below 1"]),
         (["optim.eps=0"], ["optim.eps=0.0", "above 0"]),
+        (["optim.ema=1"], ["optim.ema=1.0", "below 1"]),
+        (
+            ["optim.trains=('mlp.gats',)"],
+            ["optim.trains[0]='mlp.gats' matches no parameter", "Did you mean 'mlp.gate'?"],
+        ),
+        (
+            ["model.lora.rank=8", "model.lora.targets=('atention.wq',)"],
+            [
+                "model.lora.targets[0]='atention.wq' matches no",
+                "Did you mean 'attention.wq'?",
+                "attention.wk",
+                "mlp.up",
+            ],
+        ),
+        (["model.lora.rank=8", "model.lora.alpha=0"], ["model.lora.alpha=0.0", "above 0"]),
+        (["model.lora.rank=8", "model.lora.adapter=x"], ["model.lora.adapter='x'", "init_from"]),
+        (["model.lora.rank=8", "memory.offload=('grads',)"], ["memory.offload=('grads',)", "model.lora.rank", "works"]),
         (["eval.tasks=('passkey','poskey')"], ["eval.tasks[1]='poskey'", "'passkey'"]),
         (["log.every_steps=0"], ["log.every_steps=0", "at least 1"]),
         (["name=a/b"], ["name='a/b'", "folder name"]),

@@ -221,12 +221,12 @@ def test_what_a_config_file_imports_comes_without_jax():
     assert printed.startswith("8 llama3_1b ")
 
 
-@pytest.mark.parametrize("file", sorted(ROOT.glob("configs/[!_]*.py")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sorted(ROOT.glob("configs/**/[!_]*.py")), ids=lambda file: file.stem)
 def test_every_config_file_loads_and_passes_the_check(file):
     config = parsed(file=str(file))
     check = checks.check_extend if "-m experiments.extend" in file.read_text() else lambda c: checks.check(c).stages
     assert len(check(config)) == len(config.stages)
-    assert file.read_text().startswith('"""') and f"--config configs/{file.name}" in file.read_text()
+    assert file.read_text().startswith('"""') and f"--config {file.relative_to(ROOT)}" in file.read_text()
 
 
 @pytest.mark.parametrize("arguments", ["smoke", "context=4", "context=4,smoke"])

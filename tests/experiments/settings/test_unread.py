@@ -33,6 +33,7 @@ def config_of(*overrides) -> Config:
         (["model.rope.factor=4"], "model.rope.factor=4.0 has no effect: model.rope.scaling is 'none'; 'linear', 'ntk'"),
         (["model.rope.scaling=linear", "model.rope.beta_fast=16"], "rope.scaling is 'linear'; 'yarn' reads it"),
         (["stages[1].rope.long_factors=(1.0,2.0)"], "stages[1].rope.long_factors=(1.0, 2.0) has no effect"),
+        (["model.lora.alpha=32"], "model.lora.alpha=32.0 has no effect: model.lora.rank is 0; 16 works"),
         (["model.experts=8"], "model.experts=8 has no effect: model.feed_forward is 'gated'; 'gpt_oss' and 'llama4'"),
     ],
 )
@@ -66,7 +67,7 @@ def test_a_layer_of_a_pattern_reads_for_all():
     unread.check(Config(model=model))
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.py")), ids=lambda path: path.stem)
 def test_shipped_configs_say_nothing_in_vain(path):
     config = configs.from_command_line(["train", "--config", str(path)])[0]
     unread.check(config)
