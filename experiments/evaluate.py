@@ -81,6 +81,7 @@ def main(argv) -> None:
 def of_model(argv: list[str]) -> None:
     """Evaluates the model of Hugging Face that a command line names."""
     options, others = _options(argv)
+    others += ["--workdir", options.workdir] if options.workdir else []
     source, stored, config, workdir = models.of_command_line([argv[0], *others], more=("eval", "data"))
     places.check_folder("--workdir", workdir)
     config = _measured(config)
@@ -100,8 +101,9 @@ def of_model(argv: list[str]) -> None:
 
 
 def _options(argv: list[str]):
-    """(options with the adapter, the other arguments)."""
+    """(options, the other arguments)."""
     parser = Parser(__doc__.splitlines()[0])
+    parser.add_argument("--workdir", metavar="DIR", help="the folder of evals.json and the report")
     parser.add_argument("--adapter", metavar="FOLDER", help="a low-rank adapter of the model, in peft's format")
     return parser.parse_with_settings(argv[1:])
 

@@ -164,6 +164,7 @@ def load(config: DataConfig) -> Corpus:
 
 
 def _code(root: str, config: DataConfig, left: LeftOut) -> Iterator[Document]:
+    """The files of the library that are Python in UTF-8."""
     files = [file for file in folders.walk(root, STDLIB_SKIP)[0] if file.name.endswith(".py")]
     # Some of the library's own tests are in other encodings on purpose; a tokenizer.json could not take them.
     return _documents(files, dataclasses.replace(config, bad="skip"), False, left)
@@ -187,7 +188,8 @@ def _prose(root: str, config: DataConfig, left: LeftOut) -> Iterator[Document]:
         texts = texts[end:]
 
 
-LIBRARY = {"stdlib": _code, "pydoc": _prose}  # what data.path may name of the running Python
+# what data.path may name of the running Python: (root, settings, what is left out) -> documents
+LIBRARY = {"stdlib": _code, "pydoc": _prose}
 
 
 def _check(config: DataConfig) -> None:

@@ -47,6 +47,7 @@ def backward(x: Inputs, spec: AttentionSpec, stats: RowStats) -> Grads:
     ds = p * (_matmul("BKRH,BKSH->BKRS", dout, v) - delta) * cap_slope(s, spec.soft_cap)
     dbias = None
     if spec.bias:
+        assert x.bias_params is not None
         dbias = bias.params_gradient(spec.bias, x.bias_params, x.q_info, x.k_info, _by_head(ds, x))
     ds = (ds * spec.score_scale(q.shape[-1])).astype(dtype)
     dq = _from_rows(_matmul("BKRS,BKHS->BKRH", ds, k), x)
@@ -60,6 +61,7 @@ def _scores(x: Inputs, spec: AttentionSpec):
     q, k, v = _rows(x.q, K), x.k.transpose(0, 2, 3, 1), x.v.swapaxes(1, 2)
     s = _matmul("BKRH,BKHS->BKRS", q, k) * spec.score_scale(H)
     if spec.bias:
+        assert x.bias_params is not None
         added = bias.scores(spec.bias, x.bias_params, x.q_info, x.k_info)  # N B T S
         s = s + added.reshape(K, N // K, B, T, S).transpose(2, 0, 3, 1, 4).reshape(s.shape)
     see = jnp.repeat(masks.visible(spec.mask, x.q_info, x.k_info), N // K, axis=1)[:, None]

@@ -258,7 +258,7 @@ def test_arguments_for_a_file_that_takes_none(tmp_path):
         (["log.every_steps=0"], ["log.every_steps=0", "at least 1"]),
         (["name=a/b"], ["name='a/b'", "folder name"]),
         (["data.path=/no/such/folder"], ["data.path='/no/such/folder'", "does not exist"]),
-        (["data.holdout=2"], ["data.holdout=2.0", "between 0 and 1"]),
+        (["data.holdout=2"], ["data.holdout=2.0", "above 0 and at most 1"]),
         (["data.tokenizer=byte"], ["data.tokenizer='byte'", "'bytes'"]),
         (["model.vocab_size=100"], ["model.vocab_size=100", "259", "264 works"]),
         (["data.prefetch=-1"], ["data.prefetch=-1", "at least 0"]),
