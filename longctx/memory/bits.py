@@ -10,6 +10,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from pallas_kernels.select import traced_platform
 
@@ -42,6 +43,6 @@ def part(tree, i):
 
 
 def _as_integers(x):
-    if isinstance(x, jax.core.Tracer) or len(x.sharding.device_set) > 1:
+    if isinstance(x, Tracer) or len(x.sharding.device_set) > 1:
         return jax.lax.bitcast_convert_type(x, jnp.uint16)
     return jax.device_put(np.asarray(x).view(np.uint16), x.sharding)  # the same memory, not a copy
