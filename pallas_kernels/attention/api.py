@@ -30,6 +30,7 @@ IMPLEMENTATIONS: Mapping[str, Implementation] = lazy.Registry(
         "chunked": chunked,
         "decode": decode,
         "tpu": "pallas_kernels.attention.tpu.kernel",
+        "tpu_decode": "pallas_kernels.attention.tpu.decode",
         "mosaic_gpu": "pallas_kernels.attention.mosaic_gpu.kernel",
         "jax_triton": "pallas_kernels.attention.triton.kernel",
         "cudnn": Cudnn(_without_cudnn),
@@ -39,7 +40,7 @@ IMPLEMENTATIONS: Mapping[str, Implementation] = lazy.Registry(
 # measured yet, but follow published TFLOP/s, here of bfloat16, causal, head dim 128.
 PREFERENCE: Preference = {
     "cpu": ("decode", "chunked"),
-    "tpu": ("tpu", "chunked"),
+    "tpu": ("tpu_decode", "tpu", "chunked"),
     "gpu": ("cudnn", "jax_triton", "chunked"),
     # H100, 8k to 16k: cuDNN 529 to 539 forward, 470 backward; Triton 369 to 378 forward (arXiv 2407.08608)
     (9, 0): ("cudnn", "mosaic_gpu", "jax_triton", "chunked"),
