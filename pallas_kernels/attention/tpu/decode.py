@@ -147,6 +147,8 @@ def _why_not(q, spec, rows: int, count: int) -> str | None:
         return "has no bias on scores"
     if q.dtype not in (jnp.bfloat16, jnp.float32):
         return f"takes bfloat16 or float32 alone, not {q.dtype}"
+    if max(rows, count) > pairs.MOST:
+        return f"has a list of blocks that counts to {pairs.MOST}, not to {rows} x {count}"
     if (size := _ENTRY * rows * count) > _LIST:
         return f"what it must know of {rows} x {count} blocks takes {size} bytes of scalar memory, and may take {_LIST}"
     return None

@@ -14,7 +14,17 @@ from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.attention.tpu import decode, kernel
 from pallas_kernels.masks import Causal, Sinks, TokenInfo, Window
 from pallas_kernels.testing import KernelCases, Sizes
-from tests.helpers import assert_close, input_types, mask_cases, one_document, problem, slow, truth
+from tests.helpers import (
+    NEEDS_TPU_COMPILER,
+    assert_close,
+    compiled_for_tpu,
+    input_types,
+    mask_cases,
+    one_document,
+    problem,
+    slow,
+    truth,
+)
 
 
 class TestTpuDecode(KernelCases):
@@ -130,11 +140,28 @@ def test_pages_are_as_one_row(H, dtype, page):
         assert all(np.array_equal(*both) for both in zip(got, whole, strict=True))
 
 
+@NEEDS_TPU_COMPILER
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("v5e", "32", "8", "128", "256", "bfloat16"),
+        *slow((("v6e", "9", "3", "64", "512", "bfloat16"),), (("v5p", "8", "1", "128", "128", "float32"),)),
+    ],
+)
+def test_the_tpu_compiler_takes_pages(arguments):
+    """What else is compiled is in tests/experiments/bench/test_decode_kernel.py."""
+    worker = "tests.pallas_kernels.attention.tpu.compile_paged"
+    assert compiled_for_tpu(worker, *arguments, timeout=200) == ["1", "True"]
+
+
 def test_pages_that_cannot_be_are_refused():
     pages, table = paged(5, 1, 2, 128)
     q = jnp.zeros((1, 17, 4, 32))
     with pytest.raises(NotImplementedError, match="up to 16 queries of a row, not 17"):
         decode.paged(q, one_document(1, 17), pages, table, AttentionSpec())
+    with pytest.raises(NotImplementedError, match="8 x 8192 blocks takes 786432 bytes of scalar memory"):
+        decode.paged(jnp.zeros((8, 1, 4, 32)), one_document(8, 1), pages, jnp.zeros((8, 8192), int), AttentionSpec())
     with pytest.raises(NotImplementedError, match="no bias"):
         decode.paged(q[:, :1], one_document(1, 1), pages, table, AttentionSpec(bias=Alibi()))
 
@@ -145,7 +172,7 @@ def test_pages_that_cannot_be_are_refused():
         (jnp.bfloat16, 1, 64, "gpu", "runs on TPU"),
         (jnp.bfloat16, 17, 64, "tpu", "up to 16 queries"),
         (jnp.float16, 1, 64, "tpu", "float16"),
-        (jnp.bfloat16, 1, 2**27, "tpu", "bytes of scalar memory"),
+        (jnp.bfloat16, 1, 2**26, "tpu", "counts to 8192"),
         (jnp.bfloat16, 16, 2**23, "tpu", None),
     ],
 )
