@@ -26,6 +26,7 @@ MODULES = [
     "longctx.shift",
     "pallas_kernels.attention.api",
     "pallas_kernels.attention.pair",
+    "pallas_kernels.attention.tpu.decode",
     "pallas_kernels.cross_entropy.api",
     "pallas_kernels.masks",
 ]

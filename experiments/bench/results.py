@@ -93,6 +93,13 @@ def loops(content: dict) -> Table:
 TPU = columns_of(
     "results", chip="chip", op="case.op", mask="case.mask", tokens="length", **{"predicted TFLOP/s": "tflops"}
 )
+DECODE = columns_of(
+    "results",
+    chip="chip",
+    keys="length",
+    **{"heads of": "model", "cycles computed": "computed", "cycles of arrival": "arriving"},
+    **{"MiB copied": "mb", "MiB of keys and values": "keys_mb", "predicted us": "microseconds"},
+)
 STEPS = columns_of(
     "records",
     length="length",
@@ -137,6 +144,7 @@ TABLES = {
     "ranks": RANKS,
     "loops": loops,
     "tpu": TPU,
+    "decode": DECODE,
     "steps": STEPS,
     "attention": ATTENTION,
     "loading": LOADING,

@@ -33,6 +33,8 @@ _BRANCH = re.compile(r"sbr\.rel .*?target bundleno = (\d+)")
 _COMMENT = re.compile(r"/\*.*?\*/", re.S)
 _MATMUL = re.compile(r"\bvmatmul\.(?:mubr\.|msk\.)*([a-z0-9]+)\.")
 _VMEM = re.compile(r"^\s*#allocation\d+ \[.*?space=vmem, size = (0x[0-9a-f]+)", re.M)
+_COPY = re.compile(r"dma\.(?:hbm_to_vmem|general) .*?/\*size_in_granules=\*/(\d+)")
+_GRANULE = 32  # bytes
 _ROWS = {"f32": 8, "bf16": 16}  # rows of the left operand that one matmul instruction streams
 _MANY_STORES = 32
 
@@ -71,6 +73,7 @@ class Kernel:
       step, outer, once: cycles of the other regions: per grid step, per outer block, per launch.
       capacity: instructions per bundle and unit.
       vmem: bytes of scratch and windows.
+      copies: bytes of what a grid step copies into VMEM: a block of each operand whose block is not the one before.
     """
 
     name: str
@@ -80,6 +83,7 @@ class Kernel:
     once: int
     capacity: dict[str, int]
     vmem: int
+    copies: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,9 +159,11 @@ def _kernel(name, path, folder, stamp):
     step = [r for r in other if r not in outer and (r.loop or r.inside)]
     once = [whole, *(r for r in other if r not in outer and r not in step)]
     original = _only(folder, f"{stamp}-{name}-*-original.txt")
-    vmem = sum(int(size, 16) for size in _VMEM.findall(original.read_text(errors="replace")))
+    text = original.read_text(errors="replace")
+    vmem = sum(int(size, 16) for size in _VMEM.findall(text))
+    copies = tuple(_GRANULE * int(granules) for granules in _COPY.findall(text))
     total = lambda regions: sum(r.cycles for r in regions)
-    return Kernel(name, compute, total(step), total(outer), total(once), capacity, vmem)
+    return Kernel(name, compute, total(step), total(outer), total(once), capacity, vmem, copies)
 
 
 def _only(folder, pattern):

@@ -33,7 +33,8 @@ def forward(x: Inputs, spec: AttentionSpec, initial: Pair | None = None) -> Pair
     safe = jnp.where(total > 0, total, 1.0)
     out = _matmul("BKRS,BKSH->BKRH", p.astype(v.dtype), v) / safe
     lse = jnp.where(total > 0, top + jnp.log(safe), -jnp.inf)
-    pair = Pair(_from_rows(out, x).astype(spec.result_dtype(x.q)), _from_rows(lse, x)[..., 0])
+    T = x.q.shape[1]
+    pair = Pair(from_rows(out, T).astype(spec.result_dtype(x.q)), from_rows(lse, T)[..., 0])
     return pair if initial is None else merge(initial, pair)
 
 
@@ -41,7 +42,7 @@ def backward(x: Inputs, spec: AttentionSpec, stats: RowStats) -> Grads:
     """Gradients of these queries and keys; see reference.backward."""
     s, see, q, k, v = _scores(x, spec)
     dtype, K = q.dtype, x.k.shape[2]
-    dout, lse, delta = (_rows(y, K) for y in (stats.dout.astype(dtype), stats.lse[..., None], stats.delta[..., None]))
+    dout, lse, delta = (rows(y, K) for y in (stats.dout.astype(dtype), stats.lse[..., None], stats.delta[..., None]))
     p = jnp.where(see, jnp.exp(s - jnp.where(jnp.isfinite(lse), lse, 0.0)), 0.0)
     dv = _matmul("BKRS,BKRH->BKSH", p.astype(dtype), dout)
     ds = p * (_matmul("BKRH,BKSH->BKRS", dout, v) - delta) * cap_slope(s, spec.soft_cap)
@@ -50,7 +51,7 @@ def backward(x: Inputs, spec: AttentionSpec, stats: RowStats) -> Grads:
         assert x.bias_params is not None
         dbias = bias.params_gradient(spec.bias, x.bias_params, x.q_info, x.k_info, _by_head(ds, x))
     ds = (ds * spec.score_scale(q.shape[-1])).astype(dtype)
-    dq = _from_rows(_matmul("BKRS,BKHS->BKRH", ds, k), x)
+    dq = from_rows(_matmul("BKRS,BKHS->BKRH", ds, k), x.q.shape[1])
     dk = _matmul("BKRS,BKRH->BKSH", ds, q)
     return spec.rounded(Grads(dq, dk.swapaxes(1, 2), dv.swapaxes(1, 2), dbias), x)
 
@@ -58,7 +59,7 @@ def backward(x: Inputs, spec: AttentionSpec, stats: RowStats) -> Grads:
 def _scores(x: Inputs, spec: AttentionSpec):
     """Capped scores BKRS, visibility B1RS, queries BKRH, keys BKHS and values BKSH; rows R are T x G."""
     (B, T, N, H), (S, K) = x.q.shape, x.k.shape[1:3]
-    q, k, v = _rows(x.q, K), x.k.transpose(0, 2, 3, 1), x.v.swapaxes(1, 2)
+    q, k, v = rows(x.q, K), x.k.transpose(0, 2, 3, 1), x.v.swapaxes(1, 2)
     s = _matmul("BKRH,BKHS->BKRS", q, k) * spec.score_scale(H)
     if spec.bias:
         assert x.bias_params is not None
@@ -72,16 +73,15 @@ def _matmul(einsum: str, a, b):
     return jnp.einsum(einsum, a, b, preferred_element_type=accumulator(a))
 
 
-def _rows(x, K: int):
+def rows(x, K: int):
     """BTN. -> BKR., rows R = T x G."""
     B, T, N, H = x.shape
     return x.reshape(B, T, K, N // K, H).swapaxes(1, 2).reshape(B, K, -1, H)
 
 
-def _from_rows(x, like: Inputs):
+def from_rows(x, T: int):
     """BKR. -> BTN."""
     B, K, R, H = x.shape
-    T = like.q.shape[1]
     return x.reshape(B, K, T, R // T, H).swapaxes(1, 2).reshape(B, T, -1, H)
 
 

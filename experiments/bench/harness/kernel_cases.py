@@ -19,7 +19,7 @@ from pallas_kernels import masks, tpu_chips
 from pallas_kernels.attention import api
 from pallas_kernels.attention.pair import RowStats
 from pallas_kernels.attention.spec import AttentionSpec
-from pallas_kernels.attention.tpu import pairs
+from pallas_kernels.attention.tpu import decode, pairs
 from pallas_kernels.attention.tpu import sizes as tpu_sizes
 from pallas_kernels.masks import TokenInfo
 from pallas_kernels.testing import input_types
@@ -30,7 +30,7 @@ class Case:
     """A kernel and a problem to run it on, at any length.
 
     Attributes:
-      kernel: a name in KERNELS (for TPUs) or GPU_KERNELS.
+      kernel: a name in KERNELS (for TPUs), GPU_KERNELS or DECODE.
       op: forward or backward.
       mask: an expression of the mask algebra; public kernels know causal and full only.
       head_dim, heads, kv_heads, dtype: of the arrays; batch 1.
@@ -50,15 +50,15 @@ class Case:
 
     def call(self, length: int):
         """(function, types of its arguments): the kernel at a length."""
-        return EVERY[self.kernel].call(self, length)
+        return (EVERY | DECODE)[self.kernel].call(self, length)
 
     def blocks(self, length: int) -> tuple:
         """The block sizes of a TPU kernel at a length; two lengths with equal sizes have the same schedule."""
-        return KERNELS[self.kernel].blocks(self, length)
+        return (KERNELS | DECODE)[self.kernel].blocks(self, length)
 
     def work(self, length: int) -> Work:
         """The work of a TPU kernel at a length."""
-        return KERNELS[self.kernel].work(self, length)
+        return (KERNELS | DECODE)[self.kernel].work(self, length)
 
     def flops(self, length: int) -> float:
         """Useful matmul FLOPs: those of visible pairs, which are half the square under a causal mask."""
@@ -118,6 +118,44 @@ class Longctx(Ours):
             kinds, outer = kinds.swapaxes(1, 2), case.kv_heads * kinds.shape[2]
         steps = sum(count.values()) + case.heads * int((kinds == masks.EMPTY).all(-1).sum())
         return Work(f"attention_{case.op}", case.flops(length), tuple(runs.values()), steps, outer)
+
+
+class Decode(Ours):
+    """Our TPU decode kernel, whose one query stands behind all keys; these lie as in a KV cache."""
+
+    def call(self, case, length):
+        """See Case.call."""
+        (x, spec), heads = self._inputs(case, length), (1, case.kv_heads)
+        k, v = (
+            jax.ShapeDtypeStruct((*heads, *shape), case.dtype)
+            for shape in ((case.head_dim, length), (length, case.head_dim))
+        )
+
+        def call(q, infos, k, v):
+            keys = dict(zip(("q_info", "k_info"), infos, strict=True), k=k.transpose(0, 3, 1, 2), v=v.swapaxes(1, 2))
+            return api.select(self.name, x, spec).forward(x._replace(q=q, **keys), spec)
+
+        return call, (x.q, (x.q_info, x.k_info), k, v)
+
+    def blocks(self, case, length):
+        """The keys and the key heads of a step."""
+        cut = decode.cut_of(*self._inputs(case, length))
+        return cut.block, cut.packs * cut.pack
+
+    def work(self, case, length):
+        """See Case.work."""
+        block, heads = self.blocks(case, length)
+        groups = case.kv_heads // heads
+        steps, flops = groups * -(-length // block), 4 * case.heads * length * case.head_dim
+        return Work("attention_decode", flops, (steps, 0), steps, groups)
+
+    def _inputs(self, case, length):
+        """(types of the inputs, spec)."""
+        q, k = (
+            jax.ShapeDtypeStruct((1, tokens, heads, case.head_dim), case.dtype)
+            for tokens, heads in ((1, case.heads), (length, case.kv_heads))
+        )
+        return input_types(q, k), AttentionSpec(masks.parse(case.mask))
 
 
 @contextlib.contextmanager
@@ -326,6 +364,7 @@ GPU_KERNELS = {
     "jax_mosaic_demo": GpuPeer(_jax_mosaic, "float16"),
 }
 EVERY = KERNELS | GPU_KERNELS
+DECODE = {"tpu_decode": Decode("tpu_decode")}  # bench.decode_kernel's
 
 
 def missing(kernel: str) -> str:

@@ -5,7 +5,6 @@ weights, weighted values. Scores are in base 2, for exp2 is what the hardware ha
 """
 import dataclasses
 import functools
-import math
 from typing import NamedTuple
 
 import jax
@@ -18,6 +17,8 @@ from pallas_kernels.attention.blocks import pad_info
 from pallas_kernels.attention.pair import Inputs, Pair
 from pallas_kernels.attention.tpu import pairs
 from pallas_kernels.attention.tpu.parts import (
+    LOG2_E,
+    LOW,
     as_rows,
     heads_first,
     heads_last,
@@ -25,13 +26,12 @@ from pallas_kernels.attention.tpu.parts import (
     info_rows,
     on_kind,
     stacked,
+    staged,
 )
 from pallas_kernels.attention.tpu.sizes import native_head_size
 from pallas_kernels.masks import Ranges
 from pallas_kernels.mosaic_tpu import LANES, as_columns, call, like, matmul, reciprocal
 
-_LOW = -1e30                 # the maximum of no scores: finite, so that exp2(-inf - _LOW) is 0 and not NaN
-_LOG2_E = math.log2(math.e)
 _ONES = 16                   # rows of ones after the values: the fewest that a bfloat16 product takes
 
 
@@ -103,7 +103,7 @@ def attend(x: Inputs, spec, sizes, initial: Pair | None = None) -> Pair:
     """The pair (out [B,T,N,H], lse float32 [B,T,N]); see reference.forward for the definition."""
     (B, T, N, H), width, out_dtype = x.q.shape, tpu_chips.matrix_width(), spec.result_dtype(x.q)
     way = Orientation(transposed=width > LANES, prescaled=x.q.dtype == jnp.float32 or 2 * H <= width)
-    factor = spec.score_scale(H) * (1 / spec.soft_cap if spec.soft_cap else _LOG2_E)
+    factor = spec.score_scale(H) * (1 / spec.soft_cap if spec.soft_cap else LOG2_E)
     q_info, k_info = pad_info(x.q_info, sizes.q), pad_info(x.k_info, sizes.k)
     block_list, steps = pairs.pairs(pairs.kinds(spec.mask, q_info, k_info, *sizes[:3]))
     ranges = [jnp.stack(masks.block_ranges(info, size)[:4], 1)
@@ -173,7 +173,7 @@ def forward(block_list, q_ranges, k_ranges, q_info, k_info, q, k, v, *refs, spec
     keys_axis = 1 - way.transposed
 
     def clear(rows):
-        for ref, value in ((top, _LOW), (total, 0.0), (acc, 0.0)):
+        for ref, value in ((top, LOW), (total, 0.0), (acc, 0.0)):
             ref[rows] = jnp.full_like(ref[rows], value)
 
     pieces = sizes.q // LANES
@@ -187,9 +187,9 @@ def forward(block_list, q_ranges, k_ranges, q_info, k_info, q, k, v, *refs, spec
         @pl.when(pairs.first(entry))
         def _():
             for i in range(pieces):                            # a single key's softmax, of this score and this value
-                rows, score = way.at(0, piece(i)), jnp.maximum(initial[1][:, piece(i)] * _LOG2_E, _LOW)
+                rows, score = way.at(0, piece(i)), jnp.maximum(initial[1][:, piece(i)] * LOG2_E, LOW)
                 score = score if way.transposed else as_columns(score)
-                top[rows], total[rows], acc[rows] = score, jnp.where(score > _LOW, 1.0, 0.0), initial[0][rows]
+                top[rows], total[rows], acc[rows] = score, jnp.where(score > LOW, 1.0, 0.0), initial[0][rows]
 
     def scores(queries, keys, masked):
         rows, k_part = way.at(0, queries), k[way.at(1, keys)]
@@ -197,7 +197,7 @@ def forward(block_list, q_ranges, k_ranges, q_info, k_info, q, k, v, *refs, spec
             k_part = jnp.concatenate([k_part, k_part], 1 - keys_axis)
         s = way.product(q[rows], k_part)
         s = s if factor is None else factor * s
-        s = spec.soft_cap * _LOG2_E * jnp.tanh(s) if spec.soft_cap else s
+        s = spec.soft_cap * LOG2_E * jnp.tanh(s) if spec.soft_cap else s
         if masked:
             see = masks.sees(spec.mask, *way.info(q_info.at[:, queries], k_info.at[:, keys]))
             s = jnp.where(see, s, -jnp.inf)
@@ -231,13 +231,13 @@ def forward(block_list, q_ranges, k_ranges, q_info, k_info, q, k, v, *refs, spec
         @pl.when(~masks.nothing(spec.mask, of_queries, of_keys))
         def _():
             part = lambda at, size: pl.ds(pl.multiple_of(at * size, size), size)
-            _staged(stages, [(part(row, sizes.rows), part(column, sizes.chunk), True)], apart=0)
+            staged(stages, [(part(row, sizes.rows), part(column, sizes.chunk), True)], apart=0)
 
     def step(kind):
         if kind == masks.PARTIAL:                              # anything may be EMPTY in it
             pl.loop(0, across * down)(tile_by_tile)
         else:
-            _staged(stages, list(_full(sizes) if kind == masks.FULL else _lower(sizes)), apart=int(way.transposed))
+            staged(stages, list(_full(sizes) if kind == masks.FULL else _lower(sizes)), apart=int(way.transposed))
 
     on_kind(pairs.kind(entry), step)
 
@@ -249,7 +249,7 @@ def forward(block_list, q_ranges, k_ranges, q_info, k_info, q, k, v, *refs, spec
             share = _inverse(jnp.maximum(total[rows], 1.0))
             out[rows] = (acc[rows] * way.spread(share, acc.shape[1])).astype(out.dtype)
             highest, weight = (top[rows], total[rows]) if way.transposed else as_rows(top[rows], total[rows])
-            lse[:, piece(i)] = jnp.where(weight > 0, (highest + jnp.log2(weight)) / _LOG2_E, -jnp.inf)
+            lse[:, piece(i)] = jnp.where(weight > 0, (highest + jnp.log2(weight)) / LOG2_E, -jnp.inf)
             clear(rows)                                        # for the next block of queries
 
 
@@ -278,16 +278,3 @@ def _lower(sizes):
                 yield slice(max(row, column), start), keys, True
             if start < end:
                 yield slice(start, end), keys, False
-
-
-def _staged(stages, tiles, apart):
-    """Takes every tile through the stages, each given what the one before returned, as a software pipeline.
-
-    apart: how many tiles later a stage is than the one before it. 0 leaves it to the scheduler what to overlap.
-    """
-    passed = {}
-    for t in range(len(tiles) + apart * (len(stages) - 1)):
-        for lag, stage in enumerate(stages):
-            at = t - apart * lag
-            if 0 <= at < len(tiles):
-                passed[at] = stage(*tiles[at], *passed.pop(at, ()))

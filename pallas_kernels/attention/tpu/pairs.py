@@ -14,6 +14,7 @@ from pallas_kernels.masks import EMPTY, FULL, PARTIAL, Mask, Ranges, TokenInfo
 
 LOWER = 3                        # EMPTY in every sub-block above the pair's own diagonal, FULL in every one below
 _BITS = 13                       # of a block's number: 8192 blocks on either side
+MOST = 1 << _BITS                # blocks on a side
 _ABSENT = 2**31 - 1              # sorts after every entry
 
 
@@ -59,8 +60,8 @@ def last(entry: jax.Array) -> jax.Array:
 def pairs(kinds: jax.Array) -> Pairs:
     """The list of pairs for kinds [B, outer, inner]. Raises NotImplementedError for more blocks than it can number."""
     B, rows, columns = kinds.shape
-    if max(rows, columns) > 1 << _BITS:
-        raise NotImplementedError(f"{rows} x {columns} blocks: the list of pairs counts to {1 << _BITS}")
+    if max(rows, columns) > MOST:
+        raise NotImplementedError(f"{rows} x {columns} blocks: the list of pairs counts to {MOST}")
     number = lambda axis: jax.lax.broadcasted_iota(jnp.int32, kinds.shape, axis)
     alone = (kinds == EMPTY).all(-1, keepdims=True) & (number(2) == 0)
     listed = (kinds != EMPTY) | alone

@@ -1,4 +1,6 @@
-"""Pieces that the forward and the backward kernel share: layouts outside of them, small operations inside."""
+"""Pieces that the kernels share: layouts outside of them, small operations inside."""
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
@@ -9,6 +11,9 @@ from pallas_kernels.attention.tpu import pairs
 from pallas_kernels.attention.tpu.sizes import native_head_size
 from pallas_kernels.masks import TokenInfo
 from pallas_kernels.mosaic_tpu import LANES, as_columns
+
+LOW = -1e30                      # the maximum of no scores: finite, so that exp2(-inf - LOW) is 0 and not NaN
+LOG2_E = math.log2(math.e)
 
 
 def heads_first(x, block):
@@ -50,3 +55,16 @@ def as_rows(x, y):
     first = jax.lax.broadcasted_iota(jnp.int32, x.shape, 1) == 0
     both = jnp.where(first, x, y).T
     return both[:1], both[1:2]
+
+
+def staged(stages, tiles, apart):
+    """Takes every tile through the stages, each given what the one before returned, as a software pipeline.
+
+    apart: how many tiles later a stage is than the one before it. 0 leaves it to the scheduler what to overlap.
+    """
+    passed = {}
+    for t in range(len(tiles) + apart * (len(stages) - 1)):
+        for lag, stage in enumerate(stages):
+            at = t - apart * lag
+            if 0 <= at < len(tiles):
+                passed[at] = stage(*tiles[at], *passed.pop(at, ()))

@@ -42,8 +42,14 @@ def dump(tmp_path):
     rows[[7, 9], 0] = 1  # MXU
     units = "\n".join(" ".join(map(str, row)) for row in rows)
     memory = "  #allocation0 [space=vmem, size = 0x1000]\n#allocation1 [space=smem, size = 0x8]"
+    copies = (
+        "%1 = dma.hbm_to_vmem [thread:$0] /*hbm=*/%s1, /*size_in_granules=*/512",
+        "%2 = dma.general /*src=*/%s2, /*size_in_granules=*/64",
+        "%3 = dma.vmem_to_hbm /*size_in_granules=*/8",
+        "%4 = dma.done %1, 512",
+    )
     for number, kind, text in (
-        (2, "original", memory),
+        (2, "original", "\n".join((memory, *copies))),
         (64, "schedule-analysis_packed-bundles-post-ra", "custom_call_target=tpu_custom_call"),
         (65, "packed-bundles-post-ra", BUNDLES),
         (
@@ -59,7 +65,7 @@ def dump(tmp_path):
 
 def test_regions_of_a_dump(dump):
     (kernel,) = tpu_schedule.read(dump)
-    assert (kernel.name, kernel.vmem) == ("attention.1", 4096)
+    assert (kernel.name, kernel.vmem, kernel.copies) == ("attention.1", 4096, (32 * 512, 32 * 64))
     (region,) = kernel.compute
     assert (region.start, region.end, region.cycles, region.matmul_rows) == (7, 10, 3, 32)
     assert (kernel.step, kernel.outer, kernel.once) == (4, 2, 3)  # bundles 2 3 6 10, then 4 5, then 0 1 11
