@@ -32,6 +32,7 @@ IMPLEMENTATIONS: Mapping[str, Implementation] = lazy.Registry(
         "tpu": "pallas_kernels.attention.tpu.kernel",
         "mosaic_gpu": "pallas_kernels.attention.mosaic_gpu.kernel",
         "jax_triton": "pallas_kernels.attention.triton.kernel",
+        "triton_decode": "pallas_kernels.attention.triton.decode",
         "cudnn": Cudnn(_without_cudnn),
     }
 )
@@ -40,10 +41,11 @@ IMPLEMENTATIONS: Mapping[str, Implementation] = lazy.Registry(
 PREFERENCE: Preference = {
     "cpu": ("decode", "chunked"),
     "tpu": ("tpu", "chunked"),
-    "gpu": ("cudnn", "jax_triton", "chunked"),
+    "gpu": ("triton_decode", "cudnn", "jax_triton", "chunked"),
     # H100, 8k to 16k: cuDNN 529 to 539 forward, 470 backward; Triton 369 to 378 forward (arXiv 2407.08608)
-    (9, 0): ("cudnn", "mosaic_gpu", "jax_triton", "chunked"),
-    (10, 0): ("cudnn", "jax_triton", "chunked"),  # B200: cuDNN is twice as fast as Triton (arXiv 2603.05451)
+    (9, 0): ("triton_decode", "cudnn", "mosaic_gpu", "jax_triton", "chunked"),
+    # B200: cuDNN is twice as fast as Triton (arXiv 2603.05451)
+    (10, 0): ("triton_decode", "cudnn", "jax_triton", "chunked"),
 }
 
 
