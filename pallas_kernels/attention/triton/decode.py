@@ -50,13 +50,13 @@ def forward(x: Inputs, spec: AttentionSpec, initial: Pair | None = None) -> Pair
     (B, T, N, H), (S, K), sizes = x.q.shape, x.k.shape[1:3], choose(x, spec.block)
     k_info = blocks.pad_info(x.k_info, sizes.keys)
     visits = blocks.schedule(blocks.relations(spec.mask, x.q_info, k_info, T, sizes.keys))
-    programs, scale, cap = K * -(-T * N // K // sizes.rows), spec.score_scale(H), spec.soft_cap
-    parts = splits(gpu_chips.processors() * resident(sizes, x), B * programs, -(-S // sizes.keys))
+    scale, cap = spec.score_scale(H), spec.soft_cap
+    parts = splits(gpu_chips.processors() * resident(sizes, x), programs(x), -(-S // sizes.keys))
     results = [jax.ShapeDtypeStruct((parts, *shape), jnp.float32) for shape in (x.q.shape, x.q.shape[:3])]
     pairs = Pair(*triton_call.call(
         split_forward, (x.q, x.k.transpose(0, 2, 3, 1), x.v.swapaxes(1, 2), *x.q_info, *x.k_info, *visits),
-        tuple(results), (parts, programs, B), sizes.warps, sizes.stages, B=B, T=T, S=S, N=N, K=K, H=H, SPLITS=parts,
-        ROWS=sizes.rows, BLOCK=sizes.keys, SCALE=scale, CAP=cap, EXPONENT=(cap or scale) / math.log(2),
+        tuple(results), (parts, programs(x) // B, B), sizes.warps, sizes.stages, B=B, T=T, S=S, N=N, K=K, H=H,
+        SPLITS=parts, ROWS=sizes.rows, BLOCK=sizes.keys, SCALE=scale, CAP=cap, EXPONENT=(cap or scale) / math.log(2),
         MASK=flash.program(spec.mask)))
     pair = cast(_merged(pairs), spec.result_dtype(x.q))
     return pair if initial is None else merge(initial, pair)
@@ -65,18 +65,24 @@ def forward(x: Inputs, spec: AttentionSpec, initial: Pair | None = None) -> Pair
 backward = decode.backward
 
 
-def splits(slots: int, programs: int, key_blocks: int) -> int:
+def splits(slots: int, each: int, key_blocks: int) -> int:
     """The number of parts that blocks of keys are cut into: the fewest that keep a GPU about as busy as any can.
 
     Programs run in waves of up to `slots` at a time, and the last wave may be a small one.
 
     Args:
       slots: programs that the GPU holds at a time.
-      programs: of one part: rows x key heads, and more where a key head has more queries than a program takes.
+      each: programs that share a part of the keys.
       key_blocks: of a row; a part has one at least.
     """
-    used = [n * programs / (slots * -(-n * programs // slots)) for n in range(1, min(key_blocks, slots) + 1)]
+    used = [n * each / (slots * -(-n * each // slots)) for n in range(1, min(key_blocks, slots) + 1)]
     return next(n for n, part in enumerate(used, 1) if part >= FULL_ENOUGH * max(used))
+
+
+def programs(x: Inputs) -> int:
+    """How many programs share a part of the keys: rows x key heads, or more where a head has more queries than ROWS."""
+    (B, T, N, _), K = x.q.shape, x.k.shape[2]
+    return B * K * -(-T * N // K // choose(x, 0).rows)
 
 
 def choose(x: Inputs, block: int) -> Sizes:

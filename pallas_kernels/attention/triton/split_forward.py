@@ -4,6 +4,9 @@ q [B,T,N,H], k [B,K,H,S], v [B,K,S,H]; positions and segments int32 [B,T] and [B
 [B,k blocks]; full and active int32 [B], the number of FULL ones and of all, of which each program takes its part.
 Results, for each of SPLITS parts: out [SPLITS,B,T,N,H], lse float32 [SPLITS,B,T,N]. Importable only where triton is.
 """
+# static_range is unrolled by Triton's compiler, and no iterator for Python's
+# pyright: reportGeneralTypeIssues=false
+
 import triton
 import triton.language as tl
 
