@@ -98,6 +98,13 @@ def capability() -> tuple[int, int] | None:
     return tuple(map(int, text.split("."))) if text[:1].isdigit() else None  # AMD's are words: gfx942
 
 
+def processors() -> int:
+    """Streaming multiprocessors of what the program is traced for; an A100's where that is no GPU or does not say."""
+    target, device = jax.sharding.get_abstract_mesh().abstract_device, jax.devices()[0]
+    traced_for = target.num_cores if target else getattr(device, "core_count", None)
+    return traced_for or CHIPS["a100"].processors
+
+
 def block_shared(capability: tuple[int, int] | None) -> int:
     """Bytes of shared memory that a block of threads can have; where that is not known, what all have since 2018."""
     known = {chip.capability: chip.block_shared for chip in CHIPS.values()}

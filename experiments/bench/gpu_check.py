@@ -9,14 +9,15 @@ says so, and the others go on. For the routes in --routes, by default Triton's, 
 --prepare leaves compiled programs in DIR/programs, and says how large they are and what to run there.
 
 Cases run in the order of their importance, and each answer is written to DIR/gpu_check.json at once; the same command
-continues where it was stopped. Every route has a process of its own: a crash or a hang costs one case. The cases, and
-the time at which they should be answered, predicted for 16 cores from compilations without a GPU (5 to 10 s a program)
-and not measured:
+continues where it was stopped. Every route has a process of its own: a crash or a hang costs one case. A decoding step
+is timed by the rate at which it reads the cache, beside what the GPU's memory can do. The cases, and the time at which
+they should be answered, predicted for 16 cores from compilations without a GPU (5 to 10 s a program) and not measured:
 
     start of all processes, side by side                                             20 s
     right: causal; in two shards as in a ring, with global lse; cross-entropy        1 min 30 s
     TFLOP/s at 8k, then at 16k, forward and backward, beside cuDNN by jax.nn         3 min
     training steps of a model of 0.55e9 parameters on 16k tokens                     4 min 30 s
+    decoding: right over a cache in no order; bytes/s of 4 rows of 131072 tokens     5 min
     right: packed rows, other masks, head dim 64 with a soft cap, float16           6 min
     TFLOP/s at 32k, full masks, head dim 64, other blocks, as time allows           8 min
 """
@@ -31,24 +32,35 @@ import time
 
 from experiments.bench.harness import options, record, sides
 from experiments.bench.harness.gpu_asking import Asker
-from experiments.bench.harness.gpu_cases import PEER, Answers, Case, export
+from experiments.bench.harness.gpu_cases import PEER, Answers, Case, export, register_tuples
 from experiments.settings import console
 from longctx.errors import UserError
 from longctx.json_files import read_object
 from longctx.memory.sizes import readable
 
 ROUTES = "cudnn", "mosaic_gpu", "jax_triton", "chunked"
+DECODERS = ("triton_decode",)  # routes that take a few queries alone
 LOSSES = "chunked", "jax_triton"  # routes that have a cross-entropy
-KNOWN = *ROUTES, "reference"
+EXPORTED = "jax_triton", "triton_decode"  # routes whose packages the GPU's machine may lack
+KNOWN = *ROUTES, *DECODERS, "reference"
 PROGRAMS = "programs"
 REHEARSED = "h200"  # the chip for which a rehearsal lowers programs that a CPU cannot run
 TOKENS, WIDTH = 16384, 2048  # of timed cases, as in FlashAttention's benchmarks (arXiv 2407.08608): heads = WIDTH / H
 BLOCKS = {"jax_triton": (64, 128), "chunked": (256, 1024)}  # timed beside a route's own choice
-SMALLER = {"right": 4, "cross_entropy": 4, "time": 64, "step": 128}  # by kind, the divisor of a rehearsal's lengths
+CACHE = 131072  # slots of a timed cache, for each of 4 rows: 2 GiB of keys and values
+SMALLER = {
+    "right": 4,
+    "cross_entropy": 4,
+    "time": 64,
+    "step": 128,
+    "decode": 8,
+    "decode_time": 256,
+}  # by kind, the divisor of a rehearsal's lengths
 
 
 def cases(routes: list[str]) -> list[list[Case]]:
     """The cases of some routes in groups of one kind, the most important first."""
+    decoding, routes = decoding_cases(routes), [route for route in routes if route not in DECODERS]
 
     def timed(length, **fields):
         shape = {"rows": max(TOKENS // length, 1), "length": length, "heads": WIDTH // fields.get("head_dim", 128)}
@@ -68,6 +80,7 @@ def cases(routes: list[str]) -> list[list[Case]]:
         timed(8192),
         timed(16384),
         [Case("step", route, rows=1, length=TOKENS) for route in ("auto", *routes) if route in ("auto", "mosaic_gpu")],
+        *decoding,
         each(
             {"mask": "packed", "length": 500, "kv_heads": 2},
             {"mask": "full"},
@@ -82,6 +95,20 @@ def cases(routes: list[str]) -> list[list[Case]]:
         blocks,
     ]
     return [group for group in groups if group]
+
+
+def decoding_cases(routes: list[str]) -> list[list[Case]]:
+    """The cases of decoding steps, checked and timed; other routes are timed beside those of DECODERS."""
+    checked, timed = {"rows": 3, "kv_heads": 2}, {"rows": 4, "length": CACHE, "heads": 32, "kv_heads": 8}
+    shapes = {"length": 1000, "queries": 1}, {"length": 1024, "queries": 4, "head_dim": 64, "soft_cap": 5.0}
+    return [
+        [Case("decode", route, **checked, **shape) for shape in shapes for route in routes if route in DECODERS],
+        [
+            Case("decode_time", route, queries=1, **timed)
+            for route in (*DECODERS, "jax_triton", "chunked")
+            if route in routes
+        ],
+    ]
 
 
 def rehearsed(case: Case) -> Case:
@@ -148,6 +175,10 @@ def in_words(answer: dict) -> str:
     """An answer as a line of text."""
     if "tflops" in answer:
         return f"{console.number(answer['tflops'])} TFLOP/s"
+    if "bytes_per_second" in answer:
+        part = answer["of_bandwidth"]
+        of_memory = f", {console.number(part)} of the memory's bandwidth" if part else ""
+        return f"{readable(answer['bytes_per_second'])}/s of keys and values{of_memory}"
     if "error" in answer:
         worst = max(answer["error"], key=answer["error"].get)
         return (
@@ -207,7 +238,7 @@ def main(argv=None) -> int:
     parser.add_argument("--minutes", type=float, default=8, help="time for all cases (default: %(default)s)")
     parser.add_argument("--out", metavar="DIR", default="runs/gpu_check", help="(default: %(default)s)")
     parser.add_argument("--programs", metavar="DIR", help=f"programs of --prepare (default: {PROGRAMS} in --out)")
-    parser.add_argument("--routes", help=f"kernels, with commas (default: {','.join(ROUTES)})")
+    parser.add_argument("--routes", help=f"kernels, with commas (default: {','.join(ROUTES + DECODERS)})")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--prepare", metavar="CHIP", help="export programs for a chip and stop; needs no GPU")
     mode.add_argument("--rehearse", action="store_true", help="run in miniature on the CPU, and read the programs")
@@ -225,7 +256,7 @@ def prepare(args, programs: pathlib.Path) -> int:
     from pallas_kernels import gpu_chips
 
     (chip,) = console.names("--prepare", args.prepare, gpu_chips.CHIPS)
-    routes = console.names("--routes", args.routes or "jax_triton", KNOWN)
+    routes = console.names("--routes", args.routes or ",".join(EXPORTED), KNOWN)
     for old in programs.glob("*.bin"):
         old.unlink()
     for case in sum(cases(routes), []):
@@ -247,7 +278,7 @@ def prepare(args, programs: pathlib.Path) -> int:
 def run(args, folder: pathlib.Path, programs: pathlib.Path) -> int:
     """Answers the cases within --minutes and prints the tables. Raises UserError where no GPU answers."""
     until = time.monotonic() + 60 * args.minutes
-    routes = console.names("--routes", args.routes or ",".join(ROUTES), KNOWN)
+    routes = console.names("--routes", args.routes or ",".join(ROUTES + DECODERS), KNOWN)
     groups = cases(routes)
     if args.rehearse:
         print(_readable_programs(programs))
@@ -295,6 +326,7 @@ def _readable_programs(programs):
     paths = list(programs.glob("*.bin"))
     if paths and not importlib.util.find_spec("flatbuffers"):
         return f"{programs}: {len(paths)} programs cannot be read, as flatbuffers is not installed"
+    register_tuples()
     read = [jax.export.deserialize(bytearray(path.read_bytes())) for path in paths]
     count = sum("cuda" in exported.platforms for exported in read)
     return f"{programs}: {count} of {len(paths)} programs can be read for CUDA"

@@ -2,6 +2,7 @@
 
     python -m experiments.bench.kernels --chip v5e,v6e --out kernels.json --picture kernels.png
     python -m experiments.bench.kernels --chip h200
+    python -m experiments.bench.kernels --chip h200 --queries 1 --lengths 131072
 
 Every kernel is compiled by the real compiler in a process of its own. tpu_schedule.py explains what a TPU's schedule
 means: TFLOP/s are predicted, not measured. A GPU's machine code gives no times, see harness/gpu_kernels.py. Where this
@@ -28,6 +29,7 @@ from pallas_kernels.tpu_chips import CHIPS
 
 _DEVICES = "/dev/accel*", "/dev/vfio/[0-9]*"  # files of a machine with TPUs
 MASKS = "causal", "full"
+FEW = "triton_decode"  # the kernel that is compared where there are few queries
 WHOLE = 2048  # lengths are multiples of this: public kernels take whole blocks only
 
 
@@ -73,6 +75,7 @@ TARGETS = [
     ("v5e", "backward", "causal", 128, 32768, 185, 187),
 ]
 FULL_USE = [("v5e", "forward", "full", 128, 32768, 0.96), ("v5p", "forward", "full", 128, 32768, 0.96)]
+DECODING = {"heads": 32, "kv_heads": 8}  # of --queries: Llama 3's with 8B parameters
 EMPTY_RATIO = 0.30  # target for the time with 3/4 of the blocks EMPTY over the time of all blocks
 
 
@@ -258,6 +261,9 @@ def arguments(argv):
     parser.add_argument(
         "--mask", default=",".join(MASKS), help="masks, with commas; public kernels take causal and full only"
     )
+    parser.add_argument(
+        "--queries", type=int, default=0, help="on GPUs: of a row's end, as in decoding (default: as many as keys)"
+    )
     parser.add_argument("--head-dim", default="128", help="with commas (default: %(default)s)")
     parser.add_argument("--kernel", help=f"of {', '.join(EVERY)} (default: all that a chip can run)")
     parser.add_argument("--picture", metavar="FILE.png", help="draw predicted TFLOP/s of TPUs")
@@ -277,6 +283,7 @@ def arguments(argv):
             f"--lengths={','.join(map(str, args.lengths))} must be multiples of {WHOLE}, "
             "the largest block of the kernels compared."
         )
+    _check_queries(args)
     places.check_file("--out", args.out)
     places.check_file("--picture", args.picture)
     if args.picture and not any(chip in CHIPS for chip in args.chip):
@@ -286,15 +293,32 @@ def arguments(argv):
     return args
 
 
+def _check_queries(args):
+    """Raises UserError for a number of queries that the other options do not go with; leaves the forward alone."""
+    if args.queries and (args.queries < 0 or any(chip in CHIPS for chip in args.chip)):
+        raise UserError(
+            f"--queries={args.queries} with --chip={','.join(args.chip)} must be above 0, and of GPUs alone: "
+            f"{', '.join(gpu_chips.CHIPS)}."
+        )
+    args.op = ["forward"] if args.queries else args.op
+
+
 def cases(args, kernels: dict) -> list[Case]:
     """The requested cases of `kernels`."""
     sizes = options.whole_numbers("--head-dim", args.head_dim)
-    every = itertools.product(options.dtypes(args.dtype), sizes, args.op, args.mask, args.kernel or kernels)
+    named = args.kernel or [name for name in kernels if (name == FEW) == (args.queries > 0)]
+    every = itertools.product(options.dtypes(args.dtype), sizes, args.op, args.mask, named)
+    decoding = {"queries": args.queries, **DECODING} if args.queries else {}
     return [
-        Case(kernel, op, mask, head_dim, dtype=dtype)
+        Case(kernel, op, mask, head_dim, dtype=dtype, **decoding)
         for dtype, head_dim, op, mask, kernel in every
-        if kernel in kernels and (isinstance(kernels[kernel], Ours) or mask in MASKS and op in kernels[kernel].names)
+        if kernel in kernels and _takes(kernels[kernel], op, mask, args.queries)
     ]
+
+
+def _takes(kernel, op, mask, queries) -> bool:
+    """Whether one of KERNELS or GPU_KERNELS can be asked for such a case."""
+    return isinstance(kernel, Ours) or not queries and mask in MASKS and op in kernel.names
 
 
 def on_tpus(args, chips: list[str]) -> tuple[list[Result], list[dict]]:
@@ -318,6 +342,8 @@ def on_gpus(args, chips: list[str]) -> tuple[list[gpu_kernels.Result], list[dict
         print(f"{chip} {case.kernel} {case.op} {case.mask} ...", file=sys.stderr)
         results.append(gpu_kernels.measure(chip, case, args.lengths))
     print(console.table(gpu_kernels.HEADER, gpu_kernels.rows(results)))
+    if args.queries:
+        print("\n" + console.table(gpu_kernels.FLOORS, gpu_kernels.floor_rows(results)))
     if any(r.measured for r in results):
         print("\n" + console.table(gpu_kernels.TIMES, gpu_kernels.times(results)))
     return results, gpu_kernels.check(results, args.lengths)

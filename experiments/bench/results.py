@@ -90,6 +90,22 @@ def loops(content: dict) -> Table:
     return columns, lines
 
 
+def decoding(content: dict) -> Table:
+    """One row for each GPU and length of the kernel for few queries: machine code, and least times of a call."""
+    columns = ["GPU", "queries", "tokens", "registers", "spills", "shared", "programs a processor"]
+    columns += ["instructions a block, full / masked", "issue, us", "memory, us"]
+    lines = [
+        [result["chip"], result["case"]["queries"], int(tokens)]
+        + [kernel[name] for name in ("registers", "spills", "shared", "blocks")]
+        + [" / ".join(str(loop["instructions"]) for loop in kernel["loops"] if loop["matmuls"])]
+        + [least["issue"], least["memory"]]
+        for result in content["results"]
+        for kernel in result["kernels"]
+        for tokens, least in result["floors"].items()
+    ]
+    return columns, lines
+
+
 TPU = columns_of(
     "results", chip="chip", op="case.op", mask="case.mask", tokens="length", **{"predicted TFLOP/s": "tflops"}
 )
@@ -143,6 +159,7 @@ TABLES = {
     "windowed": WINDOWED,
     "ranks": RANKS,
     "loops": loops,
+    "decoding": decoding,
     "tpu": TPU,
     "decode": DECODE,
     "steps": STEPS,

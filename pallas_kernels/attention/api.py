@@ -33,6 +33,7 @@ IMPLEMENTATIONS: Mapping[str, Implementation] = lazy.Registry(
         "tpu_decode": "pallas_kernels.attention.tpu.decode",
         "mosaic_gpu": "pallas_kernels.attention.mosaic_gpu.kernel",
         "jax_triton": "pallas_kernels.attention.triton.kernel",
+        "triton_decode": "pallas_kernels.attention.triton.decode",
         "cudnn": Cudnn(_without_cudnn),
     }
 )
@@ -40,13 +41,14 @@ IMPLEMENTATIONS: Mapping[str, Implementation] = lazy.Registry(
 # measured yet, but follow published TFLOP/s, here of bfloat16, causal, head dim 128.
 PREFERENCE: Preference = {
     "cpu": ("decode", "chunked"),
-    # tpu_decode by its name alone: where layers are scanned, XLA copies the keys of each out of the stack before a Pallas
-    # kernel (8192 keys of Llama 3 8B, compiled for v5e: 33 MiB of temporary memory), and none for plain matmuls (0.1)
+    # tpu_decode by its name alone: where layers are scanned, XLA copies the keys of each out of the stack before a
+    # Pallas kernel (8192 keys of Llama 3 8B, compiled for v5e: 33 MiB of temporary memory), not for matmuls (0.1)
     "tpu": ("decode", "tpu", "chunked"),
-    "gpu": ("cudnn", "jax_triton", "chunked"),
+    "gpu": ("triton_decode", "cudnn", "jax_triton", "chunked"),
     # H100, 8k to 16k: cuDNN 529 to 539 forward, 470 backward; Triton 369 to 378 forward (arXiv 2407.08608)
-    (9, 0): ("cudnn", "mosaic_gpu", "jax_triton", "chunked"),
-    (10, 0): ("cudnn", "jax_triton", "chunked"),  # B200: cuDNN is twice as fast as Triton (arXiv 2603.05451)
+    (9, 0): ("triton_decode", "cudnn", "mosaic_gpu", "jax_triton", "chunked"),
+    # B200: cuDNN is twice as fast as Triton (arXiv 2603.05451)
+    (10, 0): ("triton_decode", "cudnn", "jax_triton", "chunked"),
 }
 
 

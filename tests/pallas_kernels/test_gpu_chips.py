@@ -18,6 +18,15 @@ def test_a_program_knows_what_it_is_traced_for(name):
     assert gpu_chips.capability() is None  # tests run on CPUs
 
 
+@pytest.mark.parametrize("name", gpu_chips.CHIPS)
+def test_processors_are_those_of_the_target_or_of_the_gpu_that_is_here(name, monkeypatch):
+    with gpu_chips.target(name):
+        assert gpu_chips.processors() == gpu_chips.CHIPS[name].processors
+    assert gpu_chips.processors() == 108  # tests run on CPUs
+    monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(core_count=7)])
+    assert gpu_chips.processors() == 7
+
+
 @pytest.mark.parametrize("capability, bytes", [((9, 0), 232_448), ((8, 9), 101_376), ((7, 5), 65_536), (None, 65_536)])
 def test_shared_memory_is_known_or_the_least_there_is(capability, bytes):
     assert gpu_chips.block_shared(capability) == bytes

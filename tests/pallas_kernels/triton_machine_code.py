@@ -7,14 +7,14 @@ from tests.helpers import compiled_for_gpu
 _STATIC = 16  # bytes of shared memory that the assembler may add
 
 
-def triton_kernels_for(chip: str, *what) -> dict[str, Kernel]:
+def triton_kernels_for(chip: str, *what, unit: str = "") -> dict[str, Kernel]:
     """The kernels that compile_triton.py compiles, by name: none spills, none takes more shared memory than the rule
-    says, and they use the architecture's best matrix instructions."""
+    says, and all matrix instructions are of one `unit`, by default the architecture's best."""
+    unit = unit or {(8, 0): "mma_sync", (9, 0): "wgmma", (10, 0): "tcgen05"}[CHIPS[chip].capability]
     found, lines = compiled_for_gpu(chip, "tests.pallas_kernels.attention.triton.compile_triton", *what, timeout=280)
     expected = {name: int(size) for name, size in map(str.split, lines)}
     kernels = {kernel.name: kernel for kernel in found if kernel.name in expected}
     for name, kernel in kernels.items():
         assert kernel.spills == 0 and kernel.shared - _STATIC <= expected[name] <= CHIPS[chip].block_shared, kernel
-        used = kernel.wgmma > 0, kernel.mma_sync > 0, kernel.tcgen05 > 0
-        assert used == (chip in ("h100", "h200"), chip == "a100", chip == "b200"), kernel
+        assert [name for name in ("wgmma", "mma_sync", "tcgen05") if getattr(kernel, name)] == [unit], kernel
     return kernels

@@ -11,7 +11,14 @@ from experiments.bench.harness.sides import Worker, WorkerFailed
 from longctx.errors import UserError
 
 START = 90  # seconds for a process to start
-LIMITS = {"right": 90, "cross_entropy": 60, "time": 75, "step": 180}  # for a case, by kind
+LIMITS = {
+    "right": 90,
+    "cross_entropy": 60,
+    "time": 75,
+    "step": 180,
+    "decode": 60,
+    "decode_time": 75,
+}  # for a case, by kind
 
 
 class Asker:

@@ -10,6 +10,7 @@ import pathlib
 import statistics
 import time
 
+from experiments.bench.harness import gpu_decode
 from experiments.bench.harness.flops import attention_flops
 from experiments.bench.harness.gpu_step import step
 
@@ -34,6 +35,7 @@ class Case:
       route: a kernel, a name in IMPLEMENTATIONS of attention or cross-entropy; for "time" also PEER.
       op: for "time": forward or backward.
       mask: a name in MASKS.
+      queries: for "decode" and "decode_time": new tokens of each row, after `length` slots of a cache.
       rows, length, heads, kv_heads, head_dim, dtype: of the arrays; kv_heads=0 means as many as heads.
       pieces: shards of queries and keys, as in a ring; each pair's backward is given the global row statistics.
       block: tokens of a block, for kernels that let it be chosen; 0 is the kernel's own choice.
@@ -52,6 +54,7 @@ class Case:
     pieces: int = 1
     soft_cap: float = 0.0
     block: int = 0
+    queries: int = 0
 
     @property
     def problem(self) -> str:
@@ -98,7 +101,7 @@ class Programs:
 
         if self.folder is None or not self.path(name).exists():
             return jax.jit(f)
-        _register_tuples()
+        register_tuples()
         loaded = jax.jit(jax.export.deserialize(bytearray(self.path(name).read_bytes())).call)
         return lambda *trees: loaded(*jax.tree.leaves(trees))
 
@@ -132,14 +135,14 @@ class Export(Lowered):
         import jax
 
         if not self.path(name).exists():
-            _register_tuples()
+            register_tuples()
             checks = [jax.export.DisabledSafetyCheck.custom_call(f"triton_kernel_call{end}") for end in ("", "_ffi")]
             exported = jax.export.export(f, platforms=[self.platform], disabled_checks=checks)(*types)
             self.path(name).write_bytes(exported.serialize())
 
 
 @functools.cache
-def _register_tuples() -> None:
+def register_tuples() -> None:
     """Lets jax.export write and read the named tuples of attention."""
     import jax
 
@@ -421,6 +424,31 @@ def timing(case: Case, programs):
     return measured
 
 
+def decode(case: Case, programs):
+    """A function () -> {"error": of out, lse to the float64 reference, "limit": what rounding allows}."""
+    import jax
+
+    p = gpu_decode.small_cache(case)
+    results = jax.device_get(gpu_decode.decoded(case, p, programs))
+    truth = lambda: gpu_decode.true_pair(case, jax.device_get(p))
+    return lambda: _compared(("out", "lse"), results, case.dtype, case.length, truth)
+
+
+def decode_timing(case: Case, programs):
+    """A function () -> {"seconds": of a call, by burst, and what gpu_decode.of_bandwidth makes of the median}."""
+    import jax
+
+    p = gpu_decode.full_cache(case)
+    repeat = lambda: gpu_decode.decoded(case, p, programs)
+    jax.block_until_ready(repeat())
+
+    def measured():
+        seconds = bursts(repeat)
+        return {"seconds": seconds, **gpu_decode.of_bandwidth(case, statistics.median(seconds))}
+
+    return measured
+
+
 def bursts(call) -> list[float]:
     """Seconds of a call, one mean per burst.
 
@@ -453,11 +481,20 @@ def _route(case: Case):
 
 
 # kind -> the function that prepares a case: (case, programs) -> (() -> answer)
-KINDS = {"right": right, "cross_entropy": cross_entropy, "time": timing, "step": step}
-ALONE = "time", "step"  # kinds whose answers need the GPU alone
+KINDS = {
+    "right": right,
+    "cross_entropy": cross_entropy,
+    "time": timing,
+    "step": step,
+    "decode": decode,
+    "decode_time": decode_timing,
+}
+ALONE = "time", "step", "decode_time"  # kinds whose answers need the GPU alone
 # kind -> (case -> arrays, (case, arrays, programs) -> results), for kinds whose programs can be lowered
 LOWERED = {
     "right": (small_problem, attended),
     "cross_entropy": (loss_problem, scored),
     "time": (large_problem, timed_results),
+    "decode": (gpu_decode.small_cache, gpu_decode.decoded),
+    "decode_time": (gpu_decode.full_cache, gpu_decode.decoded),
 }

@@ -2,6 +2,9 @@
 
 gpu_schedule.py explains the figures of a compiled kernel. cuDNN compiles its kernels on a GPU, so that they have no
 figures here. A kernel is compiled once, at the first length; other lengths differ only in the grid.
+
+With few queries, as in decoding, a kernel reads much and computes little: beside its machine code stands the least time
+in which the memory gives out the keys and values, and in which a processor issues the instructions.
 """
 
 import dataclasses
@@ -13,10 +16,12 @@ from experiments.bench.harness.kernel_cases import Case, missing
 from experiments.hardware import gpu_schedule
 from experiments.hardware.gpu_schedule import Kernel, Loop
 from experiments.settings import console
+from pallas_kernels import gpu_chips
+from pallas_kernels.attention.triton import decode
 from pallas_kernels.gpu_chips import CHIPS
 
 NOT_RUN = "compiled and interpreted, not run"
-OURS = "mosaic_gpu", "jax_triton"  # the kernels whose machine code has targets
+OURS = "mosaic_gpu", "jax_triton", "triton_decode"  # the kernels whose machine code has targets
 _DEVICES = "/dev/nvidia[0-9]*"
 _XLAS = "gemm_fusion"
 _UNIT = 1024  # tensor cycles of a 64 x 128 block of scores forward, head dim 128
@@ -28,6 +33,7 @@ class Result:
 
     Attributes:
       kernels: the program's kernels that hold matmuls, without XLA's own.
+      floors: of few queries, least microseconds of a call, by length and unit: memory, issue.
       measured: TFLOP/s on this machine's GPU, by length; empty where it has no such GPU.
       note: the reason why there are no numbers.
     """
@@ -37,6 +43,7 @@ class Result:
     kernels: tuple[Kernel, ...] = ()
     compile_s: float = 0.0
     temp_mb: float = 0.0
+    floors: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)
     measured: dict[int, float] = dataclasses.field(default_factory=dict)
     note: str = ""
 
@@ -50,20 +57,42 @@ def measure(chip: str, case: Case, lengths: list[int]) -> Result:
         with tempfile.TemporaryDirectory() as folder:
             reply = kernel_worker.ask(chip, lengths[0], case, gpu_schedule.environment(folder))
             kernels = gpu_schedule.read(folder, CHIPS[chip])
-        times = {n: kernel_worker.measured(n, case, chip, "cuda") for n in lengths if glob.glob(_DEVICES)}
+        timed = lengths if glob.glob(_DEVICES) and not case.queries else ()  # gpu_check times decoding, from a cache
+        times = {n: kernel_worker.measured(n, case, chip, "cuda") for n in timed}
     except RuntimeError as error:
         return Result(chip, case, note=str(error))
+    kernels = tuple(kernel for kernel in kernels if _matmuls(kernel))
     return Result(
         chip,
         case,
-        tuple(kernel for kernel in kernels if _matmuls(kernel)),
+        kernels,
         **reply,
+        floors={n: floors(chip, case, n, kernels) for n in lengths if case.queries},
         measured={n: x for n, x in times.items() if x},
     )
 
 
 def _matmuls(kernel):
     return kernel.wgmma + kernel.mma_sync + kernel.tcgen05 if not kernel.name.startswith(_XLAS) else 0
+
+
+def floors(chip: str, case: Case, length: int, kernels: tuple[Kernel, ...]) -> dict[str, float]:
+    """Least microseconds of a call with few queries, by unit.
+
+    memory: all keys and values are read once. issue: each scheduler issues an instruction of the loop without masks in
+    each cycle; known of triton_decode.
+    """
+    device = CHIPS[chip]
+    with gpu_chips.target(chip):
+        x = case.call(length)[1][0]
+        sizes, programs = decode.choose(x, 0), decode.programs(x)
+    least = {"memory": 2e6 * x.k.size * x.k.dtype.itemsize / device.bandwidth}
+    loops = [loop.instructions for kernel in kernels for loop in kernel.loops if loop.matmuls]
+    if case.kernel == "triton_decode" and loops:
+        warps = sizes.warps / 4  # of each scheduler
+        cycles = programs * -(-length // sizes.keys) * min(loops) * warps / device.processors
+        least["issue"] = cycles / device.clock / 1e3
+    return least
 
 
 HEADER = (
@@ -129,6 +158,17 @@ def _per_unit(loop: Loop) -> float | None:
     return loop.instructions * _UNIT / loop.tensor if loop.tensor else None
 
 
+FLOORS = "chip", "kernel", "queries", "tokens", "memory, us", "issue, us"
+
+
+def floor_rows(results: list[Result]):
+    """Yields the rows of the table of least times, one per case with few queries and length."""
+    for r in results:
+        for length, least in r.floors.items():
+            units = (console.number(least.get(unit)) for unit in ("memory", "issue"))
+            yield [r.chip, r.case.kernel, r.case.queries, length, *units]
+
+
 TIMES = "chip", "op", "mask", "H", "length", "kernel", "TFLOP/s", "of cuDNN's"
 
 
@@ -165,6 +205,7 @@ def check(results: list[Result], lengths: list[int]) -> list[dict]:
     for r in results:
         if r.case.kernel in OURS and r.kernels:
             targets += _lint(r)
+    results = [r for r in results if not r.case.queries]
     return targets + [
         _fastest(results, chip, op, length)
         for chip in dict.fromkeys(r.chip for r in results)
@@ -183,7 +224,10 @@ def _lint(result):
         target("bytes spilled", sum(k.spills for k in kernels), 0),
         target("shared memory", max(k.shared for k in kernels), CHIPS[chip].block_shared),
     ]
-    if CHIPS[chip].capability == (9, 0):
+    for length, least in result.floors.items():
+        if "issue" in least:
+            targets.append(target(f"{length} tokens, issue / memory", least["issue"] / least["memory"], 0.5))
+    if CHIPS[chip].capability == (9, 0) and not case.queries:  # wgmma wants 64 of them
         targets.append(target("mma.sync instead of wgmma", sum(k.mma_sync for k in kernels), 0))
     if case.kernel == "mosaic_gpu" and case.op == "forward" and case.head_dim == 128:
         units = [_per_unit(loop) for kernel in kernels for loop in kernel.loops if loop.tensor]

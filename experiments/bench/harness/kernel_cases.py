@@ -36,6 +36,7 @@ class Case:
       head_dim, heads, kv_heads, dtype: of the arrays; batch 1.
       documents: the number of equally long documents in the row, for masks with segments.
       sizes: fields of our TPU kernel's Blocks, in place of the tuned ones.
+      queries: for our GPU kernels: as many, at the end of the row, as in decoding; 0 is as many as keys.
     """
 
     kernel: str
@@ -47,6 +48,7 @@ class Case:
     dtype: str = "bfloat16"
     documents: int = 1
     sizes: tuple[int, ...] = ()
+    queries: int = 0
 
     def call(self, length: int):
         """(function, types of its arguments): the kernel at a length."""
@@ -62,7 +64,7 @@ class Case:
 
     def flops(self, length: int) -> float:
         """Useful matmul FLOPs: those of visible pairs, which are half the square under a causal mask."""
-        density = {"causal": 0.5}.get(self.mask, 1.0) / self.documents
+        density = self.queries / length or {"causal": 0.5}.get(self.mask, 1.0) / self.documents
         return attention_flops(self.op, self.heads, length, self.head_dim, density)
 
     def arrays(self, length: int):
@@ -83,9 +85,10 @@ class Ours:
         """See Case.call."""
         spec = AttentionSpec(masks.parse(case.mask))
         q, k = (
-            jax.ShapeDtypeStruct((1, length, heads, case.head_dim), case.dtype) for heads in (case.heads, case.kv_heads)
+            jax.ShapeDtypeStruct((1, tokens, heads, case.head_dim), case.dtype)
+            for tokens, heads in ((case.queries or length, case.heads), (length, case.kv_heads))
         )
-        row, x = jax.ShapeDtypeStruct((1, length, case.heads), jnp.float32), input_types(q, k)
+        row, x = jax.ShapeDtypeStruct(q.shape[:3], jnp.float32), input_types(q, k)
 
         def call(x, *stats):
             with _sized(case):

@@ -33,11 +33,17 @@ SIZES = {
 
 def why_not(q, block: int) -> str | None:
     """The reason why blocks of that many tokens cannot be, or None; 0 is a choice that always works."""
-    if block and (block < 16 or block & (block - 1)):
-        return f"takes blocks of a power of two, 16 or more, not {block} tokens"
+    if reason := why_not_size(block):
+        return reason
     most = gpu_chips.block_shared(gpu_chips.capability())
     need = max(shared(kernel, choose(kernel, q, block), q) for kernel in SIZES)
     return f"blocks of {block} tokens take {need} bytes of shared memory, and may take {most}" if need > most else None
+
+
+def why_not_size(block: int) -> str | None:
+    """The reason why no kernel has blocks of that many tokens, or None; 0 is a choice that always works."""
+    wrong = block and (block < 16 or block & (block - 1))
+    return f"takes blocks of a power of two, 16 or more, not {block} tokens" if wrong else None
 
 
 def choose(kernel: str, q, block: int) -> Blocks:

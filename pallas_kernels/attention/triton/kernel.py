@@ -24,6 +24,11 @@ MASKS = (masks.And, masks.Or, masks.Full, masks.Causal, masks.Window, masks.Beyo
 
 def why_not(x: Inputs, spec: AttentionSpec, platform: str) -> str | None:
     """The reason why this call cannot be, or None."""
+    return why_not_call(x, spec, platform) or triton_blocks.why_not(x.q, spec.block)
+
+
+def why_not_call(x: Inputs, spec: AttentionSpec, platform: str) -> str | None:
+    """The reason why no Triton kernel takes such a call, whatever its blocks, or None."""
     if reason := unsupported(x) or triton_call.why_not(x.q, platform):
         return reason
     if spec.bias:
@@ -32,7 +37,7 @@ def why_not(x: Inputs, spec: AttentionSpec, platform: str) -> str | None:
         return f"takes one dtype, not {x.q.dtype} queries with {x.k.dtype} keys"
     if x.q.shape[-1] not in HEAD_SIZES:
         return f"takes heads of size {', '.join(map(str, HEAD_SIZES))} alone, not {x.q.shape[-1]}"
-    return why_not_mask(spec.mask) or triton_blocks.why_not(x.q, spec.block)
+    return why_not_mask(spec.mask)
 
 
 def why_not_mask(mask: masks.Mask) -> str | None:

@@ -8,11 +8,13 @@ import json
 import subprocess
 import sys
 import threading
+import types
 
+import jax
 import pytest
 
 from experiments.bench import gpu_check
-from experiments.bench.harness import gpu_asking, gpu_cases, options, sides
+from experiments.bench.harness import gpu_asking, gpu_cases, gpu_decode, options, sides
 from experiments.bench.harness.gpu_cases import PEER, Answers, Case
 from pallas_kernels import gpu_chips
 from pallas_kernels.attention import api
@@ -73,6 +75,8 @@ class Stub:
     def answer(self, case):
         if case.kind == "step":
             return {"tokens_per_second": 5e4, "peak_bytes": 2**33, "losses": [10.4, 10.3]}
+        if case.kind == "decode_time":
+            return {"bytes_per_second": 3.6e12, "of_bandwidth": 0.75, "seconds": [1.0]}
         if case.kind == "time":
             return {"tflops": 500.0 if case.route == PEER else 550.0, "seconds": [1.0]}
         return {"error": {"out": 0.1 if case.soft_cap else 1e-3, "dq": 1e-4}, "limit": 1e-2}
@@ -99,12 +103,15 @@ def test_what_matters_most_comes_first(stub, tmp_path, capsys):
     assert len({case.name for case in asked}) == len(asked) == len(answers)
     kinds = [(kind, len(list(cases))) for kind, cases in itertools.groupby(asked, lambda case: case.kind)]
     assert kinds[:4] == [("right", 8), ("cross_entropy", 2), ("time", 20), ("step", 2)]
+    assert kinds[4:6] == [("decode", 2), ("decode_time", 3)]
     assert {(case.route, case.pieces) for case in asked[:8]} == set(itertools.product(gpu_check.ROUTES, (1, 2)))
     assert [case.length for case in asked[10:30]] == [8192] * 10 + [16384] * 10
     said = capsys.readouterr().out
     lines = {line.split("  ")[0]: line for line in said.splitlines()}
     assert lines["time mosaic_gpu causal length=8192 forward"].split()[-2] == "1.1"
     assert lines["time jax_triton causal length=16384 block=64 forward"].split()[-2] == "1.1"
+    timed = "decode_time triton_decode length=131072 kv_heads=8 queries=1"
+    assert "3,600.00 GB/s of keys and values, 0.75 of the memory's" in lines[timed]
     assert "WRONG: out off by 1.0e-01" in lines["right mosaic_gpu causal head_dim=64 soft_cap=5.0"]
     assert "50,000 tokens/s, 8.59 GB at most, losses 10.4 10.3" in said
     assert "| `mosaic_gpu` | 7 of 8 | 550 (1.1) | 550 (1.1) | 550 (1.1) | 550 (1.1) |" in said
@@ -174,6 +181,7 @@ def test_no_gpu_is_one_line(tmp_path, capsys, monkeypatch):
         Case("right", "chunked", mask="sinks", length=130, head_dim=8, pieces=2, soft_cap=3.0, kv_heads=2),
         Case("right", "reference", mask="window", length=120, head_dim=8, dtype="float16"),
         Case("cross_entropy", "chunked", length=70),
+        Case("decode", "chunked", rows=3, length=70, head_dim=16, kv_heads=2, queries=3, soft_cap=5.0),
     ],
     ids=lambda case: case.name,
 )
@@ -181,7 +189,11 @@ def test_right_answers_are_within_the_limit(case):
     found = Answers().answer(case)
     assert (
         list(found["error"])
-        == {"right": ["out", "lse", "dq", "dk", "dv"], "cross_entropy": ["score", "lse", "dx", "dhead"]}[case.kind]
+        == {
+            "right": ["out", "lse", "dq", "dk", "dv"],
+            "cross_entropy": ["score", "lse", "dx", "dhead"],
+            "decode": ["out", "lse"],
+        }[case.kind]
     )
     assert 0 < max(found["error"].values()) <= found["limit"]
 
@@ -195,6 +207,18 @@ def test_cudnn_is_asked_for_parts_that_it_can_do():
     """Queries are sharded like keys, since cuDNN does not take all queries with half of the keys."""
     case = Case("right", "cudnn", rows=1, length=128, heads=2, pieces=2)
     assert Answers(chip="h200").answer(case) == {"lowered": "for h200, not run"}
+
+
+def test_a_decoding_step_is_held_to_the_memory(monkeypatch):
+    """A step reads two numbers of 16 bits by row, key head, slot and dimension; an H200 reads 4.8e12 bytes/s."""
+    case = Case("decode_time", "chunked", rows=2, length=64, heads=4, kv_heads=2, head_dim=8, queries=1)
+    found = Answers().answer(case)
+    assert found["of_bandwidth"] is None and found["bytes_per_second"] > 0  # of a CPU it is not known
+    monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(device_kind="NVIDIA H200")])
+    seconds = 1e-6
+    assert gpu_decode.of_bandwidth(case, seconds)["of_bandwidth"] == pytest.approx(
+        2 * 2 * 2 * 64 * 2 * 8 / seconds / 4.8e12
+    )
 
 
 def test_what_cannot_be_done_says_why(monkeypatch):
@@ -217,6 +241,7 @@ def test_useful_work():
         Case("right", "chunked", mask="packed", length=64, head_dim=8, pieces=2),
         Case("cross_entropy", "chunked", length=64),
         Case("time", "chunked", "backward", rows=1, length=64),
+        Case("decode", "chunked", rows=2, length=64, head_dim=8, queries=2),
     ],
     ids=lambda case: case.name,
 )
@@ -231,6 +256,17 @@ def test_exported_programs_answer_where_the_kernel_is_not(case, tmp_path, monkey
     assert found.keys() == alone.keys() and found.get("error") == alone.get("error")
 
 
+def test_another_process_reads_the_exported_programs(tmp_path, monkeypatch):
+    pytest.importorskip("flatbuffers", reason="flatbuffers, which jax.export writes, is not installed")
+    monkeypatch.setattr(gpu_cases.Export, "platform", "cpu")
+    monkeypatch.setattr(gpu_chips, "target", lambda chip: contextlib.nullcontext())
+    gpu_cases.export(Case("decode", "chunked", rows=1, length=64, head_dim=8, queries=2), tmp_path, "h200")
+    imports = "from pathlib import Path; from experiments.bench import gpu_check"
+    code = f"{imports}; print(gpu_check._readable_programs(Path({str(tmp_path)!r})))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert "0 of 1 programs can be read for CUDA" in done.stdout, done.stderr[-1000:]  # it is the CPU's
+
+
 def test_prepare_says_what_to_take_along(tmp_path, monkeypatch, capsys):
     def export(case, folder, chip):
         folder.mkdir(exist_ok=True)
@@ -241,13 +277,15 @@ def test_prepare_says_what_to_take_along(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu_check, "export", export)
     assert gpu_check.main(["--prepare", "h100", "--out", str(tmp_path)]) == 0
     *_, said, command = capsys.readouterr().out.splitlines()
-    problems = {case.problem for case in sum(gpu_check.cases(["jax_triton"]), []) if case.route == "jax_triton"}
+    problems = {
+        case.problem for case in sum(gpu_check.cases(gpu_check.EXPORTED), []) if case.route in gpu_check.EXPORTED
+    }
     assert f"programs: {len(problems)} programs, {len(problems) / 1000:.1f} MB, for GPUs" in said
     assert command == f"python -m experiments.bench.gpu_check --programs {tmp_path / 'programs'} --out {tmp_path}"
 
 
 def test_a_rehearsal_asks_the_same_in_miniature():
-    asked = sum(gpu_check.cases(list(gpu_check.ROUTES)), [])
+    asked = sum(gpu_check.cases([*gpu_check.ROUTES, *gpu_check.DECODERS]), [])
     small = list(map(gpu_check.rehearsed, asked))
     assert len({case.name for case in small}) == len({case.name for case in asked}) == len(asked)
     assert max(case.length for case in small) <= 512 and {case.kind for case in small} == set(gpu_cases.KINDS)
@@ -271,6 +309,7 @@ def test_nothing_is_imported_that_a_gpus_machine_may_lack():
         for name in (
             "gpu_check",
             "harness/gpu_cases",
+            "harness/gpu_decode",
             "harness/gpu_asking",
             "harness/sides",
             "harness/flops",

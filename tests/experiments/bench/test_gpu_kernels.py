@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from experiments.bench import kernels as bench_kernels
 from experiments.bench.harness import gpu_kernels, options
 from experiments.bench.harness.gpu_kernels import NOT_RUN, Result
@@ -61,6 +63,24 @@ def test_times_stand_beside_cudnns_of_the_same_run():
     assert [row[-2:] for row in gpu_kernels.times(measured)] == [["600", "1.2"], ["500", "1"], ["300", "0.6"]]
     fastest = [t for t in gpu_kernels.check(measured, [8192, 16384]) if "over cuDNN" in t["what"]]
     assert [(t["value"], t["result"]) for t in fastest] == [(1.2, "ok"), *[(None, NOT_RUN)] * 3]
+
+
+def test_few_queries_are_held_to_the_memory():
+    """8 key heads with blocks of 64 keys, 2048 of each, whose loop has 240 instructions and one warp a scheduler."""
+    case = Case("triton_decode", "forward", heads=32, kv_heads=8, queries=1)
+    kernel = Kernel("split_forward", "sm_90a", mma_sync=32, loops=[Loop(240, 700, {}, {"HMMA.16816": 32}, 0.0)])
+    least = gpu_kernels.floors("h200", case, 131072, (kernel,))
+    assert least["memory"] == pytest.approx(2 * 2 * 131072 * 8 * 128 / 4.8e12 * 1e6)
+    assert least["issue"] == pytest.approx(8 * 2048 * 240 / 132 / 1.98e9 * 1e6)
+    result = Result("h200", case, (kernel,), floors={131072: least})
+    assert list(gpu_kernels.floor_rows([result])) == [["h200", "triton_decode", 1, 131072, "112", "15"]]
+    what = [(t["what"].split(": ")[1], t["result"]) for t in gpu_kernels.check([result], [131072])]
+    assert what == [("bytes spilled", "ok"), ("shared memory", "ok"), ("131072 tokens, issue / memory", "ok")]
+
+
+def test_few_queries_are_of_gpus(capsys):
+    assert options.command(bench_kernels.main, ["--chip=v6e", "--queries=1"]) == 2
+    assert "--queries=1 with --chip=v6e must be above 0, and of GPUs alone: a100" in capsys.readouterr().err
 
 
 @NEEDS_CUDA_COMPILER

@@ -75,8 +75,11 @@ def run_of(model, mesh=ONE, memory=AUTODIFF, layout="zigzag", strategy="ring", s
     )
 
 
-def assert_as_autodiff(config: Config, mesh=ONE, terms=1000):
-    """Asserts the numbers of plain autodiff on `mesh`, but for the rounding of sums of that many terms."""
+def assert_as_autodiff(config: Config, mesh=ONE, terms=2000):
+    """Asserts the numbers of plain autodiff on `mesh`, but for the rounding of sums of that many terms.
+
+    Parameters are compared after a step of AdamW, which divides a gradient that is nearly 0 by itself.
+    """
     plain = dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, remat="none"),

@@ -97,7 +97,8 @@ def test_an_explicit_choice_never_falls_back_and_errors_say_what_works():
 
 
 @pytest.mark.parametrize(
-    "implementation", ["reference", "chunked", "decode", "tpu", "tpu_decode", "mosaic_gpu", "jax_triton", "cudnn"]
+    "implementation",
+    ["reference", "chunked", "decode", "tpu", "tpu_decode", "mosaic_gpu", "jax_triton", "triton_decode", "cudnn"],
 )
 def test_what_inputs_have_room_for_is_refused_until_somebody_takes_it(implementation):
     by_head = TokenInfo(*[jnp.ones((2, 50, 2), jnp.int32)] * 2)
