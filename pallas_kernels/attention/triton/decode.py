@@ -33,10 +33,10 @@ class Sizes(NamedTuple):
 
 def why_not(x: Inputs, spec: AttentionSpec, platform: str) -> str | None:
     """The reason why this call cannot be, or None."""
-    if reason := flash.why_not_call(x, spec, platform):
-        return reason
     if x.q.shape[1] > decode.QUERIES:
         return f"takes up to {decode.QUERIES} queries of a row, not {x.q.shape[1]}"
+    if reason := flash.why_not_call(x, spec, platform):
+        return reason
     if reason := triton_blocks.why_not_size(spec.block):
         return reason
     most, need = gpu_chips.block_shared(gpu_chips.capability()), shared(choose(x, spec.block), x)

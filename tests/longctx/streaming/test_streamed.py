@@ -71,15 +71,12 @@ def run_of(model, mesh=ONE, memory=AUTODIFF, layout="zigzag", strategy="ring", s
         mesh=mesh,
         memory=memory,
         optim=CLIPPED,
-        attention=AttentionConfig(strategy=strategy, layout=layout),
+        attention=AttentionConfig("chunked", strategy, layout),  # "auto" has another kernel for few queries
     )
 
 
-def assert_as_autodiff(config: Config, mesh=ONE, terms=2000):
-    """Asserts the numbers of plain autodiff on `mesh`, but for the rounding of sums of that many terms.
-
-    Parameters are compared after a step of AdamW, which divides a gradient that is nearly 0 by itself.
-    """
+def assert_as_autodiff(config: Config, mesh=ONE, terms=1000):
+    """Asserts the numbers of plain autodiff on `mesh`, but for the rounding of sums of that many terms."""
     plain = dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, remat="none"),
