@@ -9,7 +9,7 @@ data.path names a text, measured by its loss on the held-out part.
 
 Lengths come shortest first, from one inside the trained length on. The first rows give an estimate of all the time;
 every few rows print a line and are kept in extend.jsonl of the workdir, where the same command goes on, also with more
-methods, lengths or rows. At the end there are a table, extend.json and extend.png.
+methods, lengths or rows. At the end there are a table, extend.json and a picture for each task.
 """
 
 import dataclasses

@@ -177,7 +177,7 @@ class MemoryConfig:
 class DataConfig:
     """The source of the text, and its conversion to tokens."""
     path: str = "stdlib"                # .txt .md .py .jsonl (also .gz) file or folder; "stdlib": Python's own library;
-                                        #   must be set to train a model of init_from further
+                                        #   "pydoc": its reference, prose; must be set to train a model of init_from
     ignore: tuple[str, ...] = ()        # endings of files in that folder that are left out, e.g. (".json", ".parquet")
     bad: str = "stop"                   # a document that cannot be used is an error, before the first step; "skip": it
                                         #   is left out and counted
@@ -186,7 +186,8 @@ class DataConfig:
     bos: str = ""                       # the token that starts documents; "": as the files beside it say (data/
     eos: str = ""                       #   special_tokens.py), and the one that ends them
     text_field: str = "text"            # .jsonl: the field that holds the document
-    holdout: float = 0.1                # share of documents kept for evaluation, chosen by a hash of their file name
+    holdout: float = 0.1                # share of documents kept for evaluation, chosen by a hash of their file name;
+                                        #   1: all of them, for a model that is not trained on them
     generated: tuple[str, ...] = ()     # tasks that are made, each with its share of the training tokens, for longctx.
                                         #   data.generated.api.parse: ("passkey(0.5)", "copying(0.2)")
     prefetch: int = 8                   # batches read ahead

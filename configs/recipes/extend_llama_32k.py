@@ -35,12 +35,11 @@ def get_config(arg: str = ""):
     args = arguments(
         arg, model="llama3_8b", original=8192, rope="yarn", lora=0, fsdp=1, context=1, steps=1000, smoke=False
     )
-    for field, name, known in (("model", args.model, models.MODELS), ("rope", args.rope, ROPES)):
-        if name not in known:
-            raise unknown_name(field, name, known)
+    if args.rope not in ROPES:
+        raise unknown_name("rope", args.rope, ROPES)
     config = defaults()
     config.name = "extend-32k"
-    models.fill(config, args.model, length=LENGTH, smoke=args.smoke, context=args.context)
+    models.fill_for_tuning(config, args, LENGTH)
     config.model.rope.update(theta=5e5, original_length=args.original)
     factor = LENGTH / args.original
     if args.rope == "yarn":
@@ -48,14 +47,5 @@ def get_config(arg: str = ""):
     else:
         H = config.model.head_dim
         config.model.rope.theta *= factor ** (H / (H - 2))
-    config.model.remat = "attention"
     config.memory.mlp_tiles = 4
-    if args.lora:
-        config.model.param_dtype = "bfloat16"  # of what is not trained; adapters are float32
-        config.model.lora.update(rank=args.lora, alpha=2.0 * args.lora, targets=("attention.w*", "mlp.*"))
-        config.optim.learning_rate = 1e-4
-    if not args.smoke:
-        config.mesh.fsdp = args.fsdp
-        config.batch_tokens = LENGTH * args.fsdp
-        config.stages[0].steps = args.steps
     return config

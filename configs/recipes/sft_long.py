@@ -27,24 +27,14 @@ a step of 2 rows 4.68 s, MFU 73% (predicted).
 """
 
 from experiments.settings import arguments, defaults, models
-from longctx.errors import unknown_name
 
 
 def get_config(arg: str = ""):
     args = arguments(arg, model="llama3_8b", lora=16, length=2**16, fsdp=1, context=1, steps=500, smoke=False)
-    if args.model not in models.MODELS:
-        raise unknown_name("model", args.model, models.MODELS)
     config = defaults()
     config.name = "sft-long"
-    models.fill(config, args.model, length=args.length, smoke=args.smoke, context=args.context)
-    config.model.remat = "attention"
+    models.fill_for_tuning(config, args, args.length)
     config.memory.mlp_tiles = 8
     if args.lora:
-        config.model.param_dtype = "bfloat16"  # of what is not trained; adapters are float32
-        config.model.lora.update(rank=args.lora, alpha=2.0 * args.lora, targets=("attention.w*", "mlp.*"))
-        config.optim.update(learning_rate=1e-4, weight_decay=0.0)
-    if not args.smoke:
-        config.mesh.fsdp = args.fsdp
-        config.batch_tokens = args.length * args.fsdp
-        config.stages[0].steps = args.steps
+        config.optim.weight_decay = 0.0
     return config

@@ -1,5 +1,6 @@
 """Sizes of published models, and a config that trains one of them on one long row at a time."""
 from experiments.settings import stage
+from longctx.errors import unknown_name
 
 _LLAMA3_8B = dict(layers=32, d_model=4096, mlp_dim=14336, heads=32, kv_heads=8, head_dim=128, vocab_size=128256)
 
@@ -37,3 +38,23 @@ def fill(config, model: str, length: int, smoke: bool, context: int, context_out
         config.name += "-smoke"
         config.mesh.simulate = devices
         config.eval.tasks = ()
+
+
+def fill_for_tuning(config, args, length: int) -> None:
+    """Sets up `config` to tune a model of MODELS, all its weights or adapters of its matrices, as recipes do.
+
+    args: of the recipe: model, lora (the rank of the adapters, 0 for all weights), fsdp (rows a step), context, steps,
+    smoke. Raises UserError for an unknown model.
+    """
+    if args.model not in MODELS:
+        raise unknown_name("model", args.model, MODELS)
+    fill(config, args.model, length=length, smoke=args.smoke, context=args.context)
+    config.model.remat = "attention"
+    if args.lora:
+        config.model.param_dtype = "bfloat16"  # of what is not trained; adapters are float32
+        config.model.lora.update(rank=args.lora, alpha=2.0 * args.lora, targets=("attention.w*", "mlp.*"))
+        config.optim.learning_rate = 1e-4
+    if not args.smoke:
+        config.mesh.fsdp = args.fsdp
+        config.batch_tokens = length * args.fsdp
+        config.stages[0].steps = args.steps
