@@ -39,11 +39,8 @@ def token_loss(
         x = jax.lax.pcast(x, "tensor", to="varying")
         head = jax.lax.pcast(head, (*meshes.BATCH, *meshes.CONTEXT), to="varying")
         scores = lambda head, x, targets: cross_entropy.head_scores(x, head, targets, CrossEntropySpec(soft_cap))
-        scores = _of_weighted(scores, *weights, tiles) if weights else scores
-        score, lse = scores(head, x.reshape(-1, x.shape[-1]), (targets - offset).reshape(-1))
-        top = jax.lax.pmax(jax.lax.stop_gradient(lse), "tensor")
-        lse = top + jnp.log(jax.lax.psum(jnp.exp(lse - top), "tensor"))  # parts of the vocabulary, merged
-        nll = (lse - jax.lax.psum(score, "tensor")).reshape(shape)
+        scores = of_weighted(scores, *weights, tiles) if weights else scores
+        nll = nll_of_parts(*scores(head, x.reshape(-1, x.shape[-1]), (targets - offset).reshape(-1))).reshape(shape)
         return jnp.where(weights[0] != 0, nll, 0.0) if weights else nll
 
     specs = (meshes.HIDDEN, meshes.specs(head), meshes.TOKENS)
@@ -53,8 +50,16 @@ def token_loss(
     )
 
 
-def _of_weighted(scores, weights, tiles: int):
-    """`scores` of the tokens that have a weight, in tiles; of the others they are anything finite."""
+def nll_of_parts(score, lse):
+    """The losses in nats of targets, from their scores and the log-sum-exps in each part of a vocabulary cut over
+    `tensor`."""
+    top = jax.lax.pmax(jax.lax.stop_gradient(lse), "tensor")
+    return top + jnp.log(jax.lax.psum(jnp.exp(lse - top), "tensor")) - jax.lax.psum(score, "tensor")
+
+
+def of_weighted(scores, weights, tiles: int):
+    """`scores`, (head, x [M, D], targets [M]) -> a tree of [M], of tokens that have a weight, in tiles; of the others
+    they are anything finite."""
     counted = weights.reshape(-1) != 0
     order = jnp.argsort(~counted, stable=True)
     moved = lambda a, order: a.at[order].get(mode="promise_in_bounds", unique_indices=True)

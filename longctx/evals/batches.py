@@ -18,7 +18,8 @@ class Prediction(NamedTuple):
     """Predictions of targets, [B, T] of a batch or [n] of a piece.
 
     nll: float, the negative log-likelihood of each target in nats, given everything before it. top: bool, whether the
-    target is the model's top choice, so that greedy decoding would write it.
+    target is the model's top choice, so that greedy decoding would write it. Of a target that is not asked for they are
+    NaN and False.
     """
 
     nll: np.ndarray
@@ -29,10 +30,15 @@ Predictor = Callable[[dict[str, np.ndarray]], Prediction]
 
 
 class Piece(NamedTuple):
-    """Consecutive text read from an empty context: inputs and targets, int32[n] each."""
+    """Consecutive text read from an empty context: inputs and targets, int32[n] each.
+
+    asked: int, the places of the targets that are to be predicted, counted from either end; None: all. Where they are
+    few, the head of the model reads little more than these.
+    """
 
     inputs: np.ndarray
     targets: np.ndarray
+    asked: np.ndarray | None = None
 
 
 class LongDocument(NamedTuple):
@@ -126,8 +132,9 @@ def batch(rows: Sequence[Sequence[Piece]], length: int, pad: int) -> dict[str, n
             n = len(piece.inputs)
             assert start + n <= length, f"{start + n} tokens do not fit a row of {length}."
             cut = (i, slice(start, start + n))
-            arrays["tokens"][cut], arrays["targets"][cut], arrays["weights"][cut] = piece.inputs, piece.targets, 1
+            arrays["tokens"][cut], arrays["targets"][cut] = piece.inputs, piece.targets
             arrays["positions"][cut], arrays["segments"][cut] = np.arange(n), segment
+            arrays["weights"][cut][slice(None) if piece.asked is None else piece.asked] = 1
             start += n
     return arrays
 

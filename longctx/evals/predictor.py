@@ -4,21 +4,23 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from longctx import layouts, meshes
 from longctx.config import Config, RopeConfig
 from longctx.errors import as_user_error
 from longctx.evals.batches import Prediction, Predictor, rows_at
-from longctx.loss import token_loss
+from longctx.loss import nll_of_parts, of_weighted
 from longctx.model import functional
 from longctx.positions.view import reaches
 from pallas_kernels.cross_entropy import api as cross_entropy
-from pallas_kernels.cross_entropy.reference import target_logit
+from pallas_kernels.cross_entropy import reference
 from pallas_kernels.cross_entropy.spec import CrossEntropySpec, capped
 
 # FLOPs in about the time that compiling a predictor takes: 5 s on a few cores of a CPU, 10 s with an accelerator.
 COMPILING = {"cpu": 2e11, "accelerator": 1e15}
+CHUNK = 1024  # tokens whose logits exist at one time, at most
 
 
 def rows_computed(rows: int, length: int, worth: float) -> int:
@@ -92,27 +94,30 @@ def _predictions(graph, params, batch: dict, rope: RopeConfig, length: int):
     length: of the rows without the padding that a mesh asks for.
     """
     model, x = functional.hidden(graph, params, batch, rope, length)
-    head = model.head_weight()
-    return token_loss(x, head, batch["targets"], model.config.logit_soft_cap), target_is_top(x, head, batch["targets"])
+    return read_head(x, model.head_weight(), batch["targets"], batch["weights"], model.config.logit_soft_cap)
 
 
-def target_is_top(x, head, targets, chunk: int = 1024):
-    """bool [B, T]: no logit is above the target's, so that greedy decoding would write it. A soft cap changes nothing.
+def read_head(x, head, targets, weights, soft_cap: float = 0.0):
+    """(nll float32, top bool), each [B, T]: the loss of every target in nats, and whether no logit is above its own, so
+    that greedy decoding would write it. NaN and False for targets of weight 0, of which most are left out of the head.
 
-    x: hidden states BTD; head: [D, V] cut over `tensor` in V; targets: int32 [B, T]. Runs under jax.set_mesh. At most
-    `chunk` rows of logits exist. Raises UserError for shapes and dtypes that do not go together.
+    x: hidden states BTD; head: [D, V] cut over `tensor` in V; targets: int32 [B, T]; weights: [B, T]. Runs under
+    jax.set_mesh. At most CHUNK rows of logits exist. Raises UserError for shapes and dtypes that do not go together.
     """
     as_user_error(cross_entropy.check, x, head, targets, "BT")
 
-    def local(x, head, targets):
-        def best_and_target(token):
-            logits = capped(token[0], head, CrossEntropySpec())
-            return logits.max(), target_logit(logits, token[1])
+    def scores(head, x, targets):
+        logits = capped(x, head, CrossEntropySpec())
+        read = CrossEntropySpec(soft_cap).cap(logits)  # `top` is of the logits before: a cap rounds close ones to one
+        return reference.of_logits(read, targets), (reference.target_logit(logits, targets), logits.max(-1))
 
+    def local(x, head, targets, weights):
+        x = jax.lax.pcast(x, "tensor", to="varying")  # as the results of `scores` are
         tokens = x.reshape(-1, x.shape[-1]), (targets - jax.lax.axis_index("tensor") * head.shape[1]).reshape(-1)
-        best, score = jax.lax.map(best_and_target, tokens, batch_size=chunk)
+        parts, (score, best) = of_weighted(scores, weights, -(-targets.size // CHUNK))(head, *tokens)
         top = jax.lax.psum(score, "tensor") >= jax.lax.pmax(best, "tensor")  # all shards but one score 0: exact
-        return top.reshape(targets.shape)
+        nll, top, asked = nll_of_parts(*parts).reshape(targets.shape), top.reshape(targets.shape), weights != 0
+        return jnp.where(asked, nll, jnp.nan), top & asked
 
-    specs = (meshes.HIDDEN, meshes.specs(head), meshes.TOKENS)
-    return jax.shard_map(local, in_specs=specs, out_specs=meshes.TOKENS)(x, head, targets)
+    specs = (meshes.HIDDEN, meshes.specs(head), meshes.TOKENS, meshes.TOKENS)
+    return jax.shard_map(local, in_specs=specs, out_specs=(meshes.TOKENS,) * 2)(x, head, targets, weights)

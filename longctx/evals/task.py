@@ -27,8 +27,8 @@ class Task(NamedTuple):
         units of its numbers in it; a number that could not be measured is None and the result says why. Arguments:
         predictor  batch -> batches.Prediction(nll float32 [B, T], top bool [B, T]). A batch is a dict of numpy arrays
                    [B, T] in natural order: tokens, targets, positions, segments (int32; segment 0 is padding) and
-                   weights (float32, 1 on real targets). B is at most batches.rows_at(T); the predictor pads it to few
-                   shapes (longctx.evals.predictor).
+                   weights (float32, 1 on targets that are asked for). B is at most batches.rows_at(T); the predictor
+                   pads it to few shapes (longctx.evals.predictor).
         documents  sequence of held-out longctx.data.sources.Document, with `.name` and `.text` in bytes.
         tokenizer  longctx.data.tokenizers.Tokenizer: encode, encode_with_spans, bos, eos, pad.
         config     longctx.config.EvalConfig.

@@ -13,7 +13,11 @@ def why_not(x, head, spec: CrossEntropySpec, platform: str) -> str | None:
 
 def forward(x, head, targets, spec: CrossEntropySpec):
     """(score, lse), each float32 [M]: the target's logit (0 for one outside [0, V)) and log-sum-exp of all logits."""
-    logits = capped(x, head, spec)
+    return of_logits(capped(x, head, spec), targets)
+
+
+def of_logits(logits, targets):
+    """`forward` where the logits [..., V] are there."""
     return target_logit(logits, targets), jax.nn.logsumexp(logits, axis=-1)
 
 

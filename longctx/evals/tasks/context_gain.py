@@ -45,7 +45,7 @@ def _at_length(predictor, documents, tokenizer, length, seed) -> dict:
         return {"length": length, "documents": 0, "windows": 0, "reason": reason}
     rng = np.random.default_rng([seed, length])
     cuts = [batches.windows(document, length, tokenizer.bos, rng) for document in documents]
-    rows = [row for cut in cuts for full in cut for row in _rows(full, contexts, tokenizer.bos)]
+    rows = [row for cut in cuts for full in cut for row in _rows(full, contexts, scored, tokenizer.bos)]
     predictions = iter(batches.score(predictor, rows, length, tokenizer.pad))
     by_document = []  # [documents, contexts]
     for cut in cuts:
@@ -65,10 +65,11 @@ def _at_length(predictor, documents, tokenizer, length, seed) -> dict:
     }
 
 
-def _rows(full: batches.Piece, contexts: list[int], bos: int) -> tuple[list, list]:
+def _rows(full: batches.Piece, contexts: list[int], scored: int, bos: int) -> tuple[list, list]:
     """All shorter contexts fit in one row, as separate documents: 1/2 + 1/4 + ... < 1."""
-    ids = np.append(full.inputs, full.targets[-1])
-    return [batches.last_tokens(ids, len(full.inputs), context, bos) for context in contexts[:-1]], [full]
+    ids, asked = np.append(full.inputs, full.targets[-1]), np.arange(-scored, 0)
+    short = [batches.last_tokens(ids, len(full.inputs), context, bos) for context in contexts[:-1]]
+    return [piece._replace(asked=asked) for piece in short], [full._replace(asked=asked)]
 
 
 def finding(result: dict, trained: int) -> str:

@@ -6,25 +6,18 @@ two rows: its own, and a control in which another number of as many digits is hi
 
 import dataclasses
 import math
-from typing import NamedTuple
 
 import numpy as np
 
 from longctx.data.generated import passkey
 from longctx.data.tokenizers import Tokenizer
 from longctx.evals import batches, drawing, results
+from longctx.evals.batches import Piece
 from longctx.evals.by_row import Counts, Rows, Shares
 from longctx.evals.task import Task
 
 CELL = ("accuracy", "exact", "control", "loss", "gain", "gain_error")
 FIT_TRIES = 8
-
-
-class Prompt(NamedTuple):
-    """One task, with its own number or with another one hidden, and which of its targets are scored, from the end."""
-
-    piece: batches.Piece
-    scored: np.ndarray
 
 
 def run(predictor, documents, tokenizer, config, lengths, seed) -> dict:
@@ -99,14 +92,14 @@ class Passkeys(Shares):
         def counted(prediction: batches.Prediction) -> Counts:
             right = np.array(
                 [
-                    top[: len(prompt.piece.inputs)][prompt.scored].all()
+                    top[: len(prompt.inputs)][prompt.asked].all()
                     for top, prompt in zip(prediction.top, prompts, strict=True)
                 ]
             )
             depths = np.array(numbers) % self.depths
             return {"asked": times(depths), "right": times(depths[right])}
 
-        return Rows(batches.batch([[prompt.piece] for prompt in prompts], length, self.tokenizer.pad), counted)
+        return Rows(batches.batch([[prompt] for prompt in prompts], length, self.tokenizer.pad), counted)
 
     def _rng(self, length: int, number: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, length, number])
@@ -125,18 +118,18 @@ def _column(predictor, tokenizer, length, depths, samples, seed) -> list[dict]:
     return [_cell(answers[i : i + samples]) for i in range(0, len(answers), samples)]
 
 
-def _prompts(tokenizer, length, depths, samples, seed) -> list[tuple[Prompt, Prompt]] | None:
+def _prompts(tokenizer, length, depths, samples, seed) -> list[tuple[Piece, Piece]] | None:
     """`samples` pairs (see _pair) of each depth in turn; None where one of them cannot be made."""
     rng = np.random.default_rng([seed, length])
     pairs = [_pair(rng, tokenizer, length, depth) for depth in depths for _ in range(samples)]
     return None if None in pairs else pairs
 
 
-def _answers(predictor, prompts: list[tuple[Prompt, ...]], length, pad) -> list[list[batches.Prediction]]:
-    """For each group of prompts, of each the prediction of its scored tokens."""
-    predictions = iter(batches.score(predictor, [[prompt.piece] for group in prompts for prompt in group], length, pad))
+def _answers(predictor, prompts: list[tuple[Piece, ...]], length, pad) -> list[list[batches.Prediction]]:
+    """For each group of prompts, of each the prediction of what it asks for."""
+    predictions = iter(batches.score(predictor, [[prompt] for group in prompts for prompt in group], length, pad))
     return [
-        [batches.Prediction(*(values[prompt.scored] for values in next(predictions)[0])) for prompt in group]
+        [batches.Prediction(*(values[prompt.asked] for values in next(predictions)[0])) for prompt in group]
         for group in prompts
     ]
 
@@ -150,7 +143,7 @@ def _cell(answers: list[list[batches.Prediction]]) -> dict:
     return dict(zip(CELL, (*map(batches.number, values), *batches.mean_and_error(other - loss)), strict=True))
 
 
-def _pair(rng, tokenizer, length, depth) -> tuple[Prompt, Prompt] | None:
+def _pair(rng, tokenizer, length, depth) -> tuple[Piece, Piece] | None:
     """With its own number and with another one hidden; None where `length` is too short or tokens hold no numbers."""
     fitted = _fit(rng, tokenizer, length, depth)
     if fitted is None:
@@ -161,18 +154,18 @@ def _pair(rng, tokenizer, length, depth) -> tuple[Prompt, Prompt] | None:
         _prompt(tokenizer, text.replace(number, hidden) + answer, number, length)
         for hidden in (number, _another(rng, number))
     )
-    if not len(own.scored) or np.array_equal(own.piece.inputs, control.piece.inputs):
+    if not len(own.asked) or np.array_equal(own.inputs, control.inputs):
         return None
     return own, control
 
 
-def _prompt(tokenizer, text: str, number: str, length: int) -> Prompt:
-    """The prompt that a text makes which ends with the number."""
+def _prompt(tokenizer, text: str, number: str, length: int) -> Piece:
+    """The prompt that a text makes which ends with the number: what is asked for are the tokens with a digit of it."""
     ids, spans = tokenizer.encode_with_spans(text.encode())
     digits = len(text.encode()) - len(number)  # from here to the end
     scored = np.flatnonzero(spans[:, 1] > np.maximum(spans[:, 0], digits)) - len(ids)
     ids = np.append(tokenizer.bos, ids).astype(np.int32)[-length - 1 :]  # the other number may be a token longer
-    return Prompt(batches.Piece(ids[:-1], ids[1:]), scored)
+    return Piece(ids[:-1], ids[1:], scored)
 
 
 def _another(rng, number: str) -> str:

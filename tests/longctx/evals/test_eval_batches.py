@@ -48,6 +48,13 @@ def test_pieces_of_a_row_are_separate_segments():
     np.testing.assert_array_equal(seen["tokens"][0, -2:], [PAD, PAD])
 
 
+def test_weights_are_where_a_piece_asks():
+    ids = np.arange(5, dtype=np.int32)
+    first, second = (Piece(ids, ids + 1, np.array(asked)) for asked in ([-2, -1], [0, 3]))
+    weights = batches.batch([[first, Piece(ids, ids), second]], 16, PAD)["weights"]
+    np.testing.assert_array_equal(weights, [[0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 0, 0]])
+
+
 @pytest.mark.parametrize("wrong", ["nll", "top"])
 def test_a_predictor_of_another_shape_is_refused(wrong):
     piece = Piece(np.zeros(4, np.int32), np.zeros(4, np.int32))
@@ -63,10 +70,10 @@ def test_windows_do_not_overlap_and_targets_follow_inputs(length, targets, seed)
         return
     windows = batches.windows(document, length, -1, np.random.default_rng(seed))
     assert 1 <= len(windows) <= max(1, batches.WINDOW_TOKENS // length)
-    for inputs, follow in windows:
+    for inputs, follow, _ in windows:
         assert len(inputs) == len(follow) == length and inputs[0] == -1
         np.testing.assert_array_equal(inputs[1:], follow[:-1])  # ids are their own positions here
-    starts = [follow[0] for _, follow in windows]
+    starts = [window.targets[0] for window in windows]
     assert (np.diff(starts) >= length).all() and starts[0] >= 1 and windows[-1].targets[-1] <= targets
 
 

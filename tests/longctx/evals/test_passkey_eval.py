@@ -26,7 +26,7 @@ def copier(reach=1 << 30):
         losses, top = np.full(batch["tokens"].shape, math.log(259.0)), np.zeros(batch["tokens"].shape, bool)
         for row, (tokens, targets) in enumerate(zip(batch["tokens"], batch["targets"], strict=True)):
             seen = {}
-            for t in range(8, int(batch["weights"][row].sum())):
+            for t in range(8, int((batch["segments"][row] > 0).sum())):
                 key = tokens[t - 7 : t + 1].tobytes()
                 if t - seen.get(key, -reach) < reach:
                     top[row, t] = targets[seen[key]] == targets[t]
@@ -49,7 +49,7 @@ def recorder():
     rows = []
 
     def predictor(batch):
-        sizes = batch["weights"].sum(axis=1).astype(int)
+        sizes = (batch["segments"] > 0).sum(axis=1)
         rows.extend((batch["tokens"][i, :n], batch["targets"][i, :n]) for i, n in enumerate(sizes) if n)
         return never(batch)
 
@@ -203,7 +203,8 @@ def test_the_whole_text_is_encoded_and_the_tokens_with_digits_are_scored(tmp_pat
     assert len(rows) == 2 * 2 * 6 and all(len(inputs) <= 700 for inputs, _ in rows)
     for seed in range(20):
         text, answer = passkey_text.prompt(np.random.default_rng(seed), 500, 0.5)
-        piece, scored = passkey._prompt(tokenizer, text + answer, answer.strip(), 10**6)
+        piece = passkey._prompt(tokenizer, text + answer, answer.strip(), 10**6)
+        scored = piece.asked
         ids = tokenizer.encode((text + answer).encode())
         assert piece.targets.tolist() == ids.tolist() and piece.inputs[0] == tokenizer.bos
         assert scored.tolist() == list(range(-len(scored), 0))

@@ -19,8 +19,12 @@ MODEL = ModelConfig(vocab_size=32, layers=1, d_model=16, mlp_dim=32, heads=2, kv
         *slow((MeshConfig(), "zigzag"), (MeshConfig(data=2, context=4), "per_document")),
     ],
 )
-def test_predictions_are_those_of_the_logits_on_any_mesh(mesh_config, layout):
-    """Five rows of 37 tokens divide by no mesh here: rows and columns are padded, laid out, and put back."""
+def test_predictions_are_those_of_the_logits_on_any_mesh(monkeypatch, mesh_config, layout):
+    """Five rows of 37 tokens divide by no mesh here: rows and columns are padded, laid out, and put back.
+
+    A chunk of 8 tokens is one of several on each shard, and those without a target that is asked for are skipped.
+    """
+    monkeypatch.setattr("longctx.evals.predictor.CHUNK", 8)
     where, rng = packed(1, 5, 37), np.random.default_rng(0)
     ids = lambda: rng.integers(0, 32, (5, 37)).astype(np.int32)
     batch = {
@@ -28,7 +32,10 @@ def test_predictions_are_those_of_the_logits_on_any_mesh(mesh_config, layout):
         "targets": ids(),
         "positions": np.asarray(where.positions),
         "segments": np.asarray(where.segments),
+        "weights": np.ones((5, 37), np.float32),
     }
+    batch["weights"][1, :30] = batch["weights"][2] = batch["weights"][3, ::2] = 0
+    asked = batch["weights"] != 0
     config = Config(model=MODEL, mesh=mesh_config, attention=AttentionConfig(layout=layout))
     # of a row that is longer by one token the frequencies would be others
     rope = RopeConfig(500.0, "longrope", original_length=37, short_factors=(1.0,) * 4, long_factors=(8.0,) * 4)
@@ -36,12 +43,11 @@ def test_predictions_are_those_of_the_logits_on_any_mesh(mesh_config, layout):
     logits = all_logits(Config(model=MODEL), one, batch, rope)
     batch["targets"][0] = logits[0].argmax(-1)
     mesh = meshes.make(mesh_config)
-    got = predictor(config, mesh, training.init_state(config, mesh)["params"], rope)(
-        {**batch, "weights": np.ones((5, 37), np.float32)}
-    )
+    got = predictor(config, mesh, training.init_state(config, mesh)["params"], rope)(batch)
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    np.testing.assert_allclose(got.nll, -np.take_along_axis(log_p, batch["targets"][..., None], -1)[..., 0], atol=1e-4)
-    np.testing.assert_array_equal(got.top, batch["targets"] == logits.argmax(-1))
+    nll = -np.take_along_axis(log_p, batch["targets"][..., None], -1)[..., 0]
+    np.testing.assert_allclose(got.nll, np.where(asked, nll, np.nan), atol=1e-4)
+    np.testing.assert_array_equal(got.top, asked & (batch["targets"] == logits.argmax(-1)))
     assert got.top[0].all() and not got.top.all()
 
 
