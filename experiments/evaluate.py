@@ -18,7 +18,6 @@ import time
 from experiments.run import checks, command, models, processes
 from experiments.settings import config as configs
 from experiments.settings import places
-from experiments.settings.console import Parser
 from longctx.config import Config, RopeConfig
 from longctx.evals.api import EVALS
 from longctx.hf.rope import stretched
@@ -80,11 +79,10 @@ def main(argv) -> None:
 
 def of_model(argv: list[str]) -> None:
     """Evaluates the model of Hugging Face that a command line names."""
-    options, others = _options(argv)
-    others += ["--workdir", options.workdir] if options.workdir else []
-    source, stored, config, workdir = models.of_command_line([argv[0], *others], more=("eval", "data"))
+    named = models.of_command_line(argv, __doc__.splitlines()[0], more=("eval", "data"))
+    workdir = named.workdir
     places.check_folder("--workdir", workdir)
-    config = _measured(config)
+    config = _measured(named.config)
     corpus, tokenizer, _ = checks.check(config)
 
     from experiments.planner import price
@@ -92,20 +90,11 @@ def of_model(argv: list[str]) -> None:
 
     mesh = processes.start(config.mesh)
     price.check(config, mesh, lengths=certain_lengths(config))
-    model, params = models.load(source, stored, config.model, mesh, options.adapter)
-    config = dataclasses.replace(config, model=model)
+    params = named.load(mesh)
     write_records(config, workdir, mesh)
-    for line in (f"{source.name}: as it is, at {', '.join(map(str, lengths(config)))} tokens", *corpus.notes):
+    for line in (f"{config.name}: as it is, at {', '.join(map(str, lengths(config)))} tokens", *corpus.notes):
         print(line, flush=True)
     run(config, mesh, params, config.model.rope, corpus.held_out, tokenizer, workdir)
-
-
-def _options(argv: list[str]):
-    """(options, the other arguments)."""
-    parser = Parser(__doc__.splitlines()[0])
-    parser.add_argument("--workdir", metavar="DIR", help="the folder of evals.json and the report")
-    parser.add_argument("--adapter", metavar="FOLDER", help="a low-rank adapter of the model, in peft's format")
-    return parser.parse_with_settings(argv[1:])
 
 
 def _measured(config):

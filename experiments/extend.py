@@ -1,11 +1,12 @@
 """Make a model's context longer and see what works: every position method, at length after length.
 
     python -m experiments.extend --config configs/recall.py[:seed=N] [--config.extend.x=y ...] [--workdir DIR]
-    python -m experiments.extend --config.init_from=MODEL [--config.data.path=TEXT] [--config.extend.x=y ...]
+    python -m experiments.extend --config.init_from=MODEL [--adapter FOLDER] [--config.data.path=TEXT]
+                                 [--config.extend.x=y ...]
 
 The first trains a tiny model that recalls, and reads it as it is and after short tunings. The second reads MODEL, a
-Hugging Face model (folder, .gguf, id in the hub's cache) or the workdir of a run: it is asked for passkeys and, where
-data.path names a text, measured by its loss on the held-out part.
+Hugging Face model (folder, .gguf, id in the hub's cache), perhaps with an adapter in peft's format, or the workdir of a
+run: it is asked for passkeys and, where data.path names a text, measured by its loss on the held-out part.
 
 Lengths come shortest first, from one inside the trained length on. The first rows give an estimate of all the time;
 every few rows print a line and are kept in extend.jsonl of the workdir, where the same command goes on, also with more
@@ -29,6 +30,8 @@ from experiments.settings.tree import Settings
 from longctx.config import DataConfig, StageConfig
 from longctx.hf.rope import stretched
 from longctx.positions.extension import TUNINGS, at
+
+DESCRIPTION = "Reads a model by every position method."
 
 
 class Subject(NamedTuple):
@@ -97,9 +100,9 @@ def _given(argv, path: str) -> tuple[Subject, pathlib.Path]:
     if configs.stored(path) is not None:
         config, length, load, identity, workdir = _of_run(argv, path)
     else:
-        source, stored, config, workdir = models.of_command_line(argv, more=("extend", "eval", "data", "seed"))
-        length, identity = stretched(config.model.rope), {"weights": models.weights(source)}
-        load = lambda mesh: models.load(source, stored, config.model, mesh)[1]
+        named = models.of_command_line(argv, DESCRIPTION, more=("extend", "eval", "data", "seed"))
+        config, load, workdir = named.config, named.load, named.workdir
+        length, identity = stretched(config.model.rope), {"weights": named.weights}
     tasks = config.extend.tasks or _usual(config)
     config = dataclasses.replace(config, extend=dataclasses.replace(config.extend, tasks=tasks))
     tokenizer, held_out = checks.check_extend_given(config, length)
@@ -112,7 +115,8 @@ def _of_run(argv, path: str) -> tuple:
     """(settings, trained length, mesh -> parameters, identity, workdir) of a run."""
     from longctx.checkpoints import identity, manifest
 
-    options, others = _workdir(argv)
+    options, others = models.options(argv, DESCRIPTION)
+    models.require_no_adapter(options.adapter, path)
     config, run = configs.from_workdir([argv[0], "--workdir", path, *others])
     checkpoints = run / configs.CHECKPOINTS
     stage = (identity.peek(checkpoints) or {"stage": 0})["stage"]
@@ -127,14 +131,6 @@ def _of_run(argv, path: str) -> tuple:
     said = {"step": step, "files": zlib.crc32((checkpoints / str(step) / manifest.NAME).read_bytes())}
     workdir = pathlib.Path(options.workdir or f"runs/extend-{config.name}")
     return config, length, load, said, workdir
-
-
-def _workdir(argv) -> tuple:
-    """(options with the workdir of this command, its other arguments but --config.init_from)."""
-    parser = console.Parser("Reads a run by every position method.")
-    parser.add_argument("--workdir", metavar="DIR", help="the folder of the results")
-    rest = [arg for arg in argv[1:] if not arg.lstrip("-").startswith("config.init_from=")]
-    return parser.parse_with_settings(rest)
 
 
 def _usual(config: Settings) -> tuple[str, ...]:

@@ -160,10 +160,11 @@ def _tokens(source: Source, written: bytes, name: str, parse: bool = True) -> np
 
 def _source(options, overrides: list[str]) -> Source:
     """The source that --checkpoint names."""
+    from experiments.run import models
+
     path, tokenizer, adapter = options.checkpoint, options.tokenizer, options.adapter
     if configs.stored(path) is not None:
-        if adapter:
-            raise UserError(f"--adapter={adapter!r} is for a model of Hugging Face, and {path} is a run.")
+        models.require_no_adapter(adapter, path)
         return of_run(path, tokenizer, overrides)
     if pathlib.Path(path).is_dir() and not (pathlib.Path(path) / "config.json").is_file():
         raise UserError(

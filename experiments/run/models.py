@@ -6,9 +6,11 @@ import re
 from typing import NamedTuple
 
 from experiments.settings import config as configs
+from experiments.settings.console import Parser
 from experiments.settings.tree import Settings
 from longctx.config import ModelConfig
 from longctx.errors import UserError
+from longctx.hf import adapter as adapters
 from longctx.hf import files, folder, sources
 
 INIT_FROM = "--config.init_from="
@@ -27,20 +29,18 @@ def settings(source: pathlib.Path, model: ModelConfig, overrides: list[str], mor
     return _in_its_dtypes(config, model, overrides)
 
 
-def of_command_line(argv: list[str], more: tuple[str, ...]) -> "Named":
-    """The model that --config.init_from names, for a command that reads it without a run; see `settings`.
+def options(argv: list[str], description: str):
+    """(--workdir and --adapter of a command that reads the model of --config.init_from, its other arguments)."""
+    parser = Parser(description)
+    parser.add_argument("--workdir", metavar="DIR", help="the folder of what is written about the model")
+    parser.add_argument("--adapter", metavar="FOLDER", help="a low-rank adapter of the model, in peft's format")
+    return parser.parse_with_settings([arg for arg in argv[1:] if not arg.startswith((INIT_FROM, INIT_FROM[1:]))])
 
-    The workdir is --workdir, or else runs/COMMAND-MODEL.
-    """
-    path = named(argv)
-    source = sources.folder(path, "init_from")
-    stored = folder.model_config(source)
-    others = [arg for arg in argv[1:] if not arg.startswith((INIT_FROM, INIT_FROM[1:]))]
-    command = pathlib.Path(argv[0]).stem
-    name = [f"--config.name={command}-{source.name}"]
-    config, workdir = configs.from_command_line([command, *name, f"{INIT_FROM}{source}", *_open(others, more)])
-    config = dataclasses.replace(_in_its_dtypes(config, stored, others), name=source.name)
-    return Named(source, stored, config, workdir)
+
+def require_no_adapter(adapter: str | None, run: str) -> None:
+    """Raises UserError where an adapter is named for the workdir of a run."""
+    if adapter is not None:
+        raise UserError(f"--adapter={adapter!r} is for a model of Hugging Face, and {run} is a run.")
 
 
 class Named(NamedTuple):
@@ -48,14 +48,47 @@ class Named(NamedTuple):
 
     Attributes:
       source, stored: its folder, and the ModelConfig of that.
-      config: the Settings by which it is read.
+      config: the Settings by which it is read, with those of its adapter.
       workdir: for what is written about it.
+      adapter: the folder of an adapter in peft's format, if any.
     """
 
     source: pathlib.Path
     stored: ModelConfig
     config: Settings
     workdir: pathlib.Path
+    adapter: str | None
+
+    def load(self, mesh):
+        """The parameters."""
+        return load(self.source, self.stored, self.config.model, mesh, self.adapter)[1]
+
+    @property
+    def weights(self) -> str:
+        """A checksum that tells the weights from others."""
+        paths = sorted({stored.path for stored in sources.tensors(self.source).values()})
+        paths += [pathlib.Path(self.adapter) / adapters.WEIGHTS] if self.adapter else []
+        return "-".join(f"{files.stamp(path):08x}" for path in paths)
+
+
+def of_command_line(argv: list[str], description: str, more: tuple[str, ...]) -> Named:
+    """The model that --config.init_from names, for a command that reads it without a run; see `settings`.
+
+    The workdir is --workdir, or else runs/COMMAND-MODEL. description: of the command, for its help.
+    """
+    chosen, others = options(argv, description)
+    path = named(argv)
+    source = sources.folder(path, "init_from")
+    stored = folder.model_config(source)
+    command = pathlib.Path(argv[0]).stem
+    args = [f"--config.name={command}-{source.name}", f"{INIT_FROM}{source}", *_open(others, more)]
+    config, run = configs.from_command_line([command, *args])
+    config = dataclasses.replace(_in_its_dtypes(config, stored, others), name=source.name)
+    if chosen.adapter:
+        architecture = folder.architecture_of(folder.settings(source))
+        lora, _ = adapters.read(pathlib.Path(chosen.adapter), architecture, stored)
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, lora=lora))
+    return Named(source, stored, config, pathlib.Path(chosen.workdir or run), chosen.adapter)
 
 
 def named(argv: list[str]) -> str | None:
@@ -80,12 +113,6 @@ def _in_its_dtypes(config: Settings, stored: ModelConfig, args: list[str]) -> Se
     said = [arg.lstrip("-").removeprefix("config.model.").partition("=")[0] for arg in args]
     kept = {name: getattr(stored, name) for name in ("dtype", "param_dtype") if name not in said}
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **kept))
-
-
-def weights(source: pathlib.Path) -> str:
-    """A checksum that tells the weights in a model's folder from others."""
-    paths = sorted({stored.path for stored in sources.tensors(source).values()})
-    return "-".join(f"{files.stamp(path):08x}" for path in paths)
 
 
 def load(source: pathlib.Path, stored: ModelConfig, wanted: ModelConfig, mesh, adapter: str | None = None):

@@ -1,10 +1,12 @@
 """Low-rank adapters through the commands: trained from a folder, continued, measured, exported both ways."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 
-from experiments import export, generate, train
+from experiments import export, extend, generate, train
 from longctx import hf, meshes, trained, training
 from longctx.config import MeshConfig
 from longctx.errors import UserError
@@ -77,3 +79,26 @@ def test_an_adapter_is_where_tuning_goes_on(run, folder, tmp_path):
         train.start_from(of_bytes(folder, *LORA, f"model.lora.adapter={out}", "model.lora.rank=4"), mesh)
     with pytest.raises(UserError, match="--adapter='x' is for a model of Hugging Face, and .* is a run"):
         generate.main(["generate", "--checkpoint", str(workdir), "--prompt", "a", "--adapter", "x"])
+
+
+def test_a_model_with_an_adapter_is_compared_as_the_run_that_made_it(run, folder, tmp_path, capsys):
+    """The run's RoPE, which no adapter holds, is said."""
+    workdir, _ = run
+    out = tmp_path / "adapter"
+    export.main(["export", "--workdir", str(workdir), "--out", str(out), "--adapter"])
+
+    def losses(name: str, *args: str) -> list[float]:
+        how = ["--config.extend.methods=('none',)", "--config.extend.lengths=(32,)", "--config.extend.tasks=('loss',)"]
+        text = ["--config.data.tokenizer=bytes", "--config.data.path=pydoc", "--config.data.holdout=1.0"]
+        extend.main(["extend", *args, *how, *text, "--config.eval.documents=2", f"--workdir={tmp_path / name}"])
+        (task,) = json.loads((tmp_path / name / "extend.json").read_text())["tasks"]
+        return task["records"][0]["value"]
+
+    model = [f"--config.init_from={folder}", "--config.model.rope.theta=4e4"]
+    plain, adapted = losses("plain", *model), losses("adapted", *model, "--adapter", str(out))
+    assert adapted == pytest.approx(losses("run", f"--config.init_from={workdir}"), rel=1e-4)
+    assert adapted != pytest.approx(plain, rel=1e-4)
+    with pytest.raises(UserError, match="extend.jsonl holds another comparison"):
+        losses("adapted", *model)
+    with pytest.raises(UserError, match="--adapter='x' is for a model of Hugging Face, and .* is a run"):
+        losses("none", f"--config.init_from={workdir}", "--adapter", "x")
