@@ -67,7 +67,7 @@ def main(argv) -> None:
         state = restored.state if restored else training.init_state(config, mesh, start_from(config, mesh))
         dropped = tokenizers.losses(tokenizer, [document.text for document in corpus.train + corpus.held_out])
         line = records.describe(config, mesh, state, text, corpus)
-        said = *notes, *corpus.notes, *dropped, *checkpoints.notes, *batches.untold(config)
+        said = *notes, *corpus.notes, *dropped, *checkpoints.notes
         print(line, *said, sep="\n", flush=True)
 
         # ---- stages -------------------------------------------------------------------------------------------------

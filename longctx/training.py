@@ -106,7 +106,7 @@ def autodiff(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: 
 
     decays = functional.decays(graph, state["params"])
     if config.memory.offload:
-        step = functools.partial(_by_layers, lambda params: losses(params)[0], others(state["params"]))
+        step = functools.partial(_by_layers, losses, others(state["params"]))
         return updated(Optimizer(config, rate, decays), state, step)
     part, decays = trained.part(config, state["params"]), trained.part(config, decays)
     (value, sums), grads = jax.value_and_grad(losses, has_aux=True)(part)
@@ -116,25 +116,25 @@ def autodiff(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: 
     return paths.joined(state["params"], part), moments, {"loss": value, **sums}, norm, good
 
 
-def _by_layers(mean_loss, outside, optimizer, blocks, moments):
+def _by_layers(losses, outside, optimizer, blocks, moments):
     """Gradients by autodiff into stacks, in host memory if offloaded, then AdamW layer by layer.
 
-    Returns what the entries of streaming.step.CLIPS do.
+    losses: parameters -> (the mean, by source). Returns what the entries of streaming.step.CLIPS do.
     """
 
     def loss_with(outside, places):
         weights = jax.tree.map(host.Weight, host.arrays(blocks), host.arrays(places))
-        return mean_loss(outside | {"blocks": weights})
+        return losses(outside | {"blocks": weights})
 
     places = host.zeros_like(blocks, "grads" in optimizer.config.memory.offload)
-    value, (outside, grads) = jax.value_and_grad(loss_with, (0, 1))(outside, places)
+    (value, sums), (outside, grads) = jax.value_and_grad(loss_with, (0, 1), has_aux=True)(outside, places)
     squares = squared(outside)
     for stacks in grads.values():
         add = lambda i, total, stacks=stacks: total + squared(host.read(stacks, i))
         squares = jax.lax.fori_loop(0, host.count(stacks), add, squares)
     norm = jnp.sqrt(squares)
     factor, good = optimizer.factor(norm), jnp.isfinite(value) & jnp.isfinite(norm)
-    return *optimizer.layers(blocks, (moments, good), grads, factor), outside, value, norm, factor
+    return *optimizer.layers(blocks, (moments, good), grads, factor), outside, {"loss": value, **sums}, norm, factor
 
 
 BACKWARDS = {"autodiff": autodiff, "streamed": streamed}
@@ -188,7 +188,7 @@ def train_step(graph, config: Config, rate, rope: RopeConfig, state: dict, batch
       rope: how the positions of this batch are rotated, such as config.model.rope.
       state: of init_state.
       batch: tokens, targets, positions and segments, int32 [B, T], and weights, float32 [B, T]; see meshes.put_batch.
-        Perhaps sources, bool [B, sources], where tells_sources(config).
+        Perhaps sources, bool [B, sources]: of which sources a row is.
 
     Returns:
       (state, metrics): metrics are float32 or int32 scalars: loss (nats per token), grad_norm, learning_rate, weight
@@ -218,15 +218,10 @@ def train_step(graph, config: Config, rate, rope: RopeConfig, state: dict, batch
     return state, metrics
 
 
-def tells_sources(config: Config) -> bool:
-    """Whether the step can tell the losses of sources apart: a backward of layers in turn makes only their sum."""
-    return config.memory.backward == "autodiff" and not config.memory.offload
-
-
 def compile_step(config: Config, rate, stage, mesh, sources: int = 0):
     """The compiled step for the shapes of a data.curriculum.Stage: (state, batch) -> (state, metrics).
 
-    sources: how many the batches tell apart, see tells_sources; 0 if they do not.
+    sources: how many the batches tell apart; 0 if they do not.
     """
     return lowered(trace_step(config, rate, stage, mesh, sources), mesh).compile()
 

@@ -2,7 +2,7 @@
 
 import functools
 
-from longctx import layouts, meshes, training
+from longctx import layouts, meshes
 from longctx.config import Config
 from longctx.data import pipeline
 from longctx.data.curriculum import Stage
@@ -29,7 +29,7 @@ def of_rows(config: Config, mesh, rows, stage: Stage, arrange=None) -> pipeline.
 
 
 def _laid_out(config: Config, batch: pipeline.Batch) -> pipeline.Batch:
-    """The batch in the order of the layout; the sources of its rows stay, where the step takes them."""
+    """The batch in the order of the layout; the sources of its rows stay, where there are several."""
     sources = batch.pop("sources", None)
     layout, shards = config.attention.layout, config.mesh.context_shards
     laid = layouts.lay_out(batch, layout, shards, reaches(config.model))
@@ -37,19 +37,9 @@ def _laid_out(config: Config, batch: pipeline.Batch) -> pipeline.Batch:
 
 
 def told_apart(config: Config) -> tuple[str, ...]:
-    """The names of the sources whose losses the training step tells apart; none where there is one, or it does not."""
+    """The names of the sources whose losses the training step tells apart; none where there is one."""
     names = generated.source_names(config.data)
-    return names if len(names) > 1 and training.tells_sources(config) else ()
-
-
-def untold(config: Config) -> list[str]:
-    """A line for people where the losses of several sources are not told apart; else none."""
-    if told_apart(config) or not config.data.generated:
-        return []
-    because = f"memory.backward={config.memory.backward!r}"
-    if config.memory.offload:
-        because += f" with memory.offload={config.memory.offload}"
-    return [f"the loss is logged of all sources together: {because} makes no other"]
+    return names if len(names) > 1 else ()
 
 
 def of_text(

@@ -69,12 +69,12 @@ class Optimizer:
 
 
 def exact(way: Walk, optimizer: Optimizer, blocks, moments, stream, last_norm):
-    """(blocks, (moments, good), the other parameters' gradients, mean loss, gradient norm, clip factor), as all CLIPS.
+    """(blocks, (moments, good), the other parameters' gradients, losses, gradient norm, clip factor), as all CLIPS.
 
     blocks, moments: stacks of the layers' weights and moments, updated in the result; good: whether each of them was.
     last_norm: of the last good step.
     """
-    value, dy, sums = way.loss(stream)
+    losses, dy, sums = way.loss(stream)
     on_host = "grads" in way.config.memory.offload
     buffer = host.zeros_like(trained.part(way.config, {"blocks": blocks}).get("blocks", {}), on_host)
 
@@ -86,26 +86,26 @@ def exact(way: Walk, optimizer: Optimizer, blocks, moments, stream, last_norm):
 
     blocks, (buffer, squares), grads = way.backward(blocks, stream, dy, sums, (buffer, jnp.float32(0)), take)
     norm = jnp.sqrt(squares + squared(grads))
-    factor, good = optimizer.factor(norm), jnp.isfinite(value) & jnp.isfinite(norm)
-    return *optimizer.layers(blocks, (moments, good), buffer, factor), grads, value, norm, factor
+    factor, good = optimizer.factor(norm), jnp.isfinite(losses["loss"]) & jnp.isfinite(norm)
+    return *optimizer.layers(blocks, (moments, good), buffer, factor), grads, losses, norm, factor
 
 
 def exact_twice(way, optimizer, blocks, moments, stream, last_norm):
     """The result of `exact` without a buffer of gradients: one more way back, before, for their norm."""
-    value, dy, sums = way.loss(stream)
+    losses, dy, sums = way.loss(stream)
     measure = lambda blocks, squares, kind, i, grads: (blocks, squares + squared(grads))
     blocks, squares, grads = way.backward(blocks, stream, dy, sums, jnp.float32(0), measure)
     norm = jnp.sqrt(squares + squared(grads))
-    factor, good = optimizer.factor(norm), jnp.isfinite(value) & jnp.isfinite(norm)
+    factor, good = optimizer.factor(norm), jnp.isfinite(losses["loss"]) & jnp.isfinite(norm)
     update = lambda blocks, done, kind, i, grads: optimizer.layer(blocks, done, kind, i, grads, factor)
     _, dy, sums = way.loss(stream)  # the gradient of the stream has been spent
     blocks, done, _ = way.backward(blocks, stream, dy, sums, (moments, good), update)
-    return blocks, done, grads, value, norm, factor
+    return blocks, done, grads, losses, norm, factor
 
 
 def delayed(way, optimizer, blocks, moments, stream, last_norm):
     """The result of `exact` but for the factor: each layer is updated at once, clipped by the last good step's norm."""
-    value, dy, sums = way.loss(stream)
+    losses, dy, sums = way.loss(stream)
     factor = jnp.where(last_norm > 0, optimizer.factor(last_norm), 1.0)
 
     def take(blocks, done, kind, i, grads):
@@ -114,9 +114,9 @@ def delayed(way, optimizer, blocks, moments, stream, last_norm):
         blocks, done = optimizer.layer(blocks, (moments, good & jnp.isfinite(square)), kind, i, grads, factor)
         return blocks, (done, squares + square)
 
-    start = (moments, jnp.isfinite(value)), jnp.float32(0)
+    start = (moments, jnp.isfinite(losses["loss"])), jnp.float32(0)
     blocks, (done, squares), grads = way.backward(blocks, stream, dy, sums, start, take)
-    return blocks, done, grads, value, jnp.sqrt(squares + squared(grads)), factor
+    return blocks, done, grads, losses, jnp.sqrt(squares + squared(grads)), factor
 
 
 CLIPS = {"exact": exact, "exact_twice": exact_twice, "delayed": delayed}
@@ -145,13 +145,13 @@ def updated(optimizer: Optimizer, state: dict, step):
     blocks = host.stacks(params["blocks"], "params" in offload)
     in_blocks = lambda tree: host.stacks(tree.get("blocks", {}), "moments" in offload)
     stacked = optim.moments_of(state["moments"], in_blocks)
-    blocks, (stacked, good), grads, value, norm, factor = step(optimizer, blocks, stacked)
-    good = good & jnp.isfinite(value) & jnp.isfinite(norm)
+    blocks, (stacked, good), grads, losses, norm, factor = step(optimizer, blocks, stacked)
+    good = good & jnp.isfinite(losses["loss"]) & jnp.isfinite(norm)
     part, moments = others(trained.part(optimizer.config, params)), optim.moments_of(state["moments"], others)
     part, (adam, *rest), good = optimizer.updated(part, moments, grads, factor, good, others(optimizer.decays))
     whole = lambda outside, blocks: outside | ({"blocks": host.arrays(blocks)} if blocks else {})
     moments = adam._replace(mu=whole(adam.mu, stacked[0].mu), nu=whole(adam.nu, stacked[0].nu)), *rest
-    return whole(paths.joined(others(params), part), blocks), moments, {"loss": value}, norm, good
+    return whole(paths.joined(others(params), part), blocks), moments, losses, norm, good
 
 
 def others(tree: dict) -> dict:

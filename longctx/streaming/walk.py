@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from longctx import meshes, trained
 from longctx.config import Config, RopeConfig
 from longctx.context_parallel.api import within_documents
-from longctx.loss import token_loss
+from longctx.loss import by_source, token_loss
 from longctx.memory import host
 from longctx.memory.host import Section, Stack
 from longctx.model import functional, paths
@@ -74,6 +74,7 @@ class Walk:
       params: as they were before the step; of their blocks only the shapes are used.
       specs: a tree of the PartitionSpecs that the weights state (model.linear.WeightInfo).
       batch: the chunks of the rows, [n, B, c] each.
+      sources: bool [B, sources], where the losses of the rows' sources are told apart.
       layers: one for each kind.
     """
 
@@ -82,6 +83,7 @@ class Walk:
     params: dict
     specs: dict
     batch: dict
+    sources: jax.Array | None
     layers: list[layerwise.Layer]
 
     @property
@@ -119,31 +121,40 @@ class Walk:
         return stream
 
     def loss(self, stream: Stream):
-        """(mean loss in nats; its gradient by the last layer's result, a Stack; by the trained params of LAST)."""
+        """(losses, as training.autodiff has them; the gradient of the mean by the last layer's result, a Stack; by the
+        trained params of LAST)."""
         params = self._params_of((*LAST, "embedding") if self.config.model.tied_head else LAST)
         gathered, total = self._gathered(params), self.batch["weights"].sum()
         params = trained.part(self.config, params)
         share = jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1.0), 0.0)
 
         def chunk(i, carry):
-            value, dy, sums = carry
+            losses, dy, sums = carry
             batch = self._chunk(i)
 
             def weighted(part, x):
                 model = self._model(paths.joined(gathered, part))
                 nll = token_loss(model.to_head(x), model.head_weight(), batch["targets"], model.config.logit_soft_cap)
-                return (nll * batch["weights"]).sum()
+                return (nll * batch["weights"]).sum(), self._by_source(nll, batch["weights"])
 
-            part, pull = jax.vjp(
-                weighted, paths.alike(gathered, params), stream.inputs.read(self.slots * self.chunks + i)
-            )
+            x = stream.inputs.read(self.slots * self.chunks + i)
+            part, pull, apart = jax.vjp(weighted, paths.alike(gathered, params), x, has_aux=True)
             grads, dx = pull(share)
-            return value + part, dy.write(i, dx), layerwise.added(sums, grads)
+            losses = jax.tree.map(jnp.add, losses, {"loss": part, **apart})
+            return losses, dy.write(i, dx), layerwise.added(sums, grads)
 
+        none = {
+            "loss": jnp.float32(0),
+            **jax.tree.map(jnp.zeros_like, self._by_source(*[self.batch["weights"][0]] * 2)),
+        }
         like = jax.eval_shape(stream.inputs.read, 0)
-        carry = jnp.float32(0), host.zeros(self.chunks, like, self._on_host("dy")), layerwise.no_sums(params)
-        value, dy, sums = jax.lax.fori_loop(0, self.chunks, chunk, carry)
-        return value * share, dy, sums
+        carry = none, host.zeros(self.chunks, like, self._on_host("dy")), layerwise.no_sums(params)
+        losses, dy, sums = jax.lax.fori_loop(0, self.chunks, chunk, carry)
+        return losses | {"loss": losses["loss"] * share}, dy, sums
+
+    def _by_source(self, nll, weights) -> dict:
+        """The sums of the sources in a chunk, where they are told apart."""
+        return {} if self.sources is None else {"by_source": by_source(nll, weights, self.sources)}
 
     def backward(self, blocks, stream: Stream, dy: Stack, sums, done, take):
         """(blocks, done, gradients of the parameters but the blocks'), float32 and sharded as the parameters are.
@@ -283,8 +294,8 @@ def _completed(block, weights: dict, part: dict):
 
 def walk(graph, config: Config, rope: RopeConfig, params: dict, batch: dict) -> Walk:
     """The Walk of one batch (data.rows and positions.augment say what it holds)."""
-    batch, stretch = dict(batch), batch.get("stretch")
-    batch.pop("stretch", None)
+    batch = dict(batch)
+    stretch, sources = batch.pop("stretch", None), batch.pop("sources", None)
     length = batch["tokens"].shape[1]
     chunks = jax.tree.map(functools.partial(_in_chunks, size=config.memory.chunk_tokens), batch)
     info = TokenInfo(chunks["positions"], chunks["segments"])
@@ -302,7 +313,7 @@ def walk(graph, config: Config, rope: RopeConfig, params: dict, batch: dict) -> 
 
     layers = [layer(*each) for each in zip(functional.blocks(graph, params), config.model.kinds, strict=True)]
     specs = jax.tree.map(lambda info: info.spec, functional.weight_info(graph, params))
-    return Walk(graph, config, params, specs, chunks, layers)
+    return Walk(graph, config, params, specs, chunks, sources, layers)
 
 
 def _in_chunks(x, size: int):

@@ -8,7 +8,7 @@ import pytest
 
 import longctx as lc
 from longctx import meshes, optim, training
-from longctx.config import Config, MeshConfig, ModelConfig, OptimConfig, StageConfig
+from longctx.config import Config, MemoryConfig, MeshConfig, ModelConfig, OptimConfig, StageConfig
 from longctx.data import curriculum
 from tests.helpers import slow
 
@@ -114,10 +114,21 @@ def test_an_augmentation_draws_anew_at_every_step_and_alike_in_every_run(name):
     assert len(set(losses)) == 4 and losses[2] == losses[3]
 
 
-@pytest.mark.parametrize("mesh_config", [MeshConfig(), *slow(MeshConfig(data=2, context=2))])
-def test_losses_by_source_are_those_of_steps_on_the_rows_of_one(mesh_config):
+@pytest.mark.parametrize(
+    "mesh_config, memory",
+    [
+        (MeshConfig(), MemoryConfig()),
+        (MeshConfig(), MemoryConfig(backward="streamed", chunk_tokens=8)),
+        *slow(
+            (MeshConfig(data=2, context=2), MemoryConfig()),
+            (MeshConfig(data=2, context=2), MemoryConfig(backward="streamed", chunk_tokens=8, clip_mode="exact_twice")),
+            (MeshConfig(), MemoryConfig(offload=("moments",))),
+        ),
+    ],
+)
+def test_losses_by_source_are_those_of_steps_on_the_rows_of_one(mesh_config, memory):
     """The rows of the other source without weight; and the whole loss has the bits that it has without sources."""
-    config = dataclasses.replace(CONFIG, mesh=mesh_config)
+    config = dataclasses.replace(CONFIG, mesh=mesh_config, memory=memory)
     (mesh, plain), (stage, *_) = compiled(config), curriculum.plan(config)
     step = training.compile_step(config, optim.learning_rate(config.optim, [stage]), stage, mesh, sources=3)
     whole = jax.device_get(batch(mesh))
