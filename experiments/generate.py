@@ -70,14 +70,14 @@ def arguments(argv):
 class Source(NamedTuple):
     """A model that continues prompts, its weights not read yet.
 
-    ends: the tokens that end the text. load: () -> (mesh, graph, params). folder: that of its tokenizer. longest: of
-    the rows that it is made for, in tokens.
+    ends: the tokens that end the text. load: tokens that a cache must hold -> (mesh, graph, params). folder: that of
+    its tokenizer. longest: of the rows that it is made for, in tokens.
     """
 
     tokenizer: tokenizers.Tokenizer
     vocab_size: int
     ends: tuple[int, ...]
-    load: Callable
+    load: Callable[[int], tuple]
     folder: pathlib.Path = pathlib.Path()
     longest: int = chat.CONTEXT
 
@@ -90,14 +90,14 @@ def of_run(path: str, tokenizer: str | None, overrides: list[str]) -> Source:
     checks.check_settings(config)
     tokenizer = tokenizers.of(dataclasses.replace(config.data, tokenizer=tokenizer or config.data.tokenizer))
 
-    def load():
+    def load(cached):
         import jax
 
         from experiments.run.records import load_params
         from longctx.model import functional
 
         mesh = processes.start(config.mesh)
-        price.check(config, mesh)
+        price.check(config, mesh, cached=cached)
         _, params = load_params(config, workdir, mesh)
         with jax.set_mesh(mesh):
             return mesh, functional.graph(config.model, config.attention), params
@@ -121,12 +121,13 @@ def of_hugging_face(path: str, tokenizer: str | None, overrides: list[str], adap
         config = models.settings(source, stored, overrides)
         checks.check_settings(config)
 
-    def load():
+    def load(cached):
         import jax
 
         from longctx.model import functional
 
         mesh = processes.start(config.mesh)
+        price.check(config, mesh, cached=cached)
         model, params = models.load(source, stored, config.model, mesh, adapter)
         with jax.set_mesh(mesh):
             return mesh, functional.graph(model, config.attention), params
@@ -194,7 +195,7 @@ def main(argv) -> None:
         chat.talk(source, request, options)
         return
     prompt = _tokens(source, *written, options.special_tokens == "parse")
-    mesh, graph, params = source.load()
+    mesh, graph, params = source.load(len(prompt) + request.max_new_tokens)
 
     import jax
 

@@ -1,4 +1,4 @@
-"""Memory of a training step by kind: kinds that have a closed form, and the rest that the compiler counts."""
+"""Memory by kind: of a training step what has a closed form and the rest that the compiler counts; of a KV cache."""
 
 import dataclasses
 import math
@@ -6,7 +6,8 @@ import math
 import jax
 
 from longctx import trained
-from longctx.config import Config
+from longctx.config import Config, ModelConfig
+from longctx.generation import cache
 from longctx.memory import remat
 from longctx.training import on_host
 
@@ -31,6 +32,14 @@ def closed_form(config: Config, state: dict, length: int, rows: int) -> list[Mem
     return [use for use in uses + keep(config, tokens) if use.bytes]
 
 
+def of_cache(model: ModelConfig, mesh, longest: int) -> Memory:
+    """The memory of the keys and values of a row of up to `longest` tokens on each data-parallel rank."""
+    rows = mesh.shape["data"] * mesh.shape["fsdp"]
+    with jax.set_mesh(mesh):
+        kept = jax.eval_shape(lambda: cache.empty(model, rows, longest))
+    return Memory("cache", sum(map(_bytes, jax.tree.leaves(kept))))
+
+
 def with_rest(uses: list[Memory], analysis) -> list[Memory]:
     """`uses` and the rest of what the compiler counts. analysis: the program's memory_analysis()."""
     device = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
@@ -52,8 +61,13 @@ def _state(config, kind: str, name: str, tree):
     """The memory of arrays like those of `tree`, in device and in host memory; name: as in memory.offload."""
     sizes = [0, 0]
     for path, x in jax.tree_util.tree_leaves_with_path(tree):
-        sizes[on_host(config, name, path, x)] += math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+        sizes[on_host(config, name, path, x)] += _bytes(x)
     return [Memory(kind, sizes[False]), Memory(kind, sizes[True], True)]
+
+
+def _bytes(x) -> int:
+    """The bytes of an array on each device."""
+    return math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
 
 
 def _kept(config, tokens):

@@ -2,8 +2,9 @@
 
 The count is a lower bound, so that nothing is refused that would have worked. Training counts parameters, moments and,
 at the update, the gradients (in the narrower of their dtypes) or, in the backward, the inputs of all layers; reading
-counts parameters and the hidden states of one row; each where its sharding and memory.offload put it. Not counted: work
-buffers, logits, what attention keeps, batches that are read ahead, libraries. Swap is no memory.
+counts parameters and the hidden states of one row, generating parameters and the cache of a row; each where its
+sharding and memory.offload put it. Not counted: work buffers, logits, what attention keeps, batches that are read
+ahead, libraries. Swap is no memory.
 """
 
 import dataclasses
@@ -22,7 +23,8 @@ TOKEN = 20  # bytes: its id, target, weight, position and segment
 UPDATE = {"parameters": "parameters", "optimiser": "moments", "gradients": "gradients"}
 BACKWARD = {"parameters": "parameters", "optimiser": "moments", "layers' inputs": "the inputs of layers"}
 READING = {"parameters": "parameters", "hidden states": "the hidden states of a row"}
-GROW_WITH_ROWS = "layers' inputs", "hidden states"
+GENERATING = {"parameters": "parameters", "cache": "the keys and values of a row"}
+GROW_WITH_ROWS = "layers' inputs", "hidden states", "cache"
 WIDTHS = {"float32": 4, "bfloat16": 2}
 # fields of ModelConfig in which bytes are linear, and the mesh axis that must divide each; None: an even number
 SIZES = {"layers": "", "d_model": "fsdp", "mlp_dim": "tensor", "vocab_size": "tensor", "head_dim": None}
@@ -59,17 +61,18 @@ def check_rows(config: Config, stages: Iterable[Stage]) -> None:
             )
 
 
-def check(config: Config, mesh, stages: tuple[Stage, ...] = (), lengths: tuple[int, ...] = ()) -> None:
+def check(config: Config, mesh, stages: tuple[Stage, ...] = (), lengths: tuple[int, ...] = (), cached: int = 0) -> None:
     """Raises UserError where the devices of a mesh, or this host, cannot hold the least that a config takes.
 
-    stages: to train, if any; lengths: tokens of rows that are read without training.
+    stages: to train, if any; lengths: tokens of rows that are read without training; cached: tokens of a row that is
+    generated.
     """
     stage, longest = max(stages, key=lambda stage: stage.batch_tokens, default=None), max(lengths, default=0)
     moments = [(kinds, stage.batch_tokens) for kinds in (UPDATE, BACKWARD) if stage]  # what exists at a time
-    moments += [(READING, longest)] if longest or not stage else []
+    moments += [(GENERATING, cached)] if cached else [(READING, longest)] if longest or not stage else []
     for pool in _pools(mesh):
         for kinds, tokens in moments:
-            size = functools.partial(_size, mesh, stage, longest, pool)
+            size = functools.partial(_size, mesh, stage, longest, cached, pool)
             if (needed := size(config, kinds)) > pool.free:
                 fits = _what_fits(config, kinds, tokens, size, pool.free)
                 *most, last = kinds.values()
@@ -92,7 +95,7 @@ def _pools(mesh) -> Iterator[Pool]:
         yield Pool(name, host, len(devices), (False, True) if on_cpu else (True,))
 
 
-def _size(mesh, stage: Stage | None, longest: int, pool: Pool, config: Config, kinds) -> int:
+def _size(mesh, stage: Stage | None, longest: int, cached: int, pool: Pool, config: Config, kinds) -> int:
     """Bytes that a config's memory of these kinds takes of a pool."""
     from experiments.meter import memory
     from longctx import training
@@ -101,6 +104,7 @@ def _size(mesh, stage: Stage | None, longest: int, pool: Pool, config: Config, k
     shape = (stage.seq_len, stage.batch_size) if stage else (0, 0)
     row = longest / config.mesh.context_shards * model.d_model * WIDTHS[model.dtype]
     uses = [*memory.closed_form(config, state, *shape), memory.Memory("hidden states", row)]
+    uses += [memory.of_cache(model, mesh, cached)] if "cache" in kinds else []
     uses = [use for use in uses if use.kind in kinds and use.on_host in pool.holds]
     narrow = min(1.0, WIDTHS[model.dtype] / WIDTHS[model.param_dtype])
     return int(pool.devices * sum(use.bytes * (narrow if use.kind == "gradients" else 1.0) for use in uses))

@@ -25,7 +25,8 @@ def talk(source, request: Request, options) -> None:
     tokenizers.check_vocabulary(source.tokenizer, source.vocab_size)
     first = [{"role": "system", "content": options.system}] if options.system else []
     template.render([*first, {"role": "user", "content": "?"}])  # an error is one before the model is loaded
-    mesh, graph, params = source.load()
+    capacity = options.context or min(source.longest, CONTEXT)
+    mesh, graph, params = source.load(capacity)
 
     import jax
 
@@ -33,7 +34,7 @@ def talk(source, request: Request, options) -> None:
 
     request = dataclasses.replace(request, stop=stops(source.ends, source.vocab_size))
     with jax.set_mesh(mesh):
-        session, messages = Session(graph, params, options.context or min(source.longest, CONTEXT)), list(first)
+        session, messages = Session(graph, params, capacity), list(first)
         for line in _turns():
             if line == NEW:
                 messages = list(first)

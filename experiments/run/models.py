@@ -10,7 +10,6 @@ from experiments.settings.console import Parser
 from experiments.settings.tree import Settings
 from longctx.config import ModelConfig
 from longctx.errors import UserError
-from longctx.hf import adapter as adapters
 from longctx.hf import files, folder, sources
 
 INIT_FROM = "--config.init_from="
@@ -66,6 +65,8 @@ class Named(NamedTuple):
     @property
     def weights(self) -> str:
         """A checksum that tells the weights from others."""
+        from longctx.hf import adapter as adapters
+
         paths = sorted({stored.path for stored in sources.tensors(self.source).values()})
         paths += [pathlib.Path(self.adapter) / adapters.WEIGHTS] if self.adapter else []
         return "-".join(f"{files.stamp(path):08x}" for path in paths)
@@ -85,6 +86,8 @@ def of_command_line(argv: list[str], description: str, more: tuple[str, ...]) ->
     config, run = configs.from_command_line([command, *args])
     config = dataclasses.replace(_in_its_dtypes(config, stored, others), name=source.name)
     if chosen.adapter:
+        from longctx.hf import adapter as adapters  # imports jax
+
         architecture = folder.architecture_of(folder.settings(source))
         lora, _ = adapters.read(pathlib.Path(chosen.adapter), architecture, stored)
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, lora=lora))

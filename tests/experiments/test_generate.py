@@ -157,7 +157,7 @@ def test_settings_of_a_hugging_face_model(tmp_path):
 
 def logits_of(source):
     """Logits of a row of tokens."""
-    mesh, graph, params = source.load()
+    mesh, graph, params = source.load(64)
     batch = {name: np.ones((1, 8), np.int32) for name in ("tokens", "segments")}
     batch["positions"] = np.arange(8, dtype=np.int32)[None]
     batch["tokens"] = batch["tokens"] * np.arange(8, dtype=np.int32)

@@ -87,6 +87,20 @@ def test_long_rows_are_answered_with_shorter_ones(free):
     price.check(config, meshes.make(config.mesh), curriculum.plan(config))
 
 
+@pytest.mark.parametrize("mesh, copies", [(MeshConfig(), 1), (MeshConfig(data=2, context=2, tensor=2), 2)])
+def test_a_cache_is_counted_before_it_is_made(mesh, copies, free):
+    """Two layers of 2 key heads of 8 numbers, 2 bytes each, and a token's place; a row for each data-parallel rank."""
+    config, devices = Config(model=TINY, mesh=mesh), meshes.make(mesh)
+    check = lambda config, cached: price.check(config, devices, cached=cached)
+    free(copies * 10**6 * (128 + 8 * mesh.tensor) + 10**6)
+    check(config, 10**6)
+    with pytest.raises(
+        UserError, match="^parameters and the keys and values of a row take at least .*; at most rows of 1,0"
+    ):
+        check(config, 11 * 10**5)
+    check(dataclasses.replace(config, model=dataclasses.replace(TINY, mask="causal & window(64)")), 10**9)
+
+
 def test_memory_that_nobody_knows_refuses_nothing(free):
     free(None)
     config = Config(model=dataclasses.replace(TINY, d_model=10**9), batch_tokens=2**36)
