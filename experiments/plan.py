@@ -4,11 +4,13 @@
     python -m experiments.plan --target h100x8 --config configs/longest.py:case=h100x8
     python -m experiments.plan --target h100x8 --config FILE --find-max-length
     python -m experiments.plan --target h100x8 --config FILE --compare=levers
+    python -m experiments.plan --target cpu --config configs/quickstart.py
 
-Targets are TPU slices that libtpu knows, such as v5p:2x2x1, v5e:4x4 or v6e:16x16, and GPUs in nodes of 8, such as
-h100x8, a800x8 or h200x32. The step of the longest stage that experiments.train would run is compiled with the compiler
-of that hardware: seconds for GPUs, minutes for TPUs. Bytes and FLOPs are the compiler's; times are predicted from them
-by assumptions that are printed too. Saves plan.json and plan.png in --workdir.
+Targets are TPU slices that libtpu knows, such as v5p:2x2x1, v5e:4x4 or v6e:16x16, GPUs in nodes of 8, such as h100x8,
+a800x8 or h200x32, and `cpu`, the processor of this machine. The step of the longest stage that experiments.train would
+run is compiled with the compiler of that hardware: seconds for GPUs, minutes for TPUs. Bytes and FLOPs are the
+compiler's; times are predicted from them by assumptions that are printed too; for `cpu` from the times of the parts,
+measured one by one. Saves plan.json and plan.png in --workdir.
 
 The TPU compiler refuses what does not fit on a device, and overstates temporaries a little; the GPU compiler refuses
 nothing: there 9/10 of the memory is the limit.

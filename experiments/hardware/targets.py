@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import re
+from typing import Any
 
 from experiments.hardware import gpu_schedule
 from experiments.hardware.tpu_schedule import ENVIRONMENT
@@ -11,6 +12,7 @@ from experiments.settings import extras
 from experiments.settings.environment import SIMULATED
 from longctx.config import MeshConfig
 from longctx.errors import UserError, unknown_name
+from longctx.memory import sizes
 from pallas_kernels import gpu_chips, tpu_chips
 
 GIB = 2**30
@@ -69,12 +71,14 @@ class Target:
     Attributes:
       chip: None for simulated devices.
       platform: as jax.jit(...).lower takes it.
+      machine: of this machine's own processor, a hardware.cpu.Machine that measures it; None for all others.
     """
 
     name: str
     chip: Chip | None
     devices: list
     platform: str
+    machine: Any = None
 
     @property
     def host_share(self) -> float:
@@ -83,7 +87,7 @@ class Target:
 
 
 def target(name: str, simulate: bool = False) -> Target:
-    """The Target that a name such as "h100x8" or "v5p:2x2x1" stands for.
+    """The Target that a name such as "h100x8", "v5p:2x2x1" or "cpu", this machine, stands for.
 
     Sets the environment variables that the compilers need, so it must be called before jax starts.
 
@@ -91,6 +95,8 @@ def target(name: str, simulate: bool = False) -> Target:
     """
     if simulate and (cpus := re.fullmatch(r"cpu:([1-9]\d*)", name)):
         return Target(name, None, _cpus(int(cpus[1])), "cpu")
+    if name == "cpu":
+        return _this_machine()
     os.environ.update(ENVIRONMENT, JAX_SKIP_CUDA_CONSTRAINTS_CHECK="1")  # NVIDIA's libraries need not be installed
     gpus, tpus = re.fullmatch(r"([a-z]+\d+)x(\d+)", name), re.fullmatch(r"(\w+):[\dx]+", name)
     if gpus and gpus[1] in CHIPS:
@@ -100,7 +106,7 @@ def target(name: str, simulate: bool = False) -> Target:
         extras.need(f"compiling for {name}", extras.missing("libtpu"))
         return Target(name, CHIPS[tpus[1]], _tpus(name), "tpu")
     known = [f"{chip}x8" for chip in CHIPS if chip in gpu_chips.CHIPS]
-    known += ["v5p:2x2x1", "v5e:4x4", "v6e:16x16", "v4:2x2x1"] + ["cpu:8"] * simulate
+    known += ["v5p:2x2x1", "v5e:4x4", "v6e:16x16", "v4:2x2x1", "cpu"] + ["cpu:8"] * simulate
     raise unknown_name("target", name, known)
 
 
@@ -120,6 +126,18 @@ def check_devices(mesh: MeshConfig, target: Target) -> None:
             f"mesh ({mesh}) is of {mesh.devices} devices, and target {target.name} has {count}; "
             f"--config.mesh.context={count} with every other axis 1 would work."
         )
+
+
+def _this_machine() -> Target:
+    """The processor of this machine, one device of as many threads as jax has, by rates that are measured."""
+    import jax
+
+    from experiments.hardware.cpu import Machine
+
+    machine, memory = Machine(), sizes.free_memory() or math.inf
+    one = dict(near=math.inf, far=math.inf, to_host=math.inf, matmul=1.0, forward=1.0, backward=1.0)
+    chip = Chip(memory, memory, 1, machine.peak / 1e12, **one)
+    return Target("cpu", chip, jax.devices("cpu")[:1], "cpu", machine)
 
 
 def _cpus(count: int):

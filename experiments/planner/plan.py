@@ -10,7 +10,9 @@ from experiments.hlo import program
 from experiments.hlo.loops import Certainty
 from experiments.meter import memory, step_program
 from experiments.meter.memory import Memory
-from experiments.planner.time import Time, predict
+from experiments.planner import cpu_time
+from experiments.planner import time as chip_time
+from experiments.planner.time import Time
 from experiments.planner.work import Work, work
 from longctx import meshes, training
 from longctx.config import Config
@@ -59,6 +61,12 @@ class Plan:
         """Model FLOPs utilization: the model's FLOPs in the predicted time, as a fraction of the peak."""
         return self.work.model / self.time.step / (self.target.chip.tflops * 1e12 * self.config.mesh.devices)
 
+    @property
+    def assumptions(self) -> list[str]:
+        """The assumptions behind the predicted time, for people to read."""
+        machine = self.target.machine
+        return cpu_time.assumptions(machine) if machine else chip_time.assumptions(self.target)
+
 
 def plan(config: Config, stage: Stage, stages: tuple[Stage, ...], target: Target) -> Plan:
     """The plan of one stage. Raises UserError where the target has not the number of devices of the mesh."""
@@ -71,7 +79,8 @@ def plan(config: Config, stage: Stage, stages: tuple[Stage, ...], target: Target
     except step_program.DoesNotFit as error:
         return Plan(config, target, stage, flops, time.monotonic() - start, refused=error.reason)
     uses = memory.with_rest(memory.closed_form(config, state, *shape), compiled.memory_analysis())
-    step = program.read(compiled.as_text(), mesh)
+    text = compiled.as_text()
+    step = program.read(text, mesh)
     exact = [matmul for matmul in step.matmuls if matmul.runs.certainty is Certainty.EXACT]
     kernels = collections.Counter()
     for kernel in step.kernels:
@@ -85,5 +94,12 @@ def plan(config: Config, stage: Stage, stages: tuple[Stage, ...], target: Target
         memory=tuple(uses),
         compiled_matmuls=program.total(exact, "flops") * mesh.size,
         kernels=tuple(sorted(kernels.items())),
-        time=predict(config, target, flops, step),
+        time=_time(config, target, flops, stage.seq_len, step, text),
     )
+
+
+def _time(config: Config, target: Target, work: Work, length: int, step: program.Program, text: str) -> Time:
+    """The predicted Time of one step, by prices measured on this machine or by published rates of others."""
+    if target.machine:
+        return cpu_time.predict(config, target.machine, work, length, text)
+    return chip_time.predict(config, target, work, step)

@@ -9,7 +9,6 @@ from rich.table import Table
 
 from experiments.hardware.targets import GIB
 from experiments.planner.plan import Plan
-from experiments.planner.time import assumptions
 
 _LEGEND = dict(loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=2, frameon=False, fontsize="small")
 
@@ -57,7 +56,8 @@ def _predicted(plan: Plan) -> dict:
         "attention_forward_s": plan.time.attention_forward,
         "mfu": plan.mfu,
         "attention_backward_s": plan.time.attention_backward,
-        "assumptions": assumptions(plan.target),
+        "passes_s": plan.time.passes,
+        "assumptions": plan.assumptions,
     }
 
 
@@ -81,7 +81,7 @@ def show(plan: Plan, console: Console | None = None) -> None:
         return
     for table in (_memory(plan), _work(plan), _links(plan)):
         console.print(table)
-    console.print("Predicted, not measured, assuming that " + "; ".join(assumptions(plan.target)) + ".", soft_wrap=True)
+    console.print("Predicted, not measured, assuming that " + "; ".join(plan.assumptions) + ".", soft_wrap=True)
 
 
 def save(plan: Plan, folder: pathlib.Path) -> list[pathlib.Path]:
@@ -131,6 +131,7 @@ def _seconds(plan):
         "weight matmuls": plan.time.matmuls,
         "attention forward": plan.time.attention_forward,
         "attention backward": plan.time.attention_backward,
+        "passes over memory": plan.time.passes,
         "waiting for links": plan.time.exposed,
     }
 

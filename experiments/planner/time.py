@@ -37,17 +37,21 @@ class Link:
 
 @dataclasses.dataclass(frozen=True)
 class Time:
-    """Predicted seconds of one step, by what they are spent on."""
+    """Predicted seconds of one step, by what they are spent on.
+
+    passes: over memory, between the others; 0 where they are taken to cost nothing.
+    """
 
     matmuls: float
     attention_forward: float
     attention_backward: float
     links: tuple[Link, ...]
+    passes: float = 0.0
 
     @property
     def compute(self) -> float:
-        """Seconds of matmuls and attention."""
-        return self.matmuls + self.attention_forward + self.attention_backward
+        """Seconds of everything but links."""
+        return self.matmuls + self.attention_forward + self.attention_backward + self.passes
 
     @property
     def exposed(self) -> float:
