@@ -94,9 +94,12 @@ def _tokens(static: tuple, params, cache, last, lengths: np.ndarray, count: int,
     """
     for step in range(count):
         tokens = choose(last)
+        if step == 0:  # need not wait until the step that reads it is compiled
+            yield tokens
         if step + 1 < count:  # runs while the caller looks at the tokens
             cache, last = decode.read_one(*static, params, cache, tokens, lengths + step)
-        yield tokens
+        if step > 0:
+            yield tokens
 
 
 def check_chosen(tokens: np.ndarray, step: int, config: ModelConfig) -> None:

@@ -11,6 +11,8 @@ from longctx.config import ModelConfig
 from longctx.generation import cache as caching
 from longctx.generation import decode
 
+SHORT = 16, 128  # tokens: prompts that are no longer are read in one chunk of so many, if the usual one is longer
+
 empty = jax.jit(caching.empty, static_argnums=(0, 1, 2))
 
 
@@ -21,6 +23,8 @@ def read(static: tuple, params, config: ModelConfig, cache, prompts: list[np.nda
     before it.
     """
     last = jnp.zeros((len(prompts), config.d_model), config.dtype, out_sharding=meshes.ROWS)
+    longest = max(map(len, prompts))
+    chunk = next((width for width in SHORT if longest <= width < chunk), chunk)
     for batch in _chunks(prompts, round_up(chunk, meshes.context_shards()), first):
         cache, last = decode.read(*static, params, cache, last, meshes.put_whole(batch, jax.sharding.get_mesh()))
     return cache, last

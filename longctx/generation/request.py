@@ -55,7 +55,7 @@ class Request(Sampling):
 
     Attributes:
       max_new_tokens: the most tokens that a row gets.
-      chunk: tokens of the prompt that are read at a time.
+      chunk: tokens of the prompt that are read at a time, of a short one fewer (reading.SHORT).
       stop: tokens that end a row.
     """
 

@@ -1,8 +1,10 @@
 """Loading of parameters from the tensors of a checkpoint, and the making of those tensors, one at a time."""
 
+import concurrent.futures
 import dataclasses
 import functools
 import math
+import os
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,7 @@ from longctx.hf.tensors import Piece
 from longctx.memory.sizes import free_memory, readable
 
 _AT_ONCE = 1 << 20  # bytes of a file that are copied at once; what is transposed stays in caches
+READERS = min(4, os.cpu_count() or 1)  # layers that are read at once
 # buffers in old files, which other settings determine
 _DERIVED = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
 
@@ -110,7 +113,7 @@ def load(parameter: Parameter, stored: dict[str, Stored], sharding: NamedShardin
     """The array of a parameter; each device's shard is read from the disk.
 
     Beside the result, host memory holds this process's shards of one layer's tensor: on a CPU layers are read to where
-    the result lies, elsewhere one after the other is sent to its device.
+    the result lies, READERS at a time, elsewhere one after the other is sent to its device.
 
     Args:
       dtype: None is the file's.
@@ -151,8 +154,9 @@ def _read_stack(parameter: Parameter, stored: dict[str, Stored], sharding: Named
     def shard(index):
         layers = range(*index[0].indices(len(parameter.pieces)))
         stack = _aligned(sharding.shard_shape(shape), np.dtype(dtype))
-        for at, i in enumerate(layers):
-            _copied(parameter, i, stored, index[1:], stack[at, ...], compute)
+        copied = lambda at: _copied(parameter, layers[at], stored, index[1:], stack[at, ...], compute)
+        with concurrent.futures.ThreadPoolExecutor(READERS) as readers:
+            list(readers.map(copied, range(len(layers))))
         return stack
 
     return jax.make_array_from_callback(shape, sharding, shard, dtype=dtype)

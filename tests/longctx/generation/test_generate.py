@@ -52,6 +52,24 @@ def same(got, want):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("longest, chunk, widths", [(16, 64, [16]), (17, 64, [64]), (21, 16, [16, 16]), (5, 8, [8])])
+def test_short_prompts_are_read_in_a_short_chunk(monkeypatch, longest, chunk, widths):
+    """The first token comes before the step for the next ones is compiled, and all are what they were."""
+    read, steps = [], []
+    whole, one = decode.read, decode.read_one
+    monkeypatch.setattr(decode, "read", lambda *args: read.append(args[6]["tokens"].shape[1]) or whole(*args))
+    monkeypatch.setattr(decode, "read_one", lambda *args: steps.append(1) or one(*args))
+    mesh, graph, params = setup(TINY, ONE)
+    prompts = [PROMPTS[0][:longest], PROMPTS[0][:2]]
+    with jax.set_mesh(mesh):
+        stream = api.stream(graph, params, prompts, 4, chunk=chunk)
+        first = next(stream)
+        assert read == widths and not steps
+        got = np.stack([first, *stream], 1)
+    assert len(steps) == 3
+    same(list(got), by_hand(TINY, prompts, 4))
+
+
 @pytest.mark.parametrize("mesh_config", [ONE, MeshConfig(context=4), MeshConfig(data=2, context=2)])
 def test_greedy_tokens_are_those_of_the_uncached_model_on_any_mesh(mesh_config):
     """Three rows on two data shards: one is added, and dropped again."""
