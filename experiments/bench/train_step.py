@@ -28,9 +28,9 @@ SMOOTHED = 20  # final steps whose mean is the final loss
 
 
 def config_of(task: dict) -> Config:
-    """The Config of a task: the default model and optimiser, one stage; all is kept for the backward, as in PyTorch."""
+    """The Config of a task: the default model and optimiser, one stage."""
     stage = StageConfig(seq_len=task["length"], steps=task.get("agree") or 100)
-    model = dataclasses.replace(ModelConfig(), dtype=task["dtype"], remat=task.get("remat", "none"))
+    model = dataclasses.replace(ModelConfig(), dtype=task["dtype"], remat=task.get("remat", ModelConfig.remat))
     return Config(batch_tokens=task["batch_tokens"], stages=(stage,), model=model)
 
 

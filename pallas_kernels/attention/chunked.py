@@ -59,19 +59,20 @@ def _forward_block(start, queries, visits: blocks.Schedule, keys, spec, bias_par
     """
     q, q_info = queries
     acc_dtype, scale = accumulator(q), spec.score_scale(q.shape[-1])
+    late = scale > 0 and not spec.bias and not spec.soft_cap  # scaled with the exponential, in one pass over scores
 
     def step(masked, i, carry):
         top, total, acc = carry
         k_cols, v, k_info = keys(visits.order[i])
-        s = scale * jnp.matmul(q, k_cols, preferred_element_type=acc_dtype)
+        s = jnp.matmul(q, k_cols, preferred_element_type=acc_dtype)
+        s = s if late else scale * s
         if spec.bias:
             s = s + bias.scores(spec.bias, bias_params, q_info, k_info).reshape(s.shape)
         s = cap(s, spec.soft_cap)
-        see = _see(spec, q_info, k_info, q.shape[1]) if masked else None
-        s = jnp.where(see, s, _LOW) if masked else s
-        new_top = jnp.maximum(top, s.max(-1))
-        p = jnp.exp(s - new_top[..., None])
-        p = jnp.where(see, p, 0.0) if masked else p
+        s = jnp.where(_see(spec, q_info, k_info, q.shape[1]), s, -jnp.inf) if masked else s
+        factor = scale if late else 1.0
+        new_top = jnp.maximum(top, factor * s.max(-1))  # finite, as `top` always is
+        p = jnp.exp(factor * s - new_top[..., None])
         alpha = jnp.exp(top - new_top)
         v = _rows(v, q.shape[0])
         acc = acc * alpha[..., None] + jnp.matmul(p.astype(q.dtype), v, preferred_element_type=acc_dtype)

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 
 from pallas_kernels.cross_entropy import reference
 from pallas_kernels.cross_entropy.spec import CrossEntropySpec, capped
+from pallas_kernels.select import traced_platform
+from pallas_kernels.turned import turned
 
 
 def why_not(x, head, spec: CrossEntropySpec, platform: str) -> str | None:
@@ -22,7 +24,7 @@ def forward(x, head, targets, spec: CrossEntropySpec):
 def backward(x, head, targets, spec: CrossEntropySpec, lse, cotangent):
     """(dx [M, D], dhead [D, V]): logits are computed again from x, the softmax from the saved lse."""
     xs, ts, lses, dscores, dlses = _chunks(spec, x, targets, lse, *cotangent)
-    head_rows = head.T
+    head_rows, swapped = head.T, turned if traced_platform() == "cpu" else jnp.transpose
 
     def step(dhead, c):
         x, target, lse, dscore, dlse = c
@@ -31,7 +33,7 @@ def backward(x, head, targets, spec: CrossEntropySpec, lse, cotangent):
         d = jnp.exp(logits - lse[:, None]) * dlse[:, None] + jnp.where(hit, dscore[:, None], 0.0)
         d = (d * spec.slope(logits)).astype(x.dtype)
         matmul = lambda a, b: jnp.matmul(a, b, preferred_element_type=logits.dtype)
-        return dhead + matmul(x.T, d), matmul(d, head_rows).astype(x.dtype)
+        return dhead + matmul(swapped(x), d), matmul(d, head_rows).astype(x.dtype)
 
     zero = jnp.zeros_like(head, jnp.promote_types(head.dtype, jnp.float32)) + 0 * lse[0]  # varies as the tokens do
     dhead, dx = jax.lax.scan(step, zero, (xs, ts, lses, dscores, dlses))
