@@ -257,6 +257,7 @@ def _write(subject: Subject, reader, trainings: dict[str, dict], workdir: pathli
     tasks = [_results(subject, reader, name, trainings) for name in subject.tasks]
     result = {
         "what": "position methods beyond the trained length",
+        "command": record.command(),
         "environment": record.environment(),
         "seed": config.seed,
         "trained_length": subject.trained,

@@ -13,9 +13,12 @@ import pathlib
 import re
 import sys
 
+import numpy as np
+
 from experiments.bench.harness import options
 from experiments.settings.console import Parser, number
 from longctx.errors import UserError, unknown_name
+from longctx.evals.tasks.by_position import bucket_edges
 
 FOLDER = pathlib.Path(__file__).parents[2] / "docs" / "results"
 MARKER = re.compile(r"<!-- (table|origin) (\S+\.json) ?(\S*) -->\n.*?<!-- end -->", re.DOTALL)
@@ -106,6 +109,46 @@ def decoding(content: dict) -> Table:
     return columns, lines
 
 
+def extended(name: str, cell):
+    """A function (content of experiments.extend's JSON) -> Table of a task: methods by length, as `cell` writes them.
+
+    cell: (value, counts) of a method at a length, both None where there is nothing.
+    """
+
+    def of(content: dict) -> Table:
+        task = next(task for task in content["tasks"] if task["name"] == name)
+        columns = ["method", "parameters", *(f"{length:,}" for length in task["lengths"])]
+        lines = [
+            [record["name"], record["how"], *map(cell, record["value"], record["cells"])] for record in task["records"]
+        ]
+        return columns, lines
+
+    return of
+
+
+def found(value: float | None, counts: dict | None) -> str | None:
+    """How many of the passkeys are found."""
+    return counts and f"{sum(counts['right'])} of {sum(counts['asked'])}"
+
+
+def beyond(content: dict) -> Table:
+    """The loss of held-out text at the longest length: up to the trained length, and from there on."""
+    task, trained = next(task for task in content["tasks"] if task["name"] == "loss"), content["trained_length"]
+    edges = np.array(bucket_edges(task["lengths"][-1]))
+    outside = edges[:-1] >= trained
+
+    def mean(record: dict, where) -> str:
+        losses = np.array(record["cells"][-1]["loss"], float)
+        return f"{np.average(losses, axis=1, weights=np.diff(edges) * where).mean():.3f}"
+
+    columns = ["method", "parameters", f"up to {trained:,}", f"from there to {edges[-1]:,}"]
+    return columns, [
+        [record["name"], record["how"], mean(record, ~outside), mean(record, outside)]
+        for record in task["records"]
+        if record["cells"][-1]
+    ]
+
+
 TPU = columns_of(
     "results", chip="chip", op="case.op", mask="case.mask", tokens="length", **{"predicted TFLOP/s": "tflops"}
 )
@@ -137,6 +180,7 @@ TRAINING = columns_of(
     side="side",
     dtype="dtype",
     **{"tokens/s": "tokens_per_s", "x PyTorch float32": "speed_over_torch_float32", "compile s": "compile_s"},
+    **{"predicted / measured": "predicted_over_best"},
 )
 GENERATION = columns_of(
     "records",
@@ -167,6 +211,9 @@ TABLES = {
     "loading": LOADING,
     "training": TRAINING,
     "generation": GENERATION,
+    "passkeys": extended("passkey", found),
+    "losses": extended("loss", lambda value, counts: value and f"{value:.3f}"),
+    "beyond": beyond,
 }
 
 

@@ -30,7 +30,7 @@ SMOOTHED = 20  # final steps whose mean is the final loss
 def config_of(task: dict) -> Config:
     """The Config of a task: the default model and optimiser, one stage."""
     stage = StageConfig(seq_len=task["length"], steps=task.get("agree") or 100)
-    model = dataclasses.replace(ModelConfig(), dtype=task["dtype"], remat=task.get("remat", ModelConfig.remat))
+    model = dataclasses.replace(ModelConfig(), dtype=task["dtype"])
     return Config(batch_tokens=task["batch_tokens"], stages=(stage,), model=model)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from experiments import extend
+from experiments.bench import results
 from experiments.pictures import extension as figures
 from experiments.run import checks, comparison
 from experiments.settings import config as configs
@@ -269,6 +270,13 @@ def test_a_model_that_is_given_is_measured_on_a_text(tmp_path, folder, text, cap
     assert result["trained_length"] == 64 and found["loss"]["lengths"] == found["passkey"]["lengths"] == [64, 80]
     assert found["passkey"]["records"][0]["cells"] == [None, None]
     none, linear = found["loss"]["records"]
+    columns, rows = results.table(result, "losses")
+    assert columns[2:] == ["64", "80"] and rows[1] == ["linear", "as trained", *(f"{x:.3f}" for x in linear["value"])]
+    columns, (whole, _) = results.table(result, "beyond")
+    assert columns[2:] == ["up to 64", "from there to 80"]
+    inside, outside = map(float, whole[2:])
+    assert 0.8 * inside + 0.2 * outside == pytest.approx(none["value"][1], abs=2e-3)
+    assert results.table(result, "passkeys")[1][0] == ["none", "as trained", None, None]
     assert none["value"][0] == linear["value"][0] and none["value"][1] != linear["value"][1]
     assert len(none["cells"][1]["loss"]) == computed[-1][0] == 3 and set(computed) == {(3, 64), (3, 80)}
     assert none["cells"][0] == linear["cells"][0] and computed.count((3, 64)) == 1  # settings that are the same
