@@ -1,0 +1,17 @@
+"""The tasks that ask, by name; question.py says what one is. A suite is a tuple of these names."""
+
+from collections.abc import Mapping
+
+from longctx.evals.questions.needles import Needles
+from longctx.evals.questions.question import Questions
+
+QUESTIONS: Mapping[str, Questions] = {
+    "niah_single_1": Needles(haystack="noise"),
+    "niah_single_2": Needles(),
+    "niah_single_3": Needles(of="uuids"),
+    "niah_multikey_1": Needles(keys=4),
+    "niah_multikey_2": Needles(haystack="needles"),
+    "niah_multikey_3": Needles(by="uuids", of="uuids", haystack="needles"),
+    "niah_multivalue": Needles(values=4),
+    "niah_multiquery": Needles(keys=4, asked=4),
+}

@@ -1,0 +1,67 @@
+"""Samples as long as a context allows: the largest haystack whose prompt and answer fit into so many tokens."""
+
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+
+from longctx.data.tokenizers import Tokenizer
+from longctx.errors import UserError
+from longctx.evals.questions.question import Questions, Sample
+
+TRIES = 16  # haystacks that are made, at most, to find the largest that fits
+
+
+class Fitted(NamedTuple):
+    """A sample of a length. size: of its haystack; tokens: of its longest prompt, the start token among them."""
+
+    sample: Sample
+    size: int
+    tokens: int
+
+
+def drawn(task: Questions, name: str, seed: int, index: int, size: int) -> Sample:
+    """Sample number `index` of the task called `name`, with a haystack of that size."""
+    return task.sample(np.random.default_rng([seed, zlib.crc32(name.encode()), index]), size)
+
+
+def fitted(task: Questions, name: str, tokenizer: Tokenizer, length: int, seed: int, index: int) -> Fitted:
+    """Sample number `index` of the task, as large as `length` tokens allow with its answer.
+
+    Raises UserError where the smallest is longer.
+    """
+
+    def of(size: int) -> Fitted:
+        sample = drawn(task, name, seed, index, size)
+        return Fitted(sample, size, max(_tokens(tokenizer, sample.prompt(query)) for query in sample.queries))
+
+    room, best = length - task.budget, of(task.smallest)
+    if best.tokens > room:
+        raise UserError(
+            f"{length:,} tokens are too few for {name}: its shortest prompt and answer take "
+            f"{best.tokens + task.budget:,}."
+        )
+    size, too_large = 2 * task.smallest, None
+    for _ in range(TRIES):
+        found = of(size)
+        if found.tokens <= room:
+            best = max(best, found, key=lambda one: one.size)
+        else:
+            too_large = size if too_large is None else min(size, too_large)
+        size = _next(best, found, room, too_large)
+        if size == best.size:
+            break
+    return best
+
+
+def _next(best: Fitted, found: Fitted, room: int, too_large: int | None) -> int:
+    """A size to try next, by the tokens that a part of the haystack takes; that of `best` where there is none."""
+    per_part = max((found.tokens - best.tokens) / max(found.size - best.size, 1), best.tokens / best.size / 8, 0.25)
+    step = int((room - best.tokens) / per_part)
+    if too_large is None:
+        return best.size + max(step, 1)
+    return min(max(best.size + min(step, best.size), best.size + 1), too_large - 1)
+
+
+def _tokens(tokenizer: Tokenizer, prompt: str) -> int:
+    return 1 + len(tokenizer.encode(prompt.encode()))

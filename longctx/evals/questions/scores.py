@@ -1,0 +1,54 @@
+"""Ways to score an answer against what it should hold. All return a number from 0 to 1 and never raise."""
+
+import re
+from collections.abc import Collection
+
+_WORD = re.compile(r"\w+")
+
+
+def share_held(answer: str, gold: tuple[str, ...]) -> float:
+    """The share of the gold strings that the answer holds as whole words, whatever their case."""
+    return sum(map(answer_holds(answer), gold)) / len(gold)
+
+
+def all_held(answer: str, gold: tuple[str, ...]) -> float:
+    """1 where the answer holds every gold string as whole words, else 0."""
+    return float(all(map(answer_holds(answer), gold)))
+
+
+def answer_holds(answer: str):
+    """A function: whether the answer holds a string as whole words, whatever their case."""
+    lower = answer.lower()
+    return lambda text: re.search(rf"(?<!\w){re.escape(text.lower())}(?!\w)", lower) is not None
+
+
+def share_contained(answer: str, gold: tuple[str, ...]) -> float:
+    """The share of the gold strings that are part of the answer, whatever their case, as RULER counts them."""
+    lower = answer.lower()
+    return sum(text.lower() in lower for text in gold) / len(gold)
+
+
+def first_integer(answer: str) -> int | None:
+    """The first integer in an answer, None where there is none."""
+    found = re.search(r"-?\d+", answer)
+    return int(found[0]) if found and len(found[0]) < 1000 else None
+
+
+def first_line(answer: str) -> str:
+    """The first line that is not empty, without spaces around it."""
+    return next((line.strip() for line in answer.splitlines() if line.strip()), "")
+
+
+def same_words(answer: str, gold: str) -> float:
+    """1 where the first line of the answer has the words of the gold and no others, in their order, else 0."""
+    words = lambda text: [word.lower() for word in _WORD.findall(text)]
+    return float(words(first_line(answer)) == words(gold))
+
+
+def set_f1(found: Collection, gold: Collection) -> float:
+    """The harmonic mean of precision and recall of a set; 1 where both are empty."""
+    found, gold = set(found), set(gold)
+    if not found and not gold:
+        return 1.0
+    both = len(found & gold)
+    return 2 * both / (len(found) + len(gold))

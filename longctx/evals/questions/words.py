@@ -1,0 +1,78 @@
+"""Words that generated texts are made of: our own lists, each word once, none part of another of its list."""
+
+import itertools
+from collections.abc import Collection, Iterator
+
+import numpy as np
+
+ADJECTIVES = tuple(
+    "amber ancient bitter brave brisk calm clever cloudy copper crimson curious daring dusty eager early elegant "
+    "faint fancy fierce frosty gentle gilded golden graceful grand hasty hidden hollow honest humble icy ivory "
+    "jolly keen lively lonely loyal lucky mellow mighty modest narrow nimble noble odd olive pale patient plain "
+    "polite proud quick quiet rapid rare restless rough royal rusty scarlet secret sharp shiny silent silver simple "
+    "sleepy slender smooth solemn spare steady stern stormy sturdy subtle sudden sunny sweet swift tender timid "
+    "tiny tranquil vast vivid wandering warm weary whole wild windy wise witty wooden young zealous".split()
+)
+NOUNS = tuple(
+    "acorn anchor apron quiver attic badge banjo barrel basket beacon bench biscuit blanket bottle bridge bucket "
+    "button cabin camel candle canoe carpet castle cedar cellar chisel clock cobbler comet compass coral cradle "
+    "crater curtain dagger diary dolphin drum easel ember falcon feather ferry fiddle flask forest fountain fox "
+    "garden glacier goblet hammer harbor hazel helmet heron island jacket jewel kettle kitten ladder lagoon lantern "
+    "lemon lobster locket lute magnet maple marble meadow mirror monk mountain needle oak oyster paddle palace "
+    "parrot pebble pepper pigeon pillow pirate planet pond puzzle quarry quilt rabbit raven ribbon river saddle "
+    "sailor shovel sparrow spoon statue summit tailor teapot thimble thistle timber tortoise tower trumpet tulip "
+    "tunnel turtle valley velvet violin wagon walnut whistle willow window wizard".split()
+)
+
+VERBS = "waited rested stood turned slept leaned wandered lingered settled paused lay knelt".split()
+PLACES = "beside behind under above near beyond against before below around".split()
+
+
+def keys(rng: np.random.Generator, without: Collection[str] = ()) -> Iterator[str]:
+    """Yields "adjective-noun" keys, each once, without end: where all are used up, with one more noun behind."""
+    pairs = [f"{adjective}-{noun}" for adjective in ADJECTIVES for noun in NOUNS]
+    for i in rng.permutation(len(pairs)):
+        if pairs[i] not in without:
+            yield pairs[i]
+    for number in itertools.count():  # as many again for each noun, and for each two of them
+        behind = "-".join(NOUNS[int(digit)] for digit in _digits(number, len(NOUNS)))
+        yield from (f"{pairs[i]}-{behind}" for i in rng.permutation(len(pairs)))
+
+
+def _digits(number: int, base: int) -> list[int]:
+    return [*(_digits(number // base - 1, base) if number >= base else []), number % base]
+
+
+def take(stream: Iterator[str], count: int) -> list[str]:
+    """The next `count` of a stream."""
+    return list(itertools.islice(stream, count))
+
+
+def prose(rng: np.random.Generator, count: int) -> list[str]:
+    """`count` sentences of no consequence, without digits or hyphens."""
+    pick = lambda words: [words[i] for i in rng.integers(0, len(words), 2 * count)]
+    adjectives, nouns, verbs, places = map(pick, (ADJECTIVES, NOUNS, VERBS, PLACES))
+    return [
+        f"The {adjectives[2 * i]} {nouns[2 * i]} {verbs[i]} {places[i]} the {adjectives[2 * i + 1]} {nouns[2 * i + 1]}."
+        for i in range(count)
+    ]
+
+
+def integers(rng: np.random.Generator, digits: int, without: Collection[str] = ()) -> Iterator[str]:
+    """Yields integers of so many digits as text, each once, until half of all there are have come."""
+    seen, low = set(without), 10 ** (digits - 1)
+    while len(seen) < 4.5 * low:
+        text = str(int(rng.integers(low, 10 * low)))
+        if text not in seen:
+            seen.add(text)
+            yield text
+    raise ValueError(f"{len(seen)} different integers of {digits} digits are used up; more digits would do.")
+
+
+def uuids(rng: np.random.Generator) -> Iterator[str]:
+    """Yields random UUIDs (version 4) as text, without end."""
+    while True:
+        octets = rng.integers(0, 256, 16, np.uint8)
+        octets[6], octets[8] = octets[6] & 0x0F | 0x40, octets[8] & 0x3F | 0x80
+        text = octets.tobytes().hex()
+        yield "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
