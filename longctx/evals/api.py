@@ -6,16 +6,23 @@ in the report.
 
 from longctx.config import EvalConfig
 from longctx.errors import UserError, unknown_name
+from longctx.evals.questions.api import named
 from longctx.evals.task import Task
-from longctx.evals.tasks import by_position, context_gain, passkey
+from longctx.evals.tasks import by_position, context_gain, passkey, questions
 
-EVALS: dict[str, Task] = {"by_position": by_position.TASK, "context_gain": context_gain.TASK, "passkey": passkey.TASK}
+EVALS: dict[str, Task] = {
+    "by_position": by_position.TASK,
+    "context_gain": context_gain.TASK,
+    "passkey": passkey.TASK,
+    "questions": questions.TASK,
+}
 
 
 def check(config: EvalConfig) -> None:
-    """Raises UserError for a name in eval.tasks that EVALS does not hold, and for a length that no row can have."""
+    """Raises UserError for an unknown name in eval.tasks or eval.questions, and for a length that no row can have."""
     if min(config.lengths, default=1) < 1:
         raise UserError(f"eval.lengths={config.lengths} must all be at least 1.")
     for i, name in enumerate(config.tasks):
         if name not in EVALS:
             raise unknown_name(f"eval.tasks[{i}]", name, EVALS)
+    named(config.questions)

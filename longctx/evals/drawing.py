@@ -14,6 +14,7 @@ THEME = {"#1b2430": "--ink", "#5d6877": "--muted", "#dde2e9": "--line", "#fefefe
 INK, MUTED, LINE, CARD = THEME
 PALETTE = ("#2f7fd1", "#e07b18", "#1a9a74", "#c04f9e", "#7c6ff0", "#c2463a", "#3aa7b8", "#8f8a1f")
 MARKERS = "osD^vPX*"
+ALARM = "#d0342c"
 STYLE = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -111,3 +112,32 @@ def band(axes, x, y, error, **kwargs) -> None:
     """A line with a band of one `error` on both sides; kwargs: of axes.plot, `color` among them."""
     axes.plot(x, y, **kwargs)
     axes.fill_between(x, y - error, y + error, color=kwargs["color"], alpha=0.15, linewidth=0)
+
+
+def shares(figure, axes, share: np.ndarray, names: list[str], lengths: list[int], trained: int, what: str, chance):
+    """A heatmap of shares [names, lengths], NaN where there is none, with a line where `trained` tokens end.
+
+    what: of which things they are shares, for the colour bar; chance: a share that is marked there, or None.
+    """
+    mesh = axes.pcolormesh(np.ma.masked_invalid(share), cmap="viridis", vmin=0, vmax=1, edgecolors=CARD, linewidth=1.5)
+    axes.set_xticks(np.arange(len(lengths)) + 0.5, [f"{length:,}" for length in lengths])
+    axes.set_yticks(np.arange(len(names)) + 0.5, names)
+    axes.invert_yaxis()
+    axes.grid(False)
+    axes.tick_params(length=0)
+    axes.set_xlabel("context length (tokens)")
+    within = sum(length <= trained for length in lengths)
+    if within < len(lengths):
+        axes.axvline(within, color=ALARM, linewidth=2, linestyle=(0, (3, 2)))
+        axes.set_title("beyond training →" if within else "all beyond training", loc="right", color=ALARM)
+    bar = figure.colorbar(mesh, ax=axes, format=lambda value, _: f"{value:.0%}")
+    bar.set_label(what, color=MUTED)
+    if chance is not None:
+        bar.ax.axhline(chance, color=ALARM, linewidth=2)
+        bar.set_label(f"{what} (line: chance {chance:.0%})", color=MUTED)
+    bar.outline.set_visible(False)
+
+
+def ink_on(share: float) -> str:
+    """A colour of words that reads on the cell of a share."""
+    return "#fffffe" if share < 0.6 else "#000001"

@@ -1,7 +1,8 @@
 """The tasks that ask, by name; question.py says what one is. A suite is a tuple of these names."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from longctx.errors import unknown_name
 from longctx.evals.questions.needles import Needles
 from longctx.evals.questions.question import Questions
 
@@ -15,3 +16,17 @@ QUESTIONS: Mapping[str, Questions] = {
     "niah_multivalue": Needles(values=4),
     "niah_multiquery": Needles(keys=4, asked=4),
 }
+SUITES: Mapping[str, tuple[str, ...]] = {
+    "quick": ("niah_single_1", "niah_single_2", "niah_multikey_1"),
+    "ruler": tuple(name for name in QUESTIONS if name.startswith("niah_")),
+}
+
+
+def named(names: Sequence[str]) -> list[str]:
+    """The tasks that names of tasks and of suites stand for, each once. Raises UserError for an unknown name."""
+    found: dict[str, None] = {}
+    for i, name in enumerate(names):
+        if name not in QUESTIONS and name not in SUITES:
+            raise unknown_name(f"eval.questions[{i}]", name, (*SUITES, *QUESTIONS))
+        found |= dict.fromkeys(SUITES.get(name, (name,)))
+    return list(found)

@@ -219,27 +219,12 @@ def figure(result: dict, lengths: list[int], trained: int):
     figure, axes = drawing.new_figure()
     columns, depths = result["lengths"], result["depths"]
     share, gain = (np.array(result["grid"][name], np.float64) for name in ("accuracy", "gain"))
-    mesh = axes.pcolormesh(
-        np.ma.masked_invalid(share), cmap="viridis", vmin=0, vmax=1, edgecolors=drawing.CARD, linewidth=1.5
+    drawing.shares(
+        figure, axes, share, [f"{x:.0%}" for x in depths], columns, trained, "digits found", result["chance"]
     )
+    axes.set_ylabel("depth of the number in the text")
     for (row, col), value in np.ndenumerate(share):
         _write_cell(axes, row, col, value, gain[row, col])
-    axes.set_xticks(np.arange(len(columns)) + 0.5, [f"{length:,}" for length in columns])
-    axes.set_yticks(np.arange(len(depths)) + 0.5, [f"{depth:.0%}" for depth in depths])
-    axes.invert_yaxis()
-    axes.grid(False)
-    axes.tick_params(length=0)
-    axes.set(xlabel="context length (tokens)", ylabel="depth of the number in the text")
-    within = sum(length <= trained for length in columns)
-    if within < len(columns):
-        axes.axvline(within, color=_ALARM, linewidth=2, linestyle=(0, (3, 2)))
-        axes.set_title("beyond training →" if within else "all beyond training", loc="right", color=_ALARM)
-    bar = figure.colorbar(mesh, ax=axes, format=lambda value, _: f"{value:.0%}")
-    bar.set_label("digits found", color=drawing.MUTED)
-    if result["chance"] is not None:
-        bar.ax.axhline(result["chance"], color=_ALARM, linewidth=2)
-        bar.set_label(f"digits found (line: chance {result['chance']:.0%})", color=drawing.MUTED)
-    bar.outline.set_visible(False)
     return figure
 
 
@@ -250,11 +235,9 @@ def _write_cell(axes, row: int, col: int, share: float, gain: float) -> None:
         axes.text(*middle, "too short", ha="center", va="center", color=drawing.MUTED, fontsize=7)
         return
     worth = f"{gain:+z.2f}" if np.isfinite(gain) else "?"
-    colour = "#fffffe" if share < 0.6 else "#000001"
-    axes.text(*middle, f"{share:.0%}\n{worth}", ha="center", va="center", fontsize=8, color=colour)
+    axes.text(*middle, f"{share:.0%}\n{worth}", ha="center", va="center", fontsize=8, color=drawing.ink_on(share))
 
 
-_ALARM = "#d0342c"
 _SHOWN = ("accuracy", "exact", "gain")
 _FORM = {
     "lengths": [int],
