@@ -101,6 +101,11 @@ def headline(result: dict, trained: int) -> str:
     return f"questions {within[-1][1]:.0%} at {within[-1][0]:,} tokens" if within else ""
 
 
+def _asked(result: dict) -> list[dict]:
+    """The tasks that were asked at some length."""
+    return [task for task in result["tasks"] if any(cell.get("asked") for cell in task["cells"])]
+
+
 def _overall(result: dict) -> list[tuple[int, float, float]]:
     """(length, mean share of right answers, mean chance) over the tasks, of each length at which some were asked."""
     found = []
@@ -117,7 +122,7 @@ def figure(result: dict, lengths: list[int], trained: int):
     """A heatmap, task by length: the share of questions answered right."""
     from matplotlib.figure import Figure
 
-    tasks = [task for task in result["tasks"] if any(cell.get("asked") for cell in task["cells"])]
+    tasks = _asked(result)
     if not tasks:
         return None
     figure = Figure(figsize=(drawing.SIZE[0], 1.2 + 0.28 * len(tasks)), layout="constrained")

@@ -35,7 +35,10 @@ def test_right_answers_are_counted(byte_tokenizer):
     for cell in single["cells"][1:] + several["cells"][1:]:
         assert (cell["asked"], cell["right"], cell["chance"], cell["high"]) == (3, 3, 0.125, 1.0) and cell["low"] > 0.4
     assert 3700 < single["cells"][2]["tokens"] <= 4096 - QUESTIONS["niah_single_1"].budget
-    assert "100% at 4,096 (choosing at random: 12%)" in questions.finding(result, 2048)
+    assert questions.finding(result, 2048) == (
+        "Of the questions of 2 tasks are answered: 100% at 2,048, 100% at 4,096 (choosing at random: 12%); "
+        "1 others have none that can be asked so."
+    )
     assert questions.headline(result, 2048) == "questions 100% at 2,048 tokens"
     assert questions.effective_length(single["cells"], result["lengths"]) == 4096
     assert questions.figure(result, [], 2048).axes[0].get_title("right") == "beyond training →"
