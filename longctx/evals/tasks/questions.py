@@ -88,9 +88,11 @@ def finding(result: dict, trained: int) -> str:
     if not by_length:
         return "No task fits the lengths that were measured."
     shares = ", ".join(f"{share:.0%} at {length:,}" for length, share, _ in by_length)
-    chance = np.mean([chance for _, _, chance in by_length])
+    chance, left = np.mean([chance for _, _, chance in by_length]), len(result["tasks"]) - len(_asked(result))
+    without = f"; {left} more cannot be asked so" if left else ""
     return (
-        f"Of the questions of {len(result['tasks'])} tasks are answered: {shares} (choosing at random: {chance:.0%})."
+        f"Of the questions of {len(_asked(result))} tasks are answered: {shares} (choosing at random: {chance:.0%})"
+        f"{without}."
     )
 
 

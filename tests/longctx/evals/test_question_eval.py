@@ -37,7 +37,7 @@ def test_right_answers_are_counted(byte_tokenizer):
     assert 3700 < single["cells"][2]["tokens"] <= 4096 - QUESTIONS["niah_single_1"].budget
     assert questions.finding(result, 2048) == (
         "Of the questions of 2 tasks are answered: 100% at 2,048, 100% at 4,096 (choosing at random: 12%); "
-        "1 others have none that can be asked so."
+        "1 more cannot be asked so."
     )
     assert questions.headline(result, 2048) == "questions 100% at 2,048 tokens"
     assert questions.effective_length(single["cells"], result["lengths"]) == 4096
