@@ -19,10 +19,12 @@ EVALS: dict[str, Task] = {
 
 
 def check(config: EvalConfig) -> None:
-    """Raises UserError for an unknown name in eval.tasks or eval.questions, and for a length that no row can have."""
+    """Raises UserError for an unknown name in eval.tasks, questions or ask, and for a length that no row can have."""
     if min(config.lengths, default=1) < 1:
         raise UserError(f"eval.lengths={config.lengths} must all be at least 1.")
     for i, name in enumerate(config.tasks):
         if name not in EVALS:
             raise unknown_name(f"eval.tasks[{i}]", name, EVALS)
     named(config.questions)
+    if config.ask not in questions.WAYS:
+        raise unknown_name("eval.ask", config.ask, questions.WAYS)

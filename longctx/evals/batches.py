@@ -148,8 +148,11 @@ def mean_and_error(values) -> tuple[float | None, float | None]:
     return number(values.mean()), number(error)
 
 
-def binomial(right: int, asked: int) -> tuple[float, float]:
-    """The 95% interval of a share of which `right` out of `asked` draws are seen (Wilson 1927); (0, 1) of none."""
+def binomial(right: float, asked: int) -> tuple[float, float]:
+    """The 95% interval of a share of which `right` out of `asked` draws are seen (Wilson 1927); (0, 1) of none.
+
+    right: perhaps a sum of shares of draws.
+    """
     if not asked:
         return 0.0, 1.0
     z, share = 1.959964, right / asked

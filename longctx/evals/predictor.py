@@ -1,16 +1,18 @@
-"""The predictor that evaluation tasks call: the loss of every target of a batch, on any mesh."""
+"""The model that evaluation tasks ask: the loss of every target of a batch, and greedy answers, on any mesh."""
 
-import functools
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from longctx import layouts, meshes
 from longctx.config import Config, RopeConfig
 from longctx.errors import as_user_error
-from longctx.evals.batches import Prediction, Predictor, rows_at
+from longctx.evals.batches import Prediction, rows_at
+from longctx.generation import api as generation
 from longctx.loss import nll_of_parts, of_weighted
 from longctx.model import functional
 from longctx.positions.view import reaches
@@ -40,8 +42,42 @@ def no_more(rows: int, length: int, worth: float) -> int:
     return rows
 
 
-def predictor(config: Config, mesh, params, rope: RopeConfig, computed=rows_computed) -> Predictor:
-    """The function batch -> Prediction(nll float32 [B, T], top bool [B, T]) that tasks call: see longctx.evals.task.
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A model as evaluation tasks ask it: calls predict the targets of a batch (see task.Task), `generate` continues.
+
+    Attributes:
+      read: (params, batch) -> Prediction.
+      graph, params: see model.functional; on `mesh`.
+      rope: how positions are rotated.
+    """
+
+    read: Callable[..., Prediction]
+    graph: nnx.GraphDef
+    params: dict
+    mesh: jax.sharding.Mesh
+    rope: RopeConfig
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> Prediction:
+        """The predictions of a batch of rows."""
+        return self.read(self.params, batch)
+
+    def generate(self, prompts: Sequence[np.ndarray], count: int, length: int, stop: Sequence[int]) -> list[np.ndarray]:
+        """At most `count` new tokens of every prompt by greedy decoding, up to one of `stop`.
+
+        length: tokens of prompt and answer, which RoPE scalings that depend on it assume.
+        """
+        size, found = rows_at(length), []
+        with jax.set_mesh(self.mesh):
+            for start in range(0, len(prompts), size):
+                some = prompts[start : start + size]
+                how = dict(rope=self.rope, length=length, stop=tuple(stop))
+                found += generation.generate(self.graph, self.params, some, count, **how)
+        return found
+
+
+def predictor(config: Config, mesh, params, rope: RopeConfig, computed=rows_computed) -> Model:
+    """The Model that tasks ask: see longctx.evals.task.
 
     It compiles once per shape. As padding, rows are added (for the data axes, and as `computed` says) and columns for
     the layout; results drop them.
@@ -49,8 +85,8 @@ def predictor(config: Config, mesh, params, rope: RopeConfig, computed=rows_comp
     computed: (rows, length, worth) -> the number of rows that are computed.
     """
     with jax.set_mesh(mesh):
-        params = functional.forward_only(params)
-    return functools.partial(reader(config, mesh, rope, computed), params)
+        params, graph = functional.forward_only(params), functional.graph(config.model, config.attention)
+    return Model(reader(config, mesh, rope, computed), graph, params, mesh, rope)
 
 
 def reader(

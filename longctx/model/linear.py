@@ -106,7 +106,7 @@ def product(einsum: str, x, w: jax.Array | Factored, out_spec: P | None = None):
     return _product(einsum, x, w.whole, out_spec) + added
 
 
-def _product(einsum: str, x, w: jax.Array, out_spec: P | None):
+def _product(einsum: str, x, w: jax.Array, out_spec: P | None) -> jax.Array:
     """`product` of a weight in one piece.
 
     On CPUs it is asked for in float32 and rounded: for that alone XLA has kernels that read bfloat16, else it converts

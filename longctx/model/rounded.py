@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from pallas_kernels.turned import turned
 
 
-def product(einsum: str, x, w, out_spec: P | None):
+def product(einsum: str, x, w, out_spec: P | None) -> jax.Array:
     """einsum(x, w) of tokens and a weight in x's dtype, for a mesh of one device; see linear.product."""
     if out_spec is None:
         return _rounded(einsum, *_alike(x, w))

@@ -1,8 +1,12 @@
-"""Questions about generated texts (longctx/evals/questions), answered by teacher forcing: one forward pass for each.
+"""Questions about generated texts (longctx/evals/questions), asked in one of three ways.
 
-A question is right where every token of its answer is the model's top choice, everything before given: greedy decoding
-then writes the answer. Questions with several answers have no order that could be forced; they are left out here.
+forced     one forward pass: right where every token of the answer is the model's top choice, everything before given;
+           greedy decoding then writes the answer. Questions with several answers have no order that could be forced.
+choice     one forward pass for each answer that the task offers: the likeliest is taken.
+generate   greedy decoding through the KV cache, as many tokens as the task allows; scored as the task says.
 """
+
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -11,64 +15,102 @@ from longctx.evals import batches, drawing, results
 from longctx.evals.batches import Piece
 from longctx.evals.questions import fit
 from longctx.evals.questions.api import QUESTIONS, named
-from longctx.evals.questions.question import Query, Sample
+from longctx.evals.questions.question import Query, Questions, Sample
 from longctx.evals.task import Task
 
-SEVERAL = "its questions have several answers, which cannot be forced"
+Asked = tuple[Sample, Query]
+NONE = {"forced": "its questions have several answers, which cannot be forced", "choice": "it offers no answers"}
 
 
 def run(predictor, documents, tokenizer, config, lengths, seed) -> dict:
     """Every task of config.questions at every length (tokens of prompt and answer), config.samples texts a cell.
 
-    asked, right   questions, and those answered right
+    asked, right   questions, and the sum of their scores: 1 for each that is answered right
     low, high      95% interval of the share (Wilson)
     tokens         mean of the prompts
-    A cell without `asked` says the reason. `chance` of a task is that of choosing among the answers that it offers. No
+    A cell without `asked` says the reason. `chance` is that of choosing among the answers that a task offers. No
     document is read.
     """
     cells = {
-        name: [_cell(predictor, name, tokenizer, length, config.samples, seed) for length in lengths]
+        name: [_cell(predictor, name, tokenizer, length, config, seed) for length in lengths]
         for name in named(config.questions)
     }
     return {
-        "what": "questions about generated text, teacher forced",
+        "what": f"questions about generated text, {config.ask}",
         "units": {"lengths": "tokens of prompt and answer", "low, high": "95% interval", "tokens": "of a prompt"},
+        "way": config.ask,
         "lengths": list(lengths),
         "samples": config.samples,
         "tasks": [{"name": name, "what": QUESTIONS[name].what, "cells": row} for name, row in cells.items()],
     }
 
 
-def _cell(predictor, name: str, tokenizer, length: int, count: int, seed: int) -> dict:
+def _cell(predictor, name: str, tokenizer, length: int, config, seed: int) -> dict:
     """The counts of one task at one length."""
     task = QUESTIONS[name]
     try:
-        found = [fit.fitted(task, name, tokenizer, length, seed, index) for index in range(count)]
+        found = [fit.fitted(task, name, tokenizer, length, seed, index) for index in range(config.samples)]
     except UserError as error:
         return {"reason": str(error)}
-    asked = [(one.sample, query) for one in found for query in one.sample.queries if len(query.gold) == 1]
+    asked = [(one.sample, query) for one in found for query in one.sample.queries if _can_be(config.ask, query)]
     if not asked:
-        return {"reason": SEVERAL}
-    pieces = [forced(tokenizer, sample, query) for sample, query in asked]
-    predictions = batches.score(predictor, [[piece] for piece in pieces], length, tokenizer.pad)
-    right = sum(bool(answer.top[piece.asked].all()) for (answer,), piece in zip(predictions, pieces, strict=True))
+        return {"reason": NONE[config.ask]}
+    right = float(sum(WAYS[config.ask](predictor, tokenizer, length, task, asked)))
     low, high = (batches.number(bound) for bound in batches.binomial(right, len(asked)))
     return {
         "asked": len(asked),
-        "right": right,
+        "right": batches.number(right),
         "low": low,
         "high": high,
-        "chance": batches.number(np.mean([task.chance(query) for _, query in asked])),
+        "chance": batches.number(float(np.mean([task.chance(query) for _, query in asked]))),
         "tokens": round(np.mean([one.tokens for one in found])),
     }
 
 
-def forced(tokenizer, sample: Sample, query: Query) -> Piece:
+def _can_be(way: str, query: Query) -> bool:
+    """Whether a query can be asked in a way."""
+    return {"forced": len(query.gold) == 1, "choice": bool(query.candidates)}.get(way, True)
+
+
+# ---- ways to ask: (predictor, tokenizer, length, task, what is asked) -> the score of each query ---------------------
+
+
+def by_force(predictor, tokenizer, length: int, task: Questions, asked: Sequence[Asked]) -> list[float]:
+    """1 for each query whose whole answer is the top choice."""
+    pieces = [answered(tokenizer, sample, query, query.gold[0]) for sample, query in asked]
+    predictions = batches.score(predictor, [[piece] for piece in pieces], length, tokenizer.pad)
+    return [float(found.top[piece.asked].all()) for (found,), piece in zip(predictions, pieces, strict=True)]
+
+
+def by_choice(predictor, tokenizer, length: int, task: Questions, asked: Sequence[Asked]) -> list[float]:
+    """The score of the candidate that is the likeliest text."""
+    pieces = [answered(tokenizer, *one, candidate) for one in asked for candidate in one[1].candidates]
+    predictions = batches.score(predictor, [[piece] for piece in pieces], length, tokenizer.pad)
+    losses = iter(found.nll[piece.asked].sum() for (found,), piece in zip(predictions, pieces, strict=True))
+    chosen = [query.candidates[int(np.argmin([next(losses) for _ in query.candidates]))] for _, query in asked]
+    return [task.score(f" {answer}", query) for answer, (_, query) in zip(chosen, asked, strict=True)]
+
+
+def by_generation(predictor, tokenizer, length: int, task: Questions, asked: Sequence[Asked]) -> list[float]:
+    """The score of what greedy decoding writes."""
+    prompts = [np.append(tokenizer.bos, tokenizer.encode(sample.prompt(query).encode())) for sample, query in asked]
+    answers = predictor.generate(prompts, task.budget, length, tokenizer.ends)
+    texts = [tokenizer.decode(ids[~np.isin(ids, tokenizer.ends)]) for ids in answers]
+    return [task.score(text, query) for text, (_, query) in zip(texts, asked, strict=True)]
+
+
+WAYS: Mapping[str, Callable[..., list[float]]] = {"forced": by_force, "choice": by_choice, "generate": by_generation}
+
+
+def answered(tokenizer, sample: Sample, query: Query, answer: str) -> Piece:
     """Prompt and answer as one text; what is asked for are the tokens that hold a character of the answer."""
     prompt = f"{sample.prompt(query)} ".encode()
-    ids, spans = tokenizer.encode_with_spans(prompt + query.gold[0].encode())
+    ids, spans = tokenizer.encode_with_spans(prompt + answer.encode())
     ids = np.append(tokenizer.bos, ids).astype(np.int32)
     return Piece(ids[:-1], ids[1:], np.flatnonzero(spans[:, 1] > np.maximum(spans[:, 0], len(prompt))))
+
+
+# ---- results ---------------------------------------------------------------------------------------------------------
 
 
 def effective_length(cells: list[dict], lengths: list[int]) -> int:
@@ -141,7 +183,7 @@ def _share(cell: dict) -> float:
     return cell["right"] / cell["asked"] if cell.get("asked") else np.nan
 
 
-_CELL = {"asked": int, "right": int, "chance": (int, float)}
+_CELL = {"asked": int, "right": (int, float), "chance": (int, float)}
 _FORM = {"lengths": [int], "tasks": [{"name": str, "cells": [dict]}]}
 
 
@@ -157,7 +199,7 @@ def is_result(result: dict) -> bool:
 TASK = Task(
     run,
     title="Questions about generated text",
-    caption="Each cell: the share of a task's questions whose whole answer is the model's top choice.",
+    caption="Each cell: the share of a task's questions that are answered right.",
     finding=finding,
     figure=figure,
     is_result=is_result,

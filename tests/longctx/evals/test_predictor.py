@@ -4,6 +4,8 @@ import pytest
 
 from longctx import meshes, training
 from longctx.config import AttentionConfig, Config, MeshConfig, ModelConfig, RopeConfig
+from longctx.evals import batches
+from longctx.evals.batches import Piece
 from longctx.evals.predictor import predictor, rows_computed
 from longctx.model import functional
 from tests.helpers import packed, slow
@@ -76,3 +78,16 @@ def all_logits(config, mesh, batch, rope):
     with jax.set_mesh(mesh):
         graph = functional.graph(config.model, config.attention)
         return np.asarray(functional.logits(graph, params, meshes.put_batch(batch, mesh), rope), np.float64)
+
+
+def test_a_model_writes_what_its_predictions_say():
+    """Greedy tokens are the top choices of the rows that they make; a stop token ends them."""
+    config, mesh = Config(model=MODEL), meshes.make(MeshConfig())
+    model = predictor(config, mesh, training.init_state(config, mesh)["params"], MODEL.rope)
+    prompts = [np.random.default_rng(n).integers(0, 32, n) for n in (9, 5, 17)]
+    written = model.generate(prompts, 6, 32, ())
+    for prompt, new in zip(prompts, written, strict=True):
+        row = np.append(prompt, new)
+        piece = Piece(row[:-1], row[1:], np.arange(-6, 0))
+        assert model(batches.batch([[piece]], 32, 0)).top[0, len(prompt) - 1 : len(row) - 1].all()
+    assert len(model.generate(prompts, 6, 32, (int(written[1][2]),))[1]) <= 3

@@ -31,7 +31,7 @@ def test_right_answers_are_counted(byte_tokenizer):
     assert json.loads(json.dumps(result, allow_nan=False)) == result and questions.is_result(result)
     single, several, values = result["tasks"]
     assert "too few for niah_single_1" in single["cells"][0]["reason"] and "asked" not in values["cells"][2]
-    assert values["cells"][2]["reason"] == questions.SEVERAL
+    assert values["cells"][2]["reason"] == questions.NONE["forced"]
     for cell in single["cells"][1:] + several["cells"][1:]:
         assert (cell["asked"], cell["right"], cell["chance"], cell["high"]) == (3, 3, 0.125, 1.0) and cell["low"] > 0.4
     assert 3700 < single["cells"][2]["tokens"] <= 4096 - QUESTIONS["niah_single_1"].budget
@@ -63,7 +63,7 @@ def test_what_is_scored_is_the_answer(tmp_path, byte_tokenizer, make):
     for index in range(20):
         sample = fit.drawn(QUESTIONS["niah_single_2"], "niah_single_2", 0, index, 7)
         (query,) = sample.queries
-        piece = questions.forced(tokenizer, sample, query)
+        piece = questions.answered(tokenizer, sample, query, query.gold[0])
         text = f"{sample.prompt(query)} {query.gold[0]}"
         assert piece.targets.tolist() == tokenizer.encode(text.encode()).tolist()
         assert tokenizer.decode(piece.targets[piece.asked]).strip() == query.gold[0]
@@ -77,3 +77,42 @@ def test_names(byte_tokenizer):
         api.check(EvalConfig(questions=("quick", "niah_sigle_1")))
     result = questions.run(always, [], byte_tokenizer, EvalConfig(questions=("quick",), samples=1), (2048,), 3)
     assert not questions.is_result(result | {"tasks": [{"name": "x", "cells": []}]})
+
+
+class Reader:
+    """A model that reads the prompt: it takes the answer of a task's solver for the likeliest, and writes it."""
+
+    def __init__(self, tokenizer, name):
+        self.tokenizer, self.task = tokenizer, QUESTIONS[name]
+
+    def __call__(self, batch):
+        nll, top = np.full(batch["targets"].shape, np.nan), np.zeros(batch["targets"].shape, bool)
+        for row, (targets, weights) in enumerate(zip(batch["targets"], batch["weights"], strict=True)):
+            first, last = np.flatnonzero(weights)[[0, -1]]
+            prompt = self.tokenizer.decode(targets[:first]).removesuffix(" ")
+            answer = self.tokenizer.decode(targets[first : last + 1]).strip()
+            top[row] = self.task.solve(prompt) == answer
+            nll[row] = np.where(top[row], 0.1, 3.0)
+        return Prediction(nll, top & (batch["weights"] > 0))
+
+    def generate(self, prompts, count, length, stop):
+        texts = [self.task.solve(self.tokenizer.decode(prompt[1:])) for prompt in prompts]
+        assert all(len(prompt) + count <= length for prompt in prompts) and self.tokenizer.eos in stop
+        return [np.append(self.tokenizer.encode(f" {text}".encode()), self.tokenizer.eos) for text in texts]
+
+
+@pytest.mark.parametrize("way", questions.WAYS)
+@pytest.mark.parametrize("name", ["niah_multikey_1", "niah_multiquery"])
+def test_all_ways_find_what_a_model_that_reads_knows(byte_tokenizer, name, way):
+    config = EvalConfig(questions=(name,), ask=way, samples=3)
+    result = questions.run(Reader(byte_tokenizer, name), [], byte_tokenizer, config, (2048,), 5)
+    (cell,) = result["tasks"][0]["cells"]
+    if name == "niah_multiquery" and way != "generate":
+        assert cell == {"reason": questions.NONE[way]}
+    else:
+        assert (cell["asked"], cell["right"]) == (3, 3) and cell["low"] > 0.4
+
+
+def test_an_unknown_way():
+    with pytest.raises(UserError, match="eval.ask='force' is not known.*forced"):
+        api.check(EvalConfig(ask="force"))
