@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 
+from longctx.evals.questions.best_answer import BestAnswer
+from longctx.evals.questions.mrcr import Mrcr
 from longctx.evals.questions.needles import Needles
+from longctx.evals.questions.order import Order
 from longctx.evals.questions.question import Questions
 
 QUESTIONS: Mapping[str, Questions] = {
@@ -14,4 +17,10 @@ QUESTIONS: Mapping[str, Questions] = {
     "niah_multikey_3": Needles(by="uuids", of="uuids", haystack="needles"),
     "niah_multivalue": Needles(values=4),
     "niah_multiquery": Needles(keys=4, asked=4),
+    "mrcr_2": Mrcr(),
+    "mrcr_4": Mrcr(replies=4),
+    "mrcr_8": Mrcr(replies=8),
+    "sort": Order(),
+    "tsort": Order(segments=4),
+    "best_answer": BestAnswer(),
 }

@@ -52,3 +52,9 @@ def set_f1(found: Collection, gold: Collection) -> float:
         return 1.0
     both = len(found & gold)
     return 2 * both / (len(found) + len(gold))
+
+
+def only_held(answer: str, candidates: tuple[str, ...]) -> float:
+    """1 where the answer holds the first of the candidates, as whole words, and none of the others, else 0."""
+    held = list(map(answer_holds(answer), candidates))
+    return float(held[0] and not any(held[1:]))
