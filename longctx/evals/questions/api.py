@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping
 
+from longctx.evals.questions.beliefs import Beliefs
 from longctx.evals.questions.best_answer import BestAnswer
+from longctx.evals.questions.latent import Latent
 from longctx.evals.questions.mrcr import Mrcr
 from longctx.evals.questions.needles import Needles
 from longctx.evals.questions.order import Order
 from longctx.evals.questions.question import Questions
+from longctx.evals.questions.table import Table
+from longctx.evals.questions.unknown import Unknown
 
 QUESTIONS: Mapping[str, Questions] = {
     "niah_single_1": Needles(haystack="noise"),
@@ -23,4 +27,12 @@ QUESTIONS: Mapping[str, Questions] = {
     "sort": Order(),
     "tsort": Order(segments=4),
     "best_answer": BestAnswer(),
+    "latent_1": Latent(),
+    "latent_1_inverted": Latent(inverted=True),
+    "latent_2": Latent(steps=2),
+    "latent_2_inverted": Latent(steps=2, inverted=True),
+    "beliefs": Beliefs(),
+    "idk": Unknown(),
+    "html_tsv": Table(),
+    "html_tsv_2k": Table(rows=50),
 }

@@ -91,9 +91,11 @@ class BestAnswer:
         }
         keys = words.keys(rng)
         names, depths = words.take(keys, CHOICES), rng.random(CHOICES).tolist()
-        offers = [_offer(rng, name, wishes, missed=i > 0) for i, name in enumerate(names)]
+        choices, points = _choices(wishes), list(wishes)
+        miss = lambda rng, name: _offer(rng, name, choices, missed=points[rng.integers(len(points))])
+        offers = [_offer(rng, names[0], choices), *(miss(rng, name) for name in names[1:])]
         hay = np.random.default_rng(rng.integers(1 << 62))
-        lines = [_offer(hay, name, wishes, missed=True) for name in words.take(keys, size)]
+        lines = [miss(hay, name) for name in words.take(keys, size)]
         asked = "; ".join(POINTS[i].wish.format(POINTS[i].values[wanted]) for i, wanted in wishes.items())
         query = Query(QUESTION.format(asked), PREFIX, (names[0],), tuple(names), depths[0])
         return Sample(TASK + "\n".join(words.placed(lines, offers, depths)), (query,))
@@ -123,12 +125,22 @@ class BestAnswer:
         return 1 / len(query.candidates)
 
 
-def _offer(rng: np.random.Generator, name: str, wishes: dict[int, int], missed: bool) -> str:
-    """An offer that meets all wishes, or all but one. wishes: the value that is wanted, by the number of a point."""
-    miss = list(wishes)[rng.integers(len(wishes))] if missed else None
+def _choices(wishes: dict[int, int]) -> list[tuple[list[str], list[str]]]:
+    """For each point, the values that meet the wish and those that miss it. wishes: the value wanted, by point."""
+    choices = []
+    for i, point in enumerate(POINTS):
+        meeting = point.meeting(wishes[i]) if i in wishes else [True] * len(point.values)
+        split = lambda want, point=point, meeting=meeting: [
+            value for value, met in zip(point.values, meeting, strict=True) if met == want
+        ]
+        choices.append((split(True), split(False)))
+    return choices
+
+
+def _offer(rng: np.random.Generator, name: str, choices: list[tuple[list[str], list[str]]], missed: int = -1) -> str:
+    """An offer that meets all wishes but the one about point number `missed`."""
     told = []
-    for i, draw in zip(rng.permutation(len(POINTS)).tolist(), rng.random(len(POINTS)), strict=True):
-        meeting = POINTS[i].meeting(wishes[i]) if i in wishes else [True] * len(POINTS[i].values)
-        fitting = [value for value, met in zip(POINTS[i].values, meeting, strict=True) if met != (i == miss)]
-        told.append(POINTS[i].said.format(fitting[int(draw * len(fitting))]))
+    for i, draw in zip(rng.permutation(len(POINTS)).tolist(), rng.random(len(POINTS)).tolist(), strict=True):
+        values = choices[i][i == missed]
+        told.append(POINTS[i].said.format(values[int(draw * len(values))]))
     return OFFER.format(name, " ".join(told))

@@ -1,5 +1,6 @@
 """Words that generated texts are made of: our own lists, each word once, none part of another of its list."""
 
+import functools
 import itertools
 from collections.abc import Collection, Iterator
 
@@ -30,13 +31,18 @@ PLACES = "beside behind under above near beyond against before below around".spl
 
 def keys(rng: np.random.Generator, without: Collection[str] = ()) -> Iterator[str]:
     """Yields "adjective-noun" keys, each once, without end: where all are used up, with one more noun behind."""
-    pairs = [f"{adjective}-{noun}" for adjective in ADJECTIVES for noun in NOUNS]
+    pairs = _pairs()
     for i in rng.permutation(len(pairs)):
         if pairs[i] not in without:
             yield pairs[i]
     for number in itertools.count():  # as many again for each noun, and for each two of them
         behind = "-".join(NOUNS[int(digit)] for digit in _digits(number, len(NOUNS)))
         yield from (f"{pairs[i]}-{behind}" for i in rng.permutation(len(pairs)))
+
+
+@functools.cache
+def _pairs() -> list[str]:
+    return [f"{adjective}-{noun}" for adjective in ADJECTIVES for noun in NOUNS]
 
 
 def _digits(number: int, base: int) -> list[int]:
