@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from longctx.evals.questions import beliefs, best_answer, fit, latent, mrcr, words
+from longctx.evals.questions import beliefs, best_answer, fit, latent, mrcr, scores, words
 from longctx.evals.questions.api import QUESTIONS
 from longctx.evals.questions.question import Query
 
@@ -129,6 +129,21 @@ def test_replies_are_scored_behind_their_mark():
     floors = [np.mean([QUESTIONS[f"mrcr_{n}"].chance(s.queries[0]) for s in drawn(f"mrcr_{n}")]) for n in (2, 4, 8)]
     assert floors[0] > floors[1] > floors[2] and all(n * floor > 1 for n, floor in zip((2, 4, 8), floors, strict=True))
     assert (len(mrcr.FORMS), len(mrcr.TOPICS), len(mrcr.STYLES)) == (7, 7, 5)
+
+
+@pytest.mark.parametrize(
+    ("answer", "score"),
+    [
+        ("It is Red-Oak.", 1),
+        (" red-oak", 1),
+        ("red-oak or tan-fox", 0),
+        ("red-oak-elm", 0),
+        ("tan-red-oak", 0),
+        ("", 0),
+    ],
+)
+def test_an_answer_holds_the_right_candidate_and_no_other(answer, score):
+    assert scores.only_held(answer, ("red-oak", "tan-fox")) == score
 
 
 def test_prose_goes_on_as_it_began_and_facts_keep_their_order():
