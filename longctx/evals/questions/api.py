@@ -3,8 +3,15 @@
 from collections.abc import Mapping, Sequence
 
 from longctx.errors import unknown_name
+from longctx.evals.questions.beliefs import Beliefs
+from longctx.evals.questions.best_answer import BestAnswer
+from longctx.evals.questions.latent import Latent
+from longctx.evals.questions.mrcr import Mrcr
 from longctx.evals.questions.needles import Needles
+from longctx.evals.questions.order import Order
 from longctx.evals.questions.question import Questions
+from longctx.evals.questions.table import Table
+from longctx.evals.questions.unknown import Unknown
 
 QUESTIONS: Mapping[str, Questions] = {
     "niah_single_1": Needles(haystack="noise"),
@@ -15,6 +22,20 @@ QUESTIONS: Mapping[str, Questions] = {
     "niah_multikey_3": Needles(by="uuids", of="uuids", haystack="needles"),
     "niah_multivalue": Needles(values=4),
     "niah_multiquery": Needles(keys=4, asked=4),
+    "mrcr_2": Mrcr(),
+    "mrcr_4": Mrcr(replies=4),
+    "mrcr_8": Mrcr(replies=8),
+    "sort": Order(),
+    "tsort": Order(segments=4),
+    "best_answer": BestAnswer(),
+    "latent_1": Latent(),
+    "latent_1_inverted": Latent(inverted=True),
+    "latent_2": Latent(steps=2),
+    "latent_2_inverted": Latent(steps=2, inverted=True),
+    "beliefs": Beliefs(),
+    "idk": Unknown(),
+    "html_tsv": Table(),
+    "html_tsv_2k": Table(rows=50),
 }
 SUITES: Mapping[str, tuple[str, ...]] = {
     "quick": ("niah_single_1", "niah_single_2", "niah_multikey_1"),

@@ -52,3 +52,13 @@ def set_f1(found: Collection, gold: Collection) -> float:
         return 1.0
     both = len(found & gold)
     return 2 * both / (len(found) + len(gold))
+
+
+def only_held(answer: str, candidates: tuple[str, ...]) -> float:
+    """1 where the answer holds the first of the candidates and none of the others, else 0.
+
+    They are looked for as whole words, whatever their case; words joined by hyphens are one word.
+    """
+    lower = answer.lower()
+    held = [re.search(rf"(?<![\w-]){re.escape(text.lower())}(?![\w-])", lower) is not None for text in candidates]
+    return float(held[0] and not any(held[1:]))

@@ -1,5 +1,6 @@
 """Words that generated texts are made of: our own lists, each word once, none part of another of its list."""
 
+import functools
 import itertools
 from collections.abc import Collection, Iterator
 
@@ -30,13 +31,18 @@ PLACES = "beside behind under above near beyond against before below around".spl
 
 def keys(rng: np.random.Generator, without: Collection[str] = ()) -> Iterator[str]:
     """Yields "adjective-noun" keys, each once, without end: where all are used up, with one more noun behind."""
-    pairs = [f"{adjective}-{noun}" for adjective in ADJECTIVES for noun in NOUNS]
+    pairs = _pairs()
     for i in rng.permutation(len(pairs)):
         if pairs[i] not in without:
             yield pairs[i]
     for number in itertools.count():  # as many again for each noun, and for each two of them
         behind = "-".join(NOUNS[int(digit)] for digit in _digits(number, len(NOUNS)))
         yield from (f"{pairs[i]}-{behind}" for i in rng.permutation(len(pairs)))
+
+
+@functools.cache
+def _pairs() -> list[str]:
+    return [f"{adjective}-{noun}" for adjective in ADJECTIVES for noun in NOUNS]
 
 
 def _digits(number: int, base: int) -> list[int]:
@@ -76,3 +82,30 @@ def uuids(rng: np.random.Generator) -> Iterator[str]:
         octets[6], octets[8] = octets[6] & 0x0F | 0x40, octets[8] & 0x3F | 0x80
         text = octets.tobytes().hex()
         yield "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+
+
+PERSONS = tuple(
+    "Abel Ada Agnes Boris Bruno Carla Cedric Clara Dora Edgar Elsa Emil Felix Flora Gustav Hanna Henrik Hugo Ida "
+    "Ingrid Jonas Julia Klaus Lena Livia Magnus Martha Mila Nadia Nora Oskar Otto Paula Petra Ralf Rosa Samuel Selma "
+    "Stella Tessa Theo Ursula Viktor Vera Walter Wanda Yusuf Zora".split()
+)
+
+
+def sentences(rng: np.random.Generator, without: Collection[str] = ()) -> Iterator[str]:
+    """Yields sentences like those of prose, each once, without end: the first are the same however many are taken."""
+    seen = set(without)
+    while True:
+        for sentence in prose(rng, 64):
+            if sentence not in seen:
+                seen.add(sentence)
+                yield sentence
+
+
+def placed(lines: list[str], facts: list[str], depths: list[float]) -> list[str]:
+    """The lines with fact i after the share depths[i], from 0 to 1, of them; facts of one place keep their order."""
+    places = [round(depth * len(lines)) for depth in depths]
+    out, done = [], 0
+    for i in sorted(range(len(facts)), key=places.__getitem__):
+        out += [*lines[done : places[i]], facts[i]]
+        done = places[i]
+    return out + lines[done:]
