@@ -52,3 +52,9 @@ def set_f1(found: Collection, gold: Collection) -> float:
         return 1.0
     both = len(found & gold)
     return 2 * both / (len(found) + len(gold))
+
+
+def after(answer: str, prefix: str) -> str:
+    """The first line that is not empty behind the last mention of a prefix; of the whole answer without a mention."""
+    _, mention, said = answer.rpartition(prefix.strip())
+    return first_line(said if mention else answer)
