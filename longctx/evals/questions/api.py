@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from longctx.evals.questions.babilong import GIVERS, Babilong
+from longctx.evals.questions.countdown import Countdown
 from longctx.evals.questions.graphs import Graphwalks
 from longctx.evals.questions.latent_list import LatentList
 from longctx.evals.questions.listops import ListOps
@@ -30,5 +31,6 @@ QUESTIONS: Mapping[str, Questions] = {
     "gsm_infinite_symbolic": Assignments(),
     "listops": ListOps(),
     "path_traversal": PathTraversal(),
+    "countdown": Countdown(),
     "latent_list": LatentList(),
 }

@@ -105,14 +105,18 @@ def _step(here: str, there: str, by: str) -> str:
 
 
 def cities(rng: np.random.Generator, without: Collection[str] = ()) -> Iterator[str]:
-    """Yields names of cities, each once, without end: where all are used up, with one more syllable inside."""
+    """Yields names of cities, each once, without end: where half are used up, with one more syllable inside."""
     for syllables in itertools.count(1):
-        for number in rng.permutation(len(STARTS) * len(ENDS) * len(MIDDLES) ** syllables).tolist():
-            number, start = divmod(number, len(STARTS))
-            number, end = divmod(number, len(ENDS))
-            inside = ""
-            for _ in range(syllables):
-                number, middle = divmod(number, len(MIDDLES))
-                inside += MIDDLES[middle]
-            if (name := STARTS[start] + inside + ENDS[end]) not in without:
-                yield name
+        used, total = set(without), len(STARTS) * len(ENDS) * len(MIDDLES) ** syllables
+        while len(used) < total / 2:
+            for number in rng.integers(total, size=64).tolist():
+                if (name := _city(number, syllables)) not in used:
+                    used.add(name)
+                    yield name
+
+
+def _city(number: int, syllables: int) -> str:
+    number, start = divmod(number, len(STARTS))
+    number, end = divmod(number, len(ENDS))
+    inside = [MIDDLES[number // len(MIDDLES) ** i % len(MIDDLES)] for i in range(syllables)]
+    return STARTS[start] + "".join(inside) + ENDS[end]

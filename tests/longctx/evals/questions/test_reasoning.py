@@ -11,6 +11,7 @@ import pytest
 from longctx.evals.questions import fit, listops, paths, scores
 from longctx.evals.questions.api import QUESTIONS
 from longctx.evals.questions.babilong import FORMS, Babilong, Fact, World
+from longctx.evals.questions.countdown import Countdown, solved
 from longctx.evals.questions.graphs import Graphwalks
 from longctx.evals.questions.latent_list import LatentList
 from longctx.evals.questions.question import Query
@@ -159,6 +160,23 @@ def test_steps_before_the_first_error_count():
 def test_names_of_cities_do_not_repeat():
     names = [name for name, _ in zip(paths.cities(np.random.default_rng(0)), range(20_000), strict=False)]
     assert len(set(names)) == len(names)
+
+
+def test_any_solution_counts_and_nothing_else():
+    task, query = Countdown(), Query("", "", ("8 * 3 = 24", "24 + 5 = 29", "29 - 5 = 24"))
+    for answer in ("8 * 3 = 24\n5 / 5 = 1\n24 * 1 = 24", "5-5=0\nThe equations are: 5 / 5 = 1; 8 * 1 = 8; 8*3=24"):
+        assert task.score(answer, query) == 1
+    wrong = (
+        "8 * 3 = 24",
+        "8 * 3 = 24\n24 + 5 = 29",
+        "8 * 3 = 24\n5 - 5 = 0\n24 + 0 = 24",
+        "3 * 8 = 24\n5 / 5 = 1\n24 * 1 = 24",
+        "8 * 3 = 24\n5 / 5 = 1\n24 + 1 = 25",
+        "8 + 3 = 24\n5 / 5 = 1\n24 * 1 = 24",
+        "24 * 1 = 24\n24 * 1 = 24\n24 * 1 = 24",
+    )
+    assert [task.score(answer, query) for answer in wrong] == [0] * len(wrong)
+    assert solved([1, 1], 5) is None and solved([7], 7) == []
 
 
 def test_a_list_is_what_python_makes_of_it():
