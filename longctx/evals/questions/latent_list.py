@@ -150,9 +150,10 @@ def _variants(rng: np.random.Generator, items: list[int]) -> list[list[int]]:
 
 def _neutral(hay: np.random.Generator) -> str:
     """A block of statements that leave the list as it was."""
-    if hay.random() < 0.25:
-        return f"spare.append({hay.integers(*VALUES)})"
-    pairs = [NEUTRAL[i] for i in hay.integers(len(NEUTRAL), size=hay.integers(1, NESTED + 1))]
-    numbers = hay.integers(*VALUES, len(pairs))
-    before = [pair[0].format("items", value=value) for pair, value in zip(pairs, numbers, strict=True)]
-    return "\n".join(before + [pair[1].format("items") for pair in reversed(pairs)])
+    kind, pairs, *drawn = hay.integers(12, size=2 + NESTED).tolist()
+    numbers = hay.integers(*VALUES, NESTED).tolist()
+    if kind < 3:
+        return f"spare.append({numbers[0]})"
+    chosen = [NEUTRAL[i % len(NEUTRAL)] for i in drawn[: 1 + pairs % NESTED]]
+    before = [pair[0].format("items", value=value) for pair, value in zip(chosen, numbers, strict=False)]
+    return "\n".join(before + [pair[1].format("items") for pair in reversed(chosen)])
