@@ -3,13 +3,20 @@
 from collections.abc import Mapping, Sequence
 
 from longctx.errors import unknown_name
+from longctx.evals.questions.babilong import GIVERS, Babilong
 from longctx.evals.questions.beliefs import Beliefs
 from longctx.evals.questions.best_answer import BestAnswer
+from longctx.evals.questions.countdown import Countdown
+from longctx.evals.questions.graphs import Graphwalks
 from longctx.evals.questions.latent import Latent
+from longctx.evals.questions.latent_list import LatentList
+from longctx.evals.questions.listops import ListOps
 from longctx.evals.questions.mrcr import Mrcr
 from longctx.evals.questions.needles import Needles
 from longctx.evals.questions.order import Order
+from longctx.evals.questions.paths import PathTraversal
 from longctx.evals.questions.question import Questions
+from longctx.evals.questions.symbolic import Assignments
 from longctx.evals.questions.table import Table
 from longctx.evals.questions.unknown import Unknown
 
@@ -36,6 +43,18 @@ QUESTIONS: Mapping[str, Questions] = {
     "idk": Unknown(),
     "html_tsv": Table(),
     "html_tsv_2k": Table(rows=50),
+    "babilong_qa1": Babilong(),
+    "babilong_qa2": Babilong("qa2", facts=20),
+    "babilong_qa3": Babilong("qa3", facts=30),
+    "babilong_qa4": Babilong("qa4", facts=2),
+    "babilong_qa5": Babilong("qa5", persons=GIVERS),
+    "graphwalks_bfs": Graphwalks(),
+    "graphwalks_parents": Graphwalks("parents"),
+    "gsm_infinite_symbolic": Assignments(),
+    "listops": ListOps(),
+    "path_traversal": PathTraversal(),
+    "countdown": Countdown(),
+    "latent_list": LatentList(),
 }
 SUITES: Mapping[str, tuple[str, ...]] = {
     "quick": ("niah_single_1", "niah_single_2", "niah_multikey_1"),

@@ -62,3 +62,9 @@ def only_held(answer: str, candidates: tuple[str, ...]) -> float:
     lower = answer.lower()
     held = [re.search(rf"(?<![\w-]){re.escape(text.lower())}(?![\w-])", lower) is not None for text in candidates]
     return float(held[0] and not any(held[1:]))
+
+
+def after(answer: str, prefix: str) -> str:
+    """The first line that is not empty behind the last mention of a prefix; of the whole answer without a mention."""
+    _, mention, said = answer.rpartition(prefix.strip())
+    return first_line(said if mention else answer)
