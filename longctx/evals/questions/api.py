@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from longctx.evals.questions.needles import Needles
 from longctx.evals.questions.question import Questions
+from longctx.evals.questions.ruler import CommonWords, FrequentWords, VariableTracking
 
 QUESTIONS: Mapping[str, Questions] = {
     "niah_single_1": Needles(haystack="noise"),
@@ -14,4 +15,8 @@ QUESTIONS: Mapping[str, Questions] = {
     "niah_multikey_3": Needles(by="uuids", of="uuids", haystack="needles"),
     "niah_multivalue": Needles(values=4),
     "niah_multiquery": Needles(keys=4, asked=4),
+    "vt": VariableTracking(),
+    "vt_chains": VariableTracking(chains=4),
+    "cwe": CommonWords(),
+    "fwe": FrequentWords(),
 }

@@ -1,7 +1,8 @@
 """Words that generated texts are made of: our own lists, each word once, none part of another of its list."""
 
 import itertools
-from collections.abc import Collection, Iterator
+import string
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -76,3 +77,52 @@ def uuids(rng: np.random.Generator) -> Iterator[str]:
         octets[6], octets[8] = octets[6] & 0x0F | 0x40, octets[8] & 0x3F | 0x80
         text = octets.tobytes().hex()
         yield "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+
+
+SYLLABLES = tuple(consonant + vowel for consonant in "bdfghklmnprstvz" for vowel in "aeiou")
+FIRST_NAMES = tuple(
+    "Ada Alma Anton Basil Bruno Clara Conrad Daphne Dora Edgar Elsa Felix Flora Greta Gustav Hanna Hector Ida Ivan "
+    "Jonas Judith Karl Lena Leo Magda Marcus Mira Nadia Nils Olga Oscar Paula Petra Quentin Rhea Rufus Selma Simon "
+    "Tessa Theo Ursula Victor Wanda Xavier Yvonne Zeno".split()
+)
+
+
+def coined(rng: np.random.Generator) -> Iterator[str]:
+    """Yields made-up words of three syllables, each once, without end: of four where half of those are used up."""
+    return _strung(rng, SYLLABLES, 3)
+
+
+def codes(rng: np.random.Generator, letters: int) -> Iterator[str]:
+    """Yields strings of so many random letters, each once, without end: of one more where half are used up."""
+    return _strung(rng, string.ascii_lowercase, letters)
+
+
+def _strung(rng: np.random.Generator, parts: Sequence[str], least: int) -> Iterator[str]:
+    for length in itertools.count(least):  # words of one length are never part of one another
+        seen: set[str] = set()
+        while 2 * len(seen) < len(parts) ** length:
+            for row in rng.integers(0, len(parts), (32, length)).tolist():
+                word = "".join([parts[i] for i in row])
+                if word not in seen:
+                    seen.add(word)
+                    yield word
+
+
+def inserted(lines: list[str], parts: Iterable[tuple[float, str]]) -> list[str]:
+    """The lines with the text of each (depth, text) after that share, from 0 to 1, of them; texts by their depths."""
+    whole, start = [], 0
+    for depth, text in sorted(parts):
+        end = round(depth * len(lines))
+        whole += [*lines[start:end], text]
+        start = end
+    return whole + lines[start:]
+
+
+def permuted(rng: np.random.Generator, lines: Sequence[str]) -> list[str]:
+    """The lines in a random order."""
+    return [lines[i] for i in rng.permutation(len(lines)).tolist()]
+
+
+def listed(names: Sequence[str], last: str = "and") -> str:
+    """Names as a sentence lists them: "a, b and c"."""
+    return f"{', '.join(names[:-1])} {last} {names[-1]}" if len(names) > 1 else names[0]
