@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from longctx.evals.questions.needles import Needles
+from longctx.evals.questions.people import FactDocuments
 from longctx.evals.questions.question import Questions
 from longctx.evals.questions.ruler import CommonWords, FrequentWords, VariableTracking
 
@@ -19,4 +20,6 @@ QUESTIONS: Mapping[str, Questions] = {
     "vt_chains": VariableTracking(chains=4),
     "cwe": CommonWords(),
     "fwe": FrequentWords(),
+    "qa_facts_1": FactDocuments(),
+    "qa_facts_2": FactDocuments(hops=2),
 }
