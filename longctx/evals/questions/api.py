@@ -6,6 +6,7 @@ from longctx.evals.questions.needles import Needles
 from longctx.evals.questions.people import FactDocuments
 from longctx.evals.questions.question import Questions
 from longctx.evals.questions.ruler import CommonWords, FrequentWords, VariableTracking
+from longctx.evals.questions.tally import Tally, TallyPairs
 
 QUESTIONS: Mapping[str, Questions] = {
     "niah_single_1": Needles(haystack="noise"),
@@ -22,4 +23,6 @@ QUESTIONS: Mapping[str, Questions] = {
     "fwe": FrequentWords(),
     "qa_facts_1": FactDocuments(),
     "qa_facts_2": FactDocuments(hops=2),
+    "tally": Tally(),
+    "tally_pairs": TallyPairs(),
 }

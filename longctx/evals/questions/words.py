@@ -94,10 +94,10 @@ def coined(rng: np.random.Generator) -> Iterator[str]:
 
 def codes(rng: np.random.Generator, letters: int) -> Iterator[str]:
     """Yields strings of so many random letters, each once, without end: of one more where half are used up."""
-    return _strung(rng, string.ascii_lowercase, letters)
+    return _strung(rng, tuple(string.ascii_lowercase), letters)
 
 
-def _strung(rng: np.random.Generator, parts: Sequence[str], least: int) -> Iterator[str]:
+def _strung(rng: np.random.Generator, parts: tuple[str, ...], least: int) -> Iterator[str]:
     for length in itertools.count(least):  # words of one length are never part of one another
         seen: set[str] = set()
         while 2 * len(seen) < len(parts) ** length:
@@ -118,7 +118,7 @@ def inserted(lines: list[str], parts: Iterable[tuple[float, str]]) -> list[str]:
     return whole + lines[start:]
 
 
-def permuted(rng: np.random.Generator, lines: Sequence[str]) -> list[str]:
+def permuted(rng: np.random.Generator, lines: list[str]) -> list[str]:
     """The lines in a random order."""
     return [lines[i] for i in rng.permutation(len(lines)).tolist()]
 
