@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 
+from longctx.evals.questions.lift import Lift
 from longctx.evals.questions.needles import Needles
+from longctx.evals.questions.passages import CountingStars
 from longctx.evals.questions.people import FactDocuments
 from longctx.evals.questions.question import Questions
+from longctx.evals.questions.repeated import RepeatedWords
 from longctx.evals.questions.ruler import CommonWords, FrequentWords, VariableTracking
 from longctx.evals.questions.tally import Tally, TallyPairs
 
@@ -25,4 +28,7 @@ QUESTIONS: Mapping[str, Questions] = {
     "qa_facts_2": FactDocuments(hops=2),
     "tally": Tally(),
     "tally_pairs": TallyPairs(),
+    "counting_stars": CountingStars(),
+    "repeated_words": RepeatedWords(),
+    "lift": Lift(),
 }

@@ -67,7 +67,7 @@ class VariableTracking:
         """See Questions."""
         values: dict[str, str] = {}
         for name, given in re.findall(r"^VAR (\w+) = (?:VAR )?(\w+)$", prompt, re.MULTILINE):
-            values[name] = values.get(given, given)
+            values[name] = values[given] if given in values else given
         asked = re.findall(r"have the value (\d+)", prompt)[-1]
         return ", ".join(name for name, value in values.items() if value == asked)
 
