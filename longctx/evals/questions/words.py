@@ -88,12 +88,12 @@ FIRST_NAMES = tuple(
 
 
 def coined(rng: np.random.Generator) -> Iterator[str]:
-    """Yields made-up words of three syllables, each once, without end: of four where half of those are used up."""
+    """Yields made-up words of three syllables, each once, without end: of four where about half of those are used up."""
     return _strung(rng, SYLLABLES, 3)
 
 
 def codes(rng: np.random.Generator, letters: int) -> Iterator[str]:
-    """Yields strings of so many random letters, each once, without end: of one more where half are used up."""
+    """Yields strings of so many random letters, each once, without end: of one more where about half are used up."""
     return _strung(rng, tuple(string.ascii_lowercase), letters)
 
 
