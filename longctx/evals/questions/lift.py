@@ -48,7 +48,8 @@ class Lift:
         names, count = words.coined(rng), 2 * CHOICES + self.written
         ids, authors = words.take(names, count), words.take(names, count - self.written + 1)
         authors += authors[-1:] * (self.written - 1)
-        about, others = np.split(rng.permutation(len(words.ADJECTIVES) * len(words.NOUNS)), [count])
+        subjects = rng.permutation(len(words.ADJECTIVES) * len(words.NOUNS)).tolist()
+        about, others = subjects[:count], subjects[count:]
         results = (LOW + rng.permutation(HIGH - LOW)[:count]).tolist()
         facts = _problems(rng, ids, authors, about, results)
         first, second, last = (tuple(map(str, some)) for some in np.split(results, [CHOICES, 2 * CHOICES]))
@@ -58,9 +59,11 @@ class Lift:
             Query(BY_AUTHOR[0].format(authors[-1]), BY_AUTHOR[1], last),
         )
         hay = np.random.default_rng(rng.integers(1 << 62))
-        about = others[hay.integers(0, len(others), size)]
-        values = hay.integers(LOW, HIGH, size).tolist()
-        more = _problems(hay, words.take(names, size), words.take(names, size), about, values)
+        first, second = hay.spawn(2)
+        picked = words.picks(first, size, len(others), HIGH - LOW)
+        about, values = [others[i] for i, _ in picked], [LOW + value for _, value in picked]
+        of = words.take(names, 2 * size)
+        more = _problems(second, of[::2], of[1::2], about, values)
         intro = (
             "Each line below is a problem, after its id in brackets and its author: how many coins are there in the "
             "end? You will be asked for some of the results.\n"
@@ -86,15 +89,13 @@ class Lift:
         return 1 / len(query.candidates) if query.candidates else 2 * several / (HIGH - LOW + several)
 
 
-def _problems(rng: np.random.Generator, ids: list[str], authors: list[str], about: np.ndarray, results: list[int]):
+def _problems(rng: np.random.Generator, ids: list[str], authors: list[str], about: list[int], results: list[int]):
     """A line for each problem: an id, its author, its subject, and numbers that have the result."""
-    earned, paid = rng.integers(1, LOW, (2, len(ids))).tolist()
+    given = words.picks(rng, len(ids), LOW, LOW)
     return [
         f"[{name}] By {author}: The owner of the {_subject(subject)} has {result - plus + minus} coins, "
         f"earns {plus} and pays {minus}."
-        for name, author, subject, result, plus, minus in zip(
-            ids, authors, about.tolist(), results, earned, paid, strict=True
-        )
+        for name, author, subject, result, (plus, minus) in zip(ids, authors, about, results, given, strict=True)
     ]
 
 

@@ -57,8 +57,7 @@ class CountingStars:
             tuple(f"{count} [{of}]" for count, of in zip(counts, cited, strict=True)),
         )
         hay = np.random.default_rng(rng.integers(1 << 62))
-        prose = words.prose(hay, LENGTH * (size + self.stars))
-        texts = [prose[at : at + LENGTH] for at in range(0, len(prose), LENGTH)]
+        texts = [words.prose(hay, LENGTH) for _ in range(self.stars + size)]
         for text, count, place in zip(texts, counts, places, strict=False):
             text[place] = STARS.format(count)
         names = [*cited, *words.take(ids, size)]

@@ -1,6 +1,7 @@
 """Questions about documents that tell made-up facts of people, one document a person."""
 
 import dataclasses
+import itertools
 import re
 from typing import NamedTuple
 
@@ -84,6 +85,7 @@ GUIDES = (
     "As an apprentice, {name} lived in the house of {value}.",
 )
 TOLD = {**{attribute.name: attribute.told for attribute in ATTRIBUTES}, "guide": GUIDES}
+ORDERS = tuple(itertools.permutations(range(len(TOLD))))
 QUESTION = "\nWhat is the {attribute} of {who}?"
 PREFIX = " The {attribute} of {who} is"
 GUIDE = "the person whose apprentice was "
@@ -171,23 +173,21 @@ def _people(
 
     given: the number of an attribute and the values that each person has of it; others are random.
     """
-    count = len(surnames)
-    names = [
-        f"{words.FIRST_NAMES[i]} {last}"
-        for i, last in zip(rng.integers(0, len(words.FIRST_NAMES), count), surnames, strict=True)
-    ]
-    values = [rng.integers(0, len(attribute.values), count) for attribute in ATTRIBUTES]
-    if given:
-        values[given[0]] = given[1]
-    columns = [[each.values[i] for i in column] for each, column in zip(ATTRIBUTES, values, strict=True)]
-    columns.append(names[1:] + names[:1])
-    kinds = list(TOLD.values())
-    forms = rng.integers(0, len(GUIDES), (count, len(kinds))).tolist()
-    orders = rng.permuted(np.tile(np.arange(len(kinds)), (count, 1)), axis=1).tolist()
-    return [
-        (name, " ".join(kinds[k][form[k]].format(name=name, value=columns[k][i]) for k in order))
-        for i, (name, form, order) in enumerate(zip(names, forms, orders, strict=True))
-    ]
+    sizes = [len(each.values) for each in ATTRIBUTES]
+    rows = words.picks(rng, len(surnames), len(words.FIRST_NAMES), *sizes, *[len(GUIDES)] * len(TOLD), len(ORDERS))
+    names = [f"{words.FIRST_NAMES[row[0]]} {last}" for row, last in zip(rows, surnames, strict=True)]
+    documents = []
+    for i, (row, name) in enumerate(zip(rows, names, strict=True)):
+        chosen, forms, order = row[1 : 1 + len(sizes)], row[1 + len(sizes) : -1], ORDERS[row[-1]]
+        if given:
+            chosen[given[0]] = given[1][i]
+        values = [each.values[k] for each, k in zip(ATTRIBUTES, chosen, strict=True)]
+        values.append(names[(i + 1) % len(names)])
+        sentences = [
+            told[k].format(name=name, value=value) for told, k, value in zip(TOLD.values(), forms, values, strict=True)
+        ]
+        documents.append((name, " ".join([sentences[k] for k in order])))
+    return documents
 
 
 def _told(context: str, kind: str, name: str) -> str:

@@ -22,6 +22,8 @@ TOPICS = {
     "garment": "apron belt boot cloak coat glove hat jacket scarf shirt sock vest".split(),
 }
 NAMES = tuple(TOPICS)
+THINGS = 12  # of a topic
+OWN = 12  # records of a user that is not asked about
 SPOTS = "bridge bench cellar fence fountain gate hedge lamp mill pond shed stairs station tower wall well".split()
 INTRO = (
     "Each line below is a record: the day, the user, and what the user wrote. Each record has a topic, which follows "
@@ -43,13 +45,13 @@ class Record(NamedTuple):
 
 def written(rng: np.random.Generator, records: list[Record]) -> list[str]:
     """A line for each record."""
-    pick = lambda of: [of[i] for i in rng.integers(0, len(of), len(records)).tolist()]
-    ways = zip(pick(words.PLACES), pick(SPOTS), pick(words.ADJECTIVES), pick(range(12)), records, strict=True)
-    return [
-        f"{datetime.date.fromordinal(record.day)} | {record.user} | {place.capitalize()} the {spot} there was some "
-        f"{adjective} {TOPICS[NAMES[record.topic]][thing]}."
-        for place, spot, adjective, thing, record in ways
-    ]
+    rows = words.picks(rng, len(records), len(words.PLACES), len(SPOTS), len(words.ADJECTIVES), THINGS)
+    lines = []
+    for (place, spot, adjective, thing), (day, user, topic) in zip(rows, records, strict=True):
+        named = f"{words.ADJECTIVES[adjective]} {TOPICS[NAMES[topic]][thing]}"
+        text = f"{words.PLACES[place].capitalize()} the {SPOTS[spot]} there was some {named}."
+        lines.append(f"{datetime.date.fromordinal(day)} | {user} | {text}")
+    return lines
 
 
 def counted(rng: np.random.Generator, users: list[str], counts: np.ndarray) -> list[Record]:
@@ -61,12 +63,14 @@ def counted(rng: np.random.Generator, users: list[str], counts: np.ndarray) -> l
 
 def context(rng: np.random.Generator, facts: list[str], users: Iterator[str], size: int) -> str:
     """A text of the lines of `facts` among `size` records of other users, a dozen of each, in a random order."""
-    others = words.take(users, 1 + size // 12)
-    counts = np.zeros((len(others), len(NAMES)), int)
-    np.add.at(counts, (rng.integers(0, len(others), size), rng.integers(0, len(NAMES), size)), 1)
-    more = counted(rng, others, counts)
+    others = words.take(users, math.ceil(size / OWN))
+    of_days, of_texts = rng.spawn(2)
+    more = [
+        Record(FIRST_DAY + day, others[i // OWN], topic)
+        for i, (day, topic) in enumerate(words.picks(of_days, size, DAYS, len(NAMES)))
+    ]
     topics_told = "".join(f"Topic {topic}: {', '.join(things)}.\n" for topic, things in TOPICS.items())
-    return INTRO + topics_told + "\n".join(words.permuted(rng, facts + written(rng, more)))
+    return INTRO + topics_told + "\n".join(words.permuted(rng, facts + written(of_texts, more)))
 
 
 def read(prompt: str) -> list[tuple[str, str, str]]:

@@ -88,12 +88,12 @@ FIRST_NAMES = tuple(
 
 
 def coined(rng: np.random.Generator) -> Iterator[str]:
-    """Yields made-up words of three syllables, each once, without end: of four where about half of those are used up."""
+    """Yields made-up words of three syllables, each once, without end: of four where half of them are used up."""
     return _strung(rng, SYLLABLES, 3)
 
 
 def codes(rng: np.random.Generator, letters: int) -> Iterator[str]:
-    """Yields strings of so many random letters, each once, without end: of one more where about half are used up."""
+    """Yields strings of so many random letters, each once, without end: of one more where half of them are used up."""
     return _strung(rng, tuple(string.ascii_lowercase), letters)
 
 
@@ -123,6 +123,11 @@ def permuted(rng: np.random.Generator, lines: list[str]) -> list[str]:
     return [lines[i] for i in rng.permutation(len(lines)).tolist()]
 
 
-def listed(names: Sequence[str], last: str = "and") -> str:
+def listed(names: Sequence[str]) -> str:
     """Names as a sentence lists them: "a, b and c"."""
-    return f"{', '.join(names[:-1])} {last} {names[-1]}" if len(names) > 1 else names[0]
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+
+
+def picks(rng: np.random.Generator, count: int, *choices: int) -> list[list[int]]:
+    """`count` rows of random indices, each below its number of choices; more rows begin with the same ones."""
+    return rng.integers(0, choices, (count, len(choices))).tolist()

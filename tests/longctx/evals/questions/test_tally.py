@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from longctx.evals.questions import scores
+from longctx.evals.questions import fit, scores
 from longctx.evals.questions.api import QUESTIONS
 from longctx.evals.questions.lift import Lift
 from longctx.evals.questions.passages import CountingStars
@@ -105,3 +105,22 @@ def test_the_exception_differs_by_a_letter_and_comes_once():
         (word, many), (other, once) = Counter(context.splitlines()[1].split()).most_common()
         assert (many, once) == (30, 1) and query.gold == (other,) and word not in query.candidates
         assert all(sum(a != b for a, b in zip(word, one, strict=True)) == 1 for one in query.candidates)
+
+
+@pytest.mark.parametrize("name", ["tally", "tally_pairs", "qa_facts_1", "qa_facts_2", "lift", "counting_stars", "cwe"])
+def test_a_larger_context_has_all_that_a_smaller_has(name):
+    task, before = QUESTIONS[name], Counter()
+    for size in range(task.smallest, task.smallest + 30):
+        now = Counter(re.findall(r"\w+", fit.drawn(task, name, 0, 0, size).context))
+        assert before < now
+        before = now
+
+
+@pytest.mark.parametrize(
+    "name", "vt vt_chains cwe fwe qa_facts_1 tally tally_pairs counting_stars repeated_words lift".split()
+)
+def test_right_answers_fit_their_budgets_by_bytes(name):
+    task = QUESTIONS[name]
+    for index in range(20):
+        sample = fit.drawn(task, name, 0, index, task.smallest)
+        assert all(len(f" {task.solve(sample.prompt(query))}") <= task.budget for query in sample.queries)
