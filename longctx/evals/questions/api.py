@@ -10,14 +10,20 @@ from longctx.evals.questions.countdown import Countdown
 from longctx.evals.questions.graphs import Graphwalks
 from longctx.evals.questions.latent import Latent
 from longctx.evals.questions.latent_list import LatentList
+from longctx.evals.questions.lift import Lift
 from longctx.evals.questions.listops import ListOps
 from longctx.evals.questions.mrcr import Mrcr
 from longctx.evals.questions.needles import Needles
 from longctx.evals.questions.order import Order
+from longctx.evals.questions.passages import CountingStars
 from longctx.evals.questions.paths import PathTraversal
+from longctx.evals.questions.people import FactDocuments
 from longctx.evals.questions.question import Questions
+from longctx.evals.questions.repeated import RepeatedWords
+from longctx.evals.questions.ruler import CommonWords, FrequentWords, VariableTracking
 from longctx.evals.questions.symbolic import Assignments
 from longctx.evals.questions.table import Table
+from longctx.evals.questions.tally import Tally, TallyPairs
 from longctx.evals.questions.unknown import Unknown
 
 QUESTIONS: Mapping[str, Questions] = {
@@ -55,6 +61,17 @@ QUESTIONS: Mapping[str, Questions] = {
     "path_traversal": PathTraversal(),
     "countdown": Countdown(),
     "latent_list": LatentList(),
+    "vt": VariableTracking(),
+    "vt_chains": VariableTracking(chains=4),
+    "cwe": CommonWords(),
+    "fwe": FrequentWords(),
+    "qa_facts_1": FactDocuments(),
+    "qa_facts_2": FactDocuments(hops=2),
+    "tally": Tally(),
+    "tally_pairs": TallyPairs(),
+    "counting_stars": CountingStars(),
+    "repeated_words": RepeatedWords(),
+    "lift": Lift(),
 }
 SUITES: Mapping[str, tuple[str, ...]] = {
     "quick": ("niah_single_1", "niah_single_2", "niah_multikey_1"),

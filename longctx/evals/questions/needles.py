@@ -1,6 +1,7 @@
 """Needles in a haystack: values hidden under keys in text that says nothing, or among needles that nobody asks for."""
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -69,19 +70,13 @@ class Needles:
         others = words.take(values, CHOICES - 1)
         hay = np.random.default_rng(rng.integers(1 << 62))
         if self.haystack == "needles":  # the first of them have the other values, so that candidates are in the text
-            more = zip(_stream(self.by, hay, list(hidden)), _after(others, values), strict=False)
-            lines = [self._needle(*next(more)) for _ in range(size)]
-            order = hay.permutation(size)
-            lines = [lines[i] for i in order]
+            more = zip(_stream(self.by, hay, list(hidden)), itertools.chain(others, values), strict=False)
+            lines = words.permuted(hay, [self._needle(*next(more)) for _ in range(size)])
         else:
             lines = [GRASS.strip()] * size if self.haystack == "noise" else words.prose(hay, size)
-        needles = [
-            (depths[i, j], self._needle(key, value))
-            for i, (key, own) in enumerate(hidden.items())
-            for j, value in enumerate(own)
-        ]
+        needles = [self._needle(key, value) for key, own in hidden.items() for value in own]
         gold = tuple(value for key in asked for value in hidden[key])
-        said = dict(values=self.of, keys=_listed(asked))
+        said = dict(values=self.of, keys=words.listed(asked))
         single = len(gold) == 1
         query = Query(
             QUESTION.format(**said),
@@ -90,7 +85,8 @@ class Needles:
             (gold[0], *others) if single else (),
             float(depths[0, 0]) if single else None,
         )
-        return Sample(TASK.format(values=self.of) + "\n".join(_inserted(lines, needles)), (query,))
+        text = "\n".join(words.placed(lines, needles, depths.ravel().tolist()))
+        return Sample(TASK.format(values=self.of) + text, (query,))
 
     def _needle(self, key: str, value: str) -> str:
         return NEEDLE.format(values=self.of, key=key, value=value)
@@ -120,21 +116,3 @@ def _stream(kind: str, rng: np.random.Generator, without=()) -> Iterator[str]:
         "uuids": lambda: words.uuids(rng),
     }
     return streams[kind]()
-
-
-def _after(first: list[str], then: Iterator[str]) -> Iterator[str]:
-    yield from first
-    yield from then
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0]
-
-
-def _inserted(lines: list[str], needles: list[tuple[float, str]]) -> list[str]:
-    """The lines with each needle after its share, from 0 to 1, of them."""
-    places = sorted(((round(depth * len(lines)), text) for depth, text in needles), reverse=True)
-    lines = list(lines)
-    for at, text in places:
-        lines.insert(at, text)
-    return lines

@@ -68,3 +68,15 @@ def after(answer: str, prefix: str) -> str:
     """The first line that is not empty behind the last mention of a prefix; of the whole answer without a mention."""
     _, mention, said = answer.rpartition(prefix.strip())
     return first_line(said if mention else answer)
+
+
+def first_named(answer: str, names: Collection[str]) -> str | None:
+    """That of the names which comes first in the answer as whole words, whatever their case; None where none does."""
+    lower = answer.lower()
+    found = [(re.search(rf"(?<!\w){re.escape(name.lower())}(?!\w)", lower), name) for name in names]
+    return min(((at.start(), name) for at, name in found if at), default=(0, None))[1]
+
+
+def near(count: int | None, gold: int) -> float:
+    """0.75 to the power of the error of a count, as OOLONG (arXiv 2511.02817) scores counts; 0 where there is none."""
+    return 0.0 if count is None else 0.75 ** min(abs(count - gold), 1000)

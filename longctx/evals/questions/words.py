@@ -2,7 +2,8 @@
 
 import functools
 import itertools
-from collections.abc import Collection, Iterator
+import string
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -27,6 +28,12 @@ NOUNS = tuple(
 
 VERBS = "waited rested stood turned slept leaned wandered lingered settled paused lay knelt".split()
 PLACES = "beside behind under above near beyond against before below around".split()
+PERSONS = tuple(
+    "Abel Ada Agnes Boris Bruno Carla Cedric Clara Dora Edgar Elsa Emil Felix Flora Gustav Hanna Henrik Hugo Ida "
+    "Ingrid Jonas Julia Klaus Lena Livia Magnus Martha Mila Nadia Nora Oskar Otto Paula Petra Ralf Rosa Samuel Selma "
+    "Stella Tessa Theo Ursula Viktor Vera Walter Wanda Yusuf Zora".split()
+)
+SYLLABLES = tuple(consonant + vowel for consonant in "bdfghklmnprstvz" for vowel in "aeiou")
 
 
 def keys(rng: np.random.Generator, without: Collection[str] = ()) -> Iterator[str]:
@@ -84,13 +91,6 @@ def uuids(rng: np.random.Generator) -> Iterator[str]:
         yield "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
 
 
-PERSONS = tuple(
-    "Abel Ada Agnes Boris Bruno Carla Cedric Clara Dora Edgar Elsa Emil Felix Flora Gustav Hanna Henrik Hugo Ida "
-    "Ingrid Jonas Julia Klaus Lena Livia Magnus Martha Mila Nadia Nora Oskar Otto Paula Petra Ralf Rosa Samuel Selma "
-    "Stella Tessa Theo Ursula Viktor Vera Walter Wanda Yusuf Zora".split()
-)
-
-
 def sentences(rng: np.random.Generator, without: Collection[str] = ()) -> Iterator[str]:
     """Yields sentences like those of prose, each once, without end: the first are the same however many are taken."""
     seen = set(without)
@@ -109,3 +109,39 @@ def placed(lines: list[str], facts: list[str], depths: list[float]) -> list[str]
         out += [*lines[done : places[i]], facts[i]]
         done = places[i]
     return out + lines[done:]
+
+
+def coined(rng: np.random.Generator) -> Iterator[str]:
+    """Yields made-up words of three syllables, each once, without end: of four where half of them are used up."""
+    return _strung(rng, SYLLABLES, 3)
+
+
+def codes(rng: np.random.Generator, letters: int) -> Iterator[str]:
+    """Yields strings of so many random letters, each once, without end: of one more where half of them are used up."""
+    return _strung(rng, tuple(string.ascii_lowercase), letters)
+
+
+def _strung(rng: np.random.Generator, parts: tuple[str, ...], least: int) -> Iterator[str]:
+    for length in itertools.count(least):  # words of one length are never part of one another
+        seen: set[str] = set()
+        while 2 * len(seen) < len(parts) ** length:
+            for row in rng.integers(0, len(parts), (32, length)).tolist():
+                word = "".join([parts[i] for i in row])
+                if word not in seen:
+                    seen.add(word)
+                    yield word
+
+
+def permuted(rng: np.random.Generator, lines: list[str]) -> list[str]:
+    """The lines in a random order."""
+    return [lines[i] for i in rng.permutation(len(lines)).tolist()]
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as a sentence lists them: "a, b and c"."""
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+
+
+def picks(rng: np.random.Generator, count: int, *choices: int) -> list[list[int]]:
+    """`count` rows of random indices, each below its number of choices; more rows begin with the same ones."""
+    return rng.integers(0, choices, (count, len(choices))).tolist()
