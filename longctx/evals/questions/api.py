@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from longctx.evals.questions.needles import Needles
 from longctx.evals.questions.question import Questions
+from longctx.evals.questions.threads import Marked, Threads
 
 QUESTIONS: Mapping[str, Questions] = {
     "niah_single_1": Needles(haystack="noise"),
@@ -14,4 +15,11 @@ QUESTIONS: Mapping[str, Questions] = {
     "niah_multikey_3": Needles(by="uuids", of="uuids", haystack="needles"),
     "niah_multivalue": Needles(values=4),
     "niah_multiquery": Needles(keys=4, asked=4),
+    "threads_needle": Threads(),
+    "threads_needles": Threads(threads=5),
+    "threads_conditional": Marked(),
+    "threads_forward": Threads(steps=5),
+    "threads_backward": Threads(steps=5, direction="backward"),
+    "threads_random": Threads(steps=5, direction="random"),
+    "threads_multi": Threads(threads=5, steps=5),
 }

@@ -76,3 +76,24 @@ def uuids(rng: np.random.Generator) -> Iterator[str]:
         octets[6], octets[8] = octets[6] & 0x0F | 0x40, octets[8] & 0x3F | 0x80
         text = octets.tobytes().hex()
         yield "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+
+
+def many_uuids(rng: np.random.Generator, count: int) -> list[str]:
+    """`count` random UUIDs (version 4) as text, drawn at once."""
+    octets = rng.integers(0, 256, (count, 16), np.uint8)
+    octets[:, 6], octets[:, 8] = octets[:, 6] & 0x0F | 0x40, octets[:, 8] & 0x3F | 0x80
+    text = octets.tobytes().hex()
+    parts = ((at, at + 8, at + 12, at + 16, at + 20, at + 32) for at in range(0, 32 * count, 32))
+    return ["-".join((text[a:b], text[b:c], text[c:d], text[d:e], text[e:f])) for a, b, c, d, e, f in parts]
+
+
+def coined(rng: np.random.Generator) -> Iterator[str]:
+    """Yields words that no language has, of three syllables, each once, until half of all there are have come."""
+    consonants, vowels, seen = "bdfgklmnprstvz", "aeiou", set()
+    syllables = [consonant + vowel for consonant in consonants for vowel in vowels]
+    while len(seen) < len(syllables) ** 3 / 2:
+        text = "".join(syllables[i] for i in rng.integers(0, len(syllables), 3))
+        if text not in seen:
+            seen.add(text)
+            yield text
+    raise ValueError(f"{len(seen)} coined words of three syllables are used up.")
