@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from longctx.evals.questions.infinite import FindNumbers, HiddenNumber, NestedCalls, RunningTotal
+from longctx.evals.questions.keyvalue import Associations, JointRecall, JsonPairs
 from longctx.evals.questions.needles import Needles
 from longctx.evals.questions.question import Questions
 from longctx.evals.questions.threads import Marked, Threads
@@ -22,4 +24,13 @@ QUESTIONS: Mapping[str, Questions] = {
     "threads_backward": Threads(steps=5, direction="backward"),
     "threads_random": Threads(steps=5, direction="random"),
     "threads_multi": Threads(threads=5, steps=5),
+    "json_kv": JsonPairs(),
+    "json_kv_multi": JsonPairs(asked=5),
+    "mqar": Associations(),
+    "joint_recall": JointRecall(),
+    "infinite_passkey": HiddenNumber(),
+    "infinite_number": HiddenNumber(doubled=True),
+    "infinite_find": FindNumbers(),
+    "infinite_calc": RunningTotal(),
+    "infinite_code": NestedCalls(),
 }
