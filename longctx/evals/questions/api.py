@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from longctx.evals.questions.bios import Bios
+from longctx.evals.questions.copying import ManyClasses, MarkedPassage
 from longctx.evals.questions.infinite import FindNumbers, HiddenNumber, NestedCalls, RunningTotal
 from longctx.evals.questions.keyvalue import Associations, JointRecall, JsonPairs
 from longctx.evals.questions.needles import Needles
@@ -33,4 +35,15 @@ QUESTIONS: Mapping[str, Questions] = {
     "infinite_find": FindNumbers(),
     "infinite_calc": RunningTotal(),
     "infinite_code": NestedCalls(),
+    "copy": MarkedPassage(),
+    "icl_10": ManyClasses(classes=10),
+    "icl_50": ManyClasses(),
+    "icl_50_grouped": ManyClasses(grouped=True),
+    "icl_200": ManyClasses(classes=200),
+    "bios_standard": Bios(),
+    "bios_multi_2": Bios(count=2),
+    "bios_multi_5": Bios(count=5),
+    "bios_rank_2": Bios("rank", count=2),
+    "bios_multihop_2": Bios("multihop", count=2),
+    "bios_citation": Bios("citation"),
 }
