@@ -93,7 +93,8 @@ class ManyClasses:
         labels = words.take(words.coined(rng), self.classes)
         patterns: dict[str, None] = {}
         while len(patterns) < self.classes:
-            patterns[" ".join(WORDS[i] for i in rng.integers(0, len(WORDS), PATTERN).tolist())] = None
+            drawn = rng.integers(0, len(WORDS), (self.classes - len(patterns), PATTERN)).tolist()
+            patterns |= dict.fromkeys(" ".join(WORDS[i] for i in row) for row in drawn)
         texts, asked = list(patterns), int(rng.integers(self.classes))
         question = _examples(rng, [texts[asked]])[0]
         hay = np.random.default_rng(rng.integers(1 << 62))

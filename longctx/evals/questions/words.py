@@ -92,8 +92,9 @@ def coined(rng: np.random.Generator) -> Iterator[str]:
     consonants, vowels, seen = "bdfgklmnprstvz", "aeiou", set()
     syllables = [consonant + vowel for consonant in consonants for vowel in vowels]
     while len(seen) < len(syllables) ** 3 / 2:
-        text = "".join(syllables[i] for i in rng.integers(0, len(syllables), 3))
-        if text not in seen:
-            seen.add(text)
-            yield text
+        for drawn in rng.integers(0, len(syllables), (64, 3)).tolist():
+            text = "".join(syllables[i] for i in drawn)
+            if text not in seen:
+                seen.add(text)
+                yield text
     raise ValueError(f"{len(seen)} coined words of three syllables are used up.")
