@@ -42,6 +42,7 @@ class Bios:
     count: int = 1
     smallest: int = 4
     diffusion: str = "high"
+    scope: str = "low"
 
     def __post_init__(self):
         least = 2 if self.kind in ("rank", "multihop") else 1
@@ -70,11 +71,6 @@ class Bios:
         """See Questions."""
         name = "multi_standard" if self.kind == "standard" and self.count > 1 else self.kind
         return f"LongBioBench's {name} (arXiv 2506.02921), {DIFFERS}"
-
-    @property
-    def scope(self) -> str:
-        """See Questions."""
-        return "low"
 
     def sample(self, rng: np.random.Generator, size: int) -> Sample:
         """See Questions. size: biographies of people who are not asked for."""
