@@ -6,8 +6,13 @@ from longctx.errors import unknown_name
 from longctx.evals.questions.babilong import GIVERS, Babilong
 from longctx.evals.questions.beliefs import Beliefs
 from longctx.evals.questions.best_answer import BestAnswer
+from longctx.evals.questions.bios import Bios
+from longctx.evals.questions.copying import ManyClasses, MarkedPassage
 from longctx.evals.questions.countdown import Countdown
+from longctx.evals.questions.facts import FactDocuments
 from longctx.evals.questions.graphs import Graphwalks
+from longctx.evals.questions.infinite import FindNumbers, HiddenNumber, NestedCalls, RunningTotal
+from longctx.evals.questions.keyvalue import Associations, JointRecall, JsonPairs
 from longctx.evals.questions.latent import Latent
 from longctx.evals.questions.latent_list import LatentList
 from longctx.evals.questions.lift import Lift
@@ -17,13 +22,13 @@ from longctx.evals.questions.needles import Needles
 from longctx.evals.questions.order import Order
 from longctx.evals.questions.passages import CountingStars
 from longctx.evals.questions.paths import PathTraversal
-from longctx.evals.questions.people import FactDocuments
 from longctx.evals.questions.question import Questions
 from longctx.evals.questions.repeated import RepeatedWords
 from longctx.evals.questions.ruler import CommonWords, FrequentWords, VariableTracking
 from longctx.evals.questions.symbolic import Assignments
 from longctx.evals.questions.table import Table
 from longctx.evals.questions.tally import Tally, TallyPairs
+from longctx.evals.questions.threads import Marked, Threads
 from longctx.evals.questions.unknown import Unknown
 
 QUESTIONS: Mapping[str, Questions] = {
@@ -72,10 +77,46 @@ QUESTIONS: Mapping[str, Questions] = {
     "counting_stars": CountingStars(),
     "repeated_words": RepeatedWords(),
     "lift": Lift(),
+    "threads_needle": Threads(),
+    "threads_needles": Threads(threads=5),
+    "threads_conditional": Marked(),
+    "threads_forward": Threads(steps=5),
+    "threads_backward": Threads(steps=5, direction="backward"),
+    "threads_random": Threads(steps=5, direction="random"),
+    "threads_multi": Threads(threads=5, steps=5),
+    "json_kv": JsonPairs(),
+    "json_kv_multi": JsonPairs(asked=5),
+    "mqar": Associations(),
+    "joint_recall": JointRecall(),
+    "infinite_passkey": HiddenNumber(),
+    "infinite_number": HiddenNumber(doubled=True),
+    "infinite_find": FindNumbers(),
+    "infinite_calc": RunningTotal(),
+    "infinite_code": NestedCalls(),
+    "copy": MarkedPassage(),
+    "icl_10": ManyClasses(classes=10),
+    "icl_50": ManyClasses(),
+    "icl_50_grouped": ManyClasses(grouped=True),
+    "icl_200": ManyClasses(classes=200),
+    "bios_standard": Bios(),
+    "bios_multi_2": Bios(count=2),
+    "bios_multi_5": Bios(count=5),
+    "bios_rank_2": Bios("rank", count=2),
+    "bios_multihop_2": Bios("multihop", count=2),
+    "bios_citation": Bios("citation"),
 }
+_starting = lambda *starts: tuple(name for name in QUESTIONS if name.startswith(starts))
 SUITES: Mapping[str, tuple[str, ...]] = {
-    "quick": ("niah_single_1", "niah_single_2", "niah_multikey_1"),
-    "ruler": tuple(name for name in QUESTIONS if name.startswith("niah_")),
+    "quick": ("niah_single_2", "niah_multikey_2", "json_kv", "threads_forward", "babilong_qa1", "repeated_words"),
+    "ruler": (*_starting("niah_"), "vt", "cwe", "fwe", "qa_facts_1", "qa_facts_2"),
+    "recall": (*_starting("threads_", "mrcr_", "latent_", "bios_"), "mqar", "joint_recall", "copy", "idk"),
+    "reasoning": (
+        *_starting("babilong_", "graphwalks_"),
+        *("gsm_infinite_symbolic", "listops", "path_traversal", "countdown", "latent_list", "best_answer", "beliefs"),
+        *("sort", "tsort", "infinite_code", "infinite_calc"),
+    ),
+    "aggregation": ("tally", "tally_pairs", "counting_stars", "infinite_find", "cwe", "fwe", *_starting("icl_")),
+    "kv": ("json_kv", "json_kv_multi", "mqar", "joint_recall", "lift"),
 }
 
 

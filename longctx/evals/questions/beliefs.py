@@ -68,7 +68,7 @@ class Beliefs:
         ask = lambda text, gold: Query(text, PREFIX, (gold,), (gold, *(box for box in boxes if box != gold)))
         queries = [ask(BELIEF.format(person=person, thing=thing), believed[person]) for person in names[: self.persons]]
         queries.append(ask(TRUTH.format(thing=thing), boxes[-1]))
-        return Sample(TASK + "\n".join(words.placed(lines, events, depths)), tuple(queries))
+        return Sample(TASK + "\n".join(words.placed(lines, zip(depths, events, strict=True))), tuple(queries))
 
     def solve(self, prompt: str) -> str:
         """See Questions."""

@@ -98,7 +98,7 @@ class BestAnswer:
         lines = [miss(hay, name) for name in words.take(keys, size)]
         asked = "; ".join(POINTS[i].wish.format(POINTS[i].values[wanted]) for i, wanted in wishes.items())
         query = Query(QUESTION.format(asked), PREFIX, (names[0],), tuple(names), depths[0])
-        return Sample(TASK + "\n".join(words.placed(lines, offers, depths)), (query,))
+        return Sample(TASK + "\n".join(words.placed(lines, zip(depths, offers, strict=True))), (query,))
 
     def solve(self, prompt: str) -> str:
         """See Questions."""

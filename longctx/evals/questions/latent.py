@@ -178,7 +178,7 @@ class Latent:
         named = set(re.findall(r"[a-z]+", facts[0].meant)) - {"the"}
         plain = (text for text in words.sentences(hay) if named.isdisjoint(text[:-1].split()))
         told = [self.told(fact, person) for fact, person in zip(facts, persons, strict=True)]
-        lines = words.placed(words.take(plain, size), told, depths)
+        lines = words.placed(words.take(plain, size), zip(depths, told, strict=True))
         query = Query("\n" + asked(facts[0]), PREFIX, (persons[0],), tuple(persons), depths[0])
         return Sample(TASK + "\n".join(lines), (query,))
 

@@ -74,7 +74,7 @@ class Mrcr:
         hay = np.random.default_rng(rng.integers(1 << 62))
         others, more = [one for one in _KINDS if one != kind], words.sentences(hay)
         turns = [_turn(others[i], more) for i in hay.integers(0, len(others), size)]
-        told = words.placed(turns, [_said(kind, reply) for reply in replies], depths)
+        told = words.placed(turns, zip(depths, [_said(kind, reply) for reply in replies], strict=True))
         answers = [f"{mark} {reply}" for reply in replies]
         question = QUESTION.format(mark=mark, which=ORDINALS[which], style=style, form=form, topic=topic)
         candidates = (answers[which], *answers[:which], *answers[which + 1 :])

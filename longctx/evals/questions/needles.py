@@ -85,7 +85,7 @@ class Needles:
             (gold[0], *others) if single else (),
             float(depths[0, 0]) if single else None,
         )
-        text = "\n".join(words.placed(lines, needles, depths.ravel().tolist()))
+        text = "\n".join(words.placed(lines, zip(depths.ravel().tolist(), needles, strict=True)))
         return Sample(TASK.format(values=self.of) + text, (query,))
 
     def _needle(self, key: str, value: str) -> str:

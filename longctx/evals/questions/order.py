@@ -55,7 +55,7 @@ class Order:
         depths = sorted(rng.random(self.segments).tolist())
         shown = rng.permutation(self.segments).tolist()
         hay = np.random.default_rng(rng.integers(1 << 62))
-        text = words.placed(words.take(words.sentences(hay, own), size), segments, depths)
+        text = words.placed(words.take(words.sentences(hay, own), size), zip(depths, segments, strict=True))
         orders = (shown, shown[::-1]) if self.segments == 2 else (shown,)
         return Sample(TASK + " ".join(text), tuple(self._query(segments, order, depths[0]) for order in orders))
 

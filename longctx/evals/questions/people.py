@@ -1,197 +1,115 @@
-"""Questions about documents that tell made-up facts of people, one document a person."""
+"""Generated biographies: people of no world, with attributes from our own lists."""
 
-import dataclasses
-import itertools
 import re
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import numpy as np
 
-from longctx.evals.questions import scores, words
-from longctx.evals.questions.question import Query, Sample
+from longctx.evals.questions import words
 
-CHOICES = 8
-
-
-class Attribute(NamedTuple):
-    """What is told of each person: its name in questions, its values, and the sentences that tell it."""
-
-    name: str
-    values: tuple[str, ...]
-    told: tuple[str, ...]
-
-
-TRADES = (
-    "baker barber beekeeper blacksmith bookbinder brewer butcher carpenter clockmaker cook cooper dentist driver "
-    "farmer gardener glazier goldsmith hatter joiner judge lawyer librarian locksmith mason miller miner nurse painter "
-    "plumber porter potter printer roofer saddler shepherd surgeon tanner teacher weaver welder"
+GIVEN = tuple(
+    "Ada Alba Alina Amos Anton Aron Astrid Basil Bea Bela Bruno Carla Cecil Clara Conrad Cora Dara Della Dirk Edda "
+    "Edgar Elias Elsa Emil Enid Esther Ezra Fabian Felix Flora Fritz Gavin Greta Gustav Hanna Hector Hedda Hugo Ida "
+    "Ingrid Irma Isaac Ivo Jana Jasper Joel Judith Julius Karin Kaspar Klara Lars Leander Lena Lina Linus Lorenz Lotte "
+    "Luis Mabel Magnus Malin Mara Marius Mathilda Maud Milo Mina Mira Moritz Nadia Nils Nina Nora Octavia Olaf Olga "
+    "Oscar Otto Paula Petra Philippa Quentin Ramona Rasmus Rita Roland Rosa Rufus Selma Silas Simon Stella Sven Tessa "
+    "Theo Tilda Ulrich Ursula Vera Viktor Viola Walter Wanda Xenia Yara Yvonne Zelda".split()
 )
-TOWNS = (
-    "Aldenmoor Birchwick Brackford Calderstow Cranmere Dunhollow Eastervale Elmbury Fallowby Farrowgate Glenmarsh "
-    "Hartwell Hazelton Ironbridge Kestrelby Larkhaven Lowmere Marlowe Millbrook Netherby Oakhurst Otterford Pinewick "
-    "Quarrington Ravensby Redcliff Saltmarsh Silverbeck Stonehaven Thornbury Underhill Vinemoor Westerly Willowby "
-    "Wolfsden Yarrowdale"
+FAMILY = tuple(
+    "Abbott Aldous Anders Ashdown Barlow Beckett Bellamy Birch Blackwood Bowen Bramble Briggs Burdock Calloway Carver "
+    "Chadwick Colby Crane Crowther Dalton Darrow Denholm Draper Dunmore Eastman Ellery Elwood Fairfax Farrow Fenwick "
+    "Finch Fletcher Fulton Garrick Gifford Goddard Grantham Hadley Halloran Harker Hawthorn Hendry Holloway Hurst "
+    "Ingram Jarvis Jessop Keating Kendrick Kirby Lambert Langley Larkin Lockwood Lovell Marlow Mercer Merritt Mortimer "
+    "Nash Norwood Oakley Ogden Orwin Osgood Paget Parrish Pemberton Penrose Pickett Prescott Quick Radford Redfern "
+    "Rowntree Rutledge Sackville Sanborn Selby Sheldon Sinclair Stroud Tanner Tarrant Thorne Tobin Trask Upton Vance "
+    "Vickers Wadsworth Wakefield Walcott Weldon Whitlock Winslow Wyatt Yardley Yates".split()
 )
-INSTRUMENTS = (
-    "accordion bagpipes banjo bassoon bugle cello clarinet cornet drums dulcimer fiddle flute guitar harmonica harp "
-    "horn lute lyre mandolin oboe organ piano recorder saxophone sitar trombone trumpet tuba ukulele viola zither"
+STEMS = (
+    "Alder Ash Bram Brook Cald Dun Elm Fal Gorse Hart Heath Kel Lark Mar Nor Oat Pen Quar Rush Stan Thorn Wren".split()
 )
-PETS = (
-    "badger beetle budgie canary cat chameleon cockatoo crow dog donkey ferret finch frog gecko goat goldfish goose "
-    "hamster hedgehog horse iguana lizard llama magpie mouse newt owl parrot pigeon pony rabbit raven salamander sheep "
-    "snail snake spider squirrel swan toad tortoise turkey"
+ENDINGS = "bridge brook bury combe den field ford gate ham mere minster mouth port stead ton well wick worth".split()
+TRADES = tuple(
+    "accountancy acting baking banking barbering beekeeping bookbinding brewing bricklaying butchery carpentry "
+    "carting catering cobbling coopery dairying dentistry dyeing engraving ferrying fishing forestry gilding "
+    "glazing hatmaking joinery journalism locksmithing masonry midwifery milling mining nursing optometry "
+    "pharmacy piloting plastering plumbing policing printing roofing saddlery sailmaking shipbuilding "
+    "shoemaking silversmithing smelting surveying tailoring tanning teaching thatching tiling translating "
+    "upholstery watchmaking welding woodcutting".split()
 )
-ATTRIBUTES = (
-    Attribute(
-        "trade",
-        tuple(TRADES.split()),
-        (
-            "{name} earns a living as the {value} of the district.",
-            "Neighbours know {name} as their {value}.",
-            "For many years {name} has been the only {value} around.",
-        ),
-    ),
-    Attribute(
-        "birthplace",
-        tuple(TOWNS.split()),
-        (
-            "{name} was born in {value}.",
-            "The family of {name} lived in {value} at the time of the birth.",
-            "It was in {value} that {name} came into the world.",
-        ),
-    ),
-    Attribute(
-        "instrument",
-        tuple(INSTRUMENTS.split()),
-        (
-            "In the evenings {name} practises the {value}.",
-            "{name} plays the {value} well.",
-            "On feast days one hears {name} on the {value}.",
-        ),
-    ),
-    Attribute(
-        "pet",
-        tuple(PETS.split()),
-        (
-            "At home {name} keeps one {value}.",
-            "{name} never travels without the old {value}, the pet of the house.",
-            "Of all animals, {name} chose a certain {value} as a pet.",
-        ),
-    ),
+HOBBIES = tuple(
+    "acrobatics archery badminton ballet basketry billiards birdwatching bowling boxing calligraphy camping canoeing "
+    "caving chess crocheting curling cycling dancing darts dominoes embroidery falconry fencing gardening gliding golf "
+    "gymnastics hiking hockey juggling karate kayaking knitting macrame marquetry mountaineering origami "
+    "painting photography pottery puppetry quilting rowing rugby sailing sculpting singing skating skiing snorkelling "
+    "squash surfing swimming tennis volleyball weightlifting whittling wrestling yodelling yoga".split()
 )
-GUIDES = (
-    "{name} was once the apprentice of {value}.",
-    "It was {value} who had {name} as an apprentice.",
-    "As an apprentice, {name} lived in the house of {value}.",
+SUBJECTS = tuple(
+    "acoustics agronomy algebra anatomy anthropology archaeology astronomy biology botany chemistry cosmology "
+    "cryptography dialectology ecology economics entomology epidemiology ethics forensics genetics geography geology "
+    "geometry glaciology grammar heraldry history hydrology immunology jurisprudence law linguistics logic "
+    "mathematics mechanics metallurgy meteorology mineralogy musicology mycology neurology oceanography optics "
+    "ornithology palaeontology pathology philosophy phonetics physics physiology poetics politics psychology rhetoric "
+    "seismology sociology statistics theology topology zoology".split()
 )
-TOLD = {**{attribute.name: attribute.told for attribute in ATTRIBUTES}, "guide": GUIDES}
-ORDERS = tuple(itertools.permutations(range(len(TOLD))))
-QUESTION = "\nWhat is the {attribute} of {who}?"
-PREFIX = " The {attribute} of {who} is"
-GUIDE = "the person whose apprentice was "
+VALUES: dict[str, tuple[str, ...]] = {
+    "year": tuple(map(str, range(1900, 2000))),
+    "town": tuple(stem + ending for stem in STEMS for ending in ENDINGS),
+    "trade": TRADES,
+    "hobby": HOBBIES,
+    "subject": SUBJECTS,
+}
+BIOGRAPHY = (
+    "Passage {passage}: {name} was born in the year {year} in the town of {town}. {name} studied {subject}. "
+    "The trade of {name} is {trade}, and {teacher} taught it. The hobby of {name} is {hobby}."
+)
+_PARSED = re.compile(
+    r"^Passage (?P<passage>\d+): (?P<name>.+?) was born in the year (?P<year>\d+) in the town of (?P<town>\w+)\..+?"
+    r" studied (?P<subject>\w+)\. .+? is (?P<trade>\w+), and (?P<teacher>.+?) taught it\. .+? is (?P<hobby>\w+)\.$",
+    re.MULTILINE,
+)
+Person = dict[str, str]  # by the fields of BIOGRAPHY
 
 
-@dataclasses.dataclass(frozen=True)
-class FactDocuments:
-    """A fact about a person is asked for, who is named or is found by others.
-
-    The other seven candidates are told of others; where documents are chained, one of them is of the person named.
-
-    Attributes:
-      hops: documents that the answer needs: 1 of the person named, 2 of the one that the named person learnt from, ...
-    """
-
-    hops: int = 1
-    budget: int = 32
-    smallest: int = 1
-    source: str = (
-        "RULER's qa (arXiv 2404.06654), whose questions and documents are SQuAD's and HotpotQA's; here the documents "
-        "are made up, so that none of it can be known beforehand"
-    )
-    scope: str = "low"
-
-    def __post_init__(self):
-        if not 1 <= self.hops < CHOICES:
-            raise ValueError(f"{self.hops} hops are not from 1 to {CHOICES - 1}.")
-
-    @property
-    def what(self) -> str:
-        """See Questions."""
-        return f"a fact that takes {self.hops} of many documents about people"
-
-    @property
-    def diffusion(self) -> str:
-        """See Questions."""
-        return "high" if self.hops > 1 else "low"
-
-    def sample(self, rng: np.random.Generator, size: int) -> Sample:
-        """See Questions. size: documents about people that have nothing to do with the question."""
-        asked = int(rng.integers(len(ATTRIBUTES)))
-        surnames = (word.capitalize() for word in words.coined(rng))
-        of_asked = rng.permutation(len(ATTRIBUTES[asked].values))[:CHOICES]
-        told = _people(rng, words.take(surnames, CHOICES), (asked, of_asked))
-        names, documents = [name for name, _ in told], [text for _, text in told]
-        depths = rng.random(self.hops).tolist()
-        gold, *others = [ATTRIBUTES[asked].values[i] for i in np.roll(of_asked, 1 - self.hops)]
-        hay = np.random.default_rng(rng.integers(1 << 62))
-        more = [text for _, text in _people(hay, words.take(surnames, size))]
-        rest = words.permuted(hay, documents[self.hops :] + more)
-        whole = words.placed(rest, documents[: self.hops], depths)
-        said = dict(attribute=ATTRIBUTES[asked].name, who=GUIDE * (self.hops - 1) + names[0])
-        query = Query(
-            QUESTION.format(**said),
-            PREFIX.format(**said),
-            (gold,),
-            (gold, *others),
-            depths[0] if self.hops == 1 else None,
-        )
-        intro = "Each of the documents below is about one person. You will be asked about one of them.\n"
-        return Sample(intro + "\n".join(f"Document {i}: {text}" for i, text in enumerate(whole, 1)), (query,))
-
-    def solve(self, prompt: str) -> str:
-        """See Questions."""
-        context, _, question = prompt.rpartition(QUESTION.partition("{")[0])
-        attribute, who = re.findall(r"^(\w+) of (.*)\?", question)[0]
-        name = who.replace(GUIDE, "")
-        for _ in range(who.count(GUIDE)):
-            name = _told(context, "guide", name)
-        return _told(context, attribute, name)
-
-    def score(self, answer: str, query: Query) -> float:
-        """See Questions: whether the answer holds the fact, before those of any other candidate."""
-        return float(scores.first_named(answer, query.candidates) == query.gold[0])
-
-    def chance(self, query: Query) -> float:
-        """See Questions."""
-        return 1 / len(query.candidates)
+def names(rng: np.random.Generator, without: list[str]) -> Iterator[str]:
+    """Yields names of three words, each once and none of `without`, until half of all there are have come."""
+    seen = set(without)
+    while len(seen) < len(GIVEN) ** 2 * len(FAMILY) / 2:
+        for i, j, k in (rng.random((64, 3)) * (len(GIVEN), len(GIVEN), len(FAMILY))).astype(int).tolist():
+            name = f"{GIVEN[i]} {GIVEN[j]} {FAMILY[k]}"
+            if name not in seen:
+                seen.add(name)
+                yield name
+    raise ValueError(f"{len(seen)} names are used up.")
 
 
-def _people(
-    rng: np.random.Generator, surnames: list[str], given: tuple[int, np.ndarray] | None = None
-) -> list[tuple[str, str]]:
-    """(name, document) of people, each the apprentice of the next.
-
-    given: the number of an attribute and the values that each person has of it; others are random.
-    """
-    sizes = [len(each.values) for each in ATTRIBUTES]
-    rows = words.picks(rng, len(surnames), len(words.PERSONS), *sizes, *[len(GUIDES)] * len(TOLD), len(ORDERS))
-    names = [f"{words.PERSONS[row[0]]} {last}" for row, last in zip(rows, surnames, strict=True)]
-    documents = []
-    for i, (row, name) in enumerate(zip(rows, names, strict=True)):
-        chosen, forms, order = row[1 : 1 + len(sizes)], row[1 + len(sizes) : -1], ORDERS[row[-1]]
-        if given:
-            chosen[given[0]] = given[1][i]
-        values = [each.values[k] for each, k in zip(ATTRIBUTES, chosen, strict=True)]
-        values.append(names[(i + 1) % len(names)])
-        sentences = [
-            told[k].format(name=name, value=value) for told, k, value in zip(TOLD.values(), forms, values, strict=True)
-        ]
-        documents.append((name, " ".join([sentences[k] for k in order])))
-    return documents
+def different(rng: np.random.Generator, count: int) -> list[Person]:
+    """People who share no value. The teacher of each is the next of them, of the last the first."""
+    called = words.take(names(rng, []), count)
+    drawn = {field: [values[i] for i in rng.permutation(len(values))[:count]] for field, values in VALUES.items()}
+    drawn |= {"passage": words.take(words.integers(rng, 6), count), "name": called, "teacher": called[1:] + called[:1]}
+    return [{field: values[i] for field, values in drawn.items()} for i in range(count)]
 
 
-def _told(context: str, kind: str, name: str) -> str:
-    """What is told of a person: an attribute, or the name of the guide."""
-    value = r"(\w+ \w+)" if kind == "guide" else r"(\w+)"
-    forms = (re.escape(form).replace(r"\{name\}", name).replace(r"\{value\}", value) for form in TOLD[kind])
-    return next(found[1] for form in forms if (found := re.search(form, context)))
+def others(rng: np.random.Generator, count: int, known: list[Person]) -> list[Person]:
+    """People with names and passages that are not those of the known; one more leaves those before as they are."""
+    named, numbered, valued = rng.spawn(3)
+    called = [person["name"] for person in known]
+    called += words.take(names(named, called), count)
+    passages = words.take(words.integers(numbered, 6, {person["passage"] for person in known}), count)
+    found, shares = [], valued.random((count, len(VALUES) + 1)).tolist()
+    for at, (passage, (of_teacher, *of_values)) in enumerate(zip(passages, shares, strict=True), len(known)):
+        person = {"passage": passage, "name": called[at], "teacher": called[int(of_teacher * at)]}
+        for (field, values), share in zip(VALUES.items(), of_values, strict=True):
+            person[field] = values[int(share * len(values))]
+        found.append(person)
+    return found
+
+
+def biography(person: Person) -> str:
+    """A line of text."""
+    return BIOGRAPHY.format_map(person)
+
+
+def read(text: str) -> dict[str, Person]:
+    """The people of a text of biographies, by name."""
+    return {found["name"]: found.groupdict() for found in _PARSED.finditer(text)}

@@ -44,7 +44,7 @@ class RepeatedWords:
             depth,
         )
         intro = "The text below is a single word, repeated. In one place only, another word stands instead.\n"
-        return Sample(intro + " ".join(words.placed([word] * size, [variants[0]], [depth])), (query,))
+        return Sample(intro + " ".join(words.placed([word] * size, zip([depth], [variants[0]], strict=True))), (query,))
 
     def solve(self, prompt: str) -> str:
         """See Questions."""

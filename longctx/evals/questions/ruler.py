@@ -61,7 +61,9 @@ class VariableTracking:
             tuple(names),
         )
         intro = "Variables get their values in some lines of the text below. Keep track of them.\n"
-        return Sample(intro + "\n".join(words.placed([GRASS.strip()] * size, assigned, depths)), (query,))
+        return Sample(
+            intro + "\n".join(words.placed([GRASS.strip()] * size, zip(depths, assigned, strict=True))), (query,)
+        )
 
     def solve(self, prompt: str) -> str:
         """See Questions."""

@@ -1,7 +1,7 @@
 """Ways to score an answer against what it should hold. All return a number from 0 to 1 and never raise."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 _WORD = re.compile(r"\w+")
 
@@ -80,3 +80,25 @@ def first_named(answer: str, names: Collection[str]) -> str | None:
 def near(count: int | None, gold: int) -> float:
     """0.75 to the power of the error of a count, as OOLONG (arXiv 2511.02817) scores counts; 0 where there is none."""
     return 0.0 if count is None else 0.75 ** min(abs(count - gold), 1000)
+
+
+def named_in_order(answer: str, gold: tuple[str, ...], known: Collection[str]) -> float:
+    """1 where the first of the known names that the answer holds, as whole words, are the gold in its order, else 0.
+
+    An answer that lists what is known does not pass. Of known names that begin at the same word the longest counts.
+    """
+    parts = lambda text: tuple(_WORD.findall(text.lower()))
+    names = {parts(name) for name in known}
+    lengths, said = sorted({len(name) for name in names}, reverse=True), parts(answer)
+    found, at = [], 0
+    while at < len(said) and len(found) < len(gold):
+        length = next((length for length in lengths if said[at : at + length] in names), 0)
+        found += [said[at : at + length]] if length else []
+        at += length or 1
+    return float(found == [parts(name) for name in gold])
+
+
+def leading_share(found: Sequence, gold: Sequence) -> float:
+    """The share of the gold that comes before the first difference."""
+    pairs = enumerate(zip(found, gold, strict=False))
+    return next((at for at, (one, other) in pairs if one != other), min(len(found), len(gold))) / len(gold)

@@ -55,7 +55,7 @@ class Unknown:
         needles = [_needle(*own) for own in zip(hidden, values, strict=True)]
         present = Query(QUESTION.format(key=hidden[0]), PREFIX, (values[0],), (*values, PHRASE), depths[0])
         missing = Query(QUESTION.format(key=absent), PREFIX, (PHRASE,), (PHRASE, *values))
-        return Sample(TASK + "\n".join(words.placed(lines, needles, depths)), (present, missing))
+        return Sample(TASK + "\n".join(words.placed(lines, zip(depths, needles, strict=True))), (present, missing))
 
     def solve(self, prompt: str) -> str:
         """See Questions."""

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import string
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -101,14 +101,17 @@ def sentences(rng: np.random.Generator, without: Collection[str] = ()) -> Iterat
                 yield sentence
 
 
-def placed(lines: list[str], facts: list[str], depths: list[float]) -> list[str]:
-    """The lines with fact i after the share depths[i], from 0 to 1, of them; facts of one place keep their order."""
-    places = [round(depth * len(lines)) for depth in depths]
-    out, done = [], 0
-    for i in sorted(range(len(facts)), key=places.__getitem__):
-        out += [*lines[done : places[i]], facts[i]]
-        done = places[i]
-    return out + lines[done:]
+def placed(lines: Sequence[str], facts: Iterable[tuple[float, str]]) -> list[str]:
+    """The lines with each fact, (depth, text), after that share of them, from 0 to 1; facts in the order of depth.
+
+    Facts of equal depth keep their order.
+    """
+    found, start = [], 0
+    for depth, text in sorted(facts, key=lambda fact: fact[0]):
+        end = round(depth * len(lines))
+        found += [*lines[start:end], text]
+        start = end
+    return [*found, *lines[start:]]
 
 
 def coined(rng: np.random.Generator) -> Iterator[str]:
@@ -145,3 +148,12 @@ def listed(names: Sequence[str]) -> str:
 def picks(rng: np.random.Generator, count: int, *choices: int) -> list[list[int]]:
     """`count` rows of random indices, each below its number of choices; more rows begin with the same ones."""
     return rng.integers(0, choices, (count, len(choices))).tolist()
+
+
+def many_uuids(rng: np.random.Generator, count: int) -> list[str]:
+    """`count` random UUIDs (version 4) as text, drawn at once."""
+    octets = rng.integers(0, 256, (count, 16), np.uint8)
+    octets[:, 6], octets[:, 8] = octets[:, 6] & 0x0F | 0x40, octets[:, 8] & 0x3F | 0x80
+    text = octets.tobytes().hex()
+    parts = ((at, at + 8, at + 12, at + 16, at + 20, at + 32) for at in range(0, 32 * count, 32))
+    return ["-".join((text[a:b], text[b:c], text[c:d], text[d:e], text[e:f])) for a, b, c, d, e, f in parts]

@@ -151,9 +151,8 @@ def test_prose_goes_on_as_it_began_and_facts_keep_their_order():
     assert take(200)[:50] == take(50) and len(set(take(200))) == 200
     first = take(3)[0]
     assert first not in words.take(words.sentences(np.random.default_rng(0), [first]), 100)
-    lines = words.placed(["a", "b"], ["2", "1", "3"], [0.5, 0.5, 0.0])
-    assert lines == ["3", "a", "2", "1", "b"]
-    assert words.placed([], ["2", "1"], [0.9, 0.1]) == ["2", "1"]
+    assert words.placed(["a", "b"], [(0.5, "2"), (0.5, "1"), (0.0, "3")]) == ["3", "a", "2", "1", "b"]
+    assert words.placed([], [(0.9, "2"), (0.1, "1")]) == ["1", "2"]
 
 
 @pytest.mark.parametrize(

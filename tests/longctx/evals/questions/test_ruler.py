@@ -8,7 +8,7 @@ import pytest
 
 from longctx.evals.questions import fit, words
 from longctx.evals.questions.api import QUESTIONS
-from longctx.evals.questions.people import FactDocuments
+from longctx.evals.questions.facts import FactDocuments
 from longctx.evals.questions.ruler import CommonWords, FrequentWords, VariableTracking
 
 
@@ -82,7 +82,7 @@ def test_drawn_words_are_each_once_and_grow_when_they_are_used_up():
     assert len(set(few)) == 100 and lengths == sorted(lengths) and 13 <= lengths.count(1) <= 26
     many = words.take(words.coined(rng), 20_000)
     assert len(set(many)) == 20_000 and {len(word) for word in many} == {6}
-    assert "".join(words.placed(["a", "b"], list("zyxw"), [1.0, 0.5, 0.49, 0.0])) == "wayxbz"
+    assert "".join(words.placed(["a", "b"], zip([1.0, 0.5, 0.49, 0.0], list("zyxw"), strict=True))) == "waxybz"
 
 
 @pytest.mark.parametrize("name", ["vt", "cwe", "fwe", "qa_facts_1"])
