@@ -72,7 +72,7 @@ def test_what_is_scored_is_the_answer(tmp_path, byte_tokenizer, make):
 
 
 def test_names(byte_tokenizer):
-    assert named(("quick", "niah_single_1")) == list(SUITES["quick"]) and set(named(tuple(SUITES))) <= set(QUESTIONS)
+    assert named(("quick", SUITES["quick"][1])) == list(SUITES["quick"]) and set(named(tuple(SUITES))) <= set(QUESTIONS)
     with pytest.raises(UserError, match=r"eval.questions\[1\]='niah_sigle_1' is not known.*niah_single_1"):
         api.check(EvalConfig(questions=("quick", "niah_sigle_1")))
     result = questions.run(always, [], byte_tokenizer, EvalConfig(questions=("quick",), samples=1), (2048,), 3)
