@@ -20,7 +20,6 @@ from experiments.run.progress import duration
 from experiments.run.written import Run, load
 from experiments.settings import former
 from experiments.settings.console import Parser, complain
-from longctx.config import EvalConfig
 from longctx.errors import UserError
 from longctx.evals.api import EVALS
 from longctx.evals.drawing import count
@@ -156,7 +155,7 @@ class Section(NamedTuple):
 def sections(run: Run) -> list[Section]:
     """The pictures of a report, in order: training loss, each evaluation of EVALS, and how the training went.
 
-    Evaluations that no run has unless it asks for them are shown where they were measured. Pictures of fields that an
+    Evaluations by request are shown where they were measured. Pictures of fields that an
     older run did not log are left out.
     """
     if not run.of_a_run:
@@ -173,7 +172,7 @@ def sections(run: Run) -> list[Section]:
             drawn(figures.loss, run.steps, lengths),
         ),
         *_where_logged(run, "sources"),
-        *(_measured(run, name, task) for name, task in EVALS.items() if name in (*EvalConfig().tasks, *run.evals)),
+        *(_measured(run, name, task) for name, task in EVALS.items() if name in run.evals or not task.by_request),
         *_where_logged(run, "optimiser"),
         Section(
             "speed",

@@ -91,11 +91,11 @@ def target(name: str, simulate: bool = False) -> Target:
 
     Sets the environment variables that the compilers need, so it must be called before jax starts.
 
-    simulate: whether "cpu:8", simulated devices, is allowed. Raises UserError for an unknown name.
+    simulate: whether "cpu:8", simulated devices, takes the place of "cpu". Raises UserError for an unknown name.
     """
     if simulate and (cpus := re.fullmatch(r"cpu:([1-9]\d*)", name)):
         return Target(name, None, _cpus(int(cpus[1])), "cpu")
-    if name == "cpu":
+    if name == "cpu" and not simulate:
         return _this_machine()
     os.environ.update(ENVIRONMENT, JAX_SKIP_CUDA_CONSTRAINTS_CHECK="1")  # NVIDIA's libraries need not be installed
     gpus, tpus = re.fullmatch(r"([a-z]+\d+)x(\d+)", name), re.fullmatch(r"(\w+):[\dx]+", name)
@@ -106,7 +106,7 @@ def target(name: str, simulate: bool = False) -> Target:
         extras.need(f"compiling for {name}", extras.missing("libtpu"))
         return Target(name, CHIPS[tpus[1]], _tpus(name), "tpu")
     known = [f"{chip}x8" for chip in CHIPS if chip in gpu_chips.CHIPS]
-    known += ["v5p:2x2x1", "v5e:4x4", "v6e:16x16", "v4:2x2x1", "cpu"] + ["cpu:8"] * simulate
+    known += ["v5p:2x2x1", "v5e:4x4", "v6e:16x16", "v4:2x2x1", "cpu:8" if simulate else "cpu"]
     raise unknown_name("target", name, known)
 
 

@@ -44,6 +44,7 @@ class Task(NamedTuple):
       headline: (result, trained) -> the result in a few words, for the last line of a run; "" where there is none.
       fills_every_length: whether `run` makes rows as long as every length, however short the held-out documents are:
         then memory must hold such rows, and is asked before anything is measured.
+      by_request: whether a report is silent on it until it was measured.
     """
 
     run: Callable[..., dict]
@@ -55,3 +56,4 @@ class Task(NamedTuple):
     lengths: Callable[[dict], list[int]] = no_lengths
     headline: Callable[[dict, int], str] = no_headline
     fills_every_length: bool = False
+    by_request: bool = False

@@ -20,14 +20,8 @@ from pallas_kernels.turned import turned
 def product(einsum: str, x, w, out_spec: P | None) -> jax.Array:
     """einsum(x, w) of tokens and a weight in x's dtype, for a mesh of one device; see linear.product."""
     if out_spec is None:
-        return _rounded(einsum, *_alike(x, w))
-    local = jax.shard_map(
-        functools.partial(_rounded, einsum),
-        in_specs=tuple(jax.typeof(side).sharding.spec for side in (x, w)),
-        out_specs=out_spec,
-        check_vma=False,  # sums over devices are over one
-    )
-    return local(x, w)
+        return _rounded(einsum, None, *_alike(x, w))
+    return _rounded(einsum, (*(jax.typeof(side).sharding.spec for side in (x, w)), out_spec), x, w)
 
 
 def _alike(*sides):
@@ -40,17 +34,33 @@ def _alike(*sides):
     ]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _rounded(einsum: str, x, w):
-    return jnp.einsum(einsum, x, w, preferred_element_type=jnp.float32).astype(x.dtype)
+def _value(einsum: str, specs: tuple | None, x, w) -> jax.Array:
+    """The product. specs: of x, w and the result; None inside a shard_map."""
+    local = lambda x, w: jnp.einsum(einsum, x, w, preferred_element_type=jnp.float32).astype(x.dtype)
+    return local(x, w) if specs is None else _mapped(local, specs[:2], specs[2])(x, w)
 
 
-def _forward(einsum: str, x, w):
-    return _rounded(einsum, x, w), (x, w)
+def _mapped(local, in_specs, out_specs):
+    """`local` over a mesh of one device, where sums over devices are over one."""
+    return jax.shard_map(local, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
-def _backward(einsum: str, saved, dy):
-    x, w = saved
+_rounded = jax.custom_vjp(_value, nondiff_argnums=(0, 1))
+
+
+def _forward(einsum: str, specs: tuple | None, x, w):
+    return _rounded(einsum, specs, x, w), (x, w)
+
+
+def _backward(einsum: str, specs: tuple | None, saved, dy):
+    local = functools.partial(_gradients, einsum)
+    if specs is None:
+        return local(*saved, dy)
+    return _mapped(local, specs, specs[:2])(*saved, jax.sharding.reshard(dy, specs[2]))
+
+
+def _gradients(einsum: str, x, w, dy):
+    """(dx, dw) from the cotangent of the product."""
     operands, y = einsum.split("->")
     of_x, of_w = operands.split(",")
     tokens = math.prod(x.shape[: sum(letter in y for letter in of_x)])

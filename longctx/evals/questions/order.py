@@ -20,7 +20,7 @@ _LABEL = re.compile(r"\b[A-F]\b")
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """Of two segments, the first is asked for, in both orders of the two; of more, the order of all.
+    """The first of two segments is asked for, in both orders of the two; of more segments, the order.
 
     Attributes:
       segments: how many.

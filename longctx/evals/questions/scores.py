@@ -71,7 +71,7 @@ def after(answer: str, prefix: str) -> str:
 
 
 def first_named(answer: str, names: Collection[str]) -> str | None:
-    """That of the names which comes first in the answer as whole words, whatever their case; None where none does."""
+    """The name that comes first in the answer as whole words, whatever their case; None where none does."""
     lower = answer.lower()
     found = [(re.search(rf"(?<!\w){re.escape(name.lower())}(?!\w)", lower), name) for name in names]
     return min(((at.start(), name) for at, name in found if at), default=(0, None))[1]

@@ -55,7 +55,7 @@ def written(rng: np.random.Generator, records: list[Record]) -> list[str]:
 
 
 def counted(rng: np.random.Generator, users: list[str], counts: np.ndarray) -> list[Record]:
-    """As many records of each user (row) and topic (column) as the array of counts says, of random days."""
+    """Records of random days, of each user (row) and topic (column) as many as the array of counts says."""
     rows, topics = (np.repeat(at, counts.ravel()).tolist() for at in np.indices(counts.shape).reshape(2, -1))
     days = rng.integers(FIRST_DAY, FIRST_DAY + DAYS, len(rows)).tolist()
     return [Record(day, users[row], topic) for day, row, topic in zip(days, rows, topics, strict=True)]

@@ -205,4 +205,5 @@ TASK = Task(
     is_result=is_result,
     headline=headline,
     fills_every_length=True,
+    by_request=True,
 )

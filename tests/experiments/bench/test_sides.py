@@ -96,7 +96,8 @@ def test_agreement_workload_is_the_default_run():
 
 
 def said(seconds, peak, note="", compile_s=None):
-    return {"seconds": {"step": seconds}, "peak_mb": peak, "compile_s": compile_s, "parameters": 1, "note": note}
+    times = {"compile_s": compile_s, "predicted_s": compile_s and 0.55}
+    return {"seconds": {"step": seconds}, "peak_mb": peak, **times, "parameters": 1, "note": note}
 
 
 def test_train_ratios_and_targets(monkeypatch):
@@ -111,7 +112,8 @@ def test_train_ratios_and_targets(monkeypatch):
     assert ours["tokens_per_s"] == 8192 / 0.5 and ours["median_tokens_per_s"] == pytest.approx(8192 / 0.6)
     assert ours["speed_over_torch_float32"] == 2.0 and ours["speed_over_torch_same_dtype"] == 1.6
     agreed = {"steps": 200, "length": 512, "relative_difference": 0.02}
-    assert [t["result"] for t in bench_train.targets(records, agreed)] == ["ok", "missed", "ok", "missed"]
+    assert [t["result"] for t in bench_train.targets(records, agreed)] == ["ok", "missed", "ok", "ok", "ok", "missed"]
+    assert ours["predicted_over_best"] == pytest.approx(1.1)
     assert "longctx bfloat16" in bench_train.show(records)
 
 
@@ -123,7 +125,13 @@ def test_train_without_torch_has_no_ratio(monkeypatch):
     }
     monkeypatch.setattr(sides, "compare", lambda *_: canned)
     records = bench_train.measure(512, ["float32"], 8192, rounds=1)
-    assert [t["result"] for t in bench_train.targets(records, None)] == ["not measured", "not measured", "ok"]
+    assert [t["result"] for t in bench_train.targets(records, None)] == [
+        "not measured",
+        "not measured",
+        "ok",
+        "ok",
+        "ok",
+    ]
     assert note in bench_train.show(records)
 
 
