@@ -53,10 +53,11 @@ def _forward(einsum: str, specs: tuple | None, x, w):
 
 
 def _backward(einsum: str, specs: tuple | None, saved, dy):
+    x, w = saved
     local = functools.partial(_gradients, einsum)
     if specs is None:
-        return local(*saved, dy)
-    return _mapped(local, specs, specs[:2])(*saved, jax.sharding.reshard(dy, specs[2]))
+        return local(x, w, dy)
+    return _mapped(local, specs, specs[:2])(x, w, jax.sharding.reshard(dy, specs[2]))
 
 
 def _gradients(einsum: str, x, w, dy):
