@@ -11,7 +11,7 @@ from longctx.evals.questions.api import QUESTIONS
 from tests.helpers import slow
 
 EACH = pytest.mark.parametrize("name", QUESTIONS)
-SAMPLES = [60, *slow(10_000)]
+SAMPLES = [60, *slow(2_000)]
 
 
 def samples(name: str, count: int):
