@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from longctx.evals.questions import words
-from longctx.evals.questions.question import Query, Sample
+from longctx.evals.questions.question import Guessed, Query, Sample
 
 TASK = "A few facts are scattered over the text below. They come in the order in which they happened.\n"
 GIVERS = ("Bill", "Fred", "Jeff", "Mary")
@@ -132,7 +132,7 @@ FORMS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Babilong:
+class Babilong(Guessed):
     """A story's facts are asked for: qa1 the room of a person, qa2 of an object, qa3 that before another room,
     qa4 where rooms lie, qa5 who gave what to whom.
 
@@ -187,11 +187,6 @@ class Babilong:
         depths = np.sort(rng.random(len(facts)))
         told = [_sentence(rng, fact) for fact in facts]
         lines = self._background(np.random.default_rng(rng.integers(1 << 62)), size)
-        merged, done = [], 0
-        for depth, sentence in zip(depths, told, strict=True):
-            place = round(depth * size)
-            merged += [*lines[done:place], sentence]
-            done = place
         where = max(i for i, fact in enumerate(facts) if fact.who == names[0]) if self.kind == "qa1" else None
         query = Query(
             "\n" + form.question.format(*names),
@@ -200,7 +195,7 @@ class Babilong:
             (gold, *others),
             None if where is None else float(depths[where]),
         )
-        return Sample(TASK + " ".join(merged + lines[done:]), (query,))
+        return Sample(TASK + " ".join(words.placed(lines, zip(depths, told, strict=True))), (query,))
 
     def _background(self, rng: np.random.Generator, count: int) -> list[str]:
         """Sentences without a label, the first of a larger count the same."""
@@ -295,10 +290,6 @@ class Babilong:
         first = re.split(r"[.!?\n]", answer.strip(), maxsplit=1)[0]
         said = {word.lower() for word in _WORD.findall(first)} - {w.lower() for w in _WORD.findall(query.question)}
         return float(said & {label.lower() for label in self._labels()} == {query.gold[0].lower()})
-
-    def chance(self, query: Query) -> float:
-        """See Questions."""
-        return 1 / len(query.candidates)
 
 
 def _pick(rng: np.random.Generator, options: Sequence):

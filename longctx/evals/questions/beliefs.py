@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from longctx.evals.questions import scores, words
-from longctx.evals.questions.question import Query, Sample
+from longctx.evals.questions.question import Guessed, Query, Sample
 
 TASK = (
     "Persons come into a hall and leave it, and move things there between closed boxes. Whoever is in the hall sees "
@@ -27,7 +27,7 @@ _ASKED = re.compile(r"In which box (?:does (\w+) believe|is) the (.+?)(?: to be)
 
 
 @dataclasses.dataclass(frozen=True)
-class Beliefs:
+class Beliefs(Guessed):
     """The box in which each of some persons believes a thing to be is asked for, and the box in which it is.
 
     Attributes:
@@ -57,7 +57,7 @@ class Beliefs:
 
     def sample(self, rng: np.random.Generator, size: int) -> Sample:
         """See Questions. size: events of other persons and other things."""
-        names = [words.PERSONS[i] for i in rng.permutation(len(words.PERSONS))]
+        names = words.permuted(rng, words.PERSONS)
         boxes = [BOXES[i] for i in rng.permutation(len(BOXES))[: self.moves]]
         things = words.keys(rng)
         thing, *others = (key.replace("-", " ") for key in words.take(things, 30))
@@ -85,10 +85,6 @@ class Beliefs:
     def score(self, answer: str, query: Query) -> float:
         """See Questions: 1 where the answer has the right box and none of the other candidates, else 0."""
         return scores.only_held(answer, query.candidates)
-
-    def chance(self, query: Query) -> float:
-        """See Questions."""
-        return 1 / len(query.candidates)
 
 
 def _story(rng: np.random.Generator, persons: list[str], thing: str, boxes: list[str]) -> tuple[list[str], dict]:

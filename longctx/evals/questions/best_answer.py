@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from longctx.evals.questions import scores, words
-from longctx.evals.questions.question import Query, Sample
+from longctx.evals.questions.question import Guessed, Query, Sample
 
 TASK = "Offers of rooms for a night are listed below. A guest's wishes will be compared with them.\n"
 OFFER = "Offer {}: {}"
@@ -58,7 +58,7 @@ POINTS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class BestAnswer:
+class BestAnswer(Guessed):
     """The offer that meets all wishes is asked for by its name.
 
     Attributes:
@@ -119,10 +119,6 @@ class BestAnswer:
     def score(self, answer: str, query: Query) -> float:
         """See Questions: 1 where the answer holds the right name and no other candidate, else 0."""
         return scores.only_held(answer, query.candidates)
-
-    def chance(self, query: Query) -> float:
-        """See Questions."""
-        return 1 / len(query.candidates)
 
 
 def _choices(wishes: dict[int, int]) -> list[tuple[list[str], list[str]]]:

@@ -6,7 +6,7 @@ import re
 import numpy as np
 
 from longctx.evals.questions import scores, words
-from longctx.evals.questions.question import Query, Sample
+from longctx.evals.questions.question import Guessed, Query, Sample
 
 WORDS = words.ADJECTIVES + words.NOUNS
 NOISE = words.VERBS + words.PLACES  # none of them is part of a pattern
@@ -62,7 +62,7 @@ class MarkedPassage:
 
 
 @dataclasses.dataclass(frozen=True)
-class ManyClasses:
+class ManyClasses(Guessed):
     """The class of an example is learnt from other examples: it is told by four words in a row, and named by another.
 
     Attributes:
@@ -118,10 +118,6 @@ class ManyClasses:
     def score(self, answer: str, query: Query) -> float:
         """See Questions: whether the first class that the answer names is the right one."""
         return scores.named_in_order(answer, query.gold, query.candidates)
-
-    def chance(self, query: Query) -> float:
-        """See Questions."""
-        return 1 / len(query.candidates)
 
 
 def _examples(rng: np.random.Generator, patterns: list[str]) -> list[str]:

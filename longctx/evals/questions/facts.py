@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from longctx.evals.questions import scores, words
-from longctx.evals.questions.question import Query, Sample
+from longctx.evals.questions.question import Guessed, Query, Sample
 
 CHOICES = 8
 
@@ -92,7 +92,7 @@ GUIDE = "the person whose apprentice was "
 
 
 @dataclasses.dataclass(frozen=True)
-class FactDocuments:
+class FactDocuments(Guessed):
     """A fact about a person is asked for, who is named or is found by others.
 
     The other seven candidates are told of others; where documents are chained, one of them is of the person named.
@@ -160,10 +160,6 @@ class FactDocuments:
     def score(self, answer: str, query: Query) -> float:
         """See Questions: whether the answer holds the fact, before those of any other candidate."""
         return float(scores.first_named(answer, query.candidates) == query.gold[0])
-
-    def chance(self, query: Query) -> float:
-        """See Questions."""
-        return 1 / len(query.candidates)
 
 
 def _people(

@@ -9,14 +9,14 @@ import numpy as np
 
 from longctx.data.generated.passkey import GRASS
 from longctx.evals.questions import scores, words
-from longctx.evals.questions.question import Query, Sample
+from longctx.evals.questions.question import Guessed, Query, Sample
 
 CHOICES = 8
 SOURCE = "InfiniteBench's {task} (arXiv 2402.13718), with our own instructions{differs}"
 
 
 @dataclasses.dataclass(frozen=True)
-class HiddenNumber:
+class HiddenNumber(Guessed):
     """A number hidden in one text that comes again and again.
 
     Attributes:
@@ -57,10 +57,6 @@ class HiddenNumber:
         found = re.search(r"\d+", answer)
         return float(found is not None and found[0] == query.gold[0])
 
-    def chance(self, query: Query) -> float:
-        """See Questions."""
-        return 1 / len(query.candidates)
-
 
 def _numbers(rng: np.random.Generator, doubled: bool) -> Iterator[str]:
     """Yields numbers as text, each once."""
@@ -74,7 +70,7 @@ def _numbers(rng: np.random.Generator, doubled: bool) -> Iterator[str]:
 
 
 @dataclasses.dataclass(frozen=True)
-class FindNumbers:
+class FindNumbers(Guessed):
     """The extremes and the median of a long list of numbers of two digits, seven queries of one list."""
 
     budget: int = 8
@@ -137,10 +133,6 @@ class FindNumbers:
         """See Questions: whether the first integer is the number."""
         return float(scores.first_integer(answer) == int(query.gold[0]))
 
-    def chance(self, query: Query) -> float:
-        """See Questions."""
-        return 1 / len(query.candidates)
-
 
 @dataclasses.dataclass(frozen=True)
 class RunningTotal:
@@ -171,7 +163,7 @@ class RunningTotal:
 
     def sample(self, rng: np.random.Generator, size: int) -> Sample:
         """See Questions. size: operations on other counters."""
-        names = [words.NOUNS[i] for i in rng.permutation(len(words.NOUNS))]
+        names = words.permuted(rng, words.NOUNS)
         moves = rng.integers(1, 100, self.steps)  # from 1: each value differs from the one before, and any other may be
         values = [int(value) for value in (rng.integers(0, 100) + np.cumsum([0, *moves])) % 100]
         depths = np.sort(rng.random(self.steps + 1))
@@ -215,7 +207,7 @@ def _operation(name: str, before: int | None, after: int) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class NestedCalls:
+class NestedCalls(Guessed):
     """What a Python function returns that calls another, which calls another, and so on; each adds a constant.
 
     Attributes:
@@ -280,10 +272,6 @@ class NestedCalls:
     def score(self, answer: str, query: Query) -> float:
         """See Questions: whether the first integer is the result."""
         return float(scores.first_integer(answer) == int(query.gold[0]))
-
-    def chance(self, query: Query) -> float:
-        """See Questions."""
-        return 1 / len(query.candidates)
 
 
 def _constants(drawn: np.ndarray) -> list[int]:

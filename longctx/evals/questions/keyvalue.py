@@ -6,13 +6,13 @@ import re
 import numpy as np
 
 from longctx.evals.questions import scores, words
-from longctx.evals.questions.question import Query, Sample
+from longctx.evals.questions.question import Guessed, Query, Sample
 
 CHOICES = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class JsonPairs:
+class JsonPairs(Guessed):
     """Values in a JSON object of UUIDs, by key.
 
     Attributes:
@@ -66,13 +66,9 @@ class JsonPairs:
         """See Questions: whether the answer holds the value."""
         return scores.share_held(answer, query.gold)
 
-    def chance(self, query: Query) -> float:
-        """See Questions."""
-        return 1 / len(query.candidates)
-
 
 @dataclasses.dataclass(frozen=True)
-class Associations:
+class Associations(Guessed):
     """Multi-query associative recall: pairs of words come first, then words that belong to no pair, then the queries.
 
     Attributes:
@@ -103,8 +99,8 @@ class Associations:
 
     def sample(self, rng: np.random.Generator, size: int) -> Sample:
         """See Questions. size: lines of two words that are in no pair."""
-        keys = [words.ADJECTIVES[i] for i in rng.permutation(len(words.ADJECTIVES))]
-        values = [words.NOUNS[i] for i in rng.permutation(len(words.NOUNS))]
+        keys = words.permuted(rng, words.ADJECTIVES)
+        values = words.permuted(rng, words.NOUNS)
         asked = rng.permutation(self.pairs)[: self.asked]
         wrong = rng.permuted(np.tile(np.arange(1, self.pairs), (self.asked, 1)), axis=1)[:, : CHOICES - 1]
         hay = np.random.default_rng(rng.integers(1 << 62))
@@ -132,13 +128,9 @@ class Associations:
         """See Questions: whether the first of the words that are values is the right one."""
         return scores.named_in_order(answer, query.gold, words.NOUNS)
 
-    def chance(self, query: Query) -> float:
-        """See Questions."""
-        return 1 / len(query.candidates)
-
 
 @dataclasses.dataclass(frozen=True)
-class JointRecall:
+class JointRecall(Guessed):
     """Values by context and key: every context has the same keys, each with a value of its own.
 
     Attributes:
@@ -172,7 +164,7 @@ class JointRecall:
         """See Questions. size: further contexts."""
         names = words.keys(rng)
         contexts = words.take(names, self.contexts)
-        keys = [words.NOUNS[i] for i in rng.permutation(len(words.NOUNS))[: self.keys]]
+        keys = words.permuted(rng, words.NOUNS)[: self.keys]
         drawn = iter(words.take(words.integers(rng, 5), self.contexts * self.keys))
         values = [words.take(drawn, self.keys) for _ in contexts]
         depths = rng.random(self.contexts)
@@ -208,10 +200,6 @@ class JointRecall:
         """See Questions: whether the first number of five digits is the right one."""
         found = re.search(r"(?<!\d)\d{5}(?!\d)", answer)
         return float(found is not None and found[0] == query.gold[0])
-
-    def chance(self, query: Query) -> float:
-        """See Questions."""
-        return 1 / len(query.candidates)
 
 
 def _quoted(key: str, value: str) -> str:

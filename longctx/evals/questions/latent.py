@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from longctx.evals.questions import scores, words
-from longctx.evals.questions.question import Query, Sample
+from longctx.evals.questions.question import Guessed, Query, Sample
 
 TASK = "Read the text below. Some persons appear in it; a question about one of them comes after it.\n"
 PREFIX = " It is"
@@ -138,7 +138,7 @@ STEPS = {1: ("city", "part", "unit"), 2: ("country",)}  # the kinds of facts of 
 
 
 @dataclasses.dataclass(frozen=True)
-class Latent:
+class Latent(Guessed):
     """A person is asked for by what common knowledge says of the thing that the text names with the person.
 
     Attributes:
@@ -172,7 +172,7 @@ class Latent:
         """See Questions. size: sentences of prose, without words of what is asked."""
         known = FACTS[STEPS[self.steps][rng.integers(len(STEPS[self.steps]))]]
         facts = [known[i] for i in rng.permutation(len(known))[:CHARACTERS]]
-        persons = [words.PERSONS[i] for i in rng.permutation(len(words.PERSONS))[:CHARACTERS]]
+        persons = words.permuted(rng, words.PERSONS)[:CHARACTERS]
         depths = rng.random(CHARACTERS).tolist()
         hay = np.random.default_rng(rng.integers(1 << 62))
         named = set(re.findall(r"[a-z]+", facts[0].meant)) - {"the"}
@@ -200,10 +200,6 @@ class Latent:
     def score(self, answer: str, query: Query) -> float:
         """See Questions: 1 where the answer has the right person and none of the others, else 0."""
         return scores.only_held(answer, query.candidates)
-
-    def chance(self, query: Query) -> float:
-        """See Questions."""
-        return 1 / len(query.candidates)
 
 
 def asked(fact: Fact) -> str:

@@ -6,7 +6,7 @@ import re
 import numpy as np
 
 from longctx.evals.questions import scores
-from longctx.evals.questions.question import Query, Sample
+from longctx.evals.questions.question import Guessed, Query, Sample
 
 TASK = "These statements are run in order in Python:\n"
 QUESTION = "\nWhat is the value of {view} in the end?"
@@ -37,7 +37,7 @@ def run(items: list[int], operation: str, numbers: list[int]) -> list[int]:
 
 
 @dataclasses.dataclass(frozen=True)
-class LatentList:
+class LatentList(Guessed):
     """The list itself, its sum and one element are asked for.
 
     Attributes:
@@ -100,10 +100,6 @@ class LatentList:
         it comes first."""
         said, gold = (_NUMBER.findall(text) for text in (scores.after(answer, PREFIX), query.gold[0]))
         return float((said if query.gold[0][0] == "[" else said[:1]) == gold)
-
-    def chance(self, query: Query) -> float:
-        """See Questions."""
-        return 1 / len(query.candidates)
 
 
 def _operation(rng: np.random.Generator, items: list[int]) -> tuple[str, list[int]]:

@@ -6,7 +6,7 @@ import re
 import numpy as np
 
 from longctx.evals.questions import scores
-from longctx.evals.questions.question import Query, Sample
+from longctx.evals.questions.question import Guessed, Query, Sample
 
 TASK = (
     "In the expression below, [MIN ...], [MAX ...] and [MED ...] stand for the least, the largest and the median of "
@@ -28,7 +28,7 @@ def evaluated(operation: str, digits: list[int]) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class ListOps:
+class ListOps(Guessed):
     """The value of an expression. It grows by digits that turn into operations of the same value.
 
     Attributes:
@@ -90,10 +90,6 @@ class ListOps:
     def score(self, answer: str, query: Query) -> float:
         """See Questions: 1 where the first number on the line of the answer is the digit, else 0."""
         return float(scores.first_integer(scores.after(answer, PREFIX)) == int(query.gold[0]))
-
-    def chance(self, query: Query) -> float:
-        """See Questions."""
-        return 1 / len(query.candidates)
 
 
 def arguments(rng: np.random.Generator, operation: str, value: int) -> list:

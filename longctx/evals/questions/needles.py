@@ -9,7 +9,7 @@ import numpy as np
 
 from longctx.data.generated.passkey import GRASS
 from longctx.evals.questions import scores, words
-from longctx.evals.questions.question import Query, Sample
+from longctx.evals.questions.question import Guessed, Query, Sample
 
 TASK = "Some special magic {values} are hidden in the text below. Remember them: you will be asked for them.\n"
 NEEDLE = "One of the special magic {values} for {key} is: {value}."
@@ -21,7 +21,7 @@ HAYSTACKS = ("noise", "prose", "needles")
 
 
 @dataclasses.dataclass(frozen=True)
-class Needles:
+class Needles(Guessed):
     """Values are asked for by key.
 
     Attributes:
@@ -103,10 +103,6 @@ class Needles:
     def score(self, answer: str, query: Query) -> float:
         """See Questions: the share of the values that the answer holds."""
         return scores.share_held(answer, query.gold)
-
-    def chance(self, query: Query) -> float:
-        """See Questions."""
-        return 1 / len(query.candidates) if query.candidates else 0.0
 
 
 def _stream(kind: str, rng: np.random.Generator, without=()) -> Iterator[str]:

@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from longctx.evals.questions import scores, words
-from longctx.evals.questions.question import Query, Sample
+from longctx.evals.questions.question import Guessed, Query, Sample
 
 TASK = "Read the text below. The order of its segments will be asked for.\n"
 SEGMENTS = "\nSegments of the text:\n{}\n"
@@ -19,7 +19,7 @@ _LABEL = re.compile(r"\b[A-F]\b")
 
 
 @dataclasses.dataclass(frozen=True)
-class Order:
+class Order(Guessed):
     """The first of two segments is asked for, in both orders of the two; of more segments, the order.
 
     Attributes:
@@ -80,7 +80,3 @@ class Order:
         """See Questions: 1 where the labels that the first line begins with are the right ones, else 0."""
         gold = _LABEL.findall(query.gold[0])
         return float(_LABEL.findall(scores.first_line(answer))[: len(gold)] == gold)
-
-    def chance(self, query: Query) -> float:
-        """See Questions."""
-        return 1 / len(query.candidates)

@@ -90,3 +90,14 @@ class Questions(Protocol):
         """The expected score of a guess: uniform among the candidates; where there are none, of the best answer that
         does not depend on the context."""
         ...
+
+
+class Guessed:
+    """The chance of tasks whose candidates are equally likely to a guess: each but the first is worth nothing.
+
+    Without candidates it is 0: no answer that does not depend on the context scores.
+    """
+
+    def chance(self, query: Query) -> float:
+        """See Questions."""
+        return 1 / len(query.candidates) if query.candidates else 0.0

@@ -7,13 +7,13 @@ from collections import Counter
 import numpy as np
 
 from longctx.evals.questions import scores, words
-from longctx.evals.questions.question import Query, Sample
+from longctx.evals.questions.question import Guessed, Query, Sample
 
 CHOICES = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class RepeatedWords:
+class RepeatedWords(Guessed):
     """The one exception in a repeated word is asked for: the word with another letter in a place of it."""
 
     what: str = "the one word that differs by a letter from the others of a text"
@@ -44,7 +44,7 @@ class RepeatedWords:
             depth,
         )
         intro = "The text below is a single word, repeated. In one place only, another word stands instead.\n"
-        return Sample(intro + " ".join(words.placed([word] * size, zip([depth], [variants[0]], strict=True))), (query,))
+        return Sample(intro + " ".join(words.placed([word] * size, [(depth, variants[0])])), (query,))
 
     def solve(self, prompt: str) -> str:
         """See Questions."""
@@ -54,7 +54,3 @@ class RepeatedWords:
     def score(self, answer: str, query: Query) -> float:
         """See Questions: whether the answer holds the exception, as a whole word."""
         return scores.all_held(answer, query.gold)
-
-    def chance(self, query: Query) -> float:
-        """See Questions."""
-        return 1 / len(query.candidates)

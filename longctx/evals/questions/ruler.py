@@ -10,13 +10,13 @@ import numpy as np
 
 from longctx.data.generated.passkey import GRASS
 from longctx.evals.questions import scores, words
-from longctx.evals.questions.question import Query, Sample
+from longctx.evals.questions.question import Guessed, Query, Sample
 
 DIFFERS = "with our own instructions and no worked example before the task"
 
 
 @dataclasses.dataclass(frozen=True)
-class VariableTracking:
+class VariableTracking(Guessed):
     """Variables that hold a value, be it by other variables, are asked for.
 
     Attributes:
@@ -77,13 +77,9 @@ class VariableTracking:
         """See Questions: the share of the variables that the answer holds."""
         return scores.share_held(answer, query.gold)
 
-    def chance(self, query: Query) -> float:
-        """See Questions."""
-        return 0.0
-
 
 @dataclasses.dataclass(frozen=True)
-class CommonWords:
+class CommonWords(Guessed):
     """The words that a list has more often than others are asked for.
 
     Attributes:
@@ -132,13 +128,9 @@ class CommonWords:
         """See Questions: the share of the words that the answer holds."""
         return scores.share_held(answer, query.gold)
 
-    def chance(self, query: Query) -> float:
-        """See Questions."""
-        return 0.0
-
 
 @dataclasses.dataclass(frozen=True)
-class FrequentWords:
+class FrequentWords(Guessed):
     """The most frequent words of a text whose words are as frequent as Zipf's law says are asked for.
 
     The first in rank is dots, which do not count.
@@ -201,7 +193,3 @@ class FrequentWords:
     def score(self, answer: str, query: Query) -> float:
         """See Questions: the share of the words that the answer holds."""
         return scores.share_held(answer, query.gold)
-
-    def chance(self, query: Query) -> float:
-        """See Questions."""
-        return 0.0

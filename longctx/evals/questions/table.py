@@ -73,7 +73,7 @@ class Table:
             tuple("\t".join(record[column] for column in columns) for record in records),
             depth=depth,
         )
-        body = "\n".join(words.placed(others, zip([depth], [asked], strict=True)))
+        body = "\n".join(words.placed(others, [(depth, asked)]))
         return Sample(f"{TASK}<html><body>\n{body}\n</body></html>", (query,))
 
     def solve(self, prompt: str) -> str:

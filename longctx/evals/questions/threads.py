@@ -6,7 +6,7 @@ import re
 import numpy as np
 
 from longctx.evals.questions import scores, words
-from longctx.evals.questions.question import Query, Sample
+from longctx.evals.questions.question import Guessed, Query, Sample
 
 TASK = "Below is a JSON object of keys and values. Remember it: you will be asked about it.\n"
 LOOKUP = "\nWhich values do these keys have? Keys: {keys}"
@@ -25,7 +25,7 @@ _PAIR = re.compile(r'"(\S+)": "(\S+)"')
 
 
 @dataclasses.dataclass(frozen=True)
-class Threads:
+class Threads(Guessed):
     """Values are looked up, in as many steps as a thread has.
 
     Attributes:
@@ -100,10 +100,6 @@ class Threads:
     def score(self, answer: str, query: Query) -> float:
         """See Questions: the share of the values that the answer holds."""
         return scores.share_held(answer, query.gold)
-
-    def chance(self, query: Query) -> float:
-        """See Questions."""
-        return 1 / len(query.candidates) if query.candidates else 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 
 from longctx.evals.questions import scores, words
 from longctx.evals.questions.needles import NEEDLE
-from longctx.evals.questions.question import Query, Sample
+from longctx.evals.questions.question import Guessed, Query, Sample
 
 PHRASE = "not in the text"
 TASK = "Numbers belong to the names in the text below. One of them will be asked for.\n"
@@ -16,7 +16,7 @@ PREFIX = " The answer is"
 
 
 @dataclasses.dataclass(frozen=True)
-class Unknown:
+class Unknown(Guessed):
     """Two questions about a text: the value of a key that is in it, and of one that is not.
 
     Whoever always says that the text does not hold the answer, or never, is right in half of them.
@@ -67,10 +67,6 @@ class Unknown:
     def score(self, answer: str, query: Query) -> float:
         """See Questions: 1 where the answer holds the right candidate and no other, else 0."""
         return scores.only_held(answer, query.candidates)
-
-    def chance(self, query: Query) -> float:
-        """See Questions."""
-        return 1 / len(query.candidates)
 
 
 def _needle(key: str, value: str) -> str:

@@ -85,10 +85,7 @@ def integers(rng: np.random.Generator, digits: int, without: Collection[str] = (
 def uuids(rng: np.random.Generator) -> Iterator[str]:
     """Yields random UUIDs (version 4) as text, without end."""
     while True:
-        octets = rng.integers(0, 256, 16, np.uint8)
-        octets[6], octets[8] = octets[6] & 0x0F | 0x40, octets[8] & 0x3F | 0x80
-        text = octets.tobytes().hex()
-        yield "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+        yield from many_uuids(rng, 1)
 
 
 def sentences(rng: np.random.Generator, without: Collection[str] = ()) -> Iterator[str]:
@@ -135,7 +132,7 @@ def _strung(rng: np.random.Generator, parts: tuple[str, ...], least: int) -> Ite
                     yield word
 
 
-def permuted(rng: np.random.Generator, lines: list[str]) -> list[str]:
+def permuted(rng: np.random.Generator, lines: Sequence[str]) -> list[str]:
     """The lines in a random order."""
     return [lines[i] for i in rng.permutation(len(lines)).tolist()]
 
