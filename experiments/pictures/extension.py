@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from longctx.evals.drawing import CARD, MUTED, PALETTE, length_axis, numbers, style
+from longctx.evals.drawing import PALETTE, heat, ink_on, length_axis, numbers, share_bar, style
 from longctx.evals.tasks.by_position import FIRST_BUCKET, bucket_edges
 
 
@@ -22,11 +22,10 @@ def shares(task: dict):
         1, 1 + len(lengths), sharey=True, width_ratios=[0.75 * len(lengths)] + [1] * len(lengths)
     )
     share = np.array([numbers(record["value"]) for record in records])
-    mesh = _shares(overall, share)
+    mesh = heat(overall, share, 0.8)
     for (row, col), value in np.ndenumerate(share):
-        colour = "#fffffe" if value < 0.6 else "#000001"
         words = "-" if np.isnan(value) else f"{100 * value:.0f}"
-        overall.text(col + 0.5, row + 0.5, words, ha="center", va="center", fontsize=8, color=colour)
+        overall.text(col + 0.5, row + 0.5, words, ha="center", va="center", fontsize=8, color=ink_on(value))
     overall.set_xticks(np.arange(len(lengths)) + 0.5, [f"{length:,}" for length in lengths])
     overall.set_yticks(np.arange(len(records)) + 0.5, list(map(_name, records)))
     overall.set(xlabel="length (tokens)", title="% right")
@@ -34,13 +33,10 @@ def shares(task: dict):
     for i, (axes, length) in enumerate(zip(by_depth, lengths, strict=True)):
         cells = [record["cells"][i] for record in records]
         depths = max((len(cell["asked"]) for cell in cells if cell), default=1)
-        _shares(axes, np.array([_by_depth(cell, depths) for cell in cells]))
+        heat(axes, np.array([_by_depth(cell, depths) for cell in cells]), 0.8)
         axes.set_xticks([0, depths], ["start", "end"])
         axes.set(xlabel="depth", title=f"{length:,}")
-    bar = figure.colorbar(mesh, ax=[overall, *by_depth], format=lambda value, _: f"{value:.0%}")
-    bar.ax.axhline(task["chance"], color="#d0342c", linewidth=2)
-    bar.set_label(f"{task['name']}, right (line: chance {task['chance']:.0%})", color=MUTED)
-    bar.outline.set_visible(False)
+    share_bar(figure, mesh, [overall, *by_depth], f"{task['name']}, right", task["chance"])
     return figure
 
 
@@ -77,10 +73,3 @@ def losses(task: dict):
 
 def _name(record: dict) -> str:
     return record["name"] + ("" if record["how"] == "as trained" else f", {record['how']}")
-
-
-def _shares(axes, values: np.ndarray):
-    """A heatmap of shares, a row per method."""
-    axes.grid(False)
-    axes.tick_params(length=0)
-    return axes.pcolormesh(np.ma.masked_invalid(values), cmap="viridis", vmin=0, vmax=1, edgecolors=CARD, linewidth=0.8)

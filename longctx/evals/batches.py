@@ -95,6 +95,18 @@ def last_tokens(ids: np.ndarray, end: int, context: int, bos: int) -> Piece:
     return Piece(inputs, ids[end - context + 1 : end + 1])
 
 
+def answered(tokenizer, text: str, answer: str) -> Piece:
+    """A text that ends with an answer; asked for are the tokens that hold a character of the answer, from the end.
+
+    All of it becomes tokens together, as text does: a token of what is before and the first character counts.
+    """
+    ids, spans = tokenizer.encode_with_spans(text.encode())
+    start = len(text.encode()) - len(answer.encode())
+    asked = np.flatnonzero(spans[:, 1] > np.maximum(spans[:, 0], start)) - len(ids)
+    ids = np.append(tokenizer.bos, ids).astype(np.int32)
+    return Piece(ids[:-1], ids[1:], asked)
+
+
 def score(predictor: Predictor, rows: Sequence[Sequence[Piece]], length: int, pad: int) -> list[list[Prediction]]:
     """The prediction of every target: for each row, for each of its pieces, nll f64[n] and top bool[n].
 

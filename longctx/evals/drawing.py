@@ -119,17 +119,28 @@ def shares(figure, axes, share: np.ndarray, names: list[str], lengths: list[int]
 
     what: of which things they are shares, for the colour bar; chance: a share that is marked there, or None.
     """
-    mesh = axes.pcolormesh(np.ma.masked_invalid(share), cmap="viridis", vmin=0, vmax=1, edgecolors=CARD, linewidth=1.5)
+    mesh = heat(axes, share, 1.5)
     axes.set_xticks(np.arange(len(lengths)) + 0.5, [f"{length:,}" for length in lengths])
     axes.set_yticks(np.arange(len(names)) + 0.5, names)
     axes.invert_yaxis()
-    axes.grid(False)
-    axes.tick_params(length=0)
     axes.set_xlabel("context length (tokens)")
     within = sum(length <= trained for length in lengths)
     if within < len(lengths):
         axes.axvline(within, color=ALARM, linewidth=2, linestyle=(0, (3, 2)))
         axes.set_title("beyond training →" if within else "all beyond training", loc="right", color=ALARM)
+    share_bar(figure, mesh, axes, what, chance)
+
+
+def heat(axes, share: np.ndarray, linewidth: float):
+    """The cells of a heatmap of shares, NaN where there is none, and nothing around them."""
+    axes.grid(False)
+    axes.tick_params(length=0)
+    masked = np.ma.masked_invalid(share)
+    return axes.pcolormesh(masked, cmap="viridis", vmin=0, vmax=1, edgecolors=CARD, linewidth=linewidth)
+
+
+def share_bar(figure, mesh, axes, what: str, chance: float | None) -> None:
+    """The colour bar beside the axes of a heatmap of shares; see `shares`."""
     bar = figure.colorbar(mesh, ax=axes, format=lambda value, _: f"{value:.0%}")
     bar.set_label(what, color=MUTED)
     if chance is not None:

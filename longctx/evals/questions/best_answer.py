@@ -7,13 +7,12 @@ from typing import NamedTuple
 import numpy as np
 
 from longctx.evals.questions import scores, words
-from longctx.evals.questions.question import Guessed, Query, Sample
+from longctx.evals.questions.question import CHOICES, Guessed, Query, Sample
 
 TASK = "Offers of rooms for a night are listed below. A guest's wishes will be compared with them.\n"
 OFFER = "Offer {}: {}"
 QUESTION = "\nA guest wishes: {}. Which offer meets every wish?"
 PREFIX = " It is offer"
-CHOICES = 8
 
 
 class Point(NamedTuple):

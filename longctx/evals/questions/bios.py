@@ -6,7 +6,7 @@ import re
 import numpy as np
 
 from longctx.evals.questions import people, scores, words
-from longctx.evals.questions.question import Query, Sample
+from longctx.evals.questions.question import CHOICES, Query, Sample
 
 TASK = "The passages below are about people. Questions about them will follow.\n"
 ASK = {
@@ -21,7 +21,6 @@ SEVERAL = "Answer in order, with commas between the answers. "
 FIRST = "Which of these people was born first: {names}?"
 PREFIX = "\nAnswer:"
 TEACHER = "the teacher of "
-CHOICES = 8
 KINDS = ("standard", "rank", "multihop", "citation")
 DIFFERS = (
     "with our own attributes, lists and texts; names are in every sentence, and passages have numbers out of order"

@@ -8,9 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from longctx.evals.questions import scores, words
-from longctx.evals.questions.question import Guessed, Query, Sample
-
-CHOICES = 8
+from longctx.evals.questions.question import CHOICES, Guessed, Query, Sample
 
 
 class Attribute(NamedTuple):

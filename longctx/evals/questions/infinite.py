@@ -9,9 +9,8 @@ import numpy as np
 
 from longctx.data.generated.passkey import GRASS
 from longctx.evals.questions import scores, words
-from longctx.evals.questions.question import Guessed, Query, Sample
+from longctx.evals.questions.question import CHOICES, Guessed, Query, Sample
 
-CHOICES = 8
 SOURCE = "InfiniteBench's {task} (arXiv 2402.13718), with our own instructions{differs}"
 
 

@@ -6,9 +6,7 @@ import re
 import numpy as np
 
 from longctx.evals.questions import scores, words
-from longctx.evals.questions.question import Guessed, Query, Sample
-
-CHOICES = 8
+from longctx.evals.questions.question import CHOICES, Guessed, Query, Sample
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,9 +6,8 @@ import re
 import numpy as np
 
 from longctx.evals.questions import scores, words
-from longctx.evals.questions.question import Query, Sample
+from longctx.evals.questions.question import CHOICES, Query, Sample
 
-CHOICES = 8
 LOW, HIGH = 100, 1000  # results are from LOW to HIGH - 1
 BY_ID = ("\nSolve the problem with the id {}.", " The result of it is")
 BY_SUBJECT = ("\nSolve the problem about the {}.", " The result of it is")

@@ -9,13 +9,12 @@ import numpy as np
 
 from longctx.data.generated.passkey import GRASS
 from longctx.evals.questions import scores, words
-from longctx.evals.questions.question import Guessed, Query, Sample
+from longctx.evals.questions.question import CHOICES, Guessed, Query, Sample
 
 TASK = "Some special magic {values} are hidden in the text below. Remember them: you will be asked for them.\n"
 NEEDLE = "One of the special magic {values} for {key} is: {value}."
 QUESTION = "\nWhat are the special magic {values} for {keys} in the text?"
 PREFIX = " The special magic {values} for {keys} are:"
-CHOICES = 8
 _FOUND = re.compile(r"One of the special magic \w+ for (\S+) is: (\S+)\.")
 HAYSTACKS = ("noise", "prose", "needles")
 

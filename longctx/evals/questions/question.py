@@ -13,6 +13,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+CHOICES = 8  # candidates of a query, where a task has no reason for another number
+
 
 class Query(NamedTuple):
     """A question about a context.

@@ -7,9 +7,7 @@ from collections import Counter
 import numpy as np
 
 from longctx.evals.questions import scores, words
-from longctx.evals.questions.question import Guessed, Query, Sample
-
-CHOICES = 8
+from longctx.evals.questions.question import CHOICES, Guessed, Query, Sample
 
 
 @dataclasses.dataclass(frozen=True)

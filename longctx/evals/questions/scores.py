@@ -22,12 +22,6 @@ def answer_holds(answer: str):
     return lambda text: re.search(rf"(?<!\w){re.escape(text.lower())}(?!\w)", lower) is not None
 
 
-def share_contained(answer: str, gold: tuple[str, ...]) -> float:
-    """The share of the gold strings that are part of the answer, whatever their case, as RULER counts them."""
-    lower = answer.lower()
-    return sum(text.lower() in lower for text in gold) / len(gold)
-
-
 def first_integer(answer: str) -> int | None:
     """The first integer in an answer, None where there is none."""
     found = re.search(r"-?\d+", answer)
@@ -37,12 +31,6 @@ def first_integer(answer: str) -> int | None:
 def first_line(answer: str) -> str:
     """The first line that is not empty, without spaces around it."""
     return next((line.strip() for line in answer.splitlines() if line.strip()), "")
-
-
-def same_words(answer: str, gold: str) -> float:
-    """1 where the first line of the answer has the words of the gold and no others, in their order, else 0."""
-    words = lambda text: [word.lower() for word in _WORD.findall(text)]
-    return float(words(first_line(answer)) == words(gold))
 
 
 def set_f1(found: Collection, gold: Collection) -> float:

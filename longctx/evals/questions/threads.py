@@ -6,7 +6,7 @@ import re
 import numpy as np
 
 from longctx.evals.questions import scores, words
-from longctx.evals.questions.question import Guessed, Query, Sample
+from longctx.evals.questions.question import CHOICES, Guessed, Query, Sample
 
 TASK = "Below is a JSON object of keys and values. Remember it: you will be asked about it.\n"
 LOOKUP = "\nWhich values do these keys have? Keys: {keys}"
@@ -16,7 +16,6 @@ FOLLOW = (
 )
 MARKED = '\nWhich values belong to the keys that contain the character "{mark}"?'
 PREFIX = " Values:"
-CHOICES = 8
 MARKS = "*#@%"
 DIRECTIONS = ("forward", "backward", "random")
 SOURCE = "Needle Threading's {task} (arXiv 2411.05000), with our own instructions{differs}"

@@ -134,7 +134,7 @@ def _strung(rng: np.random.Generator, parts: tuple[str, ...], least: int) -> Ite
 
 def permuted(rng: np.random.Generator, lines: Sequence[str]) -> list[str]:
     """The lines in a random order."""
-    return [lines[i] for i in rng.permutation(len(lines)).tolist()]
+    return [lines[int(i)] for i in rng.permutation(len(lines))]
 
 
 def listed(names: Sequence[str]) -> str:

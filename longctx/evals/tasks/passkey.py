@@ -161,11 +161,9 @@ def _pair(rng, tokenizer, length, depth) -> tuple[Piece, Piece] | None:
 
 def _prompt(tokenizer, text: str, number: str, length: int) -> Piece:
     """The prompt that a text makes which ends with the number: what is asked for are the tokens with a digit of it."""
-    ids, spans = tokenizer.encode_with_spans(text.encode())
-    digits = len(text.encode()) - len(number)  # from here to the end
-    scored = np.flatnonzero(spans[:, 1] > np.maximum(spans[:, 0], digits)) - len(ids)
-    ids = np.append(tokenizer.bos, ids).astype(np.int32)[-length - 1 :]  # the other number may be a token longer
-    return Piece(ids[:-1], ids[1:], scored)
+    piece = batches.answered(tokenizer, text, number)
+    # the other number may be a token longer
+    return piece._replace(inputs=piece.inputs[-length:], targets=piece.targets[-length:])
 
 
 def _another(rng, number: str) -> str:

@@ -104,10 +104,7 @@ WAYS: Mapping[str, Callable[..., list[float]]] = {"forced": by_force, "choice": 
 
 def answered(tokenizer, sample: Sample, query: Query, answer: str) -> Piece:
     """Prompt and answer as one text; what is asked for are the tokens that hold a character of the answer."""
-    prompt = f"{sample.prompt(query)} ".encode()
-    ids, spans = tokenizer.encode_with_spans(prompt + answer.encode())
-    ids = np.append(tokenizer.bos, ids).astype(np.int32)
-    return Piece(ids[:-1], ids[1:], np.flatnonzero(spans[:, 1] > np.maximum(spans[:, 0], len(prompt))))
+    return batches.answered(tokenizer, f"{sample.prompt(query)} {answer}", answer)
 
 
 # ---- results ---------------------------------------------------------------------------------------------------------
