@@ -4,22 +4,34 @@
                                    [--config.model.rope.scaling=yarn ...]
     python -m experiments.evaluate --config.init_from=MODEL [--workdir DIR] [--adapter FOLDER]
                                    [--config.data.path=TEXT] [...]
+    python -m experiments.evaluate (--workdir DIR | --config.init_from=MODEL) --suite ruler --lengths 4096,8192
+    python -m experiments.evaluate --compare DIR DIR ... [--out FILE.png]
 
 The first starts from the configuration of the run in the workdir, with the RoPE of the stage that its newest checkpoint
 was made in as model.rope; `--config.x=y` changes it. The second reads a model of Hugging Face (a folder, a .gguf file,
 an id in the hub's cache) as it is, without a run, at 512, 2048 and 8192 tokens as far as it was trained for them, on a
 text of yours or Python's own library; --adapter adds a low-rank adapter in peft's format. Both write evals.json and
 draw the report.
+
+--suite asks questions about generated texts instead (suites and tasks by name, with commas: longctx/evals/questions):
+it is short for --config.eval.tasks="('questions',)" and eval.questions, as --lengths is for eval.lengths. Each text
+that was asked is a line of samples.jsonl, from which the same command goes on. --compare draws the questions of several
+workdirs in one picture.
 """
 
+import argparse
 import dataclasses
+import functools
+import pathlib
 import time
 
-from experiments.run import checks, command, models, processes
+from experiments.run import answers, checks, command, models, processes
 from experiments.settings import config as configs
-from experiments.settings import places
+from experiments.settings import console, places
 from longctx.config import Config, RopeConfig
+from longctx.errors import UserError
 from longctx.evals.api import EVALS
+from longctx.evals.questions.api import named as questions_named
 from longctx.hf.rope import stretched
 
 LENGTHS = 512, 2048, 8192  # tokens at which a model is measured, as far as it is made for them
@@ -36,31 +48,49 @@ def certain_lengths(config: Config) -> tuple[int, ...]:
     return lengths(config) if any(EVALS[name].fills_every_length for name in config.eval.tasks) else ()
 
 
-def run(config: Config, mesh, params, rope: RopeConfig, documents, tokenizer, workdir) -> dict:
-    """Every task of config.eval on held-out documents; process 0 writes workdir/evals.json and draws the report."""
+def run(config: Config, mesh, params, rope: RopeConfig, documents, tokenizer, workdir, weights: dict) -> dict:
+    """Every task of config.eval on held-out documents; process 0 writes workdir/evals.json and draws the report.
+
+    weights: what tells them from others, see answers.kept.
+    """
     import jax
 
     from experiments import report
     from experiments.run.metrics import dump
     from longctx.evals.predictor import predictor
 
+    active = not jax.process_index()
     params = jax.tree.map(lambda x: jax.device_put(x, x.sharding.with_memory_kind("device")), params)
     predict, results = predictor(config, mesh, params, rope), {}
     trained, headlines = max(stage.seq_len for stage in config.stages), []
+    if beyond := too_long(rope, lengths(config)):
+        print(beyond, flush=True)
     for name in config.eval.tasks:
         start = time.monotonic()
         print(f"evaluating {name}, compiling first for each length that is new ...", flush=True)
-        results[name] = EVALS[name].run(predict, documents, tokenizer, config.eval, lengths(config), config.seed)
+        more = {}
+        if EVALS[name].by_sample:
+            samples, notes = answers.kept(config, rope, workdir, weights, active)
+            processes.check_same(samples.count, f"--workdir={str(workdir)!r} is not one folder on all hosts.")
+            say = functools.partial(print, flush=True)
+            for note in notes:
+                say(note)
+            more = {"samples": samples, "say": say}
+        asked = predict, documents, tokenizer, config.eval, lengths(config), config.seed
+        results[name] = EVALS[name].run(*asked, **more)
         found = EVALS[name].finding(results[name], trained)
         headlines.append(EVALS[name].headline(results[name], trained))
         print(f"evaluated {name} in {time.monotonic() - start:.1f} s: {found}", flush=True)
-    if jax.process_index() == 0:
+    if active:
         (workdir / "evals.json").write_text(dump(results) + "\n")
         print(", ".join(filter(None, [*headlines, f"report: {report.write(workdir)}"])), flush=True)
     return results
 
 
 def main(argv) -> None:
+    if any(arg.split("=")[0] == "--compare" for arg in argv[1:]):
+        return compare(argv)
+    argv = spelled_out(argv)
     if models.named(argv) is not None:
         return of_model(argv)
     config, workdir = configs.from_workdir(argv)
@@ -74,7 +104,63 @@ def main(argv) -> None:
     step, params = load_params(config, workdir, mesh)
     for line in (f"{config.name}: step {step}", *corpus.notes):
         print(line, flush=True)
-    run(config, mesh, params, config.model.rope, corpus.held_out, tokenizer, workdir)
+    weights = answers.weights_of_run(workdir)
+    run(config, mesh, params, config.model.rope, corpus.held_out, tokenizer, workdir, weights)
+
+
+def too_long(rope: RopeConfig, measured: tuple[int, ...]) -> str:
+    """What to say of lengths beyond those that a model is made for by its RoPE; "" where there are none."""
+    made, longest = stretched(rope), max(measured)
+    if longest <= made or rope.scaling != "none" or not rope.original_length:
+        return ""
+    return (
+        f"{longest:,} tokens are more than the {made:,} that the model is made for: --config.model.rope.scaling=yarn "
+        f"--config.model.rope.factor={-(-longest // made)} would stretch it"
+    )
+
+
+def spelled_out(argv: list[str]) -> list[str]:
+    """The command line with the settings that --suite and --lengths are short for.
+
+    Raises UserError for an unknown suite or task, and for lengths that are no whole numbers.
+    """
+    short = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    short.add_argument("--suite")
+    short.add_argument("--lengths")
+    options, rest = short.parse_known_args(argv[1:])
+    settings = []
+    if options.suite is not None:
+        suites = tuple(options.suite.split(","))
+        questions_named(suites, "--suite")
+        settings += ["--config.eval.tasks=('questions',)", f"--config.eval.questions={suites}"]
+    if options.lengths is not None:
+        if not all(length.isdecimal() for length in options.lengths.split(",")):
+            raise UserError(f"--lengths={options.lengths} must be whole numbers with commas, such as 4096,8192.")
+        settings.append(f"--config.eval.lengths={tuple(map(int, options.lengths.split(',')))}")
+    return [argv[0], *settings, *rest]
+
+
+def compare(argv: list[str]) -> None:
+    """Draws what several workdirs say of questions, and prints it as a table."""
+    parser = console.Parser("Compares the questions that several runs or models were asked.")
+    parser.add_argument("--compare", nargs="+", metavar="DIR", required=True, help="workdirs that were evaluated")
+    parser.add_argument("--out", default="compare.png", metavar="FILE.png", help="the picture (default: %(default)s)")
+    options = parser.parse_args(argv[1:])
+
+    from experiments.pictures import questions as figures
+    from experiments.run.written import load
+
+    runs = {}
+    for folder in options.compare:
+        evals = load(folder).evals
+        if "questions" not in evals:
+            raise UserError(
+                f"--compare {folder}: no questions were asked there; experiments.evaluate --suite asks them."
+            )
+        runs[folder] = evals["questions"]
+    print(figures.table(runs))
+    figures.compare(runs).savefig(options.out, dpi=200)
+    print(pathlib.Path(options.out))
 
 
 def of_model(argv: list[str]) -> None:
@@ -94,7 +180,8 @@ def of_model(argv: list[str]) -> None:
     write_records(config, workdir, mesh)
     for line in (f"{config.name}: as it is, at {', '.join(map(str, lengths(config)))} tokens", *corpus.notes):
         print(line, flush=True)
-    run(config, mesh, params, config.model.rope, corpus.held_out, tokenizer, workdir)
+    weights = {"files": named.weights}
+    run(config, mesh, params, config.model.rope, corpus.held_out, tokenizer, workdir, weights)
 
 
 def _measured(config):

@@ -18,7 +18,6 @@ import functools
 import operator
 import pathlib
 import time
-import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -113,7 +112,8 @@ def _given(argv, path: str) -> tuple[Subject, pathlib.Path]:
 
 def _of_run(argv, path: str) -> tuple:
     """(settings, trained length, mesh -> parameters, identity, workdir) of a run."""
-    from longctx.checkpoints import identity, manifest
+    from experiments.run import answers
+    from longctx.checkpoints import identity
 
     options, others = models.options(argv, DESCRIPTION)
     models.require_no_adapter(options.adapter, path)
@@ -127,8 +127,7 @@ def _of_run(argv, path: str) -> tuple:
 
         return load_params(config, run, mesh)[1]
 
-    step = manifest.steps(checkpoints)[0]
-    said = {"step": step, "files": zlib.crc32((checkpoints / str(step) / manifest.NAME).read_bytes())}
+    said = answers.weights_of_run(run)
     workdir = pathlib.Path(options.workdir or f"runs/extend-{config.name}")
     return config, length, load, said, workdir
 

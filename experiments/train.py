@@ -39,7 +39,7 @@ def main(argv) -> None:
 
     from experiments import evaluate, planner
     from experiments.planner import price
-    from experiments.run import batches, records
+    from experiments.run import answers, batches, records
     from experiments.run.held_out import HeldOut
     from experiments.run.loop import Loop
     from experiments.run.metrics import Metrics, Unrecorded
@@ -93,7 +93,9 @@ def main(argv) -> None:
 
         # ---- evaluation and report ----------------------------------------------------------------------------------
         params = trained.measured(state)
-        evaluate.run(config, mesh, params, stages[-1].rope, corpus.held_out, tokenizer, workdir)
+        evaluate.run(
+            config, mesh, params, stages[-1].rope, corpus.held_out, tokenizer, workdir, answers.weights_of_run(workdir)
+        )
 
 
 if __name__ == "__main__":

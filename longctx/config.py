@@ -256,7 +256,7 @@ class EvalConfig:
     depths: int = 5                     # passkey: needle depths, evenly spaced
     samples: int = 4                    # passkey: prompts per length and depth; questions: texts per task and length
     questions: tuple[str, ...] = ("quick",)   # suites and tasks in longctx/evals/questions/api.py
-    ask: str = "forced"                 # how questions are asked, a name of WAYS in longctx/evals/tasks/questions.py
+    ask: str = "forced"                 # how questions are asked, a name of WAYS in longctx/evals/asking.py
     every_steps: int = 0                # in training: every how many steps, and at the end of a stage, the loss of the
                                         #   same held-out text is logged, of `documents` documents, of each a cut as
                                         #   long as the longest stage, read at the length of the stage; 0 = never

@@ -22,11 +22,14 @@ def as_user_error(check: Callable[Given, Result], *args: Given.args, **named: Gi
         raise UserError(str(error)) from error
 
 
-def unknown_name(field: str, name: object, known: Iterable[str]) -> UserError:
-    """The error for a `name` that is not in `known`; the message lists the known names and suggests the nearest."""
+def unknown_name(field: str, name: object, known: Iterable[str], listed: str = "") -> UserError:
+    """The error for a `name` that is not in `known`; the message lists the known names and suggests the nearest.
+
+    listed: what is said instead of a list of all.
+    """
     import difflib
 
     known = sorted(known)
     near = difflib.get_close_matches(str(name), known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return UserError(f"{field}={name!r} is not known.{hint} Known: {', '.join(known)}.")
+    return UserError(f"{field}={name!r} is not known.{hint} Known: {listed or ', '.join(known)}.")

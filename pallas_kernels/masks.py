@@ -254,6 +254,31 @@ class Segments(Mask):
 
 
 @dataclasses.dataclass(frozen=True)
+class Branches(Mask):
+    """A query sees keys of its own branch, and of the beginning that the branches of its document share.
+
+    Document d has segments from d * size on: d * size is the beginning, the others are its branches, each with the
+    positions that follow the beginning's. So many texts that begin alike are read in one row. Branches lie at places of
+    the row that are further apart than their positions.
+    """
+
+    size: int
+
+    def visible(self, q, k):
+        document = _chunk(k.segments, self.size)
+        beginning = (k.segments == document * self.size) & (_chunk(q.segments, self.size) == document)
+        return (q.segments == k.segments) | beginning
+
+    def relation(self, q, k):
+        document = lambda x: (_chunk(x.seg_min, self.size), _chunk(x.seg_max, self.size))
+        other, one = _same(*document(q), *document(k))
+        apart, alike = _same(q.seg_min, q.seg_max, k.seg_min, k.seg_max)
+        start = _chunk(k.seg_min, self.size) * self.size
+        beginning, branches = k.seg_max == start, (k.seg_min > start) & (document(k)[0] == document(k)[1])
+        return other | (apart & branches), one & beginning | alike
+
+
+@dataclasses.dataclass(frozen=True)
 class And(Mask):
     """A query sees the keys that both masks let it see."""
 
@@ -299,8 +324,22 @@ class Or(Mask):
         return max(first1, first2), max(recent1, recent2)
 
 
-def _chunk(positions: Integer[Array, "*shape"], size: int) -> Integer[Array, "*shape"]:
-    return jax.lax.div(positions, jax.lax.full_like(positions, size))  # positions are >= 0, and kernels have no //
+def branched(mask: Mask) -> bool:
+    """Whether texts that begin alike share their beginning under a mask: whether it has Branches."""
+    match mask:
+        case And(left, right) | Or(left, right):
+            return branched(left) or branched(right)
+        case _:
+            return isinstance(mask, Branches)
+
+
+def within_documents(mask: Mask) -> Mask:
+    """The mask, as far as a token's document goes; where it has Branches, these say how far."""
+    return mask if branched(mask) else mask & Segments()
+
+
+def _chunk(numbers: Integer[Array, "*shape"], size: int) -> Integer[Array, "*shape"]:
+    return jax.lax.div(numbers, jax.lax.full_like(numbers, size))  # the numbers are >= 0, and kernels have no //
 
 
 def _same(
@@ -351,6 +390,7 @@ NAMES: dict[str, Callable[..., Mask]] = {
     "prefix_lm": PrefixLM,
     "chunked": Chunked,
     "segments": Segments,
+    "branches": Branches,
 }
 
 

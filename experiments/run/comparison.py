@@ -4,12 +4,11 @@ The first line says of which comparison the others are. A cell is what a method 
 the counts of some of its rows (longctx/evals/by_row.py).
 """
 
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from experiments.run.metrics import dump
+from experiments.run.journal import Journal
 from experiments.settings.tree import Settings
 from longctx.checkpoints import identity
 from longctx.data.tokenizers import Tokenizer
@@ -87,16 +86,13 @@ class Records:
     """
 
     def __init__(self, path: pathlib.Path, said: dict, active: bool):
-        self.path, self.active = path, active
+        fields = (*Cell._fields, "first", "end", "counts")
+        self._journal = Journal(path, said | {"version": VERSION}, fields, "experiments.extend", active)
+        self.begun = self._journal.begun
+        _check_same(self._journal)
         self.parts: dict[Cell, list[dict]] = {}
-        lines = _lines(path)
-        self.begun = bool(lines)
-        if not lines:
-            self._append(said | {"version": VERSION}, "w")
-            return
-        _check_same(path, lines[0], json.loads(dump(said | {"version": VERSION})))
-        for line in lines[1:]:
-            self.parts.setdefault(Cell(*(line[name] for name in Cell._fields)), []).append(line)
+        for line in self._journal.lines:
+            self.parts.setdefault(_cell_of(line), []).append(line)
 
     def done(self, cell: Cell) -> int:
         """The number of rows of a cell that are there."""
@@ -106,7 +102,7 @@ class Records:
         """Appends a line about some rows of a cell."""
         line = cell._asdict() | {"first": rows.start, "end": rows.stop, "seconds": round(seconds, 3), "counts": counts}
         self.parts.setdefault(cell, []).append(line)
-        self._append(line, "a")
+        self._journal.add([line])
 
     def counts(self, cell: Cell, task: RowTask) -> Counts:
         """The counts of all rows of a cell, of which there must be some."""
@@ -120,37 +116,17 @@ class Records:
         """The seconds that a cell's rows took."""
         return round(sum(part["seconds"] for part in self.parts.get(cell, ())), 2)
 
-    def _append(self, line: dict, mode: str) -> None:
-        if self.active:
-            with self.path.open(mode) as file:
-                file.write(dump(line) + "\n")
+
+def _cell_of(line: dict) -> Cell:
+    return Cell(*(line[name] for name in Cell._fields))
 
 
-def _lines(path: pathlib.Path) -> list[dict]:
-    """The lines of a file, empty where there is none. What a crash left half written at the end is cut off."""
-    if not path.exists():
-        return []
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        path.write_bytes(whole)
-    try:
-        lines = [json.loads(line) for line in whole.splitlines()]
-        known = all(isinstance(line, dict) for line in lines)
-        known = known and all({*Cell._fields, "first", "end", "counts"} <= line.keys() for line in lines[1:])
-    except ValueError:
-        known = False
-    if not known:
-        raise UserError(f"{path} is not what experiments.extend writes; move it away, or name another --workdir.")
-    return lines
-
-
-def _check_same(path: pathlib.Path, stored: dict, said: dict) -> None:
-    if found := identity.differing(stored, said, frozenset(f"settings.{name}" for name in FREE)):
+def _check_same(journal: Journal) -> None:
+    if found := journal.differing(frozenset(f"settings.{name}" for name in FREE)):
         found = {name.removeprefix("settings."): two for name, two in found.items()}
         raise UserError(
-            f"{path} holds another comparison: {identity.listed(found, 'there')}. Take these back to go on with "
-            "it, or name another --workdir."
+            f"{journal.path} holds another comparison: {identity.listed(found, 'there')}. Take these back to go on "
+            "with it, or name another --workdir."
         )
 
 

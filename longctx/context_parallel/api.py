@@ -170,7 +170,7 @@ def attend(
 
 def within_documents(specs: Iterable[AttentionSpec]) -> tuple[AttentionSpec, ...]:
     """The specs under which tokens see only their own documents."""
-    return tuple(dataclasses.replace(spec, mask=spec.mask & masks.Segments()) for spec in specs)
+    return tuple(dataclasses.replace(spec, mask=masks.within_documents(spec.mask)) for spec in specs)
 
 
 def call_plan(x: Inputs, how: AttentionConfig, head_groups: int = 1, documents: bool = True) -> CallPlan:

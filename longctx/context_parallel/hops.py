@@ -54,6 +54,8 @@ def may_see(mask: masks.Mask, layout: str | None, length: int, shards: int, dist
     spans = _spans(layout, length, shards)  # [shards, pieces, (first, last)]
     q, k = spans[:, :, None], spans[(np.arange(shards) - distance) % shards][:, None]
     low, high = mask.reach()
+    if masks.branched(mask):
+        high = np.inf
     # positions may be further apart than places in the row (another block of the keys, spread-out positions): only what
     # needs them to be near can be ruled out
     return bool(np.any((q[..., 1] - k[..., 0] >= min(low, 0)) & (q[..., 0] - k[..., 1] <= high)))

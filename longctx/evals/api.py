@@ -6,6 +6,7 @@ in the report.
 
 from longctx.config import EvalConfig
 from longctx.errors import UserError, unknown_name
+from longctx.evals import asking
 from longctx.evals.questions.api import named
 from longctx.evals.task import Task
 from longctx.evals.tasks import by_position, context_gain, passkey, questions
@@ -26,5 +27,5 @@ def check(config: EvalConfig) -> None:
         if name not in EVALS:
             raise unknown_name(f"eval.tasks[{i}]", name, EVALS)
     named(config.questions)
-    if config.ask not in questions.WAYS:
-        raise unknown_name("eval.ask", config.ask, questions.WAYS)
+    if config.ask not in asking.WAYS:
+        raise unknown_name("eval.ask", config.ask, asking.WAYS)

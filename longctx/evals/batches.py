@@ -107,45 +107,67 @@ def answered(tokenizer, text: str, answer: str) -> Piece:
     return Piece(ids[:-1], ids[1:], asked)
 
 
+class Placed(NamedTuple):
+    """A piece in a row: its segment, from 1 on, and the position of its first token."""
+
+    piece: Piece
+    segment: int
+    first: int = 0
+
+
 def score(predictor: Predictor, rows: Sequence[Sequence[Piece]], length: int, pad: int) -> list[list[Prediction]]:
     """The prediction of every target: for each row, for each of its pieces, nll f64[n] and top bool[n].
 
     The pieces of a row are separate documents to the model; together they must fit into `length`.
     """
-    results = []
-    size = rows_at(length)
+    return score_placed(predictor, [_documents(row) for row in rows], length, pad)
+
+
+def score_placed(predictor: Predictor, rows: Sequence[Sequence[Placed]], width: int, pad: int):
+    """The predictions of `score`, of pieces that say their segments and positions, in rows of `width` tokens."""
+    results, size = [], rows_at(width)
     for start in range(0, len(rows), size):
         group = rows[start : start + size]
-        prediction = predictor(batch(group, length, pad))
+        prediction = predictor(batch_placed(group, width, pad))
         nll, top = np.asarray(prediction.nll, np.float64), np.asarray(prediction.top, bool)
-        assert nll.shape == top.shape == (len(group), length), (
-            f"The predictor gave nll {nll.shape} and top {top.shape} for a batch of {(len(group), length)}."
+        assert nll.shape == top.shape == (len(group), width), (
+            f"The predictor gave nll {nll.shape} and top {top.shape} for a batch of {(len(group), width)}."
         )
         for i, row in enumerate(group):
-            ends = np.cumsum([len(piece.inputs) for piece in row])
-            cuts = [(i, slice(end - len(piece.inputs), end)) for piece, end in zip(row, ends, strict=True)]
+            ends = np.cumsum([len(placed.piece.inputs) for placed in row])
+            cuts = [(i, slice(end - len(placed.piece.inputs), end)) for placed, end in zip(row, ends, strict=True)]
             results.append([Prediction(nll[cut], top[cut]) for cut in cuts])
     return results
 
 
+def _documents(row: Sequence[Piece]) -> list[Placed]:
+    """The pieces of a row as documents of their own."""
+    return [Placed(piece, i) for i, piece in enumerate(row, start=1)]
+
+
 def batch(rows: Sequence[Sequence[Piece]], length: int, pad: int) -> dict[str, np.ndarray]:
     """The batch of rows whose pieces are documents of their own, see longctx.evals.task."""
+    return batch_placed([_documents(row) for row in rows], length, pad)
+
+
+def batch_placed(rows: Sequence[Sequence[Placed]], width: int, pad: int) -> dict[str, np.ndarray]:
+    """The batch of rows, one piece after another."""
     size = len(rows)
     arrays = {
-        "tokens": np.full((size, length), pad, np.int32),
-        "targets": np.full((size, length), pad, np.int32),
-        "weights": np.zeros((size, length), np.float32),
-        "positions": np.zeros((size, length), np.int32),
-        "segments": np.zeros((size, length), np.int32),
+        "tokens": np.full((size, width), pad, np.int32),
+        "targets": np.full((size, width), pad, np.int32),
+        "weights": np.zeros((size, width), np.float32),
+        "positions": np.zeros((size, width), np.int32),
+        "segments": np.zeros((size, width), np.int32),
     }
     for i, row in enumerate(rows):
         start = 0
-        for segment, piece in enumerate(row, start=1):
+        for piece, segment, first in row:
             n = len(piece.inputs)
-            assert start + n <= length, f"{start + n} tokens do not fit a row of {length}."
+            assert start + n <= width, f"{start + n} tokens do not fit a row of {width}."
             cut = (i, slice(start, start + n))
             arrays["tokens"][cut], arrays["targets"][cut] = piece.inputs, piece.targets
-            arrays["positions"][cut], arrays["segments"][cut] = np.arange(n), segment
+            arrays["positions"][cut], arrays["segments"][cut] = first + np.arange(n), segment
             arrays["weights"][cut][slice(None) if piece.asked is None else piece.asked] = 1
             start += n
     return arrays

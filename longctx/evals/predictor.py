@@ -1,6 +1,7 @@
 """The model that evaluation tasks ask: the loss of every target of a batch, and greedy answers, on any mesh."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -11,11 +12,12 @@ from flax import nnx
 from longctx import layouts, meshes
 from longctx.config import Config, RopeConfig
 from longctx.errors import as_user_error
+from longctx.evals import branches
 from longctx.evals.batches import Prediction, rows_at
 from longctx.generation import api as generation
 from longctx.loss import nll_of_parts, of_weighted
 from longctx.model import functional
-from longctx.positions.view import reaches
+from longctx.positions.view import reaches, resolve
 from pallas_kernels.cross_entropy import api as cross_entropy
 from pallas_kernels.cross_entropy import reference
 from pallas_kernels.cross_entropy.spec import CrossEntropySpec, capped
@@ -48,11 +50,14 @@ class Model:
 
     Attributes:
       read: (params, batch) -> Prediction.
+      branched: (batch, length) -> Prediction, of rows of longctx.evals.branches, whose texts are of up to `length`
+        tokens; None where tokens see later ones.
       graph, params: see model.functional; on `mesh`.
       rope: how positions are rotated.
     """
 
     read: Callable[..., Prediction]
+    branched: Callable[..., Prediction] | None
     graph: nnx.GraphDef
     params: dict
     mesh: jax.sharding.Mesh
@@ -86,13 +91,26 @@ def predictor(config: Config, mesh, params, rope: RopeConfig, computed=rows_comp
     """
     with jax.set_mesh(mesh):
         params, graph = functional.forward_only(params), functional.graph(config.model, config.attention)
-    return Model(reader(config, mesh, rope, computed), graph, params, mesh, rope)
+    of_branches = functools.cache(lambda: reader(_with_branches(config), mesh, rope, computed))
+    branched = lambda batch, length: of_branches()(params, batch, length)
+    ahead = any(resolve(kind)[1].reach()[0] < 0 for kind in config.model.kinds)
+    return Model(reader(config, mesh, rope, computed), None if ahead else branched, graph, params, mesh, rope)
+
+
+def _with_branches(config: Config) -> Config:
+    """The config, every layer's mask under the branches of longctx.evals.branches."""
+    kinds = tuple(
+        dataclasses.replace(kind, mask=f"({kind.mask}) & branches({branches.SIZE})") for kind in config.model.kinds
+    )
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, pattern=kinds))
 
 
 def reader(
     config: Config, mesh, rope: RopeConfig, computed=rows_computed
 ) -> Callable[[dict, dict[str, np.ndarray]], Prediction]:
     """The predictor of a model whose parameters change: (params, batch) -> Prediction; other ones compile nothing.
+
+    Its third argument is the length that RoPE scalings take the rows' texts to be of; default: the rows'.
 
     computed: see `predictor`.
     """
@@ -109,7 +127,7 @@ def reader(
     column_unit = layouts.unit(config.attention.layout, shards)
     flops_in_compiling = COMPILING["cpu" if mesh.devices.flat[0].platform == "cpu" else "accelerator"]
 
-    def read(params, batch):
+    def read(params, batch, length=None):
         rows, columns = batch["tokens"].shape
         token_flops = 2 * sum(x.size for x in jax.tree.leaves(params))
         more = computed(rows, columns, flops_in_compiling / token_flops) - rows
@@ -117,7 +135,7 @@ def reader(
         padded = {name: np.pad(x, pad) for name, x in batch.items()}
         arrangement = layouts.arrange(config.attention.layout, padded["segments"], shards, reaches(config.model))
         with jax.set_mesh(mesh):
-            results = predictions(params, meshes.put_whole(arrangement.apply(padded), mesh), columns)
+            results = predictions(params, meshes.put_whole(arrangement.apply(padded), mesh), length or columns)
         nll, top = arrangement.undo(tuple(np.asarray(x) for x in results))
         return Prediction(nll[:rows, :columns], top[:rows, :columns])
 

@@ -34,6 +34,8 @@ class Task(NamedTuple):
         config     longctx.config.EvalConfig.
         lengths    context lengths in tokens.
         seed       the same seed gives the same numbers.
+        and where by_sample, by name: samples  a samples.Samples, whose lines are not asked again; say  takes lines of
+                   what was found so far.
       title: of the figure, such as "Passkey retrieval".
       caption: how to read the figure, in a sentence or two.
       finding: (result, trained) -> what was found, in a sentence; trained: the longest context trained at, in tokens.
@@ -45,6 +47,7 @@ class Task(NamedTuple):
       fills_every_length: whether `run` makes rows as long as every length, however short the held-out documents are:
         then memory must hold such rows, and is asked before anything is measured.
       by_request: whether a report is silent on it until it was measured.
+      by_sample: whether what was asked is kept sample by sample.
     """
 
     run: Callable[..., dict]
@@ -57,3 +60,4 @@ class Task(NamedTuple):
     headline: Callable[[dict, int], str] = no_headline
     fills_every_length: bool = False
     by_request: bool = False
+    by_sample: bool = False

@@ -73,8 +73,8 @@ def stream(
     by_row = length or tuple(int(count) + max_new_tokens for count in lengths)
     # a static argument that differs from request to request would compile the steps again
     static = graph, rope, by_row if by_length else 0
-    cache = reading.empty(model.config, len(prompts), reading.round_up(longest, request.chunk))
-    cache, last = reading.read(static, params, model.config, cache, prompts, request.chunk)
+    size = reading.round_up(longest, request.chunk)
+    cache, last = reading.begin(static, params, model.config, prompts, size, request.chunk)
     key = jax.random.key(0) if key is None else key
     choose = decode.Chooser(graph, params, request.sampling, key, prompts, model.config.vocab_size)
     done = np.zeros(rows, bool)

@@ -68,6 +68,21 @@ def empty(config: ModelConfig, rows: int, longest: int) -> list[Cache]:
     return [of(i, kind) for i, kind in enumerate(config.kinds)]
 
 
+def repeated(cache: list[Cache], times: int) -> list[Cache]:
+    """The cache, every row so many times in turn."""
+    specs = _specs(cache)
+
+    def local(cache):
+        rows = lambda axis: lambda x: jnp.repeat(x, times, axis)
+        return [Cache(*jax.tree.map(rows(1), kind[:2]), jax.tree.map(rows(0), kind.info)) for kind in cache]
+
+    return jax.shard_map(local, in_specs=(specs,), out_specs=specs)(cache)
+
+
+def _specs(cache: list[Cache]) -> list[Cache]:
+    return [Cache(meshes.CACHED_KEYS, meshes.CACHED_VALUES, TokenInfo(meshes.TOKENS, meshes.TOKENS))] * len(cache)
+
+
 def extend(model, tokens, info: TokenInfo, cache: list[Cache], rope: RopeConfig | None, length):
     """(hidden states BTD, cache) of more tokens of every row, int32 [B, T], T a multiple of the context shards.
 
@@ -156,9 +171,7 @@ def _attended(queries, keys: tuple[Keys, ...], bias_params, specs, kernel) -> Pa
 
 def _written(cache: Cache, new: Cache, first: int) -> Cache:
     """The cache with T new tokens in the slots where they belong; new: their k and v [layers, B, T, K, H], and info."""
-    size, stacks = cache.info.positions.shape[1], P(None, *meshes.HEADS)
-    of_tokens = TokenInfo(meshes.TOKENS, meshes.TOKENS)
-    specs = Cache(meshes.CACHED_KEYS, meshes.CACHED_VALUES, of_tokens)
+    size, stacks, (specs,) = cache.info.positions.shape[1], P(None, *meshes.HEADS), _specs([cache])
 
     def local(cache, new):
         whole = lambda x, axis: jax.lax.all_gather(x, meshes.CONTEXT, axis=axis, tiled=True)
@@ -177,7 +190,7 @@ def _written(cache: Cache, new: Cache, first: int) -> Cache:
             jax.tree.map(put_number, cache.info, info),
         )
 
-    new_specs = Cache(stacks, stacks, of_tokens)
+    new_specs = Cache(stacks, stacks, specs.info)
     return jax.shard_map(local, in_specs=(specs, new_specs), out_specs=specs)(cache, new)
 
 

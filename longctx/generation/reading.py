@@ -14,6 +14,32 @@ from longctx.generation import decode
 SHORT = 16, 128  # tokens: prompts that are no longer are read in one chunk of so many, if the usual one is longer
 
 empty = jax.jit(caching.empty, static_argnums=(0, 1, 2))
+repeated = jax.jit(caching.repeated, static_argnums=1)
+
+
+def begin(static: tuple, params, config: ModelConfig, prompts: list[np.ndarray], size: int, chunk: int):
+    """(cache, last) after the prompts, as `read` gives them, from an empty cache of `size` slots.
+
+    What all of more prompts than the mesh needs begin with is read once, where it is a chunk at least and RoPE does not
+    scale by each row's own length.
+    """
+    sizes = jax.sharding.get_mesh().shape
+    rows, shared = sizes["data"] * sizes["fsdp"], common(prompts)
+    if len(prompts) == rows or shared < chunk or isinstance(static[2], tuple):
+        return read(static, params, config, empty(config, len(prompts), size), prompts, chunk)
+    first = [prompts[0][:shared]] * rows
+    cache, _ = read(static, params, config, empty(config, rows, size), first, chunk)
+    rests = [prompt[shared:] for prompt in prompts]
+    return read(static, params, config, repeated(cache, len(prompts) // rows), rests, chunk, shared)
+
+
+def common(prompts: list[np.ndarray]) -> int:
+    """The number of tokens that all prompts begin with, and after which each goes on."""
+    count = min(map(len, prompts)) - 1
+    for prompt in prompts[1:]:
+        differ = prompt[:count] != prompts[0][:count]
+        count = int(differ.argmax()) if differ.any() else count
+    return count
 
 
 def read(static: tuple, params, config: ModelConfig, cache, prompts: list[np.ndarray], chunk: int, first: int = 0):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from experiments import evaluate, report
+from longctx.evals import asking
 from tests.experiments.settings.test_bad_input import has, problem
 
 
@@ -51,3 +52,66 @@ def test_what_it_refuses(tmp_path, folder, text, monkeypatch, more, parts):
     monkeypatch.chdir(tmp_path)
     has(problem(evaluate.main, command(folder, text, *more)), *parts)
     assert not list(tmp_path.glob("runs/*"))
+
+
+def asked(folder, workdir, *more) -> list[str]:
+    settings = [f"--config.{setting}" for setting in ("data.holdout=0.5", *more)]
+    return [
+        "evaluate",
+        f"--config.init_from={folder}",
+        "--suite=repeated_words,mqar",
+        *settings,
+        f"--workdir={workdir}",
+    ]
+
+
+def test_a_suite_goes_on_sample_by_sample(tmp_path, folder, text, capsys, monkeypatch):
+    """What was asked is not asked again, unless it would be asked otherwise; workdirs are compared."""
+    monkeypatch.chdir(tmp_path)
+    data, lengths = f"data.path={text}", ("--lengths", "512,768")
+    evaluate.main([*asked(folder, "one", data, "eval.samples=1"), *lengths])
+    said = capsys.readouterr().out
+    assert "  mqar at 768: 0 of 8\n" in said and "768 tokens are more than the 64 that the model is made for" in said
+    of = lambda workdir: [json.loads(line) for line in (tmp_path / workdir / "samples.jsonl").read_text().splitlines()]
+    first, *lines = of("one")
+    assert first["settings"]["ask"] == "forced" and [line["length"] for line in lines] == [512, 768] * 2
+    assert len(lines[2]["queries"]) == 8 and {"prompt", "gold", "answer", "score", "chance"} <= set(
+        lines[2]["queries"][0]
+    )
+    whole = json.loads((tmp_path / "one/evals.json").read_text())
+
+    monkeypatch.setitem(asking.WAYS, "forced", None)
+    evaluate.main([*asked(folder, "one", data, "eval.samples=1"), *lengths])
+    assert "4 texts of one/samples.jsonl were asked before, and count" in capsys.readouterr().out
+    assert json.loads((tmp_path / "one/evals.json").read_text()) == whole
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    evaluate.main([*asked(folder, "one", data, "eval.samples=2"), "--lengths=512"])
+    assert [(line["task"], line["length"], line["index"]) for line in of("one")[5:]] == [
+        ("repeated_words", 512, 1),
+        ("mqar", 512, 1),
+    ]
+    evaluate.main([*asked(folder, "one", data, "eval.samples=1", "eval.ask=choice"), "--lengths=512"])
+    assert "one/samples.jsonl is begun anew: settings.ask" in capsys.readouterr().out and len(of("one")) == 3
+
+    evaluate.main([*asked(folder, "two", data, "eval.samples=1", "model.position=nope"), *lengths])
+    evaluate.main(["evaluate", "--compare", "one", "two", "--out=both.png"])
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1] == "both.png" and (tmp_path / "both.png").stat().st_size > 10_000
+    assert [line.split()[0] for line in said[-3:-1]] == ["one", "two"] and said[-3].endswith("-")
+
+
+@pytest.mark.parametrize(
+    "more, parts",
+    [
+        (["--suite=rular"], ["--suite[0]='rular'", "Did you mean 'ruler'"]),
+        (["--lengths=4k"], ["--lengths=4k", "4096,8192"]),
+        (["--compare", "nowhere"], ["nowhere", "holds no"]),
+    ],
+)
+def test_short_options_that_it_refuses(tmp_path, folder, monkeypatch, more, parts):
+    monkeypatch.chdir(tmp_path)
+    has(
+        problem(evaluate.main, ["evaluate", *([] if "--compare" in more else [f"--config.init_from={folder}"]), *more]),
+        *parts,
+    )

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from pallas_kernels import masks
 from pallas_kernels.masks import (
     Beyond,
+    Branches,
     Causal,
     Chunked,
     ChunksBefore,
@@ -23,6 +24,7 @@ ATOMS = st.one_of(
     st.sampled_from([Full(), Causal(), Segments()]),
     st.builds(Window, st.integers(1, 20)),
     st.builds(Sinks, st.integers(1, 9)),
+    st.builds(Branches, st.integers(1, 4)),
     st.builds(PrefixLM, st.integers(1, 20)),
     st.builds(Chunked, st.integers(1, 20)),
     st.builds(Beyond, st.integers(1, 20)),
@@ -65,6 +67,18 @@ def test_complements_share_no_pair_and_leave_none_out():
     for cut in ((Window(9), Beyond(9)), (Chunked(7), ChunksBefore(7, 1, 1), ChunksBefore(7, 2))):
         seen = sum(np.asarray(masks.visible(Causal() & mask, tokens, tokens)).astype(int) for mask in cut)
         np.testing.assert_array_equal(seen, np.tri(40))
+
+
+def test_branches_see_the_beginning_and_themselves():
+    """Two documents, of two branches and of one; with Branches no Segments is added."""
+    segments = jnp.array([4, 4, 5, 5, 6, 8, 9], jnp.int32)
+    tokens = TokenInfo(jnp.array([0, 1, 2, 3, 2, 0, 1], jnp.int32), segments)
+    mask = masks.within_documents(Causal() & Branches(4))
+    see = np.asarray(masks.visible(mask, tokens, tokens))
+    seen = ["".join(str(int(key)) for key in np.flatnonzero(row)) for row in see]
+    assert seen == ["0", "01", "012", "0123", "014", "5", "56"]
+    assert mask == Causal() & Branches(4) and masks.within_documents(Causal()) == Causal() & Segments()
+    assert masks.branched(Window(3) & (Causal() | Branches(2))) and not masks.branched(Causal() & Segments())
 
 
 def test_full_is_neutral():

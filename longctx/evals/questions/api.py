@@ -120,11 +120,15 @@ SUITES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def named(names: Sequence[str]) -> list[str]:
-    """The tasks that names of tasks and of suites stand for, each once. Raises UserError for an unknown name."""
+def named(names: Sequence[str], option: str = "eval.questions") -> list[str]:
+    """The tasks that names of tasks and of suites stand for, each once. Raises UserError for an unknown name.
+
+    option: where the names come from.
+    """
     found: dict[str, None] = {}
     for i, name in enumerate(names):
         if name not in QUESTIONS and name not in SUITES:
-            raise unknown_name(f"eval.questions[{i}]", name, (*SUITES, *QUESTIONS))
+            listed = f"{', '.join(SUITES)}, and the {len(QUESTIONS)} tasks in longctx/evals/questions/api.py"
+            raise unknown_name(f"{option}[{i}]", name, (*SUITES, *QUESTIONS), listed)
         found |= dict.fromkeys(SUITES.get(name, (name,)))
     return list(found)

@@ -8,7 +8,7 @@ import pytest
 
 from longctx.config import LayerConfig, MeshConfig, RopeConfig
 from longctx.errors import UserError
-from longctx.generation import api, decode
+from longctx.generation import api, decode, reading
 from tests.helpers import slow
 from tests.longctx.generation.helpers import LENGTH, ONE, TINY, setup, uncached
 
@@ -76,6 +76,23 @@ def test_greedy_tokens_are_those_of_the_uncached_model_on_any_mesh(mesh_config):
     got = generate(mesh_config=mesh_config)
     same(got, by_hand(MODEL, PROMPTS, NEW))
     assert all(row.dtype == np.int32 for row in got) and len({*np.concatenate(got)}) > 3
+
+
+@pytest.mark.parametrize("mesh_config", [ONE, *slow(MeshConfig(data=2, context=2))])
+def test_what_prompts_begin_with_is_read_once(monkeypatch, mesh_config):
+    """Four prompts with 19 tokens in common: these in one row of each data shard, then the rests."""
+    rest = lambda n: np.random.default_rng([7, n]).integers(0, TINY.vocab_size, n)
+    prompts = [np.append(PROMPTS[0][:19], rest(n)) for n in (5, 1, 9, 3)]
+    read, whole = [], decode.read
+    monkeypatch.setattr(decode, "read", lambda *args: read.append(args[6]["tokens"].shape) or whole(*args))
+    same(generate(mesh_config=mesh_config, prompts=prompts), by_hand(MODEL, prompts, NEW))
+    assert [shape for shape in read if shape[1] == 8] == [(mesh_config.data, 8)] * 3 + [(4, 8)] * 2
+
+
+def test_rows_that_scale_by_their_own_lengths_share_nothing():
+    prompts = [PROMPTS[0], PROMPTS[0][:18]]
+    same(generate(DYNAMIC, prompts=prompts), of_each(DYNAMIC, prompts=prompts))
+    assert reading.common([PROMPTS[0], PROMPTS[0]]) == 20 and reading.common([PROMPTS[0]]) == 20
 
 
 def of_each(config, length=None, prompts=PROMPTS):
