@@ -270,11 +270,11 @@ class Branches(Mask):
         return (q.segments == k.segments) | beginning
 
     def relation(self, q, k):
-        document = lambda x: (_chunk(x.seg_min, self.size), _chunk(x.seg_max, self.size))
-        other, one = _same(*document(q), *document(k))
+        first, last = _chunk(k.seg_min, self.size), _chunk(k.seg_max, self.size)
+        other, one = _same(_chunk(q.seg_min, self.size), _chunk(q.seg_max, self.size), first, last)
         apart, alike = _same(q.seg_min, q.seg_max, k.seg_min, k.seg_max)
-        start = _chunk(k.seg_min, self.size) * self.size
-        beginning, branches = k.seg_max == start, (k.seg_min > start) & (document(k)[0] == document(k)[1])
+        start = first * self.size
+        beginning, branches = k.seg_max == start, (k.seg_min > start) & (first == last)
         return other | (apart & branches), one & beginning | alike
 
 

@@ -26,7 +26,7 @@ def score(predictor: Predictor, pieces: Sequence[Piece], length: int, pad: int) 
     """
     read = getattr(predictor, "branched", None)  # plain functions and masks that look ahead have none
     groups = [[piece] for piece in pieces] if read is None else grouped(pieces, length)
-    if len(groups) == len(pieces):
+    if read is None or len(groups) == len(pieces):
         return [found for (found,) in score_rows(predictor, [[piece] for piece in pieces], length, pad)]
     starts = [shared(group) for group in groups]
     rows = [_row(group, start) for group, start in zip(groups, starts, strict=True)]

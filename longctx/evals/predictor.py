@@ -107,10 +107,10 @@ def _with_branches(config: Config) -> Config:
 
 def reader(
     config: Config, mesh, rope: RopeConfig, computed=rows_computed
-) -> Callable[[dict, dict[str, np.ndarray]], Prediction]:
+) -> Callable[..., Prediction]:
     """The predictor of a model whose parameters change: (params, batch) -> Prediction; other ones compile nothing.
 
-    Its third argument is the length that RoPE scalings take the rows' texts to be of; default: the rows'.
+    A third argument is the length that RoPE scalings take the rows' texts to be of; default: the rows'.
 
     computed: see `predictor`.
     """
