@@ -4,7 +4,7 @@
                                    [--config.model.rope.scaling=yarn ...]
     python -m experiments.evaluate --config.init_from=MODEL [--workdir DIR] [--adapter FOLDER]
                                    [--config.data.path=TEXT] [...]
-    python -m experiments.evaluate (--workdir DIR | --config.init_from=MODEL) --suite ruler --lengths 4096,8192
+    python -m experiments.evaluate --checkpoint DIR|MODEL --suite ruler --lengths 4096,8192
     python -m experiments.evaluate --compare DIR DIR ... [--out FILE.png]
 
 The first starts from the configuration of the run in the workdir, with the RoPE of the stage that its newest checkpoint
@@ -14,9 +14,9 @@ text of yours or Python's own library; --adapter adds a low-rank adapter in peft
 draw the report.
 
 --suite asks questions about generated texts instead (suites and tasks by name, with commas: longctx/evals/questions):
-it is short for --config.eval.tasks="('questions',)" and eval.questions, as --lengths is for eval.lengths. Each text
-that was asked is a line of samples.jsonl, from which the same command goes on. --compare draws the questions of several
-workdirs in one picture.
+it is short for --config.eval.tasks="('questions',)" and eval.questions, as --lengths is for eval.lengths, and
+--checkpoint for the --workdir of a run or the --config.init_from of another model. Each text that was asked is a line
+of samples.jsonl, from which the same command goes on. --compare draws the questions of several workdirs in one picture.
 """
 
 import argparse
@@ -120,13 +120,14 @@ def too_long(rope: RopeConfig, measured: tuple[int, ...]) -> str:
 
 
 def spelled_out(argv: list[str]) -> list[str]:
-    """The command line with the settings that --suite and --lengths are short for.
+    """The command line with the settings that --suite, --lengths and --checkpoint are short for.
 
     Raises UserError for an unknown suite or task, and for lengths that are no whole numbers.
     """
     short = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     short.add_argument("--suite")
     short.add_argument("--lengths")
+    short.add_argument("--checkpoint")
     options, rest = short.parse_known_args(argv[1:])
     settings = []
     if options.suite is not None:
@@ -137,6 +138,9 @@ def spelled_out(argv: list[str]) -> list[str]:
         if not all(length.isdecimal() for length in options.lengths.split(",")):
             raise UserError(f"--lengths={options.lengths} must be whole numbers with commas, such as 4096,8192.")
         settings.append(f"--config.eval.lengths={tuple(map(int, options.lengths.split(',')))}")
+    if options.checkpoint is not None:
+        of_run = configs.stored(options.checkpoint) is not None
+        settings.append(f"{'--workdir' if of_run else '--config.init_from'}={options.checkpoint}")
     return [argv[0], *settings, *rest]
 
 

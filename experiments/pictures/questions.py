@@ -38,7 +38,8 @@ def compare(runs: Mapping[str, dict]):
         band(left, lengths, means, errors, label=name, **look)
         if shared:
             cells = {task["name"]: task["cells"][result["lengths"].index(max(shared))] for task in result["tasks"]}
-            right.plot([share(cells[task]) for task in common], np.arange(len(common)), linestyle="none", **look)
+            places = np.arange(len(common)) + 0.2 * (number - (len(runs) - 1) / 2)  # equal shares stay apart
+            right.plot([share(cells[task]) for task in common], places, linestyle="none", **look)
     length_axis(left.xaxis, sorted({length for result in runs.values() for length in result["lengths"]}))
     left.set(xlabel="context length (tokens)", ylabel=f"right answers, {len(common)} tasks", ylim=(0, 1))
     left.legend()

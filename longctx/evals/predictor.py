@@ -105,9 +105,7 @@ def _with_branches(config: Config) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, pattern=kinds))
 
 
-def reader(
-    config: Config, mesh, rope: RopeConfig, computed=rows_computed
-) -> Callable[..., Prediction]:
+def reader(config: Config, mesh, rope: RopeConfig, computed=rows_computed) -> Callable[..., Prediction]:
     """The predictor of a model whose parameters change: (params, batch) -> Prediction; other ones compile nothing.
 
     A third argument is the length that RoPE scalings take the rows' texts to be of; default: the rows'.
