@@ -1,9 +1,11 @@
-"""Three ways to ask a question about a context, and what comes back.
+"""Ways to ask questions about a context, and what comes back.
 
 forced     one forward pass: right where every token of the answer is the model's top choice, everything before given;
            greedy decoding then writes the answer. Questions with several answers have no order that could be forced.
 choice     the log-likelihood of each answer that the task offers: the likeliest is taken.
 generate   greedy decoding through the KV cache, as many tokens as the task allows; scored as the task says.
+turns      the same in one conversation: the questions about a context come one after another, each after those before
+           and what was answered to them.
 
 Questions about one context, and the answers to choose among, share one pass over it: see branches.py, and
 longctx.generation.reading for the cache.
@@ -59,10 +61,31 @@ def by_generation(predictor, tokenizer, length: int, task: Questions, asked: Seq
         contexts = [list(asked)]
     texts = []
     for some in contexts:
-        prompts = [np.append(tokenizer.bos, tokenizer.encode(sample.prompt(query).encode())) for sample, query in some]
-        answers = predictor.generate(prompts, task.budget, length, tokenizer.ends)
-        texts += [tokenizer.decode(ids[~np.isin(ids, tokenizer.ends)]) for ids in answers]
+        texts += _written(predictor, tokenizer, length, task, [sample.prompt(query) for sample, query in some])
     return [Answer(task.score(text, query), text) for text, (_, query) in zip(texts, asked, strict=True)]
+
+
+def by_turns(predictor, tokenizer, length: int, task: Questions, asked: Sequence[Asked]) -> list[Answer]:
+    """The texts that greedy decoding writes, question after question of one conversation about each context."""
+    talks = [list(queries) for _, queries in itertools.groupby(asked, lambda one: id(one[0]))]
+    said, answers = [talk[0][0].context for talk in talks], [[] for _ in talks]
+    for turn in range(max(map(len, talks))):
+        going = [i for i, talk in enumerate(talks) if turn < len(talk)]
+        for i in going:
+            query = talks[i][turn][1]
+            said[i] += query.question + query.prefix
+        texts = _written(predictor, tokenizer, length, task, [said[i] for i in going])
+        for i, text in zip(going, texts, strict=True):
+            said[i] += text.rstrip()
+            answers[i].append(Answer(task.score(text, talks[i][turn][1]), text))
+    return [answer for of_talk in answers for answer in of_talk]
+
+
+def _written(predictor, tokenizer, length: int, task: Questions, prompts: list[str]) -> list[str]:
+    """What greedy decoding writes after each prompt."""
+    ids = [np.append(tokenizer.bos, tokenizer.encode(prompt.encode())) for prompt in prompts]
+    answers = predictor.generate(ids, task.budget, length, tokenizer.ends)
+    return [tokenizer.decode(ids[~np.isin(ids, tokenizer.ends)]) for ids in answers]
 
 
 # (predictor, tokenizer, length, task, what is asked: queries of one sample side by side) -> the answer to each

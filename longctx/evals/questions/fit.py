@@ -25,15 +25,23 @@ def drawn(task: Questions, name: str, seed: int, index: int, size: int) -> Sampl
     return task.sample(np.random.default_rng([seed, zlib.crc32(name.encode()), index]), size)
 
 
-def fitted(task: Questions, name: str, tokenizer: Tokenizer, length: int, seed: int, index: int) -> Fitted:
+def fitted(
+    task: Questions, name: str, tokenizer: Tokenizer, length: int, seed: int, index: int, turns: bool = False
+) -> Fitted:
     """Sample number `index` of the task, as large as `length` tokens allow with its answer.
+
+    turns: whether all questions about a context follow one another, with their answers.
 
     Raises UserError where the smallest is longer.
     """
 
     def of(size: int) -> Fitted:
         sample = drawn(task, name, seed, index, size)
-        return Fitted(sample, size, max(_tokens(tokenizer, sample.prompt(query)) for query in sample.queries))
+        prompts = [sample.prompt(query) for query in sample.queries]
+        if turns:  # answers and the next question may become fewer tokens together, hardly more
+            prompts = [sample.context + "".join(query.question + query.prefix for query in sample.queries)]
+        answers = (task.budget + 1) * (len(sample.queries) - len(prompts))
+        return Fitted(sample, size, max(_tokens(tokenizer, prompt) for prompt in prompts) + answers)
 
     room, best = length - task.budget, of(task.smallest)
     if best.tokens > room:

@@ -78,7 +78,7 @@ def _cell(predictor, name: str, tokenizer, length: int, config, seed: int, sampl
 def _asked(predictor, name: str, tokenizer, length: int, way: str, seed: int, indices: list[int]) -> list[dict]:
     """The samples of these numbers, asked."""
     task = QUESTIONS[name]
-    found = {index: fit.fitted(task, name, tokenizer, length, seed, index) for index in indices}
+    found = {index: fit.fitted(task, name, tokenizer, length, seed, index, way == "turns") for index in indices}
     lines = {index: {"task": name, "length": length, "index": index, "seed": seed} for index in indices}
     asked = [(index, query) for index in indices for query in found[index].sample.queries]
     asked = [(index, query) for index, query in asked if asking.can_be_asked(way, query)]

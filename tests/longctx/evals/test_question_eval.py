@@ -113,6 +113,32 @@ def test_all_ways_find_what_a_model_that_reads_knows(byte_tokenizer, name, way):
         assert (cell["asked"], cell["right"]) == (3, 3) and cell["low"] > 0.4
 
 
+class Talker:
+    """A model that answers with the length of what it was given, in letters, and remembers that."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.heard = tokenizer, []
+
+    def generate(self, prompts, count, length, stop):
+        texts = [self.tokenizer.decode(prompt[1:]) for prompt in prompts]
+        assert all(len(prompt) + count <= length for prompt in prompts)
+        self.heard.append(texts)
+        return [self.tokenizer.encode(f" turn {len(self.heard)}".encode()) for _ in texts]
+
+
+def test_turns_remember_the_questions_and_answers_before(byte_tokenizer):
+    """Two contexts at once; a context leaves room for all turns."""
+    task, model = QUESTIONS["mqar"], Talker(byte_tokenizer)
+    found = [fit.fitted(task, "mqar", byte_tokenizer, 2048, 0, index, turns=True) for index in range(2)]
+    assert all(one.size < fit.fitted(task, "mqar", byte_tokenizer, 2048, 0, 0).size for one in found)
+    asked = [(one.sample, query) for one in found for query in one.sample.queries]
+    answers = asking.by_turns(model, byte_tokenizer, 2048, task, asked)
+    assert [answer.text for answer in answers] == [f" turn {turn}" for _ in found for turn in range(1, 9)]
+    sample = found[1].sample
+    first, second = (query.question + query.prefix for query in sample.queries[:2])
+    assert len(model.heard) == 8 and model.heard[1][1] == f"{sample.context}{first} turn 1{second}"
+
+
 def test_an_unknown_way():
     with pytest.raises(UserError, match="eval.ask='force' is not known.*forced"):
         api.check(EvalConfig(ask="force"))
