@@ -89,7 +89,12 @@ def _written(predictor, tokenizer, length: int, task: Questions, prompts: list[s
 
 
 # (predictor, tokenizer, length, task, what is asked: queries of one sample side by side) -> the answer to each
-WAYS: Mapping[str, Callable[..., list[Answer]]] = {"forced": by_force, "choice": by_choice, "generate": by_generation}
+WAYS: Mapping[str, Callable[..., list[Answer]]] = {
+    "forced": by_force,
+    "choice": by_choice,
+    "generate": by_generation,
+    "turns": by_turns,
+}
 
 
 def answered(tokenizer, sample: Sample, query: Query, answer: str) -> Piece:
