@@ -126,6 +126,16 @@ def extended(name: str, cell):
     return of
 
 
+def generalised(content: dict) -> Table:
+    """The % of values recalled by every seed's model: position methods by length."""
+    records = content["records"]
+    lines = []
+    for position in dict.fromkeys(record["position"] for record in records):
+        of = [np.sum(r["right"], 1) / np.sum(r["asked"], 1) for r in records if r["position"] == position]
+        lines.append([position, *(" / ".join(f"{100 * share:.0f}" for share in column) for column in np.transpose(of))])
+    return ["position, by seed", *(f"{length:,}" for length in records[0]["lengths"])], lines
+
+
 def found(value: float | None, counts: dict | None) -> str | None:
     """How many of the passkeys are found."""
     return counts and f"{sum(counts['right'])} of {sum(counts['asked'])}"
@@ -191,6 +201,12 @@ GENERATION = columns_of(
     **{"tokens/s": "tokens_per_s", "ms a token": "ms_per_token", "x PyTorch": "speed_over_torch"},
     **{"peak MB": "peak_mb", "compile s": "compile_s"},
 )
+ASKING = columns_of(
+    "records",
+    way="way",
+    tokens="length",
+    **{"one question, s": "one_s", "eight, s": "several_s", "eight / one": "ratio"},
+)
 WINDOWED = columns_of("windowed", lengths="kind", shards="shards", together="together", window="window", full="full")
 RANKS = columns_of(
     "ranks", lengths="kind", ranks="ranks", **{"as drawn": "drawn", "dealt": "dealt", "largest row": "largest"}
@@ -214,6 +230,8 @@ TABLES = {
     "passkeys": extended("passkey", found),
     "losses": extended("loss", lambda value, counts: value and f"{value:.3f}"),
     "beyond": beyond,
+    "generalised": generalised,
+    "asking": ASKING,
 }
 
 
