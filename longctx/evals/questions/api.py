@@ -9,7 +9,6 @@ from longctx.evals.questions.best_answer import BestAnswer
 from longctx.evals.questions.bios import Bios
 from longctx.evals.questions.copying import ManyClasses, MarkedPassage
 from longctx.evals.questions.countdown import Countdown
-from longctx.evals.questions.facts import FactDocuments
 from longctx.evals.questions.graphs import Graphwalks
 from longctx.evals.questions.infinite import FindNumbers, HiddenNumber, NestedCalls, RunningTotal
 from longctx.evals.questions.keyvalue import Associations, JointRecall, JsonPairs
@@ -22,6 +21,7 @@ from longctx.evals.questions.needles import Needles
 from longctx.evals.questions.order import Order
 from longctx.evals.questions.passages import CountingStars
 from longctx.evals.questions.paths import PathTraversal
+from longctx.evals.questions.qa_facts import FactDocuments
 from longctx.evals.questions.question import Questions
 from longctx.evals.questions.repeated import RepeatedWords
 from longctx.evals.questions.ruler import CommonWords, FrequentWords, VariableTracking

@@ -7,7 +7,8 @@ import statistics
 import numpy as np
 import pytest
 
-from longctx.evals.questions import people, scores, words
+from longctx.evals.questions import bios_people as people
+from longctx.evals.questions import scores, words
 from longctx.evals.questions.api import QUESTIONS
 from longctx.evals.questions.bios import Bios
 from longctx.evals.questions.copying import NOISE, WORDS, ManyClasses
@@ -88,9 +89,9 @@ def test_listing_all_values_of_an_attribute_does_not_pass():
 
 
 def test_lists_have_each_word_once_and_none_in_common():
-    lists = [*people.VALUES.values(), WORDS, NOISE, people.GIVEN, people.FAMILY]
+    lists = [*people.VALUES.values(), WORDS, NOISE, words.PERSONS, people.FAMILY]
     assert all(len(set(values)) == len(values) for values in lists)
-    for one, other in itertools.combinations([*people.VALUES.values(), (*people.GIVEN, *people.FAMILY)], 2):
+    for one, other in itertools.combinations([*people.VALUES.values(), (*words.PERSONS, *people.FAMILY)], 2):
         assert not set(one) & set(other)
     assert not set(WORDS) & set(NOISE)
     coined = words.take(words.coined(np.random.default_rng(0)), 2000)
