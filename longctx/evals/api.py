@@ -6,6 +6,7 @@ in the report.
 
 from longctx.config import EvalConfig
 from longctx.errors import UserError, unknown_name
+from longctx.evals.questions import ruler_words
 from longctx.evals.questions.api import named
 from longctx.evals.task import Task
 from longctx.evals.tasks import by_position, context_gain, passkey, questions
@@ -26,5 +27,9 @@ def check(config: EvalConfig) -> None:
         if name not in EVALS:
             raise unknown_name(f"eval.tasks[{i}]", name, EVALS)
     named(config.questions)
+    if config.shots < 0:
+        raise UserError(f"eval.shots={config.shots} must be at least 0.")
+    if config.essays:
+        ruler_words.essays(config.essays)
     if config.ask not in questions.WAYS:
         raise unknown_name("eval.ask", config.ask, questions.WAYS)
