@@ -23,6 +23,7 @@ from longctx.evals.questions.mrcr import Mrcr
 from longctx.evals.questions.needles import Needles
 from longctx.evals.questions.order import Order
 from longctx.evals.questions.passages import CountingStars
+from longctx.evals.questions.pathfinder import Pathfinder
 from longctx.evals.questions.paths import PathTraversal
 from longctx.evals.questions.qa_facts import FactDocuments
 from longctx.evals.questions.question import Questions
@@ -67,6 +68,7 @@ QUESTIONS: Mapping[str, Questions] = {
     "graphwalks_parents": Graphwalks("parents"),
     "gsm_infinite_symbolic": Assignments(),
     "listops": ListOps(),
+    "pathfinder": Pathfinder(),
     "path_traversal": PathTraversal(),
     "countdown": Countdown(),
     "latent_list": LatentList(),
