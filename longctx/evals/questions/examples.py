@@ -1,14 +1,15 @@
 """Examples before a question: others of the same kind, with their answers (few-shot).
 
 As many as the context has to ask are recycled from it, so that they cost their questions and answers alone (arXiv
-2406.13632); the rest are the smallest samples of the task, before the context.
+2406.13632); the rest are the smallest samples of the task, before the context. Answers that were shown are no
+candidates any more, and half of the usual number are left: so a guess scores what `chance` says.
 """
 
 import dataclasses
 
 import numpy as np
 
-from longctx.evals.questions.question import Query, Questions, Sample
+from longctx.evals.questions.question import CHOICES, Query, Questions, Sample
 
 EXAMPLE = "=== Example {number} ===\n"
 TASK = "=== Task ===\n"
@@ -70,23 +71,24 @@ class WithExamples:
     def sample(self, rng: np.random.Generator, size: int) -> Sample:
         """See Questions. size: of the haystack of the question, not of those of the examples."""
         sample = self.task.sample(rng, size)
-        asked_too = any(query in sample.shown for query in sample.queries)
-        recycled = min(self.shots, len(sample.shown) - asked_too)
+        others = [_others(sample, query)[: self.shots] for query in sample.queries]
+        recycled = min(map(len, others))
         before = ""
         for i, own in enumerate(rng.spawn(self.shots - recycled)):
             example = self.task.sample(own, self.task.smallest)
             query = example.queries[i % len(example.queries)]
             before += f"{EXAMPLE.format(number=i + 1)}{self._answered(example, query)}\n\n"
-        queries = tuple(self._after(sample, query, recycled) for query in sample.queries)
+        asked = zip(sample.queries, others, strict=True)
+        queries = tuple(self._after(sample, query, shown[:recycled]) for query, shown in asked)
         return Sample((before and before + TASK) + sample.context, queries)
 
-    def _after(self, sample: Sample, query: Query, count: int) -> Query:
-        """The query with so many others before its question."""
-        if not count:
+    def _after(self, sample: Sample, query: Query, others: list[Query]) -> Query:
+        """The query with others before its question."""
+        if not others:
             return query
-        others = [other for other in sample.shown if other != query][:count]
         told = "".join(self._answered(sample, other)[len(sample.context) :] for other in others)
-        return query._replace(question=f"{AGAIN}{told}{QUESTION}{query.question}")
+        left = [one for one in query.candidates if one not in map(_answer, others)]
+        return query._replace(question=f"{AGAIN}{told}{QUESTION}{query.question}", candidates=tuple(left))
 
     def _answered(self, sample: Sample, query: Query) -> str:
         prompt = sample.prompt(query)
@@ -104,3 +106,16 @@ class WithExamples:
     def chance(self, query: Query) -> float:
         """See Questions."""
         return self.task.chance(query)
+
+
+def _others(sample: Sample, query: Query) -> list[Query]:
+    """The queries to show before one that is asked: at first those whose answers are none of its candidates."""
+    others = [other for other in sample.shown if other != query]
+    free = [other for other in others if _answer(other) not in query.candidates]
+    taken = [other for other in others if _answer(other) in query.candidates]
+    return free + taken[: max(len(query.candidates) - CHOICES // 2, 0)]
+
+
+def _answer(query: Query) -> str:
+    """The gold as a candidate would be written."""
+    return ", ".join(query.gold)

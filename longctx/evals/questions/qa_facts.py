@@ -151,8 +151,9 @@ class FactDocuments(Guessed):
         return _told(context, attribute, name)
 
     def score(self, answer: str, query: Query) -> float:
-        """See Questions: whether the answer holds the fact, before those of any other candidate."""
-        return float(scores.first_named(answer, query.candidates) == query.gold[0])
+        """See Questions: whether the answer holds the fact, before any other value of the attribute."""
+        values = next(attribute.values for attribute in ATTRIBUTES if query.gold[0] in attribute.values)
+        return float(scores.first_named(answer, values) == query.gold[0])
 
 
 def _people(

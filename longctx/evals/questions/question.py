@@ -42,7 +42,7 @@ class Sample(NamedTuple):
       context: what is read before a question.
       queries: what is asked, one by one.
       shown: queries of the same kind whose answers say nothing about those of others: with their answers they can be
-        shown before one that is asked (examples.py). () where the context has no more to ask.
+        shown before one that is asked (examples.py). `solve` answers them alike for all sizes. () where there are none.
     """
 
     context: str

@@ -6,6 +6,7 @@ import pytest
 from longctx.evals.questions import examples, fit
 from longctx.evals.questions.api import QUESTIONS
 from longctx.evals.questions.examples import WithExamples, with_examples
+from longctx.evals.questions.question import CHOICES
 from tests.helpers import slow
 
 EACH = pytest.mark.parametrize("name", QUESTIONS)
@@ -23,9 +24,14 @@ def test_the_question_and_its_answer_are_those_without_examples(name, count):
         for query, asked in zip(sample.queries, before.queries, strict=True):
             prompt = sample.prompt(query)
             assert prompt.endswith(asked.question + asked.prefix) and before.context in prompt
-            assert query._replace(question=asked.question) == asked
+            assert query._replace(question=asked.question, candidates=asked.candidates) == asked
             assert task.solve(prompt) == bare.solve(before.prompt(asked)) and task.score(task.solve(prompt), query) == 1
-            assert prompt.count(" ===\n") - prompt.count(examples.TASK) - prompt.count(examples.AGAIN) <= 1 + index % 5
+            left, told = set(query.candidates), prompt.partition(examples.AGAIN)[2].rpartition(examples.QUESTION)[0]
+            assert left <= set(asked.candidates) and query.candidates[:1] == asked.candidates[:1]
+            assert len(left) >= min(len(asked.candidates), CHOICES // 2)
+            golds = [other.gold for other in before.shown if other.question + other.prefix in told]
+            assert not left & {", ".join(gold) for gold in golds}
+            assert len(golds) + sample.context.count("=== Example ") == 1 + index % 5
 
 
 @EACH
@@ -42,15 +48,16 @@ def test_examples_are_recycled_from_the_context(name):
     bare = QUESTIONS[name]
     for index in range(10):
         plain = fit.drawn(bare, name, 3, index, bare.smallest)
-        sample = fit.drawn(with_examples(bare, 2), name, 3, index, bare.smallest)
+        sample = fit.drawn(with_examples(bare, 1), name, 3, index, bare.smallest)
         assert sample.context == plain.context
         for query, asked in zip(sample.queries, plain.queries, strict=True):
             told = query.question.removeprefix(examples.AGAIN).removesuffix(examples.QUESTION + asked.question)
-            assert 0 < len(told) < len(query.question)
-            for example in [example for example in plain.shown if example != asked][:2]:
+            shown = [example for example in plain.shown if example.question + example.prefix in told]
+            assert shown and asked not in shown and told.startswith("\n")
+            for example in shown:
                 answer = told.partition(example.question + example.prefix)[2]
                 assert bare.score(answer.partition(example.question[:10])[0], example) == 1
-            assert not plain.shown or not set(asked.gold) & set(" ".join(told.split()).split())
+            assert not set(asked.gold) & set(told.replace(",", " ").split())
 
 
 def test_the_rest_are_small_samples_of_their_own():
