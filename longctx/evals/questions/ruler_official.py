@@ -239,7 +239,7 @@ class RulerCommonWords(Contained):
         common = [known[i] for i in rng.permutation(len(known))[:COMMON]]
         told = _numbered(words.permuted(rng, shown[:COMMON] * often + shown[COMMON:] * seldom))
         hay = np.random.default_rng(rng.integers(1 << 62))
-        left = words.permuted(hay, sorted(set(known) - set(common)))
+        left = (known[i] for i in hay.permutation(len(known)).tolist() if known[i] not in common)
         others = words.take(itertools.chain(left, (word for word in words.coined(hay) if word not in known)), size)
         text = _numbered(words.permuted(hay, common * self.often + others * self.seldom))
         behind = say.COMMON.question + say.COMMON.prefix

@@ -10,7 +10,7 @@ from longctx.evals.questions.question import CHOICES
 from tests.helpers import slow
 
 EACH = pytest.mark.parametrize("name", QUESTIONS)
-SAMPLES = [5, *slow(500)]
+SAMPLES = [5, *slow(50)]
 RECYCLING = ("niah_multikey_1", "json_kv", "mqar", "joint_recall", "lift", "bios_multi_2", "qa_facts_2", "vt_chains")
 
 

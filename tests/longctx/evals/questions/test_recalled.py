@@ -18,7 +18,8 @@ from longctx.evals.questions.threads import Threads
 
 
 def sample(task, seed=0, size=50):
-    return task.sample(np.random.default_rng(seed), size)
+    """(context, queries)."""
+    return task.sample(np.random.default_rng(seed), size)[:2]
 
 
 @pytest.mark.parametrize("name", ["json_kv", "json_kv_multi"])
@@ -83,7 +84,7 @@ def test_names_come_first_or_do_not_count():
 def test_listing_all_values_of_an_attribute_does_not_pass():
     task, right = Bios(count=2), 0
     for seed in range(50):
-        (query,) = sample(task, seed, 1).queries
+        (query,) = sample(task, seed, 1)[1]
         right += task.score(" ".join(value for values in people.VALUES.values() for value in values) * 2, query)
     assert right == 0
 
