@@ -240,13 +240,14 @@ class RulerCommonWords(Contained):
         told = _numbered(words.permuted(rng, shown[:COMMON] * often + shown[COMMON:] * seldom))
         hay = np.random.default_rng(rng.integers(1 << 62))
         left = (known[i] for i in hay.permutation(len(known)).tolist() if known[i] not in common)
-        others = words.take(itertools.chain(left, (word for word in words.coined(hay) if word not in known)), size)
+        taken = set(known)
+        more = (word for word in words.coined(hay) if word not in taken)
+        others = words.take(itertools.chain(left, more), size)
         text = _numbered(words.permuted(hay, common * self.often + others * self.seldom))
         behind = say.COMMON.question + say.COMMON.prefix
         example = f"{say.COMMON.before}{told}{behind} {_numbered(shown[:COMMON])}\n"
-        return Sample(
-            example + say.COMMON.before + text, (Query(say.COMMON.question, say.COMMON.prefix, tuple(common)),)
-        )
+        query = Query(say.COMMON.question, say.COMMON.prefix, tuple(common))
+        return Sample(example + say.COMMON.before + text, (query,))
 
     def solve(self, prompt: str) -> str:
         """See Questions."""
