@@ -15,8 +15,10 @@ EXTRAS = {
         "flatbuffers>=24.3",
     ],
     "gguf": ["gguf>=0.17"],
+    "ruler": ["wonderwords>=3"],  # the words of RULER's own prompts
     "test": [
         "gguf>=0.17",
+        "wonderwords>=3",
         "pytest>=8",
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.5",

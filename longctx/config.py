@@ -257,6 +257,9 @@ class EvalConfig:
     samples: int = 4                    # passkey: prompts per length and depth; questions: texts per task and length
     questions: tuple[str, ...] = ("quick",)   # suites and tasks in longctx/evals/questions/api.py
     ask: str = "forced"                 # how questions are asked, a name of WAYS in longctx/evals/asking.py
+    shots: int = 0                      # examples before each question: longctx/evals/questions/examples.py
+    essays: str = ""                    # folder of texts (.txt, or .json with a "text") in which RULER's own prompts
+                                        #   hide their needles; "" = generated prose
     every_steps: int = 0                # in training: every how many steps, and at the end of a stage, the loss of the
                                         #   same held-out text is logged, of `documents` documents, of each a cut as
                                         #   long as the longest stage, read at the length of the stage; 0 = never

@@ -36,7 +36,7 @@ def kept(config: Config, rope: RopeConfig, workdir: pathlib.Path, weights: dict,
         "model": dataclasses.asdict(dataclasses.replace(config.model, rope=rope)),
         "tokenizer": config.data.tokenizer,
         "seed": config.seed,
-        "ask": config.eval.ask,
+        **{name: getattr(config.eval, name) for name in ("ask", "shots", "essays")},
     }
     said = {"version": VERSION, "settings": settings, "weights": weights}
     journal = Journal(workdir / FILE, said, (*Samples.KEY, "tokens", "queries"), "experiments.evaluate", active)

@@ -7,6 +7,7 @@ in the report.
 from longctx.config import EvalConfig
 from longctx.errors import UserError, unknown_name
 from longctx.evals import asking
+from longctx.evals.questions import ruler_words
 from longctx.evals.questions.api import named
 from longctx.evals.task import Task
 from longctx.evals.tasks import by_position, context_gain, passkey, questions
@@ -29,3 +30,7 @@ def check(config: EvalConfig) -> None:
     named(config.questions)
     if config.ask not in asking.WAYS:
         raise unknown_name("eval.ask", config.ask, asking.WAYS)
+    if config.shots < 0:
+        raise UserError(f"eval.shots={config.shots} must be at least 0.")
+    if config.essays:
+        ruler_words.essays(config.essays)

@@ -1,7 +1,9 @@
 """The tasks that ask, by name; question.py says what one is. A suite is a tuple of these names."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
+from longctx.config import EvalConfig
 from longctx.errors import unknown_name
 from longctx.evals.questions.babilong import GIVERS, Babilong
 from longctx.evals.questions.beliefs import Beliefs
@@ -9,7 +11,7 @@ from longctx.evals.questions.best_answer import BestAnswer
 from longctx.evals.questions.bios import Bios
 from longctx.evals.questions.copying import ManyClasses, MarkedPassage
 from longctx.evals.questions.countdown import Countdown
-from longctx.evals.questions.facts import FactDocuments
+from longctx.evals.questions.examples import with_examples
 from longctx.evals.questions.graphs import Graphwalks
 from longctx.evals.questions.infinite import FindNumbers, HiddenNumber, NestedCalls, RunningTotal
 from longctx.evals.questions.keyvalue import Associations, JointRecall, JsonPairs
@@ -21,10 +23,13 @@ from longctx.evals.questions.mrcr import Mrcr
 from longctx.evals.questions.needles import Needles
 from longctx.evals.questions.order import Order
 from longctx.evals.questions.passages import CountingStars
+from longctx.evals.questions.pathfinder import Pathfinder
 from longctx.evals.questions.paths import PathTraversal
+from longctx.evals.questions.qa_facts import FactDocuments
 from longctx.evals.questions.question import Questions
 from longctx.evals.questions.repeated import RepeatedWords
 from longctx.evals.questions.ruler import CommonWords, FrequentWords, VariableTracking
+from longctx.evals.questions.ruler_official import RulerCommonWords, RulerFrequentWords, RulerNeedles, RulerVariables
 from longctx.evals.questions.symbolic import Assignments
 from longctx.evals.questions.table import Table
 from longctx.evals.questions.tally import Tally, TallyPairs
@@ -63,6 +68,7 @@ QUESTIONS: Mapping[str, Questions] = {
     "graphwalks_parents": Graphwalks("parents"),
     "gsm_infinite_symbolic": Assignments(),
     "listops": ListOps(),
+    "pathfinder": Pathfinder(),
     "path_traversal": PathTraversal(),
     "countdown": Countdown(),
     "latent_list": LatentList(),
@@ -104,15 +110,40 @@ QUESTIONS: Mapping[str, Questions] = {
     "bios_rank_2": Bios("rank", count=2),
     "bios_multihop_2": Bios("multihop", count=2),
     "bios_citation": Bios("citation"),
+    "ruler_niah_single_1": RulerNeedles(haystack="noise"),
+    "ruler_niah_single_2": RulerNeedles(),
+    "ruler_niah_single_3": RulerNeedles(of="uuids"),
+    "ruler_niah_multikey_1": RulerNeedles(keys=4),
+    "ruler_niah_multikey_2": RulerNeedles(haystack="needles"),
+    "ruler_niah_multikey_3": RulerNeedles(by="uuids", of="uuids", haystack="needles"),
+    "ruler_niah_multivalue": RulerNeedles(values=4),
+    "ruler_niah_multiquery": RulerNeedles(keys=4, asked=4),
+    "ruler_vt": RulerVariables(),
+    "ruler_cwe": RulerCommonWords(),
+    "ruler_cwe_short": RulerCommonWords(often=6, seldom=1, example=(20, 3, 1)),
+    "ruler_fwe": RulerFrequentWords(),
+    "ruler2_mk_niah_basic": RulerNeedles(haystack="needles", digits=10, version=2),
+    "ruler2_mv_niah_basic": RulerNeedles(values=4, haystack="needles", digits=10, version=2),
 }
 _starting = lambda *starts: tuple(name for name in QUESTIONS if name.startswith(starts))
 SUITES: Mapping[str, tuple[str, ...]] = {
     "quick": ("niah_single_2", "niah_multikey_2", "json_kv", "threads_forward", "babilong_qa1", "repeated_words"),
     "ruler": (*_starting("niah_"), "vt", "cwe", "fwe", "qa_facts_1", "qa_facts_2"),
+    "ruler_official": (*_starting("ruler_niah_"), "ruler_vt", "ruler_cwe", "ruler_fwe"),
+    "ruler2": _starting("ruler2_"),
     "recall": (*_starting("threads_", "mrcr_", "latent_", "bios_"), "mqar", "joint_recall", "copy", "idk"),
     "reasoning": (
         *_starting("babilong_", "graphwalks_"),
-        *("gsm_infinite_symbolic", "listops", "path_traversal", "countdown", "latent_list", "best_answer", "beliefs"),
+        *(
+            "gsm_infinite_symbolic",
+            "listops",
+            "pathfinder",
+            "path_traversal",
+            "countdown",
+            "latent_list",
+            "best_answer",
+            "beliefs",
+        ),
         *("sort", "tsort", "infinite_code", "infinite_calc"),
     ),
     "aggregation": ("tally", "tally_pairs", "counting_stars", "infinite_find", "cwe", "fwe", *_starting("icl_")),
@@ -132,3 +163,11 @@ def named(names: Sequence[str], option: str = "eval.questions") -> list[str]:
             raise unknown_name(f"{option}[{i}]", name, (*SUITES, *QUESTIONS), listed)
         found |= dict.fromkeys(SUITES.get(name, (name,)))
     return list(found)
+
+
+def configured(name: str, config: EvalConfig) -> Questions:
+    """The task of that name as the settings have it: with config.shots examples, in the texts of config.essays."""
+    task = QUESTIONS[name]
+    if config.essays and isinstance(task, RulerNeedles):
+        task = dataclasses.replace(task, essays=config.essays)
+    return with_examples(task, config.shots)

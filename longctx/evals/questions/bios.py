@@ -5,7 +5,8 @@ import re
 
 import numpy as np
 
-from longctx.evals.questions import people, scores, words
+from longctx.evals.questions import bios_people as people
+from longctx.evals.questions import scores, words
 from longctx.evals.questions.question import CHOICES, Query, Sample
 
 TASK = "The passages below are about people. Questions about them will follow.\n"
@@ -74,16 +75,19 @@ class Bios:
     def sample(self, rng: np.random.Generator, size: int) -> Sample:
         """See Questions. size: biographies of people who are not asked for."""
         facts, depths = people.different(rng, CHOICES), rng.random(CHOICES)
-        query = self._query(rng, facts, depths)
+        fields = [list(ASK)[i] for i in rng.integers(0, len(ASK), self.count)]
+        query = self._query(fields, facts, float(depths[0]))
+        starts = range(self.count, CHOICES - self.count + 1, self.count)  # of people whom the question does not need
+        shown = tuple(self._query(fields, facts[i:] + facts[:i], float(depths[i])) for i in starts)
         hay = np.random.default_rng(rng.integers(1 << 62))
         more = people.others(hay, size, facts)
         lines = [people.biography(more[i]) for i in hay.permutation(size).tolist()]
         told = [(depth, people.biography(person)) for depth, person in zip(depths.tolist(), facts, strict=True)]
-        return Sample(TASK + "\n".join(words.placed(lines, told)), (query,))
+        return Sample(TASK + "\n".join(words.placed(lines, told)), (query,), shown)
 
-    def _query(self, rng: np.random.Generator, facts: list[people.Person], depths: np.ndarray) -> Query:
-        fields = [list(ASK)[i] for i in rng.integers(0, len(ASK), self.count)]
-        field, asked, depth = fields[0], facts[: self.count], float(depths[0])
+    def _query(self, fields: list[str], facts: list[people.Person], depth: float) -> Query:
+        """The question about the first of the people, each the pupil of the next."""
+        field, asked = fields[0], facts[: self.count]
         if self.kind == "rank":
             names = [person["name"] for person in asked]
             first, *rest = (person["name"] for person in sorted(asked, key=lambda person: person["year"]))

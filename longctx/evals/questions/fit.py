@@ -52,23 +52,22 @@ def fitted(
     size, too_large = 2 * task.smallest, None
     for _ in range(TRIES):
         found = of(size)
+        per_part = max((found.tokens - best.tokens) / (found.size - best.size), 0.25)
         if found.tokens <= room:
-            best = max(best, found, key=lambda one: one.size)
+            best = found
         else:
-            too_large = size if too_large is None else min(size, too_large)
-        size = _next(best, found, room, too_large)
+            too_large = size
+        size = _next(best, int((room - best.tokens) / per_part), too_large)
         if size == best.size:
             break
     return best
 
 
-def _next(best: Fitted, found: Fitted, room: int, too_large: int | None) -> int:
-    """A size to try next, by the tokens that a part of the haystack takes; that of `best` where there is none."""
-    per_part = max((found.tokens - best.tokens) / max(found.size - best.size, 1), best.tokens / best.size / 8, 0.25)
-    step = int((room - best.tokens) / per_part)
+def _next(best: Fitted, step: int, too_large: int | None) -> int:
+    """A size to try next, `step` parts more or about; that of `best` where there is none."""
     if too_large is None:
-        return best.size + max(step, 1)
-    return min(max(best.size + min(step, best.size), best.size + 1), too_large - 1)
+        return best.size + min(max(step, 1), 7 * best.size)
+    return min(best.size + min(max(step, 1), best.size), too_large - 1)
 
 
 def _tokens(tokenizer: Tokenizer, prompt: str) -> int:

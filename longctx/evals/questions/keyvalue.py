@@ -44,16 +44,10 @@ class JsonPairs(Guessed):
         facts = [(depths[i], _quoted(keys[i], values[i])) for i in range(self.asked)]
         context = "Here is a JSON object; its values will be asked for by their keys.\n{"
         queries = [
-            Query(
-                f'\nGive the value that the JSON object has for the key "{keys[i]}".',
-                " The value is:",
-                (values[i],),
-                (values[i], *others),
-                float(depths[i]),
-            )
-            for i in range(self.asked)
+            Query(*_by_key(keys[i]), (values[i],), (values[i], *others), float(depths[i])) for i in range(self.asked)
         ]
-        return Sample(context + ", ".join(words.placed(lines, facts)) + "}", tuple(queries))
+        shown = [Query(*_by_key(key), (value,)) for key, value in zip(hay[::2], others, strict=False)]
+        return Sample(context + ", ".join(words.placed(lines, facts)) + "}", tuple(queries), tuple(shown))
 
     def solve(self, prompt: str) -> str:
         """See Questions."""
@@ -99,7 +93,7 @@ class Associations(Guessed):
         """See Questions. size: lines of two words that are in no pair."""
         keys = words.permuted(rng, words.ADJECTIVES)
         values = words.permuted(rng, words.NOUNS)
-        asked = rng.permutation(self.pairs)[: self.asked]
+        asked, left = np.split(rng.permutation(self.pairs), [self.asked])
         wrong = rng.permuted(np.tile(np.arange(1, self.pairs), (self.asked, 1)), axis=1)[:, : CHOICES - 1]
         hay = np.random.default_rng(rng.integers(1 << 62))
         firsts, seconds, drawn = keys[self.pairs :], values[self.pairs :], hay.random((size, 2))
@@ -115,7 +109,8 @@ class Associations(Guessed):
             )
             for row, i in enumerate(asked.tolist())
         ]
-        return Sample("\n".join(["Pairs of words:", *pairs, *lines]), tuple(queries))
+        shown = tuple(Query(f"\n\n{keys[i]}", "", (values[i],)) for i in left)
+        return Sample("\n".join(["Pairs of words:", *pairs, *lines]), tuple(queries), shown)
 
     def solve(self, prompt: str) -> str:
         """See Questions."""
@@ -172,7 +167,9 @@ class JointRecall(Guessed):
         more = hay.integers(10_000, 100_000, (size, self.keys)).tolist()
         lines = [_context(name, keys, own) for name, own in zip(words.take(names, size), more, strict=True)]
         facts = [(depths[i], _context(contexts[i], keys, values[i])) for i in range(self.contexts)]
-        return Sample("\n".join(["Each line lists what one place holds.", *words.placed(lines, facts)]), queries)
+        return Sample(
+            "\n".join(["Each line lists what one place holds.", *words.placed(lines, facts)]), queries, queries
+        )
 
     def _query(self, rng, context: int, key: int, contexts, keys, values, depths) -> Query:
         """The query for a key of a context. Candidates: values of that key elsewhere, and of other keys there."""
@@ -198,6 +195,11 @@ class JointRecall(Guessed):
         """See Questions: whether the first number of five digits is the right one."""
         found = re.search(r"(?<!\d)\d{5}(?!\d)", answer)
         return float(found is not None and found[0] == query.gold[0])
+
+
+def _by_key(key: str) -> tuple[str, str]:
+    """(question, prefix) for the value of a key."""
+    return f'\nGive the value that the JSON object has for the key "{key}".', " The value is:"
 
 
 def _quoted(key: str, value: str) -> str:

@@ -67,7 +67,7 @@ class Lift:
             "Each line below is a problem, after its id in brackets and its author: how many coins are there in the "
             "end? You will be asked for some of the results.\n"
         )
-        return Sample(intro + "\n".join(words.permuted(hay, facts + more)), queries)
+        return Sample(intro + "\n".join(words.permuted(hay, facts + more)), queries, queries[:2])
 
     def solve(self, prompt: str) -> str:
         """See Questions."""

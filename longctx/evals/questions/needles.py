@@ -65,27 +65,28 @@ class Needles(Guessed):
         keys, values = _stream(self.by, rng), _stream(self.of, rng)
         hidden = {key: words.take(values, self.values) for key in words.take(keys, self.keys)}
         depths = rng.random((self.keys, self.values))
-        asked = list(hidden)[: self.asked]
+        asked, left = list(hidden)[: self.asked], list(hidden)[self.asked :]
         others = words.take(values, CHOICES - 1)
+        shown = [self._query([key], hidden[key]) for key in left]
         hay = np.random.default_rng(rng.integers(1 << 62))
         if self.haystack == "needles":  # the first of them have the other values, so that candidates are in the text
-            more = zip(_stream(self.by, hay, list(hidden)), itertools.chain(others, values), strict=False)
-            lines = words.permuted(hay, [self._needle(*next(more)) for _ in range(size)])
+            pairs = zip(_stream(self.by, hay, list(hidden)), itertools.chain(others, values), strict=False)
+            told = list(itertools.islice(pairs, size))
+            lines = words.permuted(hay, [self._needle(*pair) for pair in told])
+            shown += [self._query([key], [value]) for key, value in told[: len(others)]]
         else:
             lines = [GRASS.strip()] * size if self.haystack == "noise" else words.prose(hay, size)
         needles = [self._needle(key, value) for key, own in hidden.items() for value in own]
-        gold = tuple(value for key in asked for value in hidden[key])
-        said = dict(values=self.of, keys=words.listed(asked))
-        single = len(gold) == 1
-        query = Query(
-            QUESTION.format(**said),
-            PREFIX.format(**said),
-            gold,
-            (gold[0], *others) if single else (),
-            float(depths[0, 0]) if single else None,
-        )
+        query = self._query(asked, [value for key in asked for value in hidden[key]])
+        if len(query.gold) == 1:
+            query = query._replace(candidates=(*query.gold, *others), depth=float(depths[0, 0]))
         text = "\n".join(words.placed(lines, zip(depths.ravel().tolist(), needles, strict=True)))
-        return Sample(TASK.format(values=self.of) + text, (query,))
+        return Sample(TASK.format(values=self.of) + text, (query,), tuple(shown))
+
+    def _query(self, keys: list[str], gold: list[str]) -> Query:
+        """The question for all values of some keys."""
+        said = dict(values=self.of, keys=words.listed(keys))
+        return Query(QUESTION.format(**said), PREFIX.format(**said), tuple(gold))
 
     def _needle(self, key: str, value: str) -> str:
         return NEEDLE.format(values=self.of, key=key, value=value)

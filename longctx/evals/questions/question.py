@@ -36,10 +36,18 @@ class Query(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """A context and what is asked about it, one query or several."""
+    """A context and what is asked about it.
+
+    Attributes:
+      context: what is read before a question.
+      queries: what is asked, one by one.
+      shown: queries of the same kind whose answers say nothing about those of others: with their answers they can be
+        shown before one that is asked (examples.py). `solve` answers them alike for all sizes. () where there are none.
+    """
 
     context: str
     queries: tuple[Query, ...]
+    shown: tuple[Query, ...] = ()
 
     def prompt(self, query: Query) -> str:
         """The text up to the answer."""

@@ -54,16 +54,17 @@ class VariableTracking(Guessed):
             assigned += [f"VAR {names[0]} = {value}"]
             assigned += [f"VAR {new} = VAR {old}" for old, new in itertools.pairwise(names)]
             depths += np.sort(rng.random(len(names))).tolist()
-        asked, names = values[0], chains[0]
-        query = Query(
-            f"\nWhich variables have the value {asked}, at first or second hand? List all {len(names)} of them.",
-            f" The variables that have the value {asked} are:",
-            tuple(names),
-        )
+        query, *shown = [
+            Query(
+                f"\nWhich variables have the value {value}, at first or second hand? List all {len(names)} of them.",
+                f" The variables that have the value {value} are:",
+                tuple(names),
+            )
+            for names, value in zip(chains, values, strict=True)
+        ]
         intro = "Variables get their values in some lines of the text below. Keep track of them.\n"
-        return Sample(
-            intro + "\n".join(words.placed([GRASS.strip()] * size, zip(depths, assigned, strict=True))), (query,)
-        )
+        text = "\n".join(words.placed([GRASS.strip()] * size, zip(depths, assigned, strict=True)))
+        return Sample(intro + text, (query,), tuple(shown))
 
     def solve(self, prompt: str) -> str:
         """See Questions."""

@@ -11,6 +11,12 @@ def share_held(answer: str, gold: tuple[str, ...]) -> float:
     return sum(map(answer_holds(answer), gold)) / len(gold)
 
 
+def share_contained(answer: str, gold: tuple[str, ...]) -> float:
+    """The share of the gold strings that the answer contains, be it within words, whatever their case."""
+    lower = answer.lower()
+    return sum(text.lower() in lower for text in gold) / len(gold)
+
+
 def all_held(answer: str, gold: tuple[str, ...]) -> float:
     """1 where the answer holds every gold string as whole words, else 0."""
     return float(all(map(answer_holds(answer), gold)))

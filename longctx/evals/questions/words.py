@@ -29,10 +29,19 @@ NOUNS = tuple(
 VERBS = "waited rested stood turned slept leaned wandered lingered settled paused lay knelt".split()
 PLACES = "beside behind under above near beyond against before below around".split()
 PERSONS = tuple(
-    "Abel Ada Agnes Boris Bruno Carla Cedric Clara Dora Edgar Elsa Emil Felix Flora Gustav Hanna Henrik Hugo Ida "
-    "Ingrid Jonas Julia Klaus Lena Livia Magnus Martha Mila Nadia Nora Oskar Otto Paula Petra Ralf Rosa Samuel Selma "
-    "Stella Tessa Theo Ursula Viktor Vera Walter Wanda Yusuf Zora".split()
+    "Abel Ada Agnes Alba Alina Amos Anton Aron Astrid Basil Bea Bela Boris Bruno Carla Cecil Cedric Clara Conrad "
+    "Cora Dara Della Dirk Dora Edda Edgar Elias Elsa Emil Enid Esther Ezra Fabian Felix Flora Fritz Gavin Greta "
+    "Gustav Hanna Hector Hedda Henrik Hugo Ida Ingrid Irma Isaac Ivo Jana Jasper Joel Jonas Judith Julia Julius "
+    "Karin Kaspar Klara Klaus Lars Leander Lena Lina Linus Livia Lorenz Lotte Luis Mabel Magnus Malin Mara "
+    "Marius Martha Mathilda Maud Mila Milo Mina Mira Moritz Nadia Nils Nina Nora Octavia Olaf Olga Oskar "
+    "Otto Paula Petra Philippa Quentin Ralf Ramona Rasmus Rita Roland Rosa Rufus Samuel Selma Silas Simon Stella "
+    "Sven Tessa Theo Tilda Ulrich Ursula Vera Viktor Viola Walter Wanda Xenia Yara Yusuf Yvonne Zelda Zora".split()
 )
+STEMS = (
+    "Alder Ash Bram Brook Cald Dun Elm Fal Gorse Hart Heath Kel Lark Mar Nor Oat Pen Quar Rush Stan Thorn Wren".split()
+)
+ENDINGS = "bridge brook bury combe den field ford gate ham mere minster mouth port stead ton well wick worth".split()
+TOWNS = tuple(stem + ending for stem in STEMS for ending in ENDINGS)
 SYLLABLES = tuple(consonant + vowel for consonant in "bdfghklmnprstvz" for vowel in "aeiou")
 
 

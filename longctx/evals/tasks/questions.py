@@ -8,7 +8,7 @@ import numpy as np
 from longctx.errors import UserError
 from longctx.evals import asking, batches, drawing, results
 from longctx.evals.questions import fit
-from longctx.evals.questions.api import QUESTIONS, named
+from longctx.evals.questions.api import named, prepared
 from longctx.evals.samples import Samples
 from longctx.evals.task import Task
 
@@ -37,7 +37,7 @@ def run(predictor, documents, tokenizer, config, lengths, seed, samples: Samples
             depths[i] += _by_depth(queries)
             say(f"  {name} at {length:,}: {_in_words(cell)}")
             cells.append(cell)
-        task = QUESTIONS[name]
+        task = prepared(name, config)
         facts = {"name": name, "what": task.what, "diffusion": task.diffusion, "scope": task.scope}
         tasks.append(facts | {"effective_length": effective_length(cells, lengths), "cells": cells})
     return {
@@ -56,7 +56,7 @@ def _cell(predictor, name: str, tokenizer, length: int, config, seed: int, sampl
     open_, size = samples.missing(name, length, config.samples), batches.rows_at(length)
     try:
         for start in range(0, len(open_), size):
-            samples.add(_asked(predictor, name, tokenizer, length, config.ask, seed, open_[start : start + size]))
+            samples.add(_asked(predictor, name, tokenizer, length, config, seed, open_[start : start + size]))
     except UserError as error:
         return {"reason": str(error)}, []
     lines = samples.of(name, length, config.samples)
@@ -75,9 +75,9 @@ def _cell(predictor, name: str, tokenizer, length: int, config, seed: int, sampl
     }, queries
 
 
-def _asked(predictor, name: str, tokenizer, length: int, way: str, seed: int, indices: list[int]) -> list[dict]:
+def _asked(predictor, name: str, tokenizer, length: int, config, seed: int, indices: list[int]) -> list[dict]:
     """The samples of these numbers, asked."""
-    task = QUESTIONS[name]
+    task, way = prepared(name, config), config.ask
     found = {index: fit.fitted(task, name, tokenizer, length, seed, index, way == "turns") for index in indices}
     lines = {index: {"task": name, "length": length, "index": index, "seed": seed} for index in indices}
     asked = [(index, query) for index in indices for query in found[index].sample.queries]

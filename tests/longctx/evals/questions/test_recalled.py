@@ -7,7 +7,8 @@ import statistics
 import numpy as np
 import pytest
 
-from longctx.evals.questions import people, scores, words
+from longctx.evals.questions import bios_people as people
+from longctx.evals.questions import scores, words
 from longctx.evals.questions.api import QUESTIONS
 from longctx.evals.questions.bios import Bios
 from longctx.evals.questions.copying import NOISE, WORDS, ManyClasses
@@ -17,7 +18,8 @@ from longctx.evals.questions.threads import Threads
 
 
 def sample(task, seed=0, size=50):
-    return task.sample(np.random.default_rng(seed), size)
+    """(context, queries)."""
+    return task.sample(np.random.default_rng(seed), size)[:2]
 
 
 @pytest.mark.parametrize("name", ["json_kv", "json_kv_multi"])
@@ -82,15 +84,15 @@ def test_names_come_first_or_do_not_count():
 def test_listing_all_values_of_an_attribute_does_not_pass():
     task, right = Bios(count=2), 0
     for seed in range(50):
-        (query,) = sample(task, seed, 1).queries
+        (query,) = sample(task, seed, 1)[1]
         right += task.score(" ".join(value for values in people.VALUES.values() for value in values) * 2, query)
     assert right == 0
 
 
 def test_lists_have_each_word_once_and_none_in_common():
-    lists = [*people.VALUES.values(), WORDS, NOISE, people.GIVEN, people.FAMILY]
+    lists = [*people.VALUES.values(), WORDS, NOISE, words.PERSONS, people.FAMILY]
     assert all(len(set(values)) == len(values) for values in lists)
-    for one, other in itertools.combinations([*people.VALUES.values(), (*people.GIVEN, *people.FAMILY)], 2):
+    for one, other in itertools.combinations([*people.VALUES.values(), (*words.PERSONS, *people.FAMILY)], 2):
         assert not set(one) & set(other)
     assert not set(WORDS) & set(NOISE)
     coined = words.take(words.coined(np.random.default_rng(0)), 2000)

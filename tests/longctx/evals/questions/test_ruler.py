@@ -8,7 +8,7 @@ import pytest
 
 from longctx.evals.questions import fit, words
 from longctx.evals.questions.api import QUESTIONS
-from longctx.evals.questions.facts import FactDocuments
+from longctx.evals.questions.qa_facts import FactDocuments
 from longctx.evals.questions.ruler import CommonWords, FrequentWords, VariableTracking
 
 

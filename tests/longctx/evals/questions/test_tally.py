@@ -101,7 +101,7 @@ def test_parameters_that_have_no_answer_are_refused():
 
 def test_the_exception_differs_by_a_letter_and_comes_once():
     for seed in range(50):
-        context, (query,) = QUESTIONS["repeated_words"].sample(np.random.default_rng(seed), 30)
+        context, (query,), _ = QUESTIONS["repeated_words"].sample(np.random.default_rng(seed), 30)
         (word, many), (other, once) = Counter(context.splitlines()[1].split()).most_common()
         assert (many, once) == (30, 1) and query.gold == (other,) and word not in query.candidates
         assert all(sum(a != b for a, b in zip(word, one, strict=True)) == 1 for one in query.candidates)

@@ -1,4 +1,4 @@
-"""Generated biographies: people of no world, with attributes from our own lists."""
+"""The people of the tasks on biographies (bios.py), of no world, with attributes from our own lists."""
 
 import re
 from collections.abc import Iterator
@@ -7,14 +7,6 @@ import numpy as np
 
 from longctx.evals.questions import words
 
-GIVEN = tuple(
-    "Ada Alba Alina Amos Anton Aron Astrid Basil Bea Bela Bruno Carla Cecil Clara Conrad Cora Dara Della Dirk Edda "
-    "Edgar Elias Elsa Emil Enid Esther Ezra Fabian Felix Flora Fritz Gavin Greta Gustav Hanna Hector Hedda Hugo Ida "
-    "Ingrid Irma Isaac Ivo Jana Jasper Joel Judith Julius Karin Kaspar Klara Lars Leander Lena Lina Linus Lorenz Lotte "
-    "Luis Mabel Magnus Malin Mara Marius Mathilda Maud Milo Mina Mira Moritz Nadia Nils Nina Nora Octavia Olaf Olga "
-    "Oscar Otto Paula Petra Philippa Quentin Ramona Rasmus Rita Roland Rosa Rufus Selma Silas Simon Stella Sven Tessa "
-    "Theo Tilda Ulrich Ursula Vera Viktor Viola Walter Wanda Xenia Yara Yvonne Zelda".split()
-)
 FAMILY = tuple(
     "Abbott Aldous Anders Ashdown Barlow Beckett Bellamy Birch Blackwood Bowen Bramble Briggs Burdock Calloway Carver "
     "Chadwick Colby Crane Crowther Dalton Darrow Denholm Draper Dunmore Eastman Ellery Elwood Fairfax Farrow Fenwick "
@@ -24,10 +16,6 @@ FAMILY = tuple(
     "Rowntree Rutledge Sackville Sanborn Selby Sheldon Sinclair Stroud Tanner Tarrant Thorne Tobin Trask Upton Vance "
     "Vickers Wadsworth Wakefield Walcott Weldon Whitlock Winslow Wyatt Yardley Yates".split()
 )
-STEMS = (
-    "Alder Ash Bram Brook Cald Dun Elm Fal Gorse Hart Heath Kel Lark Mar Nor Oat Pen Quar Rush Stan Thorn Wren".split()
-)
-ENDINGS = "bridge brook bury combe den field ford gate ham mere minster mouth port stead ton well wick worth".split()
 TRADES = tuple(
     "accountancy acting baking banking barbering beekeeping bookbinding brewing bricklaying butchery carpentry "
     "carting catering cobbling coopery dairying dentistry dyeing engraving ferrying fishing forestry gilding "
@@ -53,7 +41,7 @@ SUBJECTS = tuple(
 )
 VALUES: dict[str, tuple[str, ...]] = {
     "year": tuple(map(str, range(1900, 2000))),
-    "town": tuple(stem + ending for stem in STEMS for ending in ENDINGS),
+    "town": words.TOWNS,
     "trade": TRADES,
     "hobby": HOBBIES,
     "subject": SUBJECTS,
@@ -73,9 +61,9 @@ Person = dict[str, str]  # by the fields of BIOGRAPHY
 def names(rng: np.random.Generator, without: list[str]) -> Iterator[str]:
     """Yields names of three words, each once and none of `without`, until half of all there are have come."""
     seen = set(without)
-    while len(seen) < len(GIVEN) ** 2 * len(FAMILY) / 2:
-        for i, j, k in (rng.random((64, 3)) * (len(GIVEN), len(GIVEN), len(FAMILY))).astype(int).tolist():
-            name = f"{GIVEN[i]} {GIVEN[j]} {FAMILY[k]}"
+    while len(seen) < len(words.PERSONS) ** 2 * len(FAMILY) / 2:
+        for i, j, k in words.picks(rng, 64, len(words.PERSONS), len(words.PERSONS), len(FAMILY)):
+            name = f"{words.PERSONS[i]} {words.PERSONS[j]} {FAMILY[k]}"
             if name not in seen:
                 seen.add(name)
                 yield name

@@ -24,12 +24,6 @@ TRADES = (
     "farmer gardener glazier goldsmith hatter joiner judge lawyer librarian locksmith mason miller miner nurse painter "
     "plumber porter potter printer roofer saddler shepherd surgeon tanner teacher weaver welder"
 )
-TOWNS = (
-    "Aldenmoor Birchwick Brackford Calderstow Cranmere Dunhollow Eastervale Elmbury Fallowby Farrowgate Glenmarsh "
-    "Hartwell Hazelton Ironbridge Kestrelby Larkhaven Lowmere Marlowe Millbrook Netherby Oakhurst Otterford Pinewick "
-    "Quarrington Ravensby Redcliff Saltmarsh Silverbeck Stonehaven Thornbury Underhill Vinemoor Westerly Willowby "
-    "Wolfsden Yarrowdale"
-)
 INSTRUMENTS = (
     "accordion bagpipes banjo bassoon bugle cello clarinet cornet drums dulcimer fiddle flute guitar harmonica harp "
     "horn lute lyre mandolin oboe organ piano recorder saxophone sitar trombone trumpet tuba ukulele viola zither"
@@ -51,7 +45,7 @@ ATTRIBUTES = (
     ),
     Attribute(
         "birthplace",
-        tuple(TOWNS.split()),
+        words.TOWNS,
         (
             "{name} was born in {value}.",
             "The family of {name} lived in {value} at the time of the birth.",
@@ -130,21 +124,22 @@ class FactDocuments(Guessed):
         told = _people(rng, words.take(surnames, CHOICES), (asked, of_asked))
         names, documents = [name for name, _ in told], [text for _, text in told]
         depths = rng.random(self.hops).tolist()
-        gold, *others = [ATTRIBUTES[asked].values[i] for i in np.roll(of_asked, 1 - self.hops)]
+        found = [ATTRIBUTES[asked].values[i] for i in np.roll(of_asked, 1 - self.hops)]
         hay = np.random.default_rng(rng.integers(1 << 62))
         more = [text for _, text in _people(hay, words.take(surnames, size))]
         rest = words.permuted(hay, documents[self.hops :] + more)
         whole = words.placed(rest, zip(depths, documents[: self.hops], strict=True))
-        said = dict(attribute=ATTRIBUTES[asked].name, who=GUIDE * (self.hops - 1) + names[0])
-        query = Query(
-            QUESTION.format(**said),
-            PREFIX.format(**said),
-            (gold,),
-            (gold, *others),
-            depths[0] if self.hops == 1 else None,
-        )
+        starts = range(0, CHOICES - self.hops + 1, self.hops)  # of people on the way to no other's answer
+        query, *shown = [self._query(ATTRIBUTES[asked].name, names[i], found[i]) for i in starts]
+        query = query._replace(candidates=tuple(found), depth=depths[0] if self.hops == 1 else None)
         intro = "Each of the documents below is about one person. You will be asked about one of them.\n"
-        return Sample(intro + "\n".join(f"Document {i}: {text}" for i, text in enumerate(whole, 1)), (query,))
+        context = intro + "\n".join(f"Document {i}: {text}" for i, text in enumerate(whole, 1))
+        return Sample(context, (query,), tuple(shown))
+
+    def _query(self, attribute: str, name: str, gold: str) -> Query:
+        """The question for an attribute, asked from the person of that name on."""
+        said = dict(attribute=attribute, who=GUIDE * (self.hops - 1) + name)
+        return Query(QUESTION.format(**said), PREFIX.format(**said), (gold,))
 
     def solve(self, prompt: str) -> str:
         """See Questions."""
@@ -156,8 +151,9 @@ class FactDocuments(Guessed):
         return _told(context, attribute, name)
 
     def score(self, answer: str, query: Query) -> float:
-        """See Questions: whether the answer holds the fact, before those of any other candidate."""
-        return float(scores.first_named(answer, query.candidates) == query.gold[0])
+        """See Questions: whether the answer holds the fact, before any other value of the attribute."""
+        values = next(attribute.values for attribute in ATTRIBUTES if query.gold[0] in attribute.values)
+        return float(scores.first_named(answer, values) == query.gold[0])
 
 
 def _people(
