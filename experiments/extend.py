@@ -15,13 +15,11 @@ methods, lengths or rows. At the end there are a table, extend.json and a pictur
 
 import dataclasses
 import functools
-import operator
 import pathlib
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from experiments.run import checks, command, comparison, models, processes
+from experiments.run import checks, command, comparison, models, processes, recall
 from experiments.run.comparison import AS_TRAINED, Cell
 from experiments.settings import config as configs
 from experiments.settings import console, places
@@ -90,7 +88,7 @@ def _trained_here(argv) -> tuple[Subject, pathlib.Path]:
     stages = checks.check_extend(config)
     config, extend = _with_lengths(config, stages[-1].seq_len), config.extend
     tasks = {"recall": Recall(config.recall, extend.rows, extend.depths, config.seed)}
-    load = functools.partial(trained, config)
+    load = functools.partial(recall.trained, config)
     return Subject(config, stages[-1].seq_len, tasks, load, {}, stages), workdir
 
 
@@ -181,50 +179,6 @@ def _read_all(subject: Subject, mesh, reader, workdir: pathlib.Path) -> dict[str
     return trainings
 
 
-def trained(config: Settings, mesh, params=None) -> tuple[dict, dict]:
-    """Trains on the recall task through all stages of the config, from `params` or from fresh parameters.
-
-    Returns (parameters, how it went: steps, seconds of compiling and of running, loss of the last batch in nats per
-    value).
-    """
-    import jax
-    import jax.numpy as jnp
-
-    from experiments.run import batches, loop
-    from longctx import optim, training
-    from longctx.data import curriculum
-    from longctx.data.generated import recall
-
-    stages = curriculum.plan(config)
-    rate = optim.learning_rate(config.optim, stages)
-    params = params and jax.tree.map(jnp.copy, params)  # a step takes its state's memory
-    state = training.init_state(config, mesh, params)
-    compile_s = run_s = 0.0
-    for stage in stages:
-        start = time.monotonic()
-        print(f"compiling a step at length {stage.seq_len:,} ...", flush=True)
-        step = training.compile_step(config, rate, stage, mesh)
-        compiled = time.monotonic()
-        stream = batches.of_rows(config, mesh, recall.RecallRows(config.recall, stage.seq_len, config.seed), stage)
-        numbers, last = range(stage.first_step, stage.end_step), functools.partial(operator.eq, stage.end_step)
-        for taken in loop.take(step, stream, state, mesh, numbers, last):
-            state = taken.state
-        loss = taken.metrics[-1]["loss"].item()
-        stream.close()
-        compile_s, run_s = compile_s + compiled - start, run_s + time.monotonic() - compiled
-        print(
-            f"{stage.steps} steps of {stage.batch_tokens:,} tokens at length {stage.seq_len:,}: loss {loss:.3f}, "
-            f"compiled in {compiled - start:.1f} s, ran {time.monotonic() - compiled:.1f} s",
-            flush=True,
-        )
-    return state["params"], {
-        "steps": stages[-1].end_step,
-        "compile_s": round(compile_s, 2),
-        "run_s": round(run_s, 2),
-        "loss": loss,
-    }
-
-
 def _tuned(subject: Subject, mesh, params, name: str) -> tuple[dict, dict]:
     """The parameters after a short tuning for extend.tune_length, and how it went."""
     config, length = subject.config, subject.trained
@@ -240,7 +194,7 @@ def _tuned(subject: Subject, mesh, params, name: str) -> tuple[dict, dict]:
     model = at(tuning.trained, config.model, length, extend.tune_length)
     optim = dataclasses.replace(config.optim, learning_rate=extend.tune_learning_rate)
     print(f"tuning {name}: ", end="")
-    return trained(dataclasses.replace(config, stages=(stage,), optim=optim, model=model), mesh, params)
+    return recall.trained(dataclasses.replace(config, stages=(stage,), optim=optim, model=model), mesh, params)
 
 
 # ---- results --------------------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ import time
 
 import numpy as np
 
-from experiments import extend
 from experiments.bench.harness import options, record
 from experiments.pictures import generalising as figures
 from experiments.settings import config as configs
@@ -35,14 +34,14 @@ def settings(position: str, seed: int, file: str):
 
 def measure(position: str, seed: int, rows: int, file: str) -> dict:
     """The record of one training: values asked and recalled, by length and depth of the needle."""
-    from experiments.run import processes
+    from experiments.run import processes, recall
     from longctx.evals.predictor import no_more, predictor
     from longctx.evals.tasks.recall import Recall
 
     config, start = settings(position, seed, file), time.monotonic()
     mesh = processes.start(config.mesh)
     print(f"{position}, seed {seed}", flush=True)
-    params, went = extend.trained(config, mesh)
+    params, went = recall.trained(config, mesh)
     task = Recall(config.recall, rows, DEPTHS, config.seed)
     read, lengths = (
         predictor(config, mesh, params, config.model.rope, no_more),

@@ -8,7 +8,7 @@ import numpy as np
 from longctx.errors import UserError
 from longctx.evals import asking, batches, drawing, results
 from longctx.evals.questions import fit
-from longctx.evals.questions.api import named, prepared
+from longctx.evals.questions.api import configured, named
 from longctx.evals.samples import Samples
 from longctx.evals.task import Task
 
@@ -37,7 +37,7 @@ def run(predictor, documents, tokenizer, config, lengths, seed, samples: Samples
             depths[i] += _by_depth(queries)
             say(f"  {name} at {length:,}: {_in_words(cell)}")
             cells.append(cell)
-        task = prepared(name, config)
+        task = configured(name, config)
         facts = {"name": name, "what": task.what, "diffusion": task.diffusion, "scope": task.scope}
         tasks.append(facts | {"effective_length": effective_length(cells, lengths), "cells": cells})
     return {
@@ -77,7 +77,7 @@ def _cell(predictor, name: str, tokenizer, length: int, config, seed: int, sampl
 
 def _asked(predictor, name: str, tokenizer, length: int, config, seed: int, indices: list[int]) -> list[dict]:
     """The samples of these numbers, asked."""
-    task, way = prepared(name, config), config.ask
+    task, way = configured(name, config), config.ask
     found = {index: fit.fitted(task, name, tokenizer, length, seed, index, way == "turns") for index in indices}
     lines = {index: {"task": name, "length": length, "index": index, "seed": seed} for index in indices}
     asked = [(index, query) for index in indices for query in found[index].sample.queries]
