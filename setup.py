@@ -15,8 +15,10 @@ EXTRAS = {
         "flatbuffers>=24.3",
     ],
     "gguf": ["gguf>=0.17"],
+    "data": ["pyarrow>=17"],
     "test": [
         "gguf>=0.17",
+        "pyarrow>=17",
         "pytest>=8",
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.5",

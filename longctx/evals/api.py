@@ -7,19 +7,23 @@ in the report.
 from longctx.config import EvalConfig
 from longctx.errors import UserError, unknown_name
 from longctx.evals.questions.api import named
+from longctx.evals.sets.api import recognised
+from longctx.evals.sets.lengths import TOO_LONG
 from longctx.evals.task import Task
-from longctx.evals.tasks import by_position, context_gain, passkey, questions
+from longctx.evals.tasks import by_position, context_gain, passkey, questions, sets
 
 EVALS: dict[str, Task] = {
     "by_position": by_position.TASK,
     "context_gain": context_gain.TASK,
     "passkey": passkey.TASK,
     "questions": questions.TASK,
+    "sets": sets.TASK,
 }
 
 
 def check(config: EvalConfig) -> None:
-    """Raises UserError for an unknown name in eval.tasks, questions or ask, and for a length that no row can have."""
+    """Raises UserError for an unknown name in eval.tasks, questions, ask or too_long, for a length that no row
+    can have, and for a folder eval.data without a set."""
     if min(config.lengths, default=1) < 1:
         raise UserError(f"eval.lengths={config.lengths} must all be at least 1.")
     for i, name in enumerate(config.tasks):
@@ -28,3 +32,12 @@ def check(config: EvalConfig) -> None:
     named(config.questions)
     if config.ask not in questions.WAYS:
         raise unknown_name("eval.ask", config.ask, questions.WAYS)
+    if config.too_long not in TOO_LONG:
+        raise unknown_name("eval.too_long", config.too_long, TOO_LONG)
+    if ("sets" in config.tasks) != bool(config.data):
+        raise UserError(
+            f"eval.data={config.data!r} and eval.tasks={config.tasks} do not go together: the task 'sets' reads the "
+            "folder of a set, and no other task does."
+        )
+    if config.data:
+        recognised(config.data)
