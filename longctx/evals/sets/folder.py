@@ -77,7 +77,7 @@ def rows_of(path: pathlib.Path) -> Sequence[Any]:
 def columns(rows: Sequence[Any]) -> set[str]:
     """The keys of the first record."""
     if isinstance(rows, Parquet):
-        return set(rows.names)
+        return set(rows.names) if len(rows) else set()
     try:
         first = rows[0] if len(rows) else None
     except (json.JSONDecodeError, UnicodeDecodeError):

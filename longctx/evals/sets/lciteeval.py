@@ -64,7 +64,7 @@ TASKS = {
 
 def tasks(folder: Folder) -> list[Texts]:
     """A task for each file; the folders of L-CiteEval-Length and -Hardness are part of the name."""
-    pattern = rf"(?:L-CiteEval-(Data|Length|Hardness)[/_])?({'|'.join(TASKS)})(?:/[-\w]+)?\.(?:json|jsonl|parquet)"
+    pattern = rf"(?:L-CiteEval-(Data|Length|Hardness)[/_])?({'|'.join(TASKS)})(?:/[-\w]+)*\.(?:json|jsonl|parquet)"
     return [
         Texts(
             name, rows, _reader(TASKS[name.split()[-1]]), TASKS[name.split()[-1]].score, TASKS[name.split()[-1]].budget

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from longctx.evals.questions.question import Query, Sample
 from longctx.evals.sets import overlap
 from longctx.evals.sets.folder import Folder, by_value
-from longctx.evals.sets.published import Set, Texts, asked
+from longctx.evals.sets.published import Set, Texts, asked, listed
 
 LETTERS = "ABCD"
 BUDGET = 512
@@ -71,7 +71,7 @@ def reader(way: str) -> Callable[[dict], Sample]:
 
     def read(row: dict) -> Sample:
         pairs = zip(row["instructions"], row["outputs"], strict=True)
-        return Sample(row["input"], tuple(_query(way, question, str(gold)) for question, gold in pairs))
+        return Sample(row["input"], tuple(_query(way, question, *listed(gold)) for question, gold in pairs))
 
     return read
 

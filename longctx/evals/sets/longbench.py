@@ -8,7 +8,7 @@ from longctx.evals.questions import scores
 from longctx.evals.questions.question import Query, Sample
 from longctx.evals.sets import overlap
 from longctx.evals.sets.folder import Folder
-from longctx.evals.sets.published import Score, Set, Texts, one
+from longctx.evals.sets.published import Score, Set, Texts, listed, one
 
 QA = "{context}\n\nQuestion about the text above: {input}\nAnswer in as few words as you can.\nAnswer:"
 QA_CHINESE = "{context}\n\n{input}\n请根据上文用中文简短回答。\n回答："
@@ -94,7 +94,7 @@ def reader(prompt: str) -> Callable[[dict], Sample]:
 
     def read(row: dict) -> Sample:
         question = after.replace("{input}", row["input"]).rstrip("".join(ENDS))
-        return one(before + row["context"], question, "", row["answers"], row["all_classes"] or ())
+        return one(before + row["context"], question, "", listed(row["answers"]), row["all_classes"] or ())
 
     return read
 

@@ -19,6 +19,8 @@ def tasks(folder: Folder) -> list[Texts]:
 
 def read(row: dict) -> Sample:
     """A text with its question."""
+    if row["answer"] not in LETTERS:
+        raise ValueError(f"answer={row['answer']!r} is no letter")
     choices = "\n".join(f"({letter}) {row[f'choice_{letter}']}" for letter in LETTERS)
     question = f"\n\nQuestion about the text above: {row['question']}\n{choices}"
     return one(row["context"], question, PREFIX, [f"({row['answer']})"], [f"({letter})" for letter in LETTERS])

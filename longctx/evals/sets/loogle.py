@@ -63,7 +63,7 @@ def read(row: dict) -> Sample:
     if isinstance(pairs, str):
         pairs = [] if pairs.lower() == "none" else ast.literal_eval(pairs)
     if not pairs:
-        return Sample(row["input"], (asked(SUMMARY, "\nSummary:", [row["output"]]),))
+        return Sample(row["input"], (asked(SUMMARY, "\nSummary:", listed(row["output"])),))
     return Sample(row["input"], tuple(_query(pair["Q"], pair["A"]) for pair in pairs))
 
 

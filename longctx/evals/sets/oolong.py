@@ -6,7 +6,7 @@ import re
 from longctx.evals.questions import scores
 from longctx.evals.questions.question import Query, Sample
 from longctx.evals.sets.folder import Folder, by_value
-from longctx.evals.sets.published import Score, Set, Texts, one
+from longctx.evals.sets.published import Score, Set, Texts, listed, one
 
 BUDGET = 128
 COMPARED = ("more common", "less common", "same frequency")
@@ -40,13 +40,13 @@ def read_records(row: dict) -> Sample:
     if found := _DATE.search(row["answer"]):
         gold = "-".join(f"{int(part):02d}" for part in found.groups())
     else:
-        gold = str(ast.literal_eval(row["answer"])[0])
+        gold = listed(ast.literal_eval(row["answer"]))[0]
     return one(row["context_window_text"], f"\n{row['question']}", "", [gold])
 
 
 def read_games(row: dict) -> Sample:
     """A script and a question."""
-    return one(row["context_window_text"], f"\n{row['question']}", "", [str(row["answer"])])
+    return one(row["context_window_text"], f"\n{row['question']}", "", listed(row["answer"]))
 
 
 def score_of(kind: str) -> Score:

@@ -11,7 +11,7 @@ from longctx.evals.questions.question import Query
 
 LONGEST = 20_000  # parts of an answer that are compared, since a common subsequence takes time with their number
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
-_SAID = re.compile(r"answer(?: is|:)[\s:*(\[\"']*([A-D])(?![A-Za-z])")
+_SAID = re.compile(r"(?i:answer|option)(?: is|:)[\s:*(\[\"']*([A-D])(?![A-Za-z])")
 _FIRST = re.compile(r"[\s(\[*\"']*([A-D])(?![A-Za-z'])")
 _BRACKETS = re.compile(r"\(([A-D])\)")
 

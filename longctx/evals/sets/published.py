@@ -69,7 +69,7 @@ class Texts:
       budget: the most tokens of an answer, as the set is published. A tokenizer of bytes needs more.
       whole: whether the first string of a gold is all of a right answer, and the one that a model would write; then it
         can be forced, and chosen among candidates.
-      chance: the expected score of a guess; see Questions.
+      chance: the expected score of a guess among what there is to choose; 0 where the set does not say what that is.
     """
 
     name: str
@@ -139,7 +139,12 @@ def asked(question: str, prefix: str, gold: Sequence[str], candidates: Sequence[
 
 
 def listed(value) -> list[str]:
-    """Answers that a file gives as one string or number, or as a list of such, or of lists of such."""
+    """Answers that a file gives as one string or number, or as a list of such, or of lists of such.
+
+    Raises ValueError for another kind of value, such as none.
+    """
     if isinstance(value, (list, tuple)):
         return [text for each in value for text in listed(each)]
+    if not isinstance(value, (str, int, float)):
+        raise ValueError(f"{value!r} is no answer")
     return [str(value)]

@@ -5,7 +5,7 @@ import re
 from longctx.evals.questions.question import Sample
 from longctx.evals.sets import overlap
 from longctx.evals.sets.folder import Folder
-from longctx.evals.sets.published import Score, Set, Texts, always, one, single
+from longctx.evals.sets.published import Score, Set, Texts, always, listed, one, single
 
 BUDGETS = {"niah": 128, "vt": 30, "cwe": 120, "fwe": 50, "qa": 32}
 OTHERS = 128  # for a task under a name that is none of RULER's
@@ -30,7 +30,7 @@ def score_of(kind: str) -> Score:
 
 def read(row: dict) -> Sample:
     """A prompt, and how its answer begins where the record says so."""
-    return one(row["input"].rstrip(" "), "", row.get("answer_prefix", "").rstrip(" "), row["outputs"])
+    return one(row["input"].rstrip(" "), "", row.get("answer_prefix", "").rstrip(" "), listed(row["outputs"]))
 
 
 RULER = Set(

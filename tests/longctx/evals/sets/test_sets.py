@@ -162,9 +162,9 @@ def test_a_folder_of_two_sets(tmp_path):
 @pytest.mark.parametrize(
     "row, said",
     [
-        ({"choice_A": "x"}, "record 1 of short is not of the form of its set .KeyError: 'choice_B'"),
-        ({"answer": None, "question": None}, "record 1 of short"),
-        ({"answer": ""}, "record 1 of short"),
+        ({"choice_A": "x"}, "record 1 of short is not of the form of its set .KeyError: 'answer'"),
+        ({"answer": None}, "record 1 of short"),
+        ({"answer": "E"}, "ValueError: answer='E' is no letter"),
     ],
 )
 def test_a_record_of_another_form_is_named(tmp_path, row, said):
