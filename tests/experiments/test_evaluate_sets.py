@@ -25,5 +25,5 @@ def test_a_folder_without_a_set_is_refused_before_anything_is_loaded(tmp_path, f
     monkeypatch.chdir(tmp_path)
     (tmp_path / "set").mkdir()
     said = problem(evaluate.main, command(folder, text, "eval.tasks=('sets',)", "eval.data=set"))
-    has(said, "eval.data='set' holds no set that is known", "Graphwalks: Parquet with prompt")
+    has(said, "eval.data='set' holds no set that is known", ".parquet with answer_nodes")
     has(problem(evaluate.main, command(folder, text, "eval.data=set")), "do not go together")

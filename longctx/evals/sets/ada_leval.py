@@ -58,6 +58,6 @@ def chosen(answer: str, query: Query) -> float:
 ADA_LEVAL = Set(
     "Ada-LEval",
     "Ada-LEval (arXiv 2404.06480); a short prompt of our own for the best answer, the first that is named counts",
-    "textsort_2k.json with prompt, answer and para_offset; stackselect_1k.json with question, all_answers and answer",
+    "textsort_2k.json",
     tasks,
 )

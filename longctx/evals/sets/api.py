@@ -1,6 +1,6 @@
 """The sets that can be read from a folder, by name; published.py says what one is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from longctx.errors import UserError
@@ -45,7 +45,7 @@ class Found(NamedTuple):
     """A set that is in a folder: its name in SETS, and its tasks there."""
 
     name: str
-    tasks: "list[Texts | Grown]"
+    tasks: "Sequence[Texts | Grown]"
 
 
 def recognised(path: str) -> Found:
@@ -57,7 +57,7 @@ def recognised(path: str) -> Found:
     if found:
         titles = " and ".join(SETS[one.name].title for one in found)
         raise UserError(f"eval.data={path!r} holds files of {titles}; name the folder of one of them.")
-    sought = "; ".join(f"{each.title}: {each.looks_for}" for each in SETS.values())
+    sought = ", ".join(each.looks_for for each in SETS.values())
     raise UserError(
         f"eval.data={path!r} holds no set that is known, among {len(folder.files)} files. Sought: {sought}."
     )

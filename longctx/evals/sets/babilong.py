@@ -24,8 +24,8 @@ LABELS = {
 TASK = "A few facts are hidden in the text below, in the order in which they happened.\n"
 QUESTION = "\nQuestion about the facts: {}\nAnswer with as few words as you can."
 PATHS = (  # the task and the length, in both orders in which the set is published
-    r"(qa\d+)/(\d+[kM])(?:-[-\w]+)?\.(?:json|jsonl|parquet)",
-    r"(\d+[kM])/(qa\d+)(?:-[-\w]+)?\.(?:json|jsonl|parquet)",
+    r"(qa\d+)/(\d+[kM])(?:[-/][-\w]+)?\.(?:json|jsonl|parquet)",
+    r"(\d+[kM])/(qa\d+)(?:[-/][-\w]+)?\.(?:json|jsonl|parquet)",
 )
 
 
@@ -70,6 +70,6 @@ def guess(query: Query) -> float:
 BABILONG = Set(
     "BABILong",
     "BABILong (arXiv 2406.10149) with a short prompt of our own without examples; labels count as whole words",
-    "qa1/4k.json, 4k/qa1-00000-of-00001.parquet, ... with input, question and target",
+    "qa1/4k.json",
     tasks,
 )

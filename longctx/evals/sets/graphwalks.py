@@ -46,6 +46,6 @@ GRAPHWALKS = Set(
     "Graphwalks",
     "Graphwalks of OpenAI (2025); the last final answer counts, on whichever line it is, and an empty one where the "
     "gold is empty is right",
-    "Parquet with prompt, answer_nodes and problem_type",
+    ".parquet with answer_nodes",
     tasks,
 )

@@ -68,7 +68,6 @@ HELMET = Set(
     "HELMET",
     "HELMET (arXiv 2410.02694) with short prompts of our own: json_kv, ruler and kilt, the last without examples; "
     "reranking, citations, ICL and what is scored by a judge are left out, InfiniteBench is a set of its own",
-    "json_kv/test_k105_dep6.jsonl, kilt/nq-dev-multikilt_1000_k20_dep6.jsonl, "
-    "ruler/niah_multikey_2/validation_8192.jsonl",
+    "json_kv/test_k105_dep6.jsonl",
     tasks,
 )

@@ -106,6 +106,6 @@ INFINITEBENCH = Set(
     "InfiniteBench",
     "InfiniteBench (arXiv 2402.13718) with short prompts of our own; ROUGE-L of the whole summary; of code_debug and "
     "the choices about books the letter counts",
-    "passkey.jsonl, kv_retrieval.jsonl, longbook_qa_eng.jsonl, ... with context, input, answer and options",
+    "passkey.jsonl",
     tasks,
 )

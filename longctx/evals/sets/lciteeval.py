@@ -100,6 +100,6 @@ LCITEEVAL = Set(
     "L-CiteEval",
     "L-CiteEval (arXiv 2410.02115) with short prompts of our own without an example; whether passages support what "
     "cites them, which a model judges, is left out, but for counting_stars",
-    "hotpotqa.json, counting_stars.json, ... with answer, docs and length",
+    "hotpotqa.json with docs",
     tasks,
 )

@@ -90,6 +90,6 @@ LEVAL = Set(
     "L-Eval",
     "L-Eval (arXiv 2307.11088) with short prompts of our own; ROUGE-L alone of its three, what the text says and not "
     "the fact of sci_fi, and no records for a judge or for people",
-    "Closed-ended-tasks/tpo.jsonl, ... with input, instructions, outputs and evaluation",
+    "tpo.jsonl with instructions",
     tasks,
 )

@@ -103,6 +103,6 @@ LONGBENCH = Set(
     "LongBench",
     "LongBench (arXiv 2308.14508): prompts of its dataset2prompt.json if that is in the folder, else short ones of our "
     "own; ROUGE-L of whole texts, Chinese by characters and not by words",
-    "narrativeqa.jsonl, hotpotqa_e.jsonl, ... with input, context, answers and all_classes",
+    "hotpotqa.jsonl with all_classes",
     tasks,
 )

@@ -29,6 +29,6 @@ def read(row: dict) -> Sample:
 LONGBENCH_V2 = Set(
     "LongBench v2",
     "LongBench v2 (arXiv 2412.15204) without reasoning before the answer; a short prompt of our own in its form",
-    "data.json or Parquet with question, choice_A to choice_D, answer, context and length",
+    "data.json with choice_A",
     tasks,
 )

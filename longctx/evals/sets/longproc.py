@@ -180,6 +180,6 @@ LONGPROC = Set(
     "LongProc (arXiv 2501.05414) with the prompts of its folder, in countdown with examples from the end of the file; "
     "exact answers (F1 of rows for pages), without points for a part of a procedure; pseudo_to_code, which runs C++, "
     "and travel_planning are left out",
-    "path_traversal/path_traversal_0.5k.json, countdown/..., tom_tracking/..., html_to_tsv/... beside a prompts.yaml",
+    "path_traversal/path_traversal_0.5k.json",
     tasks,
 )

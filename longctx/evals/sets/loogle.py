@@ -45,7 +45,7 @@ def _filled(answer: str) -> dict:
 
 def tasks(folder: Folder) -> list[Texts]:
     """A task for each file."""
-    pattern = rf"({'|'.join(BUDGETS)})(?:[/_-]?(?:test|train)[-\w]*)?\.(?:jsonl|json|parquet)"
+    pattern = rf"({'|'.join(BUDGETS)})(?:[/_-]?(?:test|train)[-\w]*)?(?:/\d+)?\.(?:jsonl|json|parquet)"
     tables = folder.tables(pattern, "input", "qa_pairs", "output", "title")
     tables |= folder.tables(pattern, "context", "question", "answer", "title", "doc_id")
     score = {"shortdep_cloze": gaps}
@@ -78,6 +78,6 @@ LOOGLE = Set(
     "LooGLE",
     "LooGLE (arXiv 2311.04939) with short prompts of our own; gaps by exact match, all else by ROUGE-L, which the "
     "paper gives beside a judge",
-    "shortdep_qa, shortdep_cloze, longdep_qa or longdep_summarization (.jsonl) with input, title, qa_pairs and output",
+    "shortdep_qa.jsonl",
     tasks,
 )

@@ -81,6 +81,6 @@ MRCR = Set(
     "MRCR",
     "MRCR of OpenAI (2025), and v2 of Google (arXiv 2409.12640); messages as lines of User and Assistant, not in the "
     "chat format of a model",
-    "Parquet with prompt, answer, random_string_to_prepend and n_needles, or CSV with queries and answer",
+    ".parquet with n_needles",
     tasks,
 )

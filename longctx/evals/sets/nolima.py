@@ -51,8 +51,8 @@ class Needles:
 
     def sample(self, rng: np.random.Generator, size: int) -> Sample:
         """A fact at any depth of the first `size` lines of a book, all of it where it has fewer."""
-        fact = self.facts[rng.integers(len(self.facts))]
-        book = self.books[rng.integers(len(self.books))]
+        fact = self.facts[int(rng.integers(len(self.facts)))]
+        book = self.books[int(rng.integers(len(self.books)))]
         name = fact.characters[rng.integers(len(fact.characters))] if fact.characters else ""
         depth, other = rng.random(2)
         lines = book[:size]
@@ -69,7 +69,7 @@ class Needles:
         return float(any(gold in answer for gold in query.gold))
 
     def chance(self, query: Query) -> float:
-        """That of one name of all."""
+        """The chance of one name of all."""
         return by_candidates(query)
 
     def whole(self, query: Query) -> bool:
@@ -112,6 +112,6 @@ NOLIMA = Set(
     "NoLiMa",
     "NoLiMa (arXiv 2502.05167): its prompt where a needle set has one, else a short one of our own; the beginnings of "
     "its books, facts at random depths and not at 26",
-    "needlesets/needle_set.json with id, needle, questions and tests, beside haystack/rand_shuffle/*.txt",
+    "needlesets/needle_set.json",
     tasks,
 )

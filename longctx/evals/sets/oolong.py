@@ -17,9 +17,9 @@ _WRITTEN = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})|(?<![a-z])([a-z]{3})[a-z]*\.
 
 
 def tasks(folder: Folder) -> list[Texts]:
-    """Of the records a task for each type of answer; of the games one for each file."""
+    """A task for each type of answer about records, and one for each file about games."""
     keys = ("context_window_text", "question", "answer", "context_window_id")
-    path = r"(\w+/)?(test|validation)(?:-\d+-of-\d+)?\.(?:parquet|jsonl)"
+    path = r"(\w+/)?(test|validation)(?:-\d+-of-\d+|/\d+)?\.(?:parquet|jsonl)"
     found = []
     for split, rows in folder.tables(path, *keys, "answer_type").items():
         for kind, some in by_value(rows, "answer_type").items():
@@ -118,6 +118,6 @@ OOLONG = Set(
     "OOLONG",
     "OOLONG (arXiv 2511.02817), synth and real, without the labels in the text; of games an answer without a box "
     "counts as a whole, and dates are read in two forms",
-    "test-00000-of-00001.parquet or test.jsonl with context_window_text, question, answer and context_window_id",
+    "test.jsonl with context_window_text",
     tasks,
 )

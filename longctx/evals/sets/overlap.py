@@ -18,7 +18,12 @@ _BRACKETS = re.compile(r"\(([A-D])\)")
 
 def best(score: Callable[[str, str], float]) -> Callable[[str, Query], float]:
     """A score of an answer to a query: the best over the strings of its gold, each of which is right."""
-    return lambda answer, query: max(score(answer, gold) for gold in query.gold)
+
+    def of_query(answer: str, query: Query) -> float:
+        """The best score over the strings of the gold."""
+        return max(score(answer, gold) for gold in query.gold)
+
+    return of_query
 
 
 def words(text: str) -> list[str]:

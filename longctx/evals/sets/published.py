@@ -27,14 +27,14 @@ class Set(NamedTuple):
     Attributes:
       title: its name, as it is published.
       source: where it is described, and what differs here: prompts of our own, scores, parts that are left out.
-      looks_for: the files that its folder is known by, for an error.
+      looks_for: a file that its folder is known by, and a key of it where the name says little; for an error.
       tasks: what of it is in a folder, each task under a name of its own; [] where the folder holds none of it.
     """
 
     title: str
     source: str
     looks_for: str
-    tasks: Callable[[Folder], "list[Texts | Grown]"]
+    tasks: Callable[[Folder], "Sequence[Texts | Grown]"]
 
 
 def by_candidates(query: Query) -> float:

@@ -34,8 +34,5 @@ def read(row: dict) -> Sample:
 
 
 RULER = Set(
-    "RULER",
-    "the files that RULER (arXiv 2404.06654) makes, as they are",
-    "niah_single_1/validation.jsonl, ... with index, input and outputs",
-    tasks,
+    "RULER", "the files that RULER (arXiv 2404.06654) makes, as they are", "niah_single_1/validation.jsonl", tasks
 )

@@ -147,7 +147,10 @@ def test_a_folder_that_is_none(tmp_path):
     lines(tmp_path / ".git" / "passkey.jsonl", {"context": "", "input": "", "answer": "", "options": ""})
     (tmp_path / "tokenizer.json").write_text("{}")
     (tmp_path / "hotpotqa.jsonl").write_text("no JSON\n")
-    with pytest.raises(UserError, match="no set that is known, among 2 files.*passkey.jsonl.*needle_set.json"):
+    with pytest.raises(
+        UserError,
+        match="no set that is known, among 2 files. Sought: hotpotqa.jsonl with.*passkey.jsonl.*needle_set.json",
+    ):
         recognised(str(tmp_path))
 
 
