@@ -16,8 +16,10 @@ EXTRAS = {
     ],
     "gguf": ["gguf>=0.17"],
     "ruler": ["wonderwords>=3"],  # the words of RULER's own prompts
+    "data": ["pyarrow>=17"],
     "test": [
         "gguf>=0.17",
+        "pyarrow>=17",
         "wonderwords>=3",
         "pytest>=8",
         "pytest-timeout>=2.3",

@@ -254,12 +254,16 @@ class EvalConfig:
     lengths: tuple[int, ...] = ()       # context lengths; empty = the curriculum's, and twice the longest
     documents: int = 8                  # held-out documents per length
     depths: int = 5                     # passkey: needle depths, evenly spaced
-    samples: int = 4                    # passkey: prompts per length and depth; questions: texts per task and length
+    samples: int = 4                    # passkey: prompts per length and depth; questions, sets: texts per task and
+                                        #   length
     questions: tuple[str, ...] = ("quick",)   # suites and tasks in longctx/evals/questions/api.py
-    ask: str = "forced"                 # how questions are asked, a name of WAYS in longctx/evals/asking.py
+    ask: str = "forced"                 # how questions and sets are asked, a name of WAYS in longctx/evals/asking.py
     shots: int = 0                      # examples before each question: longctx/evals/questions/examples.py
     essays: str = ""                    # folder of texts (.txt, or .json with a "text") in which RULER's own prompts
                                         #   hide their needles; "" = generated prose
+    data: str = ""                      # sets: the folder of a published set, see longctx/evals/sets/api.py
+    too_long: str = "refuse"            # sets: of texts longer than a length, "refuse" it with what fits, cut their
+                                        #   "middle" out, or "skip" them
     every_steps: int = 0                # in training: every how many steps, and at the end of a stage, the loss of the
                                         #   same held-out text is logged, of `documents` documents, of each a cut as
                                         #   long as the longest stage, read at the length of the stage; 0 = never

@@ -9,19 +9,23 @@ from longctx.errors import UserError, unknown_name
 from longctx.evals import asking
 from longctx.evals.questions import ruler_words
 from longctx.evals.questions.api import named
+from longctx.evals.sets.api import recognised
+from longctx.evals.sets.lengths import TOO_LONG
 from longctx.evals.task import Task
-from longctx.evals.tasks import by_position, context_gain, passkey, questions
+from longctx.evals.tasks import by_position, context_gain, passkey, questions, sets
 
 EVALS: dict[str, Task] = {
     "by_position": by_position.TASK,
     "context_gain": context_gain.TASK,
     "passkey": passkey.TASK,
     "questions": questions.TASK,
+    "sets": sets.TASK,
 }
 
 
 def check(config: EvalConfig) -> None:
-    """Raises UserError for an unknown name in eval.tasks, questions or ask, and for a length that no row can have."""
+    """Raises UserError for an unknown name in eval.tasks, questions, ask or too_long, for a length that no row
+    can have, and for a folder eval.data without a set."""
     if min(config.lengths, default=1) < 1:
         raise UserError(f"eval.lengths={config.lengths} must all be at least 1.")
     for i, name in enumerate(config.tasks):
@@ -34,3 +38,14 @@ def check(config: EvalConfig) -> None:
         raise UserError(f"eval.shots={config.shots} must be at least 0.")
     if config.essays:
         ruler_words.essays(config.essays)
+    if config.too_long not in TOO_LONG:
+        raise unknown_name("eval.too_long", config.too_long, TOO_LONG)
+    if ("sets" in config.tasks) != bool(config.data):
+        raise UserError(
+            f"eval.data={config.data!r} and eval.tasks={config.tasks} do not go together: the task 'sets' reads the "
+            "folder of a set, and no other task does."
+        )
+    if config.data:
+        recognised(config.data)
+    if config.data and config.ask == "turns":
+        raise UserError("eval.ask='turns' is for texts that leave room for it, and sets do not: eval.ask='generate'.")

@@ -130,7 +130,7 @@ def finding(result: dict, trained: int) -> str:
     chance, left = np.mean([chance for *_, chance in shares]), len(result["tasks"]) - len(asked)
     without = f"; {left} more cannot be asked so" if left else ""
     longest = shares[-1][0]
-    held = sum(task["effective_length"] >= longest for task in asked)
+    held = sum(effective_length(task["cells"], result["lengths"]) >= longest for task in asked)
     return (
         f"Of the questions of {len(asked)} tasks are answered: {said} (choosing at random: {chance:.0%})"
         f"{without}. {held} of them hold out to {longest:,}, at half of what they score above chance or more."
@@ -173,19 +173,19 @@ def figure(result: dict, lengths: list[int], trained: int):
     """Two heatmaps of the share of questions answered right: task by length, and depth of the answer by length."""
     from matplotlib.figure import Figure
 
-    tasks = sorted(tasks_asked(result), key=lambda task: (task["scope"], task["diffusion"]), reverse=True)
+    tasks = sorted(tasks_asked(result), key=_hard)
     if not tasks:
         return None
-    counts = np.array(result["depths"], float).transpose(1, 0, 2)
+    counts = np.array(result.get("depths", np.zeros((1, DEPTHS, 2))), float).transpose(1, 0, 2)
     heights = [len(tasks), *([DEPTHS] if counts[..., 0].any() else [])]
     size = drawing.SIZE[0], 1.2 * len(heights) + 0.28 * sum(heights)
     figure = Figure(figsize=size, layout="constrained")
     axes, *below = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     shares = np.array([[share(cell) for cell in task["cells"]] for task in tasks])
-    names = [f"{task['name']}  {_hard(task)}" for task in tasks]
+    names = [f"{task['name']}  {_hard(task)}".rstrip() for task in tasks]
     drawing.shares(figure, axes, shares, names, result["lengths"], trained, "right", None)
     _numbers(axes, shares)
-    _effective(axes, [task["effective_length"] for task in tasks])
+    _effective(axes, [effective_length(task["cells"], result["lengths"]) for task in tasks])
     for rest in below:
         with np.errstate(invalid="ignore"):
             shares = counts[..., 1] / counts[..., 0]
@@ -196,11 +196,14 @@ def figure(result: dict, lengths: list[int], trained: int):
     return figure
 
 
+_HARD = ("D", "diffusion"), ("S", "scope")
+
+
 def _hard(task: dict) -> str:
-    """Two letters: whether facts are hard to find, and whether much of the text is needed; large ones for yes."""
-    return "".join(
-        letter.upper() if task[name] == "high" else letter for letter, name in (("d", "diffusion"), ("s", "scope"))
-    )
+    """Two letters: whether facts are hard to find, and whether much of the text is needed; large ones for yes. "" where
+    that is not known."""
+    letters = (letter if task[name] == "high" else letter.lower() for letter, name in _HARD if name in task)
+    return "".join(letters)
 
 
 def _numbers(axes, shares: np.ndarray) -> None:
