@@ -15,6 +15,8 @@ EXTRAS = {
         "flatbuffers>=24.3",
     ],
     "gguf": ["gguf>=0.17"],
+    # tasks of lm-evaluation-harness; without torch
+    "evals": ["lm_eval>=0.4.13"],
     "test": [
         "gguf>=0.17",
         "pytest>=8",
