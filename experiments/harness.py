@@ -86,7 +86,8 @@ def export(options) -> None:
     lengths = _numbers("--lengths", options.lengths)
     places.check_folder("--export", options.export)
     named = options.tokenizer
-    tokenizer = tokenizers.load(named if named == "bytes" else str(sources.folder(named, "--tokenizer")))
+    file = named == "bytes" or named.endswith(".json")
+    tokenizer = tokenizers.load(named if file else str(sources.folder(named, "--tokenizer")))
     made = exporter.Made(tokenizer, lengths, options.samples, options.seed)
     for line in exporter.write(options.questions.split(","), made, options.export):
         print(line, flush=True)

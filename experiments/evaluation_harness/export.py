@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 from experiments.evaluation_harness import rules, scored
 from longctx.data.tokenizers import Tokenizer
+from longctx.errors import UserError
 from longctx.evals.questions import fit, scores
 from longctx.evals.questions.api import QUESTIONS, named
 
 PREFIX = "longctx_"  # of the names of tasks
+NO_RULE = "has no rule in experiments/evaluation_harness/scored.py to score its answers by"
 TASK = """\
 # {what}
 # {source}
@@ -63,13 +65,19 @@ class Made(NamedTuple):
 def write(names: Sequence[str], made: Made, folder) -> Iterator[str]:
     """Writes the tasks and suites with these names into a folder, and yields a line about each task.
 
-    Raises UserError for an unknown name, and for a length that is too short for a task.
+    Tasks of a suite that have no rule are left out. Raises UserError for one that is named itself, for an unknown name,
+    and for a length that is too short for a task.
     """
-    folder = pathlib.Path(folder)
-    tasks = named(names)
+    folder, tasks = pathlib.Path(folder), named(names)
+    without = [name for name in tasks if not scored.has_rule(QUESTIONS[name])]
+    if asked := [name for name in without if name in names]:
+        raise UserError(f"--questions: {asked[0]} {NO_RULE}.")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "utils.py").write_text(utils(), encoding="utf-8")
     for name in tasks:
+        if name in without:
+            yield f"{PREFIX}{name}: left out, as it {NO_RULE}"
+            continue
         lines = [json.dumps(line) for line in questions(name, made)]
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         (folder / f"{name}.yaml").write_text(task_file(name, made.lengths), encoding="utf-8")
@@ -98,7 +106,7 @@ def questions(name: str, made: Made) -> Iterator[dict]:
                     "gen_prefix": query.prefix,
                     "outputs": list(query.gold),
                     "chance": task.chance(query),
-                    "scoring": json.dumps(scored.settings(task, name, query)),
+                    "scoring": json.dumps(scored.settings(task, query)),
                 }
                 index += 1
 

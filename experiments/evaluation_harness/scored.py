@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from longctx.errors import UserError
 from longctx.evals.questions import countdown, graphs, latent_list, listops, mrcr, paths, people, symbolic, words
 from longctx.evals.questions.babilong import Babilong
 from longctx.evals.questions.beliefs import Beliefs
@@ -120,13 +119,13 @@ BY_QUERY: Mapping[type, Callable[..., Settings]] = {
 WITH_CANDIDATES = "gold_alone", "gold_first"  # rules that look at them
 
 
-def settings(task: Questions, name: str, query: Query) -> Settings:
-    """The rule ("by") and its settings for the answers to a query of the task called `name`.
+def has_rule(task: Questions) -> bool:
+    """Whether answers to a task can be scored without longctx."""
+    return type(task) in FIXED or type(task) in BY_QUERY
 
-    Raises UserError for a task without a rule.
-    """
+
+def settings(task: Questions, query: Query) -> Settings:
+    """The rule ("by") and its settings for the answers to a query of a task that has a rule."""
     kind = type(task)
-    if kind not in FIXED and kind not in BY_QUERY:
-        raise UserError(f"--questions: {name} cannot be exported; experiments/evaluation_harness has no rule for it.")
     found = {"gold": query.gold} | (BY_QUERY[kind](task, query) if kind in BY_QUERY else FIXED[kind])
     return found | ({"candidates": query.candidates} if found["by"] in WITH_CANDIDATES else {})
