@@ -16,6 +16,7 @@ and beside them utils.py, which scores as longctx does. `lm-eval run --include_p
 asks any model that lm_eval knows.
 """
 
+import pathlib
 import sys
 
 from experiments.run import command
@@ -101,6 +102,8 @@ def ask(options, settings: list[str]) -> None:
             f"lm_eval asks in one process, and the environment says {environment.count()}: start it once, on one host."
         )
     places.check_file("--out", options.out)
+    if options.include and not pathlib.Path(options.include).is_dir():
+        raise UserError(f"--include={options.include!r} is no folder; give that of the .yaml files of tasks.")
 
     from experiments.evaluation_harness import language_model, opened
     from experiments.evaluation_harness.answers import Answers

@@ -29,20 +29,25 @@ class Answers:
     cut: int = 0
 
     def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
-        """Of each (context, continuation) the log-likelihood of the continuation, in nats, and whether greedy decoding
-        writes it."""
+        """The log-likelihood of each continuation behind its context, in nats, and whether greedy decoding writes it.
+
+        pairs: (context, continuation).
+        """
         found = [requests.continued(self.reader, *pair) for pair in pairs]
         self.cut += sum(cut for _, cut in found)
         return [(one.log, one.greedy) for one in self._score([piece for piece, _ in found])]
 
     def whole(self, texts: Sequence[str]) -> list[float]:
-        """Of each text the log-likelihood of all of it, in nats; in windows where it is long, see requests.windows."""
+        """The log-likelihood of all of each text, in nats; in windows where it is long, see requests.windows."""
         windows = [requests.windows(self.reader, text) for text in texts]
         scores = iter(self._score([piece for pieces in windows for piece in pieces]))
         return [sum(next(scores).log for _ in pieces) for pieces in windows]
 
     def written(self, asked: Sequence[tuple[str, Mapping]]) -> list[str]:
-        """Of each (context, settings of the generation) the text that greedy decoding writes."""
+        """The text that greedy decoding writes behind each context.
+
+        asked: (context, settings of the generation).
+        """
         found = [requests.wanted(self.reader, *one) for one in asked]
         self.cut += sum(cut for _, cut in found)
         alike, texts = defaultdict(list), {}

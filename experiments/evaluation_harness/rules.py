@@ -199,10 +199,25 @@ def _matches(answer, settings):
 
 
 RULES = {
-    rule.__name__: rule
-    for rule in (
-        *(share_of_gold, whole_gold, gold_alone, gold_first, in_order, integer, close_count, first_match),
-        *(leading_matches, matches, same_matches, letters, numbers, one_label, reply, cited, pairs, counts_and_ids),
-        *(steps, rows, equations),
-    )
+    "share_of_gold": share_of_gold,
+    "whole_gold": whole_gold,
+    "gold_alone": gold_alone,
+    "gold_first": gold_first,
+    "in_order": in_order,
+    "integer": integer,
+    "close_count": close_count,
+    "first_match": first_match,
+    "leading_matches": leading_matches,
+    "matches": matches,
+    "same_matches": same_matches,
+    "letters": letters,
+    "numbers": numbers,
+    "one_label": one_label,
+    "reply": reply,
+    "cited": cited,
+    "pairs": pairs,
+    "counts_and_ids": counts_and_ids,
+    "steps": steps,
+    "rows": rows,
+    "equations": equations,
 }

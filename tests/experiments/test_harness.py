@@ -26,6 +26,7 @@ def installed(monkeypatch):
         ([*ASK, "--out", "a.json"], ["give --workdir DIR of a run, or --config.init_from=MODEL"]),
         ([*ASK, "--out", "a.json", "--workdir", "w", "--config.init_from=m"], ["one of the two"]),
         ([*ASK, "--out", "no/such/a.json"], ["--out=no/such/a.json cannot be written"]),
+        ([*ASK, "--out", "a.json", "--include", "none"], ["--include='none' is no folder"]),
         ([*ASK, "--out", "a.json", "--workdir", "none"], ["none"]),
         ([*ASK, "--out", "a.json", "--workdir", "none", "--adapter", "b"], ["--adapter='b' is for a model of"]),
         ([*ASK, "--out", "a.json", "--config.init_from=none"], ["init_from='none' does not exist"]),
