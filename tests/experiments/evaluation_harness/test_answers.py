@@ -58,7 +58,7 @@ def short_rows(monkeypatch):
 
 
 def test_likelihoods_are_those_of_each_request_alone(short_rows):
-    pairs = [("context " * (i % 5), f"{chr(98 + i % 7)}a{i % 11}" * (1 + i % 3)) for i in range(60)]
+    pairs = [("AB" * (i % 5), f"{chr(98 + i % 7)}{chr(97 + i % 25)}" * (1 + i % 3)) for i in range(60)]
     one = answers()
     found = one.likelihoods(pairs)
     for pair, (log, greedy) in zip(pairs, found, strict=True):

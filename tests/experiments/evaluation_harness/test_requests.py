@@ -49,13 +49,13 @@ def test_an_empty_context_is_the_start_token(context):
 
 
 def test_a_token_of_both_is_of_the_continuation(tmp_path):
-    """ "ab" is one token: what is left of the context is the start token alone."""
-    one = reader(tmp_path, tiny.metaspace(), {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": False})
-    ids = one.tokenizer.encode(b"1 ab").tolist()
-    piece, _ = continued(one, "1 a", "b")
-    assert asked(piece) == ids[1:] and row(piece) == ids
+    """Even where the start token alone is left before it, which prompts of this model do not have."""
+    config = {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": False}
+    one = reader(tmp_path, tiny.byte_level("<s>", "</s>"), config)
+    three, twelve, behind = (one.tokenizer.encode(text)[0] for text in (b"3", b"12", b" 12"))
+    assert row(continued(one, "3 1", "2")[0]) == [three, behind] and asked(continued(one, "3 1", "2")[0]) == [behind]
     piece, _ = continued(one, "1", "2")
-    assert row(piece) == [one.tokenizer.bos, *one.tokenizer.encode(b"12")] and len(asked(piece)) == len(piece.targets)
+    assert row(piece) == [one.tokenizer.bos, twelve] and asked(piece) == [twelve]
 
 
 @settings(max_examples=60, deadline=None)
@@ -103,7 +103,7 @@ def test_long_requests_are_refused_or_lose_what_is_behind_the_start():
 
 def test_windows_ask_for_every_token_once_and_the_last_is_full():
     found = windows(BYTES._replace(length=4), "0123456789")
-    assert [(bytes(piece.inputs[piece.inputs < 256]), bytes(asked(piece))) for piece in found] == [
+    assert [(bytes(piece.inputs[piece.inputs < 256].tolist()), bytes(asked(piece))) for piece in found] == [
         (b"012", b"0123"),
         (b"3456", b"4567"),
         (b"5678", b"89"),
