@@ -17,6 +17,8 @@ EXTRAS = {
     "gguf": ["gguf>=0.17"],
     "ruler": ["wonderwords>=3"],  # the words of RULER's own prompts
     "data": ["pyarrow>=17"],
+    # tasks of lm-evaluation-harness; without torch
+    "evals": ["lm_eval>=0.4.13"],
     "test": [
         "gguf>=0.17",
         "pyarrow>=17",

@@ -12,6 +12,7 @@ EXTRAS = {
     "torch": "bench",
     "transformers": "bench",
     "tokamax": "bench",
+    "lm_eval": "evals",
 }
 
 

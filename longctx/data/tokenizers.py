@@ -1,5 +1,6 @@
 """Text to token ids: plain bytes, or a local tokenizer.json."""
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -41,8 +42,11 @@ class Tokenizer(Protocol):
     def encode_batch(self, texts: Sequence[bytes], names: Sequence[str]) -> Iterator[np.ndarray]:
         """encode() of each text, in order."""
 
-    def encode_with_spans(self, text: bytes) -> Encoded:
-        """(encode(text), int64[n, 2]): token i stands for text[spans[i, 0]:spans[i, 1]]."""
+    def encode_with_spans(self, text: bytes, special: bool = False) -> Encoded:
+        """(encode(text), int64[n, 2]): token i stands for text[spans[i, 0]:spans[i, 1]].
+
+        special: the text of a special token is that token.
+        """
 
     def encode_prompt(
         self, text: bytes, vocab_size: int, name: str = "the text", special: bool = True, start: bool = True
@@ -76,7 +80,7 @@ class ByteTokenizer:
     def encode_batch(self, texts: Sequence[bytes], names: Sequence[str]) -> Iterator[np.ndarray]:
         return map(self.encode, texts, names)
 
-    def encode_with_spans(self, text: bytes) -> Encoded:
+    def encode_with_spans(self, text: bytes, special: bool = False) -> Encoded:
         start = np.arange(len(text))
         return self.encode(text), np.stack([start, start + 1], 1)
 
@@ -134,8 +138,9 @@ class FileTokenizer:
                 batch, size = [], 0
         yield from self._encoded(batch)
 
-    def encode_with_spans(self, text: bytes) -> Encoded:
-        encoding = self._encoding(self._decoded(text, "the text"))
+    def encode_with_spans(self, text: bytes, special: bool = False) -> Encoded:
+        with self._reading(special):
+            encoding = self._encoding(self._decoded(text, "the text"))
         starts = np.flatnonzero(np.frombuffer(text, np.uint8) & 0xC0 != 0x80)  # of characters
         spans = np.append(starts, len(text))[np.array(encoding.offsets, np.int64).reshape(-1, 2)]
         return np.array(encoding.ids, np.int32), spans
@@ -143,11 +148,8 @@ class FileTokenizer:
     def encode_prompt(
         self, text: bytes, vocab_size: int, name: str = "the text", special: bool = True, start: bool = True
     ) -> np.ndarray:
-        self._tokenizer.encode_special_tokens = not special
-        try:
+        with self._reading(special):
             ids = self.encode(text, name)
-        finally:
-            self._tokenizer.encode_special_tokens = True
         if (unknown := ids[ids >= vocab_size]).size:
             raise UserError(
                 f"{name!r} holds {self._tokenizer.id_to_token(unknown[0])!r}, token {unknown[0]} of "
@@ -183,6 +185,15 @@ class FileTokenizer:
         given = "".join(piece for piece, _ in splitter.pre_tokenize_str(text)) if splitter else text
         suffix = self._tokenizer.model.end_of_word_suffix or ""
         return "".join(token.removesuffix(suffix) for token in encoding.tokens) == given
+
+    @contextlib.contextmanager
+    def _reading(self, special: bool):
+        """A context in which the text of a special token is that token, if `special`."""
+        self._tokenizer.encode_special_tokens = not special
+        try:
+            yield
+        finally:
+            self._tokenizer.encode_special_tokens = True
 
     def _encoding(self, text: str):
         with self._call:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -67,18 +67,42 @@ class Model:
         """The predictions of a batch of rows."""
         return self.read(self.params, batch)
 
-    def generate(self, prompts: Sequence[np.ndarray], count: int, length: int, stop: Sequence[int]) -> list[np.ndarray]:
+    def generate(
+        self,
+        prompts: Sequence[np.ndarray],
+        count: int,
+        length: int,
+        stop: Sequence[int],
+        enough: Callable[[int, list[int]], bool] | None = None,
+    ) -> list[np.ndarray]:
         """At most `count` new tokens of every prompt by greedy decoding, up to one of `stop`.
 
-        length: tokens of prompt and answer, which RoPE scalings that depend on it assume.
+        length: tokens of prompt and answer, which RoPE scalings that depend on it assume. enough: (index of a prompt,
+        its new tokens) -> whether it needs no more; it may get some while others do.
         """
         size, found = rows_at(length), []
         with jax.set_mesh(self.mesh):
             for start in range(0, len(prompts), size):
                 some = prompts[start : start + size]
                 how = dict(rope=self.rope, length=length, stop=tuple(stop))
-                found += generation.generate(self.graph, self.params, some, count, **how)
+                steps = generation.stream(self.graph, self.params, some, count, **how)
+                found += _written(steps, stop, lambda i, row, start=start: bool(enough and enough(start + i, row)))
         return found
+
+
+def _written(steps: Iterator[np.ndarray], stop: Sequence[int], enough: Callable[[int, list[int]], bool]):
+    """The tokens of each row of generation.stream, int32, up to the step at which every row has ended or has enough."""
+    rows, ended = [], np.zeros(0, bool)
+    for chosen in steps:
+        rows = rows or [[] for _ in chosen]
+        ended = ended if len(ended) else np.zeros(len(rows), bool)
+        for i, token in enumerate(chosen.tolist()):
+            if token != generation.NONE:
+                rows[i].append(token)
+            ended[i] = ended[i] or token in stop or enough(i, rows[i])
+        if ended.all():
+            break
+    return [np.array(row, np.int32) for row in rows]
 
 
 def predictor(config: Config, mesh, params, rope: RopeConfig, computed=rows_computed) -> Model:

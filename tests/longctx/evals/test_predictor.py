@@ -91,3 +91,5 @@ def test_a_model_writes_what_its_predictions_say():
         piece = Piece(row[:-1], row[1:], np.arange(-6, 0))
         assert model(batches.batch([[piece]], 32, 0)).top[0, len(prompt) - 1 : len(row) - 1].all()
     assert len(model.generate(prompts, 6, 32, (int(written[1][2]),))[1]) <= 3
+    fewer = model.generate(prompts, 6, 32, (), lambda i, new: i == 1 or len(new) == 3)
+    assert [row.tolist() for row in fewer] == [row[:3].tolist() for row in written], "until each has enough"
