@@ -15,8 +15,12 @@ EXTRAS = {
         "flatbuffers>=24.3",
     ],
     "gguf": ["gguf>=0.17"],
+    "serve": ["starlette>=0.40", "uvicorn>=0.30"],
     "test": [
         "gguf>=0.17",
+        "openai>=1.50",
+        "starlette>=0.40",
+        "uvicorn>=0.30",
         "pytest>=8",
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.5",
