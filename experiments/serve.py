@@ -110,12 +110,12 @@ def loaded(options, source):
     return engine, context
 
 
-def serve(app, engine, listener: socket.socket, started) -> None:
-    """Answers until SIGINT or SIGTERM, or until the engine fails, whose error is raised then."""
+def server_of(app, started):
+    """The server of an application, which leaves signals to this command; started: called once it listens."""
     import uvicorn
 
     class Server(uvicorn.Server):
-        """A server that leaves signals to this command."""
+        """uvicorn's, without its way of ending."""
 
         @contextlib.contextmanager
         def capture_signals(self):
@@ -125,15 +125,18 @@ def serve(app, engine, listener: socket.socket, started) -> None:
             await super().startup(sockets)
             started()
 
-    server = Server(
-        uvicorn.Config(app, log_level="error", access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=5)
-    )
+    plain = dict(log_level="error", access_log=False, lifespan="off", ws="none")
+    return Server(uvicorn.Config(app, timeout_graceful_shutdown=5, **plain))
+
+
+def serve(server, engine, listener: socket.socket) -> None:
+    """Answers until SIGINT or SIGTERM, or until the engine fails, whose error is raised then."""
     failures = []
 
     def run():
         try:
             engine.run()
-        except BaseException as error:
+        except BaseException as error:  # raised again in the main thread
             failures.append(error)
         finally:
             server.should_exit = True
@@ -179,7 +182,7 @@ def main(argv) -> None:
     line = (
         f"serving {served.name} on http://{host}:{port}/v1, {options.rows} rows of {context:,} tokens; Ctrl-C ends it"
     )
-    serve(app.make(served), engine, listener, lambda: say(line))
+    serve(server_of(app.make(served), lambda: say(line)), engine, listener)
     say("stopped")
 
 

@@ -149,9 +149,9 @@ class Conversation:
 
     async def answer(self, request: Request) -> Response:
         """The answer, or its beginning. Raises Refusal."""
-        loop = asyncio.get_running_loop()
-        self._jobs = await run_in_threadpool(self._made, loop)
-        try:
+        self._jobs = await run_in_threadpool(self._made, asyncio.get_running_loop())
+        with contextlib.ExitStack() as unless_it_streams:
+            unless_it_streams.callback(self._leave)
             self._served.engine.submit(self._jobs)
             if not self._ask.stream:
                 return await self._unless_gone(request, self._whole())
@@ -159,9 +159,7 @@ class Conversation:
             first = await self._unless_gone(request, anext(choices))
             if isinstance(first, Response):
                 return first
-        except BaseException:
-            self._leave()
-            raise
+            unless_it_streams.pop_all()
         return StreamingResponse(self._stream(first, choices), media_type="text/event-stream")
 
     async def _unless_gone(self, request: Request, answer):
@@ -171,7 +169,6 @@ class Conversation:
             await asyncio.wait({gone, found}, return_when=asyncio.FIRST_COMPLETED)
             if found.done():
                 return found.result()
-            self._leave()
             return Response(status_code=GONE)
         finally:
             for task in (gone, found):

@@ -69,7 +69,8 @@ class Engine:
             if len(self._waiting) + len(jobs) > self.limits.waiting:
                 raise Refusal(
                     429,
-                    f"{len(self._waiting)} prompts wait, and at most {self.limits.waiting} may; ask again later.",
+                    f"{len(self._waiting) + len(jobs)} prompts would wait, and at most {self.limits.waiting} may; ask "
+                    "later, or for fewer at once.",
                     code="too_many_waiting",
                 )
             self._waiting.extend(jobs)
@@ -220,7 +221,7 @@ class Engine:
         row = self._rows[i]
         row.job.fail(Refusal(500, "the model's logits are NaN here: its weights or its dtype overflow.", code="nan"))
         row.scores = []
-        self.rows.begin(i, i, 0)
+        self.rows.clear(i)
         self._free(row)
 
 

@@ -5,6 +5,9 @@ being padding. A row that was left keeps its tokens, so that another one may beg
 What a row says does not depend on the others.
 """
 
+# specs stand in named tuples of arrays, and numpy's arrays where programs take jax's
+# pyright: reportArgumentType=false
+
 import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -15,6 +18,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Float, Int
 
 from longctx import meshes
 from longctx.config import RopeConfig
@@ -23,6 +27,7 @@ from longctx.generation import decode, reading, sampling
 from longctx.generation.cache import Cache, extend, lost
 from longctx.generation.request import Sampling
 from longctx.model import functional
+from pallas_kernels.arguments import AnyArray
 from pallas_kernels.masks import TokenInfo
 
 SCORED = 128  # tokens that are scored at a time: so many rows of logits exist
@@ -34,13 +39,13 @@ class Scores(NamedTuple):
     """What the model says about tokens [n], without temperature. Arrays of numpy, or of jax.
 
     Attributes:
-      logprobs: float32 [n], in nats.
-      top_ids, top_logprobs: int32 and float32 [n, TOP], the likeliest tokens in place of each, best first.
+      logprobs: float32, in nats.
+      top_ids, top_logprobs: int32 and float32, the TOP likeliest tokens in place of each, best first.
     """
 
-    logprobs: np.ndarray
-    top_ids: np.ndarray
-    top_logprobs: np.ndarray
+    logprobs: Float[AnyArray, " n"]
+    top_ids: Int[AnyArray, "n top"]
+    top_logprobs: Float[AnyArray, "n top"]
 
 
 class Draw(NamedTuple):
@@ -103,13 +108,15 @@ class Rows:
 
     def begin(self, row: int, source: int, count: int) -> None:
         """Makes `row` the first `count` tokens of the row `source`, which may be itself."""
-        if count == 0:
-            self._cache = _emptied(self._cache, row)
-        elif source != row:
+        if count and source != row:
             self._cache = _copied(self._cache, source, row, count)
         elif count < self._lengths[row]:
             self._cache = _shortened(self._cache, row, count)
         self._tokens[row, :count], self._lengths[row] = self._tokens[source, :count], count
+
+    def clear(self, row: int) -> None:
+        """Makes a row empty whose keys or values may be NaN."""
+        self._cache, self._lengths[row] = _cleared(self._cache, row), 0
 
     def read(self, row: int, ids: np.ndarray, scored: bool = False) -> tuple[int, Scores | None]:
         """Reads some of the tokens `ids`, which follow those of the row: (how many, what the model says of the next).
@@ -122,9 +129,7 @@ class Rows:
         batch = next(reading.chunks([some], width, int(self._lengths[row])))
         batch["targets"] = np.pad(ids[1 : width + 1], (0, width - len(ids[1 : width + 1])))[None]
         batch = meshes.put_whole(batch, self._mesh)
-        self._cache, self._last, scores = _read(
-            *self._static, scored, self._params, self._cache, self._last, row, batch
-        )
+        self._cache, self._last, scores = _read(self._static, scored, self._params, self._cache, self._last, row, batch)
         self._note(row, some)
         self.tokens_read += len(some)
         if scores is None:
@@ -142,7 +147,7 @@ class Rows:
         if any(goes_on):  # runs while the caller looks at the tokens
             active = np.array(goes_on, np.int32)
             self._cache, self._last = _write(
-                *self._static, self._params, self._cache, self._last, tokens, self._lengths * active, active
+                self._static, self._params, self._cache, self._last, tokens, self._lengths * active, active
             )
         tokens = np.asarray(tokens)
         for row in np.flatnonzero(goes_on):
@@ -195,9 +200,10 @@ def _arrays(draws: Sequence[Draw | None], mesh):
     return jax.device_put(arrays, NamedSharding(mesh, meshes.REPLICATED))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=(5, 6))
-def _read(graph, rope, length, scored: bool, params, cache, last, row, batch: dict):
-    """(cache, last, Scores or None) after a chunk of one row; batch: see decode.read, and `targets`."""
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3, 4))
+def _read(static: tuple, scored: bool, params, cache, last, row, batch: dict):
+    """(cache, last, Scores or None) after a chunk of one row; static and batch: see decode.read; and `targets`."""
+    graph, rope, length = static
     model, info = functional.merged(graph, params), TokenInfo(batch["positions"], batch["segments"])
     x, one = extend(model, batch["tokens"], info, _taken(cache, row), rope, length)
     here = jnp.arange(last.shape[0])[:, None] == row
@@ -210,11 +216,11 @@ def _read(graph, rope, length, scored: bool, params, cache, last, row, batch: di
     return _put(cache, row, one), last, scores
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(4, 5))
-def _write(graph, rope, length, params, cache, last, tokens, positions, active):
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=(2, 3))
+def _write(static: tuple, params, cache, last, tokens, positions, active):
     """(cache, last) after one more token of the rows that are active, int32 [count]."""
     others = jnp.where(active[:, None] > 0, jnp.zeros_like(last), last)
-    return decode.read(graph, rope, length, params, cache, others, decode.columns(tokens, positions, active))
+    return decode.read(*static, params, cache, others, decode.columns(tokens, positions, active))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -263,7 +269,7 @@ def _copied(cache, source, row, count):
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _emptied(cache, row):
+def _cleared(cache, row):
     """The cache with zeros in a row: what it had may be NaN, and 0 times NaN is no 0."""
     return _on_devices(
         lambda cache, row: _with(cache, jax.tree.map(jnp.zeros_like, _slices(cache, row)), row), (cache,), row
