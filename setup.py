@@ -19,9 +19,13 @@ EXTRAS = {
     "data": ["pyarrow>=17"],
     # tasks of lm-evaluation-harness; without torch
     "evals": ["lm_eval>=0.4.13"],
+    "serve": ["starlette>=0.40", "uvicorn>=0.30"],
     "test": [
         "gguf>=0.17",
+        "openai>=1.50",
         "pyarrow>=17",
+        "starlette>=0.40",
+        "uvicorn>=0.30",
         "wonderwords>=3",
         "pytest>=8",
         "pytest-timeout>=2.3",

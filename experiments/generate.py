@@ -19,17 +19,13 @@ the cache, --context tokens of it. /new starts anew, /exit ends; Ctrl-C ends an 
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
-from experiments.planner import price
-from experiments.run import chat, command, processes
-from experiments.settings import config as configs
+from experiments.run import chat, command, sources
+from experiments.run.sources import Source
 from experiments.settings.console import Parser
-from longctx.config import Config
-from longctx.data import special_tokens, tokenizers
+from longctx.data import tokenizers
 from longctx.errors import UserError
 from longctx.generation import text
 from longctx.generation.request import Request, stops
@@ -67,75 +63,6 @@ def arguments(argv):
     return parser.parse_with_settings(argv, texts=("prompt", "system", "stop"))
 
 
-class Source(NamedTuple):
-    """A model that continues prompts, its weights not read yet.
-
-    ends: the tokens that end the text. load: tokens that a cache must hold -> (mesh, graph, params). folder: that of
-    its tokenizer. longest: of the rows that it is made for, in tokens.
-    """
-
-    tokenizer: tokenizers.Tokenizer
-    vocab_size: int
-    ends: tuple[int, ...]
-    load: Callable[[int], tuple]
-    folder: pathlib.Path = pathlib.Path()
-    longest: int = chat.CONTEXT
-
-
-def of_run(path: str, tokenizer: str | None, overrides: list[str]) -> Source:
-    """The source in the workdir of a run. A text ends where its documents end, and as its tokenizer's folder says."""
-    from experiments.settings import checks
-
-    config, workdir = configs.from_workdir(["generate", "--workdir", path, *overrides])
-    checks.check_settings(config)
-    tokenizer = tokenizers.of(dataclasses.replace(config.data, tokenizer=tokenizer or config.data.tokenizer))
-
-    def load(cached):
-        import jax
-
-        from experiments.run.records import load_params
-        from longctx.model import functional
-
-        mesh = processes.start(config.mesh)
-        price.check(config, mesh, cached=cached)
-        _, params = load_params(config, workdir, mesh)
-        with jax.set_mesh(mesh):
-            return mesh, functional.graph(config.model, config.attention), params
-
-    file, longest = pathlib.Path(config.data.tokenizer), max(stage.seq_len for stage in config.stages)
-    folder = file.parent if file.is_file() else file
-    return Source(tokenizer, config.model.vocab_size, tokenizer.ends, load, folder, longest)
-
-
-def of_hugging_face(path: str, tokenizer: str | None, overrides: list[str], adapter: str | None = None) -> Source:
-    """The source in a Hugging Face folder, a .gguf file or the hub's cache. A text ends as config.json and
-    generation_config.json say."""
-    from experiments.run import models
-    from experiments.settings import checks
-    from longctx.hf import folder, sources
-
-    source = sources.folder(path, "--checkpoint")
-    tokenizer, stored = tokenizers.load(tokenizer or str(source)), folder.model_config(source)
-    config = Config(model=stored)
-    if overrides:
-        config = models.settings(source, stored, overrides)
-        checks.check_settings(config)
-
-    def load(cached):
-        import jax
-
-        from longctx.model import functional
-
-        mesh = processes.start(config.mesh)
-        price.check(config, mesh, cached=cached)
-        model, params = models.load(source, stored, config.model, mesh, adapter)
-        with jax.set_mesh(mesh):
-            return mesh, functional.graph(model, config.attention), params
-
-    ends, longest = special_tokens.ends(source) or tokenizer.ends, folder.longest(folder.settings(source))
-    return Source(tokenizer, stored.vocab_size, ends, load, source, longest)
-
-
 def _written(options) -> tuple[bytes, str]:
     """(the prompt, its name)."""
     if options.prompt is not None:
@@ -159,22 +86,6 @@ def _tokens(source: Source, written: bytes, name: str, parse: bool = True) -> np
     return tokens
 
 
-def _source(options, overrides: list[str]) -> Source:
-    """The source that --checkpoint names."""
-    from experiments.run import models
-
-    path, tokenizer, adapter = options.checkpoint, options.tokenizer, options.adapter
-    if configs.stored(path) is not None:
-        models.require_no_adapter(adapter, path)
-        return of_run(path, tokenizer, overrides)
-    if pathlib.Path(path).is_dir() and not (pathlib.Path(path) / "config.json").is_file():
-        raise UserError(
-            f"--checkpoint={path!r} is neither the workdir of a run that has saved a checkpoint nor a folder "
-            "with the config.json of a Hugging Face model."
-        )
-    return of_hugging_face(path, tokenizer, overrides, adapter)
-
-
 def _request(options) -> Request:
     fields = {field.name for field in dataclasses.fields(Request)} - {"stop"}
     request = Request(**{name: getattr(options, name) for name in fields}).check()
@@ -190,7 +101,7 @@ def main(argv) -> None:
     options, overrides = arguments(argv[1:])
     request = _request(options)
     written = None if options.chat else _written(options)
-    source = _source(options, overrides)
+    source = sources.of(options.checkpoint, "--checkpoint", overrides, options.tokenizer, options.adapter)
     if options.chat:
         chat.talk(source, request, options)
         return

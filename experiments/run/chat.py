@@ -4,6 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Iterator
 
+from experiments.run.sources import CONTEXT
 from experiments.settings.console import complain
 from longctx.data import chat, tokenizers
 from longctx.errors import UserError
@@ -11,7 +12,6 @@ from longctx.generation import text
 from longctx.generation.request import Request, stops
 
 NEW, EXIT = "/new", "/exit"
-CONTEXT = 8192  # tokens that a conversation has room for, unless the model's rows are shorter
 MARK = "> "  # of a turn that is waited for
 
 
@@ -64,7 +64,7 @@ def _turns() -> Iterator[str]:
 
 def _answer(source, session, conversation: str, request: Request, key, stops_at: list[str]) -> str:
     """Prints the model's turn and returns it. Ctrl-C ends it early; what was said stays said."""
-    ids = source.tokenizer.encode_prompt(conversation.encode(), source.vocab_size, "the conversation", start=False)
+    ids = source.turns(conversation)
     pieces = text.as_it_comes(source.tokenizer, ids, session.stream(ids, request, key))
     answer = ""
     try:

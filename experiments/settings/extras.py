@@ -11,6 +11,8 @@ EXTRAS = {
     "nvdisasm": "aot",
     "torch": "bench",
     "transformers": "bench",
+    "starlette": "serve",
+    "uvicorn": "serve",
     "tokamax": "bench",
     "lm_eval": "evals",
 }

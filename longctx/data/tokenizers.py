@@ -1,7 +1,9 @@
 """Text to token ids: plain bytes, or a local tokenizer.json."""
 
 import contextlib
+import functools
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +22,7 @@ SENTENCE_PIECE = "tokenizer.model"  # what older models have in place of a token
 MEMORY_OF_FILE = 15  # bytes of memory per byte of it, about
 
 Encoded = tuple[np.ndarray, np.ndarray]
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # a token of a byte-fallback tokenizer
 
 
 class Tokenizer(Protocol):
@@ -63,6 +66,9 @@ class Tokenizer(Protocol):
     def writes(self, token: int) -> bool:
         """Whether decode() does not leave it out."""
 
+    def spelling(self, token: int) -> bytes:
+        """The bytes that a token adds to a text; the name of a special one, b"" where there is no such token."""
+
     def dropped(self, text: bytes, special: bool = False) -> dict[str, int]:
         """The characters of a text that no token stands for, and how many of each there are; special: as a prompt."""
 
@@ -95,6 +101,11 @@ class ByteTokenizer:
 
     def writes(self, token: int) -> bool:
         return token < 256
+
+    def spelling(self, token: int) -> bytes:
+        if token < 256:
+            return bytes([token])
+        return {self.bos: b"<bos>", self.eos: b"<eos>", self.pad: b"<pad>"}.get(token, b"")
 
     def dropped(self, text: bytes, special: bool = False) -> dict[str, int]:
         return {}
@@ -164,6 +175,18 @@ class FileTokenizer:
 
     def writes(self, token: int) -> bool:
         return int(token) not in self._special and self._tokenizer.id_to_token(int(token)) is not None
+
+    def spelling(self, token: int) -> bytes:
+        token, name = int(token), self._tokenizer.id_to_token(int(token))
+        if name is None or token in self._special:
+            return (name or "").encode()
+        if byte := _BYTE.fullmatch(name):
+            return bytes([int(byte[1], 16)])
+        before = self.encode(b"a").tolist()  # behind a text no decoder strips a space
+        text = self.decode([*before, token])[len(self.decode(before)) :]
+        if "\ufffd" in text and set(name) <= _byte_of().keys():
+            return bytes(_byte_of()[letter] for letter in name)
+        return text.encode()
 
     def dropped(self, text: bytes, special: bool = False) -> dict[str, int]:
         if self._kept is None:
@@ -294,6 +317,15 @@ def _drops_text(tokenizer, vocabulary: dict[str, int]) -> bool:
     steps = [step.__getstate__() for step in (tokenizer.normalizer, tokenizer.pre_tokenizer) if step]
     into_bytes = any(b'"ByteLevel"' in step for step in steps)
     return not (into_bytes and vocabulary.keys() >= {*pre_tokenizers.ByteLevel.alphabet()})
+
+
+@functools.cache
+def _byte_of() -> dict[str, int]:
+    """{letter: the byte that it stands for in the tokens of byte-level BPE}, as GPT-2 has it: printable bytes of
+    Latin-1 are themselves, the others the letters from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
 def _from_file(path: Path, field: str):

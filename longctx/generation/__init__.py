@@ -1,8 +1,8 @@
 """Text from a model: `generate` and `stream` continue prompts through a KV cache, on any mesh.
 
 cache.py is the KV cache, reading.py and decode.py the compiled steps, sampling.py the choice of a token, session.py a
-row that is continued again and again; request.py and text.py (free of jax) check what is asked for and print what
-comes.
+row that is continued again and again, rows.py several that come and go; request.py and text.py (free of jax) check what
+is asked for and print what comes.
 """
 
 from typing import Any
@@ -11,6 +11,7 @@ from pallas_kernels import lazy
 
 NAMES = {
     "Request": "longctx.generation.request:Request",
+    "Rows": "longctx.generation.rows:Rows",
     "Session": "longctx.generation.session:Session",
     "generate": "longctx.generation.api:generate",
     "stream": "longctx.generation.api:stream",

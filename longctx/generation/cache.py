@@ -53,6 +53,14 @@ def slots(kind: LayerConfig, longest: int, shards: int) -> int:
     return -(-min(first + max(recent, 1), longest) // shards) * shards
 
 
+def lost(config: ModelConfig, longest: int, tokens: int) -> bool:
+    """Whether a row of so many tokens has lost some of them, as a window's first make room for later ones.
+
+    longest: see `empty`.
+    """
+    return any(slots(kind, longest, 1) < tokens for kind in config.kinds)
+
+
 def empty(config: ModelConfig, rows: int, longest: int) -> list[Cache]:
     """A cache for rows of up to `longest` tokens, one entry for each kind of layer; sharded over the mesh."""
 

@@ -31,20 +31,30 @@ def read(graph, rope: RopeConfig | None, length: int | tuple[int, ...], params, 
     """
     model = functional.merged(graph, params)
     x, cache = extend(model, batch["tokens"], TokenInfo(batch["positions"], batch["segments"]), cache, rope, length)
-    ended = jnp.einsum("BT,BTD->BD", batch["ends"].astype(x.dtype), x, out_sharding=meshes.ROWS)
-    return cache, last + ended
+    return cache, last + at_ends(x, batch["ends"])
+
+
+def at_ends(x, ends):
+    """The hidden states [B, D] of BTD where `ends` [B, T] is 1; zeros for a row without."""
+    return jnp.einsum("BT,BTD->BD", ends.astype(x.dtype), x, out_sharding=meshes.ROWS)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
 def read_one(graph, rope: RopeConfig | None, length: int | tuple[int, ...], params, cache, tokens, positions):
     """(cache, last) after one more token of every row; tokens, positions: int32 [B]. See `read` for the rest."""
-    # every context shard takes a column, and all but the first are padding
+    return read(graph, rope, length, params, cache, 0, columns(tokens, positions, jnp.ones_like(tokens)))
+
+
+def columns(tokens, positions, active) -> dict:
+    """The batch for `read` of one token of every row; int32 [B] each, active: 1, or 0 for a row that gets none.
+
+    Every context shard takes a column, and all but the first are padding.
+    """
     column = lambda x: jax.sharding.reshard(
         jnp.pad(x[:, None], ((0, 0), (0, meshes.context_shards() - 1))), meshes.TOKENS
     )
-    ones = column(jnp.ones_like(tokens))
-    batch = {"tokens": column(tokens), "positions": column(positions), "segments": ones, "ends": ones}
-    return read(graph, rope, length, params, cache, 0, batch)
+    active = column(active)
+    return {"tokens": column(tokens), "positions": column(positions), "segments": active, "ends": active}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

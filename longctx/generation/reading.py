@@ -49,11 +49,14 @@ def read(static: tuple, params, config: ModelConfig, cache, prompts: list[np.nda
     before it.
     """
     last = jnp.zeros((len(prompts), config.d_model), config.dtype, out_sharding=meshes.ROWS)
-    longest = max(map(len, prompts))
-    chunk = next((width for width in SHORT if longest <= width < chunk), chunk)
-    for batch in _chunks(prompts, round_up(chunk, meshes.context_shards()), first):
+    for batch in chunks(prompts, width(max(map(len, prompts)), chunk), first):
         cache, last = decode.read(*static, params, cache, last, meshes.put_whole(batch, jax.sharding.get_mesh()))
     return cache, last
+
+
+def width(count: int, chunk: int) -> int:
+    """The tokens that are read at a time of `count`: `chunk`, or one of SHORT; a multiple of the context shards."""
+    return round_up(next((width for width in SHORT if count <= width < chunk), chunk), meshes.context_shards())
 
 
 def round_up(count: int, unit: int) -> int:
@@ -61,7 +64,7 @@ def round_up(count: int, unit: int) -> int:
     return -(-count // unit) * unit
 
 
-def _chunks(prompts: list[np.ndarray], width: int, first: int) -> Iterator[dict]:
+def chunks(prompts: list[np.ndarray], width: int, first: int) -> Iterator[dict]:
     """Batches [B, width] for decode.read, until the longest prompt ends."""
     lengths = np.array([len(prompt) for prompt in prompts])[:, None]
     for start in range(0, lengths.max(), width):

@@ -1,6 +1,7 @@
 """The choice of the next token from its logits."""
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +32,41 @@ def sample(logits, key, seen=None, **numbers):
     if sampling.temperature == 0:
         return jnp.argmax(logits, -1).astype(jnp.int32)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(logits)))
+    return drawn(logits, keys, divisor(sampling), Kept.by(sampling))
+
+
+class Kept(NamedTuple):
+    """What Sampling keeps of the tokens: numbers, or arrays [B, 1] of the rows' numbers.
+
+    Attributes:
+      top_k, top_p: see Sampling.
+      least: the logarithm of min_p.
+    """
+
+    top_k: jax.Array | int
+    top_p: jax.Array | float
+    least: jax.Array | float
+
+    @classmethod
+    def by(cls, sampling: Sampling) -> "Kept | None":
+        """The numbers of `sampling`; None where no token is left out."""
+        if (sampling.top_k, sampling.top_p, sampling.min_p) == (0, 1, 0):
+            return None
+        least = math.log(sampling.min_p) if sampling.min_p else -math.inf
+        return cls(int(sampling.top_k), max(float(sampling.top_p), _LEAST), least)
+
+
+def divisor(sampling: Sampling) -> float:
+    """The temperature, within the range of float32."""
+    return min(max(float(sampling.temperature), _LEAST), _MOST)
+
+
+def drawn(logits, keys, temperature, kept: Kept | None):
+    """Tokens int32 [B], each drawn by a key of its own; temperature: a number, or [B, 1], above 0."""
     logits, token = jax.lax.top_k(logits, logits.shape[-1])  # sorted
     # the largest becomes 0 before the division, which may overflow: at any temperature exp() is 1 there, and not NaN
-    below = jnp.where(logits == logits[:, :1], 0.0, logits - logits[:, :1])
-    logits = _kept(below / min(max(sampling.temperature, _LEAST), _MOST), sampling)
-    rank = jax.vmap(jax.random.categorical)(keys, logits)
+    below = jnp.where(logits == logits[:, :1], 0.0, logits - logits[:, :1]) / temperature
+    rank = jax.vmap(jax.random.categorical)(keys, below if kept is None else _without_others(below, kept))
     return jnp.take_along_axis(token, rank[:, None], -1)[:, 0]
 
 
@@ -48,14 +79,11 @@ def _penalised(logits, seen, penalty: float):
     return jnp.where(seen, jnp.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
-def _kept(logits, sampling: Sampling):
+def _without_others(logits, kept: Kept):
     """Logits [B, V], sorted and 0 at most, with -inf for the tokens that cannot be drawn."""
-    if 0 < sampling.top_k < logits.shape[-1]:
-        logits = jnp.where(jnp.arange(logits.shape[-1]) < sampling.top_k, logits, -jnp.inf)
-    least = math.log(sampling.min_p) if sampling.min_p else -math.inf
-    enough = logits >= least
-    if sampling.top_p < 1:
-        probability = jax.nn.softmax(logits, -1)
-        likelier = jnp.cumsum(probability, -1) - probability  # of all tokens before each one
-        enough &= likelier < max(sampling.top_p, _LEAST)
+    some = (kept.top_k == 0) | (jnp.arange(logits.shape[-1])[None] < kept.top_k)
+    logits = jnp.where(some, logits, -jnp.inf)
+    probability = jax.nn.softmax(logits, -1)
+    likelier = jnp.cumsum(probability, -1) - probability  # of all tokens before each one
+    enough = (logits >= kept.least) & ((kept.top_p >= 1) | (likelier < kept.top_p))
     return jnp.where(enough, logits, -jnp.inf)

@@ -11,7 +11,7 @@ from longctx.config import RopeConfig
 from longctx.errors import UserError
 from longctx.generation import decode, reading
 from longctx.generation.api import check_chosen
-from longctx.generation.cache import slots
+from longctx.generation.cache import lost
 from longctx.generation.request import Request, token_ids
 from longctx.model import functional
 
@@ -79,8 +79,7 @@ class Session:
     def _forget(self, kept: int) -> None:
         """Takes the tokens from number `kept` on out of the cache, or all of them where a ring lost those before."""
         size = reading.round_up(self.capacity, jax.sharding.get_mesh().size)
-        rings = any(slots(kind, size, 1) < len(self.tokens) for kind in self._config.kinds)
-        if self._cache is None or rings or not kept:
+        if self._cache is None or lost(self._config, size, len(self.tokens)) or not kept:
             self._cache, self.tokens = reading.empty(self._config, self._rows, size), []
         else:
             self._cache, self.tokens = _first(self._cache, kept), self.tokens[:kept]

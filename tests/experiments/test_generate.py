@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from experiments import generate
-from experiments.run import models
+from experiments.run import models, sources
 from longctx import hf, meshes
 from longctx.config import Config, DataConfig, ModelConfig
 from longctx.data import tokenizers
@@ -82,7 +82,7 @@ def test_a_hugging_face_model_stops_at_any_of_its_ends_everywhere(tmp_path, caps
     _, ended = _continued(folder)
     assert ended.tolist() == free[: free.tolist().index(end) + 1].tolist()
     assert said(capsys, tmp_path, folder) == [words.id_to_token(token) for token in ended if token != 1]
-    assert generate.of_hugging_face(str(folder), None, []).ends == tuple(sorted({size - 2, end}))
+    assert sources.of_hugging_face(str(folder), []).ends == tuple(sorted({size - 2, end}))
     (tmp_path / "image").write_text("text <image>")
     image = ["--checkpoint", str(folder), "--prompt-file", str(tmp_path / "image")]
     has(refused(tmp_path, *image), "holds '<image>'", f"the model has only {size}")
@@ -151,7 +151,7 @@ def test_settings_of_a_hugging_face_model(tmp_path):
     refused = lambda override: problem(models.settings, folder, stored, [override])
     has(refused("--config.model.layers=3"), "model.layers=3", "cannot be changed")
     has(refused("--config.optim.learning_rate=3"), "has no effect on a Hugging Face model")
-    plain, other = (logits_of(generate.of_hugging_face(str(folder), None, said)) for said in ([], stretched))
+    plain, other = (logits_of(sources.of_hugging_face(str(folder), said)) for said in ([], stretched))
     assert plain.shape == other.shape and (plain != other).any()
 
 
@@ -170,15 +170,15 @@ def test_a_run_ends_as_its_documents_do(tmp_path, monkeypatch):
         tmp_path, tiny_tokenizers.byte_level("<s>", "</s>", "<turn>"), generation_config={"eos_token_id": [2]}
     )
     config = Config(data=DataConfig(tokenizer=path, eos="</s>"), model=ModelConfig(vocab_size=264))
-    monkeypatch.setattr(generate.configs, "from_workdir", lambda argv: (config, tmp_path))
-    assert generate.of_run("workdir", None, []).ends == (1, 2)
+    monkeypatch.setattr(sources.configs, "from_workdir", lambda argv: (config, tmp_path))
+    assert sources.of_run("workdir", []).ends == (1, 2)
     bytes_ = dataclasses.replace(config, data=DataConfig())
-    monkeypatch.setattr(generate.configs, "from_workdir", lambda argv: (bytes_, tmp_path))
-    assert generate.of_run("workdir", None, []).ends == (257,)
+    monkeypatch.setattr(sources.configs, "from_workdir", lambda argv: (bytes_, tmp_path))
+    assert sources.of_run("workdir", []).ends == (257,)
 
 
 def test_a_prompt_is_parsed_and_what_it_loses_is_said(tmp_path, capsys):
-    source = generate.Source(
+    source = sources.Source(
         tokenizers.load(tiny_tokenizers.write(tmp_path, tiny_tokenizers.metaspace(unk=None))), 64, (), None
     )
     assert generate._tokens(source, "</s>a\u00e9".encode(), "the prompt")[:2].tolist() == [1, 2]

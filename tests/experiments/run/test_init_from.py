@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import generate, train
-from experiments.run import checks, records
+from experiments import train
+from experiments.run import checks, records, sources
 from experiments.settings import config as configs
 from longctx import hf, meshes
 from longctx.checkpoints import manifest
@@ -245,7 +245,7 @@ def test_a_folder_with_sentence_piece_alone_is_refused_and_not_fed_bytes(tmp_pat
         with pytest.raises(UserError, match=r"tokenizer.model alone.*save_pretrained\(.*tokenizer.json"):
             settings(folder, *said)
     with pytest.raises(UserError, match="tokenizer.model alone"):
-        generate.of_hugging_face(str(folder), None, [])
+        sources.of_hugging_face(str(folder), [])
     assert settings(folder, "data.tokenizer=own.json").data.tokenizer == "own.json"
     (folder / "tokenizer.json").write_text("{}")
     assert settings(folder).data.tokenizer == str(folder)

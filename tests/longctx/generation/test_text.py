@@ -96,3 +96,11 @@ def test_a_text_ends_before_the_stop_that_is_complete_first(whole, stops, data):
 def test_what_cannot_begin_a_stop_comes_at_once():
     pieces = text.until(iter(["ab", "c#", "#d"]), ["##", "cx"])
     assert next(pieces) == "ab" and next(pieces) == "c" and list(pieces) == []
+
+
+@pytest.mark.parametrize("name", ["bytes", *TOKENIZERS])
+def test_spellings_of_tokens_are_the_bytes_of_a_text(load, name):
+    tokenizer, written = load[name], "ab is12" if name == "metaspace" else "ab is12\né中😀"
+    spelled = [tokenizer.spelling(token) for token in tokenizer.encode(written.encode())]
+    assert b"".join(spelled).lstrip() == written.encode()  # some put a space in front of a text
+    assert tokenizer.spelling(tokenizer.eos) in (b"</s>", b"<eos>") and tokenizer.spelling(10**6) == b""

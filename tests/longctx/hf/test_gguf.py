@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import generate
+from experiments.run.sources import of_hugging_face
 from experiments.settings import config as configs
 from longctx import hf
 from longctx.data import tokenizers
@@ -330,7 +330,7 @@ def test_a_run_starts_from_a_file(tmp_path):
 
 def test_a_file_goes_on_with_a_text(tmp_path):
     path = write(tmp_path / "m.gguf", content_of("llama"), tiny.tensors("llama"), more=byte_level)
-    source = generate.of_hugging_face(str(path), None, [])
+    source = of_hugging_face(str(path), [])
     assert source.ends == (0, 1) and source.vocab_size == 72
     mesh, graph, params = source.load(64)
     assert params["embedding"]["table"].shape == (72, 32)

@@ -1,0 +1,1 @@
+"""The server of experiments.serve: an OpenAI-compatible endpoint for one model."""
