@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from longctx.config import EvalConfig
 from longctx.errors import UserError, unknown_name
 from longctx.evals import attribution, batches, drawing, results
 from longctx.evals.attribution import CONTRIBUTIONS
@@ -19,7 +20,7 @@ from longctx.evals.task import Task
 
 NO_FACT = "it has no question with one answer that rests on one planted fact"
 NO_SEGMENT = "no question rests on one segment alone"
-_END = re.compile(r"[.,;!?]\s+|\n+")  # of a part of a text that a segment may end with
+_ENDS = re.compile(r"[.,;!?]\s+|\n+"), re.compile(r"\s+")  # of what a segment may end with, the best first
 
 
 class Planted(NamedTuple):
@@ -30,7 +31,7 @@ class Planted(NamedTuple):
     fact: int
 
 
-def check(config) -> None:
+def check(config: EvalConfig) -> None:
     """Raises UserError for an unknown name in eval.contributions, or none at all."""
     for i, name in enumerate(config.contributions):
         if name not in CONTRIBUTIONS:
@@ -122,8 +123,11 @@ def _solved(task: Questions, query: Query, segments: list[str]) -> bool:
 
 
 def cut(text: str, count: int) -> list[str]:
-    """A text in at most `count` segments of about one size, which end with a sentence, a clause or a line."""
-    ends = np.array([found.end() for found in _END.finditer(text)] or [len(text)])
+    """A text in at most `count` segments of about one size, which end with a clause or a line, or else with a word."""
+    ends = np.array([len(text)])
+    for kind in _ENDS:
+        if len(ends) < 2 * count:
+            ends = np.array([*(found.end() for found in kind.finditer(text)), len(text)])
     wanted = np.arange(1, count) * len(text) / count
     nearest = {int(ends[np.argmin(np.abs(ends - place))]) for place in wanted}
     bounds = sorted({0, *nearest, len(text)})
@@ -186,6 +190,7 @@ def figure(result: dict, lengths: list[int], trained: int):
         }
         axes.errorbar(where, share, errors, capsize=2, elinewidth=1, label=task["name"], **style)
     axes.plot([one[0] for one in overall], [one[3] for one in overall], "--", color=drawing.MUTED, label="chance")
+    drawing.end_of_training(axes, where, trained)
     drawing.length_axis(axes.xaxis, where)
     axes.set(xlabel="context length (tokens)", ylabel="planted fact contributes most", ylim=(-0.03, 1.03))
     axes.set_title(", ".join(result["contributions"]), loc="left", color=drawing.MUTED)

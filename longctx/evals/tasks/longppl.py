@@ -146,8 +146,7 @@ def figure(result: dict, lengths: list[int], trained: int):
     own, other = drawing.PALETTE[:2]
     axes.errorbar(where, loss, np.nan_to_num(error), capsize=2, elinewidth=1, marker="o", color=own, label="key tokens")
     axes.plot(where, every, marker="s", color=other, label="all tokens")
-    if max(where) > trained:
-        axes.axvline(trained, color=drawing.ALARM, linestyle="--", label="trained at")
+    drawing.end_of_training(axes, where, trained)
     drawing.length_axis(axes.xaxis, where)
     axes.set(xlabel="context (tokens)", ylabel="held-out loss (nats per token)")
     axes.set_title(_by(result), loc="left", color=drawing.MUTED)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from longctx.config import EvalConfig
 from longctx.errors import UserError, unknown_name
 from longctx.evals import batches, drawing, results
 from longctx.evals.batches import LongDocument, Piece
@@ -45,7 +46,7 @@ def rolling(targets: int, window: int, stride: int) -> list[Window]:
 WINDOWS: Mapping[str, Callable[[int, int, int], list[Window]]] = {"sliding": sliding, "rolling": rolling}
 
 
-def check(config) -> None:
+def check(config: EvalConfig) -> None:
     """Raises UserError for an unknown name, and for a stride or a text that does not go with the windows."""
     if config.windows not in WINDOWS:
         raise unknown_name("eval.windows", config.windows, WINDOWS)
@@ -56,7 +57,7 @@ def check(config) -> None:
             raise UserError(f"eval.lengths={config.lengths}: {why}.")
 
 
-def why_not(config, window: int) -> str:
+def why_not(config: EvalConfig, window: int) -> str:
     """The reason why a window, in tokens, cannot slide as the settings say; "" where it can."""
     if config.stride > window:
         return f"eval.stride={config.stride} leaves out tokens between windows of {window:,}; at most that works"
