@@ -70,7 +70,10 @@ def test_lengths_are_those_that_it_is_made_for(tmp_path, folder, text, monkeypat
         (["optim.learning_rate=1"], ["--config.optim.learning_rate=1 has no effect on a Hugging Face model"]),
         (["eval.tasks=('passkeys',)"], ["passkeys", "Did you mean 'passkey'"]),
         (["eval.tasks=('longppl',)", "eval.evaluator=none"], ["eval.evaluator='none' does not exist"]),
-        (["eval.lengths=(16,)", "eval.stride=32"], ["eval.stride=32 leaves out tokens between windows of 16"]),
+        (
+            ["eval.tasks=('sliding_window',)", "eval.lengths=(16,)", "eval.stride=32"],
+            ["eval.stride=32 leaves out tokens between windows of 16"],
+        ),
         (["eval.key_stride=0"], ["eval.key_stride=0 must be at least 1"]),
         (["data.tokenizer=bytes"], ["smaller than the 259 tokens"]),
     ],

@@ -47,9 +47,11 @@ WINDOWS: Mapping[str, Callable[[int, int, int], list[Window]]] = {"sliding": sli
 
 
 def check(config: EvalConfig) -> None:
-    """Raises UserError for an unknown name, and for a stride or a text that does not go with the windows."""
+    """Raises UserError for an unknown name; where the task is asked for, too, for what does not go with the windows."""
     if config.windows not in WINDOWS:
         raise unknown_name("eval.windows", config.windows, WINDOWS)
+    if "sliding_window" not in config.tasks:
+        return
     if config.windows == "rolling" and config.stride:
         raise UserError(f"eval.stride={config.stride} has no effect: eval.windows='rolling' moves by a whole window.")
     for length in config.lengths:
