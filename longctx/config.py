@@ -254,8 +254,8 @@ class EvalConfig:
     lengths: tuple[int, ...] = ()       # context lengths; empty = the curriculum's, and twice the longest
     documents: int = 8                  # held-out documents per length
     depths: int = 5                     # passkey: needle depths, evenly spaced
-    samples: int = 4                    # passkey: prompts per length and depth; questions, sets: texts per task and
-                                        #   length
+    samples: int = 4                    # passkey: prompts per length and depth; questions, sets, attribution: texts
+                                        #   per task and length
     questions: tuple[str, ...] = ("quick",)   # suites and tasks in longctx/evals/questions/api.py
     ask: str = "forced"                 # how questions and sets are asked, a name of WAYS in longctx/evals/asking.py
     shots: int = 0                      # examples before each question: longctx/evals/questions/examples.py
@@ -264,6 +264,19 @@ class EvalConfig:
     data: str = ""                      # sets: the folder of a published set, see longctx/evals/sets/api.py
     too_long: str = "refuse"            # sets: of texts longer than a length, "refuse" it with what fits, cut their
                                         #   "middle" out, or "skip" them
+    # sliding_window:
+    windows: str = "sliding"            # a name of WINDOWS in longctx/evals/tasks/sliding_window.py
+    stride: int = 0                     # tokens from the start of a window to the next; 0 = half of the window
+    document_tokens: int = 0            # of each document that are read, from its start; 0 = twice the longest length,
+                                        #   at least 8192
+    # longppl:
+    evaluator: str = ""                 # finds the key tokens: a Hugging Face folder, a .gguf file or the id of a model
+                                        #   in the hub's cache; "": the model itself, which is circular
+    key_context: int = 4096             # tokens of the short context
+    key_stride: int = 1024              # tokens that share one
+    # attribution:
+    segments: int = 16                  # of a context, at most
+    contributions: tuple[str, ...] = ("leave_one_out",)     # names of CONTRIBUTIONS in longctx/evals/attribution.py
     every_steps: int = 0                # in training: every how many steps, and at the end of a stage, the loss of the
                                         #   same held-out text is logged, of `documents` documents, of each a cut as
                                         #   long as the longest stage, read at the length of the stage; 0 = never

@@ -68,7 +68,7 @@ def write(names: Sequence[str], made: Made, folder) -> Iterator[str]:
     Tasks of a suite that have no rule are left out. Raises UserError for one that is named itself, for an unknown name,
     and for a length that is too short for a task.
     """
-    folder, tasks = pathlib.Path(folder), named(names)
+    folder, tasks = pathlib.Path(folder), named(names, "--questions")
     without = [name for name in tasks if not scored.has_rule(QUESTIONS[name])]
     if asked := [name for name in without if name in names]:
         raise UserError(f"--questions: {asked[0]} {NO_RULE}.")

@@ -67,9 +67,8 @@ class Named(NamedTuple):
         """A checksum that tells the weights from others."""
         from longctx.hf import adapter as adapters
 
-        paths = sorted({stored.path for stored in sources.tensors(self.source).values()})
-        paths += [pathlib.Path(self.adapter) / adapters.WEIGHTS] if self.adapter else []
-        return "-".join(f"{files.stamp(path):08x}" for path in paths)
+        own = sources.checksum(self.source)
+        return f"{own}-{files.stamp(pathlib.Path(self.adapter) / adapters.WEIGHTS):08x}" if self.adapter else own
 
 
 def of_command_line(argv: list[str], description: str, more: tuple[str, ...]) -> Named:

@@ -55,6 +55,11 @@ AT_LEAST = {
     "eval.depths": 1,
     "eval.samples": 1,
     "eval.every_steps": 0,
+    "eval.stride": 0,
+    "eval.document_tokens": 0,
+    "eval.key_context": 1,
+    "eval.key_stride": 1,
+    "eval.segments": 2,
     "model.embedding_std": 0,
 }
 EXTEND_AT_LEAST = {

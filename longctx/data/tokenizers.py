@@ -45,8 +45,8 @@ class Tokenizer(Protocol):
     def encode_batch(self, texts: Sequence[bytes], names: Sequence[str]) -> Iterator[np.ndarray]:
         """encode() of each text, in order."""
 
-    def encode_with_spans(self, text: bytes, special: bool = False) -> Encoded:
-        """(encode(text), int64[n, 2]): token i stands for text[spans[i, 0]:spans[i, 1]].
+    def encode_with_spans(self, text: bytes, special: bool = False, name: str = "the text") -> Encoded:
+        """(encode(text, name), int64[n, 2]): token i stands for text[spans[i, 0]:spans[i, 1]].
 
         special: the text of a special token is that token.
         """
@@ -86,7 +86,7 @@ class ByteTokenizer:
     def encode_batch(self, texts: Sequence[bytes], names: Sequence[str]) -> Iterator[np.ndarray]:
         return map(self.encode, texts, names)
 
-    def encode_with_spans(self, text: bytes, special: bool = False) -> Encoded:
+    def encode_with_spans(self, text: bytes, special: bool = False, name: str = "the text") -> Encoded:
         start = np.arange(len(text))
         return self.encode(text), np.stack([start, start + 1], 1)
 
@@ -149,9 +149,9 @@ class FileTokenizer:
                 batch, size = [], 0
         yield from self._encoded(batch)
 
-    def encode_with_spans(self, text: bytes, special: bool = False) -> Encoded:
+    def encode_with_spans(self, text: bytes, special: bool = False, name: str = "the text") -> Encoded:
         with self._reading(special):
-            encoding = self._encoding(self._decoded(text, "the text"))
+            encoding = self._encoding(self._decoded(text, name))
         starts = np.flatnonzero(np.frombuffer(text, np.uint8) & 0xC0 != 0x80)  # of characters
         spans = np.append(starts, len(text))[np.array(encoding.offsets, np.int64).reshape(-1, 2)]
         return np.array(encoding.ids, np.int32), spans

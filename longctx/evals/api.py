@@ -6,26 +6,38 @@ in the report.
 
 from longctx.config import EvalConfig
 from longctx.errors import UserError, unknown_name
-from longctx.evals import asking
+from longctx.evals import asking, key_tokens
 from longctx.evals.questions import ruler_words
 from longctx.evals.questions.api import named
 from longctx.evals.sets.api import recognised
 from longctx.evals.sets.lengths import TOO_LONG
 from longctx.evals.task import Task
-from longctx.evals.tasks import by_position, context_gain, passkey, questions, sets
+from longctx.evals.tasks import (
+    attribution,
+    by_position,
+    context_gain,
+    longppl,
+    passkey,
+    questions,
+    sets,
+    sliding_window,
+)
 
 EVALS: dict[str, Task] = {
     "by_position": by_position.TASK,
     "context_gain": context_gain.TASK,
+    "sliding_window": sliding_window.TASK,
+    "longppl": longppl.TASK,
     "passkey": passkey.TASK,
     "questions": questions.TASK,
     "sets": sets.TASK,
+    "attribution": attribution.TASK,
 }
 
 
 def check(config: EvalConfig) -> None:
-    """Raises UserError for an unknown name in eval.tasks, questions, ask or too_long, for a length that no row
-    can have, and for a folder eval.data without a set."""
+    """Raises UserError for an unknown name in `eval`, a length that no row can have, and settings that do not go
+    together."""
     if min(config.lengths, default=1) < 1:
         raise UserError(f"eval.lengths={config.lengths} must all be at least 1.")
     for i, name in enumerate(config.tasks):
@@ -49,3 +61,7 @@ def check(config: EvalConfig) -> None:
         recognised(config.data)
     if config.data and config.ask == "turns":
         raise UserError("eval.ask='turns' is for texts that leave room for it, and sets do not: eval.ask='generate'.")
+    sliding_window.check(config)
+    attribution.check(config)
+    if "longppl" in config.tasks:
+        key_tokens.check(config.evaluator)

@@ -42,14 +42,41 @@ class Piece(NamedTuple):
 
 
 class LongDocument(NamedTuple):
-    """A tokenised document: ids int32[n + 1] with its start and end markers, hence n targets, and its size in bytes."""
+    """A tokenised document.
+
+    Attributes:
+      ids: int32[n + 1], with its start and end markers, hence n targets.
+      spans: int64[n - 1, 2], the bytes of the text that each target but the end marker stands for, by the tokenizer.
+      text: in bytes.
+    """
 
     ids: np.ndarray
-    size: int
+    spans: np.ndarray
+    text: bytes
 
     @property
     def targets(self) -> int:
         return len(self.ids) - 1
+
+    @property
+    def ends(self) -> np.ndarray:
+        """int64[n]: the byte of the text at which each target ends, never falling, so that each byte is in one target.
+
+        Bytes that the tokenizer trims or drops belong to the target behind them, those at the end to the last token.
+        """
+        ends = np.append(np.maximum.accumulate(self.spans[:, 1]), len(self.text))
+        ends[-2:] = len(self.text)
+        return ends
+
+    @property
+    def bytes(self) -> np.ndarray:
+        """int64[n]: the number of bytes in each target; see `ends`. The end marker has none."""
+        return np.diff(self.ends, prepend=0)
+
+    @property
+    def of_text(self) -> np.ndarray:
+        """bool[n]: which targets are text; the end marker is not."""
+        return np.arange(self.targets) < self.targets - 1
 
 
 def rows_at(length: int) -> int:
@@ -68,13 +95,18 @@ def long_documents(documents: Sequence, tokenizer, lengths: Sequence[int], count
         name, text = documents[int(index)].name, documents[int(index)].text
         if len(text) + 1 < min(lengths):  # a token holds at least one byte
             continue
-        ids = np.concatenate([[tokenizer.bos], tokenizer.encode(text, name), [tokenizer.eos]]).astype(np.int32)
-        found.append(LongDocument(ids, len(text)))
+        found.append(long_document(tokenizer, text, name))
         scanned += len(text)
         if sum(document.targets >= max(lengths) for document in found) == count or scanned > SCAN_BYTES:
             break
     found.sort(key=lambda document: -sum(document.targets >= length for length in lengths))  # stable
     return {length: [d for d in found if d.targets >= length][:count] for length in lengths}
+
+
+def long_document(tokenizer, text: bytes, name: str) -> LongDocument:
+    """A text with its markers. Raises UserError with `name` for text that the tokenizer does not take."""
+    ids, spans = tokenizer.encode_with_spans(text, name=name)
+    return LongDocument(np.concatenate([[tokenizer.bos], ids, [tokenizer.eos]]).astype(np.int32), spans, text)
 
 
 def windows(document: LongDocument, length: int, bos: int, rng: np.random.Generator) -> list[Piece]:
@@ -83,9 +115,14 @@ def windows(document: LongDocument, length: int, bos: int, rng: np.random.Genera
     Random places, because the head of a document differs from the rest of it: a loss that falls with the position then
     falls because of the context.
     """
+    return [last_tokens(document.ids, end, length, bos) for end in window_ends(document, length, rng)]
+
+
+def window_ends(document: LongDocument, length: int, rng: np.random.Generator) -> list[int]:
+    """The ends of `windows`: one that ends at e reads targets e - length to e - 1 of the document."""
     count = min(max(1, WINDOW_TOKENS // length), document.targets // length)
     slack = np.sort(rng.integers(0, document.targets - count * length + 1, size=count))
-    return [last_tokens(document.ids, int(start) + (i + 1) * length, length, bos) for i, start in enumerate(slack)]
+    return [int(start) + (i + 1) * length for i, start in enumerate(slack)]
 
 
 def last_tokens(ids: np.ndarray, end: int, context: int, bos: int) -> Piece:
@@ -180,6 +217,34 @@ def mean_and_error(values) -> tuple[float | None, float | None]:
         return None, None
     error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return number(values.mean()), number(error)
+
+
+def ratio_and_error(sums, counts) -> tuple[float | None, float | None]:
+    """sum(sums) / sum(counts) over independent draws and its standard error, rounded for a report; None for none.
+
+    sums, counts: [draws]. The error is that of a ratio of means (Cochran, Sampling Techniques, 1977, 6.3).
+    """
+    sums, counts = np.asarray(sums, np.float64), np.asarray(counts, np.float64)
+    if not counts.sum():
+        return None, None
+    ratio, draws = sums.sum() / counts.sum(), len(sums)
+    if draws < 2:
+        return number(ratio), None
+    spread = math.sqrt(((sums - ratio * counts) ** 2).sum() * draws / (draws - 1))
+    return number(ratio), number(spread / counts.sum())
+
+
+def bits_per_byte(nats, sizes) -> tuple[float | None, float | None]:
+    """Bits per byte of text and its standard error: comparable whatever the tokenizer is.
+
+    nats: [documents], sums of losses over targets that are text; sizes: [documents], the bytes that these stand for.
+    """
+    return ratio_and_error(np.asarray(nats, np.float64) / math.log(2), sizes)
+
+
+def perplexity(loss: float | None) -> float | None:
+    """exp of a loss in nats, rounded for a report; None for none, and where it is no float."""
+    return None if loss is None or loss > 700 else number(math.exp(loss))
 
 
 def binomial(right: float, asked: int) -> tuple[float, float]:

@@ -108,6 +108,12 @@ def length_axis(axis, values: list[int]) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def end_of_training(axes, lengths: list[int], trained: int) -> None:
+    """A line where `trained` tokens end, if one of the context lengths on the x axis is beyond."""
+    if max(lengths) > trained:
+        axes.axvline(trained, color=ALARM, linewidth=1.5, linestyle="--", label="longest trained at")
+
+
 def band(axes, x, y, error, **kwargs) -> None:
     """A line with a band of one `error` on both sides; kwargs: of axes.plot, `color` among them."""
     axes.plot(x, y, **kwargs)

@@ -34,6 +34,12 @@ def tensors(folder: pathlib.Path) -> dict[str, files.Stored]:
     return {**gguf.tensors(folder)}
 
 
+def checksum(folder: pathlib.Path) -> str:
+    """A checksum that tells the weights in a folder from others."""
+    paths = sorted({stored.path for stored in tensors(folder).values()})
+    return "-".join(f"{files.stamp(path):08x}" for path in paths)
+
+
 def _of_file(path: pathlib.Path, said: str) -> pathlib.Path:
     if path.suffix == ".gguf":
         return gguf.folder(path)

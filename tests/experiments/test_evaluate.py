@@ -5,7 +5,7 @@ import json
 import pytest
 
 from experiments import evaluate, report
-from longctx.evals import asking
+from longctx.evals import asking, key_tokens
 from tests.experiments.settings.test_bad_input import has, problem
 
 
@@ -31,6 +31,30 @@ def test_a_model_is_measured_where_it_was_made_for(tmp_path, folder, text, capsy
     assert [record["loss"] for record in other] != [record["loss"] for record in found]
 
 
+def test_losses_of_one_text_agree_and_an_evaluator_is_read(tmp_path, folder, text, monkeypatch):
+    """Every token behind the short context is made key: then what three tasks measure is one thing."""
+    monkeypatch.setenv("LONGCTX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(key_tokens, "GAIN", -1e9)
+    monkeypatch.setattr(key_tokens, "MOST", 1e9)
+    settings = [
+        "eval.tasks=('sliding_window','longppl')",
+        "eval.lengths=(64,)",
+        "eval.document_tokens=64",
+        "eval.key_context=8",
+        "eval.key_stride=24",
+        f"eval.evaluator={folder}",
+    ]
+    evaluate.main([*command(folder, text, *settings), f"--workdir={tmp_path / 'found'}"])
+    found = json.loads((tmp_path / "found" / "evals.json").read_text())
+    (window,), (key,) = found["sliding_window"]["lengths"], found["longppl"]["lengths"]
+    assert window["tokens"] == key["tokens"] == 3 * 64 and key["key_tokens"] == 3 * (64 - 8 + 1)
+    assert key["all_loss"] == pytest.approx(window["loss"], rel=1e-4)
+    assert found["longppl"]["evaluator"] == "elsewhere"
+    assert len(list((tmp_path / "cache" / "longppl").glob("*.json"))) == 3
+    page = (tmp_path / "found" / "report.html").read_text()
+    assert "sliding windows, W = 64, S = 32" in page and "key tokens by elsewhere, K = 8, S = 24" in page
+
+
 def test_lengths_are_those_that_it_is_made_for(tmp_path, folder, text, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(evaluate, "LENGTHS", (32, 64, 128))
@@ -45,6 +69,12 @@ def test_lengths_are_those_that_it_is_made_for(tmp_path, folder, text, monkeypat
         (["model.layers=7"], ["model.layers=7", "cannot be changed"]),
         (["optim.learning_rate=1"], ["--config.optim.learning_rate=1 has no effect on a Hugging Face model"]),
         (["eval.tasks=('passkeys',)"], ["passkeys", "Did you mean 'passkey'"]),
+        (["eval.tasks=('longppl',)", "eval.evaluator=none"], ["eval.evaluator='none' does not exist"]),
+        (
+            ["eval.tasks=('sliding_window',)", "eval.lengths=(16,)", "eval.stride=32"],
+            ["eval.stride=32 leaves out tokens between windows of 16"],
+        ),
+        (["eval.key_stride=0"], ["eval.key_stride=0 must be at least 1"]),
         (["data.tokenizer=bytes"], ["smaller than the 259 tokens"]),
     ],
 )

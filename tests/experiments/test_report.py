@@ -61,6 +61,9 @@ def evals():
                 "edges": [0, 8, 32, 128, 512],
                 "loss": [4, 3, 2, 1.5],
                 "error": [0.1, 0.1, None, 0.1],
+                "bits": [2, 1.5, 1, 0.75],
+                "bits_error": [0.05, 0.05, None, 0.05],
+                "bits_per_byte": 1.0,
             },
             {"length": 4096, "documents": 0, "windows": 0, "reason": "no held-out document is that long"},
         ]

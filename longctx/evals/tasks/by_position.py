@@ -10,6 +10,7 @@ from longctx.evals import batches, drawing, results
 from longctx.evals.by_row import Counts, Rows, Summary
 from longctx.evals.task import Task
 
+ERRORS = {"loss": "error", "bits": "bits_error"}
 FIRST_BUCKET = 8  # positions below this form one bucket; then there are two buckets per octave
 
 
@@ -24,7 +25,9 @@ def bucket_edges(length: int) -> list[int]:
 def run(predictor, documents, tokenizer, config, lengths, seed) -> dict:
     """Mean loss in nats per token by position, at each length; standard errors are over documents.
 
-    Position p has seen p + 1 tokens. `edges[i] <= p < edges[i + 1]` is bucket i of `loss` and `error`.
+    Position p has seen p + 1 tokens. `edges[i] <= p < edges[i + 1]` is bucket i of `loss` and `error`, and of `bits`
+    and `bits_error`: the same loss by the bytes of text that the tokens stand for, so that models with other tokenizers
+    compare. An end marker is no text, and counts in `loss` alone.
     """
     chosen = batches.long_documents(documents, tokenizer, lengths, config.documents, seed)
     return {
@@ -34,6 +37,8 @@ def run(predictor, documents, tokenizer, config, lengths, seed) -> dict:
             "loss": "nats per token",
             "error": "nats per token, standard error over documents",
             "mean": "nats per token",
+            "bits": "bits per byte",
+            "bits_error": "bits per byte, standard error over documents",
             "bits_per_byte": "bits per byte",
         },
         "lengths": [_at_length(predictor, chosen[length], tokenizer, length, seed) for length in lengths],
@@ -44,28 +49,48 @@ def _at_length(predictor, documents, tokenizer, length, seed) -> dict:
     if not documents:
         return {"length": length, "documents": 0, "windows": 0, "reason": batches.NONE_LONG_ENOUGH}
     rng = np.random.default_rng([seed, length])
-    cuts = [batches.windows(document, length, tokenizer.bos, rng) for document in documents]
-    predictions = batches.score(predictor, [[piece] for cut in cuts for piece in cut], length, tokenizer.pad)
-    flat = iter([prediction.nll for (prediction,) in predictions])
-    by_document = np.stack([np.mean([next(flat) for _ in cut], axis=0) for cut in cuts])  # [documents, length]
-    edges = bucket_edges(length)
-    buckets = [
-        batches.mean_and_error(by_document[:, low:high].mean(axis=1))
-        for low, high in zip(edges, edges[1:], strict=False)
+    cuts = [batches.window_ends(document, length, rng) for document in documents]
+    rows = [
+        [batches.last_tokens(document.ids, end, length, tokenizer.bos)]
+        for document, ends in zip(documents, cuts, strict=True)
+        for end in ends
     ]
+    nll = np.stack([found.nll for (found,) in batches.score(predictor, rows, length, tokenizer.pad)])
+    by_document, nats, sizes = _by_document(documents, cuts, nll)
+    edges = bucket_edges(length)
+    buckets = [slice(*pair) for pair in zip(edges, edges[1:], strict=False)]
+    losses = [batches.mean_and_error(by_document[:, bucket].mean(axis=1)) for bucket in buckets]
+    bits = [batches.bits_per_byte(nats[:, bucket].sum(axis=1), sizes[:, bucket].sum(axis=1)) for bucket in buckets]
     mean, error = batches.mean_and_error(by_document.mean(axis=1))
-    tokens_per_byte = sum(d.targets for d in documents) / sum(d.size for d in documents)
+    per_byte, per_byte_error = batches.bits_per_byte(nats.sum(axis=1), sizes.sum(axis=1))
     return {
         "length": length,
         "documents": len(documents),
-        "windows": len(predictions),
+        "windows": len(rows),
         "mean": mean,
         "mean_error": error,
-        "bits_per_byte": batches.number(by_document.mean() / math.log(2) * tokens_per_byte),
+        "bits_per_byte": per_byte,
+        "bits_per_byte_error": per_byte_error,
         "edges": edges,
-        "loss": [loss for loss, _ in buckets],
-        "error": [error for _, error in buckets],
+        "loss": [loss for loss, _ in losses],
+        "error": [error for _, error in losses],
+        "bits": [value for value, _ in bits],
+        "bits_error": [error for _, error in bits],
     }
+
+
+def _by_document(documents, cuts, nll: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means over each document's windows, [documents, length]: the loss; that of text alone; the bytes of that text.
+
+    cuts: the ends of each document's windows. nll: [windows, length].
+    """
+    losses, rows = np.zeros((3, len(cuts), nll.shape[1])), iter(nll)
+    for i, (document, ends) in enumerate(zip(documents, cuts, strict=True)):
+        sizes, of_text = document.bytes, document.of_text
+        for end in ends:
+            row, own = next(rows), slice(end - nll.shape[1], end)
+            losses[:, i] += np.stack([row, np.where(of_text[own], row, 0.0), sizes[own]]) / len(ends)
+    return losses[0], losses[1], losses[2]
 
 
 class Losses:
@@ -134,9 +159,11 @@ def _finding(record: dict) -> str:
     edges, loss = np.array(record["edges"]), drawing.numbers(record["loss"])
     early = int(np.searchsorted(edges, 64)) if edges[-1] > 128 else 0
     early = min(early, len(loss) - 1)
+    bits = record["bits_per_byte"] if record.get("bits") else None  # older results lack the means of a position
+    by_byte = "" if bits is None else f"; {bits:.3f} bits per byte"
     return (
         f"At {record['length']:,} tokens: {loss[early]:.3f} nats around position {edges[early]:,}, "
-        f"{loss[-1]:.3f} from {edges[-2]:,} on ({record['documents']} documents)."
+        f"{loss[-1]:.3f} from {edges[-2]:,} on ({record['documents']} documents){by_byte}."
     )
 
 
@@ -150,22 +177,39 @@ def headline(result: dict, trained: int) -> str:
 
 @drawing.style
 def figure(result: dict, lengths: list[int], trained: int):
-    """Held-out loss by position in the context, a line per length; bands are one standard error. None without any."""
+    """Held-out loss by position in the context, a line per length; bands are one standard error. None without any.
+
+    Where tokens are no bytes, a second picture beside it has the loss in bits per byte.
+    """
     if not (records := results.measured(result, "loss")):
         return None
-    figure, axes = drawing.new_figure()
+    by_byte = all(map(_has_bits, records))
+    figure, axes = drawing.new_figure(1 + by_byte)
+    panels = list(zip(np.atleast_1d(axes), ("loss", "bits"), ("nats per token", "bits per byte"), strict=False))
+    for panel, name, unit in panels:
+        _draw(panel, records, name, lengths, trained)
+        panel.set(xlabel="position in the context (tokens)", ylabel=f"held-out loss ({unit})")
+    panels[0][0].legend(title="context length")
+    return figure
+
+
+def _has_bits(record: dict) -> bool:
+    """Whether a record says bits per byte, and they are more than another unit of the loss per token."""
+    bits, mean = record.get("bits_per_byte"), record.get("mean")
+    return bool(record.get("bits") and bits and mean and not math.isclose(bits, mean / math.log(2), rel_tol=0.01))
+
+
+def _draw(axes, records: list[dict], name: str, lengths: list[int], trained: int) -> None:
+    """The lines of a loss, "loss" or "bits", with their errors."""
     ends = []
     for record in records:
         edges = np.array(record["edges"], np.float64)
         keep = edges[1:] > 16  # the very first tokens would set the scale
         centre = np.sqrt(np.maximum(edges[:-1], 1) * edges[1:])[keep]
-        y, error = drawing.numbers(record["loss"])[keep], drawing.numbers(record["error"])[keep]
-        drawing.band(axes, centre, y, np.nan_to_num(error), **drawing.line_of(record["length"], lengths, trained))
+        values, errors = (drawing.numbers(record[key])[keep] for key in (name, ERRORS[name]))
+        drawing.band(axes, centre, values, np.nan_to_num(errors), **drawing.line_of(record["length"], lengths, trained))
         ends += [int(edges[1]), record["length"]]
     drawing.length_axis(axes.xaxis, ends)
-    axes.set(xlabel="position in the context (tokens)", ylabel="held-out loss (nats per token)")
-    axes.legend(title="context length")
-    return figure
 
 
 _FORM = {"documents": int, "edges": [int], "loss": [results.NUMBER], "error": [results.NUMBER]}
@@ -175,7 +219,14 @@ def is_result(result: dict) -> bool:
     """Whether a stored dict is what `run` returns."""
     return results.is_by_length(
         result, "loss", _FORM, lambda record: len(record["edges"]) - 1 == len(record["loss"]) == len(record["error"])
-    )
+    ) and all(_are_bits(record) for record in results.measured(result, "loss") if record.get("bits"))
+
+
+def _are_bits(record: dict) -> bool:
+    """Whether the bits per byte of a stored record, which older ones lack, are as `run` writes them."""
+    form = dict.fromkeys(("mean", "bits_per_byte"), results.NUMBER)
+    form |= dict.fromkeys(("bits", "bits_error"), [results.NUMBER])
+    return results.fits(record, form) and len(record["bits"]) == len(record["bits_error"]) == len(record["loss"])
 
 
 TASK = Task(

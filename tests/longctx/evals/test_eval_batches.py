@@ -65,7 +65,7 @@ def test_a_predictor_of_another_shape_is_refused(wrong):
 @settings(max_examples=60, deadline=None)
 @given(length=st.integers(2, 9000), targets=st.integers(2, 60_000), seed=st.integers(0, 99))
 def test_windows_do_not_overlap_and_targets_follow_inputs(length, targets, seed):
-    document = LongDocument(np.arange(targets + 1, dtype=np.int32), targets)
+    document = LongDocument(np.arange(targets + 1, dtype=np.int32), np.zeros((targets - 1, 2), int), b"")
     if targets < length:
         return
     windows = batches.windows(document, length, -1, np.random.default_rng(seed))
@@ -81,9 +81,9 @@ def test_the_same_documents_serve_all_lengths(byte_tokenizer, document):
     documents = [document(n) for n in (50, 3000, 70, 4000, 300, 2500, 90)]
     chosen = batches.long_documents(documents, byte_tokenizer, (64, 1024, 9999), 2, seed=3)
     assert [len(chosen[length]) for length in (64, 1024, 9999)] == [2, 2, 0]
-    assert [d.size for d in chosen[64]] == [d.size for d in chosen[1024]]
+    assert [len(d.text) for d in chosen[64]] == [len(d.text) for d in chosen[1024]]
     ids = chosen[64][0].ids
-    assert ids[0] == BOS and ids[-1] == EOS and len(ids) == chosen[64][0].size + 2
+    assert ids[0] == BOS and ids[-1] == EOS and len(ids) == len(chosen[64][0].text) + 2
 
 
 def test_mean_and_error():
@@ -91,3 +91,29 @@ def test_mean_and_error():
     assert batches.mean_and_error([2.0]) == (2.0, None)
     assert batches.mean_and_error([1.0, 3.0]) == (2.0, 1.0)
     assert batches.mean_and_error([1.0, np.nan]) == (None, None)
+
+
+def test_ratio_and_error():
+    assert batches.ratio_and_error([], []) == (None, None) == batches.ratio_and_error([1.0], [0])
+    assert batches.ratio_and_error([6.0], [2]) == (3.0, None)
+    assert batches.ratio_and_error([1.0, 3.0], [1, 1]) == batches.mean_and_error([1.0, 3.0])
+    of_one_loss = batches.ratio_and_error([2.0, 4.0, 6.0], [1, 2, 3])
+    assert of_one_loss == (2.0, 0.0)
+    rng = np.random.default_rng(0)
+    counts = rng.integers(1, 100, (4000, 20))
+    sums = rng.normal(counts, np.sqrt(counts))
+    ratios, errors = np.array([batches.ratio_and_error(*draw) for draw in zip(sums, counts, strict=True)]).T
+    np.testing.assert_allclose(errors.mean(), ratios.std(), rtol=0.1)
+
+
+def test_a_perplexity_that_is_no_float():
+    assert batches.perplexity(0.0) == 1.0 and batches.perplexity(None) is batches.perplexity(1e9) is None
+
+
+def test_every_byte_is_of_one_token(byte_tokenizer):
+    """Of spans that leave out spaces, that overlap, and of which the last ends early."""
+    spans = np.array([[1, 3], [4, 6], [4, 6], [6, 7]])
+    document = LongDocument(np.arange(6, dtype=np.int32), spans, b"0123456789")
+    assert document.bytes.tolist() == [3, 3, 0, 4, 0] and document.of_text.tolist() == [True] * 4 + [False]
+    made = batches.long_document(byte_tokenizer, b"abc", "a")
+    assert made.ids.tolist() == [BOS, 97, 98, 99, EOS] and made.bytes.tolist() == [1, 1, 1, 0]

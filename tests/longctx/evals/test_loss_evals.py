@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 
 from longctx.config import EvalConfig
+from longctx.data import tokenizers
 from longctx.data.sources import Document
+from longctx.evals import batches
 from longctx.evals.batches import Prediction
 from longctx.evals.tasks import by_position, context_gain
+from tests.longctx.data import tiny_tokenizers as tiny
 
 LENGTHS = (256, 1024, 4096)
 CONFIG = EvalConfig(documents=3)
@@ -95,6 +98,38 @@ def test_contexts_fit_in_one_row(length):
     assert contexts == sorted(contexts) and contexts[-1] == length and len(contexts) >= 2
     assert sum(contexts[:-1]) <= length
     assert contexts[0] >= min(128, length // 2)
+
+
+def test_bits_per_byte_are_of_the_text_whatever_the_tokenizer(tmp_path):
+    """A model that spends a bit on each byte: a token of three bytes costs three. The end marker is free to cost."""
+    tokenizer = tokenizers.load(tiny.write(tmp_path, tiny.byte_level("<s>", "</s>")))
+    text = b"x 12 y" * 200
+    long = batches.long_document(tokenizer, text, "a")
+    assert long.bytes.sum() == len(text) and set(long.bytes[:-1].tolist()) == {1, 3} and long.bytes[-1] == 0
+    threes = {int(token) for token, size in zip(long.ids[1:], long.bytes, strict=True) if size == 3}
+
+    @model
+    def a_bit(batch):
+        sizes = np.where(np.isin(batch["targets"], [*threes]), 3, 1)
+        return np.where(batch["targets"] == tokenizer.eos, 1000, sizes * math.log(2))
+
+    documents = [Document("a", text), Document("b", b" 12" * 200 + text)]
+    run = lambda length: by_position.run(a_bit, documents, tokenizer, CONFIG, (length,), 0)
+    (record,) = strict(run(long.targets))["lengths"]
+    assert record["bits_per_byte"] == pytest.approx(1) and record["mean"] > 1
+    assert record["bits"] == pytest.approx([1] * len(record["loss"])) and by_position.is_result(run(256))
+    assert "; 1.000 bits per byte" in by_position.finding(run(256), 256)
+    assert [axes.get_ylabel() for axes in by_position.figure(run(256), [256], 256).axes] == [
+        "held-out loss (nats per token)",
+        "held-out loss (bits per byte)",
+    ]
+
+
+def test_one_picture_where_tokens_are_bytes(documents, byte_tokenizer):
+    result = by_position.run(falling, documents, byte_tokenizer, CONFIG, (256,), 0)
+    assert len(by_position.figure(result, [256], 256).axes) == 1
+    result["lengths"][0]["bits"] = ["much"]
+    assert not by_position.is_result(result)
 
 
 @pytest.mark.parametrize("task", [by_position, context_gain])
