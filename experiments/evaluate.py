@@ -90,11 +90,12 @@ def of_model(argv: list[str]) -> None:
 
     mesh = processes.start(config.mesh)
     price.check(config, mesh, lengths=certain_lengths(config))
-    params = named.load(mesh)
-    write_records(config, workdir, mesh)
-    for line in (f"{config.name}: as it is, at {', '.join(map(str, lengths(config)))} tokens", *corpus.notes):
-        print(line, flush=True)
-    run(config, mesh, params, config.model.rope, corpus.held_out, tokenizer, workdir)
+    with processes.hold(workdir):
+        params = named.load(mesh)
+        write_records(config, workdir, mesh)
+        for line in (f"{config.name}: as it is, at {', '.join(map(str, lengths(config)))} tokens", *corpus.notes):
+            print(line, flush=True)
+        run(config, mesh, params, config.model.rope, corpus.held_out, tokenizer, workdir)
 
 
 def _measured(config):

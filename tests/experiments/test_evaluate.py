@@ -5,6 +5,7 @@ import json
 import pytest
 
 from experiments import evaluate, report
+from experiments.run import processes
 from tests.experiments.settings.test_bad_input import has, problem
 
 
@@ -25,7 +26,10 @@ def test_a_model_is_measured_where_it_was_made_for(tmp_path, folder, text, capsy
     assert [record["length"] for record in found] == [16, 64]
     page = report.write(workdir).read_text()
     assert "<h1>elsewhere</h1>" in page and "that the model is made for" in page and "Training loss" not in page
-    evaluate.main([*command(folder, text, "eval.lengths=(16,64)", "model.position=nope"), f"--workdir={workdir}"])
+    again = [*command(folder, text, "eval.lengths=(16,64)", "model.position=nope"), f"--workdir={workdir}"]
+    with processes.hold(workdir):
+        has(problem(evaluate.main, again), f"--workdir={str(workdir)!r} is in use by process", "another --workdir")
+    evaluate.main(again)
     other = json.loads((workdir / "evals.json").read_text())["by_position"]["lengths"]
     assert [record["loss"] for record in other] != [record["loss"] for record in found]
 
