@@ -164,6 +164,7 @@ def load(
     architecture, plain = folder.architecture_of(settings), config
     if adapter is not None:
         found, stored = adapters.read(pathlib.Path(adapter), architecture, config)
+        adapters.check_base(stored, sources.tensors(source), architecture)
         config = dataclasses.replace(config, lora=found)
         parts = adapters.load(stored, architecture, config, mesh)
     params = _loaded(source, architecture, plain, mesh, dtype and jnp.dtype(dtype))
