@@ -189,7 +189,7 @@ def _positioned(config: ModelConfig, position: str) -> ModelConfig:
 
 def _loaded(source: pathlib.Path, architecture: Architecture, config: ModelConfig, mesh, dtype) -> dict:
     """The parameters in the folder `source`, on `mesh`; dtype: None is the file's. Raises UserError as `load` does."""
-    stored = sources.tensors(source)
+    stored, architecture = sources.tensors(source), sources.placed(source, architecture)
     with jax.set_mesh(mesh):
         shapes = jax.eval_shape(lambda: functional.init(config, AttentionConfig(), jax.random.key(0)))
         located = parameters.locate(architecture, config, shapes)
