@@ -172,6 +172,8 @@ def of_model(argv: list[str]) -> None:
     named = models.of_command_line(argv, __doc__.splitlines()[0], more=("eval", "data"))
     workdir = named.workdir
     places.check_folder("--workdir", workdir)
+    if configs.stored(workdir) is not None:
+        raise UserError(f"--workdir={workdir} is the folder of a training run: name another one for this model.")
     config = _measured(named.config)
     corpus, tokenizer, _ = checks.check(config)
 
@@ -180,12 +182,13 @@ def of_model(argv: list[str]) -> None:
 
     mesh = processes.start(config.mesh)
     price.check(config, mesh, lengths=certain_lengths(config))
-    params = named.load(mesh)
-    write_records(config, workdir, mesh)
-    for line in (f"{config.name}: as it is, at {', '.join(map(str, lengths(config)))} tokens", *corpus.notes):
-        print(line, flush=True)
-    weights = {"files": named.weights}
-    run(config, mesh, params, config.model.rope, corpus.held_out, tokenizer, workdir, weights)
+    with processes.hold(workdir):
+        params = named.load(mesh)
+        write_records(config, workdir, mesh)
+        for line in (f"{config.name}: as it is, at {', '.join(map(str, lengths(config)))} tokens", *corpus.notes):
+            print(line, flush=True)
+        weights = {"files": named.weights}
+        run(config, mesh, params, config.model.rope, corpus.held_out, tokenizer, workdir, weights)
 
 
 def _measured(config):

@@ -60,21 +60,11 @@ def main(argv) -> None:
     import jax
 
     from experiments.planner import price
-    from experiments.run.reading import Reader
 
     mesh = processes.start(config.mesh)
     price.check(config, mesh, subject.stages, config.extend.lengths)
-    active = not jax.process_index()
-    if active:
-        workdir.mkdir(parents=True, exist_ok=True)
-    said = {"settings": dataclasses.asdict(config), "model": subject.identity}
-    records = comparison.Records(workdir / comparison.FILE, said, active)
-    reader = Reader(config, mesh, subject.tasks, _groups(subject), records)
-    processes.check_same(len(reader.open()), f"--workdir={str(workdir)!r} is not one folder on all hosts.")
-    print(*reader.plan(), sep="\n", flush=True)
-    trainings = _read_all(subject, mesh, reader, workdir)
-    if active:
-        _write(subject, reader, trainings, workdir)
+    with processes.hold(workdir):
+        _compare(subject, mesh, workdir, active=not jax.process_index())
 
 
 # ---- models ---------------------------------------------------------------------------------------------------------
@@ -146,6 +136,20 @@ def _with_lengths(config: Settings, trained: int) -> Settings:
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
+
+
+def _compare(subject: Subject, mesh, workdir: pathlib.Path, active: bool) -> None:
+    """Reads what a workdir has no rows of, and writes the results there, if `active`."""
+    from experiments.run.reading import Reader
+
+    said = {"settings": dataclasses.asdict(subject.config), "model": subject.identity}
+    records = comparison.Records(workdir / comparison.FILE, said, active)
+    reader = Reader(subject.config, mesh, subject.tasks, _groups(subject), records)
+    processes.check_same(len(reader.open()), f"--workdir={str(workdir)!r} is not one folder on all hosts.")
+    print(*reader.plan(), sep="\n", flush=True)
+    trainings = _read_all(subject, mesh, reader, workdir)
+    if active:
+        _write(subject, reader, trainings, workdir)
 
 
 def _groups(subject: Subject) -> list:

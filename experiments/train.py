@@ -58,11 +58,11 @@ def main(argv) -> None:
     text = rows.tokenize(corpus.train, tokenizer)
     processes.check_same(text.fingerprint, f"data.path={config.data.path!r} holds other text on another host.")
     config = planner.settle(config, mesh, text, corpus, tokenizer)
-    records.write_records(config, workdir, mesh)
     streams = functools.partial(batches.of_text, config, mesh, text, corpus, tokenizer)  # of a stage
 
     # ---- state: fresh, or the newest sound checkpoint ---------------------------------------------------------------
     with Checkpointer(workdir / configs.CHECKPOINTS, config.checkpoint.keep) as checkpoints, StopRequest() as stop:
+        records.write_records(config, workdir, mesh)  # no earlier: a run that is here holds its checkpoints' lock
         restored = checkpoints.restore_latest(training.abstract_state(config, mesh))
         state = restored.state if restored else training.init_state(config, mesh, start_from(config, mesh))
         dropped = tokenizers.losses(tokenizer, [document.text for document in corpus.train + corpus.held_out])

@@ -52,14 +52,15 @@ class LayerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
-    """Low-rank adapters beside weights of the layers: base + alpha / rank * a b (LoRA, arXiv 2106.09685).
+    """Low-rank adapters beside weights: base + alpha / rank * a b (LoRA, arXiv 2106.09685).
 
     With them a run trains a and b alone, float32 both, unless optim.trains names more.
     """
     rank: int = 0                       # 0: none
     alpha: float = 16.0
     targets: tuple[str, ...] = ("attention.w*",)    # patterns of weights in a layer, such as "mlp.*", or of whole
-                                        #   paths, such as "blocks.0.attention.wq", of the first kind of layers
+                                        #   paths, such as "blocks.0.attention.wq", of the first kind of layers, or
+                                        #   "head" and "embedding.table" where these are apart
     adapter: str = ""                   # a folder in peft's format that the adapters start from
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from longctx import trained
 from longctx.config import Config, LayerConfig
 from longctx.memory import remat
-from longctx.model import functional, paths
+from longctx.model import functional, lora, paths
 from longctx.positions import view
 from pallas_kernels import masks
 from pallas_kernels.masks import TokenInfo
@@ -49,7 +49,8 @@ def work(config: Config, params: dict, length: int, rows: int) -> Work:
     model, kinds, tokens = config.model, config.model.kinds, length * rows
     weights, updated, last = _weights(config, params)
     head = model.d_model * model.vocab_size
-    updated += head * trained.is_trained(config, "head" if "head" in params else "embedding.table")
+    path = lora.HEAD if "head" in params else lora.TABLE
+    updated += head * (trained.is_trained(config, path) or lora.is_target(model.lora, path))
     pairs = sum(density(kind, length) * len(range(i, model.layers, len(kinds))) for i, kind in enumerate(kinds))
     forward = 4 * pairs * rows * length**2 * model.heads * model.head_dim
     again = 2 * tokens * (_again(config, weights, last) + head)  # the loss computes its logits again

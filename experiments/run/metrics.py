@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from experiments.run.trackers import Trackers
-from longctx.checkpoints import manifest
+from longctx import locks
 from longctx.config import Config
 from longctx.errors import UserError
 
@@ -61,7 +61,7 @@ def check_start(workdir: str | Path, start_over: bool) -> None:
     A run that was killed before its first checkpoint has its LOCK there.
     """
     workdir = Path(workdir)
-    if start_over or any(workdir.glob(f"*/{manifest.LOCK}")) or not (workdir / FILE).exists():
+    if start_over or any(workdir.glob(f"*/{locks.NAME}")) or not (workdir / FILE).exists():
         return
     if steps := [record["step"] for record in read(workdir / FILE) if "event" not in record]:
         raise UserError(

@@ -3,11 +3,14 @@
 Nothing here imports jax before `start`, and on a single host nothing happens at all.
 """
 
+import contextlib
 import os
+import pathlib
 import sys
 
 from experiments.run import compile_cache
 from experiments.settings.environment import count, number
+from longctx import locks
 from longctx.config import MeshConfig
 from longctx.errors import UserError
 
@@ -48,6 +51,18 @@ def check_same(number: int, message: str) -> None:
 
         if len(set(multihost_utils.process_allgather(np.uint32(number)).tolist())) > 1:
             raise UserError(message)
+
+
+def hold(workdir: pathlib.Path) -> contextlib.AbstractContextManager:
+    """A context that no second process can enter for the same workdir, which is made; of several, process 0 enters.
+
+    Raises UserError where a process that runs is in it; one that was killed is not.
+    """
+    import jax
+
+    if jax.process_index():
+        return contextlib.nullcontext()
+    return locks.take(workdir, f"--workdir={str(workdir)!r}", "wait for its end, stop it, or name another --workdir")
 
 
 def end(code: int) -> None:

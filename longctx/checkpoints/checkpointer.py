@@ -20,18 +20,17 @@ must all see the directory, process 0 alone locks, verifies, seals and deletes, 
 its error alone. Not tested: power cuts and network file systems.
 """
 
-import fcntl
 import json
 import os
 import pathlib
 import re
 import shutil
-import socket
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from longctx import locks
 from longctx.checkpoints import manifest
 from longctx.errors import UserError
 from longctx.memory import host
@@ -209,7 +208,7 @@ class Checkpointer:
         """
         if not os.path.isdir(self.directory):
             raise _gone(self.directory, step)
-        if not _is_at(self._lock, self.directory / manifest.LOCK):
+        if not locks.is_at(self._lock, self.directory):
             self._lock.close()
             self._lock = _take_lock(self.directory)
         if not (self.directory / str(step)).exists():
@@ -381,38 +380,8 @@ def _local_path(directory) -> pathlib.Path:
 
 
 def _take_lock(directory: pathlib.Path):
-    """The open file LOCK, locked until this process closes it or ends, however it ends.
-
-    Raises UserError where another process holds the lock or the directory cannot be used.
-    """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = open(directory / manifest.LOCK, "a+", encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UserError(f"The checkpoint directory {directory} cannot be used: {error.strerror}.") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.seek(0)
-        holder = " ".join(lock.read(200).split())
-        lock.close()
-        if not isinstance(error, BlockingIOError):
-            raise UserError(f"The checkpoint directory {directory} cannot be locked: {error.strerror}.") from error
-        raise UserError(
-            f"The checkpoint directory {directory} is in use by process {holder}: stop it, or choose another --workdir."
-        ) from None
-    lock.truncate(0)
-    lock.write(f"{os.getpid()} on {socket.gethostname()}")
-    lock.flush()
-    return lock
-
-
-def _is_at(file, path: pathlib.Path) -> bool:
-    """Whether the open `file` is the one at `path` (and not one that was removed or replaced since)."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-    except OSError:
-        return False
+    """The lock of a directory, see locks.take."""
+    return locks.take(directory, f"The checkpoint directory {directory}", "stop it, or choose another --workdir")
 
 
 def from_process_0(number: int) -> int:

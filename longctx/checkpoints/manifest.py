@@ -19,7 +19,6 @@ from longctx import json_files
 from longctx.errors import UserError
 
 NAME = "MANIFEST.json"
-LOCK = "LOCK"  # beside the steps, and older than the first of them: see checkpointer.py
 _STEP = re.compile(r"0|[1-9][0-9]{0,17}")  # int() would also take "0974" and the digits of other scripts
 
 

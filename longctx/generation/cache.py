@@ -22,9 +22,11 @@ from longctx.context_parallel.collectives import gather, merge_shards
 from longctx.context_parallel.strategy import Local
 from longctx.memory import bits
 from longctx.positions.view import View, memory
-from pallas_kernels.attention.pair import Inputs, Pair, with_sinks
+from pallas_kernels.attention.api import IMPLEMENTATIONS
+from pallas_kernels.attention.pair import Inputs, Pair, Stack, with_sinks
 from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.masks import TokenInfo
+from pallas_kernels.select import traced_platform
 
 
 class Cache(NamedTuple):
@@ -142,10 +144,13 @@ class Step(NamedTuple):
     def attend(self, at, q, k, v, *, scale, soft_cap, sinks):
         """An Attend of the kind's layer `at`: (out BTNH, (k, v) for the cache)."""
         k = self.view.to_cache(k)
-        old_k, old_v = bits.part(self.stacks, at)  # BKHS, BKSH
         new_info, old_info = self.infos
         new = Keys(self.view.from_cache(k), v, new_info)
-        old = Keys(self.old_view.from_cache(old_k.transpose(0, 3, 1, 2)), old_v.swapaxes(1, 2), old_info)
+        if self.view.one_key and traced_platform() == "tpu":
+            old = Stack(*self.stacks, old_info, at)
+        else:
+            old_k, old_v = _of_layer(self.stacks, at)
+            old = Keys(self.old_view.from_cache(old_k), old_v, old_info)
         specs = [AttentionSpec(mask, scale, self.view.bias, soft_cap, partial=True) for mask in self.view.masks]
         queries = self.view.rotated_queries(q)
         pair = _attended((queries, new_info), (new, old), self.view.bias_params, specs, self.kernel)
@@ -154,12 +159,20 @@ class Step(NamedTuple):
         return pair.out.astype(q.dtype), bits.of((k, v))
 
 
-def _attended(queries, keys: tuple[Keys, ...], bias_params, specs, kernel) -> Pair:
+def _of_layer(stacks, at):
+    """Keys and values BSKH of a layer, from those in the cache."""
+    k, v = bits.part(stacks, at)  # BKHS, BKSH
+    return k.transpose(0, 3, 1, 2), v.swapaxes(1, 2)
+
+
+def _attended(queries, keys: tuple[Keys | Stack, ...], bias_params, specs, kernel) -> Pair:
     """The pair, in float32, of queries over disjoint sets of keys, whose slots are sharded like tokens.
 
     queries: (of every part, their positions and segments).
     """
-    specs_of = jax.tree.map(lambda x: meshes.TOKENS if x.ndim == 2 else meshes.HEADS, (queries, keys))
+    of_tokens = lambda tree: jax.tree.map(lambda x: meshes.TOKENS if x.ndim == 2 else meshes.HEADS, tree)
+    of_stack = Stack(meshes.CACHED_KEYS, meshes.CACHED_VALUES, TokenInfo(meshes.TOKENS, meshes.TOKENS), P())
+    specs_of = of_tokens(queries), tuple(of_stack if isinstance(x, Stack) else of_tokens(x) for x in keys)
     params_spec = None
     if bias_params is not None:
         params_spec = meshes.HEAD_TABLE
@@ -168,6 +181,13 @@ def _attended(queries, keys: tuple[Keys, ...], bias_params, specs, kernel) -> Pa
     def local(queries, keys, bias_params):
         (queries, info), pair = gather(queries, meshes.CONTEXT), None
         for key_set in keys:
+            if isinstance(key_set, Stack) and (read := _in_place(kernel, queries[0], info, key_set, specs)):
+                for q, spec in zip(queries, specs, strict=True):
+                    pair = read(q, info, key_set, spec, pair)
+                continue
+            if isinstance(key_set, Stack):
+                k, v = _of_layer(key_set[:2], key_set.layer)
+                key_set = Keys(len(queries) * (k,), v, key_set.info)
             for q, k, spec in zip(queries, key_set.parts, specs, strict=True):
                 x = Inputs(q, k, key_set.values, info, key_set.info, bias_params)
                 pair = Local(kernel).forward(x, spec, pair)
@@ -175,6 +195,15 @@ def _attended(queries, keys: tuple[Keys, ...], bias_params, specs, kernel) -> Pa
 
     out_specs = Pair(meshes.HEADS, meshes.LSE)
     return jax.shard_map(local, in_specs=(*specs_of, params_spec), out_specs=out_specs)(queries, keys, bias_params)
+
+
+def _in_place(kernel: str, q, info: TokenInfo, stack: Stack, specs):
+    """tpu.decode.of_layer where that can be and no other kernel is asked for, else None."""
+    if kernel not in ("auto", "tpu_decode"):
+        return None
+    decode = IMPLEMENTATIONS["tpu_decode"]
+    reasons = (decode.why_not_of_layer(q, info, stack, spec, "tpu") for spec in specs)
+    return None if any(reasons) else decode.of_layer
 
 
 def _written(cache: Cache, new: Cache, first: int) -> Cache:

@@ -164,6 +164,7 @@ def load(
     architecture, plain = folder.architecture_of(settings), config
     if adapter is not None:
         found, stored = adapters.read(pathlib.Path(adapter), architecture, config)
+        adapters.check_base(stored, sources.tensors(source), architecture)
         config = dataclasses.replace(config, lora=found)
         parts = adapters.load(stored, architecture, config, mesh)
     params = _loaded(source, architecture, plain, mesh, dtype and jnp.dtype(dtype))
@@ -188,7 +189,7 @@ def _positioned(config: ModelConfig, position: str) -> ModelConfig:
 
 def _loaded(source: pathlib.Path, architecture: Architecture, config: ModelConfig, mesh, dtype) -> dict:
     """The parameters in the folder `source`, on `mesh`; dtype: None is the file's. Raises UserError as `load` does."""
-    stored = sources.tensors(source)
+    stored, architecture = sources.tensors(source), sources.placed(source, architecture)
     with jax.set_mesh(mesh):
         shapes = jax.eval_shape(lambda: functional.init(config, AttentionConfig(), jax.random.key(0)))
         located = parameters.locate(architecture, config, shapes)

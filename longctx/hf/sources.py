@@ -1,10 +1,12 @@
 """Models as people have them: a folder, a GGUF file, or the id of a model in the local hub cache. Free of jax."""
 
+import dataclasses
 import os
 import pathlib
 
 from longctx.errors import UserError
 from longctx.hf import files
+from longctx.hf.architectures import Architecture
 from longctx.hf.gguf import folder as gguf
 
 HOW = "it must be the folder of a Hugging Face model, a .gguf file, or the id of a model that is in the hub's cache"
@@ -38,6 +40,15 @@ def checksum(folder: pathlib.Path) -> str:
     """A checksum that tells the weights in a folder from others."""
     paths = sorted({stored.path for stored in tensors(folder).values()})
     return "-".join(f"{files.stamp(path):08x}" for path in paths)
+
+
+def placed(folder: pathlib.Path, architecture: Architecture) -> Architecture:
+    """The architecture with the places that its weights have in the `tensors` of a folder."""
+    own = gguf.pieces(folder) if (folder / gguf.GGUF).is_file() else {}
+    if not own:
+        return architecture
+    assert isinstance(architecture.block, dict), architecture.class_name
+    return dataclasses.replace(architecture, block=architecture.block | own)
 
 
 def _of_file(path: pathlib.Path, said: str) -> pathlib.Path:

@@ -6,6 +6,7 @@ model/functional.py finds for a whole model what its weights state.
 
 import dataclasses
 import math
+import string
 from typing import NamedTuple
 
 import jax
@@ -29,44 +30,56 @@ class WeightInfo:
       spec: how the mesh axes cut one layer's weight; "fsdp" stands for meshes.SHARES, see meshes.stored_spec.
       decay: whether weight decay applies.
       active: (n, of): each token meets n of the `of` equal parts of the weight, such as the experts that it goes to.
-      inputs: how many of its first dimensions a matmul sums over; 0 for a weight that low-rank adapters do not know.
+      inputs: how many of its dimensions a matmul sums over; 0 for a weight that low-rank adapters do not know.
+      matrices: how many dimensions, before those, number matrices that are apart, such as those of experts.
     """
 
     spec: P
     decay: bool = True
     active: tuple[int, int] = (1, 1)
     inputs: int = 0
+    matrices: int = 0
 
 
-def weight(key, shape, spec: P, fan_in: int, dtype: str, active=(1, 1), inputs: int = 0) -> nnx.Param:
+def weight(
+    key, shape, spec: P, fan_in: int, dtype: str, active=(1, 1), inputs: int = 0, matrices: int = 0
+) -> nnx.Param:
     """A truncated-normal weight of standard deviation fan_in^-0.5, born in its sharding, that decays.
 
-    spec, active, inputs: see WeightInfo.
+    spec, active, inputs, matrices: see WeightInfo.
     """
     stored = meshes.stored_spec(spec, shape)
     draw = jax.random.truncated_normal(key, -3, 3, shape, jnp.dtype(dtype), out_sharding=stored)
-    return nnx.Param(draw * jnp.asarray(fan_in**-0.5, dtype), info=WeightInfo(spec, True, active, inputs))
+    return nnx.Param(draw * jnp.asarray(fan_in**-0.5, dtype), info=WeightInfo(spec, True, active, inputs, matrices))
 
 
-def constant(value: float, shape, spec: P, dtype: str, decay: bool = False) -> nnx.Param:
-    """A weight that starts at `value` everywhere, born in its sharding; biases and the scales of norms do not decay."""
+def constant(value: float, shape, spec: P, dtype: str, decay: bool = False, active=(1, 1)) -> nnx.Param:
+    """A weight that starts at `value` everywhere, born in its sharding; biases and the scales of norms do not decay.
+
+    spec, decay, active: see WeightInfo.
+    """
     start = jnp.full(shape, value, dtype, out_sharding=meshes.stored_spec(spec, shape))
-    return nnx.Param(start, info=WeightInfo(spec, decay))
+    return nnx.Param(start, info=WeightInfo(spec, decay, active))
 
 
 class Adapted(nnx.Module):
     """A weight with a low-rank addition, base + scale a b, in the place of the weight (see LoraConfig).
 
     base: [inputs..., outputs...]; a: [inputs..., R], drawn as weights are; b: [R, outputs...], zeros at first, so that
-    the sum starts as base. Meshes cut a and b where they cut base, and R never.
+    the sum starts as base. Experts have such a and b each, [E, ...]. Meshes cut a and b where they cut base, and R
+    never.
+
+    fan_in: of a; default the size of inputs.
     """
 
-    def __init__(self, key, base: nnx.Param, lora: LoraConfig):
-        (*spec,), shape, at = base.info.spec, base.shape, base.info.inputs
-        self.scale = lora.alpha / lora.rank
+    def __init__(self, key, base: nnx.Param, lora: LoraConfig, fan_in: int = 0):
+        (*spec,), shape, info, R = base.info.spec, base.shape, base.info, lora.rank
+        first, end = info.matrices, info.matrices + info.inputs
+        fan_in, of_b = fan_in or math.prod(shape[first:end]), P(*spec[:first], None, *spec[end:])
+        self.scale = lora.alpha / R
         self.base = base
-        self.a = weight(key, (*shape[:at], lora.rank), P(*spec[:at], None), math.prod(shape[:at]), "float32")
-        self.b = constant(0.0, (lora.rank, *shape[at:]), P(None, *spec[at:]), "float32", decay=True)
+        self.a = weight(key, (*shape[:end], R), P(*spec[:end], None), fan_in, "float32", info.active)
+        self.b = constant(0.0, (*shape[:first], R, *shape[end:]), of_b, "float32", True, info.active)
 
 
 class Factored(NamedTuple):
@@ -75,6 +88,29 @@ class Factored(NamedTuple):
     whole: jax.Array
     a: jax.Array
     b: jax.Array
+
+
+def summed(base, a, b, scale) -> jax.Array:
+    """base + scale a b in float32, cut as base is; base: [..., inputs..., outputs...], a: [..., inputs..., R],
+    b: [..., R, outputs...], where each ... is any number of dimensions."""
+    letters, apart = string.ascii_lowercase[: base.ndim], a.ndim + b.ndim - base.ndim - 2
+    rows, ins, outs = letters[:apart], letters[apart : a.ndim - 1], letters[a.ndim - 1 :]
+    low = jnp.einsum(
+        f"{rows}{ins}R,{rows}R{outs}->{letters}",
+        *(x.astype(jnp.float32) for x in (a, b)),
+        precision="highest",
+        out_sharding=jax.typeof(base).sharding.spec,
+    )
+    return base.astype(jnp.float32) + scale * low
+
+
+def whole(w: nnx.Param | Adapted, dtype) -> jax.Array:
+    """A weight as one array, with what its adapter adds, `gathered` in `dtype`."""
+    if not isinstance(w, Adapted):
+        return gathered(w, dtype)
+    base, a, b = (jnp.asarray(x) for x in (w.base, w.a, w.b))
+    total = summed(base, a, b, w.scale)
+    return meshes.gather_weight(total.astype(dtype), w.base.info.spec)
 
 
 def gathered(w: nnx.Param, dtype) -> jax.Array:

@@ -1,12 +1,10 @@
-"""Low-rank adapters (LoraConfig): which weights of a layer have them, and what they make of the weights when merged."""
+"""Low-rank adapters (LoraConfig): which weights of a model have them, and what they make of the weights when merged."""
 
 import functools
-import string
 import zlib
 from collections.abc import Iterator
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from longctx import meshes
@@ -14,19 +12,31 @@ from longctx.config import LoraConfig, MemoryConfig, ModelConfig
 from longctx.errors import UserError
 from longctx.model import paths
 from longctx.model.block import BLOCKS
-from longctx.model.linear import Adapted
+from longctx.model.linear import Adapted, summed
+
+TABLE, HEAD = "embedding.table", "head"  # weights outside of layers that can be adapted where they are not one
 
 
-def adapted(key, block: nnx.Module, kind: int, lora: LoraConfig) -> nnx.Module:
+def adapted(key, block: nnx.Module, at: str, lora: LoraConfig) -> nnx.Module:
     """The block of a kind of layers, with Adapted in place of the weights that lora.targets name.
 
-    key: of the layer; the weights of the block itself are drawn as without adapters.
+    key: of the layer; the weights of the block itself are drawn as without adapters. at: the block's path.
     """
-    for path, owner, name in targets(block, kind):
-        if is_target(lora, path):
-            own = jax.random.fold_in(key, zlib.crc32(path.encode()) >> 1)
-            setattr(owner, name, Adapted(own, getattr(owner, name), lora))
+    for path, owner, name in targets(block, at):
+        _adapt(key, owner, name, path, lora)
     return block
+
+
+def adapt_ends(key, model, lora: LoraConfig) -> None:
+    """Puts Adapted in place of the embedding and the head of a Transformer, where lora.targets name them."""
+    _adapt(key, model.embedding, "table", TABLE, lora, fan_in=1)  # a token is one row of a
+    _adapt(key, model, "head", HEAD, lora)
+
+
+def _adapt(key, owner: nnx.Module, name: str, path: str, lora: LoraConfig, fan_in: int = 0) -> None:
+    if is_target(lora, path):
+        own = jax.random.fold_in(key, zlib.crc32(path.encode()) >> 1)
+        setattr(owner, name, Adapted(own, getattr(owner, name), lora, fan_in))
 
 
 def is_target(lora: LoraConfig, path: str) -> bool:
@@ -34,8 +44,8 @@ def is_target(lora: LoraConfig, path: str) -> bool:
     return lora.rank > 0 and any(paths.matches(pattern, path) for pattern in lora.targets)
 
 
-def targets(block: nnx.Module, kind: int) -> list[tuple[str, nnx.Module, str]]:
-    """(path, the module that has it, its name there) of each weight of a block that can be adapted."""
+def targets(block: nnx.Module, at: str) -> list[tuple[str, nnx.Module, str]]:
+    """(path, the module that has it, its name there) of each weight of a block, at a path, that can be adapted."""
 
     def below(module: nnx.Module, at: str) -> Iterator[tuple[str, nnx.Module, str]]:
         for name, value in vars(module).items():
@@ -44,7 +54,7 @@ def targets(block: nnx.Module, kind: int) -> list[tuple[str, nnx.Module, str]]:
             elif isinstance(value, nnx.Param) and value.info.inputs:
                 yield f"{at}.{name}", module, name
 
-    return list(below(block, f"blocks.{kind}"))
+    return list(below(block, at))
 
 
 def merged(params: dict, config: ModelConfig) -> dict:
@@ -53,20 +63,15 @@ def merged(params: dict, config: ModelConfig) -> dict:
     Under `jax.set_mesh`; as they are where config.lora is off.
     """
     if paths.is_adapted(params):
-        return _summed(*(params[name] for name in (paths.BASE, *paths.ADAPTERS)), config.lora.alpha / config.lora.rank)
+        base, *factors = (params[name] for name in (paths.BASE, *paths.ADAPTERS))
+        return _summed(base, *factors, config.lora.alpha / config.lora.rank)
     return {name: merged(value, config) if isinstance(value, dict) else value for name, value in params.items()}
 
 
 @jax.jit
 def _summed(base, a, b, scale):
-    """base + scale a b of stacked layers: base [L, inputs, outputs], a [L, inputs, R], b [L, R, outputs], where inputs
-    and outputs are any number of dimensions."""
-    letters = string.ascii_lowercase[: base.ndim - 1]
-    ins, outs = letters[: a.ndim - 2], letters[a.ndim - 2 :]
-    low = jnp.einsum(
-        f"L{ins}R,LR{outs}->L{ins}{outs}", a, b, precision="highest", out_sharding=jax.typeof(base).sharding.spec
-    )
-    return (base.astype(jnp.float32) + scale * low).astype(base.dtype)
+    """base + scale a b, in base's dtype."""
+    return summed(base, a, b, scale).astype(base.dtype)
 
 
 def without(params: dict) -> dict:
@@ -88,12 +93,20 @@ def based(params: dict, like: dict) -> dict:
 
 
 def check(config: ModelConfig) -> None:
-    """Raises UserError for a target that matches no weight of a layer."""
+    """Raises UserError for a target that matches no weight, or only one that is both the embedding and the head."""
     if not config.lora.rank:
         return
-    if not config.lora.targets:
+    targets, weights = config.lora.targets, known(config)
+    if not targets:
         raise UserError("model.lora.targets=() names no weight; ('attention.w*',) adapts those of attention.")
-    paths.check("model.lora.targets", config.lora.targets, known(config), "weight that adapters know")
+    for i, pattern in enumerate(targets if config.tied_head else ()):
+        meant = any(paths.matches(pattern, path) for path in (TABLE, HEAD))
+        if meant and not any(paths.matches(pattern, path) for path in weights):
+            raise UserError(
+                f"model.lora.targets[{i}]={pattern!r}: the head of this model is its embedding (tied_head), and "
+                f"adapters know the two only where they are apart; optim.trains=({TABLE!r},) trains the whole table."
+            )
+    paths.check("model.lora.targets", targets, weights, "weight that adapters know")
 
 
 def names(config: ModelConfig) -> list[str]:
@@ -102,8 +115,10 @@ def names(config: ModelConfig) -> list[str]:
 
 
 def known(config: ModelConfig) -> list[str]:
-    """The paths of the weights that can be adapted, of all kinds of layers. Makes no array."""
+    """The paths of the weights that can be adapted, of all kinds of layers, and of the embedding and the head unless
+    they are one. Makes no array."""
     make = lambda kind: BLOCKS[config.block](jax.random.key(0), config, kind, MemoryConfig())
     with meshes.for_shapes():
         blocks = [jax.eval_shape(functools.partial(make, kind)) for kind in config.kinds]
-    return [path for i, block in enumerate(blocks) for path, *_ in targets(block, i)]
+    inside = [path for i, block in enumerate(blocks) for path, *_ in targets(block, f"blocks.{i}")]
+    return inside + ([] if config.tied_head else [TABLE, HEAD])

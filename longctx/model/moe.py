@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec as P
 from longctx import cuts
 from longctx.config import MemoryConfig, ModelConfig
 from longctx.errors import UserError
-from longctx.model.linear import constant, weight
+from longctx.model.linear import Factored, constant, weight
 from longctx.model.mlp import Gated, TokenWise, biased
 
 LIMIT, STEEPNESS = 7.0, 1.702  # of gpt-oss's activation
@@ -30,9 +30,10 @@ class Experts(TokenWise):
         self.per_token = config.experts_per_token
         active, into, residual = (self.per_token, E), P(None, "fsdp", "tensor"), F * 2 * config.layers
         self.router = weight(router, (D, E), P("fsdp", None), D, dtype)
-        self.expert_gate = weight(gate, (E, D, F), into, D, dtype, active=active)
-        self.expert_up = weight(up, (E, D, F), into, D, dtype, active=active)
-        self.expert_down = weight(down, (E, F, D), P(None, "tensor", "fsdp"), residual, dtype, active=active)
+        out = P(None, "tensor", "fsdp")
+        self.expert_gate = weight(gate, (E, D, F), into, D, dtype, active, inputs=1, matrices=1)
+        self.expert_up = weight(up, (E, D, F), into, D, dtype, active, inputs=1, matrices=1)
+        self.expert_down = weight(down, (E, F, D), out, residual, dtype, active, inputs=1, matrices=1)
         bias = lambda shape, spec: constant(0.0, shape, spec, dtype) if config.mlp_bias else None
         self.router_bias = bias((E,), P(None))
         self.expert_gate_bias, self.expert_up_bias = (bias((E, F), P(None, "tensor")) for _ in range(2))
@@ -57,13 +58,24 @@ class Experts(TokenWise):
         order = jnp.argsort(expert)
         token, expert, weights = order // self.per_token, expert[order], weights[order][:, None]
         sizes = jnp.bincount(expert, length=scores.shape[-1])
-        through = lambda h, name: biased(named(jax.lax.ragged_dot(h, w[name], sizes)), w, name, expert)
+        through = lambda h, name: biased(named(_by_expert(h, w[name], sizes)), w, name, expert)
         goes_in = self.weighted_in(tokens[token], weights)
         hidden = self.combined(through(goes_in, "expert_gate"), through(goes_in, "expert_up")).astype(tokens.dtype)
-        down = jax.lax.ragged_dot(hidden, w["expert_down"], sizes, preferred_element_type=jnp.float32)
+        down = _by_expert(hidden, w["expert_down"], sizes, jnp.float32)
         down = biased(jax.lax.psum(down, "tensor"), w, "expert_down", expert)
         out = jnp.zeros(tokens.shape, jnp.float32).at[token].add(self.weighted_out(down, weights))
         return out.astype(tokens.dtype)
+
+
+def _by_expert(x, w: jax.Array | Factored, sizes, dtype=None):
+    """The rows of x [M, inputs], sorted by expert, each through the matrix of its expert: [M, outputs].
+
+    w: [E, inputs, outputs]. sizes: rows of each expert, [E]. dtype: of the result; default x's.
+    """
+    if not isinstance(w, Factored):
+        return jax.lax.ragged_dot(x, w, sizes, preferred_element_type=dtype)
+    low = _by_expert(x, w.a, sizes, dtype).astype(x.dtype)
+    return _by_expert(x, w.whole, sizes, dtype) + _by_expert(low, w.b, sizes, dtype)
 
 
 class GptOss(Experts):

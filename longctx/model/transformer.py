@@ -18,7 +18,7 @@ from longctx.model import lora, norm
 from longctx.model.block import BLOCKS
 from longctx.model.clex import Clex
 from longctx.model.embedding import Embedding
-from longctx.model.linear import constant, gathered, weight
+from longctx.model.linear import constant, weight, whole
 from longctx.positions import rope as rotary
 from longctx.positions import scalings
 from longctx.positions.view import View, learned_numbers, view
@@ -57,7 +57,7 @@ class SequenceAttention(NamedTuple):
 def _block(config: ModelConfig, memory: MemoryConfig, kind: int, key) -> nnx.Module:
     """A layer of the kind of that number."""
     block = BLOCKS[config.block](key, config, config.kinds[kind], memory)
-    return lora.adapted(key, block, kind, config.lora)
+    return lora.adapted(key, block, f"blocks.{kind}", config.lora)
 
 
 class Transformer(nnx.Module):
@@ -85,7 +85,8 @@ class Transformer(nnx.Module):
             self.clex = Clex(jax.random.fold_in(key, 0), config.rope, config.head_dim, config.param_dtype)
         if not config.tied_head:
             shape, dtype = (config.d_model, config.vocab_size), config.param_dtype
-            self.head = weight(head_key, shape, P("fsdp", "tensor"), config.d_model, dtype)
+            self.head = weight(head_key, shape, P("fsdp", "tensor"), config.d_model, dtype, inputs=1)
+            lora.adapt_ends(key, self, config.lora)
 
     def __call__(self, tokens, info: TokenInfo, rope: RopeConfig | None = None, stretch=None, length=None):
         """Hidden states BTD, ready for the head; tokens int32 [B, T], info their positions and segments.
@@ -166,7 +167,7 @@ class Transformer(nnx.Module):
         return cap * jnp.tanh(logits / cap) if cap else logits
 
     def head_weight(self):
-        """The output head [D, V] in the compute dtype, gathered from its shards."""
+        """The output head [D, V] in the compute dtype, gathered from its shards, with what its adapter adds."""
         if self.config.tied_head:
             return self.embedding.as_head()
-        return gathered(self.head, self.config.dtype)
+        return whole(self.head, self.config.dtype)

@@ -173,7 +173,7 @@ class Walk:
         grads = sums | trained.part(self.config, state.dshared)
         if embedding := trained.part(self.config, self._params_of(("embedding",))):
             before = sums.get("embedding") or layerwise.no_sums(embedding["embedding"])
-            grads |= {"embedding": self._embedding_grads(state.dy, before)}
+            grads |= self._embedding_grads(state.dy, {"embedding": before})
         return state.blocks, state.done, grads
 
     def _section_back(self, first, size: int, state: _Back, take) -> _Back:
@@ -257,13 +257,14 @@ class Walk:
         return jax.lax.fori_loop(0, self.chunks, lambda i, stream: stream.write(i, embedded(i)), stream)
 
     def _embedding_grads(self, dy: Stack, sums):
-        """`sums` with the gradient of the embedding added, from that of the embeddings."""
+        """`sums` with the gradient of what is trained of the embedding added, from that of the embeddings."""
         params = self._gathered(self._params_of(("embedding",)))
 
         def chunk(i, sums):
             tokens = self._chunk(i)["tokens"]
-            _, pull = jax.vjp(lambda params: self._model(params).embedding(tokens), params)
-            return layerwise.added(sums, pull(dy.read(i))[0]["embedding"])
+            embedded = lambda part: self._model(paths.joined(params, part)).embedding(tokens)
+            _, pull = jax.vjp(embedded, trained.part(self.config, params))
+            return layerwise.added(sums, pull(dy.read(i))[0])
 
         return jax.lax.fori_loop(0, self.chunks, chunk, sums)
 

@@ -42,7 +42,8 @@ IMPLEMENTATIONS: Mapping[str, Implementation] = lazy.Registry(
 PREFERENCE: Preference = {
     "cpu": ("decode", "chunked"),
     # tpu_decode by its name alone: where layers are scanned, XLA copies the keys of each out of the stack before a
-    # Pallas kernel (8192 keys of Llama 3 8B, compiled for v5e: 33 MiB of temporary memory), not for matmuls (0.1)
+    # Pallas kernel (8192 keys of Llama 3 8B, compiled for v5e: 33 MiB of temporary memory), not for matmuls (0.1). A
+    # cache is read in the stack by tpu.decode.of_layer: see longctx/generation/cache.py
     "tpu": ("decode", "tpu", "chunked"),
     "gpu": ("triton_decode", "cudnn", "jax_triton", "chunked"),
     # H100, 8k to 16k: cuDNN 529 to 539 forward, 470 backward; Triton 369 to 378 forward (arXiv 2407.08608)

@@ -23,7 +23,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from pallas_kernels.attention.spec import AttentionSpec, accumulator
 from pallas_kernels.masks import TokenInfo
@@ -63,6 +63,22 @@ class Inputs(NamedTuple):
     k_info: TokenInfo
     bias_params: Float[Array, "N D"] | None = None
     keep: Array | None = None
+
+
+class Stack(NamedTuple):
+    """Keys and values of a layer among those of stacked ones, as a cache has them for a decoding step.
+
+    Attributes:
+      k: [layers, B, K, H, S].
+      v: [layers, B, K, S, H].
+      info: positions and segments of the slots, int32 [B, S]; segment 0 is an empty slot.
+      layer: int32 [].
+    """
+
+    k: Float[Array, "L B K H S"]
+    v: Float[Array, "L B K S H"]
+    info: TokenInfo
+    layer: Int[Array, ""]
 
 
 class RowStats(NamedTuple):

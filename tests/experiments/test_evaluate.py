@@ -5,6 +5,7 @@ import json
 import pytest
 
 from experiments import evaluate, report
+from experiments.run import processes
 from longctx.evals import asking, key_tokens
 from tests.experiments.settings.test_bad_input import has, problem
 
@@ -26,7 +27,10 @@ def test_a_model_is_measured_where_it_was_made_for(tmp_path, folder, text, capsy
     assert [record["length"] for record in found] == [16, 64]
     page = report.write(workdir).read_text()
     assert "<h1>elsewhere</h1>" in page and "that the model is made for" in page and "Training loss" not in page
-    evaluate.main([*command(folder, text, "eval.lengths=(16,64)", "model.position=nope"), f"--workdir={workdir}"])
+    again = [*command(folder, text, "eval.lengths=(16,64)", "model.position=nope"), f"--workdir={workdir}"]
+    with processes.hold(workdir):
+        has(problem(evaluate.main, again), f"--workdir={str(workdir)!r} is in use by process", "another --workdir")
+    evaluate.main(again)
     other = json.loads((workdir / "evals.json").read_text())["by_position"]["lengths"]
     assert [record["loss"] for record in other] != [record["loss"] for record in found]
 
@@ -129,6 +133,14 @@ def test_a_suite_goes_on_sample_by_sample(tmp_path, folder, text, capsys, monkey
     said = capsys.readouterr().out.splitlines()
     assert said[-1] == "both.png" and (tmp_path / "both.png").stat().st_size > 10_000
     assert [line.split()[0] for line in said[-3:-1]] == ["one", "two"] and said[-3].endswith("-")
+
+
+def test_a_run_keeps_its_workdir(tmp_path, folder, text, monkeypatch):
+    of_run = {"init_from": "", "data": {"tokenizer": "bytes"}}
+    monkeypatch.setattr(evaluate.configs, "stored", lambda workdir: of_run if workdir == tmp_path else None)
+    argv = [*command(folder, text), f"--workdir={tmp_path}"]
+    has(problem(evaluate.main, argv), f"--workdir={tmp_path}", "training run")
+    assert not [*tmp_path.glob("*.json")]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from experiments import extend
 from experiments.bench import results
 from experiments.pictures import extension as figures
-from experiments.run import checks, comparison
+from experiments.run import checks, comparison, processes
 from experiments.settings import config as configs
 from experiments.settings.tree import ExtendConfig, Settings
 from longctx.config import ModelConfig, RecallConfig, RopeConfig
@@ -281,6 +281,10 @@ def test_a_model_that_is_given_is_measured_on_a_text(tmp_path, folder, text, cap
     assert len(none["cells"][1]["loss"]) == computed[-1][0] == 3 and set(computed) == {(3, 64), (3, 80)}
     assert none["cells"][0] == linear["cells"][0] and computed.count((3, 64)) == 1  # settings that are the same
     assert "passkey has no rows of 64 tokens: a prompt is longer, or the" in capsys.readouterr().out
+    written = (tmp_path / "out/extend.jsonl").read_bytes()
+    with processes.hold(tmp_path / "out"), pytest.raises(UserError, match=r"out' is in use by process .*: wait for"):
+        extend.main([*argv, "--config.extend.methods=('none', 'ntk')"])
+    assert (tmp_path / "out/extend.jsonl").read_bytes() == written
     extend.main([*argv, "--config.extend.methods=('none', 'ntk')"])
     assert capsys.readouterr().out.startswith("2 cells to read: 6 rows, ")
     again = json.loads((tmp_path / "out/extend.json").read_text())["tasks"][1]["records"]

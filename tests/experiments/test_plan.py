@@ -71,7 +71,9 @@ def test_flops_of_weights_that_are_not_trained_are_two_thirds():
     adapters = 3 * 2 * ((32 + 4 * 8) + (48 + 32))
     assert found.matmuls == whole.matmuls * 4 / 6 + 6 * adapters * 512 * 2
     head = dataclasses.replace(tuned, optim=OptimConfig(trains=("head",)))
-    assert work(head, shapes_of(head)["params"], 512, 2).matmuls == found.matmuls + 2 * 32 * 64 * 512 * 2
+    beside = dataclasses.replace(lora, targets=(*lora.targets, "head"))  # by way of the whole head's gradient
+    for config in head, dataclasses.replace(tuned, model=dataclasses.replace(TINY, lora=beside)):
+        assert work(config, shapes_of(config)["params"], 512, 2).matmuls == found.matmuls + 2 * 32 * 64 * 512 * 2
 
 
 @pytest.mark.parametrize(

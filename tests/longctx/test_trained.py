@@ -32,9 +32,14 @@ MODEL = ModelConfig(
     kv_heads=2,
     head_dim=8,
     dtype="float32",
-    pattern=(LayerConfig(), LayerConfig(position="nope")),
+    experts=4,
+    experts_per_token=2,
+    expert_mlp_dim=16,
+    mlp_bias=True,
+    pattern=(LayerConfig(feed_forward="gpt_oss"), LayerConfig(position="nope")),
 )
-LORA = LoraConfig(rank=2, targets=("attention.w*", "mlp.down", "blocks.1.mlp.up"))
+OUTSIDE = "embedding.table", "head"
+LORA = LoraConfig(rank=2, targets=("attention.w*", "mlp.expert_*", "mlp.down", "blocks.1.mlp.up", *OUTSIDE))
 CONFIG = Config(
     batch_tokens=64,
     stages=(StageConfig(seq_len=32, steps=10),),
@@ -68,7 +73,7 @@ def moved(config, steps: int = 3):
 
 
 def test_an_adapted_model_starts_as_the_model_bit_for_bit_and_merges_to_1e_6():
-    """On eight devices, of two kinds of layers, one of which has an adapter more."""
+    """On eight devices, of two kinds of layers, with experts and without, and of the embedding and the head."""
     with jax.set_mesh(meshes.make(CUT.mesh)):
         make = lambda model: jax.jit(lambda: functional.init(model, CUT.attention, jax.random.key(0)))()
         plain, params = make(MODEL), make(CUT.model)
@@ -94,10 +99,13 @@ def test_an_adapted_model_starts_as_the_model_bit_for_bit_and_merges_to_1e_6():
 def test_only_adapters_move_and_only_they_have_moments(config):
     changed, before, state = moved(config)
     adapters = {path for path in leaves(before["params"]) if path.endswith((".a", ".b"))}
-    assert len(adapters) == 2 * (2 * 5 + 1) and changed == adapters
+    assert len(adapters) == 2 * (4 + 3 + 4 + 2 + len(OUTSIDE)) and changed == adapters
     mu = leaves(state["moments"][0].mu)
     assert mu.keys() == adapters and all(x.dtype == np.float32 for x in mu.values())
-    assert "blocks.1.mlp.up.a" in adapters and "blocks.0.mlp.up.a" not in adapters
+    assert "blocks.1.mlp.up.a" in adapters and "blocks.1.mlp.gate.a" not in adapters
+    shapes = {path: x.shape for path, x in leaves(state["params"]).items()}
+    assert shapes["blocks.0.mlp.expert_down.a"] == (2, 4, 16, 2) and shapes["embedding.table.a"] == (32, 2)
+    assert shapes["blocks.0.mlp.expert_down.b"] == (2, 4, 2, 16) and shapes["head.b"] == (2, 32)
 
 
 def test_patterns_train_beside_adapters_and_without():
@@ -108,7 +116,8 @@ def test_patterns_train_beside_adapters_and_without():
         *(f"blocks.{i}.{name}_norm.scale" for i in (0, 1) for name in ("attention", "mlp")),
     }
     changed, before, state = moved(PLAIN)
-    assert changed == {"norm.scale", *(f"blocks.1.mlp.{name}" for name in ("gate", "up", "down"))}
+    weights = ("gate", "up", "down", "gate_bias", "up_bias", "down_bias")
+    assert changed == {"norm.scale", *(f"blocks.1.mlp.{name}" for name in weights)}
     assert leaves(state["moments"][0].mu).keys() == changed and "ema" not in state
 
 
@@ -148,7 +157,8 @@ def test_the_average_is_that_of_every_step_and_what_is_measured():
 
 def refused(**changes) -> str:
     layers = changes.pop("layers", MODEL.layers)
-    model = dataclasses.replace(MODEL, layers=layers, lora=dataclasses.replace(LORA, **changes.pop("lora", {})))
+    lora = dataclasses.replace(LORA, **changes.pop("lora", {}))
+    model = dataclasses.replace(MODEL, layers=layers, lora=lora, tied_head=changes.pop("tied_head", False))
     config = dataclasses.replace(CONFIG, model=model, **changes)
     with pytest.raises(UserError) as caught:
         functional.names.check(model, config.mesh.axes)
@@ -163,6 +173,9 @@ def test_what_cannot_work_is_refused_by_name():
         in refused(lora=dict(targets=("mlp.up", "atention.wq")))
     )
     assert "model.lora.targets=()" in refused(lora=dict(targets=()))
+    for target in (*OUTSIDE, "embed*"):
+        tied = refused(tied_head=True, lora=dict(targets=("attention.w*", target)))
+        assert f"model.lora.targets[1]={target!r}: the head of this model is its embedding (tied_head)" in tied
     trains = refused(optim=OptimConfig(trains=("mlp.*", "mlp.gats")))
     assert "optim.trains[1]='mlp.gats' matches no parameter. Did you mean 'mlp.gate'?" in trains
     offload = refused(memory=MemoryConfig(offload=("moments",)))

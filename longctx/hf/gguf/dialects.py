@@ -12,6 +12,7 @@ import numpy as np
 
 from longctx.errors import UserError, unknown_name
 from longctx.hf.gguf.file import LLAMA_HEADS, PLAIN, PLUS_ONE, QUERIES_FIRST, Metadata, Tensor
+from longctx.hf.tensors import Names, Piece
 
 ROPE_FACTORS = "rope_freqs.weight"  # what divides each frequency: Llama 3.1's scaling, worked out
 # LongRoPE's in short and in long rows
@@ -47,6 +48,19 @@ NEOX = {
     "ffn_norm": "post_attention_layernorm",
     "ffn_up": "mlp.dense_h_to_4h",
     "ffn_down": "mlp.dense_4h_to_h",
+}
+_OF_EXPERTS = {"gate": "E F D -> E D F", "up": "E F D -> E D F", "down": "E D F -> E F D"}
+GPT_OSS = {name: theirs for name, theirs in BLOCK.items() if not name.startswith("ffn")} | {
+    "attn_sinks": "self_attn.sinks",
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_gate_inp": "mlp.router",
+    **{f"ffn_{name}_exps": f"mlp.experts.{name}_proj" for name in _OF_EXPERTS},
+}
+# gate and up apart, outputs before inputs
+GPT_OSS_PIECES: Names = {"attention.sinks": Piece("self_attn.sinks.weight", "N -> N")} | {
+    f"mlp.expert_{name}{ours}": Piece(f"mlp.experts.{name}_proj.{theirs}", form)
+    for name, matrix in _OF_EXPERTS.items()
+    for ours, theirs, form in (("", "weight", matrix), ("_bias", "bias", "E D -> E D"))
 }
 SIZES = {
     "hidden_size": "embedding_length",
@@ -93,6 +107,7 @@ class Dialect:
       outside, at: the modules outside of layers, and the prefix of layers.
       forms: the form, see Tensor, of some of a layer's tensors.
       norms_plus_one: the weights of norms lie as Tensor's "plus_one".
+      pieces: the places of a layer's weights that lie in tensors otherwise than in Hugging Face's.
     """
 
     model_type: str
@@ -103,6 +118,7 @@ class Dialect:
     at: str = "model.layers"
     forms: dict[str, str] = dataclasses.field(default_factory=dict)
     norms_plus_one: bool = False
+    pieces: Names = dataclasses.field(default_factory=dict)
 
 
 def number(stored: float) -> float:
@@ -183,6 +199,22 @@ def _gpt_neox(part: Part) -> dict:
     }
 
 
+def _gpt_oss(part: Part) -> dict:
+    """Settings of gpt-oss, whose YaRN is always there. Files do not say that its range of frequencies is not rounded to
+    whole ones, as the model was trained and config.json has it."""
+    scaling = _rope_scaling(part, {}) or {}
+    if scaling.get("rope_type") != "yarn":
+        kind = part.get("rope.scaling.type", "none")
+        raise UserError(f"{part.metadata.path}: {part.name}.rope.scaling.type={kind!r} is not supported; 'yarn' is.")
+    return {
+        "rope_scaling": scaling | {"truncate": False},
+        "sliding_window": part.size("attention.sliding_window"),
+        "num_local_experts": part.size("expert_count"),
+        "num_experts_per_tok": part.size("expert_used_count"),
+        "intermediate_size": part.get("expert_feed_forward_length") or part.size("feed_forward_length"),
+    }
+
+
 PAIRED = {"attn_q": LLAMA_HEADS, "attn_k": LLAMA_HEADS}
 _WINDOWS = "attention.sliding_window", "final_logit_softcapping"
 DIALECTS = {
@@ -202,6 +234,13 @@ DIALECTS = {
         outside=NEOX_OUTSIDE,
         at="gpt_neox.layers",
         forms={"attn_qkv": QUERIES_FIRST},
+    ),
+    "gpt-oss": Dialect(
+        "gpt_oss",
+        GPT_OSS,
+        _gpt_oss,
+        ("attention.sliding_window", "expert_count", "expert_used_count", "expert_feed_forward_length"),
+        pieces=GPT_OSS_PIECES,
     ),
     "gemma3": Dialect("gemma3_text", SANDWICH, _gemma3, (*_WINDOWS, "rope.freq_base_swa"), norms_plus_one=True),
 }

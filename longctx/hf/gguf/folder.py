@@ -10,6 +10,7 @@ from longctx import caches
 from longctx.errors import UserError
 from longctx.hf import files, text
 from longctx.hf.gguf import dialects, file, tokenizer
+from longctx.hf.tensors import Names
 
 GGUF = "model.gguf"  # the link
 VERSION = 1  # of what is written; a new one makes the folders anew
@@ -38,6 +39,11 @@ def tensors(path: pathlib.Path) -> dict[str, file.Tensor]:
     """{name: Tensor} in a folder that `folder` made."""
     source = (path / GGUF).resolve()
     return dialects.renamed(file.metadata(source), file.tensors(source))
+
+
+def pieces(path: pathlib.Path) -> Names:
+    """Dialect.pieces of the file behind a folder that `folder` made."""
+    return dialects.of(file.metadata((path / GGUF).resolve())).pieces
 
 
 def _make(path: pathlib.Path, made: pathlib.Path) -> None:

@@ -13,7 +13,8 @@ from longctx.hf import text
 from longctx.hf.gguf.file import Metadata
 
 SPACE = "\u2581"  # SentencePiece's letter for a space
-_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_END = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_WORDS = _END + r"|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _ROLES = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}  # ours: transformers' word for it
 
 
@@ -178,11 +179,25 @@ def _qwen2():
     return normalizers.NFC(), _words(r"\p{N}")
 
 
+def _gpt4o():
+    """GPT-4o's words (o200k): capitals go before small letters, what is shortened behind an apostrophe belongs to its
+    word, digits come by threes, slashes after marks stay with them."""
+    large, small, marks = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]", r"[^\r\n\p{L}\p{N}]?"
+    words = (f"{marks}{large}{many}{_END}?" for many in (f"*{small}+", f"+{small}*"))
+    others = r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n/]*", r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+"
+    return None, _split("|".join((*words, *others)))
+
+
 def _words(numbers: str):
     """A pre-tokenizer by the expression that Llama 3 and Qwen 2 share but for `numbers`."""
+    return _split(_WORDS % numbers)
+
+
+def _split(expression: str):
+    """A pre-tokenizer of bytes by what an expression finds."""
     from tokenizers import Regex, pre_tokenizers
 
-    split = pre_tokenizers.Split(Regex(_WORDS % numbers), "isolated")
+    split = pre_tokenizers.Split(Regex(expression), "isolated")
     return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
@@ -195,5 +210,6 @@ PRE = {
     "refact": _single_digits,
     "llama-bpe": _llama3,
     "qwen2": _qwen2,
+    "gpt-4o": _gpt4o,
 }
-WHOLE_WORDS = ("llama-bpe",)  # a word that is a token is that token, whatever the merges say
+WHOLE_WORDS = ("llama-bpe", "gpt-4o")  # a word that is a token is that token, whatever the merges say

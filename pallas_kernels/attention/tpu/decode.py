@@ -1,14 +1,15 @@
 """Attention of a few queries over many keys on TPUs, as a decoding step needs: keys that may be seen are read once.
 
 The query heads of a key head, and the queries of a row, are the rows of one matmul; blocks of keys [H, S] and of values
-[S, H] are its other side, which is how longctx/generation/cache.py stores them. Keys may also lie in pages: `paged`.
+[S, H] are its other side, which is how longctx/generation/cache.py stores them. Keys may also lie in pages, `paged`,
+or among those of other layers, `of_layer`: XLA copies what a Pallas kernel reads out of a stack, and this reads there.
 Heads that are narrower than the matrix unit share it: see `_packed`.
 
 The kernel walks one list of the blocks with work in them, of all rows together: short rows do not wait for long ones.
 To read takes longer than to compute, so a step has keys of several heads, and much is read at a time.
 """
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from jaxtyping import Array, Float, Int
 from pallas_kernels import masks, mosaic_tpu, tpu_chips
 from pallas_kernels.attention import blocks
 from pallas_kernels.attention import decode as plain
-from pallas_kernels.attention.pair import Grads, Inputs, Pair, RowStats, merge, unsupported
+from pallas_kernels.attention.pair import Grads, Inputs, Pair, RowStats, Stack, merge, unsupported
 from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.attention.tpu import pairs
 from pallas_kernels.attention.tpu.parts import LOG2_E, LOW, info_rows, stacked, staged
@@ -50,15 +51,17 @@ class _Keys(NamedTuple):
     """Keys and values in blocks, wherever these lie.
 
     Attributes:
-      k: [B, K, H, S], or [P, K, H, block] where there is a table.
-      v: [B, K, S, H], or [P, K, block, H].
+      k: [P, K, H, S], or [P, K, H, block] where there is a table.
+      v: [P, K, S, H], or [P, K, block, H].
       info: positions and segments of the keys of each row, int32 [B, blocks * block]; segment 0 past the last key.
       table: int32 [B, blocks], the number in P of each block of a row; None where rows lie one after the other.
+      first: where they do, the number in P of the first one.
     """
     k: jax.Array
     v: jax.Array
     info: TokenInfo
     table: jax.Array | None = None
+    first: jax.Array | int = 0
 
 
 class _Cut(NamedTuple):
@@ -95,6 +98,35 @@ def forward(x: Inputs, spec: AttentionSpec, initial: Pair | None = None) -> Pair
 def backward(x: Inputs, spec: AttentionSpec, stats: RowStats) -> Grads:
     """Gradients of these queries and keys, in plain JAX; see reference.backward."""
     return plain.backward(x, spec, stats)
+
+
+def why_not_of_layer(q, q_info: TokenInfo, stack: Stack, spec: AttentionSpec, platform: str) -> str | None:
+    """The reason why `of_layer` cannot be, or None."""
+    if (H := q.shape[3]) % LANES:
+        return f"would copy the values of all layers, whose heads have {H} numbers and not a multiple of {LANES}"
+    return why_not(_inputs(q, q_info, stack), spec, platform)
+
+
+def of_layer(q: Float[Array, "B T N H"], q_info: TokenInfo, stack: Stack, spec: AttentionSpec,
+             initial: Pair | None = None) -> Pair:
+    """The pair of queries over the keys of a layer among stacked ones, of which nothing is copied; see `forward`.
+
+    Raises NotImplementedError for what the kernel cannot do, with the reason.
+    """
+    if reason := why_not_of_layer(q, q_info, stack, spec, "tpu"):
+        raise NotImplementedError(f"the TPU kernel of attention in a stack of layers {reason}")
+    cut, rows = cut_of(_inputs(q, q_info, stack), spec), lambda x: x.reshape(-1, *x.shape[2:])
+    first = stack.layer * stack.k.shape[1]
+    keys = _Keys(rows(stack.k), rows(stack.v), blocks.pad_info(stack.info, cut.block), first=first)
+    pair = _attend(q, q_info, keys, cut, spec)
+    return pair if initial is None else merge(initial, pair)
+
+
+def _inputs(q, q_info: TokenInfo, stack: Stack) -> Inputs:
+    """The call on the keys of one layer, these as types."""
+    B, K, H, S = stack.k.shape[1:]
+    keys: Any = jax.ShapeDtypeStruct((B, S, K, H), stack.k.dtype)
+    return Inputs(q, keys, keys, q_info, stack.info)
 
 
 def paged(q: Float[Array, "B T N H"], q_info: TokenInfo, pages: Pages, table: Int[Array, "B pages"],
@@ -228,8 +260,9 @@ def _walk(mask, q_info: TokenInfo, keys: _Keys, block: int):
     before = jax.lax.cummax(jnp.where(works, at, -1))
     source = entry[jnp.where(before < 0, jnp.argmax(works), before)]
     row, number = pairs.outer(source), pairs.inner(source)
-    place = (row, number) if keys.table is None else (jnp.maximum(keys.table[row, number], 0), jnp.zeros_like(row))
-    return block_list, jnp.stack(place), steps
+    if keys.table is None:
+        return block_list, jnp.stack((row + keys.first, number)), steps
+    return block_list, jnp.stack((jnp.maximum(keys.table[row, number], 0), jnp.zeros_like(row))), steps
 
 
 def _grid(operands, steps, cut: _Cut):

@@ -81,12 +81,14 @@ def test_two_processes_go_on_where_one_stopped(tiny, finished, tmp_path):
 
 def test_an_error_of_one_process_is_its_line_and_ends_both(tiny, finished, tmp_path):
     workdir = rewound(finished, tmp_path / "run", STEPS)
+    before = (workdir / "config.json").read_text()
     with open(workdir / configs.CHECKPOINTS / "LOCK") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = tiny.together(*tiny.command(workdir, *cut(data=2, context=2)))
     assert done.codes[0] == 2 and done.codes[1] != 0
     assert re.search(r"^error: The checkpoint directory .* is in use", done.outputs[0], re.MULTILINE)
     assert "error: " not in done.outputs[1]
+    assert (workdir / "config.json").read_text() == before  # of the run that holds the lock, on another mesh
 
 
 @pytest.mark.slow

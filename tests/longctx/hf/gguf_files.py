@@ -16,6 +16,7 @@ ARCHITECTURES = {
     "gpt_neox": gguf.MODEL_ARCH.GPTNEOX,
     "gemma2": gguf.MODEL_ARCH.GEMMA2,
     "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
+    "gpt_oss": gguf.MODEL_ARCH.GPT_OSS,
 }
 
 
@@ -30,12 +31,29 @@ def by_pairs(rows: np.ndarray, heads: int) -> np.ndarray:
     return rows[order]
 
 
+def of_gpt_oss(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Tensors with names that end as others do; experts with outputs first, and gate and up, whose columns take turns,
+    apart."""
+    found = {}
+    for theirs, value in values.items():
+        at, bias = theirs.removesuffix("_bias"), theirs.endswith("_bias")
+        kind, value = ("bias", value) if bias else ("weight", value.swapaxes(-1, -2) if "experts" in at else value)
+        if at.endswith("gate_up_proj"):
+            parts = (value[:, i::2] for i in range(2))
+            found |= {f"{at.replace('gate_up', name)}.{kind}": x for name, x in zip(("gate", "up"), parts, strict=True)}
+        elif at.endswith(("experts.down_proj", "sinks")):
+            found[f"{at}.{kind}"] = value
+        else:
+            found[theirs] = value
+    return {name: np.ascontiguousarray(value) for name, value in found.items()}
+
+
 def tensors(content: dict, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """{GGUF's name: values as the converter stores them} of a model with that config.json."""
     architecture = ARCHITECTURES[content["model_type"]]
     names = gguf.get_tensor_name_map(architecture, content["num_hidden_layers"])
     stored = {}
-    for theirs, value in values.items():
+    for theirs, value in (of_gpt_oss(values) if content["model_type"] == "gpt_oss" else values).items():
         name = names.get_name(theirs, try_suffixes=(".weight", ".bias"))
         paired = content["model_type"] in ("llama", "smollm3")
         if paired and ".q_proj" in theirs:
@@ -58,7 +76,7 @@ def write(
     quantization: gguf.GGMLQuantizationType | None = None,
     more=lambda writer: None,
 ) -> pathlib.Path:
-    """The file of a model. quantization: of all matrices. more: adds to the metadata."""
+    """The file of a model. quantization: of all matrices, MXFP4 of those of experts. more: adds to the metadata."""
     architecture = ARCHITECTURES[content["model_type"]]
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
     writer.add_context_length(content["max_position_embeddings"])
@@ -84,8 +102,12 @@ def write(
     if content["model_type"] == "phi3":
         writer.add_rope_scaling_orig_ctx_len(content["original_max_position_embeddings"])
         writer.add_sliding_window(content["sliding_window"] or 0)
-    if content["model_type"].startswith("gemma"):
+    if content["model_type"].startswith(("gemma", "gpt_oss")):
         writer.add_sliding_window(content["sliding_window"])
+    if content["model_type"] == "gpt_oss":
+        writer.add_expert_count(content["num_local_experts"])
+        writer.add_expert_used_count(content["num_experts_per_tok"])
+        writer.add_expert_feed_forward_length(content["intermediate_size"])
     if content.get("final_logit_softcapping"):
         writer.add_final_logit_softcapping(content["final_logit_softcapping"])
     if content.get("attn_logit_softcapping"):
@@ -116,7 +138,7 @@ def _add(writer, name: str, value: np.ndarray, quantization) -> None:
     if value.dtype.name == "bfloat16":
         kind = gguf.GGMLQuantizationType.BF16
         writer.add_tensor(name, value.view(np.uint8), raw_dtype=kind)
-    elif quantization is not None and value.ndim == 2:
+    elif quantization is not None and value.ndim == (3 if quantization.name == "MXFP4" else 2):
         writer.add_tensor(name, gguf.quants.quantize(value, quantization), raw_dtype=quantization)
     else:
         writer.add_tensor(name, value)

@@ -65,6 +65,65 @@ def test_an_adapter_is_what_its_tensors_add_and_comes_back_bit_by_bit(tmp_path):
     assert scaled.alpha / scaled.rank == pytest.approx(ALPHA / RANK**0.5)
 
 
+def drawn(rng, *shape):
+    return rng.normal(0, 0.1, shape).astype(np.float32)
+
+
+def test_experts_the_embedding_and_the_head_have_adapters_in_peft_s_format(tmp_path):
+    """Rows of an expert's lora_A follow one another, and columns of lora_B are E apart; those of the embedding have
+    names of their own, and peft writes the embedding and the head themselves too."""
+    base, rng, at = tiny.tensors("gpt_oss"), np.random.default_rng(0), "base_model.model."
+    folder, adapter = tiny.write(tmp_path / "model", "gpt_oss"), tmp_path / "adapter"
+    (E, F, D), (V, _) = base["model.layers.0.mlp.experts.down_proj"].shape, base["lm_head.weight"].shape
+    tensors, whole, scale = {}, dict(base), ALPHA / RANK
+    for i in range(3):
+        a, b, name = drawn(rng, E, RANK, F), drawn(rng, E, D, RANK), f"model.layers.{i}.mlp.experts"
+        tensors[f"{at}{name}.lora_A.weight"] = a.reshape(E * RANK, F)
+        tensors[f"{at}{name}.lora_B.weight"] = np.ascontiguousarray(b.transpose(1, 2, 0).reshape(D, RANK * E))
+        whole[f"{name}.down_proj"] = base[f"{name}.down_proj"] + scale * np.einsum("eri,eor->eio", a, b)
+    for name, A, B in (
+        ("model.embed_tokens", "lora_embedding_A", "lora_embedding_B"),
+        ("lm_head", "lora_A.weight", "lora_B.weight"),
+    ):
+        a, b = (
+            (drawn(rng, RANK, V), drawn(rng, D, RANK)) if "embed" in A else (drawn(rng, RANK, D), drawn(rng, V, RANK))
+        )
+        tensors |= {f"{at}{name}.{A}": a, f"{at}{name}.{B}": b, f"{at}{name}.base_layer.weight": base[f"{name}.weight"]}
+        whole[f"{name}.weight"] = base[f"{name}.weight"] + scale * ((b @ a).T if "embed" in A else b @ a)
+    write(adapter, base, projections=(), target_parameters=["mlp.experts.down_proj"])
+    save_file(tensors, adapter / "adapter_model.safetensors")
+
+    model = hf.load(folder, adapter=adapter)
+    assert model.config.lora == LoraConfig(RANK, ALPHA, ("mlp.expert_down", "embedding.table", "head"))
+    want = hf.load(tiny.write(tmp_path / "whole", "gpt_oss", whole))(IDS)
+    assert abs(hf.load(folder)(IDS) - want).max() > 0.1
+    for found in model, model.merged:
+        np.testing.assert_allclose(found(IDS), want, rtol=0, atol=3e-6 * abs(want).max())
+    hf.save_adapter(model, tmp_path / "again")
+    written = load_file(tmp_path / "again/adapter_model.safetensors")
+    tiny.assert_same(written, {name: value for name, value in tensors.items() if "base_layer" not in name})
+    content = json.loads((tmp_path / "again/adapter_config.json").read_text())
+    assert content["target_modules"] == ["embed_tokens", "lm_head"]
+    assert content["target_parameters"] == [f"model.layers.{i}.mlp.experts.down_proj" for i in range(3)]
+
+    tensors[f"{at}lm_head.base_layer.weight"] = base["lm_head.weight"] + 1
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    assert "lm_head.base_layer.weight, which is not the model's" in refused(hf.load, folder, adapter=adapter)
+    write(adapter, base, projections=(), target_parameters=["mlp.experts.gate_up_proj"])
+    said = refused(hf.load, folder, adapter=adapter)
+    assert "target_parameters has 'mlp.experts.gate_up_proj'; down_proj can have adapters" in said
+
+
+def test_an_adapter_of_a_tied_embedding_is_refused(tmp_path):
+    folder, adapter = tiny.write(tmp_path / "model", "llama_tied"), tmp_path / "adapter"
+    V, D = tiny.tensors("llama_tied")["model.embed_tokens.weight"].shape
+    write(adapter, {}, projections=())
+    at, zeros = "base_model.model.model.embed_tokens.lora_embedding_", np.zeros((RANK, V), np.float32)
+    save_file({f"{at}A": zeros, f"{at}B": np.zeros((D, RANK), np.float32)}, adapter / "adapter_model.safetensors")
+    said = refused(hf.load, folder, adapter=adapter)
+    assert "embed_tokens.lora_embedding_" in said and "the head of this model is its embedding" in said
+
+
 def refused(call, *args, **how) -> str:
     with pytest.raises(UserError) as caught:
         call(*args, **how)
@@ -115,15 +174,20 @@ def test_weights_that_share_a_tensor_cannot_be_written_as_adapters(tmp_path):
     assert "the model has no adapters" in refused(hf.save_adapter, hf.load(folder), tmp_path / "out")
 
 
+ENDS = ["embed_tokens", "embed_in", "lm_head"]
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3", "phi3", "gpt_neox", "mistral"])
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3", "phi3", "gpt_neox", "mistral", "gpt_oss"])
 def test_peft_reads_what_is_written_and_writes_what_is_read(name, tmp_path):
     peft = pytest.importorskip("peft", reason="peft is not installed: pip install -e '.[bench]'", exc_type=ImportError)
     import torch
     import transformers
 
     modules = {"phi3": ["o_proj", "down_proj"], "gpt_neox": ["dense"]}.get(name, ["q_proj", "o_proj", "up_proj"])
+    modules = [*modules, *([] if tiny.config(name)["tie_word_embeddings"] else ENDS)]
+    more = {"target_parameters": ["mlp.experts.down_proj"]} if name == "gpt_oss" else {}
     folder = tiny.write(tmp_path / "model", name)
     load = lambda: transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     ids = IDS % tiny.config(name)["vocab_size"]
@@ -133,7 +197,7 @@ def test_peft_reads_what_is_written_and_writes_what_is_read(name, tmp_path):
             return model(torch.tensor(ids)).logits.numpy()
 
     torch.manual_seed(0)
-    how = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=modules, init_lora_weights=False)
+    how = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=modules, init_lora_weights=False, **more)
     theirs = peft.get_peft_model(load(), how)
     theirs.save_pretrained(tmp_path / "theirs")
     want, model = logits(theirs), hf.load(folder, adapter=tmp_path / "theirs")

@@ -34,6 +34,7 @@ MODELS = {
     "phi3": {},
     "phi3_longrope": {},
     "gpt_neox": {},
+    "gpt_oss": {},
     "gemma2": {"query_pre_attn_scalar": 12},
     "gemma3": {"query_pre_attn_scalar": 12, "sliding_window_pattern": 6, "_sliding_window_pattern": 6},
 }
@@ -80,6 +81,32 @@ def test_quantized_weights_are_what_they_stand_for(tmp_path, kind):
     meant = {tensor: rounded(value) if value.ndim == 2 else value for tensor, value in values.items()}
     assert any((meant[tensor] != value).any() for tensor, value in values.items())
     assert_same_model(hf.load(path), hf.load(folder_of(tmp_path, "qwen2", content, meant)))
+
+
+def test_experts_of_gpt_oss_in_mxfp4_are_what_they_stand_for(tmp_path):
+    quantization = gguf.GGMLQuantizationType.MXFP4
+    content, values, rng = (
+        content_of("gpt_oss", intermediate_size=64),
+        tiny.tensors("gpt_oss"),
+        np.random.default_rng(0),
+    )
+    sizes = {"gate_up_proj": (4, 32, 128), "gate_up_proj_bias": (4, 128), "down_proj": (4, 64, 32)}
+    for tensor in [tensor for tensor in values if "experts" in tensor]:
+        values[tensor] = rng.normal(size=sizes.get(tensor.rpartition(".")[2], (4, 32))).astype(np.float32)
+    path = write(tmp_path / "gpt_oss.gguf", content, values, quantization)
+    rounded = lambda value: gguf.quants.dequantize(gguf.quants.quantize(value, quantization), quantization)
+    by_inputs = lambda value: np.ascontiguousarray(value.swapaxes(1, 2))  # along which blocks lie
+    meant = {name: by_inputs(rounded(by_inputs(x))) if x.ndim == 3 else x for name, x in values.items()}
+    assert sum((meant[name] != x).any() for name, x in values.items()) == 2 * 3
+    got = hf.load(path)
+    assert_same_model(got, hf.load(folder_of(tmp_path, "gpt_oss", content, meant)))
+    hf.save(got, tmp_path / "saved")  # with Hugging Face's names
+    tiny.assert_same(tiny.read(tmp_path / "saved"), meant)
+
+
+def test_a_gpt_oss_without_yarn_is_refused(tmp_path):
+    path = write(tmp_path / "m.gguf", content_of("gpt_oss") | {"rope_scaling": None}, tiny.tensors("gpt_oss"))
+    assert "gpt-oss.rope.scaling.type='none' is not supported; 'yarn' is" in refused(path)
 
 
 def test_factors_of_frequencies_are_llama_3s_scaling(tmp_path):
@@ -231,6 +258,13 @@ def test_a_byte_level_tokenizer(tmp_path):
     assert (tokenizer.bos, tokenizer.eos, tokenizer.ends) == (0, 0, (0, 1))
     assert tokenizer.encode_prompt(b"the", 1000).tolist() == tokenizer.encode(b"the").tolist()  # no BOS in prompts
     assert json.loads((folder / "tokenizer_config.json").read_text())["chat_template"].startswith("{{ messages")
+
+
+def test_words_of_gpt_4o(tmp_path):
+    tokenizer, _ = of_file(tmp_path, lambda writer: byte_level(writer, "gpt-4o"))
+    cut = tokenizer._tokenizer.pre_tokenizer.pre_tokenize_str("HelloWorld's éA 1234 //\n/x 日本")
+    assert [word for word, _ in cut] == ["Hello", "World's", "ĠÃ©", "A", "Ġ", "123", "4", "Ġ//Ċ/", "x", "ĠæĹ¥æľ¬"]
+    assert words(tokenizer, "the then") == ["th", "e", "Ġth", "e", "n"]
 
 
 def test_a_sentence_piece_tokenizer(tmp_path):

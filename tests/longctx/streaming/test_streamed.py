@@ -172,6 +172,7 @@ def test_positions_that_are_spread_out_and_a_learned_scaling(augment):
 
 LORA = LoraConfig(rank=2, targets=("attention.w*", "blocks.1.mlp.*"))
 ADAPTED = dataclasses.replace(RICH_PAIR, lora=LORA)
+ENDS = dataclasses.replace(PLAIN, lora=dataclasses.replace(LORA, targets=("mlp.down", "embedding.table", "head")))
 
 
 @pytest.mark.parametrize(
@@ -183,6 +184,7 @@ ADAPTED = dataclasses.replace(RICH_PAIR, lora=LORA)
             (RICH_PAIR, ("embedding.table", "bias_table"), streamed(16, clip="exact_twice"), MeshConfig(context=2)),
             (RICH_PAIR, ("blocks.1.*",), streamed(8), ONE),
             (PLAIN, ("head",), streamed(8), ONE),
+            (ENDS, (), streamed(8), MeshConfig(fsdp=2, tensor=2)),
         ),
     ],
 )

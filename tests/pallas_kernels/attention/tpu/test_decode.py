@@ -9,7 +9,7 @@ from pallas_kernels import masks, tpu_chips
 from pallas_kernels.attention import api, blocks
 from pallas_kernels.attention import decode as plain
 from pallas_kernels.attention.bias import Alibi
-from pallas_kernels.attention.pair import Inputs
+from pallas_kernels.attention.pair import Inputs, Pair, Stack
 from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.attention.tpu import decode, kernel
 from pallas_kernels.masks import Causal, Sinks, TokenInfo, Window
@@ -138,6 +138,26 @@ def test_pages_are_as_one_row(H, dtype, page):
         info = TokenInfo(position, (position < lengths[:, None]).astype(jnp.int32))
         whole = jax.jit(lambda x: decode.forward(x, spec))(Inputs(q, k, v, q_info, info))
         assert all(np.array_equal(*both) for both in zip(got, whole, strict=True))
+
+
+def test_a_layer_of_a_stack_is_as_that_layer_alone():
+    """Bit for bit, on from a pair too; other layers, here NaN, are not read."""
+    L, B, S, spec = 3, 2, 300, AttentionSpec(Causal(), block=128, partial=True)
+    infos = cached(B, S, (290, 140))
+    p = problem(5, "bfloat16", B=B, T=1, S=S, N=4, K=2, H=128, infos=infos)
+    x, initial = p.inputs(), Pair(jnp.ones((B, 1, 4, 128), jnp.float32), jnp.ones((B, 1, 4), jnp.float32))
+    want = [jax.jit(lambda x, pair: decode.forward(x, spec, pair))(x, pair) for pair in (None, initial)]
+    k, v = x.k.transpose(0, 2, 3, 1), x.v.swapaxes(1, 2)
+    alone = lambda y, layer: jnp.full((L, *y.shape), jnp.nan, y.dtype).at[layer].set(y)
+    call = jax.jit(lambda stack, pair: decode.of_layer(x.q, x.q_info, stack, spec, pair))
+    for layer in range(L):
+        stack = Stack(alone(k, layer), alone(v, layer), x.k_info, jnp.int32(layer))
+        for pair, wanted in zip((None, initial), want, strict=True):
+            got = call(stack, pair)
+            assert all(np.array_equal(*both) for both in zip(got, wanted, strict=True))
+    narrow = Stack(jnp.zeros((L, B, 2, 64, S)), jnp.zeros((L, B, 2, S, 64)), x.k_info, jnp.int32(0))
+    with pytest.raises(NotImplementedError, match="would copy the values of all layers, whose heads have 64 numbers"):
+        decode.of_layer(jnp.zeros((B, 1, 4, 64)), x.q_info, narrow, spec)
 
 
 @NEEDS_TPU_COMPILER
