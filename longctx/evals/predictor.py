@@ -84,8 +84,9 @@ class Model:
         with jax.set_mesh(self.mesh):
             for start in range(0, len(prompts), size):
                 some = prompts[start : start + size]
-                how = dict(rope=self.rope, length=length, stop=tuple(stop))
-                steps = generation.stream(self.graph, self.params, some, count, **how)
+                steps = generation.stream(
+                    self.graph, self.params, some, count, rope=self.rope, length=length, stop=tuple(stop)
+                )
                 found += _written(steps, stop, lambda i, row, start=start: bool(enough and enough(start + i, row)))
         return found
 
