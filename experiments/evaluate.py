@@ -19,7 +19,6 @@ it is short for --config.eval.tasks="('questions',)" and eval.questions, as --le
 of samples.jsonl, from which the same command goes on. --compare draws the questions of several workdirs in one picture.
 """
 
-import argparse
 import dataclasses
 import functools
 import pathlib
@@ -120,28 +119,35 @@ def too_long(rope: RopeConfig, measured: tuple[int, ...]) -> str:
 
 
 def spelled_out(argv: list[str]) -> list[str]:
-    """The command line with the settings that --suite, --lengths and --checkpoint are short for.
+    """The command line with the settings that the options of SHORT stand for.
 
     Raises UserError for an unknown suite or task, and for lengths that are no whole numbers.
     """
-    short = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    short.add_argument("--suite")
-    short.add_argument("--lengths")
-    short.add_argument("--checkpoint")
-    options, rest = short.parse_known_args(argv[1:])
-    settings = []
-    if options.suite is not None:
-        suites = tuple(options.suite.split(","))
-        questions_named(suites, "--suite")
-        settings += ["--config.eval.tasks=('questions',)", f"--config.eval.questions={suites}"]
-    if options.lengths is not None:
-        if not all(length.isdecimal() for length in options.lengths.split(",")):
-            raise UserError(f"--lengths={options.lengths} must be whole numbers with commas, such as 4096,8192.")
-        settings.append(f"--config.eval.lengths={tuple(map(int, options.lengths.split(',')))}")
-    if options.checkpoint is not None:
-        of_run = configs.stored(options.checkpoint) is not None
-        settings.append(f"{'--workdir' if of_run else '--config.init_from'}={options.checkpoint}")
-    return [argv[0], *settings, *rest]
+    words, rest = iter(argv[1:]), []
+    for word in words:
+        name, given, value = word.partition("=")
+        rest += SHORT[name](value if given else next(words, "")) if name in SHORT else [word]
+    return [argv[0], *rest]
+
+
+def _of_suite(value: str) -> list[str]:
+    suites = tuple(value.split(","))
+    questions_named(suites, "--suite")
+    return ["--config.eval.tasks=('questions',)", f"--config.eval.questions={suites}"]
+
+
+def _of_lengths(value: str) -> list[str]:
+    if not all(length.isdecimal() for length in value.split(",")):
+        raise UserError(f"--lengths={value} must be whole numbers with commas, such as 4096,8192.")
+    return [f"--config.eval.lengths={tuple(map(int, value.split(',')))}"]
+
+
+def _of_checkpoint(value: str) -> list[str]:
+    places.check_local("--checkpoint", value)
+    return [f"{'--config.init_from' if configs.stored(value) is None else '--workdir'}={value}"]
+
+
+SHORT = {"--suite": _of_suite, "--lengths": _of_lengths, "--checkpoint": _of_checkpoint}
 
 
 def compare(argv: list[str]) -> None:

@@ -8,11 +8,11 @@ import pytest
 from longctx.config import EvalConfig
 from longctx.data import tokenizers
 from longctx.errors import UserError
-from longctx.evals import api
+from longctx.evals import api, asking
 from longctx.evals.batches import Prediction
 from longctx.evals.questions.question import Query, Sample
 from longctx.evals.sets import lengths
-from longctx.evals.tasks import questions, sets
+from longctx.evals.tasks import sets
 from tests.longctx.data import tiny_tokenizers as tiny
 from tests.longctx.evals.sets.tiny_sets import FORMS, lines
 
@@ -53,17 +53,18 @@ def test_a_set_is_asked_in_all_ways(choices, byte_tokenizer, way, right):
     share = "100%" if right else "0%"
     assert sets.finding(result, 300) == (
         f"LongBench v2: Of the questions of 2 tasks are answered: {share} at 300, {share} at 512 "
-        "(choosing at random: 25%)."
+        f"(choosing at random: 25%). {2 * right} of them hold out to 512, at half of what they score above chance or "
+        "more."
     )
     assert sets.headline(result, 300) == f"longbench_v2 {share} at 300 tokens"
-    assert sets.figure(result, [], 300).axes[0].get_title("right") == "beyond training →"
+    assert sets.TASK.figure(result, [], 300).axes[0].get_title("right") == "beyond training →"
 
 
 def test_what_cannot_be_asked_so(tmp_path, byte_tokenizer):
     FORMS["graphwalks"].write(tmp_path)
     result = sets.run(Knowing(), [], byte_tokenizer, config(tmp_path), (4096,), 0)
-    assert [task["cells"][0]["reason"] for task in result["tasks"]] == [questions.NONE["forced"]] * 2
-    assert sets.figure(result, [], 1) is None and sets.headline(result, 1) == ""
+    assert [task["cells"][0]["reason"] for task in result["tasks"]] == [asking.NONE["forced"]] * 2
+    assert sets.TASK.figure(result, [], 1) is None and sets.headline(result, 1) == ""
     assert "Not asked at 4,096 tokens: bfs: its questions have several answers" in sets.finding(result, 1)
 
 
