@@ -19,6 +19,7 @@ from pallas_kernels.attention.pair import Inputs, Pair, row_stats
 from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.masks import (
     Beyond,
+    Branches,
     Causal,
     Chunked,
     ChunksBefore,
@@ -200,6 +201,7 @@ MASKS = {
     "chunked": Causal() & Chunked(13),
     "packed": Causal() & Segments(),
     "beyond": Causal() & Beyond(9) & Sinks(20),
+    "branches": Causal() & Branches(2),
     "chunks_before": Causal() & ChunksBefore(13, 1, 2),
     "packed_prefix_window": (Causal() & Window(6) | PrefixLM(4)) & Segments(),
 }

@@ -19,7 +19,7 @@ from pallas_kernels.attention.triton import blocks as triton_blocks
 HEAD_SIZES = (16, 32, 64, 128)
 # the masks that parts.visible has a branch for; calls with others are left to other implementations
 MASKS = (masks.And, masks.Or, masks.Full, masks.Causal, masks.Window, masks.Beyond, masks.Sinks, masks.PrefixLM,
-         masks.Chunked, masks.ChunksBefore, masks.Segments)
+         masks.Chunked, masks.ChunksBefore, masks.Segments, masks.Branches)
 
 
 def why_not(x: Inputs, spec: AttentionSpec, platform: str) -> str | None:

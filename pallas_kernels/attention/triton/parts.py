@@ -35,6 +35,10 @@ def visible(MASK: tl.constexpr, q_position, q_segment, k_position, k_segment):
     elif MASK[0] == "ChunksBefore":
         apart = q_position // MASK[1] - k_position // MASK[1]
         return (apart >= MASK[2]) & (apart <= MASK[3])
+    elif MASK[0] == "Branches":
+        document = k_segment // MASK[1]
+        beginning = (k_segment == document * MASK[1]) & (q_segment // MASK[1] == document)
+        return (q_segment == k_segment) | beginning
     else:
         tl.static_assert(MASK[0] == "Segments", "a mask that is not known here")
         return q_segment == k_segment

@@ -203,6 +203,7 @@ def test_what_is_not_finite_is_wrong_and_no_crash():
     assert found["error"] == {"out": float("inf")} and not gpu_check.is_right(found)
 
 
+@pytest.mark.slow
 def test_cudnn_is_asked_for_parts_that_it_can_do():
     """Queries are sharded like keys, since cuDNN does not take all queries with half of the keys."""
     case = Case("right", "cudnn", rows=1, length=128, heads=2, pieces=2)

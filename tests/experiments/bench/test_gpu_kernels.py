@@ -83,6 +83,7 @@ def test_few_queries_are_of_gpus(capsys):
     assert "--queries=1 with --chip=v6e must be above 0, and of GPUs alone: a100" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @NEEDS_CUDA_COMPILER
 def test_the_lint_table_of_a_public_kernel(tmp_path, capsys):
     arguments = [

@@ -169,6 +169,7 @@ def test_a_missing_peer_is_a_row_with_its_reason(monkeypatch, capsys, tmp_path):
     assert result["tflops"] is None
 
 
+@pytest.mark.slow
 @NEEDS_TPU_COMPILER
 def test_a_kernel_is_compiled_priced_and_drawn(tmp_path):
     case = Case("longctx", "backward", sizes=(512, 512, 256, 512))

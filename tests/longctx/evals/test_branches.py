@@ -29,8 +29,8 @@ def texts(*sizes, seed=0, asked=3):
     "position, mask, shards, strategy, layout",
     [
         ("rope", "causal & (window(9) | sinks(2))", 4, "ring", "contiguous"),
-        ("dca(16, 4)", "causal", 1, "ring", "zigzag"),
         *slow(
+            ("dca(16, 4)", "causal", 1, "ring", "zigzag"),
             ("rope", "causal", 2, "dispatch", "zigzag"),
             ("alibi", "causal", 1, "ring", "zigzag"),
             ("self_extend(3, 8)", "causal & window(20)", 4, "ring", "striped(4)"),

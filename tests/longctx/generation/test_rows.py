@@ -11,7 +11,7 @@ from longctx.errors import UserError
 from longctx.generation import api
 from longctx.generation.request import Sampling
 from longctx.generation.rows import TOP, Draw, Rows, common_prefix
-from tests.helpers import slow, tolerance
+from tests.helpers import tolerance
 from tests.longctx.generation.helpers import ONE, TINY, setup, uncached
 
 RING = dataclasses.replace(TINY, pattern=(LayerConfig(), LayerConfig(mask="causal & (window(5) | sinks(2))")))
@@ -56,7 +56,8 @@ def of(config, count, mesh_config=ONE, **how):
         return mesh, Rows(graph, params, count, CAPACITY, CHUNK, **how)
 
 
-@pytest.mark.parametrize("config", [RING, *slow(TINY)], ids=["ring", "full"])
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [RING, TINY], ids=["ring", "full"])
 def test_rows_that_come_and_go(config):
     """Three rows with prompts and draws of their own; one goes on later, while another begins anew."""
     mesh, rows = of(config, 3)
