@@ -6,7 +6,8 @@ import numpy as np
 
 from experiments.settings import console
 from longctx.evals.drawing import MARKERS, MUTED, PALETTE, SIZE, band, length_axis, style
-from longctx.evals.tasks.questions import overall, share, tasks_asked
+from longctx.evals.results import tasks_asked
+from longctx.evals.tasks.questions import overall, share
 
 
 def table(runs: Mapping[str, dict]) -> str:

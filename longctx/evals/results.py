@@ -28,6 +28,21 @@ def is_by_length(result: dict, key: str, form: dict, agree: Callable[[dict], boo
     )
 
 
+def is_by_task(result: dict, form: dict) -> bool:
+    """Whether a stored result is one by task: of each a cell for every length, which has the form where something was
+    asked, and a reason elsewhere."""
+    return fits(result, {"lengths": [int], "tasks": [{"name": str, "cells": [dict]}]}) and all(
+        len(task["cells"]) == len(result["lengths"])
+        and all(fits(cell, form if cell.get("asked") else {"reason": str}) for cell in task["cells"])
+        for task in result["tasks"]
+    )
+
+
+def tasks_asked(result: dict) -> list[dict]:
+    """The tasks of a result by task that were asked at some length."""
+    return [task for task in result["tasks"] if any(cell.get("asked") for cell in task["cells"])]
+
+
 def measured(result: dict, key: str) -> list[dict]:
     """The records of a result by length that hold `key`."""
     return [record for record in result["lengths"] if record.get(key)]

@@ -179,7 +179,7 @@ def figure(result: dict, lengths: list[int], trained: int):
         return None
     figure, axes = drawing.new_figure()
     where = result["lengths"]
-    for i, task in enumerate(task for task in result["tasks"] if any(cell.get("asked") for cell in task["cells"])):
+    for i, task in enumerate(results.tasks_asked(result)):
         cells = [cell if cell.get("asked") else None for cell in task["cells"]]
         share = drawing.numbers([cell and cell["first"] / cell["asked"] for cell in cells])
         bounds = [drawing.numbers([cell and cell[name] for cell in cells]) for name in ("low", "high")]
@@ -199,16 +199,11 @@ def figure(result: dict, lengths: list[int], trained: int):
 
 
 _CELL = {"asked": int, "first": int} | dict.fromkeys(("low", "high", "chance"), (int, float))
-_FORM = {"contributions": [str], "lengths": [int], "tasks": [{"name": str, "cells": [dict]}]}
 
 
 def is_result(result: dict) -> bool:
     """Whether a stored dict is what `run` returns."""
-    return results.fits(result, _FORM) and all(
-        len(task["cells"]) == len(result["lengths"])
-        and all(results.fits(cell, _CELL if cell.get("asked") else {"reason": str}) for cell in task["cells"])
-        for task in result["tasks"]
-    )
+    return results.fits(result, {"contributions": [str]}) and results.is_by_task(result, _CELL)
 
 
 TASK = Task(

@@ -125,7 +125,7 @@ def finding(result: dict, trained: int) -> str:
     shares = overall(result)
     if not shares:
         return "No task fits the lengths that were measured."
-    asked = tasks_asked(result)
+    asked = results.tasks_asked(result)
     said = ", ".join(f"{share:.0%} at {length:,}" for length, share, _, _ in shares)
     chance, left = np.mean([chance for *_, chance in shares]), len(result["tasks"]) - len(asked)
     without = f"; {left} more cannot be asked so" if left else ""
@@ -142,11 +142,6 @@ def headline(result: dict, trained: int) -> str:
     shares = overall(result)
     within = [one for one in shares if one[0] <= trained] or shares
     return f"questions {within[-1][1]:.0%} at {within[-1][0]:,} tokens" if within else ""
-
-
-def tasks_asked(result: dict) -> list[dict]:
-    """The tasks that were asked at some length."""
-    return [task for task in result["tasks"] if any(cell.get("asked") for cell in task["cells"])]
 
 
 def overall(result: dict, tasks: Callable[[str], bool] = lambda name: True) -> list[tuple[int, float, float, float]]:
@@ -173,7 +168,7 @@ def figure(result: dict, lengths: list[int], trained: int):
     """Two heatmaps of the share of questions answered right: task by length, and depth of the answer by length."""
     from matplotlib.figure import Figure
 
-    tasks = sorted(tasks_asked(result), key=_hard)
+    tasks = sorted(results.tasks_asked(result), key=_hard)
     if not tasks:
         return None
     counts = np.array(result.get("depths", np.zeros((1, DEPTHS, 2))), float).transpose(1, 0, 2)
@@ -224,19 +219,15 @@ def _effective(axes, lengths: list[int]) -> None:
 
 
 _CELL = {"asked": int, "right": (int, float), "chance": (int, float)}
-_TASK = {"name": str, "diffusion": str, "scope": str, "effective_length": int, "cells": [dict]}
-_FORM = {"lengths": [int], "tasks": [_TASK], "depths": [[[(int, float)]]]}
+_TASK = {"diffusion": str, "scope": str, "effective_length": int}
+_FORM = {"tasks": [_TASK], "depths": [[[(int, float)]]]}
 
 
 def is_result(result: dict) -> bool:
     """Whether a stored dict is what `run` returns."""
     return (
         results.fits(result, _FORM)
-        and all(
-            len(task["cells"]) == len(result["lengths"])
-            and all(results.fits(cell, _CELL if "asked" in cell else {"reason": str}) for cell in task["cells"])
-            for task in result["tasks"]
-        )
+        and results.is_by_task(result, _CELL)
         and [[len(pair) for pair in row] for row in result["depths"]] == [[2] * DEPTHS] * len(result["lengths"])
     )
 

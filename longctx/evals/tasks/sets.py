@@ -125,16 +125,11 @@ def _too_long(result: dict) -> list[str]:
 
 _COUNTS = {"texts": int, "cut": int, "skipped": int}
 _ASKED = _COUNTS | {"asked": int, "right": (int, float), "chance": (int, float)}
-_FORM = {"set": str, "lengths": [int], "tasks": [{"name": str, "cells": [dict]}]}
 
 
 def is_result(result: dict) -> bool:
     """Whether a stored dict is what `run` returns."""
-    return results.fits(result, _FORM) and all(
-        len(task["cells"]) == len(result["lengths"])
-        and all(results.fits(cell, _ASKED if "asked" in cell else {"reason": str}) for cell in task["cells"])
-        for task in result["tasks"]
-    )
+    return results.fits(result, {"set": str}) and results.is_by_task(result, _ASKED)
 
 
 TASK = Task(
