@@ -278,11 +278,14 @@ CONFIG_FILES = sorted(
 PLANNED = [name for name in CONFIG_FILES if "-m experiments.plan" in (ROOT / "configs" / name).read_text()]
 
 
+EVALUATED = "quickstart.py", "recipes/sft_long.py"  # at their end; how that goes hangs on no config
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIG_FILES)
 def test_every_config_has_a_whole_smoke_run(tiny, name, tmp_path):
-    given = f"{ROOT / 'configs' / name}:smoke"
-    ended_well(tiny.python("-m", "experiments.train", "--config", given, "--workdir", str(tmp_path)))
+    given = [f"--config={ROOT / 'configs' / name}:smoke", *([] if name in EVALUATED else ["--config.eval.tasks=()"])]
+    ended_well(tiny.python("-m", "experiments.train", *given, "--workdir", str(tmp_path)))
     assert len(steps(tmp_path)) == 2 or name not in PLANNED
     assert all(np.isfinite(record["loss"]) and record["skipped"] == 0 for record in steps(tmp_path))
     assert (tmp_path / "report.html").exists()

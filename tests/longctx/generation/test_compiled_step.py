@@ -8,12 +8,9 @@ from tests.helpers import NEEDS_TPU_COMPILER, compiled_for_tpu
 @NEEDS_TPU_COMPILER
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    "arguments, kernels", [(("v5e", "auto", "128"), 1), (("v6e", "tpu_decode", "256"), 2), (("v5e", "auto", "64"), 0)]
-)
+@pytest.mark.parametrize("arguments, kernels", [(("v5e", "auto", "128"), 1), (("v6e", "tpu_decode", "256"), 2)])
 def test_a_step_copies_no_keys(arguments, kernels):
-    """One kernel in the loop over layers, by name another for the new token's own key; XLA's matmuls where heads are
-    narrower than a register."""
+    """One kernel in the loop over layers, by name another for the new token's own key."""
     found, temporary, of_layer = map(
         int, compiled_for_tpu("tests.longctx.generation.compile_step", *arguments, timeout=200)
     )

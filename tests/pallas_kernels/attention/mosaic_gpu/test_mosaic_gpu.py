@@ -115,8 +115,7 @@ def test_hopper_prefers_it_to_plain_jax():
     [
         ("h100", "causal & segments", "bfloat16", 64, 0.0, True),
         ("h200", "causal", "bfloat16", 128, 0.0, False),
-        ("h200", "causal & segments & (window(1024) | sinks(4))", "float16", 128, 0.0, True),
-        ("h100", "(causal | prefix_lm(100)) & chunked(1000)", "bfloat16", 128, 0.0, False),
+        ("h200", "(causal | prefix_lm(100)) & segments & (window(1024) | sinks(4))", "float16", 128, 0.0, True),
         ("h200", "causal", "bfloat16", 128, 30.0, True),
     ],
 )
