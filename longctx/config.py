@@ -251,7 +251,7 @@ class LogConfig:
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
     """What is measured of a model: see longctx/evals."""
-    tasks: tuple[str, ...] = ("by_position", "context_gain", "passkey", "questions")  # names in longctx.evals.api.EVALS
+    tasks: tuple[str, ...] = ("by_position", "context_gain", "passkey")   # names in longctx.evals.api.EVALS
     lengths: tuple[int, ...] = ()       # context lengths; empty = the curriculum's, and twice the longest
     documents: int = 8                  # held-out documents per length
     depths: int = 5                     # passkey: needle depths, evenly spaced

@@ -15,6 +15,7 @@ from experiments.bench.harness import options, record
 from experiments.settings import console, places
 
 QUERIES, MOST, OVERHEAD = 8, 1.3, 1.1  # questions about one context; aims
+MODEL = {}  # fields of ModelConfig that are not the default ones
 
 
 class Timed:
@@ -46,7 +47,7 @@ def model():
     from longctx.evals.predictor import predictor
 
     jax.config.update("jax_platforms", "cpu")
-    config = Config(model=ModelConfig(dtype="float32"))
+    config = Config(model=ModelConfig(dtype="float32", **MODEL))
     mesh = meshes.make(config.mesh)
     params = training.init_state(config, mesh)["params"]
     return predictor(config, mesh, params, config.model.rope), ByteTokenizer()

@@ -92,9 +92,7 @@ def test_an_error_of_one_process_is_its_line_and_ends_both(tiny, finished, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "mesh", [{"data": 2, "context": 2}, {"context": 2, "tensor": 2}, {"fsdp": 2, "context": 2}], ids=str
-)
+@pytest.mark.parametrize("mesh", [{"context": 2, "tensor": 2}, {"fsdp": 2, "context": 2}], ids=str)
 def test_every_mesh_trains_and_evaluates_like_one_device(tiny, finished, mesh, tmp_path):
     assert_all_ended_well(tiny.together(*tiny.command(tmp_path, *EVALS, *cut(**mesh))))
     assert_same_losses(tmp_path, finished)

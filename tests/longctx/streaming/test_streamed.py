@@ -121,7 +121,6 @@ def test_all_mesh_axes_all_on_the_hosts_and_all_that_a_model_may_have():
     [
         (RICH_PAIR, MeshConfig(context=4), streamed(8), "zigzag", "ulysses"),
         (RICH_PAIR, MeshConfig(fsdp=2, context_outer=2, context=2), streamed(16, 4), "striped(4)", "usp"),
-        (PLAIN, MeshConfig(context_outer=2, context=2), streamed(8, 4), "per_document", "double_ring"),
         (PLAIN, MeshConfig(data=2, context=2), streamed(32), "contiguous", "all_gather"),
         (PLAIN, MeshConfig(context=2), streamed(8), "striped(2)", "token_ring"),
         (PLAIN, MeshConfig(context=2), streamed(8), "striped(2)", "rsa"),

@@ -137,8 +137,7 @@ def test_blocks_fit_the_shared_memory_of_every_architecture(capability, most, ke
         ("a100", "causal", "bfloat16", 128),
         ("b200", "causal & window(1000)", "bfloat16", 128),
         ("a100", "causal & segments", "float16", 64),
-        ("h200", "causal & (window(1000) | sinks(4))", "float16", 64),
-        ("h100", "(causal | prefix_lm(300)) & chunked(1000) & segments", "bfloat16", 128),
+        ("h200", "(causal | prefix_lm(300)) & chunked(1000) & (window(1000) | sinks(4))", "float16", 64),
     ],
 )
 def test_the_compiler_takes_it(chip, mask, dtype, H):
