@@ -41,11 +41,10 @@ def kept(config: Config, rope: RopeConfig, workdir: pathlib.Path, weights: dict,
     said = {"version": VERSION, "settings": settings, "weights": weights}
     journal = Journal(workdir / FILE, said, (*Samples.KEY, "tokens", "queries"), "experiments.evaluate", active)
     other = journal.differing(FREE) if weights else {"weights": ("unknown", "unknown")}
+    note = f"{len(journal.lines):,} texts of {journal.path} were asked before, and count"
     if other:
-        there = len(journal.lines)
+        note = f"{journal.path} is begun anew: {identity.listed(other, 'there')}"
+    notes = [note] if journal.lines else []
+    if other:
         journal.begin_anew()
-        return Samples([], journal.add), [f"{journal.path} is begun anew: {identity.listed(other, 'there')}"] * bool(
-            there
-        )
-    there = f"{len(journal.lines):,} texts of {journal.path} were asked before, and count"
-    return Samples(journal.lines, journal.add), [there] * bool(journal.lines)
+    return Samples(journal.lines, journal.add), notes
