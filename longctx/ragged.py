@@ -1,4 +1,4 @@
-"""Arrays of runs of unequal lengths, one after the other."""
+"""Arrays of unequal lengths: runs, one after the other, and what two begin with."""
 
 import numpy as np
 from jaxtyping import Int
@@ -8,3 +8,10 @@ def ragged_arange(lengths: Int[np.ndarray, " runs"]) -> Int[np.ndarray, " total"
     """np.arange of every length, joined: lengths [2, 3] give [0, 1, 0, 1, 2]."""
     ends = np.cumsum(lengths)
     return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+
+
+def common_prefix(a: Int[np.ndarray, " m"], b: Int[np.ndarray, " n"]) -> int:
+    """How many of the first elements of two arrays are the same."""
+    shorter = min(len(a), len(b))
+    different = np.flatnonzero(a[:shorter] != b[:shorter])
+    return int(different[0]) if len(different) else shorter

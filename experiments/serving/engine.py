@@ -17,7 +17,8 @@ import numpy as np
 from experiments.serving.job import Job
 from experiments.serving.protocol import Refusal
 from longctx.generation.request import Sampling
-from longctx.generation.rows import Draw, Rows, Scores, common_prefix
+from longctx.generation.rows import Draw, Rows, Scores
+from longctx.ragged import common_prefix
 
 WORTH = 16  # tokens that another row is about to read, for which a job waits
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from longctx.evals.batches import Piece, Placed, Prediction, Predictor, score_placed
 from longctx.evals.batches import score as score_rows
+from longctx.ragged import common_prefix
 
 SIZE = 64  # segments of a row: a beginning, and one for each branch
 WIDER = 1.25  # a row with branches is at most so much longer than a text may be
@@ -57,12 +58,7 @@ def grouped(pieces: Sequence[Piece], length: int) -> list[list[Piece]]:
 
 def shared(group: Sequence[Piece]) -> int:
     """The number of tokens that all pieces begin with and of whose targets none is asked for."""
-    count = min(_first_asked(piece) for piece in group)
-    for piece in group[1:]:
-        count = min(count, len(piece.inputs))
-        differ = piece.inputs[:count] != group[0].inputs[:count]
-        count = int(differ.argmax()) if differ.any() else count
-    return count
+    return min(min(_first_asked(piece), common_prefix(piece.inputs, group[0].inputs)) for piece in group)
 
 
 def _first_asked(piece: Piece) -> int:

@@ -46,6 +46,9 @@ class Cache(NamedTuple):
     info: TokenInfo
 
 
+SPECS = Cache(meshes.CACHED_KEYS, meshes.CACHED_VALUES, TokenInfo(meshes.TOKENS, meshes.TOKENS))
+
+
 def slots(kind: LayerConfig, longest: int, shards: int) -> int:
     """How many tokens of a row the layers of a kind keep, up to a multiple of `shards`.
 
@@ -80,17 +83,13 @@ def empty(config: ModelConfig, rows: int, longest: int) -> list[Cache]:
 
 def repeated(cache: list[Cache], times: int) -> list[Cache]:
     """The cache, every row so many times in turn."""
-    specs = _specs(cache)
+    specs = [SPECS] * len(cache)
 
     def local(cache):
         rows = lambda axis: lambda x: jnp.repeat(x, times, axis)
         return [Cache(*jax.tree.map(rows(1), kind[:2]), jax.tree.map(rows(0), kind.info)) for kind in cache]
 
     return jax.shard_map(local, in_specs=(specs,), out_specs=specs)(cache)
-
-
-def _specs(cache: list[Cache]) -> list[Cache]:
-    return [Cache(meshes.CACHED_KEYS, meshes.CACHED_VALUES, TokenInfo(meshes.TOKENS, meshes.TOKENS))] * len(cache)
 
 
 def extend(model, tokens, info: TokenInfo, cache: list[Cache], rope: RopeConfig | None, length):
@@ -171,7 +170,7 @@ def _attended(queries, keys: tuple[Keys | Stack, ...], bias_params, specs, kerne
     queries: (of every part, their positions and segments).
     """
     of_tokens = lambda tree: jax.tree.map(lambda x: meshes.TOKENS if x.ndim == 2 else meshes.HEADS, tree)
-    of_stack = Stack(meshes.CACHED_KEYS, meshes.CACHED_VALUES, TokenInfo(meshes.TOKENS, meshes.TOKENS), P())
+    of_stack = Stack(*SPECS, P())
     specs_of = of_tokens(queries), tuple(of_stack if isinstance(x, Stack) else of_tokens(x) for x in keys)
     params_spec = None
     if bias_params is not None:
@@ -208,7 +207,7 @@ def _in_place(kernel: str, q, info: TokenInfo, stack: Stack, specs):
 
 def _written(cache: Cache, new: Cache, first: int) -> Cache:
     """The cache with T new tokens in the slots where they belong; new: their k and v [layers, B, T, K, H], and info."""
-    size, stacks, (specs,) = cache.info.positions.shape[1], P(None, *meshes.HEADS), _specs([cache])
+    size, stacks = cache.info.positions.shape[1], P(None, *meshes.HEADS)
 
     def local(cache, new):
         whole = lambda x, axis: jax.lax.all_gather(x, meshes.CONTEXT, axis=axis, tiled=True)
@@ -227,8 +226,8 @@ def _written(cache: Cache, new: Cache, first: int) -> Cache:
             jax.tree.map(put_number, cache.info, info),
         )
 
-    new_specs = Cache(stacks, stacks, specs.info)
-    return jax.shard_map(local, in_specs=(specs, new_specs), out_specs=specs)(cache, new)
+    new_specs = Cache(stacks, stacks, SPECS.info)
+    return jax.shard_map(local, in_specs=(SPECS, new_specs), out_specs=SPECS)(cache, new)
 
 
 def _slot(info: TokenInfo, first: int, size: int):

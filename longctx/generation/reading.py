@@ -10,6 +10,7 @@ from longctx import meshes
 from longctx.config import ModelConfig
 from longctx.generation import cache as caching
 from longctx.generation import decode
+from longctx.ragged import common_prefix
 
 SHORT = 16, 128  # tokens: prompts that are no longer are read in one chunk of so many, if the usual one is longer
 
@@ -35,11 +36,8 @@ def begin(static: tuple, params, config: ModelConfig, prompts: list[np.ndarray],
 
 def common(prompts: list[np.ndarray]) -> int:
     """The number of tokens that all prompts begin with, and after which each goes on."""
-    count = min(map(len, prompts)) - 1
-    for prompt in prompts[1:]:
-        differ = prompt[:count] != prompts[0][:count]
-        count = int(differ.argmax()) if differ.any() else count
-    return count
+    shared = min(common_prefix(prompt, prompts[0]) for prompt in prompts)
+    return min(shared, min(map(len, prompts)) - 1)
 
 
 def read(static: tuple, params, config: ModelConfig, cache, prompts: list[np.ndarray], chunk: int, first: int = 0):

@@ -24,7 +24,7 @@ from longctx import meshes
 from longctx.config import RopeConfig
 from longctx.errors import UserError
 from longctx.generation import decode, reading, sampling
-from longctx.generation.cache import Cache, extend, lost
+from longctx.generation.cache import SPECS, Cache, extend, lost
 from longctx.generation.request import Sampling
 from longctx.model import functional
 from pallas_kernels.arguments import AnyArray
@@ -32,7 +32,6 @@ from pallas_kernels.masks import TokenInfo
 
 SCORED = 128  # tokens that are scored at a time: so many rows of logits exist
 TOP = 20  # of the likeliest tokens are told at each place, at most
-_CACHED = Cache(meshes.CACHED_KEYS, meshes.CACHED_VALUES, TokenInfo(meshes.TOKENS, meshes.TOKENS))
 
 
 class Scores(NamedTuple):
@@ -165,13 +164,6 @@ class Rows:
             self._announce(program)
 
 
-def common_prefix(a: np.ndarray, b: np.ndarray) -> int:
-    """How many of the first tokens of two rows are the same."""
-    shorter = min(len(a), len(b))
-    different = np.flatnonzero(a[:shorter] != b[:shorter])
-    return int(different[0]) if len(different) else shorter
-
-
 class _Draws(NamedTuple):
     """Draws as arrays [count, ...]; 0 in `draws` for rows that take the likeliest token."""
 
@@ -289,7 +281,7 @@ def _shortened(cache, row, count):
 
 def _on_devices(local: Callable, caches: tuple, *numbers):
     """local(*caches, *numbers), a cache, on the part of every device: a slice of rows is none of what mesh axes cut."""
-    specs = [_CACHED] * len(caches[0])
+    specs = [SPECS] * len(caches[0])
     in_specs = (*[specs] * len(caches), *[P()] * len(numbers))
     return jax.shard_map(local, in_specs=in_specs, out_specs=specs)(*caches, *map(jnp.asarray, numbers))
 

@@ -10,7 +10,8 @@ from longctx.config import LayerConfig, MeshConfig
 from longctx.errors import UserError
 from longctx.generation import api
 from longctx.generation.request import Sampling
-from longctx.generation.rows import TOP, Draw, Rows, common_prefix
+from longctx.generation.rows import TOP, Draw, Rows
+from longctx.ragged import common_prefix
 from tests.helpers import tolerance
 from tests.longctx.generation.helpers import ONE, TINY, setup, uncached
 
