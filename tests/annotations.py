@@ -1,4 +1,4 @@
-"""Shapes and types in annotations, checked by beartype in tests: jaxtyping's import hook calls `checked` in MODULES.
+"""Shapes and types in annotations, checked in the main tier by beartype: jaxtyping's hook calls `checked` in MODULES.
 
 What a public function took and gave is checked when it returns. So its own errors, which say more, come first; and a
 call that it should have refused is found here. Letters mean one size in all arguments and results of a call, also

@@ -26,8 +26,6 @@ import pytest  # noqa: E402
 
 from tests import annotations  # noqa: E402
 
-jaxtyping.install_import_hook(annotations.MODULES, "tests.annotations.checked")
-
 jax.config.update("jax_num_cpu_devices", 16)
 # what was compiled before, by another test or in another run, is read again: a second run takes a third of the time.
 # (In the environment it would reach the processes that compile for chips, whose dumps are what is tested.)
@@ -38,6 +36,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_traceback_in_locations_limit", 0)  # nobody reads where in Python an operation was made
 # tracing makes millions of objects, hardly any of them garbage: collecting so often took 5% of the time
 gc.set_threshold(50_000, 20, 20)
+
+
+def pytest_configure(config):
+    """Shapes and types are checked in the main tier alone: the others call the same functions, and it takes 13%."""
+    if not config.option.markexpr.startswith(("slow", "nightly")):
+        jaxtyping.install_import_hook(annotations.MODULES, "tests.annotations.checked")
 
 
 # of the tests that every kernel inherits

@@ -28,6 +28,8 @@ from pallas_kernels.testing import truth as truth
 
 ROOT = pathlib.Path(__file__).parents[1]
 
+QUICK_MASKS = "causal", "sinks", "beyond", "branches", "packed_prefix_window"
+
 NEEDS_TPU_COMPILER = pytest.mark.skipif(
     not importlib.util.find_spec("libtpu"), reason="libtpu, the TPU compiler, is not installed"
 )
@@ -36,7 +38,16 @@ NEEDS_CUDA_COMPILER = pytest.mark.skipif(bool(gpu_schedule.missing()), reason=st
 
 def slow(*cases) -> list:
     """Cases of a parametrize, tuples of its arguments or single ones, that only the slow tier runs."""
-    return [pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow) for case in cases]
+    return _marked(pytest.mark.slow, cases)
+
+
+def nightly(*cases) -> list:
+    """Cases of a parametrize that only the nightly tier runs: others of the same law are in the tiers before it."""
+    return _marked(pytest.mark.nightly, cases)
+
+
+def _marked(mark, cases) -> list:
+    return [pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=mark) for case in cases]
 
 
 def imported(folder, name, text):
@@ -65,9 +76,11 @@ def fast_compile() -> dict[str, str]:
 
 
 def mask_cases(*halved: tuple[str, str]) -> list:
-    """Cases (mask, dtype) of KernelCases.test_masks: all in float32, some `halved`; the slow tier halves all."""
+    """Cases (mask, dtype) of KernelCases.test_masks: in float32, the slow tier all; some `halved`, nightly all."""
+    single = [(name, "float32") for name in MASKS]
+    first = [case for case in single if case[0] in QUICK_MASKS]
     rest = [(name, "bfloat16") for name in MASKS if (name, "bfloat16") not in halved]
-    return [*((name, "float32") for name in MASKS), *halved, *slow(*rest)]
+    return [*first, *halved, *slow(*(case for case in single if case not in first)), *nightly(*rest)]
 
 
 def compiled_for_tpu(worker: str, *arguments: str, timeout: float) -> list[str]:

@@ -1,4 +1,4 @@
-"""The annotations of the public functions are checked in all tests; here, that what does not fit them is caught."""
+"""The annotations of the public functions are checked in the main tier; here, that what does not fit them is caught."""
 
 import importlib
 import inspect

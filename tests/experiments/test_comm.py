@@ -21,7 +21,7 @@ from longctx.errors import UserError
 from tests.helpers import ROOT, slow
 
 MODEL = ModelConfig(layers=2, d_model=64, mlp_dim=64, heads=8, kv_heads=2, head_dim=8, vocab_size=64)
-QUICK = "ring", "ulysses"
+QUICK = ("ulysses",)
 BOUNDED = "local", "dispatch"  # nothing is sent; what is depends on the batch
 
 
@@ -129,6 +129,7 @@ def test_what_cannot_be_measured(capsys):
     assert "--target" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path):
     done = subprocess.run(
         [

@@ -99,6 +99,7 @@ def asked(folder, workdir, *more) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_suite_goes_on_sample_by_sample(tmp_path, folder, text, capsys, monkeypatch):
     """What was asked is not asked again, unless it would be asked otherwise; workdirs are compared."""
     monkeypatch.chdir(tmp_path)

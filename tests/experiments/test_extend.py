@@ -223,6 +223,7 @@ def run(workdir, *overrides: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_all_of_it_in_miniature(tmp_path):
     done = run(tmp_path, "extend.methods=('none', 'self_extend')")
     assert done.returncode == 0, done.stdout + done.stderr

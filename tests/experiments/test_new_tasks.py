@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from experiments import report
 from longctx.evals import drawing
 from longctx.evals.api import EVALS
@@ -70,6 +72,7 @@ runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
 """
 
 
+@pytest.mark.slow
 def test_a_task_of_ones_own_is_trained_on_measured_and_shown(tiny, tmp_path):
     (tmp_path / "mine.py").write_text(TASKS)
     workdir = tmp_path / "run"

@@ -92,6 +92,7 @@ def test_metrics(run):
     assert np.mean(loss[-4:]) < np.mean(loss[:4]) - 1
 
 
+@pytest.mark.slow
 def test_held_out_losses_go_on_as_they_were_after_a_restart(tiny, run, tmp_path):
     held_out = lambda workdir: {record["step"]: record.get("held_out_loss") for record in steps(workdir)}
     whole = held_out(run[0])
@@ -111,6 +112,7 @@ def test_metrics_mark_the_start_of_each_stage(run):
     assert all(stage["compile_s"] > 0 and 0 <= stage["waste"] < 0.5 for stage in stages)
 
 
+@pytest.mark.slow
 def test_a_stage_has_its_own_rope(tiny, run, tmp_path):
     ended_well(tiny.train(tmp_path, "stages[1].rope.theta=10"))
     got, want = losses(tmp_path), losses(run[0])
@@ -118,6 +120,7 @@ def test_a_stage_has_its_own_rope(tiny, run, tmp_path):
     assert all(abs(a[1] - b[1]) > 1e-5 for a, b in zip(got[BOUNDARY:], want[BOUNDARY:], strict=True))
 
 
+@pytest.mark.slow
 def test_the_losses_of_a_mixture_are_logged_by_source(tiny, tmp_path):
     ended_well(tiny.train(tmp_path, "data.generated=('copying(0.4)',)", "log.every_steps=4"))
     records, names = steps(tmp_path), {"loss/text", "loss/copying"}
@@ -183,6 +186,7 @@ def test_evaluate(tiny, run, tmp_path):
     assert losses(workdir) == losses(run[0]) and saved_steps(workdir) == saved_steps(run[0])
 
 
+@pytest.mark.slow
 def test_evaluate_with_another_rope(tiny, run, tmp_path):
     workdir = rewound(run[0], tmp_path / "run", STEPS)
     rope = ["model.rope.scaling=linear", "model.rope.factor=2"]
@@ -193,6 +197,7 @@ def test_evaluate_with_another_rope(tiny, run, tmp_path):
 # ---- generation
 
 
+@pytest.mark.slow
 def test_generate_goes_on_from_a_prompt_on_any_mesh(tiny, run, tmp_path):
     (tmp_path / "prompt").write_text("the quick brown fox jumps")
     command = [
@@ -256,6 +261,7 @@ runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_saving(tiny, run, tmp_path):
     workdir = rewound(run[0], tmp_path / "run", 8)
     sound = saved_state(workdir)

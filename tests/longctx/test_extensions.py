@@ -102,6 +102,7 @@ def trained(config: Config):
     return np.array(losses), jax.tree.map(np.asarray, state["params"])
 
 
+@pytest.mark.slow
 def test_a_step_is_the_same_on_every_mesh(toys):
     cut, alone = MeshConfig(fsdp=2, tensor=2), MeshConfig()
     want = trained(config_of(alone))

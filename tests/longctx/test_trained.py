@@ -21,6 +21,7 @@ from longctx.config import (
 from longctx.data import curriculum
 from longctx.errors import UserError
 from longctx.model import functional, lora, paths
+from tests.helpers import slow
 from tests.longctx.test_training import batch
 
 MODEL = ModelConfig(
@@ -95,7 +96,7 @@ def test_an_adapted_model_starts_as_the_model_bit_for_bit_and_merges_to_1e_6():
         np.testing.assert_allclose(np.asarray(merged) / largest, np.asarray(got) / largest, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("config", [CONFIG, CUT], ids=["one", "eight"])
+@pytest.mark.parametrize("config", [CONFIG, *slow(CUT)], ids=["one", "eight"])
 def test_only_adapters_move_and_only_they_have_moments(config):
     changed, before, state = moved(config)
     adapters = {path for path in leaves(before["params"]) if path.endswith((".a", ".b"))}
@@ -108,6 +109,7 @@ def test_only_adapters_move_and_only_they_have_moments(config):
     assert shapes["blocks.0.mlp.expert_down.b"] == (2, 4, 2, 16) and shapes["head.b"] == (2, 32)
 
 
+@pytest.mark.slow
 def test_patterns_train_beside_adapters_and_without():
     changed, before, _ = moved(NORMS)
     assert {path for path in changed if not path.endswith((".a", ".b"))} == {
@@ -121,6 +123,7 @@ def test_patterns_train_beside_adapters_and_without():
     assert leaves(state["moments"][0].mu).keys() == changed and "ema" not in state
 
 
+@pytest.mark.slow
 def test_the_gradient_norm_is_that_of_the_trained_part():
     """Adapters' gradients by jax.grad of the sum base + scale a b, each weight whole."""
     mesh, step = compiled(CONFIG)

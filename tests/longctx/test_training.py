@@ -99,7 +99,7 @@ def test_an_update_that_is_not_finite_leaves_a_finite_state_and_is_counted():
     assert (table == before).mean() > 0.9, "what overflows stays as it was"
 
 
-@pytest.mark.parametrize("name", ["pose", *slow("e2llm")])
+@pytest.mark.parametrize("name", slow("pose", "e2llm"))
 def test_an_augmentation_draws_anew_at_every_step_and_alike_in_every_run(name):
     """One batch, and a learning rate of 0: only the positions differ."""
     stage = StageConfig(seq_len=32, steps=10, augment=name, augment_length=256)
@@ -118,8 +118,8 @@ def test_an_augmentation_draws_anew_at_every_step_and_alike_in_every_run(name):
     "mesh_config, memory",
     [
         (MeshConfig(), MemoryConfig()),
-        (MeshConfig(), MemoryConfig(backward="streamed", chunk_tokens=8)),
         *slow(
+            (MeshConfig(), MemoryConfig(backward="streamed", chunk_tokens=8)),
             (MeshConfig(data=2, context=2), MemoryConfig()),
             (MeshConfig(data=2, context=2), MemoryConfig(backward="streamed", chunk_tokens=8, clip_mode="exact_twice")),
             (MeshConfig(), MemoryConfig(offload=("moments",))),

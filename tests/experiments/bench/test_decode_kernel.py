@@ -5,16 +5,16 @@ import pytest
 from experiments.bench import decode_kernel
 from experiments.bench.harness import options
 from pallas_kernels.tpu_chips import CHIPS
-from tests.helpers import NEEDS_TPU_COMPILER, slow
+from tests.helpers import NEEDS_TPU_COMPILER, nightly, slow
 
 
 @NEEDS_TPU_COMPILER
 @pytest.mark.parametrize(
     "chip, model",
     [
-        ("v5e", "llama3_8b"),
+        *slow(("v5e", "llama3_8b")),
         # one group of SmolLM2's three key heads has one of the two cores of v5p, which then computes for longer
-        *slow(("v5e", "smollm2_135m"), ("v5p", "llama3_8b"), ("v6e", "llama3_8b"), ("v6e", "smollm2_135m")),
+        *nightly(("v5e", "smollm2_135m"), ("v5p", "llama3_8b"), ("v6e", "llama3_8b"), ("v6e", "smollm2_135m")),
     ],
 )
 def test_keys_and_values_are_read_once_while_it_computes(chip, model):

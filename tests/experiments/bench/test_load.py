@@ -2,10 +2,13 @@
 
 import json
 
+import pytest
+
 from experiments.bench import load as bench_load
 from experiments.bench.harness import options
 
 
+@pytest.mark.slow
 def test_command(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bench_load, "MESHES", {"fsdp 2": {"fsdp": 2}})
     out = tmp_path / "load.json"

@@ -28,6 +28,7 @@ def no_extras(monkeypatch):
     monkeypatch.setattr(sides, "missing", lambda *packages: note if packages else "")
 
 
+@pytest.mark.slow
 def test_attention_command(tmp_path, capsys, no_extras):
     out, picture = tmp_path / "a.json", tmp_path / "a.png"
     argv = ["--lengths", "48", "--dtype", "float32", "--rounds", "1", "--out", str(out), "--picture", str(picture)]
@@ -71,6 +72,7 @@ def tiny_config(task):
     return Config(batch_tokens=task["batch_tokens"], stages=(stage,), model=model, optim=OptimConfig(warmup_steps=1))
 
 
+@pytest.mark.slow
 def test_our_train_step_is_timed_and_learns(monkeypatch):
     monkeypatch.setattr(bench_train, "config_of", tiny_config)
     monkeypatch.setattr(bench_train, "text_windows", lambda B, T: itertools.repeat(np.full((B, T + 1), 7, np.int32)))

@@ -60,6 +60,7 @@ def test_prices_are_measured_once_and_are_times():
     assert forward > 0 and backward >= 0 and machine.costly >= 0
 
 
+@pytest.mark.slow
 def test_the_command_plans_for_this_machine(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cpu, "seconds", lambda function, *args: 1e-3)
     config = ["--config", str(ROOT / "configs/quickstart.py:smoke")]

@@ -151,6 +151,7 @@ def test_numbers_that_nothing_can_have(config, says):
     assert says in str(caught.value)
 
 
+@pytest.mark.slow
 def test_moments_and_gradients_are_those_of_the_trained_part(free):
     """The compiler's own count agrees: what adapters save is the moments and the gradients of all other weights."""
     model = dataclasses.replace(TINY, d_model=128, mlp_dim=512, vocab_size=512)

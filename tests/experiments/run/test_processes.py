@@ -79,6 +79,7 @@ def test_two_processes_go_on_where_one_stopped(tiny, finished, tmp_path):
     assert {path.name for path in workdir.iterdir()} == {path.name for path in finished.iterdir()}
 
 
+@pytest.mark.slow
 def test_an_error_of_one_process_is_its_line_and_ends_both(tiny, finished, tmp_path):
     workdir = rewound(finished, tmp_path / "run", STEPS)
     before = (workdir / "config.json").read_text()

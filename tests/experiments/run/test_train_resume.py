@@ -82,6 +82,7 @@ def stopped(tiny, workdir, line, count=1, delay=0.0, first="step") -> int:
     return step
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_next_start_goes_on_there(tiny, finished, tmp_path):
     step = stopped(tiny, tmp_path, "step ", 2)
     assert 2 <= step < STEPS and losses(tmp_path) == losses(finished)[:step]
@@ -107,6 +108,7 @@ def test_killed_between_two_stages(tiny, finished, tmp_path):
     assert_same_run(workdir, finished)  # the second stage has a RoPE and a learning rate of its own
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tiny, finished, tmp_path):
     workdir = rewound(finished, tmp_path / "run", STEPS)
     before, newest = sorted(saved_steps(workdir))[-2:]
@@ -120,6 +122,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tiny, finished
     assert_same_run(workdir, finished)
 
 
+@pytest.mark.slow
 def test_continues_on_another_mesh(tiny, finished, tmp_path):
     workdir = rewound(finished, tmp_path / "run", BOUNDARY)
     output = ended_well(tiny.train(workdir, "mesh.context=2", "mesh.simulate=2"))

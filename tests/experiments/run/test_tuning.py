@@ -29,6 +29,7 @@ def run(tiny, folder, tmp_path_factory):
     return workdir, said
 
 
+@pytest.mark.slow
 def test_a_run_of_adapters_continues_bit_for_bit_and_no_other_continues_it(tiny, run, tmp_path):
     workdir, said = run
     again = rewound(workdir, tmp_path / "again", 4)

@@ -453,6 +453,7 @@ def kill_and_resume(directory, kills, seed):
     return killed, unfinished
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_resumes_bit_for_bit(tmp_path):
     killed, _ = kill_and_resume(tmp_path, kills=8, seed=0)
     assert killed == 8

@@ -11,6 +11,7 @@ from longctx.errors import UserError
 from longctx.generation import api, decode
 from longctx.generation.request import Request
 from longctx.generation.session import Session
+from tests.helpers import slow
 from tests.longctx.generation.helpers import ONE, TINY, setup
 
 RING = dataclasses.replace(TINY, pattern=(LayerConfig(), LayerConfig(mask="causal & (window(5) | sinks(2))")))
@@ -28,7 +29,7 @@ def anew(config, row, count, mesh_config=ONE, **how) -> list[int]:
         return api.generate(graph, params, [np.array(row)], count, chunk=CHUNK, length=CAPACITY, **how)[0].tolist()
 
 
-@pytest.mark.parametrize("config", [TINY, RING, DYNAMIC], ids=["full", "ring", "dynamic"])
+@pytest.mark.parametrize("config", [TINY, *slow(RING, DYNAMIC)], ids=["full", "ring", "dynamic"])
 def test_turns(config):
     """Going on; going back to where the rows still agree, or to the start; and once more with nothing new."""
     mesh, graph, params = setup(config)

@@ -31,7 +31,7 @@ LOGITS = (
     "gpt_oss",
     "llama4_interleaved",
 )
-GRADIENTS = ("qwen3_yarn", "gpt_neox", "gpt_oss")
+GRADIENTS = ("qwen3_yarn", "gpt_neox")
 GENERATED = ("gemma2", "gpt_oss")
 FAST_COMPILE = {"xla_backend_optimization_level": 0}
 

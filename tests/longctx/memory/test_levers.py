@@ -36,8 +36,11 @@ MIXTURE = dataclasses.replace(
 @pytest.mark.parametrize(
     "model, mesh",
     [
-        (SHARES, MeshConfig(context=2)),
-        *slow((RICH, MeshConfig(fsdp=2, context=2, tensor=2)), (MIXTURE, MeshConfig(context=4))),
+        *slow(
+            (SHARES, MeshConfig(context=2)),
+            (RICH, MeshConfig(fsdp=2, context=2, tensor=2)),
+            (MIXTURE, MeshConfig(context=4)),
+        )
     ],
 )
 def test_all_at_once(model, mesh):

@@ -92,6 +92,7 @@ relative = kind(*([name for name, period in table.items() if period] for table i
 any_kind = kind(POSITIONS, MASKS, QUERY_SCALES)
 
 
+@pytest.mark.slow
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 @given(st.tuples(relative, relative) | st.tuples(any_kind, any_kind), st.integers(0, 99))
 def test_any_kinds(kinds, seed):

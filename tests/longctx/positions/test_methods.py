@@ -208,14 +208,7 @@ def test_values_and_gradients_are_those_of_the_dense_definition(text, config, la
 
 
 @pytest.mark.parametrize(
-    "strategy",
-    [
-        "bidirectional_ring",
-        "ulysses",
-        *slow(
-            *(name for name in context_parallel.STRATEGIES if name not in ("local", "bidirectional_ring", "ulysses"))
-        ),
-    ],
+    "strategy", ["ulysses", *slow(*(name for name in context_parallel.STRATEGIES if name not in ("local", "ulysses")))]
 )
 def test_three_parts_under_every_strategy(strategy):
     config = MeshConfig(context_outer=2, context=2) if strategy in TWO_LEVELS else MeshConfig(context=2)

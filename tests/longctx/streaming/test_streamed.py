@@ -177,14 +177,14 @@ ENDS = dataclasses.replace(PLAIN, lora=dataclasses.replace(LORA, targets=("mlp.d
 @pytest.mark.parametrize(
     "model, trains, memory, mesh",
     [
-        (ADAPTED, (), streamed(16, clip="delayed"), ONE),
         *slow(
+            (ADAPTED, (), streamed(16, clip="delayed"), ONE),
             (ADAPTED, ("norm.scale", "*mlp_norm*"), streamed(8, 2, offload=host.NAMES), MeshConfig(fsdp=2, tensor=2)),
             (RICH_PAIR, ("embedding.table", "bias_table"), streamed(16, clip="exact_twice"), MeshConfig(context=2)),
             (RICH_PAIR, ("blocks.1.*",), streamed(8), ONE),
             (PLAIN, ("head",), streamed(8), ONE),
             (ENDS, (), streamed(8), MeshConfig(fsdp=2, tensor=2)),
-        ),
+        )
     ],
 )
 def test_a_part_of_the_parameters(model, trains, memory, mesh):
@@ -194,6 +194,7 @@ def test_a_part_of_the_parameters(model, trains, memory, mesh):
     assert_as_autodiff(dataclasses.replace(run_of(model, mesh, memory), optim=optim), terms=10_000)
 
 
+@pytest.mark.slow
 def test_delayed_clipping_is_by_the_norm_of_the_step_before():
     config = run_of(PLAIN, memory=streamed(16, clip="delayed"), rows=2)
     norms, first_moments = [], []

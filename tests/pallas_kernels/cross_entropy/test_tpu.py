@@ -81,6 +81,7 @@ def test_auto_is_the_fastest_that_can():
         api.select("cutlass", x, head, CrossEntropySpec())
 
 
+@pytest.mark.slow
 @NEEDS_TPU_COMPILER
 @pytest.mark.parametrize(
     "chip, shape, dtype",
