@@ -18,7 +18,9 @@ import numpy as np
 from experiments.bench.harness import options
 from experiments.settings.console import Parser, number
 from longctx.errors import UserError, unknown_name
+from longctx.evals.results import tasks_asked
 from longctx.evals.tasks.by_position import bucket_edges
+from longctx.evals.tasks.questions import share
 
 FOLDER = pathlib.Path(__file__).parents[2] / "docs" / "results"
 MARKER = re.compile(r"<!-- (table|origin) (\S+\.json) ?(\S*) -->\n.*?<!-- end -->", re.DOTALL)
@@ -136,6 +138,18 @@ def generalised(content: dict) -> Table:
     return ["position, by seed", *(f"{length:,}" for length in records[0]["lengths"])], lines
 
 
+def asked(content: dict) -> Table:
+    """The % of questions answered right: tasks by length; how many there were, chance, and the effective length."""
+    result = content["evals"]["questions"]
+    columns = ["task", *(f"{length:,}" for length in result["lengths"]), "questions", "chance", "holds out to"]
+    lines = [
+        [task["name"], *(f"{share(cell):.0%}" for cell in task["cells"])]
+        + [task["cells"][0]["asked"], f"{task['cells'][0]['chance']:.0%}", task["effective_length"] or "-"]
+        for task in tasks_asked(result)
+    ]
+    return columns, lines
+
+
 def found(value: float | None, counts: dict | None) -> str | None:
     """How many of the passkeys are found."""
     return counts and f"{sum(counts['right'])} of {sum(counts['asked'])}"
@@ -232,6 +246,7 @@ TABLES = {
     "beyond": beyond,
     "generalised": generalised,
     "asking": ASKING,
+    "asked": asked,
 }
 
 

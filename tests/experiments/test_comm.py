@@ -18,10 +18,11 @@ from longctx.config import AttentionConfig, Config, LayerConfig, MeshConfig, Mod
 from longctx.context_parallel.api import STRATEGIES
 from longctx.data import curriculum
 from longctx.errors import UserError
-from tests.helpers import ROOT, slow
+from tests.helpers import ROOT, nightly, slow
 
 MODEL = ModelConfig(layers=2, d_model=64, mlp_dim=64, heads=8, kv_heads=2, head_dim=8, vocab_size=64)
 QUICK = ("ulysses",)
+SLOW = "all_gather", "token_ring", "usp"
 BOUNDED = "local", "dispatch"  # nothing is sent; what is depends on the batch
 
 
@@ -44,7 +45,10 @@ def simulated(count: int) -> Target:
     return Target(f"cpu:{count}", None, jax.devices()[:count], "cpu")
 
 
-@pytest.mark.parametrize("strategy", [*QUICK, *slow(*(name for name in STRATEGIES if name not in (*QUICK, *BOUNDED)))])
+@pytest.mark.parametrize(
+    "strategy",
+    [*QUICK, *slow(*SLOW), *nightly(*(name for name in STRATEGIES if name not in (*QUICK, *SLOW, *BOUNDED)))],
+)
 def test_a_compiled_step_sends_what_the_closed_forms_say(strategy):
     """By attention the very numbers, in as many steps; of weights beside a few scalars."""
     layout = "contiguous" if strategy == "lightseq" else "striped"

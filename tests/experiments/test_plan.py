@@ -209,7 +209,7 @@ def test_what_is_as_long_as_a_row_is_on_the_hosts(tmp_path):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @NEEDS_CUDA_COMPILER
 def test_keys_travel_beside_attention_on_gpus(tmp_path):
     found = planned("h100x8", tmp_path, "configs/llama3_8b_128k.py", "mesh.context=8", "model.layers=4")

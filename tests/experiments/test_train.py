@@ -26,6 +26,7 @@ from tests.experiments.train_helpers import (
     saved_steps,
     steps,
 )
+from tests.helpers import nightly, slow
 
 EVALS = [
     "eval.tasks=('by_position','context_gain','passkey')",
@@ -136,16 +137,16 @@ def test_the_losses_of_a_mixture_are_logged_by_source(tiny, tmp_path):
 # ---- meshes
 
 
-@pytest.mark.slow  # in the quick tier test_train_resume.py goes on over two devices
 @pytest.mark.parametrize(
     "overrides, shape",
     [
-        (["mesh.context=4"], "context 4"),  # a ring over zigzag
-        (["mesh.fsdp=2", "mesh.tensor=2"], "fsdp 2, tensor 2"),
-        (["mesh.context=4", "attention.strategy=all_gather", "attention.layout=striped"], "context 4"),
-        (["mesh.data=2", "mesh.context=2", "attention.layout=contiguous"], "data 2, context 2"),
-        (["mesh.context_outer=2", "mesh.context=2", "attention.strategy=usp"], "context_outer 2, context 2"),
-        (["mesh.context=4", "attention.layout=per_document"], "context 4"),
+        *slow((["mesh.context=4"], "context 4"), (["mesh.fsdp=2", "mesh.tensor=2"], "fsdp 2, tensor 2")),
+        *nightly(
+            (["mesh.context=4", "attention.strategy=all_gather", "attention.layout=striped"], "context 4"),
+            (["mesh.data=2", "mesh.context=2", "attention.layout=contiguous"], "data 2, context 2"),
+            (["mesh.context_outer=2", "mesh.context=2", "attention.strategy=usp"], "context_outer 2, context 2"),
+            (["mesh.context=4", "attention.layout=per_document"], "context 4"),
+        ),
     ],
 )
 def test_four_devices_train_like_one(tiny, run, overrides, shape, tmp_path):
@@ -287,8 +288,9 @@ PLANNED = [name for name in CONFIG_FILES if "-m experiments.plan" in (ROOT / "co
 EVALUATED = "quickstart.py", "recipes/sft_long.py"  # at their end; how that goes hangs on no config
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", CONFIG_FILES)
+@pytest.mark.parametrize(
+    "name", [*slow(*EVALUATED), *nightly(*(name for name in CONFIG_FILES if name not in EVALUATED))]
+)
 def test_every_config_has_a_whole_smoke_run(tiny, name, tmp_path):
     given = [f"--config={ROOT / 'configs' / name}:smoke", *([] if name in EVALUATED else ["--config.eval.tasks=()"])]
     ended_well(tiny.python("-m", "experiments.train", *given, "--workdir", str(tmp_path)))

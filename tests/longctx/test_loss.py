@@ -9,7 +9,7 @@ import pytest
 from longctx import loss, meshes
 from longctx.config import MeshConfig
 from pallas_kernels.cross_entropy import api
-from tests.helpers import NEEDS_TPU_COMPILER, assert_close, compiled_for_tpu
+from tests.helpers import NEEDS_TPU_COMPILER, assert_close, compiled_for_tpu, nightly, slow
 from tests.pallas_kernels.cross_entropy.test_cross_entropy import inputs
 
 
@@ -30,8 +30,7 @@ def test_kernels_agree(monkeypatch):
     assert_close(jax.tree.map(np.asarray, value_and_grads("tpu")), value_and_grads("chunked"), "float32", 100)
 
 
-@pytest.mark.slow
 @NEEDS_TPU_COMPILER
-@pytest.mark.parametrize("topology", ["v5e:2x2", "v6e:2x2"])
+@pytest.mark.parametrize("topology", [*slow("v5e:2x2"), *nightly("v6e:2x2")])
 def test_the_tpu_compiler_takes_it(topology):
     assert compiled_for_tpu("tests.longctx.compile_loss_for_tpu", topology, timeout=250) == ["kernels 2"]

@@ -10,7 +10,7 @@ import longctx as lc
 from longctx import meshes, optim, training
 from longctx.config import Config, MemoryConfig, MeshConfig, ModelConfig, OptimConfig, StageConfig
 from longctx.data import curriculum
-from tests.helpers import slow
+from tests.helpers import nightly, slow
 
 CONFIG = Config(
     batch_tokens=64,
@@ -121,6 +121,8 @@ def test_an_augmentation_draws_anew_at_every_step_and_alike_in_every_run(name):
         *slow(
             (MeshConfig(), MemoryConfig(backward="streamed", chunk_tokens=8)),
             (MeshConfig(data=2, context=2), MemoryConfig()),
+        ),
+        *nightly(
             (MeshConfig(data=2, context=2), MemoryConfig(backward="streamed", chunk_tokens=8, clip_mode="exact_twice")),
             (MeshConfig(), MemoryConfig(offload=("moments",))),
         ),

@@ -148,6 +148,8 @@ SUITES: Mapping[str, tuple[str, ...]] = {
     ),
     "aggregation": ("tally", "tally_pairs", "counting_stars", "infinite_find", "cwe", "fwe", *_starting("icl_")),
     "kv": ("json_kv", "json_kv_multi", "mqar", "joint_recall", "lift"),
+    # what analyses of long context look at: many classes, one fact against a chain of them, where a fact stands
+    "claims": ("icl_10", "icl_50", "icl_200", "threads_needle", "threads_forward", "niah_single_2", "json_kv"),
 }
 
 

@@ -11,7 +11,7 @@ from longctx import hf
 from tests.longctx.hf import tiny
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_it_measures_both_sides_where_both_are_there(tmp_path, capsys):
     model = tiny.write(tmp_path / "model", "llama")
     options = ["--lengths", "16", "--rows", "1,2", "--rounds", "1", "--dtype", "float32"]

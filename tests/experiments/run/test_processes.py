@@ -24,7 +24,7 @@ from tests.experiments.train_helpers import (
     saved_steps,
     steps,
 )
-from tests.helpers import tolerance
+from tests.helpers import nightly, tolerance
 
 EVALS = ["eval.tasks=('by_position',)", "eval.lengths=(64,)", "eval.documents=2"]
 
@@ -51,7 +51,7 @@ def assert_all_ended_well(done) -> None:
     assert not said, said
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_signal_to_one_stops_both_at_one_step_and_one_process_goes_on(tiny, finished, tmp_path):
     command = tiny.command(tmp_path, *cut(fsdp=2, tensor=2))
     done = tiny.together(*command, send=signal.SIGTERM, line="step 2")
@@ -92,8 +92,7 @@ def test_an_error_of_one_process_is_its_line_and_ends_both(tiny, finished, tmp_p
     assert (workdir / "config.json").read_text() == before  # of the run that holds the lock, on another mesh
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mesh", [{"context": 2, "tensor": 2}, {"fsdp": 2, "context": 2}], ids=str)
+@pytest.mark.parametrize("mesh", nightly({"context": 2, "tensor": 2}, {"fsdp": 2, "context": 2}), ids=str)
 def test_every_mesh_trains_and_evaluates_like_one_device(tiny, finished, mesh, tmp_path):
     assert_all_ended_well(tiny.together(*tiny.command(tmp_path, *EVALS, *cut(**mesh))))
     assert_same_losses(tmp_path, finished)
@@ -106,7 +105,7 @@ def test_every_mesh_trains_and_evaluates_like_one_device(tiny, finished, mesh, t
         assert evals(tmp_path) == trained
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_is_logged_of_a_mixture_and_of_held_out_text_is_that_of_one_process(tiny, tmp_path):
     """Rows of a batch lie on both processes, and so do the sources that they are of."""
     logged = ["data.generated=('copying(0.4)',)", "eval.every_steps=5"]

@@ -58,7 +58,7 @@ def test_killed_twice(tiny, finished, tmp_path):
     assert_same_run(tmp_path, finished)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_killed_many_times_at_any_moment(tiny, finished_slowly, tmp_path):
     rng, tiny = random.Random(0), dataclasses.replace(tiny, quick=False)
     for _ in range(4):
@@ -90,7 +90,7 @@ def test_sigterm_saves_and_the_next_start_goes_on_there(tiny, finished, tmp_path
     assert_same_run(tmp_path, finished)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_sigterm_while_compiling(tiny, finished_slowly, tmp_path):
     tiny = dataclasses.replace(tiny, quick=False)
     assert stopped(tiny, tmp_path, "tiny: ", delay=0.5, first="the step of stage 1 is compiled,") == 1

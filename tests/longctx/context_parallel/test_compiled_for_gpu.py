@@ -2,20 +2,20 @@
 
 import pytest
 
-from tests.helpers import NEEDS_CUDA_COMPILER, worker_lines
+from tests.helpers import NEEDS_CUDA_COMPILER, nightly, slow, worker_lines
 
 
-@pytest.mark.slow
 @NEEDS_CUDA_COMPILER
 @pytest.mark.parametrize(
     "chip, strategy, layout, kernel",
     [
-        ("h100", "ring", "zigzag", "cudnn"),
-        ("h100", "ring", "contiguous", "cudnn"),
-        ("h100", "ring", "zigzag", "chunked"),
-        ("h100", "ring", "zigzag", "mosaic_gpu"),
-        ("h200", "ring", "zigzag", "jax_triton"),
-        ("b200", "ring", "zigzag", "cudnn"),
+        *slow(("h100", "ring", "zigzag", "cudnn"), ("h100", "ring", "zigzag", "mosaic_gpu")),
+        *nightly(
+            ("h100", "ring", "contiguous", "cudnn"),
+            ("h100", "ring", "zigzag", "chunked"),
+            ("h200", "ring", "zigzag", "jax_triton"),
+            ("b200", "ring", "zigzag", "cudnn"),
+        ),
     ],
 )
 def test_work_between_start_and_end_of_hops(chip, strategy, layout, kernel):

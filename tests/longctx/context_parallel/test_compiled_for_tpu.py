@@ -2,17 +2,16 @@
 
 import pytest
 
-from tests.helpers import NEEDS_TPU_COMPILER, compiled_for_tpu
+from tests.helpers import NEEDS_TPU_COMPILER, compiled_for_tpu, nightly, slow
 
 WORKER = "tests.longctx.context_parallel.compile_for_tpu"
 HOPS, HEADS, BLOCKS = "collective-permute", "all-to-all", "ragged-all-to-all"
 
 
-@pytest.mark.slow
 @NEEDS_TPU_COMPILER
 @pytest.mark.parametrize(
     "topology, strategy, layout, collective",
-    [("v5e:2x4", "ring", "zigzag", HOPS), ("v6e:2x4", "ulysses", "contiguous", HEADS)],
+    [*slow(("v5e:2x4", "ring", "zigzag", HOPS)), *nightly(("v6e:2x4", "ulysses", "contiguous", HEADS))],
 )
 def test_eight_chips(topology, strategy, layout, collective):
     forward, both = map(str.split, compiled_for_tpu(WORKER, topology, strategy, layout, timeout=500))

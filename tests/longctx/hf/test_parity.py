@@ -11,7 +11,7 @@ from longctx import hf, meshes
 from longctx.hf import folder, parameters
 from longctx.loss import mean_over_tokens
 from longctx.model import functional
-from tests.helpers import assert_close, relative_error, tolerance
+from tests.helpers import assert_close, nightly, relative_error, slow, tolerance
 from tests.longctx.hf import tiny
 
 TERMS = 2000  # a logit's: over the layers, of the widths and of 200 positions
@@ -36,8 +36,9 @@ GENERATED = ("gemma2", "gpt_oss")
 FAST_COMPILE = {"xla_backend_optimization_level": 0}
 
 
-def cases(quick):
-    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in tiny.NAMES]
+def cases(quick, rest=slow):
+    """The families: those named quickly, the `rest` in a later tier."""
+    return [*quick, *rest(*(name for name in tiny.NAMES if name not in quick))]
 
 
 @pytest.mark.parametrize("name", cases(LOGITS))
@@ -59,7 +60,7 @@ def test_logits_and_greedy_tokens(tmp_path, name):
     np.testing.assert_array_equal(got.argmax(-1), new)
 
 
-@pytest.mark.parametrize("name", cases(GENERATED))
+@pytest.mark.parametrize("name", cases(GENERATED, nightly))
 def test_generated_tokens(tmp_path, name):
     """Token by token those of transformers, the prompt read in chunks that do not divide it."""
     golden, model = tiny.golden(name), hf.load(tiny.write(tmp_path, name))
@@ -77,7 +78,7 @@ def test_generated_tokens(tmp_path, name):
     assert len(ended[0]) <= START + 2 and ended[0][-1] == new[0, 1]
 
 
-@pytest.mark.parametrize("name", cases(GRADIENTS))
+@pytest.mark.parametrize("name", cases(GRADIENTS, nightly))
 def test_loss_and_gradients(tmp_path, name):
     golden, model = tiny.golden(name), hf.load(tiny.write(tmp_path, name))
     loss, gradients = _loss_and_gradients(model, golden["ids"][:, :64].astype(np.int32))

@@ -11,7 +11,7 @@ from longctx.config import LayerConfig, MemoryConfig, MeshConfig
 from longctx.data import curriculum
 from longctx.memory import host
 from longctx.model import functional
-from tests.helpers import slow
+from tests.helpers import nightly, slow
 from tests.longctx.model.test_transformer import TINY
 from tests.longctx.streaming.test_streamed import assert_as_autodiff, run_of
 
@@ -36,26 +36,23 @@ MIXTURE = dataclasses.replace(
 @pytest.mark.parametrize(
     "model, mesh",
     [
-        *slow(
-            (SHARES, MeshConfig(context=2)),
-            (RICH, MeshConfig(fsdp=2, context=2, tensor=2)),
-            (MIXTURE, MeshConfig(context=4)),
-        )
+        *slow((SHARES, MeshConfig(context=2)), (RICH, MeshConfig(fsdp=2, context=2, tensor=2))),
+        *nightly((MIXTURE, MeshConfig(context=4))),
     ],
 )
 def test_all_at_once(model, mesh):
     assert_as_autodiff(run_of(model, mesh, ALL), mesh)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "offload, mesh",
     [
-        (("params",), MeshConfig()),
-        (("grads",), MeshConfig(context=4)),
-        (("params", "moments"), MeshConfig(fsdp=4)),
-        (("grads", "moments"), MeshConfig()),
-        (("params", "grads"), MeshConfig(tensor=2)),
+        *slow((("params", "moments"), MeshConfig(fsdp=4)), (("grads",), MeshConfig(context=4))),
+        *nightly(
+            (("params",), MeshConfig()),
+            (("grads", "moments"), MeshConfig()),
+            (("params", "grads"), MeshConfig(tensor=2)),
+        ),
     ],
 )
 def test_some_in_the_hosts_memory(offload, mesh):

@@ -18,7 +18,7 @@ from longctx.positions import api, methods, rope
 from longctx.positions.view import View, learned_numbers, resolve, view
 from pallas_kernels import masks
 from pallas_kernels.attention.spec import AttentionSpec
-from tests.helpers import Problem, assert_close, packed, problem, relative_error, slow, tolerance, truth
+from tests.helpers import Problem, assert_close, nightly, packed, problem, relative_error, slow, tolerance, truth
 from tests.longctx.context_parallel.capabilities import TWO_LEVELS
 from tests.longctx.context_parallel.cut import run
 
@@ -207,8 +207,16 @@ def test_values_and_gradients_are_those_of_the_dense_definition(text, config, la
     assert relative_error(got[0], dense("rope")[0]) > tolerance("float32", 200)
 
 
+THREE_PARTS = "local", "ulysses", "bidirectional_ring", "dispatch"  # before the nightly tier
+
+
 @pytest.mark.parametrize(
-    "strategy", ["ulysses", *slow(*(name for name in context_parallel.STRATEGIES if name not in ("local", "ulysses")))]
+    "strategy",
+    [
+        "ulysses",
+        *slow("bidirectional_ring", "dispatch"),
+        *nightly(*(name for name in context_parallel.STRATEGIES if name not in THREE_PARTS)),
+    ],
 )
 def test_three_parts_under_every_strategy(strategy):
     config = MeshConfig(context_outer=2, context=2) if strategy in TWO_LEVELS else MeshConfig(context=2)

@@ -21,7 +21,7 @@ from longctx.config import (
 )
 from longctx.data import curriculum
 from longctx.memory import host
-from tests.helpers import assert_close, slow
+from tests.helpers import assert_close, nightly, slow
 from tests.longctx.model.test_transformer import TINY, batch
 
 B, T = 4, 32
@@ -109,45 +109,40 @@ def test_without_clipping(clip):
     assert_as_autodiff(dataclasses.replace(config, optim=dataclasses.replace(CLIPPED, clip_norm=0.0)))
 
 
+FAR_AWAY = dataclasses.replace(TINY, block="parallel_shared", position="dca(12, 4)", query_scale="log_length(16)")
+SUMS_OF_NORMS = dataclasses.replace(
+    TINY,
+    layers=4,
+    block="sandwich",
+    norm="layer_bias",
+    feed_forward="llama4",
+    experts=4,
+    experts_per_token=2,
+    expert_mlp_dim=16,
+    pattern=(LayerConfig(), LayerConfig(feed_forward="plain")),
+)
+
+
 @pytest.mark.slow
 def test_all_mesh_axes_all_on_the_hosts_and_all_that_a_model_may_have():
     memory = streamed(8, 2, offload=host.NAMES, keep_attention=True)
     assert_as_autodiff(run_of(RICH, MeshConfig(fsdp=2, context=2, tensor=2), memory))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "model, mesh, memory, layout, strategy",
     [
-        (RICH_PAIR, MeshConfig(context=4), streamed(8), "zigzag", "ulysses"),
-        (RICH_PAIR, MeshConfig(fsdp=2, context_outer=2, context=2), streamed(16, 4), "striped(4)", "usp"),
-        (PLAIN, MeshConfig(data=2, context=2), streamed(32), "contiguous", "all_gather"),
-        (PLAIN, MeshConfig(context=2), streamed(8), "striped(2)", "token_ring"),
-        (PLAIN, MeshConfig(context=2), streamed(8), "striped(2)", "rsa"),
-        (PLAIN, MeshConfig(fsdp=2, context=4), streamed(16), "per_document", "dispatch"),
-        (
-            dataclasses.replace(TINY, block="parallel_shared", position="dca(12, 4)", query_scale="log_length(16)"),
-            MeshConfig(context=2),
-            streamed(8, 2),
-            "contiguous",
-            "double_ring",
+        *slow(
+            (RICH_PAIR, MeshConfig(context=4), streamed(8), "zigzag", "ulysses"),
+            (PLAIN, MeshConfig(fsdp=2, context=4), streamed(16), "per_document", "dispatch"),
+            (FAR_AWAY, MeshConfig(context=2), streamed(8, 2), "contiguous", "double_ring"),
         ),
-        (
-            dataclasses.replace(
-                TINY,
-                layers=4,
-                block="sandwich",
-                norm="layer_bias",
-                feed_forward="llama4",
-                experts=4,
-                experts_per_token=2,
-                expert_mlp_dim=16,
-                pattern=(LayerConfig(), LayerConfig(feed_forward="plain")),
-            ),
-            MeshConfig(fsdp=2, tensor=2),
-            streamed(16),
-            "zigzag",
-            "ring",
+        *nightly(
+            (RICH_PAIR, MeshConfig(fsdp=2, context_outer=2, context=2), streamed(16, 4), "striped(4)", "usp"),
+            (PLAIN, MeshConfig(data=2, context=2), streamed(32), "contiguous", "all_gather"),
+            (PLAIN, MeshConfig(context=2), streamed(8), "striped(2)", "token_ring"),
+            (PLAIN, MeshConfig(context=2), streamed(8), "striped(2)", "rsa"),
+            (SUMS_OF_NORMS, MeshConfig(fsdp=2, tensor=2), streamed(16), "zigzag", "ring"),
         ),
     ],
 )
@@ -156,8 +151,7 @@ def test_models_strategies_and_layouts(model, mesh, memory, layout, strategy):
     assert_as_autodiff(run_of(model, mesh, memory, layout, strategy))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("augment", ["pose", "clex"])
+@pytest.mark.parametrize("augment", [*slow("pose"), *nightly("clex")])
 def test_positions_that_are_spread_out_and_a_learned_scaling(augment):
     rope = RopeConfig(scaling="clex", factor=4.0, original_length=T) if augment == "clex" else RopeConfig()
     stage = dataclasses.replace(STAGE, augment=augment, augment_length=4 * T)
@@ -180,11 +174,13 @@ ENDS = dataclasses.replace(PLAIN, lora=dataclasses.replace(LORA, targets=("mlp.d
         *slow(
             (ADAPTED, (), streamed(16, clip="delayed"), ONE),
             (ADAPTED, ("norm.scale", "*mlp_norm*"), streamed(8, 2, offload=host.NAMES), MeshConfig(fsdp=2, tensor=2)),
+            (PLAIN, ("head",), streamed(8), ONE),
+        ),
+        *nightly(
             (RICH_PAIR, ("embedding.table", "bias_table"), streamed(16, clip="exact_twice"), MeshConfig(context=2)),
             (RICH_PAIR, ("blocks.1.*",), streamed(8), ONE),
-            (PLAIN, ("head",), streamed(8), ONE),
             (ENDS, (), streamed(8), MeshConfig(fsdp=2, tensor=2)),
-        )
+        ),
     ],
 )
 def test_a_part_of_the_parameters(model, trains, memory, mesh):

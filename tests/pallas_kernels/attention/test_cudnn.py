@@ -21,6 +21,7 @@ from tests.helpers import (
     NEEDS_CUDA_COMPILER,
     assert_close,
     input_types,
+    nightly,
     one_document,
     packed,
     problem,
@@ -256,9 +257,10 @@ def test_jax_has_what_is_called():
 @NEEDS_CUDA_COMPILER
 @pytest.mark.parametrize(
     "chip, dtype, head_dim",
-    slow(  # quickly: a ring for h100 in test_compiled_for_gpu.py
-        ("h200", "bfloat16", 128), ("a100", "float16", 64), ("h100", "float16", 256), ("b200", "bfloat16", 128)
-    ),
+    [
+        *slow(("h200", "bfloat16", 128)),
+        *nightly(("a100", "float16", 64), ("h100", "float16", 256), ("b200", "bfloat16", 128)),
+    ],
 )
 def test_xla_compiles_around_it(chip, dtype, head_dim):
     """A call for each case. In a ring: in the loop over hops and after it; backward for own keys and before it, too."""

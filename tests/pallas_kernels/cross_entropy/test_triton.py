@@ -8,7 +8,7 @@ from pallas_kernels import triton_call
 from pallas_kernels.cross_entropy.spec import CrossEntropySpec
 from pallas_kernels.cross_entropy.triton import kernel as triton
 from pallas_kernels.cross_entropy.triton.kernel import Blocks
-from tests.helpers import NEEDS_CUDA_COMPILER, assert_close, slow
+from tests.helpers import NEEDS_CUDA_COMPILER, assert_close, nightly, slow
 from tests.pallas_kernels.cross_entropy import test_cross_entropy
 from tests.pallas_kernels.cross_entropy.test_cross_entropy import inputs, run, truth
 from tests.pallas_kernels.triton_machine_code import triton_kernels_for
@@ -61,6 +61,8 @@ def test_parts_are_as_many_logits_as_asked_for(M, V, chunk, want):
 
 @NEEDS_TRITON
 @NEEDS_CUDA_COMPILER
-@pytest.mark.parametrize("chip, D, V", slow(("h100", 4096, 128_256), ("a100", 2048, 32_000), ("b200", 4096, 128_256)))
+@pytest.mark.parametrize(
+    "chip, D, V", [*slow(("h100", 4096, 128_256)), *nightly(("a100", 2048, 32_000), ("b200", 4096, 128_256))]
+)
 def test_the_compiler_takes_it(chip, D, V):
     assert set(triton_kernels_for(chip, "cross_entropy", "bfloat16", D, V)) == {"forward", "gradient"}

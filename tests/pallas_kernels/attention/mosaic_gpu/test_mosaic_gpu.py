@@ -16,7 +16,7 @@ from pallas_kernels.attention.mosaic_gpu import kernel as gpu_mosaic
 from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.masks import TokenInfo
 from pallas_kernels.testing import KernelCases, Sizes
-from tests.helpers import NEEDS_CUDA_COMPILER, compiled_for_gpu, input_types, packed, slow
+from tests.helpers import NEEDS_CUDA_COMPILER, compiled_for_gpu, input_types, nightly, packed, slow
 
 needs_interpreter = pytest.mark.skipif(
     not mosaic_gpu.INTERPRETER, reason=f"jax {jax.__version__} has no interpreter for Mosaic GPU kernels"
@@ -108,15 +108,16 @@ def test_hopper_prefers_it_to_plain_jax():
     assert order.index("mosaic_gpu") < order.index("chunked")
 
 
-@pytest.mark.slow
 @NEEDS_CUDA_COMPILER
 @pytest.mark.parametrize(
     "chip, mask, dtype, head_dim, soft_cap, partial",
     [
-        ("h100", "causal & segments", "bfloat16", 64, 0.0, True),
-        ("h200", "causal", "bfloat16", 128, 0.0, False),
-        ("h200", "(causal | prefix_lm(100)) & segments & (window(1024) | sinks(4))", "float16", 128, 0.0, True),
-        ("h200", "causal", "bfloat16", 128, 30.0, True),
+        *slow(("h100", "causal & segments", "bfloat16", 64, 0.0, True)),
+        *nightly(
+            ("h200", "causal", "bfloat16", 128, 0.0, False),
+            ("h200", "(causal | prefix_lm(100)) & segments & (window(1024) | sinks(4))", "float16", 128, 0.0, True),
+            ("h200", "causal", "bfloat16", 128, 30.0, True),
+        ),
     ],
 )
 def test_machine_code(chip, mask, dtype, head_dim, soft_cap, partial):

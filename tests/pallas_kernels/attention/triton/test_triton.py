@@ -13,7 +13,7 @@ from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.attention.triton import blocks as triton_blocks
 from pallas_kernels.attention.triton import kernel as triton
 from pallas_kernels.testing import MASKS, KernelCases, Sizes
-from tests.helpers import NEEDS_CUDA_COMPILER, input_types, mask_cases, packed, problem, slow
+from tests.helpers import NEEDS_CUDA_COMPILER, input_types, mask_cases, nightly, packed, problem, slow
 from tests.longctx.context_parallel import cut
 from tests.pallas_kernels.triton_machine_code import triton_kernels_for
 from tests.triton_interpreter import NEEDS_TRITON, interpreted  # noqa: F401
@@ -127,17 +127,17 @@ def test_blocks_fit_the_shared_memory_of_every_architecture(capability, most, ke
     assert triton_blocks.why_not(q, 0) is None and f"may take {most}" in triton_blocks.why_not(q, 2048)
 
 
-@pytest.mark.slow
 @NEEDS_TRITON
 @NEEDS_CUDA_COMPILER
 @pytest.mark.parametrize(
     "chip, mask, dtype, H",
     [
-        ("h100", "causal & segments", "bfloat16", 128),
-        ("a100", "causal", "bfloat16", 128),
-        ("b200", "causal & window(1000)", "bfloat16", 128),
-        ("a100", "causal & segments", "float16", 64),
-        ("h200", "(causal | prefix_lm(300)) & chunked(1000) & (window(1000) | sinks(4))", "float16", 64),
+        *slow(("h100", "causal & segments", "bfloat16", 128), ("b200", "causal & window(1000)", "bfloat16", 128)),
+        *nightly(
+            ("a100", "causal", "bfloat16", 128),
+            ("a100", "causal & segments", "float16", 64),
+            ("h200", "(causal | prefix_lm(300)) & chunked(1000) & (window(1000) | sinks(4))", "float16", 64),
+        ),
     ],
 )
 def test_the_compiler_takes_it(chip, mask, dtype, H):

@@ -12,7 +12,7 @@ from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.attention.triton import decode
 from pallas_kernels.masks import Causal, Segments, TokenInfo, Window
 from pallas_kernels.testing import KernelCases, Sizes, one_document
-from tests.helpers import NEEDS_CUDA_COMPILER, assert_close, input_types, mask_cases, packed, truth
+from tests.helpers import NEEDS_CUDA_COMPILER, assert_close, input_types, mask_cases, nightly, packed, slow, truth
 from tests.pallas_kernels.triton_machine_code import triton_kernels_for
 from tests.triton_interpreter import NEEDS_TRITON, interpreted  # noqa: F401
 
@@ -151,20 +151,23 @@ def test_sizes_fit_the_shared_memory_of_every_architecture(capability, most, T, 
     assert sizes.rows >= min(T * N // K, 64)
 
 
-@pytest.mark.slow
 @NEEDS_TRITON
 @NEEDS_CUDA_COMPILER
 @pytest.mark.parametrize(
     "chip, mask, dtype, H, sizes, unit",
     [
-        ("h100", "causal & segments", "bfloat16", 128, (1, 8192, 32, 8), "mma_sync"),
-        ("a100", "causal", "bfloat16", 128, (1, 8192, 32, 8), "mma_sync"),
-        ("b200", "causal & window(1000)", "bfloat16", 128, (4, 8192, 32, 8), "mma_sync"),
-        ("h200", "causal & (window(1000) | sinks(4))", "float16", 64, (1, 8192, 16, 16), "mma_sync"),
-        ("h200", "causal", "bfloat16", 128, (16, 8192, 64, 8), "wgmma"),
-        ("b200", "causal", "bfloat16", 128, (16, 8192, 64, 8), "tcgen05"),
-        ("a100", "causal & segments", "bfloat16", 64, (16, 8192, 64, 8), "mma_sync"),
-        ("h100", "causal", "bfloat16", 128, (1, 8001, 32, 8), "mma_sync"),
+        *slow(
+            ("h100", "causal & segments", "bfloat16", 128, (1, 8192, 32, 8), "mma_sync"),
+            ("h200", "causal", "bfloat16", 128, (16, 8192, 64, 8), "wgmma"),
+            ("b200", "causal", "bfloat16", 128, (16, 8192, 64, 8), "tcgen05"),
+        ),
+        *nightly(
+            ("a100", "causal", "bfloat16", 128, (1, 8192, 32, 8), "mma_sync"),
+            ("b200", "causal & window(1000)", "bfloat16", 128, (4, 8192, 32, 8), "mma_sync"),
+            ("h200", "causal & (window(1000) | sinks(4))", "float16", 64, (1, 8192, 16, 16), "mma_sync"),
+            ("a100", "causal & segments", "bfloat16", 64, (16, 8192, 64, 8), "mma_sync"),
+            ("h100", "causal", "bfloat16", 128, (1, 8001, 32, 8), "mma_sync"),
+        ),
     ],
 )
 def test_the_compiler_takes_it(chip, mask, dtype, H, sizes, unit):
