@@ -24,4 +24,6 @@ def get_config(arg: str = ""):
     config.log.every_steps = 5
     if args.smoke:
         config.eval.update(documents=1, depths=2, samples=1)
+    else:
+        config.eval.tasks = (*config.eval.tasks, "questions")  # the suite "quick": a pretrained model has answers
     return config

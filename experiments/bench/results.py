@@ -16,11 +16,10 @@ import sys
 import numpy as np
 
 from experiments.bench.harness import options
+from experiments.pictures.claims import DRAWS, share
 from experiments.settings.console import Parser, number
 from longctx.errors import UserError, unknown_name
-from longctx.evals.results import tasks_asked
 from longctx.evals.tasks.by_position import bucket_edges
-from longctx.evals.tasks.questions import share
 
 FOLDER = pathlib.Path(__file__).parents[2] / "docs" / "results"
 MARKER = re.compile(r"<!-- (table|origin) (\S+\.json) ?(\S*) -->\n.*?<!-- end -->", re.DOTALL)
@@ -138,16 +137,17 @@ def generalised(content: dict) -> Table:
     return ["position, by seed", *(f"{length:,}" for length in records[0]["lengths"])], lines
 
 
-def asked(content: dict) -> Table:
-    """The % of questions answered right: tasks by length; how many there were, chance, and the effective length."""
-    result = content["evals"]["questions"]
-    columns = ["task", *(f"{length:,}" for length in result["lengths"]), "questions", "chance", "holds out to"]
-    lines = [
-        [task["name"], *(f"{share(cell):.0%}" for cell in task["cells"])]
-        + [task["cells"][0]["asked"], f"{task['cells'][0]['chance']:.0%}", task["effective_length"] or "-"]
-        for task in tasks_asked(result)
-    ]
-    return columns, lines
+def claimed(content: dict) -> Table:
+    """The % of questions answered right, of all draws and of each: tasks by length."""
+    records = content["records"]
+    lengths, tasks = (list(dict.fromkeys(record[name] for record in records)) for name in ("length", "task"))
+
+    def cell(**of) -> str:
+        draws = " / ".join(f"{100 * share(records, draw=draw, **of):.0f}" for draw in range(DRAWS))
+        return f"{100 * share(records, **of):.0f} ({draws})"
+
+    lines = [[task, *(cell(task=task, length=length) for length in lengths)] for task in tasks]
+    return ["task", *(f"{length:,}" for length in lengths)], lines
 
 
 def found(value: float | None, counts: dict | None) -> str | None:
@@ -246,7 +246,7 @@ TABLES = {
     "beyond": beyond,
     "generalised": generalised,
     "asking": ASKING,
-    "asked": asked,
+    "claimed": claimed,
 }
 
 

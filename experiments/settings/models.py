@@ -43,6 +43,8 @@ def fill(config, model: str, length: int, smoke: bool, context: int, context_out
 def fill_for_tuning(config, args, length: int) -> None:
     """Sets up `config` to tune a model of MODELS, all its weights or adapters of its matrices, as recipes do.
 
+    At the end it is also asked the questions of the suite `quick`.
+
     args: of the recipe: model, lora (the rank of the adapters, 0 for all weights), fsdp (rows a step), context, steps,
     smoke. Raises UserError for an unknown model.
     """
@@ -58,3 +60,4 @@ def fill_for_tuning(config, args, length: int) -> None:
         config.mesh.fsdp = args.fsdp
         config.batch_tokens = length * args.fsdp
         config.stages[0].steps = args.steps
+        config.eval.tasks = (*config.eval.tasks, "questions")  # the suite "quick": a pretrained model has answers

@@ -8,10 +8,10 @@ import pytest
 from longctx.errors import UserError
 from longctx.evals.questions import fit
 from longctx.evals.questions.api import QUESTIONS
-from tests.helpers import slow
+from tests.helpers import nightly, slow
 
 EACH = pytest.mark.parametrize("name", QUESTIONS)
-SAMPLES = [40, *slow(2_000)]
+SAMPLES = [40, *slow(500), *nightly(10_000)]
 
 
 def samples(name: str, count: int):
