@@ -189,6 +189,7 @@ class DataConfig:
     text_field: str = "text"            # .jsonl: the field that holds the document
     holdout: float = 0.1                # share of documents kept for evaluation, chosen by a hash of their file name;
                                         #   1: all of them, for a model that is not trained on them
+    packing: str = "best_fit"           # how documents lie in rows, a name in longctx.data.packing.api.PACKINGS
     generated: tuple[str, ...] = ()     # tasks that are made, each with its share of the training tokens, for longctx.
                                         #   data.generated.api.parse: ("passkey(0.5)", "copying(0.2)")
     prefetch: int = 8                   # batches read ahead

@@ -22,7 +22,8 @@ from experiments.settings.models import MODELS
 from longctx import balance
 from longctx.config import DataConfig
 from longctx.data import sources
-from longctx.data.packing import deal, pack
+from longctx.data.dealing import deal
+from longctx.data.packing.best_fit import pack
 from longctx.errors import UserError
 from longctx.evals import drawing as figures
 from longctx.layouts import balanced

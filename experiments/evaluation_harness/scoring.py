@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from longctx.data.packing import pack
+from longctx.data.packing.best_fit import pack
 from longctx.errors import UserError
 from longctx.evals import batches, branches
 from longctx.evals.batches import Piece, Prediction, Predictor

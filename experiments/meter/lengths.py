@@ -5,7 +5,7 @@ import time
 import numpy as np
 
 from longctx import layouts
-from longctx.data.packing import deal
+from longctx.data.dealing import deal
 from longctx.ragged import ragged_arange
 
 LONG = 65536

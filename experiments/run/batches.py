@@ -7,6 +7,7 @@ from longctx.config import Config
 from longctx.data import pipeline
 from longctx.data.curriculum import Stage
 from longctx.data.generated import api as generated
+from longctx.data.mixture import TextRows
 from longctx.data.rows import TokenTable
 from longctx.data.sources import Corpus
 from longctx.data.tokenizers import Tokenizer
@@ -44,11 +45,11 @@ def told_apart(config: Config) -> tuple[str, ...]:
 
 def of_text(
     config: Config, mesh, text: TokenTable, corpus: Corpus, tokenizer: Tokenizer, stage: Stage
-) -> tuple[pipeline.BatchStream, float]:
-    """(the stream of a stage's batches of packed text, the share of their slots that is padding).
+) -> tuple[pipeline.BatchStream, TextRows]:
+    """(the stream of a stage's batches of packed text, the rows that they are made of).
 
     text: the table of corpus.train. Each data-parallel rank gets rows that take attention about equally long.
     """
     packed = pipeline.stage_rows(text, corpus.train, tokenizer, stage, config.data, config.seed)
     arrange = pipeline.dealt(packed, reaches(config.model), config.mesh.data * config.mesh.fsdp)
-    return of_rows(config, mesh, packed, stage, arrange), packed.waste
+    return of_rows(config, mesh, packed, stage, arrange), packed

@@ -18,6 +18,7 @@ from longctx import meshes, optim, training
 from longctx.checkpoints import checkpointer
 from longctx.config import Config
 from longctx.data.curriculum import Stage
+from longctx.data.mixture import TextRows
 from longctx.data.pipeline import BatchStream
 from longctx.errors import UserError
 
@@ -54,7 +55,7 @@ class Loop:
     """Training through the stages of a run.
 
     Attributes:
-      streams: stage -> (its stream, the share of the slots that is padding).
+      streams: stage -> (its stream, the rows that it is made of).
       restored: the checkpoint that the run continues from, if there is one.
       started: time.monotonic() at the start of the command. noted: how many of checkpoints.notes are printed.
       held_out: the loss that is logged every eval.every_steps, if it is asked for.
@@ -63,7 +64,7 @@ class Loop:
     config: Config
     mesh: jax.sharding.Mesh
     stages: tuple[Stage, ...]
-    streams: Callable[[Stage], tuple[BatchStream, float]]
+    streams: Callable[[Stage], tuple[BatchStream, TextRows]]
     checkpoints: checkpointer.Checkpointer
     restored: checkpointer.Restored | None
     metrics: Metrics | Unrecorded
@@ -101,22 +102,23 @@ class Loop:
         compiling, rate = time.monotonic(), optim.learning_rate(self.config.optim, self.stages)
         step = training.compile_step(self.config, rate, stage, self.mesh, len(self._sources))
         compile_s = round(time.monotonic() - compiling, 2)
-        stream, waste = self.streams(stage)
+        stream, rows = self.streams(stage)
         if self.restored and self.restored.step > stage.first_step:
             stream.set_state(self.restored.data)
-        self._begin(stage, compile_s, waste)
+        self._begin(stage, compile_s, rows)
         self._rates = rates.of_stage(self.config, self.mesh, stage)
         state = self.run(stage, step, stream, state)
         stream.close()
         return state
 
-    def _begin(self, stage: Stage, compile_s: float, waste: float) -> None:
+    def _begin(self, stage: Stage, compile_s: float, rows: TextRows) -> None:
         """Records and says that a stage begins."""
         record = {"stage": stage.index, "seq_len": stage.seq_len, "batch_size": stage.batch_size}
-        self.metrics.stage(record | {"step": stage.first_step, "compile_s": compile_s, "waste": waste})
+        self.metrics.stage(record | {"step": stage.first_step, "compile_s": compile_s, "waste": rows.waste})
         self.bar.note(
             f"stage {stage.index + 1} of {len(self.stages)}: length {stage.seq_len:,}, {stage.batch_size} rows a step, "
-            f"compiled in {compile_s:.1f} s, packing waste {waste:.2%}"
+            f"compiled in {compile_s:.1f} s, packing waste {rows.waste:.2%}"
+            + (f", {rows.left_out:,} tokens left out by data.packing" if rows.left_out else "")
         )
         self.bar.stage(stage.index, len(self.stages), stage.seq_len)
 

@@ -1,7 +1,7 @@
 """From text files to batches of packed documents.
 
-sources.py reads and splits the documents (`load`), tokenizers.py makes them tokens, packing.py and rows.py make rows of
-whole documents, pipeline.py the batches of a run (`BatchStream`), curriculum.py its stages. All but pipeline.py are
+sources.py reads and splits the documents (`load`), tokenizers.py makes them tokens, packing/ and rows.py make rows of
+them, pipeline.py the batches of a run (`BatchStream`), curriculum.py its stages. All but pipeline.py are
 free of jax.
 """
 

@@ -24,7 +24,7 @@ class Rows(Protocol):
 
 
 class TextRows(Rows, Protocol):
-    """Rows of documents. waste: the share of all slots that is padding.
+    """Rows of documents. waste: the share of all slots that is padding. left_out: tokens that are in no row.
 
     work: f64, the pairs of tokens that attention takes in each of the given rows, over layers as Layout.owner knows
     them.
@@ -32,6 +32,9 @@ class TextRows(Rows, Protocol):
 
     @property
     def waste(self) -> float: ...
+
+    @property
+    def left_out(self) -> int: ...
 
     def work(self, reaches: Reaches, rows: np.ndarray) -> np.ndarray: ...
 
@@ -55,6 +58,11 @@ class Mixture:
     def waste(self) -> float:
         """The share of all slots that is padding."""
         return sum(source.waste * len(source) for source in self.sources) / max(1, len(self))
+
+    @property
+    def left_out(self) -> int:
+        """The tokens that are in no row of their source."""
+        return sum(source.left_out for source in self.sources)
 
     def work(self, reaches: Reaches, rows: np.ndarray) -> np.ndarray:
         """f64 [rows]: the work of the given rows, as their sources tell it."""

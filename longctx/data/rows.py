@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from longctx.data.packing import Packing
+from longctx.data.packing.packing import Packing
 from longctx.data.sources import Document
 from longctx.data.tokenizers import Tokenizer
 from longctx.layouts import Reaches
@@ -79,6 +79,11 @@ class PackedRows:
     def waste(self) -> float:
         """The share of all slots that is padding."""
         return self.packing.waste
+
+    @property
+    def left_out(self) -> int:
+        """The tokens of the table that are in no row."""
+        return self.packing.left_out
 
     def work(self, reaches: Reaches, rows: np.ndarray) -> np.ndarray:
         """f64 [rows]: pairs of tokens that attention takes in each of the given rows, over layers as Layout.owner knows

@@ -7,7 +7,7 @@ import pytest
 from longctx import layouts, loss, meshes
 from longctx.config import MeshConfig
 from longctx.data import rows
-from longctx.data.packing import pack
+from longctx.data.packing.best_fit import pack
 from longctx.data.tokenizers import ByteTokenizer
 from longctx.errors import UserError
 from longctx.shift import ahead

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from longctx.data.generated.task import Generated, log_uniform
-from longctx.data.packing import Packing
+from longctx.data.packing.packing import Packing
 from longctx.data.rows import PackedRows, table, work_of
 from longctx.data.sources import Document
 from longctx.data.tokenizers import Tokenizer
@@ -32,6 +32,7 @@ class GeneratedRows:
     length: int
     count: int
     seed: tuple[int, ...]
+    left_out = 0
 
     def __len__(self) -> int:
         return self.count

@@ -7,10 +7,16 @@ from hypothesis import strategies as st
 
 from longctx.config import DataConfig
 from longctx.data import sources
-from longctx.data.packing import deal, finish_together, pack
+from longctx.data.packing.api import PACKINGS
+from longctx.data.packing.best_fit import pack
+from longctx.data.packing.decomposition import SHORTEST
 from longctx.ragged import ragged_arange
 
 lengths_and_capacity = st.tuples(st.lists(st.integers(1, 60), max_size=60), st.integers(1, 40))
+
+
+def made(name: str, lengths, capacity: int, seed: int = 0):
+    return PACKINGS[name](np.array(lengths, np.int64), capacity, np.random.default_rng(seed))
 
 
 def best_fit_reference(lengths, capacity) -> list[int]:
@@ -25,27 +31,69 @@ def best_fit_reference(lengths, capacity) -> list[int]:
     return left
 
 
-@given(lengths_and_capacity)
-def test_every_token_lies_in_exactly_one_place(case):
+@pytest.mark.parametrize("name", PACKINGS)
+@given(case=lengths_and_capacity, seed=st.integers(0, 3))
+def test_every_token_lies_in_exactly_one_place_or_is_left_out(name, case, seed):
     lengths, capacity = case
-    packing = pack(np.array(lengths, np.int64), capacity)
-    tokens = [set() for _ in lengths]
-    places = set()
+    packing = made(name, lengths, capacity, seed)
+    tokens, places = [set() for _ in lengths], set()
     for row in range(packing.rows):
         pieces = range(packing.row_start[row], packing.row_start[row + 1])
-        assert len(pieces)
+        assert len(pieces), "no row is empty"
         for piece in pieces:
             document, start, length, column = (
                 int(getattr(packing, name)[piece]) for name in ("document", "start", "length", "column")
             )
-            assert 0 <= column and column + length <= capacity
+            assert 0 <= column and column + length <= capacity and start + length <= lengths[document]
             for i in range(length):
                 assert start + i not in tokens[document] and (row, column + i) not in places
                 tokens[document].add(start + i)
                 places.add((row, column + i))
-    assert tokens == [set(range(length)) for length in lengths]
-    if lengths:
-        assert packing.waste == pytest.approx(1 - sum(lengths) / (packing.rows * capacity))
+    assert sum(map(len, tokens)) + packing.left_out == sum(lengths)
+    if packing.rows:
+        assert packing.waste == pytest.approx(1 - len(places) / (packing.rows * capacity))
+    if name != "decomposition":
+        assert packing.left_out == 0
+
+
+@pytest.mark.parametrize("name", PACKINGS)
+def test_rows_are_a_function_of_the_seed(name):
+    lengths = np.random.default_rng(0).integers(1, 2000, 50)
+    one, again, other = (made(name, lengths, 1024, seed) for seed in (0, 0, 1))
+    fields = "document", "start", "length", "column"
+    same = lambda a, b: all(np.array_equal(getattr(a, field), getattr(b, field)) for field in fields)
+    assert same(one, again) and same(one, other) == (name in ("best_fit", "none"))
+
+
+@given(lengths_and_capacity)
+def test_concatenated_rows_are_full(case):
+    lengths, capacity = case
+    packing = made("concat_and_cut", lengths, capacity)
+    filled = np.add.reduceat(packing.length, packing.row_start[:-1]) if packing.rows else np.array([])
+    assert packing.rows == -(-sum(lengths) // capacity) and (filled[:-1] == capacity).all()
+    cuts = len(packing.document) - len(lengths)
+    assert cuts <= max(packing.rows - 1, 0), "only where a row ends"
+
+
+@given(st.lists(st.integers(1, 9000), max_size=20), st.sampled_from([100, 256, 512, 1000, 2048]))
+def test_decomposed_pieces_are_the_binary_form_of_a_document(lengths, capacity):
+    packing = made("decomposition", lengths, capacity)
+    largest = 1 << capacity.bit_length() - 1
+    for document, length in enumerate(lengths):
+        pieces = sorted(packing.length[packing.document == document].tolist(), reverse=True)
+        rest = length % largest
+        want = [largest] * (length // largest) + [
+            1 << k for k in reversed(range(16)) if rest >> k & 1 and 1 << k >= min(SHORTEST, largest)
+        ]
+        assert pieces == want
+    for start, end in zip(packing.row_start[:-1], packing.row_start[1:], strict=True):
+        assert len(set(packing.length[start:end].tolist())) == 1, "a row holds pieces of one length"
+
+
+@given(lengths_and_capacity)
+def test_without_packing_a_row_has_one_piece(case):
+    packing = made("none", *case)
+    assert packing.rows == len(packing.document) and not packing.column.any()
 
 
 @given(lengths_and_capacity)
@@ -74,15 +122,17 @@ def test_a_perfect_fit_wastes_nothing():
     assert packing.rows == 5 and packing.waste == 0
 
 
-def test_no_documents():
-    packing = pack(np.array([], np.int64), 8)
+@pytest.mark.parametrize("name", PACKINGS)
+def test_no_documents(name):
+    packing = made(name, [], 8)
     assert packing.rows == 0 and packing.waste == 0
 
 
+@pytest.mark.parametrize("name", PACKINGS)
 @pytest.mark.parametrize("lengths, capacity", [([0, 3], 8), ([3], 0)])
-def test_lengths_and_capacity_are_positive(lengths, capacity):
+def test_lengths_and_capacity_are_positive(name, lengths, capacity):
     with pytest.raises(ValueError, match="at least 1"):
-        pack(np.array(lengths), capacity)
+        made(name, lengths, capacity)
 
 
 def test_the_standard_library_packs_tightly(record_property):
@@ -93,28 +143,17 @@ def test_the_standard_library_packs_tightly(record_property):
         assert waste < limit
 
 
+@pytest.mark.parametrize("name", PACKINGS)
 @pytest.mark.parametrize("capacity", [2048, 1 << 20])
-def test_a_hundred_thousand_documents_take_seconds(capacity):
+def test_a_hundred_thousand_documents_take_seconds(name, capacity):
     lengths = np.random.default_rng(0).lognormal(7, 1.8, 100_000).astype(np.int64) + 1
     start = time.process_time()
-    packing = pack(lengths, capacity)
+    packing = made(name, lengths, capacity)
     assert time.process_time() - start < 5
-    assert packing.length.sum() == lengths.sum() and packing.waste < 0.01
+    assert packing.length.sum() + packing.left_out == lengths.sum()
+    assert packing.waste < 0.02 or name == "none"
 
 
 def test_ragged_arange():
     assert ragged_arange(np.array([3, 0, 2])).tolist() == [0, 1, 2, 0, 1]
     assert ragged_arange(np.array([], np.int64)).tolist() == []
-
-
-@given(st.lists(st.integers(0, 100), min_size=1, max_size=12), st.integers(1, 4))
-def test_ranks_finish_together(works, ranks):
-    """Equally many rows each; the busiest is above the least busy by one row's work at most."""
-    work = np.array(works * ranks)
-    batch = 100 + np.random.default_rng(len(works)).permutation(len(work))
-    ordered = finish_together(batch, work[batch - 100], ranks)
-    assert sorted(ordered) == sorted(batch)
-    by_rank = work[ordered - 100].reshape(ranks, -1)
-    owner = deal(work[batch - 100], ranks)
-    np.testing.assert_array_equal(by_rank.sum(axis=1), np.bincount(owner, work[batch - 100], ranks))
-    assert np.ptp(by_rank.sum(axis=1)) <= work.max()

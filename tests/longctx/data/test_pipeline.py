@@ -6,6 +6,7 @@ import pytest
 from longctx import layouts
 from longctx.config import Config, DataConfig, StageConfig
 from longctx.data import curriculum, mixture, pipeline, rows, tokenizers
+from longctx.data.packing.api import PACKINGS
 from longctx.data.sources import Document
 from longctx.errors import UserError
 
@@ -86,6 +87,37 @@ def test_an_epoch_holds_every_row_once_and_the_next_in_another_order(streams):
     everything = sorted(row.tobytes() for row in packing.gather(np.arange(len(packing)))["tokens"])
     assert sorted(first) == sorted(second) == everything
     assert first != second and first != everything
+
+
+@pytest.mark.parametrize("name", PACKINGS)
+def test_rows_of_every_packing_are_pieces_of_documents(name):
+    """Positions restart with each piece, every target is the token that follows in the document."""
+    texts = documents()
+    table = rows.tokenize(texts, TOKENIZER)
+    made = pipeline.stage_rows(table, texts, TOKENIZER, stage(), DataConfig(packing=name), seed=3)
+    batch = made.gather(np.arange(len(made)))
+    whole = [table.ids[a:b].tolist() for a, b in zip(table.starts[:-1], table.starts[1:], strict=True)]
+    for row in range(len(made)):
+        tokens, targets, segments, positions = (
+            batch[name][row] for name in ("tokens", "targets", "segments", "positions")
+        )
+        for segment in range(1, segments.max() + 1):
+            at = segments == segment
+            assert positions[at].tolist() == list(range(at.sum()))
+            piece = [*tokens[at].tolist(), int(targets[at][-1])]
+            assert any(piece == document[i : i + len(piece)] for document in whole for i in range(len(document)))
+    assert batch["weights"].sum() + made.left_out == table.inputs.sum()
+    assert made.waste == pytest.approx((batch["segments"] == 0).mean())
+
+
+def test_a_packing_that_is_unknown_or_leaves_nothing():
+    stages = (stage(),)
+    with pytest.raises(UserError, match="data.packing='bestfit' is not known. Did you mean 'best_fit'"):
+        pipeline.check(DataConfig(packing="bestfit"), stages, TOKENIZER)
+    short = [Document("a", b"short")]
+    table, long = rows.tokenize(short, TOKENIZER), stage(seq_len=512)
+    with pytest.raises(UserError, match="leaves out all 6 tokens of the text.*'best_fit' takes all"):
+        pipeline.stage_rows(table, short, TOKENIZER, long, DataConfig(packing="decomposition"))
 
 
 def test_more_rows_in_a_batch_than_in_the_text(streams):

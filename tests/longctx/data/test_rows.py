@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longctx.data import rows, tokenizers
-from longctx.data.packing import pack
+from longctx.data.packing.best_fit import pack
 from longctx.data.sources import Document
 
 TOKENIZER = tokenizers.ByteTokenizer()
