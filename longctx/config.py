@@ -190,6 +190,8 @@ class DataConfig:
     holdout: float = 0.1                # share of documents kept for evaluation, chosen by a hash of their file name;
                                         #   1: all of them, for a model that is not trained on them
     packing: str = "best_fit"           # how documents lie in rows, a name in longctx.data.packing.api.PACKINGS
+    loss_weights: str = "tokens"        # what a document counts in the loss, of longctx.data.loss_weights.LOSS_WEIGHTS:
+                                        #   "tokens", "sequences" (all the same), "documents(0.5)" in between
     generated: tuple[str, ...] = ()     # tasks that are made, each with its share of the training tokens, for longctx.
                                         #   data.generated.api.parse: ("passkey(0.5)", "copying(0.2)")
     prefetch: int = 8                   # batches read ahead

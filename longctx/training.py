@@ -211,7 +211,7 @@ def train_step(graph, config: Config, rate, rope: RopeConfig, state: dict, batch
         **losses,
         "grad_norm": norm,
         "learning_rate": lr,
-        "weight": batch["weights"].sum(),
+        "filled": (batch["segments"] > 0).sum(),
         "skipped": state["skipped"],
         "skipped_in_a_row": state["skipped_in_a_row"],
     }

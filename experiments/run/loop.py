@@ -206,7 +206,7 @@ class Loop:
             "tokens_per_s": round(speed, 1),
             **(self._rates.at(speed) if self._rates else {}),
             "peak_bytes": rates.peak_bytes(self.mesh),
-            "padding": round(1.0 - values["weight"] / stage.batch_tokens, 6),
+            "padding": round(1.0 - values["filled"] / stage.batch_tokens, 6),
             "time_s": round(now - self.started, 2),
             **self._losses_by_source(),
         }

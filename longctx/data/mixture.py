@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from longctx.data.loss_weights import weighted
 from longctx.layouts import Reaches
 
 
@@ -41,9 +42,13 @@ class TextRows(Rows, Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """The rows of each source in turn: row n of the second one has number len(first) + n."""
+    """The rows of each source in turn: row n of the second one has number len(first) + n.
+
+    exponent: what a document of n targets counts is n^exponent, see longctx.data.loss_weights.
+    """
 
     sources: tuple[TextRows, ...]
+    exponent: float = 1.0
 
     @property
     def fingerprint(self) -> int:
@@ -80,6 +85,7 @@ class Mixture:
             batches.append(source.gather(numbers))
         order = np.argsort(np.concatenate(places))
         batch = {name: np.concatenate([batch[name] for batch in batches])[order] for name in batches[0]}
+        batch = weighted(batch, self.exponent)
         count = len(self.sources)
         return batch | ({"sources": self._owner(rows)[:, None] == np.arange(count)} if count > 1 else {})
 

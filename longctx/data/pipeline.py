@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from longctx.config import DataConfig
+from longctx.data import loss_weights
 from longctx.data.curriculum import Stage
 from longctx.data.dealing import finish_together
 from longctx.data.generated import api as generated
@@ -31,9 +32,10 @@ TOKEN_BYTES = 20  # of a batch: what PackedRows.gather makes
 
 
 def check(config: DataConfig, stages: Sequence[Stage], tokenizer: Tokenizer) -> None:
-    """Raises UserError for a data.packing, a data.prefetch or an entry of data.generated that cannot work in these
-    stages."""
+    """Raises UserError for a data.packing, data.loss_weights, data.prefetch or an entry of data.generated that cannot
+    work in these stages."""
     packing.check(config.packing)
+    loss_weights.parse(config.loss_weights)
     _check_prefetch(config.prefetch, max(stage.batch_tokens for stage in stages) * TOKEN_BYTES)
     generated.check(config.generated, stages, tokenizer)
 
@@ -77,7 +79,7 @@ def stage_rows(
         GeneratedRows(task, tokenizer, documents, stage.seq_len, round(task.share * total), _entropy(seed, stage, name))
         for name, task in tasks.items()
     )
-    return Mixture((packed, *made))
+    return Mixture((packed, *made), loss_weights.parse(config.loss_weights).exponent)
 
 
 def dealt(rows: TextRows, reaches: Reaches, ranks: int) -> Callable[[np.ndarray], np.ndarray]:

@@ -51,7 +51,7 @@ def test_the_loss_falls_on_one_batch_and_metrics_are_what_they_say():
         state, metrics = step(state, batch(mesh))
         losses.append(float(metrics["loss"]))
     assert losses[0] == pytest.approx(np.log(32), rel=0.2) and losses[-1] < losses[1] < losses[0]
-    assert int(state["step"]) == 8 and float(metrics["weight"]) == 64 and int(metrics["skipped"]) == 0
+    assert int(state["step"]) == 8 and int(metrics["filled"]) == 64 and int(metrics["skipped"]) == 0
     assert float(metrics["learning_rate"]) == pytest.approx(float(optim.cosine(CONFIG.optim, 10)(8)))
 
 

@@ -179,7 +179,7 @@ class Saves(list):
 def saves_of(config: Config, stop, bad=(), looked=lambda step: None):
     """(Saves, last step) of a run of nothing; bad: steps that are skipped."""
     ignored = types.SimpleNamespace(step=lambda record: None, update=lambda *fields: None)
-    numbers = dict.fromkeys(("loss", "grad_norm", "learning_rate", "weight"), np.float32(1)) | {"skipped": np.int32(0)}
+    numbers = dict.fromkeys(("loss", "grad_norm", "learning_rate", "filled"), np.float32(1)) | {"skipped": np.int32(0)}
 
     def step(state, batch):
         now, in_a_row = state["step"] + 1, 0

@@ -11,6 +11,7 @@ import pytest
 
 from longctx import layouts, loss, meshes
 from longctx.config import AttentionConfig, MeshConfig, ModelConfig, RopeConfig
+from longctx.data.loss_weights import weighted
 from longctx.memory.remat import POLICIES
 from longctx.model import functional
 from longctx.positions import api as positions
@@ -174,10 +175,10 @@ def test_remat_changes_no_gradient(policy):
 
 @pytest.mark.parametrize("mesh_config, layout", [(MeshConfig(), "contiguous"), (MeshConfig(context=3), "per_document")])
 def test_a_packed_batch_is_the_mean_over_its_documents_alone(mesh_config, layout):
-    """Loss and gradients of packed rows = token-weighted mean over unpacked documents: no document sees another."""
-    data = batch(B=2, T=48)
-    nll, grads = nll_and_grads(TINY, mesh_config, data, layout)
-    total, sums = 0.0, None
+    """Gradients of packed rows = mean over unpacked documents, weighted by data.loss_weights: none sees another."""
+    data, exponents = batch(B=2, T=48), (1.0, 0.5, 0.0)
+    packed = [nll_and_grads(TINY, mesh_config, weighted(data, exponent), layout) for exponent in exponents]
+    nll, lengths, alone_all = packed[0][0], [], []
     for row in range(2):
         for segment in range(1, data["segments"][row].max() + 1):
             at = data["segments"][row] == segment
@@ -185,10 +186,12 @@ def test_a_packed_batch_is_the_mean_over_its_documents_alone(mesh_config, layout
             alone = {name: np.pad(x[row, at], (0, 48 - n))[None].repeat(2, 0) for name, x in data.items()}
             alone_nll, alone_grads = nll_and_grads(TINY, MeshConfig(), alone)
             np.testing.assert_allclose(alone_nll[0, :n], nll[row, at], rtol=1e-4, atol=1e-5)
-            weighted = jax.tree.map(lambda g, n=n: g * n, alone_grads)
-            sums = weighted if sums is None else jax.tree.map(np.add, sums, weighted)
-            total += n
-    assert_close(grads, jax.tree.map(lambda g: g / total, sums), "float32", 1000)
+            lengths.append(n)
+            alone_all.append(alone_grads)
+    for exponent, (_, grads) in zip(exponents, packed, strict=True):
+        shares = np.array(lengths) ** exponent / np.sum(np.array(lengths) ** exponent)
+        mean = jax.tree.map(lambda *g, shares=shares: np.tensordot(shares, np.stack(g), 1), *alone_all)
+        assert_close(grads, mean, "float32", 1000)
 
 
 def test_bfloat16_compute_stays_near_float32():
