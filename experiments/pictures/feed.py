@@ -1,0 +1,48 @@
+"""The picture of experiments.data: which tokens of a row see which, and the schedule over the steps."""
+
+import numpy as np
+
+from longctx.evals.drawing import ALARM, PALETTE, SIZE, count, style
+
+POINTS = 512  # tokens of a row that are drawn, at most
+
+
+def seen(mask: str, row: dict[str, np.ndarray]) -> np.ndarray:
+    """bool [n, n]: whether query m sees key n, of up to POINTS tokens spread over the row."""
+    from pallas_kernels import masks
+
+    every = -(-len(row["segments"]) // POINTS)
+    tokens = masks.TokenInfo(row["positions"][::every], row["segments"][::every])
+    return np.asarray(masks.visible(masks.parse(mask) & masks.Segments(), tokens, tokens))
+
+
+@style
+def feed(config, stages, batch: dict[str, np.ndarray]):
+    """Left the pairs that the widest mask of the layers has in the row of most documents; right the length of the rows
+    and the learning rate at each step.
+
+    batch: of the first stage, arrays [B, T] as PackedRows.gather documents them.
+    """
+    from matplotlib.figure import Figure
+
+    from longctx import optim
+
+    figure = Figure(figsize=(2 * SIZE[0], SIZE[1]), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.5))
+    row = {name: array[batch["segments"].max(1).argmax()] for name, array in batch.items()}
+    pairs = {kind.mask: seen(kind.mask, row) for kind in config.model.kinds}
+    mask, length = max(pairs, key=lambda mask: pairs[mask].sum()), len(row["segments"])
+    left.imshow(pairs[mask], cmap="Blues", extent=(0, length, length, 0), vmin=0, vmax=1.3, aspect="equal")
+    left.set(title=mask, xlabel="key", ylabel="query")
+    left.grid(False)
+    steps = np.arange(stages[-1].end_step)
+    lengths = np.concatenate([np.full(stage.steps, stage.seq_len) for stage in stages])
+    right.step(steps, lengths, where="post", color=PALETTE[0])
+    right.set(xlabel="step", ylabel="tokens of a row", yscale="log")
+    right.set_yticks(ticks := sorted(set(lengths.tolist())), [count(tick) for tick in ticks])
+    right.minorticks_off()
+    rate = right.twinx()
+    rate.plot(steps, np.asarray(optim.learning_rate(config.optim, stages)(steps)), color=ALARM, linewidth=1)
+    rate.set_ylabel("learning rate", color=ALARM)
+    rate.grid(False)
+    return figure

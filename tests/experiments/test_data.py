@@ -1,0 +1,51 @@
+"""experiments.data: what it counts, and what it shows of the rows of a run."""
+
+import numpy as np
+import pytest
+
+from experiments import data
+from longctx.data.tokenizers import ByteTokenizer
+from longctx.errors import UserError
+from tests.helpers import ROOT
+
+SMOKE = f"--config={ROOT / 'configs/quickstart.py'}:smoke"
+
+
+@pytest.fixture
+def text(tmp_path):
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for i in range(40):
+        (folder / f"{i}.txt").write_text(f"document {i} " + "with words " * (5 * i + 1))
+    return f"--config.data.path={folder}"
+
+
+def test_a_config_is_shown_and_nothing_is_trained(tmp_path, text, capsys):
+    changed = ["--config.data.packing=concat_and_cut", "--config.data.generated=('copying(0.25)',)"]
+    data.main(["data", SMOKE, text, f"--workdir={tmp_path / 'out'}", *changed])
+    said = capsys.readouterr().out
+    lines = [line.split() for line in said.splitlines()]
+    stages = [line for line in lines if line[1:3] == ["256", "text"] or line[1:3] == ["256", "copying"]]
+    (rows, generated) = (int(line[3]) for line in stages)
+    assert generated == pytest.approx(rows / 3, abs=1) and stages[0][4:6] != stages[1][4:6]
+    assert {line[0] for line in lines if line} >= {"best_fit", "concat_and_cut", "decomposition", "none"}
+    assert "(this run: concat_and_cut)" in said and "count in the loss" in said and "with words" in said
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["data.png"]
+    assert (tmp_path / "out" / "data.png").stat().st_size > 10_000
+
+
+def test_a_row_as_text_shows_what_counts():
+    tokenizer = ByteTokenizer()
+    row = {
+        "targets": tokenizer.encode(b"abcdefgh--"),
+        "segments": np.array([1, 1, 1, 2, 2, 2, 2, 2, 0, 0]),
+        "weights": np.array([1, 1, 1, 0, 0, 1, 1, 0, 0, 0], np.float32),
+    }
+    assert data.as_text(row, tokenizer) == "abc || [de]fg[h]"
+
+
+def test_a_text_that_a_packing_leaves_out_is_one_line(tmp_path, text):
+    short = [text, "--config.data.packing=decomposition", "--config.stages[0].seq_len=64"]
+    with pytest.raises(UserError, match="data.packing='decompositions' is not known. Did you mean 'decomposition'"):
+        data.main(["data", SMOKE, *short[:1], f"{short[1]}s", f"--workdir={tmp_path / 'out'}"])
+    assert not (tmp_path / "out").exists()
