@@ -107,7 +107,8 @@ def check_extend_given(config: Settings, trained: int) -> tuple[tokenizers.Token
     trained: the tokens that the model is made for. Raises UserError for settings that cannot work.
     """
     bounds.check_extend(config)
-    check_settings(dataclasses.replace(config, stages=(StageConfig(seq_len=trained, steps=1),)))
+    row = StageConfig(seq_len=trained, steps=1, batch_tokens=trained * config.mesh.data * config.mesh.fsdp)
+    check_settings(dataclasses.replace(config, stages=(row,)))
     _check_extend(config)
     if config.extend.tunings:
         raise UserError(

@@ -15,7 +15,7 @@ from experiments.run import checks, records, sources
 from experiments.settings import config as configs
 from longctx import hf, meshes
 from longctx.checkpoints import manifest
-from longctx.config import AttentionConfig, MeshConfig, ModelConfig, RopeConfig
+from longctx.config import AttentionConfig, Config, MeshConfig, ModelConfig, RopeConfig
 from longctx.errors import UserError
 from longctx.hf.folder import read
 from longctx.model import functional
@@ -403,3 +403,9 @@ def test_trained_on_exported_and_asked(folder, tmp_path):
     assert result["trained_length"] == 128 and [task["name"] for task in result["tasks"]] == ["passkey", "loss"]
     assert result["tasks"][1]["records"][0]["value"][0] > 0
     assert subprocess.run([sys.executable, "-m", "experiments.extend"], capture_output=True).returncode == 2
+
+
+def test_extend_takes_models_that_are_made_for_more_than_a_default_batch(folder):
+    longer = 2 * Config.batch_tokens
+    tokenizer, _ = checks.check_extend_given(of_bytes(folder, "extend.tasks=('passkey',)"), longer)
+    assert tokenizer.vocab_size <= 264
