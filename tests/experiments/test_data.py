@@ -44,8 +44,9 @@ def test_a_row_as_text_shows_what_counts():
     assert data.as_text(row, tokenizer) == "abc || [de]fg[h]"
 
 
-def test_a_text_that_a_packing_leaves_out_is_one_line(tmp_path, text):
-    short = [text, "--config.data.packing=decomposition", "--config.stages[0].seq_len=64"]
+def test_what_cannot_be_fed_is_one_line(tmp_path, text):
     with pytest.raises(UserError, match="data.packing='decompositions' is not known. Did you mean 'decomposition'"):
-        data.main(["data", SMOKE, *short[:1], f"{short[1]}s", f"--workdir={tmp_path / 'out'}"])
+        data.main(["data", SMOKE, text, "--config.data.packing=decompositions", f"--workdir={tmp_path / 'out'}"])
+    with pytest.raises(UserError, match="data.holdout=1.0 leaves no text to train on"):
+        data.main(["data", SMOKE, text, "--config.data.holdout=1.0", f"--workdir={tmp_path / 'out'}"])
     assert not (tmp_path / "out").exists()
