@@ -209,6 +209,8 @@ class StageConfig:
     rope: RopeConfig | None = None      # None = the model's
     augment: str = "none"               # a name in longctx.positions.augment.AUGMENTATIONS
     augment_length: int = 0             # what it trains for, in tokens
+    window: str = "none"                # documents are cut shorter at first, as longctx.data.windows says:
+                                        #   "linear(32, 0.6)", from 32 tokens on, whole after 60% of the steps
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,14 +18,15 @@ def seen(mask: str, row: dict[str, np.ndarray]) -> np.ndarray:
 
 @style
 def feed(config, stages, batch: dict[str, np.ndarray]):
-    """Left the pairs that the widest mask of the layers has in the row of most documents; right the length of the rows
-    and the learning rate at each step.
+    """Left the pairs that the widest mask of the layers has in the row of most documents; right the length of the rows,
+    the window (stages[i].window) and the learning rate at each step.
 
     batch: of the first stage, arrays [B, T] as PackedRows.gather documents them.
     """
     from matplotlib.figure import Figure
 
     from longctx import optim
+    from longctx.data import windows
 
     figure = Figure(figsize=(2 * SIZE[0], SIZE[1]), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.5))
@@ -38,6 +39,10 @@ def feed(config, stages, batch: dict[str, np.ndarray]):
     steps = np.arange(stages[-1].end_step)
     lengths = np.concatenate([np.full(stage.steps, stage.seq_len) for stage in stages])
     right.step(steps, lengths, where="post", color=PALETTE[0])
+    shown = np.concatenate([windows.table(stage) for stage in stages])
+    if (shown < lengths).any():
+        right.step(steps, shown, where="post", color=PALETTE[2], label="window")
+        right.legend(loc="lower right")
     right.set(xlabel="step", ylabel="tokens of a row", yscale="log")
     right.set_yticks(ticks := sorted(set(lengths.tolist())), [count(tick) for tick in ticks])
     right.minorticks_off()

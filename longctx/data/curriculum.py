@@ -21,6 +21,7 @@ class Stage:
     lr_scale: float
     augment: str = "none"
     augment_length: int = 0
+    window: str = "none"
 
     @property
     def batch_tokens(self) -> int:
@@ -53,6 +54,7 @@ def plan(config: Config) -> tuple[Stage, ...]:
                 stage.lr_scale,
                 stage.augment,
                 stage.augment_length,
+                stage.window,
             )
         )
         first += steps

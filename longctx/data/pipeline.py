@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from longctx.config import DataConfig
-from longctx.data import loss_weights
+from longctx.data import loss_weights, windows
 from longctx.data.curriculum import Stage
 from longctx.data.dealing import finish_together
 from longctx.data.generated import api as generated
@@ -32,10 +32,11 @@ TOKEN_BYTES = 20  # of a batch: what PackedRows.gather makes
 
 
 def check(config: DataConfig, stages: Sequence[Stage], tokenizer: Tokenizer) -> None:
-    """Raises UserError for a data.packing, data.loss_weights, data.prefetch or an entry of data.generated that cannot
-    work in these stages."""
+    """Raises UserError for a data.packing, data.loss_weights, data.prefetch, an entry of data.generated or a window
+    that cannot work in these stages."""
     packing.check(config.packing)
     loss_weights.parse(config.loss_weights)
+    windows.check(stages)
     _check_prefetch(config.prefetch, max(stage.batch_tokens for stage in stages) * TOKEN_BYTES)
     generated.check(config.generated, stages, tokenizer)
 
@@ -90,10 +91,11 @@ def dealt(rows: TextRows, reaches: Reaches, ranks: int) -> Callable[[np.ndarray]
 class BatchStream:
     """Iterates for ever over the batches of a stage: Rows.gather of the rows that belong to this process.
 
-    Process p of P gets rows p*B/P .. (p+1)*B/P of every global batch of B rows. (Processes that hold the same rows,
-    such as those along the context axis, share one p; `transform` then cuts out their columns.) `transform` maps a
-    batch to what the iterator returns: the place for a layout's permutation. It must be a function of the batch alone.
-    `arrange` puts the numbers of a whole batch's rows into the order in which processes and devices share them.
+    Documents are cut as stage.window says at that step. Process p of P gets rows p*B/P .. (p+1)*B/P of every global
+    batch of B rows. (Processes that hold the same rows, such as those along the context axis, share one p; `transform`
+    then cuts out their columns.) `transform` maps a batch to what the iterator returns: the place for a layout's
+    permutation. It must be a function of the batch alone. `arrange` puts the numbers of a whole batch's rows into the
+    order in which processes and devices share them.
 
     get_state() is small and made for JSON; it describes the batch that comes next, whatever was prefetched.
     """
@@ -117,8 +119,12 @@ class BatchStream:
         share = stage.batch_size // process_count
         own_rows = slice(process_index * share, (process_index + 1) * share)
 
-        def materialise(numbers: np.ndarray) -> Batch:
+        window = windows.parse(stage.window)
+
+        def materialise(step: int, numbers: np.ndarray) -> Batch:
             batch = rows.gather((arrange(numbers) if arrange else numbers)[own_rows])
+            if window:
+                batch = windows.cut(batch, window.at(step, stage.steps, stage.seq_len))
             return transform(batch) if transform else batch
 
         self._stage, self._text = stage, rows.fingerprint
@@ -126,7 +132,7 @@ class BatchStream:
         numbers = grain.MapDataset.range(len(rows)).shuffle(seed=shuffle_seed).repeat()  # reshuffled every epoch
         batches = numbers.batch(stage.batch_size, drop_remainder=True)  # else len() overflows at B = 1
         options = grain.ReadOptions(num_threads=min(prefetch, THREADS), prefetch_buffer_size=prefetch)
-        self._iterator = iter(batches.map(materialise).to_iter_dataset(options))
+        self._iterator = iter(batches.map_with_index(materialise).to_iter_dataset(options))
 
     def __iter__(self) -> "BatchStream":
         return self

@@ -19,8 +19,8 @@ def documents(seed=0, count=60) -> list[Document]:
     return [Document(str(i), rng.integers(32, 127, rng.integers(1, 80), np.uint8).tobytes()) for i in range(count)]
 
 
-def stage(index=0, seq_len=SEQ_LEN, batch=BATCH) -> curriculum.Stage:
-    stages = tuple(StageConfig(seq_len=seq_len, steps=10) for _ in range(index + 1))
+def stage(index=0, seq_len=SEQ_LEN, batch=BATCH, window="none") -> curriculum.Stage:
+    stages = tuple(StageConfig(seq_len=seq_len, steps=10, window=window) for _ in range(index + 1))
     return curriculum.plan(Config(batch_tokens=seq_len * batch, stages=stages))[index]
 
 
@@ -35,8 +35,8 @@ class Streams:
     def __init__(self):
         self.open = []
 
-    def __call__(self, index=0, seed=0, batch=BATCH, prefetch=8, packing=None, **kwargs):
-        of = stage(index, batch=batch)
+    def __call__(self, index=0, seed=0, batch=BATCH, prefetch=8, packing=None, window="none", **kwargs):
+        of = stage(index, batch=batch, window=window)
         self.open.append(pipeline.BatchStream(packing or packed(), of, seed, prefetch=prefetch, **kwargs))
         return self.open[-1]
 
@@ -125,6 +125,26 @@ def test_more_rows_in_a_batch_than_in_the_text(streams):
     packing = pipeline.stage_rows(rows.tokenize(text, TOKENIZER), text, TOKENIZER, stage(), DataConfig())
     assert len(packing) == 1
     assert len(set(keys(take(streams(packing=packing), 3)))) == 1
+
+
+@pytest.mark.parametrize("cut", [0, 3, 9])
+def test_windows_grow_with_the_steps_whoever_reads_and_wherever_it_restarts(streams, cut):
+    window = "linear(4, 0.8)"
+    whole, plain = take(streams(window=window), 12), take(streams(), 12)
+    longest = [int(batch["positions"].max()) + 1 for batch in whole]
+    assert (
+        longest[0] == 4
+        and longest == sorted(longest)
+        and all(a <= b for a, b in zip(longest, (4, 7, 11), strict=False))
+    )
+    assert_same(whole[8:], plain[8:])
+    for name in ("tokens", "targets", "weights"):
+        np.testing.assert_array_equal(whole[1][name], plain[1][name])
+    before = streams(window=window, process_index=1, process_count=2)
+    take(before, cut)
+    after = streams(window=window, process_index=3, process_count=4)
+    after.set_state(json.loads(json.dumps(before.get_state())))
+    assert_same(take(after, 12 - cut), [{name: x[3:] for name, x in batch.items()} for batch in whole[cut:]])
 
 
 @pytest.mark.parametrize("prefetch", [0, 1, 8])
