@@ -137,9 +137,7 @@ def _of_suite(value: str) -> list[str]:
 
 
 def _of_lengths(value: str) -> list[str]:
-    if not all(length.isdecimal() for length in value.split(",")):
-        raise UserError(f"--lengths={value} must be whole numbers with commas, such as 4096,8192.")
-    return [f"--config.eval.lengths={tuple(map(int, value.split(',')))}"]
+    return [f"--config.eval.lengths={tuple(console.whole_numbers('--lengths', value))}"]
 
 
 def _of_checkpoint(value: str) -> list[str]:

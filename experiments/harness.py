@@ -20,7 +20,7 @@ import pathlib
 import sys
 
 from experiments.run import command
-from experiments.settings import environment, extras, places
+from experiments.settings import console, environment, extras, places
 from experiments.settings.console import Parser
 from longctx.errors import UserError
 
@@ -55,14 +55,6 @@ def _require(options, names, why: str) -> None:
             raise UserError(f"--{name} is missing; {why}.")
 
 
-def _numbers(option: str, text: str) -> list[int]:
-    """The whole numbers above 0 in a text such as "4096,8192"."""
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise UserError(f"{option}={text!r} must be numbers of tokens such as 4096,8192.")
-    return [int(part) for part in parts]
-
-
 def _check(options) -> None:
     """Raises UserError for options that are missing, or no numbers that can be."""
     if options.export is not None:
@@ -84,7 +76,7 @@ def export(options) -> None:
     from longctx.data import tokenizers
     from longctx.hf import sources
 
-    lengths = _numbers("--lengths", options.lengths)
+    lengths = console.whole_numbers("--lengths", options.lengths)
     places.check_folder("--export", options.export)
     named = options.tokenizer
     file = named == "bytes" or named.endswith(".json")

@@ -277,7 +277,7 @@ def main(argv: list[str] | None = None) -> int:
     args = arguments(argv)
     if args.worker:
         return sides.serve(build, args.worker)
-    lengths, dtypes = options.whole_numbers("--lengths", args.lengths), options.dtypes(args.dtype)
+    lengths, dtypes = console.whole_numbers("--lengths", args.lengths), options.dtypes(args.dtype)
     if min(args.heads, args.kv_heads, args.head_dim) < 1 or args.heads % args.kv_heads:
         raise UserError(f"--kv-heads={args.kv_heads} must divide --heads={args.heads}; 1 and {args.heads} do.")
     places.check_file("--out", args.out)

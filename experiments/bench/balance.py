@@ -210,7 +210,7 @@ def arguments(argv):
     parser.add_argument("--picture", metavar="FILE.png", help="draw the predicted speed-ups")
     args = parser.parse_args(argv)
     args.lengths = console.names("--lengths", args.lengths, KINDS)
-    args.shards = options.whole_numbers("--shards", args.shards)
+    args.shards = console.whole_numbers("--shards", args.shards)
     if args.tokens < 512 or args.tokens % 512:
         raise UserError(f"--tokens={args.tokens} must be a multiple of 512, the widest chunks that are compared.")
     places.check_file("--out", args.out)

@@ -122,7 +122,7 @@ def arguments(argv):
     args = parser.parse_args(argv)
     args.chip = console.names("--chip", args.chip, CHIPS)
     args.model = console.names("--model", args.model, MODELS)
-    args.lengths = options.whole_numbers("--lengths", args.lengths)
+    args.lengths = console.whole_numbers("--lengths", args.lengths)
     places.check_file("--out", args.out)
     return args
 

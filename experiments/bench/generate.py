@@ -222,7 +222,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.worker:
         return sides.serve(build, args.worker)
-    lengths, rows = options.whole_numbers("--lengths", args.lengths), options.whole_numbers("--rows", args.rows)
+    lengths, rows = console.whole_numbers("--lengths", args.lengths), console.whole_numbers("--rows", args.rows)
     options.dtypes(args.dtype)
     places.check_file("--out", args.out)
     environment, records = record.environment(), []

@@ -277,7 +277,7 @@ def arguments(argv):
             masks.parse(text)
         except ValueError as error:
             raise UserError(str(error)) from None
-    args.lengths = options.whole_numbers("--lengths", args.lengths)
+    args.lengths = console.whole_numbers("--lengths", args.lengths)
     if any(length % WHOLE for length in args.lengths):
         raise UserError(
             f"--lengths={','.join(map(str, args.lengths))} must be multiples of {WHOLE}, "
@@ -305,7 +305,7 @@ def _check_queries(args):
 
 def cases(args, kernels: dict) -> list[Case]:
     """The requested cases of `kernels`."""
-    sizes = options.whole_numbers("--head-dim", args.head_dim)
+    sizes = console.whole_numbers("--head-dim", args.head_dim)
     named = args.kernel or [name for name in kernels if (name == FEW) == (args.queries > 0)]
     every = itertools.product(options.dtypes(args.dtype), sizes, args.op, args.mask, named)
     decoding = {"queries": args.queries, **DECODING} if args.queries else {}

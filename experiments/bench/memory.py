@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.worker:
         return sides.serve(build, args.worker)
-    lengths = options.whole_numbers("--lengths", args.lengths)
+    lengths = console.whole_numbers("--lengths", args.lengths)
     if any(length % args.chunk for length in lengths):
         raise UserError(f"--chunk={args.chunk} must divide --lengths={args.lengths}.")
     places.check_file("--out", args.out)

@@ -282,7 +282,7 @@ def main(argv: list[str] | None = None) -> int:
     args = arguments(argv)
     if args.worker:
         return sides.serve(build, args.worker)
-    lengths, dtypes = options.whole_numbers("--lengths", args.lengths), options.dtypes(args.dtype)
+    lengths, dtypes = console.whole_numbers("--lengths", args.lengths), options.dtypes(args.dtype)
     for length in lengths:
         curriculum.plan(config_of({"length": length, "dtype": dtypes[0], "batch_tokens": args.batch_tokens}))
     places.check_file("--out", args.out)

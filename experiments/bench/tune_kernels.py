@@ -59,8 +59,8 @@ def arguments(argv):
     args = parser.parse_args(argv)
     args.chip = console.names("--chip", args.chip, CHIPS)
     args.op = console.names("--op", args.op, MATMULS)
-    args.head_dim = options.whole_numbers("--head-dim", args.head_dim)
-    args.lengths = options.whole_numbers("--lengths", args.lengths)
+    args.head_dim = console.whole_numbers("--head-dim", args.head_dim)
+    args.lengths = console.whole_numbers("--lengths", args.lengths)
     return args
 
 

@@ -17,7 +17,7 @@ import sys
 import time
 
 from experiments.settings import places
-from longctx.errors import unknown_name
+from longctx.errors import UserError, unknown_name
 
 # argparse's messages -> messages in the style of longctx.errors
 _MESSAGES = {
@@ -115,6 +115,14 @@ def table(header, rows) -> str:
         cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(row, widths, is_number, strict=True)
     ).rstrip()
     return "\n".join([line(header), line(["-" * w for w in widths]), *map(line, rows)])
+
+
+def whole_numbers(option: str, text: str) -> list[int]:
+    """The numbers in a text such as "4096,8192". Raises UserError for anything else, naming the option."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(f"{option}={text} must be whole numbers above 0 with commas between them, such as 4096,8192.")
+    return [int(part) for part in parts]
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -23,14 +23,6 @@ def parser(description: str, **defaults) -> Parser:
     return result
 
 
-def whole_numbers(option: str, text: str) -> list[int]:
-    """The numbers in a text such as "2048,8192". Raises UserError for anything else, naming the option."""
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise UserError(f"{option}={text} must be whole numbers above 0 with commas between them, such as 2048,8192.")
-    return [int(part) for part in parts]
-
-
 def dtypes(text: str) -> list[str]:
     """The names in --dtype. Raises UserError for an unknown one."""
     return names("--dtype", text, DTYPES)

@@ -193,6 +193,6 @@ def test_table_and_numbers():
 
 
 def test_whole_numbers():
-    assert options.whole_numbers("--lengths", "512, 2048") == [512, 2048]
+    assert console.whole_numbers("--lengths", "512, 2048") == [512, 2048]
     with pytest.raises(UserError, match="--lengths=0,5"):
-        options.whole_numbers("--lengths", "0,5")
+        console.whole_numbers("--lengths", "0,5")
