@@ -69,7 +69,7 @@ def run(config: Config, mesh, params, rope: RopeConfig, documents, tokenizer, wo
         print(f"evaluating {name}, compiling first for each length that is new ...", flush=True)
         more = {}
         if EVALS[name].by_sample:
-            samples, notes = answers.kept(config, rope, workdir, weights, active)
+            samples, notes = answers.kept(name, config, rope, workdir, weights, active)
             processes.check_same(samples.count, f"--workdir={str(workdir)!r} is not one folder on all hosts.")
             say = functools.partial(print, flush=True)
             for note in notes:

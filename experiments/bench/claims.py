@@ -54,15 +54,9 @@ def main(argv: list[str] | None = None) -> int:
 
     environment = record.environment()
     given = ["--checkpoint", args.checkpoint, "--lengths", args.lengths, "--workdir", args.workdir, "--suite", "claims"]
-    evaluate.main(
-        [
-            "evaluate",
-            *given,
-            f"--config.eval.samples={DRAWS * args.samples}",
-            *(f"--{setting}" for setting in args.settings),
-        ]
-    )
-    lines = (pathlib.Path(args.workdir) / "samples.jsonl").read_text().splitlines()
+    changed = [f"--config.eval.samples={DRAWS * args.samples}", *(f"--{setting}" for setting in args.settings)]
+    evaluate.main(["evaluate", *given, *changed])
+    _, *lines = (pathlib.Path(args.workdir) / "samples.jsonl").read_text().splitlines()  # the first says of which model
     records = counted([json.loads(line) for line in lines])
     lengths = sorted({r["length"] for r in records})
     tasks = dict.fromkeys((*CLASSES, *THREADS, *FACTS))

@@ -1,4 +1,4 @@
-"""What experiments.evaluate keeps of questions: samples.jsonl of the workdir, a line for every text that was asked."""
+"""What experiments.evaluate keeps of questions: files of the workdir with a line for every text that was asked."""
 
 import dataclasses
 import pathlib
@@ -10,7 +10,8 @@ from longctx.checkpoints import identity, manifest
 from longctx.config import Config, RopeConfig
 from longctx.evals.samples import Samples
 
-FILE = "samples.jsonl"
+FILES = {"questions": "samples.jsonl", "sets": "samples_sets.jsonl"}  # by the name of the evaluation
+SETTINGS = {"questions": ("ask", "shots", "essays"), "sets": ("ask", "data", "too_long")}  # of config.eval, that matter
 VERSION = 1  # of the generated texts and of how they are scored; another one begins anew
 FREE = frozenset({"settings.model.remat", "settings.model.lora"})  # the weights say what adapters change
 
@@ -24,8 +25,11 @@ def weights_of_run(workdir: pathlib.Path) -> dict:
     return {"step": step, "files": zlib.crc32((checkpoints / str(step) / manifest.NAME).read_bytes())}
 
 
-def kept(config: Config, rope: RopeConfig, workdir: pathlib.Path, weights: dict, active: bool) -> tuple[Samples, list]:
-    """(the samples in the workdir, to which new ones are appended; lines that say what became of those there).
+def kept(
+    name: str, config: Config, rope: RopeConfig, workdir: pathlib.Path, weights: dict, active: bool
+) -> tuple[Samples, list]:
+    """(the samples of an evaluation in the workdir, to which new ones are appended; lines that say what became of those
+    there).
 
     weights: what tells the model's weights from others; without, nothing there is taken for this model's. active:
     whether this process writes.
@@ -36,10 +40,10 @@ def kept(config: Config, rope: RopeConfig, workdir: pathlib.Path, weights: dict,
         "model": dataclasses.asdict(dataclasses.replace(config.model, rope=rope)),
         "tokenizer": config.data.tokenizer,
         "seed": config.seed,
-        **{name: getattr(config.eval, name) for name in ("ask", "shots", "essays")},
+        **{field: getattr(config.eval, field) for field in SETTINGS[name]},
     }
     said = {"version": VERSION, "settings": settings, "weights": weights}
-    journal = Journal(workdir / FILE, said, (*Samples.KEY, "tokens", "queries"), "experiments.evaluate", active)
+    journal = Journal(workdir / FILES[name], said, (*Samples.KEY, "tokens", "queries"), "experiments.evaluate", active)
     other = journal.differing(FREE) if weights else {"weights": ("unknown", "unknown")}
     note = f"{len(journal.lines):,} texts of {journal.path} were asked before, and count"
     if other:

@@ -18,6 +18,13 @@ def test_a_set_is_asked_by_the_command(tmp_path, folder, text, capsys):
     assert "Of 2 texts are longer than 128 tokens: 1 cut, 0 skipped." in printed and "ruler " in printed
     (task,) = json.loads((tmp_path / "found" / "evals.json").read_text())["sets"]["tasks"]
     assert (task["name"], task["texts"], task["cells"][0]["asked"]) == ("vt", 2, 2)
+    _, *kept = map(json.loads, (tmp_path / "found" / "samples_sets.jsonl").read_text().splitlines())
+    assert [(line["task"], line["length"], line["index"], len(line["queries"])) for line in kept] == [
+        ("vt", 128, 0, 1),
+        ("vt", 128, 1, 1),
+    ]
+    evaluate.main([*command(folder, text, *more), f"--workdir={tmp_path / 'found'}"])
+    assert "2 texts of" in capsys.readouterr().out and len(kept) == 2
     assert "Questions of a published set" in report.write(tmp_path / "found").read_text()
 
 

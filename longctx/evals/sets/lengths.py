@@ -31,9 +31,9 @@ class Measured(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """The texts of a task at a length; of them `cut` had to be cut, and `skipped` more are left out."""
+    """The texts of a task at a length, by number; `cut` of them had to be cut, and `skipped` more are left out."""
 
-    texts: list[Measured]
+    texts: dict[int, Measured]
     cut: int = 0
     skipped: int = 0
 
@@ -66,7 +66,7 @@ def refused(texts: Sequence[Measured], length: int, again: Callable[[Sample], Me
             f"{len(longer)} of {len(texts)} texts are longer than {length:,} tokens with room for an answer: "
             f"{max(one.needed for one in longer):,} would fit, or eval.too_long='middle' or 'skip'"
         )
-    return Fitted(list(texts))
+    return Fitted(dict(enumerate(texts)))
 
 
 def cut_in_the_middle(texts: Sequence[Measured], length: int, again: Callable[[Sample], Measured]) -> Fitted:
@@ -75,12 +75,12 @@ def cut_in_the_middle(texts: Sequence[Measured], length: int, again: Callable[[S
     Raises UserError where a question and its answer alone are longer.
     """
     found = [one if one.needed <= length else _cut(one, length, again) for one in texts]
-    return Fitted(found, cut=sum(one.needed > length for one in texts))
+    return Fitted(dict(enumerate(found)), cut=sum(one.needed > length for one in texts))
 
 
 def skipped(texts: Sequence[Measured], length: int, again: Callable[[Sample], Measured]) -> Fitted:
     """Texts that are longer are left out."""
-    found = [one for one in texts if one.needed <= length]
+    found = {number: one for number, one in enumerate(texts) if one.needed <= length}
     return Fitted(found, skipped=len(texts) - len(found))
 
 
@@ -109,7 +109,7 @@ def grown(task: Grown, tokenizer: Tokenizer, length: int, count: int, seed: int)
     """Texts that fill the length. Raises UserError where the shortest is longer."""
     asks: Any = task
     found = [fit.fitted(asks, task.name, tokenizer, length, seed, index) for index in range(count)]
-    return Fitted([Measured(one.sample, one.tokens, one.tokens + task.budget) for one in found])
+    return Fitted(dict(enumerate(Measured(one.sample, one.tokens, one.tokens + task.budget) for one in found)))
 
 
 def _tokens(tokenizer: Tokenizer, text: str) -> int:

@@ -1,6 +1,5 @@
 """Questions about generated texts (longctx/evals/questions), asked in one of the ways of longctx/evals/asking.py."""
 
-import hashlib
 from collections.abc import Callable
 
 import numpy as np
@@ -9,7 +8,7 @@ from longctx.errors import UserError
 from longctx.evals import asking, batches, drawing, results
 from longctx.evals.questions import fit
 from longctx.evals.questions.api import configured, named
-from longctx.evals.samples import Samples
+from longctx.evals.samples import Samples, of_query
 from longctx.evals.task import Task
 
 DEPTHS = 5  # parts of a context, from its start to its end, by which answers are counted
@@ -35,7 +34,7 @@ def run(predictor, documents, tokenizer, config, lengths, seed, samples: Samples
         for i, length in enumerate(lengths):
             cell, queries = _cell(predictor, name, tokenizer, length, config, seed, samples)
             depths[i] += _by_depth(queries)
-            say(f"  {name} at {length:,}: {_in_words(cell)}")
+            say(f"  {name} at {length:,}: {in_words(cell)}")
             cells.append(cell)
         task = configured(name, config)
         facts = {"name": name, "what": task.what, "diffusion": task.diffusion, "scope": task.scope}
@@ -87,9 +86,8 @@ def _asked(predictor, name: str, tokenizer, length: int, config, seed: int, indi
     for index in indices:
         lines[index] |= {"tokens": found[index].tokens, "queries": []}
     for (index, query), (sample, _), answer in zip(asked, pairs, answers, strict=True):
-        prompt = hashlib.sha256(sample.prompt(query).encode()).hexdigest()[:16]
-        kept = {"prompt": prompt, "gold": list(query.gold), "answer": answer.text, "score": answer.score}
-        lines[index]["queries"].append(kept | {"chance": task.chance(query), "depth": query.depth})
+        kept = of_query(sample.prompt(query), query.gold, answer, task.chance(query), query.depth)
+        lines[index]["queries"].append(kept)
     return list(lines.values())
 
 
@@ -102,7 +100,8 @@ def _by_depth(queries: list[dict]) -> np.ndarray:
     return counts
 
 
-def _in_words(cell: dict) -> str:
+def in_words(cell: dict) -> str:
+    """A cell in a few words, for a line of a terminal."""
     return f"{cell['right']:g} of {cell['asked']}" if "asked" in cell else cell["reason"]
 
 

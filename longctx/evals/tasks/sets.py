@@ -8,6 +8,7 @@ import numpy as np
 from longctx.errors import UserError
 from longctx.evals import asking, batches, results
 from longctx.evals.questions.question import Query
+from longctx.evals.samples import Samples, of_query
 from longctx.evals.sets import lengths as texts
 from longctx.evals.sets.api import SETS, recognised
 from longctx.evals.sets.lengths import Fitted, Measured
@@ -16,7 +17,7 @@ from longctx.evals.task import Task
 from longctx.evals.tasks import questions
 
 
-def run(predictor, documents, tokenizer, config, lengths, seed) -> dict:
+def run(predictor, documents, tokenizer, config, lengths, seed, samples: Samples | None = None, say=None) -> dict:
     """Every task of the set in config.data at every length (tokens of prompt and answer), config.samples texts a cell.
 
     texts          that were drawn; at every length the same, but for sets whose texts are made as long
@@ -25,9 +26,12 @@ def run(predictor, documents, tokenizer, config, lengths, seed) -> dict:
     low, high      95% interval of the share (Wilson)
     tokens         mean of the prompts
     A cell without `asked` says the reason. `chance` is that of a guess. No document is read.
+
+    samples: those that were asked before are not asked again. say: takes a line for every cell.
     """
     name, tasks = recognised(config.data)
-    rows = [_row(predictor, task, tokenizer, lengths, config, seed) for task in tasks]
+    samples, say = samples or Samples(), say or (lambda line: None)
+    rows = [_row(predictor, task, tokenizer, lengths, config, seed, samples, say) for task in tasks]
     return {
         "what": f"questions of {SETS[name].title}, {config.ask}",
         "units": {"lengths": "tokens of prompt and answer", "low, high": "95% interval", "tokens": "of a prompt"},
@@ -41,7 +45,7 @@ def run(predictor, documents, tokenizer, config, lengths, seed) -> dict:
     }
 
 
-def _row(predictor, task: Texts | Grown, tokenizer, lengths, config, seed: int) -> dict:
+def _row(predictor, task: Texts | Grown, tokenizer, lengths, config, seed: int, samples: Samples, say) -> dict:
     """A task at every length; each text is measured once."""
     answers = lambda query: _read(config.ask, task, query)
     measure = lambda sample: texts.measured(sample, tokenizer, task.budget, answers)
@@ -55,32 +59,47 @@ def _row(predictor, task: Texts | Grown, tokenizer, lengths, config, seed: int) 
                 fitted = texts.grown(task, tokenizer, length, config.samples, seed)
         except UserError as error:
             return {"reason": str(error), "texts": len(found)}
-        return _cell(predictor, task, tokenizer, length, config.ask, fitted)
+        open_ = {i: one for i, one in fitted.texts.items() if not samples.has(task.name, length, i)}
+        samples.add(_asked(predictor, task, tokenizer, length, config.ask, open_))
+        return _cell(config.ask, fitted, [samples.one(task.name, length, i) for i in fitted.texts])
 
-    whole = len(task.rows) if isinstance(task, Texts) else None
-    return {"name": task.name, "texts": whole, "cells": [at(length) for length in lengths]}
+    cells = []
+    for length in lengths:
+        cells.append(at(length))
+        say(f"  {task.name} at {length:,}: {questions.in_words(cells[-1])}")
+    return {"name": task.name, "texts": len(task.rows) if isinstance(task, Texts) else None, "cells": cells}
 
 
-def _cell(predictor, task: Texts | Grown, tokenizer, length: int, way: str, fitted: Fitted) -> dict:
-    """The counts of a task at a length."""
+def _asked(predictor, task: Texts | Grown, tokenizer, length: int, way: str, found: dict[int, Measured]) -> list[dict]:
+    """The lines of these texts for Samples, after they were asked."""
+    lines = {i: {"task": task.name, "length": length, "index": i, "tokens": one.prompt} for i, one in found.items()}
+    asked = [(i, query) for i, one in found.items() for query in one.sample.queries if _can_be(way, task, query)]
+    pairs = [(found[i].sample, query) for i, query in asked]
+    answers = asking.WAYS[way](predictor, tokenizer, length, task, pairs) if pairs else []
+    for line in lines.values():
+        line["queries"] = []
+    for (i, query), (sample, _), answer in zip(asked, pairs, answers, strict=True):
+        kept = of_query(sample.prompt(query), query.gold, answer, task.chance(query), query.depth)
+        lines[i]["queries"].append(kept)
+    return list(lines.values())
+
+
+def _cell(way: str, fitted: Fitted, lines: list[dict]) -> dict:
+    """The counts of a task at a length. lines: of its texts, in Samples."""
     counts = {"texts": len(fitted.texts) + fitted.skipped, "cut": fitted.cut, "skipped": fitted.skipped}
-    asked = [(one.sample, query) for one in fitted.texts for query in one.sample.queries if _can_be(way, task, query)]
-    if not asked:
+    queries = [query for line in lines for query in line["queries"]]
+    if not queries:
         return {"reason": asking.NONE[way] if fitted.texts else "all of its texts are longer"} | counts
-    scores = [float(answer.score) for answer in asking.WAYS[way](predictor, tokenizer, length, task, asked)]
-    low, high = (batches.number(bound) for bound in batches.binomial(sum(scores), len(asked)))
+    right = sum(query["score"] for query in queries)
+    low, high = (batches.number(bound) for bound in batches.binomial(right, len(queries)))
     return counts | {
-        "asked": len(asked),
-        "right": batches.number(float(sum(scores))),
+        "asked": len(queries),
+        "right": batches.number(right),
         "low": low,
         "high": high,
-        "chance": batches.number(float(np.mean([task.chance(query) for _, query in asked]))),
-        "tokens": round(_mean_tokens(fitted.texts)),
+        "chance": batches.number(float(np.mean([query["chance"] for query in queries]))),
+        "tokens": round(float(np.mean([line["tokens"] for line in lines]))),
     }
-
-
-def _mean_tokens(found: list[Measured]) -> float:
-    return float(np.mean([one.prompt for one in found]))
 
 
 def _can_be(way: str, task: Texts | Grown, query: Query) -> bool:
@@ -142,4 +161,5 @@ TASK = Task(
     headline=headline,
     fills_every_length=True,
     by_request=True,
+    by_sample=True,
 )

@@ -25,6 +25,7 @@ def test_answers_are_counted_by_draw_and_by_where_the_fact_stands(tmp_path, monk
             for length in (512, 1024)
             for index in range(6)
         ]
+        lines.insert(0, {"version": 1, "settings": {}})
         (tmp_path / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     monkeypatch.setattr(evaluate, "main", evaluated)

@@ -11,6 +11,7 @@ from longctx.errors import UserError
 from longctx.evals import api, asking
 from longctx.evals.batches import Prediction
 from longctx.evals.questions.question import Query, Sample
+from longctx.evals.samples import Samples
 from longctx.evals.sets import lengths
 from longctx.evals.tasks import sets
 from tests.longctx.data import tiny_tokenizers as tiny
@@ -40,6 +41,17 @@ class Knowing:
 def choices(tmp_path):
     FORMS["longbench_v2"].write(tmp_path)
     return tmp_path
+
+
+def test_what_was_asked_is_not_asked_again_and_counts_the_same(choices, byte_tokenizer):
+    kept, said, never = [], [], []
+    how = [], byte_tokenizer, config(choices), (300, 512), 0
+    first = sets.run(Knowing(), *how, samples=Samples(write=kept.extend), say=said.append)
+    assert len(said) == 2 * len(first["tasks"]) and "1 of 1" in said[0]
+    assert {(line["length"], line["index"]) for line in kept} == {(300, 0), (512, 0)}
+    assert all(len(query["prompt"]) == 16 and query["score"] == 1 for line in kept for query in line["queries"])
+    again = sets.run(lambda batch: never.append(batch), *how, samples=Samples(json.loads(json.dumps(kept))))
+    assert again == first and not never
 
 
 @pytest.mark.parametrize("way, right", [("forced", True), ("forced", False), ("choice", True), ("generate", True)])
@@ -127,11 +139,11 @@ def test_a_cut_text_fits_and_keeps_its_ends_and_its_question(tmp_path, byte_toke
     whole = again(sample)
     for length in (whole.needed - 1, whole.needed // 2, 100):
         found = lengths.cut_in_the_middle([whole], length, again)
-        (cut,) = found.texts
+        (cut,) = found.texts.values()
         assert found.cut == 1 and cut == again(cut.sample) and cut.sample.queries == sample.queries
         assert length - 40 <= cut.needed <= length
         assert cut.sample.context.startswith("Read this. the") and cut.sample.context.endswith("The end.")
-    assert lengths.cut_in_the_middle([whole], whole.needed, again) == lengths.Fitted([whole])
+    assert lengths.cut_in_the_middle([whole], whole.needed, again) == lengths.Fitted({0: whole})
 
 
 def test_room_is_kept_for_what_is_read(byte_tokenizer):
