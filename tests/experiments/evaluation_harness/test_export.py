@@ -101,7 +101,7 @@ def test_the_file_of_rules_needs_nothing_of_ours(tmp_path):
 @pytest.mark.parametrize(
     "more, parts",
     [
-        (["--lengths", "4k"], ["--lengths='4k'", "such as 4096,8192"]),
+        (["--lengths", "4k"], ["--lengths=4k", "such as 4096,8192"]),
         (["--lengths", "100"], ["100 tokens are too few for niah_single_2"]),
         (["--samples", "0"], ["--samples=0", "at least 1"]),
         (["--tokenizer", "no/such/model"], ["--tokenizer='no/such/model'", "does not exist"]),
