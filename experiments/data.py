@@ -18,7 +18,6 @@ from longctx.data.curriculum import Stage
 from longctx.data.generated import api as generated
 from longctx.data.mixture import Mixture
 from longctx.data.packing.api import PACKINGS
-from longctx.errors import UserError
 
 ROWS, SHOWN = 3, 400  # rows that are shown as text, and characters of each
 
@@ -72,8 +71,7 @@ def main(argv) -> None:
     config, workdir, _ = configs.for_training(argv)
     places.check_folder("--workdir", workdir)
     corpus, tokenizer, stages = checks.check(configs.stand_in(config))
-    if not corpus.train:
-        raise UserError(f"data.holdout={config.data.holdout} leaves no text to train on; 0.1 holds out a tenth.")
+    checks.require_text(config, corpus)
     for line in corpus.notes:
         print(line)
     table = rows.tokenize(corpus.train, tokenizer)

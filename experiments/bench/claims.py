@@ -28,14 +28,11 @@ def counted(lines: list[dict]) -> list[dict]:
     found: dict[tuple, dict] = {}
     for line in lines:
         key = {"task": line["task"], "length": line["length"], "draw": line["index"] % DRAWS}
-        cell = found.setdefault(
-            tuple(key.values()), {**key, "asked": [0] * (PARTS + 1), "right": [0.0] * (PARTS + 1), "chance": 0.0}
-        )
+        cell = found.setdefault(tuple(key.values()), {**key, "asked": [0] * (PARTS + 1), "right": [0.0] * (PARTS + 1)})
         for query in line["queries"]:
             part = PARTS if query["depth"] is None else min(int(query["depth"] * PARTS), PARTS - 1)
             cell["asked"][part] += 1
             cell["right"][part] += query["score"]
-            cell["chance"] = query["chance"]
     return [found[key] for key in sorted(found)]
 
 

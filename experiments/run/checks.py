@@ -55,9 +55,14 @@ def check(config: Config, workdir=None) -> Checked:
         raise
     if workdir is not None:
         _check_workdir(config, pathlib.Path(workdir))
-        if not corpus.train:
-            raise UserError(f"data.holdout={config.data.holdout} leaves no text to train on; 0.1 holds out a tenth.")
+        require_text(config, corpus)
     return Checked(corpus, tokenizer, stages)
+
+
+def require_text(config: Config, corpus: sources.Corpus) -> None:
+    """Raises UserError where all of the text is held out."""
+    if not corpus.train:
+        raise UserError(f"data.holdout={config.data.holdout} leaves no text to train on; 0.1 holds out a tenth.")
 
 
 def check_extend(config: Settings) -> tuple[curriculum.Stage, ...]:

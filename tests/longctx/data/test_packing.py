@@ -151,7 +151,7 @@ def test_a_hundred_thousand_documents_take_seconds(name, capacity):
     packing = made(name, lengths, capacity)
     assert time.process_time() - start < 5
     assert packing.length.sum() + packing.left_out == lengths.sum()
-    assert packing.waste < 0.02 or name == "none"
+    assert packing.waste < {"none": 1, "decomposition": 0.02}.get(name, 0.01)
 
 
 def test_ragged_arange():
