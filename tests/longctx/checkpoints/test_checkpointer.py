@@ -429,7 +429,8 @@ def kill_once(directory, after_steps: int, delay: float):
         process.wait(60)
         errors.seek(0)
         assert process.returncode in (0, -9) and printed.startswith("start\t"), errors.read()
-    lines = [line.split("\t") for line in printed.splitlines()]
+    whole = printed[: printed.rfind("\n") + 1]  # the last line may be half written
+    lines = [line.split("\t") for line in whole.splitlines()]
     steps = [int(line[1]) for line in lines if line[0] in ("start", "step")]
     final = [line[1] for line in lines if line[0] == "final"]
     return steps[0], steps[-1], lines[0][2:], final[0] if final else None
