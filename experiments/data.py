@@ -42,12 +42,12 @@ def fed(stage: Stage, names: tuple[str, ...], mixture: Mixture) -> list[tuple]:
     return lines
 
 
-def packed(inputs: np.ndarray, lengths: list[int], seed: int) -> list[tuple]:
+def packed(text: rows.TokenTable, lengths: list[int], seed: int) -> list[tuple]:
     """A line for each way of packing: padding at each length, and the share of the text that it leaves out."""
     lines = []
     for name, pack in PACKINGS.items():
-        found = [pack(inputs, length, np.random.default_rng(seed)) for length in lengths]
-        share = lambda packing: packing.left_out / max(int(inputs.sum()), 1)
+        found = [pack(text, length, np.random.default_rng(seed)) for length in lengths]
+        share = lambda packing: packing.left_out / max(int(text.inputs.sum()), 1)
         lines.append((name, *(f"{one.waste:.2%} / {share(one):.2%}" for one in found)))
     return lines
 
@@ -90,7 +90,7 @@ def main(argv) -> None:
     lengths = sorted({stage.seq_len for stage in stages})
     print("\npadding / text left out, by packing and length (this run: " + config.data.packing + ")\n")
     columns = "packing", *(f"{length:,}" for length in lengths)
-    print(console.table(columns, packed(table.inputs, lengths, config.seed)))
+    print(console.table(columns, packed(table, lengths, config.seed)))
     first = next(pipeline.BatchStream(of[0], stages[0], config.seed, prefetch=0))
     show_rows(first, tokenizer)
 

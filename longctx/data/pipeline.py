@@ -67,7 +67,7 @@ def stage_rows(
     text: the table of `documents`. Raises UserError where data.packing leaves nothing of it.
     """
     rng = np.random.default_rng(_entropy(seed, stage, "packing"))
-    found = packing.PACKINGS[config.packing](text.inputs, stage.seq_len, rng)
+    found = packing.PACKINGS[config.packing](text, stage.seq_len, rng)
     if not found.rows and len(text.inputs):
         raise UserError(
             f"data.packing={config.packing!r} leaves out all {found.left_out:,} tokens of the text: its documents are "

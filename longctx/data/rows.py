@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+import itertools
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -14,17 +15,22 @@ from longctx.layouts import Reaches
 from longctx.layouts.balanced import pairs
 from longctx.ragged import ragged_arange
 
+Encoded = tuple[np.ndarray, np.ndarray | None]  # all ids of a document; which count in the loss, None for all
+
 
 @dataclasses.dataclass(frozen=True)
 class TokenTable:
-    """All documents one after another, each as BOS tokens EOS.
+    """All documents one after another, each as BOS tokens EOS where text was tokenised.
 
     ids: the smallest unsigned type that holds the vocabulary; starts i64[documents + 1]: document d is
-    ids[starts[d]:starts[d + 1]].
+    ids[starts[d]:starts[d + 1]], at least two tokens. names: of each document. counts: bool, of each token whether it
+    counts in the loss where it is predicted; None where all do.
     """
 
     ids: np.ndarray
     starts: np.ndarray
+    names: Sequence[str] = ()
+    counts: np.ndarray | None = None
 
     @property
     def inputs(self) -> np.ndarray:
@@ -34,23 +40,66 @@ class TokenTable:
     @functools.cached_property
     def fingerprint(self) -> int:
         """A checksum of the whole table."""
-        return zlib.crc32(self.ids, zlib.crc32(self.starts))
+        sum_ = zlib.crc32(self.ids, zlib.crc32(self.starts))
+        return sum_ if self.counts is None else zlib.crc32(np.packbits(self.counts), sum_)
 
 
 def tokenize(documents: Sequence[Document], tokenizer: Tokenizer) -> TokenTable:
     """The table of the documents, in order. Raises UserError for a document that the tokenizer cannot take."""
-    return table(tokenizer.encode_batch([d.text for d in documents], [d.name for d in documents]), tokenizer)
+    return table(encoded(documents, tokenizer), tokenizer, [document.name for document in documents])
 
 
-def table(encoded: Iterable[np.ndarray], tokenizer: Tokenizer) -> TokenTable:
-    """The table of documents given as ids without BOS and EOS."""
+def encoded(documents: Sequence[Document], tokenizer: Tokenizer) -> Iterator[Encoded]:
+    """Yields (all ids of a document, which of them count in the loss or None for all), in order."""
+    for plain, group in itertools.groupby(documents, _is_plain):
+        some = list(group)
+        if plain:
+            for ids in tokenizer.encode_batch([d.text for d in some], [d.name for d in some]):
+                yield framed(ids, tokenizer), None
+        else:
+            yield from (_marked(document, tokenizer) for document in some)
+
+
+def framed(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+    """The ids of a text with BOS and EOS."""
+    return np.concatenate([[tokenizer.bos], ids, [tokenizer.eos]])
+
+
+def _is_plain(document: Document) -> bool:
+    return document.ids is None and document.asked is None and not document.special
+
+
+def _marked(document: Document, tokenizer: Tokenizer) -> Encoded:
+    """A document that is tokenised already, or whose text has special tokens or parts that do not count.
+
+    A token counts if its first byte does; EOS, if the last byte does.
+    """
+    if document.ids is not None:
+        return document.ids, document.counts
+    ids, spans = tokenizer.encode_with_spans(document.text, document.special, document.name)
+    begun = document.special and ids[:1].tolist() == [tokenizer.bos]
+    ids = framed(ids[1:] if begun else ids, tokenizer)
+    if document.asked is None:
+        return ids, None
+    bytes_count = np.zeros(len(document.text) + 1, bool)
+    for first, end in document.asked:
+        bytes_count[first:end] = True
+    first_bytes = spans[1:, 0] if begun else spans[:, 0]
+    return ids, np.concatenate([[False], bytes_count[first_bytes], [bytes_count[len(document.text) - 1]]])
+
+
+def table(documents: Iterable[Encoded], tokenizer: Tokenizer, names: Sequence[str] = ()) -> TokenTable:
+    """The table of documents given as (all ids, which count in the loss or None)."""
     dtype = np.min_scalar_type(tokenizer.vocab_size - 1)
-    bos, eos = np.array([tokenizer.bos], dtype), np.array([tokenizer.eos], dtype)
-    parts, lengths = [], []
-    for ids in encoded:
-        parts += [bos, ids.astype(dtype), eos]
-        lengths.append(len(ids) + 2)
-    return TokenTable(np.concatenate(parts or [bos[:0]]), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
+    parts, counts = [np.zeros(0, dtype)], []
+    for ids, counted in documents:
+        parts.append(ids.astype(dtype))
+        counts.append(counted)
+    starts = np.cumsum([*map(len, parts)], dtype=np.int64)
+    if all(one is None for one in counts):
+        return TokenTable(np.concatenate(parts), starts, names)
+    whole = [np.ones(len(ids), bool) if one is None else one for ids, one in zip(parts[1:], counts, strict=True)]
+    return TokenTable(np.concatenate(parts), starts, names, np.concatenate(whole))
 
 
 def work_of(lengths: np.ndarray, reaches: Reaches) -> np.ndarray:
@@ -89,7 +138,10 @@ class PackedRows:
         """f64 [rows]: pairs of tokens that attention takes in each of the given rows, over layers as Layout.owner knows
         them."""
         counts, _, piece = self._pieces(rows)
-        return np.add.reduceat(work_of(self.packing.length[piece], reaches), np.cumsum(counts) - counts)
+        first, length = np.cumsum(counts) - counts, self.packing.length[piece]
+        if self.packing.joined:
+            return work_of(np.add.reduceat(length, first), reaches)
+        return np.add.reduceat(work_of(length, reaches), first)
 
     def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The given rows as a batch: arrays [B, T], int32 but for the weights, which are float32.
@@ -97,28 +149,29 @@ class PackedRows:
         tokens     the inputs of every piece in a row, one piece after another, then padding
         targets    the token after each of them in its document: EOS after the last. The shift is done here, once, so a
                    later permutation of the columns may treat all arrays alike, and a cut document loses no target
-        weights    1, and 0 on padding
-        positions  0, 1, ... from the start of each piece; 0 on padding
-        segments   1, 2, ... for the pieces of a row; 0 on padding
+        weights    1, and 0 on padding and for targets that do not count
+        positions  0, 1, ... from the start of each piece, or of the row where its pieces are joined; 0 on padding
+        segments   1, 2, ... for the pieces of a row, or 1 where they are joined; 0 on padding
         """
         packing, rows = self.packing, np.asarray(rows)
         counts, segment, piece = self._pieces(rows)
-        length = packing.length[piece]
-        position = ragged_arange(length)
-        first_place = np.repeat(np.arange(len(rows)) * packing.capacity, counts) + packing.column[piece]
-        place = np.repeat(first_place, length) + position  # in the flattened batch
-        source = np.repeat(self.table.starts[packing.document[piece]] + packing.start[piece], length) + position
+        length, column = packing.length[piece], packing.column[piece]
+        offset = ragged_arange(length)
+        place = np.repeat(np.repeat(np.arange(len(rows)) * packing.capacity, counts) + column, length) + offset
+        source = np.repeat(self.table.starts[packing.document[piece]] + packing.start[piece], length) + offset
+        if packing.joined:
+            segment, offset = np.zeros_like(segment), np.repeat(column, length) + offset
 
         def spread(values, fill, dtype):
-            out = np.full(len(rows) * packing.capacity, fill, dtype)
+            out = np.full(len(rows) * packing.capacity, fill, dtype)  # the flattened batch
             out[place] = values
             return out.reshape(len(rows), packing.capacity)  # BT
 
         return {
             "tokens": spread(self.table.ids[source], self.pad, np.int32),
             "targets": spread(self.table.ids[source + 1], self.pad, np.int32),
-            "weights": spread(1, 0, np.float32),
-            "positions": spread(position, 0, np.int32),
+            "weights": spread(1 if self.table.counts is None else self.table.counts[source + 1], 0, np.float32),
+            "positions": spread(offset, 0, np.int32),
             "segments": spread(np.repeat(segment + 1, length), 0, np.int32),
         }
 

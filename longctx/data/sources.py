@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from longctx.config import DataConfig
 from longctx.data import folders, readers
 from longctx.errors import UserError, unknown_name
@@ -36,10 +38,20 @@ KINDS = 8  # extensions that a note names
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """One text: its name (the path below data.path; for .jsonl with :line) and its bytes, never empty."""
+    """One text: its name (the path below data.path; for .jsonl with :line) and its bytes, never empty.
+
+    What is tokenised already has `ids` instead, int [at least two], with all special tokens that the model is to see,
+    and an empty text. Some of it may not count in the loss: `counts` bool, of each id; of a text `asked`, the parts
+    that count, each (first byte, byte after the last); None: all of it. special: the text of a special token is that
+    token, as in what a chat template writes.
+    """
 
     name: str
-    text: bytes
+    text: bytes = b""
+    ids: np.ndarray | None = None
+    counts: np.ndarray | None = None
+    asked: tuple[tuple[int, int], ...] | None = None
+    special: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

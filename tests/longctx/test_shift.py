@@ -112,7 +112,8 @@ def test_tokens_ahead_under_every_layout(mesh_config, layout, jit):
 
 def test_the_shift_on_the_mesh_is_that_of_the_pipeline():
     """Targets are the tokens ahead, but for the last of each document: there the pipeline knows its end marker."""
-    table = rows.table([np.arange(n, dtype=np.int32) for n in (30, 11, 3, 1, 17)], ByteTokenizer())
+    tokenizer = ByteTokenizer()
+    table = rows.table([(rows.framed(np.arange(n), tokenizer), None) for n in (30, 11, 3, 1, 17)], tokenizer)
     made = rows.PackedRows(table, pack(table.inputs, 40), ByteTokenizer().pad).gather(np.arange(2))
     got = np.asarray(ahead(made["tokens"], made["positions"], made["segments"], fill=-1))
     inside = got >= 0

@@ -8,7 +8,7 @@ import numpy as np
 
 from longctx.data.generated.task import Generated, log_uniform
 from longctx.data.packing.packing import Packing
-from longctx.data.rows import PackedRows, table, work_of
+from longctx.data.rows import PackedRows, framed, table, work_of
 from longctx.data.sources import Document
 from longctx.data.tokenizers import Tokenizer
 from longctx.layouts import Reaches
@@ -56,7 +56,7 @@ class GeneratedRows:
     def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The given rows as a batch: the arrays that PackedRows.gather documents."""
         made = [self._documents(number) for number in rows]
-        text = table((ids for row in made for ids in row), self.tokenizer)
+        text = table(((framed(ids, self.tokenizer), None) for row in made for ids in row), self.tokenizer)
         row_start = np.cumsum([0, *map(len, made)])
         end = np.cumsum(text.inputs)
         column = end - text.inputs - np.repeat(np.concatenate([[0], end])[row_start[:-1]], np.diff(row_start))

@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 
 from longctx.data.packing import best_fit, concat_and_cut, decomposition, padded
-from longctx.data.packing.packing import Pack
+from longctx.data.packing.packing import Pack, by_lengths
 from longctx.errors import unknown_name
 
 PACKINGS: Mapping[str, Pack] = {
-    "best_fit": best_fit.pack,
-    "concat_and_cut": concat_and_cut.pack,
-    "decomposition": decomposition.pack,
-    "none": padded.pack,
+    "best_fit": by_lengths(best_fit.pack),
+    "concat_and_cut": by_lengths(concat_and_cut.pack),
+    "decomposition": by_lengths(decomposition.pack),
+    "none": by_lengths(padded.pack),
 }
 
 

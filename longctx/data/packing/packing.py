@@ -1,13 +1,40 @@
 """The interface of ways to pack documents into rows: what a way takes, and the Packing that it makes.
 
-To add one: a file here with a function (lengths, capacity, rng) -> Packing, and a line in PACKINGS of api.py. The tests
-then hold it to the law: every token of every document lies in exactly one place, or is counted in `left_out`.
+To add one: a file here with a function (text, capacity, rng) -> Packing, or (lengths, capacity, rng) -> Packing where
+nothing but the lengths matters, and a line in PACKINGS of api.py. The tests then hold it to the law: every token of
+every document lies in exactly one place, or is counted in `left_out`.
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
+
+
+class Text(Protocol):
+    """What a way to pack is told of the documents: longctx.data.rows.TokenTable has it."""
+
+    @property
+    def inputs(self) -> np.ndarray:
+        """i64[documents]: tokens of each that predict a next one, which is what lies in rows; all at least 1."""
+        ...
+
+    @property
+    def ids(self) -> np.ndarray:
+        """All tokens: document d is ids[starts[d]:starts[d + 1]], of which the last one is no input."""
+        ...
+
+    @property
+    def starts(self) -> np.ndarray:
+        """i64[documents + 1]."""
+        ...
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The name of each document: its path below data.path."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +44,8 @@ class Packing:
     document i64[P]: index of the document      column    i64[P]: where the piece starts in its row
     start    i64[P]: where it starts in there   row_start i64[R + 1]: row r holds the pieces from row_start[r] up to
     length   i64[P]                                       row_start[r + 1]
-    left_out: tokens that lie in no row
+    left_out: tokens that lie in no row. joined: the pieces of a row are one document to the model, in which each sees
+    those before it and positions go on; else every piece is a document of its own
     """
 
     capacity: int
@@ -27,6 +55,7 @@ class Packing:
     column: np.ndarray
     row_start: np.ndarray
     left_out: int = 0
+    joined: bool = False
 
     @property
     def rows(self) -> int:
@@ -38,11 +67,22 @@ class Packing:
         return 1 - int(self.length.sum()) / (self.rows * self.capacity) if self.rows else 0.0
 
 
-# (i64[documents]: tokens of each, all at least 1; places of a row; numbers for what is drawn) -> the rows
-Pack = Callable[[np.ndarray, int, np.random.Generator], Packing]
+# (the documents, places of a row, numbers for what is drawn) -> the rows
+Pack = Callable[[Text, int, np.random.Generator], Packing]
+PackLengths = Callable[[np.ndarray, int, np.random.Generator], Packing]  # i64[documents]: the inputs of each
 
 
-def in_rows(capacity: int, document, start, length, row, left_out: int = 0) -> Packing:
+def by_lengths(pack: PackLengths) -> Pack:
+    """The way to pack that looks at nothing of the documents but how long they are."""
+
+    @functools.wraps(pack)
+    def of_text(text: Text, capacity: int, rng: np.random.Generator) -> Packing:
+        return pack(text.inputs, capacity, rng)
+
+    return of_text
+
+
+def in_rows(capacity: int, document, start, length, row, left_out: int = 0, joined: bool = False) -> Packing:
     """The Packing of pieces given in any order, each with its row, from which no number below the largest is missing.
 
     In a row the pieces lie in the order in which they are given, one directly after the other.
@@ -53,7 +93,7 @@ def in_rows(capacity: int, document, start, length, row, left_out: int = 0) -> P
     row_start = np.concatenate([[0], np.cumsum(pieces)])
     end = np.cumsum(length) - length
     column = end - np.repeat(end[row_start[:-1]], pieces)
-    return Packing(capacity, document, start, length, column, row_start, left_out)
+    return Packing(capacity, document, start, length, column, row_start, left_out, joined)
 
 
 def check(lengths: np.ndarray, capacity: int) -> np.ndarray:

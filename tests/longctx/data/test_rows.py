@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -87,3 +89,37 @@ def test_the_fingerprint_sees_every_change():
         assert table.fingerprint == again.fingerprint and table.ids.dtype == np.uint16
         fingerprints.add(table.fingerprint)
     assert len(fingerprints) == 4
+
+
+def test_what_does_not_count_has_no_weight():
+    documents = [
+        Document("whole", b"abc"),
+        Document("parts", "d\u00e9fg".encode(), asked=((1, 3), (4, 5))),  # of bytes: the accented letter, and the last
+        Document("ids", ids=np.array([1, 2, 3]), counts=np.array([False, True, False])),
+    ]
+    table = rows.tokenize(documents, TOKENIZER)
+    assert table.names == ["whole", "parts", "ids"]
+    counts = [True] * 5 + [False, False, True, True, False, True, True] + [False, True, False]
+    np.testing.assert_array_equal(table.counts, counts)
+    packing = rows.PackedRows(table, pack(table.inputs, 16), TOKENIZER.pad)
+    batch = packing.gather(np.arange(len(packing)))
+    assert batch["targets"][batch["weights"] > 0].tolist() == [0xC3, 0xA9, ord("g"), 257, *b"abc", 257, 2]
+    everything = rows.TokenTable(table.ids, table.starts)
+    assert everything.fingerprint != table.fingerprint
+
+
+def test_pieces_of_a_joined_row_are_one_document():
+    table = rows.tokenize([Document(str(i), bytes([i]) * n) for i, n in enumerate((5, 9, 2))], TOKENIZER)
+    apart = pack(table.inputs, 12)
+    batch, other = (
+        rows.PackedRows(table, packing, TOKENIZER.pad).gather(np.arange(apart.rows))
+        for packing in (dataclasses.replace(apart, joined=True), apart)
+    )
+    for name in ("tokens", "targets", "weights"):
+        np.testing.assert_array_equal(batch[name], other[name])
+    filled = other["segments"] > 0
+    np.testing.assert_array_equal(batch["segments"], filled)
+    np.testing.assert_array_equal(batch["positions"], np.where(filled, np.arange(12), 0))
+    joined = rows.PackedRows(table, dataclasses.replace(apart, joined=True), TOKENIZER.pad)
+    seen = np.where(filled, batch["positions"] + 1, 0).sum(1)
+    np.testing.assert_array_equal(joined.work(((None, 1),), np.arange(apart.rows)), seen)

@@ -177,3 +177,16 @@ def test_spans_are_the_bytes_of_each_token(tmp_path, make):
     digits = [i for i, (start, end) in enumerate(spans) if start < end > len(text) - 2]
     assert tokenizer.decode(ids[digits]).strip() == "12"
     assert tokenizer.encode_with_spans(b"")[1].shape == (0, 2)
+
+
+def test_the_special_tokens_of_a_template_are_tokens(tmp_path):
+    tokenizer = tokenizers.load(train(tmp_path / "tokenizer.json"))
+    text = b"<s>def</s>x"
+    plain, special = (tokenize([Document("a", text, special=one)], tokenizer).ids.tolist() for one in (False, True))
+    bos, eos = tokenizer.bos, tokenizer.eos
+    assert bos not in plain[1:] and plain[0] == bos
+    inner = tokenizer.encode(b"def").tolist()
+    assert special == [bos, *inner, eos, *tokenizer.encode(b"x").tolist(), eos], "no second start"
+    asked = Document("a", text, special=True, asked=((6, 10),))
+    table = tokenize([asked], tokenizer)
+    assert table.ids[table.counts].tolist() == [eos]
