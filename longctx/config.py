@@ -186,7 +186,9 @@ class DataConfig:
     tokenizer: str = "bytes"            # "bytes", or a local tokenizer.json
     bos: str = ""                       # the token that starts documents; "": as the files beside it say (data/
     eos: str = ""                       #   special_tokens.py), and the one that ends them
-    text_field: str = "text"            # .jsonl: the field that holds the document
+    records: str = "text"               # what makes a document of a line of .jsonl, a name in longctx.data.records.api
+                                        #   FORMS
+    text_field: str = "text"            # of records "text": the field that holds the document
     holdout: float = 0.1                # share of documents kept for evaluation, chosen by a hash of their file name;
                                         #   1: all of them, for a model that is not trained on them
     packing: str = "best_fit"           # how documents lie in rows, a name in longctx.data.packing.api.PACKINGS

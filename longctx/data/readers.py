@@ -1,6 +1,6 @@
 """The documents in one file: a reader for each extension. Free of jax and grain.
 
-A reader is a function (Metered, text_field) -> parts. It never raises for what a file holds: what is bad about a
+A reader is a function (Metered, form of records) -> parts. It never raises for what a file holds: what is bad about a
 document is in its part, and the documents after it come all the same.
 """
 
@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import PurePath
 from typing import BinaryIO, NamedTuple
 
+from longctx.data.records.record import Bad, Content, Form
 from longctx.errors import UserError
 
 PIECE = 1 << 20  # bytes that are read, or decompressed, at a time
 HEAD = 4096  # bytes by which UTF-16 without a byte order mark is told
-MOST_FIELDS = 20  # of a line that an error names
 
 # UTF-32 before UTF-16: the mark of the latter begins that of the former.
 MARKS = (
@@ -29,13 +29,13 @@ MARKS = (
 
 
 class Part(NamedTuple):
-    """A document of a file: the number of its line from 1 on, or 0 for what is of the whole file, and its text.
+    """A document of a file: the number of its line from 1 on, or 0 for what is of the whole file, and its content.
 
     bad: what is wrong with it, as the end of a sentence about it; "" for a document that can be used.
     """
 
     line: int
-    text: bytes = b""
+    content: Content = Content(b"")
     bad: str = ""
 
 
@@ -67,14 +67,14 @@ class Metered:
             yield piece
 
 
-def parts(path: str, text_field: str, take: Callable[[int], None]) -> Iterator[Part]:
+def parts(path: str, form: Form, take: Callable[[int], None]) -> Iterator[Part]:
     """The documents of a file with an extension in READERS, in their order, decompressed if its name ends in .gz.
 
     take: see Metered. Raises UserError for a file that the system does not let be read.
     """
     try:
         with gzip.open(path) if path.lower().endswith(".gz") else open(path, "rb") as file:
-            yield from READERS[extension(path)](Metered(file, take), text_field)
+            yield from READERS[extension(path)](Metered(file, take), form)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         yield Part(0, bad=f"is not a whole gzip file ({error})")
     except OSError as error:
@@ -101,7 +101,7 @@ def why_not_utf8(text: bytes) -> str:
     return ""
 
 
-def whole(file: Metered, text_field: str) -> Iterator[Part]:
+def whole(file: Metered, form: Form) -> Iterator[Part]:
     """The file as one document: any bytes, but for those that say to be UTF-16 or UTF-32.
 
     A byte order mark is not text: that of UTF-8 is taken off, and what the others begin becomes UTF-8. UTF-16 that has
@@ -114,11 +114,11 @@ def whole(file: Metered, text_field: str) -> Iterator[Part]:
     elif encoding:
         yield _decoded(data, encoding)
     else:
-        yield Part(0, data.removeprefix(codecs.BOM_UTF8))
+        yield Part(0, Content(data.removeprefix(codecs.BOM_UTF8)))
 
 
-def lines(file: Metered, text_field: str) -> Iterator[Part]:
-    """Each line as a JSON object in UTF-8 (RFC 8259), whose field `text_field` is a document. Blank lines are none.
+def lines(file: Metered, form: Form) -> Iterator[Part]:
+    """Each line as a JSON object in UTF-8 (RFC 8259), a record of the form. Blank lines are none.
 
     A key that comes twice makes a line bad, and so does half of a surrogate pair. Numbers may have any length.
     """
@@ -130,21 +130,17 @@ def lines(file: Metered, text_field: str) -> Iterator[Part]:
             line = line.removeprefix(codecs.BOM_UTF8)
         if not is_empty(line):
             try:
-                yield Part(number, _text_of(line, text_field))
-            except _Bad as why:
+                yield Part(number, form.content(_record(line)))
+            except Bad as why:
                 yield Part(number, bad=str(why))
 
 
-READERS: dict[str, Callable[[Metered, str], Iterator[Part]]] = {
+READERS: dict[str, Callable[[Metered, Form], Iterator[Part]]] = {
     ".txt": whole,
     ".md": whole,
     ".py": whole,
     ".jsonl": lines,
 }
-
-
-class _Bad(Exception):
-    """A problem with a line of .jsonl."""
 
 
 def _wide_encoding(data: bytes) -> str:
@@ -159,7 +155,7 @@ def _wide_encoding(data: bytes) -> str:
 
 def _decoded(data: bytes, encoding: str) -> Part:
     try:
-        return Part(0, data.decode(encoding).removeprefix("\ufeff").encode())
+        return Part(0, Content(data.decode(encoding).removeprefix("\ufeff").encode()))
     except UnicodeDecodeError as error:
         return Part(
             0,
@@ -168,35 +164,25 @@ def _decoded(data: bytes, encoding: str) -> Part:
         )
 
 
-def _text_of(line: bytes, field: str) -> bytes:
+def _record(line: bytes) -> dict:
     if why := why_not_utf8(line):
-        raise _Bad(why)
+        raise Bad(why)
     try:
         record = _JSON.decode(line.decode())
     except json.JSONDecodeError as error:
-        raise _Bad(f"is not JSON ({error})") from error
+        raise Bad(f"is not JSON ({error})") from error
     except RecursionError as error:
-        raise _Bad("is JSON nested deeper than Python reads it") from error
+        raise Bad("is JSON nested deeper than Python reads it") from error
     if not isinstance(record, dict):
-        raise _Bad(f"is a JSON {type(record).__name__}; every line must be one object")
-    if not isinstance(record.get(field), str):
-        strings = [reprlib.repr(key) for key, value in record.items() if isinstance(value, str)]
-        raise _Bad(
-            f"has no text in data.text_field={field!r}; the text fields there: "
-            f"{', '.join(strings[:MOST_FIELDS]) or 'none'}"
-        )
-    try:
-        return record[field].encode()
-    except UnicodeEncodeError as error:
-        code = ord(record[field][error.start])
-        raise _Bad(f"has \\u{code:x} in data.text_field={field!r}, half of a surrogate pair alone") from error
+        raise Bad(f"is a JSON {type(record).__name__}; every line must be one object")
+    return record
 
 
 def _without_twice(items: list[tuple[str, object]]) -> dict:
     record = dict(items)
     if len(record) < len(items):
         keys = [key for key, _ in items]
-        raise _Bad(f"has the key {reprlib.repr(next(key for key in keys if keys.count(key) > 1))} twice")
+        raise Bad(f"has the key {reprlib.repr(next(key for key in keys if keys.count(key) > 1))} twice")
     return record
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from longctx.config import DataConfig
 from longctx.data import folders, readers
+from longctx.data.records import api as records
 from longctx.errors import UserError, unknown_name
 from longctx.memory.sizes import free_memory, readable
 
@@ -283,11 +284,11 @@ def _near(root: Path) -> str:
 
 
 def _documents(files: list[folders.File], config: DataConfig, any_bytes: bool, left: LeftOut) -> Iterator[Document]:
-    budget = Budget.of(config)
+    budget, form = Budget.of(config), records.form_of(config)
     budget.price(files)
     for file in files:
-        for part in readers.parts(file.path, config.text_field, functools.partial(budget.take, file.path)):
-            why = part.bad or ("" if any_bytes else readers.why_not_utf8(part.text))
+        for part in readers.parts(file.path, form, functools.partial(budget.take, file.path)):
+            why = part.bad or ("" if any_bytes else readers.why_not_utf8(part.content.text))
             if why and config.bad == "stop":
                 works = "" if part.bad else "data.tokenizer='bytes' takes any bytes, and "
                 raise UserError(
@@ -296,10 +297,11 @@ def _documents(files: list[folders.File], config: DataConfig, any_bytes: bool, l
                 )
             if why:
                 left.add_bad(f"{_where(file.name, part)} {why}")
-            elif readers.is_empty(part.text):
+            elif readers.is_empty(part.content.text):
                 left.empty += 1
             else:
-                yield Document(f"{file.name}:{part.line}" if part.line else file.name, part.text)
+                name = f"{file.name}:{part.line}" if part.line else file.name
+                yield Document(name, part.content.text, asked=part.content.asked, special=part.content.special)
 
 
 def _where(path: str, part: readers.Part) -> str:
