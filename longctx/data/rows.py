@@ -22,26 +22,37 @@ Encoded = tuple[np.ndarray, np.ndarray | None]  # all ids of a document; which c
 class TokenTable:
     """All documents one after another, each as BOS tokens EOS where text was tokenised.
 
-    ids: the smallest unsigned type that holds the vocabulary; starts i64[documents + 1]: document d is
-    ids[starts[d]:starts[d + 1]], at least two tokens. names: of each document. counts: bool, of each token whether it
-    counts in the loss where it is predicted; None where all do.
+    ids: the smallest unsigned type that holds the vocabulary, perhaps memory-mapped; starts, inputs i64[documents]:
+    document d is ids[starts[d]:starts[d] + inputs[d] + 1], at least two tokens, of which the last is only predicted.
+    names: of each document. counts: bool, of each token whether it counts in the loss where it is predicted; None where
+    all do. checksum: of all ids and counts; None where it is not known yet.
     """
 
     ids: np.ndarray
     starts: np.ndarray
+    inputs: np.ndarray
     names: Sequence[str] = ()
     counts: np.ndarray | None = None
-
-    @property
-    def inputs(self) -> np.ndarray:
-        """i64[documents]: tokens of each document that predict a next one: all but its EOS."""
-        return np.diff(self.starts) - 1
+    checksum: int | None = None
 
     @functools.cached_property
     def fingerprint(self) -> int:
         """A checksum of the whole table."""
-        sum_ = zlib.crc32(self.ids, zlib.crc32(self.starts))
+        ends = self.starts + self.inputs + 1
+        if self.checksum is not None:
+            return zlib.crc32(ends, zlib.crc32(self.starts, self.checksum))
+        sum_ = zlib.crc32(self.ids, zlib.crc32(np.append(self.starts, ends[-1:] if len(ends) else 0)))
         return sum_ if self.counts is None else zlib.crc32(np.packbits(self.counts), sum_)
+
+    def chosen(self, documents: np.ndarray) -> "TokenTable":
+        """The table of some of the documents, by their numbers; the tokens are not copied."""
+        names = [self.names[i] for i in documents] if self.names else ()
+        return dataclasses.replace(
+            self, starts=self.starts[documents], inputs=self.inputs[documents], names=names, checksum=self._known()
+        )
+
+    def _known(self) -> int:
+        return self.fingerprint if self.checksum is None else self.checksum
 
 
 def tokenize(documents: Sequence[Document], tokenizer: Tokenizer) -> TokenTable:
@@ -95,11 +106,12 @@ def table(documents: Iterable[Encoded], tokenizer: Tokenizer, names: Sequence[st
     for ids, counted in documents:
         parts.append(ids.astype(dtype))
         counts.append(counted)
-    starts = np.cumsum([*map(len, parts)], dtype=np.int64)
-    if all(one is None for one in counts):
-        return TokenTable(np.concatenate(parts), starts, names)
-    whole = [np.ones(len(ids), bool) if one is None else one for ids, one in zip(parts[1:], counts, strict=True)]
-    return TokenTable(np.concatenate(parts), starts, names, np.concatenate(whole))
+    ends = np.cumsum([*map(len, parts)], dtype=np.int64)
+    marks = None
+    if any(one is not None for one in counts):
+        whole = [np.ones(len(ids), bool) if one is None else one for ids, one in zip(parts[1:], counts, strict=True)]
+        marks = np.concatenate(whole)
+    return TokenTable(np.concatenate(parts), ends[:-1], np.diff(ends) - 1, names, marks)
 
 
 def work_of(lengths: np.ndarray, reaches: Reaches) -> np.ndarray:

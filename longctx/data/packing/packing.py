@@ -23,12 +23,12 @@ class Text(Protocol):
 
     @property
     def ids(self) -> np.ndarray:
-        """All tokens: document d is ids[starts[d]:starts[d + 1]], of which the last one is no input."""
+        """All tokens: the inputs of document d are ids[starts[d]:starts[d] + inputs[d]]."""
         ...
 
     @property
     def starts(self) -> np.ndarray:
-        """i64[documents + 1]."""
+        """i64[documents]: where each begins in ids."""
         ...
 
     @property

@@ -18,9 +18,10 @@ lengths_and_capacity = st.tuples(st.lists(st.integers(1, 60), max_size=60), st.i
 
 def text_of(lengths) -> TokenTable:
     """Made-up documents whose inputs are of the given lengths."""
-    starts = np.concatenate([[0], np.cumsum(np.array(lengths, np.int64) + 1)])
-    ids = np.frombuffer(np.random.default_rng(len(lengths)).bytes(int(starts[-1])), np.uint8)
-    return TokenTable(ids, starts, tuple(f"{i}.py" for i in range(len(lengths))))
+    inputs = np.array(lengths, np.int64)
+    ends = np.cumsum(inputs + 1)
+    ids = np.frombuffer(np.random.default_rng(len(inputs)).bytes(int(ends[-1]) if len(ends) else 0), np.uint8)
+    return TokenTable(ids, ends - inputs - 1, inputs, tuple(f"{i}.py" for i in range(len(inputs))))
 
 
 def made(name: str, lengths, capacity: int, seed: int = 0):

@@ -96,7 +96,7 @@ def test_rows_of_every_packing_are_pieces_of_documents(name):
     table = rows.tokenize(texts, TOKENIZER)
     made = pipeline.stage_rows(table, texts, TOKENIZER, stage(), DataConfig(packing=name), seed=3)
     batch = made.gather(np.arange(len(made)))
-    whole = [table.ids[a:b].tolist() for a, b in zip(table.starts[:-1], table.starts[1:], strict=True)]
+    whole = [table.ids[a:b].tolist() for a, b in zip(table.starts, table.starts + table.inputs + 1, strict=True)]
     for row in range(len(made)):
         tokens, targets, segments, positions = (
             batch[name][row] for name in ("tokens", "targets", "segments", "positions")

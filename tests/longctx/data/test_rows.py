@@ -104,7 +104,11 @@ def test_what_does_not_count_has_no_weight():
     packing = rows.PackedRows(table, pack(table.inputs, 16), TOKENIZER.pad)
     batch = packing.gather(np.arange(len(packing)))
     assert batch["targets"][batch["weights"] > 0].tolist() == [0xC3, 0xA9, ord("g"), 257, *b"abc", 257, 2]
-    everything = rows.TokenTable(table.ids, table.starts)
+    chosen = table.chosen(np.array([2, 0]))
+    batch = rows.PackedRows(chosen, pack(chosen.inputs, 16), TOKENIZER.pad).gather(np.array([0]))
+    assert batch["targets"][batch["weights"] > 0].tolist() == [*b"abc", 257, 2] and chosen.names == ["ids", "whole"]
+    assert len({chosen.fingerprint, table.fingerprint, table.chosen(np.array([0, 2])).fingerprint}) == 3
+    everything = rows.TokenTable(table.ids, table.starts, table.inputs)
     assert everything.fingerprint != table.fingerprint
 
 
