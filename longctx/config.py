@@ -171,6 +171,8 @@ class MemoryConfig:
     # for "autodiff", whose layers keep what model.remat says:
     loss_tiles: int = 0                 # tiles of a shard's tokens that go through the head one after another, tokens
                                         #   with a weight first, and tiles without any not at all; 0: all at once
+    grad_accumulation: int = 1          # parts of a step's rows that go through the model one after another, whose
+                                        #   gradients are added up; the update is that of all rows at once
     head_groups: int = 1                # groups of a shard's key heads, with their query heads, that attend in turn
 
 

@@ -71,13 +71,16 @@ def of_weighted(scores, weights, tiles: int):
     return of_weighted
 
 
-def mean_over_tokens(nll: Float[AnyArray, "B T"], weights: Float[AnyArray, "B T"]) -> Float[Array, ""]:
+def mean_over_tokens(
+    nll: Float[AnyArray, "B T"], weights: Float[AnyArray, "B T"], total: Float[Array, ""] | None = None
+) -> Float[Array, ""]:
     """sum(nll * weights) / sum(weights) over all tokens of all shards, [B, T] each; 0 where every weight is 0.
 
     Both sums are global: shards weigh by their tokens. A mean of the shards' means would favour those mostly padded.
+    total: the divisor where these are some of the rows of a batch, whose means then add up to that of the batch.
     """
     _require_one_shape("nll", nll, "weights", weights)
-    total = weights.sum()
+    total = weights.sum() if total is None else total
     return jnp.where(total > 0, (nll * weights).sum() / jnp.where(total > 0, total, 1.0), 0.0)
 
 

@@ -98,22 +98,46 @@ def autodiff(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: 
     (streaming/step.py says which of them stay when layers are updated one by one).
     """
 
-    def losses(part):
+    def losses(part, batch=batch, total=None):
         params = paths.joined(state["params"], part)
         nll, weights = functional.nll(graph, params, batch, rope), batch["weights"]
         sums = {"by_source": loss.by_source(nll, weights, batch["sources"])} if "sources" in batch else {}
-        return loss.mean_over_tokens(nll, weights), sums
+        return loss.mean_over_tokens(nll, weights, total), sums
 
     decays = functional.decays(graph, state["params"])
     if config.memory.offload:
         step = functools.partial(_by_layers, losses, others(state["params"]))
         return updated(Optimizer(config, rate, decays), state, step)
     part, decays = trained.part(config, state["params"]), trained.part(config, decays)
-    (value, sums), grads = jax.value_and_grad(losses, has_aux=True)(part)
+    gradients = jax.value_and_grad(losses, has_aux=True)
+    if (count := config.memory.grad_accumulation) > 1:
+        (value, sums), grads = _accumulated(gradients, part, batch, count)
+    else:
+        (value, sums), grads = gradients(part)
     grads, norm = optim.clipped(grads, config.optim.clip_norm)
     good = jnp.isfinite(value) & jnp.isfinite(norm)
     part, moments, good = optim.updated(config.optim, rate, grads, state["moments"], part, good, decays)
     return paths.joined(state["params"], part), moments, {"loss": value, **sums}, norm, good
+
+
+def _accumulated(gradients, part, batch: dict, count: int):
+    """What gradients(part) is of the whole batch, of `count` parts of each shard's rows one after another.
+
+    gradients: (parameters, rows, the sum of all weights) -> ((mean, by source), gradients), which add up.
+    """
+    total = batch["weights"].sum()
+
+    def parts(x):
+        cut = P(meshes.BATCH, None, *jax.typeof(x).sharding.spec[1:])
+        return jnp.moveaxis(x.reshape(-1, count, *x.shape[1:], out_sharding=cut), 1, 0)
+
+    def add(sums, rows):
+        return jax.tree.map(jnp.add, sums, gradients(part, rows, total)), None
+
+    rows = jax.tree.map(parts, batch)
+    by_source = {"by_source": jnp.zeros((2, batch["sources"].shape[1]))} if "sources" in batch else {}
+    none = (jnp.zeros(()), by_source), jax.tree.map(jnp.zeros_like, part)
+    return jax.lax.scan(add, none, rows)[0]
 
 
 def _by_layers(losses, outside, optimizer, blocks, moments):
@@ -143,6 +167,7 @@ BACKWARDS = {"autodiff": autodiff, "streamed": streamed}
 # settings of memory that only one of BACKWARDS reads
 READ_BY = {
     "loss_tiles": "autodiff",
+    "grad_accumulation": "autodiff",
     "head_groups": "autodiff",
     "chunk_tokens": "streamed",
     "residual_every": "streamed",

@@ -87,12 +87,15 @@ def _batch_size(config: Config, index: int, stage: StageConfig) -> int:
     own = stage.batch_tokens != 0
     name = f"stages[{index}].batch_tokens" if own else "batch_tokens"
     tokens = stage.batch_tokens if own else config.batch_tokens
-    shards = config.mesh.data * config.mesh.fsdp
-    unit = stage.seq_len * shards
+    shards, parts = config.mesh.data * config.mesh.fsdp, config.memory.grad_accumulation
+    if parts < 1:
+        raise UserError(f"memory.grad_accumulation={parts} must be at least 1.")
+    unit = stage.seq_len * shards * parts
     if tokens < 1 or tokens % unit:
         below = tokens // unit * unit
         legal = f"{below} or {below + unit}" if below > 0 else f"{unit}"
         by_mesh = f" * mesh.data*mesh.fsdp={shards}" if shards > 1 else ""
+        by_mesh += f" * memory.grad_accumulation={parts}" if parts > 1 else ""
         raise UserError(
             f"{name}={tokens} is not a multiple of stages[{index}].seq_len={stage.seq_len}{by_mesh}; "
             f"{legal} would work."

@@ -14,6 +14,11 @@ def check_offload(config: Config) -> None:
             f"has {', '.join(map(repr, host.OF_WEIGHTS))}, and model.remat='offload_layer', "
             "'offload_attention' or 'tokens(0, 0.25)'."
         )
+    if offload and config.memory.grad_accumulation > 1:
+        raise UserError(
+            f"memory.grad_accumulation={config.memory.grad_accumulation} adds up gradients on the device, and "
+            f"memory.offload={config.memory.offload} keeps the state elsewhere; one of the two works."
+        )
     if "params" in offload and config.model.remat == "none":
         raise UserError(
             "model.remat='none' keeps all weights on the device, and memory.offload names 'params'; 'layer' works."

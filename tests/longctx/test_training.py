@@ -10,6 +10,7 @@ import longctx as lc
 from longctx import meshes, optim, training
 from longctx.config import Config, MemoryConfig, MeshConfig, ModelConfig, OptimConfig, StageConfig
 from longctx.data import curriculum
+from longctx.errors import UserError
 from tests.helpers import nightly, slow
 
 CONFIG = Config(
@@ -149,6 +150,48 @@ def test_losses_by_source_are_those_of_steps_on_the_rows_of_one(mesh_config, mem
         alone = losses_of(plain, whole | {"weights": weighted})
         np.testing.assert_allclose(sums[source] / weights[source], alone["loss"], rtol=1e-6)
     assert sums[1] == 0
+
+
+@pytest.mark.parametrize("mesh_config", [MeshConfig(), *slow(MeshConfig(data=2, context=2), MeshConfig(fsdp=2))])
+def test_accumulated_gradients_are_those_of_all_rows_at_once(mesh_config):
+    """Rows of unlike weights, two sources, and parameters after three steps: the divisor is that of the whole batch."""
+    rows = 4 * mesh_config.data * mesh_config.fsdp
+    config = dataclasses.replace(CONFIG, mesh=mesh_config, batch_tokens=32 * rows)
+    rng = np.random.default_rng(0)
+    tokens, where = rng.integers(0, 32, (rows, 33)), np.tile(np.arange(32, dtype=np.int32), (rows, 1))
+    weights = rng.uniform(0, 2, (rows, 32)) * (rng.random((rows, 1)) ** 4)
+    sources = np.eye(2, dtype=bool)[rng.integers(0, 2, rows)]
+    whole = {"tokens": tokens[:, :-1].astype(np.int32), "targets": tokens[:, 1:].astype(np.int32)}
+    whole |= {"weights": weights.astype(np.float32), "positions": where, "segments": np.ones_like(where)}
+    results = []
+    for parts in (1, 4):
+        config = dataclasses.replace(config, memory=MemoryConfig(grad_accumulation=parts))
+        mesh, (stage, *_) = meshes.make(config.mesh), curriculum.plan(config)
+        step = training.compile_step(config, optim.learning_rate(config.optim, [stage]), stage, mesh, sources=2)
+        state, seen = training.init_state(config, mesh), []
+        for _ in range(3):
+            state, metrics = step(state, meshes.put_batch(whole | {"sources": sources}, mesh))
+            seen.append(metrics)
+        results.append(jax.device_get((seen, state["params"], state["moments"])))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-6), *results)
+
+
+def test_accumulation_that_cannot_be():
+    for memory, reason in (
+        (MemoryConfig(grad_accumulation=3), r"batch_tokens=64 is not .* \* memory.grad_accumulation=3; 96"),
+        (MemoryConfig(grad_accumulation=0), "memory.grad_accumulation=0 must be at least 1"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            curriculum.plan(dataclasses.replace(CONFIG, memory=memory))
+    for memory, reason in (
+        (
+            MemoryConfig(grad_accumulation=2, offload=("moments",)),
+            "adds up gradients on the device, and memory.offload",
+        ),
+        (MemoryConfig(grad_accumulation=2, backward="streamed"), "is for memory.backward='autodiff'"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            training.check(dataclasses.replace(CONFIG, memory=memory))
 
 
 def test_a_row_that_is_not_finite_spoils_its_own_source_only():
