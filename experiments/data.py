@@ -18,6 +18,7 @@ from longctx.data.curriculum import Stage
 from longctx.data.generated import api as generated
 from longctx.data.mixture import Mixture
 from longctx.data.packing.api import PACKINGS
+from longctx.data.too_long import TOO_LONG
 
 ROWS, SHOWN = 3, 400  # rows that are shown as text, and characters of each
 
@@ -42,11 +43,14 @@ def fed(stage: Stage, names: tuple[str, ...], mixture: Mixture) -> list[tuple]:
     return lines
 
 
-def packed(text: rows.TokenTable, lengths: list[int], seed: int) -> list[tuple]:
-    """A line for each way of packing: padding at each length, and the share of the text that it leaves out."""
-    lines = []
+def packed(text: rows.TokenTable, lengths: list[int], seed: int, long: str = "cut") -> list[tuple]:
+    """A line for each way of packing: padding at each length, and the share of the text that it leaves out.
+
+    long: what becomes of longer documents before, see longctx.data.too_long.
+    """
+    texts, lines = [TOO_LONG[long](text, length)[0] for length in lengths], []
     for name, pack in PACKINGS.items():
-        found = [pack(text, length, np.random.default_rng(seed)) for length in lengths]
+        found = [pack(one, length, np.random.default_rng(seed)) for one, length in zip(texts, lengths, strict=True)]
         share = lambda packing: packing.left_out / max(int(text.inputs.sum()), 1)
         lines.append((name, *(f"{one.waste:.2%} / {share(one):.2%}" for one in found)))
     return lines
@@ -60,11 +64,19 @@ def as_text(row: dict[str, np.ndarray], tokenizer) -> str:
         counts = row["weights"][at] > 0
         changes = np.flatnonzero(np.diff(counts)) + 1
         parts = [
-            ("{}" if counts[part[0]] else "[{}]").format(tokenizer.decode(row["targets"][at[part]]))
+            ("{}" if counts[part[0]] else "[{}]").format(spelled(row["targets"][at[part]], tokenizer))
             for part in np.split(np.arange(len(at)), changes)
         ]
         pieces.append("".join(parts))
     return " || ".join(pieces)
+
+
+def spelled(ids: np.ndarray, tokenizer) -> str:
+    """The text of ids, with the names of special tokens, which decode() leaves out."""
+    writes = np.array([tokenizer.writes(int(token)) for token in ids])
+    runs = np.split(np.arange(len(ids)), np.flatnonzero(np.diff(writes)) + 1)
+    names = lambda run: b"".join(tokenizer.spelling(int(token)) for token in ids[run]).decode(errors="replace")
+    return "".join(tokenizer.decode(ids[run]) if writes[run[0]] else names(run) for run in runs)
 
 
 def main(argv) -> None:
@@ -90,7 +102,14 @@ def main(argv) -> None:
     lengths = sorted({stage.seq_len for stage in stages})
     print("\npadding / text left out, by packing and length (this run: " + config.data.packing + ")\n")
     columns = "packing", *(f"{length:,}" for length in lengths)
-    print(console.table(columns, packed(table, lengths, config.seed)))
+    print(console.table(columns, packed(table, lengths, config.seed, config.data.too_long)))
+    for length in lengths:
+        dropped = TOO_LONG[config.data.too_long](table, length)[1]
+        if dropped.tokens:
+            print(
+                f"\ndata.too_long={config.data.too_long!r} at {length:,}: {dropped.documents:,} documents left out, "
+                f"{dropped.tokens:,} tokens of them and of those that are shortened"
+            )
     first = next(pipeline.BatchStream(of[0], stages[0], config.seed, prefetch=0))
     show_rows(first, tokenizer)
 

@@ -138,7 +138,7 @@ def _load_data(config: Config, stages, workdir) -> tuple[sources.Corpus, tokeniz
     tokenizer = tokenizers.of(data)
     tokenizers.check_vocabulary(tokenizer, config.model.vocab_size)
     pipeline.check(config.data, stages, tokenizer)
-    return sources.load(config.data), tokenizer
+    return sources.load(data), tokenizer
 
 
 def _check_workdir(config: Config, workdir: pathlib.Path) -> bool:
