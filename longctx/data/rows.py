@@ -5,6 +5,7 @@ import functools
 import itertools
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -81,13 +82,28 @@ def _is_plain(document: Document) -> bool:
 
 
 def _marked(document: Document, tokenizer: Tokenizer) -> Encoded:
-    """A document that is tokenised already, or whose text has special tokens or parts that do not count.
+    """A document that is tokenised already, or whose text has special tokens or parts that do not count."""
+    if document.ids is not None:
+        return document.ids, document.counts
+    found = spelled(document, tokenizer)
+    return found.ids, found.counts
+
+
+class Spelled(NamedTuple):
+    """A document as tokens: all ids; the bytes that each stands for, but of BOS and EOS, int64[n - 2, 2]; and which
+    count in the loss, None for all."""
+
+    ids: np.ndarray
+    spans: np.ndarray
+    counts: np.ndarray | None
+
+
+def spelled(document: Document, tokenizer: Tokenizer) -> Spelled:
+    """The tokens of a document that has a text.
 
     A token counts if its first byte does; EOS, if the last byte does. A text with special tokens may begin with BOS and
     end with EOS itself, and one that ends with another special token has its end: EOS behind that does not count.
     """
-    if document.ids is not None:
-        return document.ids, document.counts
     ids, spans = tokenizer.encode_with_spans(document.text, document.special, document.name)
     begun = document.special and ids[:1].tolist() == [tokenizer.bos]
     ended = document.special and len(ids) > begun and ids[-1] == tokenizer.eos
@@ -95,12 +111,12 @@ def _marked(document: Document, tokenizer: Tokenizer) -> Encoded:
     inside = slice(int(begun), len(ids) - ended)
     ids, spans = framed(ids[inside], tokenizer), spans[inside]
     if document.asked is None:
-        return ids, None
+        return Spelled(ids, spans, None)
     bytes_count = np.zeros(len(document.text) + 1, bool)
     for first, end in document.asked:
         bytes_count[first:end] = True
     end_counts = bytes_count[len(document.text) - 1] and (ended or not closed)
-    return ids, np.concatenate([[False], bytes_count[spans[:, 0]], [end_counts]])
+    return Spelled(ids, spans, np.concatenate([[False], bytes_count[spans[:, 0]], [end_counts]]))
 
 
 def table(documents: Iterable[Encoded], tokenizer: Tokenizer, names: Sequence[str] = ()) -> TokenTable:
