@@ -13,6 +13,7 @@ import numpy as np
 
 from longctx.data.rows import TokenTable
 from longctx.errors import unknown_name
+from longctx.ragged import ragged_arange
 
 
 class Dropped(NamedTuple):
@@ -84,14 +85,11 @@ def _shortened(table: TokenTable, capacity: int, shorten: Shorten) -> tuple[Toke
 def _without_middle(needed: np.ndarray, excess: int) -> np.ndarray:
     edges = np.flatnonzero(np.diff(needed, prepend=True, append=True))
     first, length = edges[::2], edges[1::2] - edges[::2]  # of each run that need not stay
+    order = np.argsort(-length, kind="stable")
+    first, length = first[order], length[order]
+    taken = np.clip(excess - (np.cumsum(length) - length), 0, length)
     keep = np.ones(len(needed), bool)
-    for run in np.argsort(-length, kind="stable"):
-        take = min(excess, int(length[run]))
-        begin = first[run] + (length[run] - take) // 2
-        keep[begin : begin + take] = False
-        excess -= take
-        if not excess:
-            break
+    keep[np.repeat(first + (length - taken) // 2, taken) + ragged_arange(taken)] = False
     return keep
 
 
