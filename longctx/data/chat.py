@@ -102,9 +102,9 @@ class ChatTemplate:
         before, after = self.render(messages[:turn], ask=True), self.render(messages[: turn + 1], ask=False)
         if not (text.startswith(after) and after.startswith(before)):
             raise UserError(
-                f"the chat template of {self._said} writes a turn in another way when others follow it, so that where "
-                f"the answer of messages[{turn}] lies is not known; {{% generation %}} ... {{% endgeneration %}} "
-                "around answers in it, or data.records='completion' with finished text, work."
+                f"the chat template of {self._said} writes messages[{turn}] in another way than it asks for it, or "
+                "when others follow, so that where the answer lies is not known; {% generation %} ... "
+                "{% endgeneration %} around answers in it, or data.records='completion' with finished text, work."
             )
         added = after[len(before) :]
         bare = added.rstrip()

@@ -11,6 +11,7 @@ from longctx.data.chat import ROLES, Message, Refused, Spans, Turns
 from longctx.data.records.record import Bad, Content, text_of
 
 OPENAI, SHAREGPT = ("role", "content"), ("from", "value")
+THOUGHT = "</think>"  # ends what a template may leave out of an answer
 NAMES = {role: role for role in ROLES} | {"human": "user", "gpt": "assistant"}
 
 
@@ -47,6 +48,10 @@ def document(turns: Turns, conversation: list[Message], last: bool = False) -> C
         raise Bad(f"is refused: {str(why).rstrip('.')}") from why
     if not spans:
         raise Bad("has no answer between the generation tags of the chat template")
+    answers = [message["content"] for message in conversation if message["role"] == "assistant"][-1 if last else 0 :]
+    for answer in answers:
+        if answer.split(THOUGHT)[-1].strip() not in text:  # templates for pictures pass over what is no list of parts
+            raise Bad(f"has the answer {reprlib.repr(answer)}, which the chat template leaves out or changes")
     return Content(text.encode(), tuple(in_bytes(text, spans)), special=True)
 
 

@@ -133,7 +133,7 @@ def test_white_space_counts_where_it_is_all_that_ends_an_answer(tmp_path):
 def test_a_template_that_rewrites_earlier_turns_is_named(tmp_path):
     where = folder(tmp_path, UNTAGGED)
     thought = [*TURNS[1:2], {"role": "assistant", "content": "so</think>yes"}, *TURNS[3:6]]
-    with pytest.raises(UserError, match=r"tokenizer_config.json writes a turn in another .*messages\[1\]") as error:
+    with pytest.raises(UserError, match=r"tokenizer_config.json writes messages\[1\] in another way") as error:
         content({"messages": thought}, tokenizer=where)
     assert "{% generation %} ... {% endgeneration %}" in str(error.value) and "records='completion'" in str(error.value)
     assert "\n" not in str(error.value)
@@ -189,6 +189,7 @@ def test_records_that_are_no_conversations(record, words):
         ("{{ raise_exception('roles must alternate') }}", "is refused: the chat template of .*: roles must alternate"),
         ("{{ messages[0].content.no.thing }}", "is refused: .* has no attribute 'no'"),
         ("x{% generation %}{% endgeneration %}{{ messages[0].content }}", "the messages hold U.FDD0"),
+        ("{% for m in messages %}{{ m.role }}{{ m.content[0].text }};{% endfor %}", "'Hello .* leaves out or changes"),
         ("x{% if no %}{% generation %}y{% endgeneration %}{% endif %}", "has no answer between the generation tags"),
     ],
 )
