@@ -8,34 +8,44 @@ the first rows of the run as text, with what does not count in the loss in brack
 tokens of a row see which, and the schedule over the steps.
 """
 
+import itertools
+
 import numpy as np
 
 from experiments.run import checks, command
 from experiments.settings import config as configs
 from experiments.settings import console, places
-from longctx.data import pipeline, rows
+from longctx.data import pipeline, texts
 from longctx.data.curriculum import Stage
 from longctx.data.generated import api as generated
 from longctx.data.mixture import Mixture
 from longctx.data.packing.api import PACKINGS
+from longctx.data.texts import Text
 from longctx.data.too_long import TOO_LONG
 
 ROWS, SHOWN = 3, 400  # rows that are shown as text, and characters of each
 
 
+def described(name: str, text: Text) -> tuple:
+    """A line of the table of sources: how many documents and tokens, and how long documents are."""
+    inputs = text.table.inputs
+    quantiles = np.quantile(inputs, (0.5, 0.9, 1)) if len(inputs) else np.zeros(3)
+    return name, f"{len(inputs):,}", f"{inputs.sum():,}", *(f"{value:,.0f}" for value in quantiles)
+
+
 def fed(stage: Stage, names: tuple[str, ...], mixture: Mixture) -> list[tuple]:
     """A line of the table for each source of a stage."""
-    epochs, lines = stage.steps * stage.batch_size / max(len(mixture), 1), []
+    passes, lines = stage.steps * stage.batch_size / max(len(mixture), 1), []
     for name, source in zip(names, mixture.sources, strict=True):
-        tokens = len(source) * stage.seq_len * (1 - source.waste)
+        tokens = len(source) * stage.seq_len * (1 - source.waste) * passes
         lines.append(
             (
                 stage.index + 1,
                 f"{stage.seq_len:,}",
                 name,
                 f"{len(source):,}",
-                f"{tokens * epochs:,.0f}",
-                f"{epochs:.3g}",
+                f"{tokens:,.0f}",
+                f"{passes * getattr(source, 'epochs', 1):.3g}",
                 f"{source.waste:.2%}",
                 f"{source.left_out:,}",
             )
@@ -43,16 +53,17 @@ def fed(stage: Stage, names: tuple[str, ...], mixture: Mixture) -> list[tuple]:
     return lines
 
 
-def packed(text: rows.TokenTable, lengths: list[int], seed: int, long: str = "cut") -> list[tuple]:
-    """A line for each way of packing: padding at each length, and the share of the text that it leaves out.
+def packed(name: str, text: Text, lengths: list[int], seed: int, long: str = "cut") -> list[tuple]:
+    """A line for each way of packing a source: padding at each length, and the share of it that is left out.
 
     long: what becomes of longer documents before, see longctx.data.too_long.
     """
-    texts, lines = [TOO_LONG[long](text, length)[0] for length in lengths], []
-    for name, pack in PACKINGS.items():
-        found = [pack(one, length, np.random.default_rng(seed)) for one, length in zip(texts, lengths, strict=True)]
-        share = lambda packing: packing.left_out / max(int(text.inputs.sum()), 1)
-        lines.append((name, *(f"{one.waste:.2%} / {share(one):.2%}" for one in found)))
+    tables, lines = [TOO_LONG[long](text.table, length)[0] for length in lengths], []
+    for way, pack in PACKINGS.items():
+        found = [pack(one, length, np.random.default_rng(seed)) for one, length in zip(tables, lengths, strict=True)]
+        share = lambda packing: packing.left_out / max(int(text.table.inputs.sum()), 1)
+        chosen = way + (" *" if way == text.packing else "")
+        lines.append((name, chosen, *(f"{one.waste:.2%} / {share(one):.2%}" for one in found)))
     return lines
 
 
@@ -82,32 +93,29 @@ def spelled(ids: np.ndarray, tokenizer) -> str:
 def main(argv) -> None:
     config, workdir, _ = configs.for_training(argv)
     places.check_folder("--workdir", workdir)
-    corpus, tokenizer, stages = checks.check(configs.stand_in(config))
-    checks.require_text(config, corpus)
-    for line in corpus.notes:
-        print(line)
-    table = rows.tokenize(corpus.train, tokenizer)
-    quantiles = ", ".join(
-        f"{word} {value:,.0f}"
-        for word, value in zip(("median", "90%", "longest"), np.quantile(table.inputs, (0.5, 0.9, 1)), strict=True)
-    )
-    print(
-        f"{len(corpus.train):,} documents with {table.inputs.sum():,} tokens ({quantiles}), "
-        f"{len(corpus.held_out):,} held out\n"
-    )
+    corpora, tokenizer, stages = checks.check(configs.stand_in(config))
+    checks.require_text(config, corpora)
+    text = texts.tokenize(corpora, config.data, tokenizer)
+    print(*corpora.notes, *text.notes, sep="\n")
+    print(f"{len(corpora.held_out):,} documents held out\n")
+    columns = "source", "documents", "tokens", "median", "90%", "longest"
+    print(console.table(columns, [described(name, one) for name, one in text.of.items()]))
     names = generated.source_names(config.data)
-    of = [pipeline.stage_rows(table, corpus.train, tokenizer, stage, config.data, config.seed) for stage in stages]
+    of = [pipeline.stage_rows(text, tokenizer, stage, config.data, config.seed) for stage in stages]
     lines = [line for stage, made in zip(stages, of, strict=True) for line in fed(stage, names, made)]
-    print(console.table(("stage", "length", "source", "rows", "tokens fed", "epochs", "padding", "left out"), lines))
+    columns = "stage", "length", "source", "rows", "tokens fed", "epochs", "padding", "left out"
+    print("", console.table(columns, lines), sep="\n")
     lengths = sorted({stage.seq_len for stage in stages})
-    print("\npadding / text left out, by packing and length (this run: " + config.data.packing + ")\n")
-    columns = "packing", *(f"{length:,}" for length in lengths)
-    print(console.table(columns, packed(table, lengths, config.seed, config.data.too_long)))
-    for length in lengths:
-        dropped = TOO_LONG[config.data.too_long](table, length)[1]
+    long = config.data.too_long
+    print("\npadding / text left out, by packing and length (*: of this run)\n")
+    columns = "source", "packing", *(f"{length:,}" for length in lengths)
+    lines = [line for name, one in text.of.items() for line in packed(name, one, lengths, config.seed, long)]
+    print(console.table(columns, lines))
+    for name, length in itertools.product(text.of, lengths):
+        dropped = TOO_LONG[long](text.of[name].table, length)[1]
         if dropped.tokens:
             print(
-                f"\ndata.too_long={config.data.too_long!r} at {length:,}: {dropped.documents:,} documents left out, "
+                f"\ndata.too_long={long!r}, {name} at {length:,}: {dropped.documents:,} documents left out, "
                 f"{dropped.tokens:,} tokens of them and of those that are shortened"
             )
     first = next(pipeline.BatchStream(of[0], stages[0], config.seed, prefetch=0))

@@ -93,7 +93,7 @@ def main(argv) -> None:
     if models.named(argv) is not None:
         return of_model(argv)
     config, workdir = configs.from_workdir(argv)
-    corpus, tokenizer, _ = checks.check(config)
+    corpora, tokenizer, _ = checks.check(config)
 
     from experiments.planner import price
     from experiments.run.records import load_params
@@ -101,10 +101,10 @@ def main(argv) -> None:
     mesh = processes.start(config.mesh)
     price.check(config, mesh, lengths=certain_lengths(config))
     step, params = load_params(config, workdir, mesh)
-    for line in (f"{config.name}: step {step}", *corpus.notes):
+    for line in (f"{config.name}: step {step}", *corpora.notes):
         print(line, flush=True)
     weights = answers.weights_of_run(workdir)
-    run(config, mesh, params, config.model.rope, corpus.held_out, tokenizer, workdir, weights)
+    run(config, mesh, params, config.model.rope, corpora.held_out, tokenizer, workdir, weights)
 
 
 def too_long(rope: RopeConfig, measured: tuple[int, ...]) -> str:
@@ -179,7 +179,7 @@ def of_model(argv: list[str]) -> None:
     if configs.stored(workdir) is not None:
         raise UserError(f"--workdir={workdir} is the folder of a training run: name another one for this model.")
     config = _measured(named.config)
-    corpus, tokenizer, _ = checks.check(config)
+    corpora, tokenizer, _ = checks.check(config)
 
     from experiments.planner import price
     from experiments.run.records import write_records
@@ -189,10 +189,10 @@ def of_model(argv: list[str]) -> None:
     with processes.hold(workdir):
         params = named.load(mesh)
         write_records(config, workdir, mesh)
-        for line in (f"{config.name}: as it is, at {', '.join(map(str, lengths(config)))} tokens", *corpus.notes):
+        for line in (f"{config.name}: as it is, at {', '.join(map(str, lengths(config)))} tokens", *corpora.notes):
             print(line, flush=True)
         weights = {"files": named.weights}
-        run(config, mesh, params, config.model.rope, corpus.held_out, tokenizer, workdir, weights)
+        run(config, mesh, params, config.model.rope, corpora.held_out, tokenizer, workdir, weights)
 
 
 def _measured(config):

@@ -47,29 +47,30 @@ def main(argv) -> None:
     from experiments.run.signals import StopRequest
     from longctx import trained, training
     from longctx.checkpoints.checkpointer import Checkpointer
-    from longctx.data import rows, tokenizers
+    from longctx.data import texts, tokenizers
 
     # ---- devices ----------------------------------------------------------------------------------------------------
     mesh = processes.start(config.mesh)
     price.check(configs.stand_in(config), mesh, checked.stages, evaluate.certain_lengths(config))
 
     # ---- data -------------------------------------------------------------------------------------------------------
-    corpus, tokenizer, stages = checked
-    text = rows.tokenize(corpus.train, tokenizer)
+    corpora, tokenizer, stages = checked
+    held_out = corpora.held_out
+    text = texts.tokenize(corpora, config.data, tokenizer)
     processes.check_same(text.fingerprint, f"data.path={config.data.path!r} holds other text on another host.")
-    config = planner.settle(config, mesh, text, corpus, tokenizer)
-    streams = functools.partial(batches.of_text, config, mesh, text, corpus, tokenizer)  # of a stage
+    config = planner.settle(config, mesh, text, tokenizer)
+    streams = functools.partial(batches.of_text, config, mesh, text, tokenizer)  # of a stage
 
     # ---- state: fresh, or the newest sound checkpoint ---------------------------------------------------------------
     with Checkpointer(workdir / configs.CHECKPOINTS, config.checkpoint.keep) as checkpoints, StopRequest() as stop:
         records.write_records(config, workdir, mesh)  # no earlier: a run that is here holds its checkpoints' lock
         restored = checkpoints.restore_latest(training.abstract_state(config, mesh))
         state = restored.state if restored else training.init_state(config, mesh, start_from(config, mesh))
-        documents = corpus.train + corpus.held_out
+        documents = corpora.train + held_out
         special = any(document.special for document in documents)
         dropped = tokenizers.losses(tokenizer, [document.text for document in documents], special)
-        line = records.describe(config, mesh, state, text, corpus)
-        said = *notes, *corpus.notes, *dropped, *checkpoints.notes
+        line = records.describe(config, mesh, state, text, held_out)
+        said = *notes, *corpora.notes, *text.notes, *dropped, *checkpoints.notes
         print(line, *said, sep="\n", flush=True)
 
         # ---- stages -------------------------------------------------------------------------------------------------
@@ -78,9 +79,9 @@ def main(argv) -> None:
         with bar, recorder(workdir, step, config, bar.note) as metrics:
             noted = len(checkpoints.notes)
             measured = config.eval.every_steps > 0
-            held_out = HeldOut(config, mesh, stages, corpus.held_out, tokenizer, bar.note) if measured else None
+            watched = HeldOut(config, mesh, stages, held_out, tokenizer, bar.note) if measured else None
             loop = Loop(
-                config, mesh, stages, streams, checkpoints, restored, metrics, bar, stop, started, noted, held_out
+                config, mesh, stages, streams, checkpoints, restored, metrics, bar, stop, started, noted, watched
             )
             loop.continue_from()
             for stage in stages:
@@ -96,7 +97,7 @@ def main(argv) -> None:
         # ---- evaluation and report ----------------------------------------------------------------------------------
         params = trained.measured(state)
         evaluate.run(
-            config, mesh, params, stages[-1].rope, corpus.held_out, tokenizer, workdir, answers.weights_of_run(workdir)
+            config, mesh, params, stages[-1].rope, held_out, tokenizer, workdir, answers.weights_of_run(workdir)
         )
 
 

@@ -175,6 +175,20 @@ class MemoryConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SourceConfig:
+    """One of several sources of text that are mixed. What it leaves empty is as in `data`."""
+    name: str = ""                      # letters, digits and _; the loss of its tokens is logged under it
+    path: str = ""                      # as data.path
+    share: float = 1.0                  # of the tokens that are fed, beside the shares of the others
+    cap: float = 0.0                    # epochs at most over the run: what is above goes to the others; 0: no cap
+    shortest: int = 0                   # tokens; documents of fewer are left out and counted
+    longest: int = 0                    # tokens; documents of more are left out and counted; 0: none
+    packing: str = ""
+    records: str = ""
+    text_field: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
     """The source of the text, and its conversion to tokens."""
     path: str = "stdlib"                # .txt .md .py .jsonl (also .gz) file or folder; "stdlib": Python's own library;
@@ -189,6 +203,12 @@ class DataConfig:
     records: str = "text"               # what makes a document of a line of .jsonl, a name in longctx.data.records.api
                                         #   FORMS: "messages", "completion", "preference" count answers alone
     text_field: str = "text"            # of records "text": the field that holds the document
+    shortest: int = 0                   # tokens; training documents of fewer are left out and counted
+    longest: int = 0                    # tokens; training documents of more are left out and counted; 0: none
+    mix: tuple[SourceConfig, ...] = ()  # several sources in place of path, see experiments.settings.source
+    mix_temperature: float = 0.0        # of the mix: shares are also multiplied by tokens^(1/temperature) of each
+                                        #   source; 0: they are not, 1: as the sources are, 2: by the root
+    most_epochs: float = 0.0            # of a source of the mix over the run: more is an error; 0: any number
     holdout: float = 0.1                # share of documents kept for evaluation, chosen by a hash of their file name;
                                         #   1: all of them, for a model that is not trained on them
     packing: str = "best_fit"           # how documents lie in rows, a name in longctx.data.packing.api.PACKINGS
@@ -214,6 +234,8 @@ class StageConfig:
     rope: RopeConfig | None = None      # None = the model's
     augment: str = "none"               # a name in longctx.positions.augment.AUGMENTATIONS
     augment_length: int = 0             # what it trains for, in tokens
+    mix: tuple[str, ...] = ()           # shares of the sources of data.mix in this stage, ("code(0.3)", "web(0.7)"),
+                                        #   others are left out; (): as data.mix has them
     window: str = "none"                # documents are cut shorter at first, as longctx.data.windows says:
                                         #   "linear(32, 0.6)", from 32 tokens on, whole after 60% of the steps
 

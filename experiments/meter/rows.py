@@ -14,9 +14,10 @@ from experiments.meter.lengths import KINDS, documents, row
 from longctx import balance, layouts
 from longctx.balance import Balance
 from longctx.config import Config
-from longctx.data import pipeline, rows, sources, tokenizers
+from longctx.data import pipeline, texts, tokenizers
 from longctx.data.curriculum import Stage
 from longctx.data.pipeline import Batch
+from longctx.data.texts import Texts
 from longctx.errors import unknown_name
 from longctx.positions import view
 
@@ -58,17 +59,19 @@ def of_lengths(config: Config, stage: Stage, lengths: str) -> Iterator[Batch]:
     Raises UserError for data that cannot be read.
     """
     if lengths == DATA:
-        corpus, tokenizer = sources.load(config.data), tokenizers.of(config.data)
-        for line in corpus.notes:
+        tokenizer = tokenizers.of(config.data)
+        corpora = texts.load(config.data)
+        read = texts.tokenize(corpora, config.data, tokenizer)
+        for line in corpora.notes + read.notes:
             print(line, file=sys.stderr, flush=True)
-        return of_text(config, stage, rows.tokenize(corpus.train, tokenizer), corpus, tokenizer)
+        return of_text(config, stage, read, tokenizer)
     draw = functools.partial(documents, lengths) if lengths in KINDS else lambda tokens, seed: [tokens]
     return _drawn(config, stage, draw)
 
 
-def of_text(config: Config, stage: Stage, text, corpus, tokenizer) -> Iterator[Batch]:
-    """The batches of training, before they are laid out. text: corpus.train after rows.tokenize."""
-    packed = pipeline.stage_rows(text, corpus.train, tokenizer, stage, config.data, config.seed)
+def of_text(config: Config, stage: Stage, texts: Texts, tokenizer) -> Iterator[Batch]:
+    """The batches of training, before they are laid out."""
+    packed = pipeline.stage_rows(texts, tokenizer, stage, config.data, config.seed)
     arrange = pipeline.dealt(packed, view.reaches(config.model), config.mesh.data * config.mesh.fsdp)
     return pipeline.BatchStream(packed, stage, config.seed, prefetch=0, arrange=arrange)
 

@@ -7,11 +7,11 @@ the counts by the rates in hardware.targets.CHIPS; they are no measurements.
 from longctx.config import Config
 
 
-def settle(config: Config, mesh, text, corpus, tokenizer) -> Config:
+def settle(config: Config, mesh, texts, tokenizer) -> Config:
     """The config with names for what attention.strategy and attention.layout leave to choose ("auto"), by what is
     predicted to be fastest on the devices of the mesh, over rows of the run's own text: see planner/auto.py.
 
-    text: the table of corpus.train. Raises UserError where nothing works.
+    Raises UserError where nothing works.
     """
     import functools
 
@@ -19,5 +19,5 @@ def settle(config: Config, mesh, text, corpus, tokenizer) -> Config:
     from experiments.meter import rows
     from experiments.planner import auto
 
-    batches = functools.partial(rows.of_text, config, text=text, corpus=corpus, tokenizer=tokenizer)
+    batches = functools.partial(rows.of_text, config, texts=texts, tokenizer=tokenizer)
     return auto.settle(config, targets.of_mesh(mesh), batches)

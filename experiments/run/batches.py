@@ -8,8 +8,7 @@ from longctx.data import pipeline
 from longctx.data.curriculum import Stage
 from longctx.data.generated import api as generated
 from longctx.data.mixture import TextRows
-from longctx.data.rows import TokenTable
-from longctx.data.sources import Corpus
+from longctx.data.texts import Texts
 from longctx.data.tokenizers import Tokenizer
 from longctx.positions.view import reaches
 
@@ -44,12 +43,12 @@ def told_apart(config: Config) -> tuple[str, ...]:
 
 
 def of_text(
-    config: Config, mesh, text: TokenTable, corpus: Corpus, tokenizer: Tokenizer, stage: Stage
+    config: Config, mesh, texts: Texts, tokenizer: Tokenizer, stage: Stage
 ) -> tuple[pipeline.BatchStream, TextRows]:
     """(the stream of a stage's batches of packed text, the rows that they are made of).
 
-    text: the table of corpus.train. Each data-parallel rank gets rows that take attention about equally long.
+    Each data-parallel rank gets rows that take attention about equally long.
     """
-    packed = pipeline.stage_rows(text, corpus.train, tokenizer, stage, config.data, config.seed)
+    packed = pipeline.stage_rows(texts, tokenizer, stage, config.data, config.seed)
     arrange = pipeline.dealt(packed, reaches(config.model), config.mesh.data * config.mesh.fsdp)
     return of_rows(config, mesh, packed, stage, arrange), packed

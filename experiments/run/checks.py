@@ -15,7 +15,7 @@ from experiments.settings.checks import check_settings
 from experiments.settings.tree import Settings
 from longctx.checkpoints import identity
 from longctx.config import Config, StageConfig
-from longctx.data import curriculum, pipeline, sources, tokenizers
+from longctx.data import curriculum, pipeline, sources, texts, tokenizers
 from longctx.data.generated import recall
 from longctx.errors import UserError, unknown_name
 from longctx.positions import extension
@@ -26,7 +26,7 @@ RECALL = "recall"  # the task of a model that experiments.extend trains itself
 class Checked(NamedTuple):
     """The data and the curriculum that a check has loaded, so that nobody has to read them twice."""
 
-    corpus: sources.Corpus
+    corpora: texts.Corpora
     tokenizer: tokenizers.Tokenizer
     stages: tuple[curriculum.Stage, ...]
 
@@ -44,7 +44,7 @@ def check(config: Config, workdir=None) -> Checked:
         places.check_folder("--workdir", workdir)
         price.check_rows(config, stages)
     try:
-        corpus, tokenizer = _load_data(config, stages, workdir)
+        corpora, tokenizer = _load_data(config, stages, workdir)
     except sources.NoSplit as error:
         if workdir is not None and _check_workdir(config, pathlib.Path(workdir)):
             raise UserError(
@@ -55,13 +55,13 @@ def check(config: Config, workdir=None) -> Checked:
         raise
     if workdir is not None:
         _check_workdir(config, pathlib.Path(workdir))
-        require_text(config, corpus)
-    return Checked(corpus, tokenizer, stages)
+        require_text(config, corpora)
+    return Checked(corpora, tokenizer, stages)
 
 
-def require_text(config: Config, corpus: sources.Corpus) -> None:
+def require_text(config: Config, corpora: texts.Corpora) -> None:
     """Raises UserError where all of the text is held out."""
-    if not corpus.train:
+    if not corpora.train:
         raise UserError(f"data.holdout={config.data.holdout} leaves no text to train on; 0.1 holds out a tenth.")
 
 
@@ -127,10 +127,10 @@ def check_extend_given(config: Settings, trained: int) -> tuple[tokenizers.Token
     tokenizer = tokenizers.of(config.data)
     tokenizers.check_vocabulary(tokenizer, config.model.vocab_size)
     reads_text = not {*comparison.READS_TEXT}.isdisjoint(config.extend.tasks)
-    return tokenizer, sources.load(config.data).held_out if reads_text else ()
+    return tokenizer, texts.load(config.data).held_out if reads_text else ()
 
 
-def _load_data(config: Config, stages, workdir) -> tuple[sources.Corpus, tokenizers.Tokenizer]:
+def _load_data(config: Config, stages, workdir) -> tuple[texts.Corpora, tokenizers.Tokenizer]:
     data = config.data
     if workdir is not None:
         _, kept = configs.kept(pathlib.Path(workdir), config.init_from, data.tokenizer)
@@ -138,7 +138,7 @@ def _load_data(config: Config, stages, workdir) -> tuple[sources.Corpus, tokeniz
     tokenizer = tokenizers.of(data)
     tokenizers.check_vocabulary(tokenizer, config.model.vocab_size)
     pipeline.check(config.data, stages, tokenizer)
-    return sources.load(data), tokenizer
+    return texts.load(data), tokenizer
 
 
 def _check_workdir(config: Config, workdir: pathlib.Path) -> bool:

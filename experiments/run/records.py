@@ -88,13 +88,12 @@ def devices(mesh) -> str:
     return (f"{mesh.size} x {kind}" if mesh.size > 1 else kind) + several
 
 
-def describe(config: Config, mesh, state, text, corpus) -> str:
+def describe(config: Config, mesh, state, texts, held_out) -> str:
     """One line: the run, its model, its devices, its data."""
     size = lambda params: f"{sum(x.size for x in jax.tree.leaves(params)) / 1e6:.1f}M"
     tuned = "" if trained.is_whole(config) else f" ({size(trained.part(config, state['params']))} of them trained)"
     cut = ", ".join(f"{axis} {mesh.shape[axis]}" for axis in mesh.axis_names if mesh.shape[axis] > 1)
     return (
         f"{config.name}: {size(state['params'])} parameters{tuned} on {devices(mesh)}{f' ({cut})' if cut else ''}; "
-        f"{len(corpus.train):,} documents with {text.inputs.sum() / 1e6:.1f}M tokens, "
-        f"{len(corpus.held_out):,} held out"
+        f"{len(texts.documents):,} documents with {texts.tokens / 1e6:.1f}M tokens, {len(held_out):,} held out"
     )

@@ -15,7 +15,7 @@ A config file imports its names from here:
 
 import importlib
 
-__all__ = ["arguments", "defaults", "layer", "rope", "stage"]
+__all__ = ["arguments", "defaults", "layer", "rope", "source", "stage"]
 
 
 def __getattr__(name: str):

@@ -21,7 +21,7 @@ from experiments.settings.explicit import Section, explicit
 from experiments.settings.files import arguments as arguments
 from experiments.settings.tree import Settings
 from longctx.checkpoints import identity
-from longctx.config import Config, LayerConfig, RopeConfig, StageConfig
+from longctx.config import Config, LayerConfig, RopeConfig, SourceConfig, StageConfig
 from longctx.errors import UserError, unknown_name
 
 AUTO = "auto"
@@ -143,6 +143,11 @@ def layer(**fields) -> ConfigDict:
         own = {name: value for name, value in fields["rope"].items() if value is not None}
         fields["rope"] = _filled(_section(RopeConfig()), "rope", own)
     return _filled(_section(LayerConfig()), "layer", fields)
+
+
+def source(name: str, path: str, share: float = 1.0, **fields) -> ConfigDict:
+    """A source of text for data.mix, with fields of SourceConfig: source("code", "FOLDER", 0.3, shortest=1024)."""
+    return _filled(_section(SourceConfig()), "source", {"name": name, "path": path, "share": float(share), **fields})
 
 
 def to_config_dict(config: Settings) -> ConfigDict:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from experiments.settings.tree import Settings
+from longctx.config import SourceConfig
 from longctx.json_files import leaves
 
 WIDTH, COLUMN, INDENT = 120, 44, 4  # letters of a line, of a setting before its comment, before a field in its class
@@ -21,7 +22,8 @@ WIDTH, COLUMN, INDENT = 120, 44, 4  # letters of a line, of a setting before its
 def table() -> str:
     """Every setting as "model.layers=4" with its comment; a group begins with what it is."""
     defaults = Settings()
-    groups = [*_groups("", defaults), *_groups("stages[i].", defaults.stages[0])]
+    several = *_groups("stages[i].", defaults.stages[0]), *_groups("data.mix[i].", SourceConfig())
+    groups = [*_groups("", defaults), *several]
     blocks = ["\n".join([*_header(prefix, group), *_lines(prefix, group)]) for prefix, group in groups]
     return "\n\n".join(blocks)
 

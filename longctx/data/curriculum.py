@@ -9,7 +9,10 @@ from longctx.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A resolved stage: `steps` steps from first_step of the run on, each of batch_size rows of seq_len tokens."""
+    """A resolved stage: `steps` steps from first_step of the run on, each of batch_size rows of seq_len tokens.
+
+    part: its part of all tokens of the run.
+    """
 
     index: int
     first_step: int
@@ -22,6 +25,8 @@ class Stage:
     augment: str = "none"
     augment_length: int = 0
     window: str = "none"
+    mix: tuple[str, ...] = ()
+    part: float = 1.0
 
     @property
     def batch_tokens(self) -> int:
@@ -55,10 +60,12 @@ def plan(config: Config) -> tuple[Stage, ...]:
                 stage.augment,
                 stage.augment_length,
                 stage.window,
+                stage.mix,
             )
         )
         first += steps
-    return tuple(stages)
+    total = sum(stage.steps * stage.batch_tokens for stage in stages)
+    return tuple(dataclasses.replace(stage, part=stage.steps * stage.batch_tokens / total) for stage in stages)
 
 
 def total_steps(stages: tuple[Stage, ...]) -> int:

@@ -1,6 +1,7 @@
 """Rows of several sources, numbered one source after another."""
 
 import dataclasses
+import functools
 import zlib
 from typing import Protocol
 
@@ -38,6 +39,62 @@ class TextRows(Rows, Protocol):
     def left_out(self) -> int: ...
 
     def work(self, reaches: Reaches, rows: np.ndarray) -> np.ndarray: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Repeated:
+    """`count` rows of others, each read about equally often: every pass takes them in a new order, the last a part.
+
+    seed: numbers that a numpy SeedSequence takes; the order is a function of it.
+    """
+
+    rows: TextRows
+    count: int
+    seed: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def fingerprint(self) -> int:
+        """A checksum of the rows, how many there are and their order."""
+        return zlib.crc32(repr((self.count, self.seed)).encode(), self.rows.fingerprint)
+
+    @property
+    def waste(self) -> float:
+        """The share of all slots that is padding."""
+        return self.rows.waste
+
+    @property
+    def left_out(self) -> int:
+        """The tokens that are in no row, whether it is read or not."""
+        return self.rows.left_out
+
+    @property
+    def epochs(self) -> float:
+        """How often each row is read."""
+        return self.count / len(self.rows)
+
+    def work(self, reaches: Reaches, rows: np.ndarray) -> np.ndarray:
+        """f64 [rows]: the work of the given rows."""
+        return self.rows.work(reaches, self._numbers(rows))
+
+    def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The given rows as a batch."""
+        return self.rows.gather(self._numbers(rows))
+
+    def _numbers(self, rows: np.ndarray) -> np.ndarray:
+        passes, at = np.divmod(np.asarray(rows), len(self.rows))
+        found = np.empty(len(at), np.int64)
+        for number in np.unique(passes):
+            found[passes == number] = _order(self.seed, int(number), len(self.rows))[at[passes == number]]
+        return found
+
+
+@functools.lru_cache(maxsize=8)
+def _order(seed: tuple[int, ...], number: int, count: int) -> np.ndarray:
+    """The order in which a pass takes the rows."""
+    return np.random.default_rng(np.random.SeedSequence([*seed, number])).permutation(count)
 
 
 @dataclasses.dataclass(frozen=True)

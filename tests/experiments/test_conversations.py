@@ -36,7 +36,7 @@ def test_answers_are_what_is_shown_to_count(tmp_path, given, capsys):
     said = capsys.readouterr().out
     assert "\n]They did.<|im_end|>[\n<|im_start|>user\nAnd?<|im_end|>\n<|im_start|>assistant\n]" in said
     assert "%.<|im_end|>[\n</s>]" in said
-    assert "data.too_long='middle' at 128: 0 documents left out" in said
+    assert "data.too_long='middle', text at 128: 0 documents left out" in said
     with pytest.raises(UserError, match="data.too_long='midle' is not known. Did you mean 'middle'"):
         data.main(["data", RECIPE, *given, "--config.data.too_long=midle"])
 

@@ -28,10 +28,38 @@ def test_a_config_is_shown_and_nothing_is_trained(tmp_path, text, capsys):
     stages = [line for line in lines if line[1:3] == ["256", "text"] or line[1:3] == ["256", "copying"]]
     (rows, generated) = (int(line[3]) for line in stages)
     assert generated == pytest.approx(rows / 3, abs=1) and stages[0][4:6] != stages[1][4:6]
-    assert {line[0] for line in lines if line} >= {"best_fit", "concat_and_cut", "decomposition", "none"}
-    assert "(this run: concat_and_cut)" in said and "count in the loss" in said and "with words" in said
+    packed = {line[1]: line[2] for line in lines if line[:1] == ["text"]}
+    assert packed.keys() >= {"best_fit", "concat_and_cut", "decomposition", "none"} and packed["concat_and_cut"] == "*"
+    assert "count in the loss" in said and "with words" in said
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["data.png"]
     assert (tmp_path / "out" / "data.png").stat().st_size > 10_000
+
+
+def test_sources_are_told_apart(tmp_path, capsys):
+    for name in ("code", "web"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(f'{{"text": "{name} {"x" * i}"}}\n' for i in range(200)))
+    code, web = (str(tmp_path / f"{name}.jsonl") for name in ("code", "web"))
+    config = tmp_path / "mixed.py"
+    config.write_text(
+        "from experiments.settings import defaults, source, stage\n"
+        "def get_config(arg=''):\n"
+        "    config = defaults()\n"
+        "    config.stages = (stage(seq_len=128, steps=40), stage(seq_len=256, steps=40, mix=('web(1)',)))\n"
+        "    config.batch_tokens = 1024\n"
+        f"    config.data.mix = (source('code', {code!r}, 3), source('web', {web!r}, shortest=50))\n"
+        "    return config\n"
+    )
+    data.main(["data", f"--config={config}", f"--workdir={tmp_path / 'out'}"])
+    said = capsys.readouterr().out
+    lines = [line.split() for line in said.splitlines()]
+    rows = {tuple(line[:3]): int(line[3]) for line in lines if line[1:2] in (["128"], ["256"])}
+    assert rows == {
+        ("1", "128", "code"): 240,
+        ("1", "128", "web"): 80,
+        ("2", "256", "code"): 0,
+        ("2", "256", "web"): 160,
+    }
+    assert "left out by shortest=50" in said
 
 
 def test_a_row_as_text_shows_what_counts():

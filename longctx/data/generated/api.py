@@ -7,6 +7,7 @@ To add a task: a file here with a subclass of generated.task.Generated, and a li
 from collections.abc import Sequence
 
 from longctx.config import DataConfig
+from longctx.data import texts
 from longctx.data.curriculum import Stage
 from longctx.data.generated.copying import Copying
 from longctx.data.generated.passkey import Passkey
@@ -17,13 +18,11 @@ from longctx.parsing import parse_call
 
 GENERATED: dict[str, type[Generated]] = {"passkey": Passkey, "copying": Copying}
 
-TEXT = "text"  # the name of the source that is read
 
-
-def parse(texts: Sequence[str]) -> dict[str, Generated]:
+def parse(entries: Sequence[str]) -> dict[str, Generated]:
     """The task of each entry of data.generated, by name. Raises UserError for what is no task, or named twice."""
     tasks = {}
-    for i, text in enumerate(texts):
+    for i, text in enumerate(entries):
         field = f"data.generated[{i}]"
         kind, numbers = parse_call(field, text, GENERATED)
         name = text.partition("(")[0].strip()
@@ -39,21 +38,21 @@ def parse(texts: Sequence[str]) -> dict[str, Generated]:
 
 def source_names(config: DataConfig) -> tuple[str, ...]:
     """The names of the sources of training rows, in the order of the Mixture that pipeline.stage_rows makes."""
-    return (TEXT, *parse(config.generated))
+    return (*texts.named(config), *parse(config.generated))
 
 
-def check(texts: Sequence[str], stages: Sequence[Stage], tokenizer: Tokenizer) -> None:
+def check(entries: Sequence[str], stages: Sequence[Stage], tokenizer: Tokenizer) -> None:
     """Raises UserError for tasks in data.generated that cannot be, or not in the rows of these stages."""
-    tasks = parse(texts)
+    tasks = parse(entries)
     if sum(task.share for task in tasks.values()) >= 1:
         raise UserError(
-            f"data.generated={tuple(texts)} must leave room for the text; together the shares must be below 1."
+            f"data.generated={tuple(entries)} must leave room for the text; together the shares must be below 1."
         )
     for i, (name, task) in enumerate(tasks.items()):
         needed = task.shortest(tokenizer)
         for stage in stages:
             if stage.seq_len < needed:
                 raise UserError(
-                    f"data.generated[{i}]={texts[i]!r} needs stages of at least {needed} tokens, and "
+                    f"data.generated[{i}]={entries[i]!r} needs stages of at least {needed} tokens, and "
                     f"stages[{stage.index}].seq_len={stage.seq_len}; leave {name} out or make the rows longer."
                 )

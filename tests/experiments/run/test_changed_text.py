@@ -23,7 +23,7 @@ def test_a_text_that_lost_a_file_is_not_that_of_the_run(tmp_path):
     config = configs.from_command_line(
         ["command", "--config", str(PLAIN), f"--config.data.path={text}", "--config.data.holdout=0.35"]
     )[0]
-    assert checks.check(config, workdir).corpus.held_out[0].name == "d.txt"
+    assert checks.check(config, workdir).corpora.held_out[0].name == "d.txt"
     (text / "d.txt").unlink()
     with pytest.raises(UserError, match="^data.holdout=0.35 holds out none of the 2 documents"):
         checks.check(config, workdir)

@@ -303,7 +303,7 @@ def test_text_that_a_tokenizer_cannot_take(tmp_path):
     has(wrong(path, f"data.tokenizer={tmp_path}"), "latin.txt'", "not UTF-8", "0xe9", "'bytes' takes any")
     has(wrong(path, f"data.tokenizer={tmp_path}", "model.vocab_size=1"), "model.vocab_size=1", "2 tokens")
     argv = ["command", *FILE, f"--config.{path}"]
-    assert checks.check(configs.from_command_line(argv)[0]).corpus.train  # bytes take it
+    assert checks.check(configs.from_command_line(argv)[0]).corpora.train  # bytes take it
 
 
 def checkpoint_of(stored: dict, workdir) -> None:

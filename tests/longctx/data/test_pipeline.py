@@ -5,7 +5,7 @@ import pytest
 
 from longctx import layouts
 from longctx.config import Config, DataConfig, StageConfig
-from longctx.data import curriculum, mixture, pipeline, rows, tokenizers
+from longctx.data import curriculum, mixture, pipeline, rows, texts, tokenizers
 from longctx.data.packing.api import PACKINGS
 from longctx.data.sources import Document
 from longctx.errors import UserError
@@ -24,9 +24,14 @@ def stage(index=0, seq_len=SEQ_LEN, batch=BATCH, window="none") -> curriculum.St
     return curriculum.plan(Config(batch_tokens=seq_len * batch, stages=stages))[index]
 
 
+def of(documents, packing="best_fit") -> texts.Texts:
+    """A run's text of one source."""
+    return texts.Texts({"text": texts.Text(documents, rows.tokenize(documents, TOKENIZER), packing)})
+
+
 def packed(index=0, seed=0, text_seed=0, **kwargs) -> mixture.Mixture:
-    texts, to = documents(text_seed), stage(index, **kwargs)
-    return pipeline.stage_rows(rows.tokenize(texts, TOKENIZER), texts, TOKENIZER, to, DataConfig(), seed)
+    to = stage(index, **kwargs)
+    return pipeline.stage_rows(of(documents(text_seed)), TOKENIZER, to, DataConfig(), seed)
 
 
 class Streams:
@@ -92,9 +97,9 @@ def test_an_epoch_holds_every_row_once_and_the_next_in_another_order(streams):
 @pytest.mark.parametrize("name", PACKINGS)
 def test_rows_of_every_packing_are_pieces_of_documents(name):
     """Positions restart with each piece, every target is the token that follows in the document."""
-    texts = documents()
-    table = rows.tokenize(texts, TOKENIZER)
-    made = pipeline.stage_rows(table, texts, TOKENIZER, stage(), DataConfig(packing=name), seed=3)
+    text = of(documents(), name)
+    table = text.of["text"].table
+    made = pipeline.stage_rows(text, TOKENIZER, stage(), DataConfig(), seed=3)
     batch = made.gather(np.arange(len(made)))
     whole = [table.ids[a:b].tolist() for a, b in zip(table.starts, table.starts + table.inputs + 1, strict=True)]
     for row in range(len(made)):
@@ -115,14 +120,13 @@ def test_a_packing_that_is_unknown_or_leaves_nothing():
     with pytest.raises(UserError, match="data.packing='bestfit' is not known. Did you mean 'best_fit'"):
         pipeline.check(DataConfig(packing="bestfit"), stages, TOKENIZER)
     short = [Document("a", b"short")]
-    table, long = rows.tokenize(short, TOKENIZER), stage(seq_len=512)
     with pytest.raises(UserError, match="leaves out all 6 tokens of the text.*'best_fit' takes all"):
-        pipeline.stage_rows(table, short, TOKENIZER, long, DataConfig(packing="decomposition"))
+        pipeline.stage_rows(of(short, "decomposition"), TOKENIZER, stage(seq_len=512), DataConfig())
 
 
 def test_more_rows_in_a_batch_than_in_the_text(streams):
     text = [Document("a", b"short")]
-    packing = pipeline.stage_rows(rows.tokenize(text, TOKENIZER), text, TOKENIZER, stage(), DataConfig())
+    packing = pipeline.stage_rows(of(text), TOKENIZER, stage(), DataConfig())
     assert len(packing) == 1
     assert len(set(keys(take(streams(packing=packing), 3)))) == 1
 
@@ -221,12 +225,9 @@ def test_a_state_of_another_stage_or_text_is_refused(streams):
 @pytest.fixture(scope="module")
 def mixed():
     """Rows of 1024 tokens by seed: text, a quarter of passkey and an eighth of copying."""
-    texts = [Document(str(i), b"x = 1\n" * 2000) for i in range(40)]
-    table = rows.tokenize(texts, TOKENIZER)
+    text = of([Document(str(i), b"x = 1\n" * 2000) for i in range(40)])
     config = DataConfig(generated=("passkey(0.25)", "copying(0.125)"))
-    return lambda seed=3, index=0: pipeline.stage_rows(
-        table, texts, TOKENIZER, stage(index, seq_len=1024), config, seed
-    )
+    return lambda seed=3, index=0: pipeline.stage_rows(text, TOKENIZER, stage(index, seq_len=1024), config, seed)
 
 
 def test_generated_documents_are_their_share_of_the_tokens(mixed):
@@ -305,6 +306,5 @@ def test_the_length_that_check_names_works():
     needed = int(str(error.value).split("at least ")[1].split()[0])
     long = stage(seq_len=needed)
     pipeline.check(DataConfig(generated=("passkey(0.5)",)), [long], TOKENIZER)
-    texts = documents()
     half = DataConfig(generated=("passkey(0.5)",))
-    assert len(pipeline.stage_rows(rows.tokenize(texts, TOKENIZER), texts, TOKENIZER, long, half)) > 0
+    assert len(pipeline.stage_rows(of(documents()), TOKENIZER, long, half)) > 0

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longctx.config import Config, DataConfig, StageConfig
-from longctx.data import curriculum, pipeline, rows, too_long
+from longctx.data import curriculum, pipeline, rows, texts, too_long
 from longctx.data.sources import Document
 from longctx.data.tokenizers import ByteTokenizer
 from longctx.errors import UserError
@@ -88,9 +88,10 @@ def test_a_table_that_is_changed_is_known_as_another():
 
 def rows_of(name: str, seq_len: int):
     stage = curriculum.plan(Config(batch_tokens=seq_len, stages=(StageConfig(seq_len=seq_len, steps=1),)))[0]
-    texts = [Document("long", b"q" * 90 + b"ANSWER", asked=((90, 96),)), Document("short", b"qA", asked=((1, 2),))]
-    table = rows.tokenize(texts, TOKENIZER)
-    return table, pipeline.stage_rows(table, texts, TOKENIZER, stage, DataConfig(too_long=name))
+    found = [Document("long", b"q" * 90 + b"ANSWER", asked=((90, 96),)), Document("short", b"qA", asked=((1, 2),))]
+    table = rows.tokenize(found, TOKENIZER)
+    text = texts.Texts({texts.TEXT: texts.Text(found, table, "best_fit")})
+    return table, pipeline.stage_rows(text, TOKENIZER, stage, DataConfig(too_long=name))
 
 
 @pytest.mark.parametrize("name", too_long.TOO_LONG)

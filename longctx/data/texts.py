@@ -1,0 +1,148 @@
+"""The text of a run, of data.path or of the sources of data.mix: read, then tokenised. Free of jax and grain."""
+
+import dataclasses
+import functools
+import itertools
+import zlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from longctx.config import DataConfig, SourceConfig
+from longctx.data import rows, sources
+from longctx.data.sources import Corpus, Document
+from longctx.data.tokenizers import Tokenizer
+from longctx.errors import UserError
+
+TEXT = "text"  # the name of the one source of data.path
+
+
+def named(config: DataConfig) -> dict[str, DataConfig]:
+    """The settings of each source by name, as if it were the only one."""
+    if not config.mix:
+        return {TEXT: config}
+    return {source.name: _alone(config, source) for source in config.mix}
+
+
+def _alone(config: DataConfig, source: SourceConfig) -> DataConfig:
+    own = {name: getattr(source, name) for name in ("path", "packing", "records", "text_field")}
+    limits = {"shortest": source.shortest, "longest": source.longest}
+    return dataclasses.replace(config, mix=(), **{name: value for name, value in own.items() if value}, **limits)
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpora:
+    """The documents of every source, by its name."""
+
+    of: Mapping[str, Corpus]
+
+    @property
+    def train(self) -> tuple[Document, ...]:
+        """The training documents of all sources."""
+        return tuple(itertools.chain.from_iterable(corpus.train for corpus in self.of.values()))
+
+    @property
+    def held_out(self) -> tuple[Document, ...]:
+        """The held-out documents of all sources; of several, named "source/document"."""
+        if len(self.of) == 1:
+            return next(iter(self.of.values())).held_out
+        return tuple(
+            dataclasses.replace(document, name=f"{name}/{document.name}")
+            for name, corpus in self.of.items()
+            for document in corpus.held_out
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines for people about what was found and left out."""
+        return tuple(itertools.chain.from_iterable(corpus.notes for corpus in self.of.values()))
+
+
+def load(config: DataConfig) -> Corpora:
+    """Reads every source. Raises UserError as sources.load does."""
+    return Corpora({name: sources.load(own) for name, own in named(config).items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A source, tokenised: its training documents, the table of their tokens, and a name of data.packing."""
+
+    documents: Sequence[Document]
+    table: rows.TokenTable
+    packing: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """The sources of a run by name, tokenised. notes: lines for people about documents that were left out."""
+
+    of: Mapping[str, Text]
+    notes: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def fingerprint(self) -> int:
+        """A checksum of all tables; of one source, its own."""
+        first, *others = (text.table.fingerprint for text in self.of.values())
+        return zlib.crc32(b"".join(number.to_bytes(8, "little") for number in others), first)
+
+    @functools.cached_property
+    def documents(self) -> Sequence[Document]:
+        """The training documents of all sources."""
+        texts = [*self.of.values()]
+        return texts[0].documents if len(texts) == 1 else [d for text in texts for d in text.documents]
+
+    @property
+    def tokens(self) -> int:
+        """What can be fed: all tokens that predict a next one."""
+        return sum(int(text.table.inputs.sum()) for text in self.of.values())
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """i64: the tokens of every training document that predict a next one."""
+        return np.concatenate([text.table.inputs for text in self.of.values()])
+
+
+def tokenize(corpora: Corpora, config: DataConfig, tokenizer: Tokenizer) -> Texts:
+    """The training documents of every source as tokens, those of a length that its settings leave out left out.
+
+    Raises UserError for a document that the tokenizer cannot take, and where no document of a source is left.
+    """
+    texts, notes = {}, []
+    for name, own in named(config).items():
+        documents = corpora.of[name].train
+        text = Text(documents, rows.tokenize(documents, tokenizer), own.packing)
+        texts[name], said = _of_lengths(text, own)
+        notes += [f"{own.path}: {said}"] if said else []
+    return Texts(texts, tuple(notes))
+
+
+def _of_lengths(text: Text, config: DataConfig) -> tuple[Text, str]:
+    """(the documents whose length the settings allow, a sentence about the others)."""
+    lengths = text.table.inputs
+    keep = (lengths >= config.shortest) & (lengths <= (config.longest or np.inf))
+    if keep.all():
+        return text, ""
+    limits = f"shortest={config.shortest:,} and longest={config.longest or 'any'}"
+    if not keep.any():
+        raise UserError(
+            f"data.path={config.path!r}: {limits} leave out all {len(keep):,} documents, of {lengths.min():,} to "
+            f"{lengths.max():,} tokens."
+        )
+    chosen = np.flatnonzero(keep)
+    said = f"left out by {limits}: {len(keep) - len(chosen):,} documents of {lengths[~keep].sum():,} tokens"
+    return dataclasses.replace(text, documents=_Some(text.documents, chosen), table=text.table.chosen(chosen)), said
+
+
+class _Some(Sequence):
+    """Some documents of others, by their numbers."""
+
+    def __init__(self, documents: Sequence[Document], numbers: np.ndarray):
+        self._documents, self._numbers = documents, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return _Some(self._documents, self._numbers[index])
+        return self._documents[int(self._numbers[index])]
