@@ -8,6 +8,8 @@ the first rows of the run as text, with what does not count in the loss in brack
 tokens of a row see which, and the schedule over the steps.
 """
 
+import itertools
+
 import numpy as np
 
 from experiments.run import checks, command
@@ -19,6 +21,7 @@ from longctx.data.generated import api as generated
 from longctx.data.mixture import Mixture
 from longctx.data.packing.api import PACKINGS
 from longctx.data.texts import Text
+from longctx.data.too_long import TOO_LONG
 
 ROWS, SHOWN = 3, 400  # rows that are shown as text, and characters of each
 
@@ -50,11 +53,14 @@ def fed(stage: Stage, names: tuple[str, ...], mixture: Mixture) -> list[tuple]:
     return lines
 
 
-def packed(name: str, text: Text, lengths: list[int], seed: int) -> list[tuple]:
-    """A line for each way of packing a source: padding at each length, and the share of it that is left out."""
-    lines = []
+def packed(name: str, text: Text, lengths: list[int], seed: int, long: str = "cut") -> list[tuple]:
+    """A line for each way of packing a source: padding at each length, and the share of it that is left out.
+
+    long: what becomes of longer documents before, see longctx.data.too_long.
+    """
+    tables, lines = [TOO_LONG[long](text.table, length)[0] for length in lengths], []
     for way, pack in PACKINGS.items():
-        found = [pack(text.table, length, np.random.default_rng(seed)) for length in lengths]
+        found = [pack(one, length, np.random.default_rng(seed)) for one, length in zip(tables, lengths, strict=True)]
         share = lambda packing: packing.left_out / max(int(text.table.inputs.sum()), 1)
         chosen = way + (" *" if way == text.packing else "")
         lines.append((name, chosen, *(f"{one.waste:.2%} / {share(one):.2%}" for one in found)))
@@ -69,11 +75,19 @@ def as_text(row: dict[str, np.ndarray], tokenizer) -> str:
         counts = row["weights"][at] > 0
         changes = np.flatnonzero(np.diff(counts)) + 1
         parts = [
-            ("{}" if counts[part[0]] else "[{}]").format(tokenizer.decode(row["targets"][at[part]]))
+            ("{}" if counts[part[0]] else "[{}]").format(spelled(row["targets"][at[part]], tokenizer))
             for part in np.split(np.arange(len(at)), changes)
         ]
         pieces.append("".join(parts))
     return " || ".join(pieces)
+
+
+def spelled(ids: np.ndarray, tokenizer) -> str:
+    """The text of ids, with the names of special tokens, which decode() leaves out."""
+    writes = np.array([tokenizer.writes(int(token)) for token in ids])
+    runs = np.split(np.arange(len(ids)), np.flatnonzero(np.diff(writes)) + 1)
+    names = lambda run: b"".join(tokenizer.spelling(int(token)) for token in ids[run]).decode(errors="replace")
+    return "".join(tokenizer.decode(ids[run]) if writes[run[0]] else names(run) for run in runs)
 
 
 def main(argv) -> None:
@@ -92,10 +106,18 @@ def main(argv) -> None:
     columns = "stage", "length", "source", "rows", "tokens fed", "epochs", "padding", "left out"
     print("", console.table(columns, lines), sep="\n")
     lengths = sorted({stage.seq_len for stage in stages})
+    long = config.data.too_long
     print("\npadding / text left out, by packing and length (*: of this run)\n")
     columns = "source", "packing", *(f"{length:,}" for length in lengths)
-    lines = [line for name, one in text.of.items() for line in packed(name, one, lengths, config.seed)]
+    lines = [line for name, one in text.of.items() for line in packed(name, one, lengths, config.seed, long)]
     print(console.table(columns, lines))
+    for name, length in itertools.product(text.of, lengths):
+        dropped = TOO_LONG[long](text.of[name].table, length)[1]
+        if dropped.tokens:
+            print(
+                f"\ndata.too_long={long!r}, {name} at {length:,}: {dropped.documents:,} documents left out, "
+                f"{dropped.tokens:,} tokens of them and of those that are shortened"
+            )
     first = next(pipeline.BatchStream(of[0], stages[0], config.seed, prefetch=0))
     show_rows(first, tokenizer)
 

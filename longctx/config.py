@@ -203,7 +203,7 @@ class DataConfig:
     bos: str = ""                       # the token that starts documents; "": as the files beside it say (data/
     eos: str = ""                       #   special_tokens.py), and the one that ends them
     records: str = "text"               # what makes a document of a line of .jsonl, a name in longctx.data.records.api
-                                        #   FORMS
+                                        #   FORMS: "messages", "completion", "preference" count answers alone
     text_field: str = "text"            # of records "text": the field that holds the document
     shortest: int = 0                   # tokens; training documents of fewer are left out and counted
     longest: int = 0                    # tokens; training documents of more are left out and counted; 0: none
@@ -214,6 +214,9 @@ class DataConfig:
     holdout: float = 0.1                # share of documents kept for evaluation, chosen by a hash of their file name;
                                         #   1: all of them, for a model that is not trained on them
     packing: str = "best_fit"           # how documents lie in rows, a name in longctx.data.packing.api.PACKINGS
+    too_long: str = "cut"               # documents longer than a row, a name in longctx.data.too_long.TOO_LONG: "cut"
+                                        #   into pieces; without what does not count in the "middle", or at the "start",
+                                        #   as far as needed; "skip": left out
     loss_weights: str = "tokens"        # what a document counts in the loss, of longctx.data.loss_weights.LOSS_WEIGHTS:
                                         #   "tokens", "sequences" (all the same), "documents(0.5)" in between
     generated: tuple[str, ...] = ()     # tasks that are made, each with its share of the training tokens, for longctx.

@@ -138,7 +138,7 @@ def _load_data(config: Config, stages, workdir) -> tuple[texts.Corpora, tokenize
     tokenizer = tokenizers.of(data)
     tokenizers.check_vocabulary(tokenizer, config.model.vocab_size)
     pipeline.check(config.data, stages, tokenizer)
-    return texts.load(config.data), tokenizer
+    return texts.load(data), tokenizer
 
 
 def _check_workdir(config: Config, workdir: pathlib.Path) -> bool:

@@ -24,7 +24,7 @@ def check(config: Config) -> None:
 
 
 class HeldOut:
-    """The mean loss of some held-out text, in nats per token, by the parameters of a moment.
+    """The mean loss of some held-out text, in nats per token that counts, by the parameters of a moment.
 
     The text is a cut of each of eval.documents documents, as long as the longest stage where the document is. In a
     stage of shorter rows it is read in pieces of that length, each from an empty context: so the loss is of the same
@@ -58,29 +58,44 @@ class HeldOut:
         read = self._read
         assert read is not None
         length, tokenizer = stage.seq_len, self._tokenizer
-        rows = in_rows([piece for text in self._texts for piece in pieces(text, length, tokenizer.bos)], length)
+        rows = in_rows([piece for text in self._texts for piece in pieces(*text, length, tokenizer.bos)], length)
         predicted = batches.score(lambda batch: read(params, batch), rows, length, tokenizer.pad)
-        return float(np.concatenate([prediction.nll for row in predicted for prediction in row]).mean())
+        pairs = [pair for row, found in zip(rows, predicted, strict=True) for pair in zip(row, found, strict=True)]
+        nll = [found.nll if piece.asked is None else found.nll[piece.asked] for piece, found in pairs]
+        return float(np.concatenate(nll).mean())
 
 
-def texts(documents: Sequence[Document], tokenizer: Tokenizer, lengths: Sequence[int], config: Config) -> list:
-    """The cuts that are read, int32[targets + 1] each: of documents that are long enough for the most stages, first."""
+def texts(documents: Sequence[Document], tokenizer: Tokenizer, lengths: Sequence[int], config: Config) -> list[tuple]:
+    """The cuts that are read, each as (ids int32[n + 1], bool[n] which of its targets count or None for all).
+
+    They are of documents that are long enough for the most stages, first. The cut of one of which parts count ends
+    with the last of these.
+    """
     lengths = sorted({1, *lengths})
     found = batches.long_documents(documents, tokenizer, lengths, config.eval.documents, config.seed)[1]
     rng = np.random.default_rng(config.seed)
     cuts = []
     for document in found:
         size = min(document.targets, lengths[-1])
-        start = int(rng.integers(0, document.targets - size + 1))
-        cuts.append(document.ids[start : start + size + 1])
+        start, counts = int(rng.integers(0, document.targets - size + 1)), document.counts
+        if counts is not None and counts.any():
+            start = max(0, int(np.flatnonzero(counts)[-1]) + 1 - size)
+        cut = slice(start, start + size)
+        cuts.append((document.ids[start : start + size + 1], None if counts is None else counts[cut]))
     return cuts
 
 
-def pieces(text: np.ndarray, length: int, bos: int) -> list[Piece]:
-    """All targets of a text in pieces of `length` tokens, the last of the rest. Each begins with the start token."""
-    targets = len(text) - 1
-    ends = [min(start + length, targets) for start in range(0, targets, length)]
-    return [batches.last_tokens(text, end, (end - 1) % length + 1, bos) for end in ends]
+def pieces(text: np.ndarray, counts: np.ndarray | None, length: int, bos: int) -> list[Piece]:
+    """All targets of a text in pieces of `length` tokens, the last of the rest. Each begins with the start token.
+
+    counts: see `texts`; given, those that count are asked for.
+    """
+    targets, cut = len(text) - 1, []
+    for start in range(0, targets, length):
+        end = min(start + length, targets)
+        piece = batches.last_tokens(text, end, end - start, bos)
+        cut.append(piece if counts is None else piece._replace(asked=np.flatnonzero(counts[start:end])))
+    return cut
 
 
 def in_rows(cut: list[Piece], length: int) -> list[list[Piece]]:

@@ -118,7 +118,7 @@ class Loop:
         self.bar.note(
             f"stage {stage.index + 1} of {len(self.stages)}: length {stage.seq_len:,}, {stage.batch_size} rows a step, "
             f"compiled in {compile_s:.1f} s, packing waste {rows.waste:.2%}"
-            + (f", {rows.left_out:,} tokens left out by data.packing" if rows.left_out else "")
+            + (f", {rows.left_out:,} tokens left out (data.packing, data.too_long)" if rows.left_out else "")
         )
         self.bar.stage(stage.index, len(self.stages), stage.seq_len)
 

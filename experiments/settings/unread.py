@@ -7,7 +7,7 @@ Which settings a RoPE scaling or a feed-forward layer reads, its class says.
 from collections.abc import Iterator
 
 from experiments.settings.tree import ExtendConfig, Settings
-from longctx.config import Config, LoraConfig, ModelConfig, OptimConfig, RopeConfig
+from longctx.config import Config, DataConfig, LoraConfig, ModelConfig, OptimConfig, RopeConfig
 from longctx.errors import UserError
 from longctx.positions import scalings
 from longctx.positions.scalings import SCALINGS
@@ -45,6 +45,9 @@ def _of_run(config: Config) -> Iterator[tuple]:
             config.optim.final_fraction,
             ("optim.schedule is 'constant'; 'cosine', 'linear' and 'wsd' read it"),
         )
+    forms = {source.records or config.data.records for source in config.data.mix} or {config.data.records}
+    if "text" not in forms and config.data.text_field != DataConfig.text_field:
+        yield "data.text_field", config.data.text_field, f"data.records is {config.data.records!r}; 'text' reads it"
     for name in _changed(config.model.lora, LoraConfig(), () if config.model.lora.rank else ADAPTERS):
         yield f"model.lora.{name}", getattr(config.model.lora, name), "model.lora.rank is 0; 16 works"
 

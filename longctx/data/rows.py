@@ -5,6 +5,7 @@ import functools
 import itertools
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -81,22 +82,41 @@ def _is_plain(document: Document) -> bool:
 
 
 def _marked(document: Document, tokenizer: Tokenizer) -> Encoded:
-    """A document that is tokenised already, or whose text has special tokens or parts that do not count.
-
-    A token counts if its first byte does; EOS, if the last byte does.
-    """
+    """A document that is tokenised already, or whose text has special tokens or parts that do not count."""
     if document.ids is not None:
         return document.ids, document.counts
+    found = spelled(document, tokenizer)
+    return found.ids, found.counts
+
+
+class Spelled(NamedTuple):
+    """A document as tokens: all ids; the bytes that each stands for, but of BOS and EOS, int64[n - 2, 2]; and which
+    count in the loss, None for all."""
+
+    ids: np.ndarray
+    spans: np.ndarray
+    counts: np.ndarray | None
+
+
+def spelled(document: Document, tokenizer: Tokenizer) -> Spelled:
+    """The tokens of a document that has a text.
+
+    A token counts if its first byte does; EOS, if the last byte does. A text with special tokens may begin with BOS and
+    end with EOS itself, and one that ends with another special token has its end: EOS behind that does not count.
+    """
     ids, spans = tokenizer.encode_with_spans(document.text, document.special, document.name)
     begun = document.special and ids[:1].tolist() == [tokenizer.bos]
-    ids = framed(ids[1:] if begun else ids, tokenizer)
+    ended = document.special and len(ids) > begun and ids[-1] == tokenizer.eos
+    closed = document.special and len(ids) > 0 and not tokenizer.writes(int(ids[-1]))
+    inside = slice(int(begun), len(ids) - ended)
+    ids, spans = framed(ids[inside], tokenizer), spans[inside]
     if document.asked is None:
-        return ids, None
+        return Spelled(ids, spans, None)
     bytes_count = np.zeros(len(document.text) + 1, bool)
     for first, end in document.asked:
         bytes_count[first:end] = True
-    first_bytes = spans[1:, 0] if begun else spans[:, 0]
-    return ids, np.concatenate([[False], bytes_count[first_bytes], [bytes_count[len(document.text) - 1]]])
+    end_counts = bytes_count[len(document.text) - 1] and (ended or not closed)
+    return Spelled(ids, spans, np.concatenate([[False], bytes_count[spans[:, 0]], [end_counts]]))
 
 
 def table(documents: Iterable[Encoded], tokenizer: Tokenizer, names: Sequence[str] = ()) -> TokenTable:
@@ -122,11 +142,12 @@ def work_of(lengths: np.ndarray, reaches: Reaches) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class PackedRows:
-    """The rows of a packing of a table's inputs."""
+    """The rows of a packing of a table's inputs. dropped: tokens that data.too_long took out of it before."""
 
     table: TokenTable
     packing: Packing
     pad: int
+    dropped: int = 0
 
     def __len__(self) -> int:
         return self.packing.rows
@@ -143,8 +164,8 @@ class PackedRows:
 
     @property
     def left_out(self) -> int:
-        """The tokens of the table that are in no row."""
-        return self.packing.left_out
+        """The tokens of the text that are in no row."""
+        return self.packing.left_out + self.dropped
 
     def work(self, reaches: Reaches, rows: np.ndarray) -> np.ndarray:
         """f64 [rows]: pairs of tokens that attention takes in each of the given rows, over layers as Layout.owner knows

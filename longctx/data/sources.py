@@ -345,6 +345,11 @@ def _place(name: str) -> float:
 
 def _cut(document: Document, holdout: float) -> tuple[tuple[Document], tuple[Document]]:
     text = document.text
+    if document.asked is not None or document.special:
+        raise NoSplit(
+            f"data.path holds a single document, {document.name!r}, with parts that count, which is not cut in two; "
+            "another one is needed for evaluation, or data.holdout=1.0 holds it out."
+        )
     if len(text) < 2:
         raise UserError("data.path holds a single byte of text; training and evaluation need at least one each.")
     at = min(max(round(len(text) * (1 - holdout)), 1), len(text) - 1)

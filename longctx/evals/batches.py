@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from longctx.data.rows import spelled
+from longctx.data.sources import Document
 from longctx.memory.sizes import readable
 
 BATCH_TOKENS = 16384  # a batch holds at most about this many tokens: long rows come alone, short ones together
@@ -48,11 +50,13 @@ class LongDocument(NamedTuple):
       ids: int32[n + 1], with its start and end markers, hence n targets.
       spans: int64[n - 1, 2], the bytes of the text that each target but the end marker stands for, by the tokenizer.
       text: in bytes.
+      counts: bool[n], which targets count in the loss of a training; None: all.
     """
 
     ids: np.ndarray
     spans: np.ndarray
     text: bytes
+    counts: np.ndarray | None = None
 
     @property
     def targets(self) -> int:
@@ -92,21 +96,21 @@ def long_documents(documents: Sequence, tokenizer, lengths: Sequence[int], count
     found: list[LongDocument] = []
     scanned = 0
     for index in np.random.default_rng(seed).permutation(len(documents)):
-        name, text = documents[int(index)].name, documents[int(index)].text
-        if len(text) + 1 < min(lengths):  # a token holds at least one byte
+        document = documents[int(index)]
+        if len(document.text) + 1 < min(lengths):  # a token holds at least one byte
             continue
-        found.append(long_document(tokenizer, text, name))
-        scanned += len(text)
+        found.append(long_document(tokenizer, document))
+        scanned += len(document.text)
         if sum(document.targets >= max(lengths) for document in found) == count or scanned > SCAN_BYTES:
             break
     found.sort(key=lambda document: -sum(document.targets >= length for length in lengths))  # stable
     return {length: [d for d in found if d.targets >= length][:count] for length in lengths}
 
 
-def long_document(tokenizer, text: bytes, name: str) -> LongDocument:
-    """A text with its markers. Raises UserError with `name` for text that the tokenizer does not take."""
-    ids, spans = tokenizer.encode_with_spans(text, name=name)
-    return LongDocument(np.concatenate([[tokenizer.bos], ids, [tokenizer.eos]]).astype(np.int32), spans, text)
+def long_document(tokenizer, document: Document) -> LongDocument:
+    """A text with its markers. Raises UserError with its name for text that the tokenizer does not take."""
+    ids, spans, counts = spelled(document, tokenizer)
+    return LongDocument(ids.astype(np.int32), spans, document.text, None if counts is None else counts[1:])
 
 
 def windows(document: LongDocument, length: int, bos: int, rng: np.random.Generator) -> list[Piece]:

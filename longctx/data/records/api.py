@@ -3,11 +3,19 @@
 from collections.abc import Mapping
 
 from longctx.config import DataConfig
+from longctx.data.records.completion import Completion
+from longctx.data.records.messages import Messages
+from longctx.data.records.preference import Preference
 from longctx.data.records.record import Form
 from longctx.data.records.text import Text
 from longctx.errors import unknown_name
 
-FORMS: Mapping[str, type[Form]] = {"text": Text}
+FORMS: Mapping[str, type[Form]] = {
+    "text": Text,
+    "messages": Messages,
+    "completion": Completion,
+    "preference": Preference,
+}
 
 
 def form_of(config: DataConfig) -> Form:

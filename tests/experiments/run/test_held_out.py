@@ -28,7 +28,7 @@ TOKENIZER = ByteTokenizer()
 @pytest.mark.parametrize("length", [5, 16, 47, 48, 100])
 def test_pieces_hold_every_target_of_a_text_once(length):
     text = np.arange(100, 149, dtype=np.int32)
-    cut = held_out.pieces(text, length, bos=1)
+    cut = held_out.pieces(text, None, length, bos=1)
     np.testing.assert_array_equal(np.concatenate([piece.targets for piece in cut]), text[1:])
     for piece in cut:
         assert len(piece.inputs) == len(piece.targets) <= length and piece.inputs[0] == 1
@@ -40,9 +40,17 @@ def test_pieces_hold_every_target_of_a_text_once(length):
 
 def test_cuts_are_as_long_as_the_longest_stage_and_documents_that_fill_it_come_first():
     texts = held_out.texts(DOCUMENTS, TOKENIZER, [16, 48], CONFIG)
-    assert sorted(len(text) - 1 for text in texts)[1:] == [48, 48] and len(texts) == 3
+    assert sorted(len(text) - 1 for text, _ in texts)[1:] == [48, 48] and len(texts) == 3
     again = held_out.texts(DOCUMENTS, TOKENIZER, [48, 16, 16], CONFIG)
-    assert all(np.array_equal(a, b) for a, b in zip(texts, again, strict=True))
+    assert all(np.array_equal(a, b) for (a, _), (b, _) in zip(texts, again, strict=True))
+
+
+def test_of_a_document_with_parts_that_count_these_are_measured():
+    document = Document("talk", b"q" * 90 + b"ANSWER" + b"q" * 9, asked=((5, 8), (90, 96)))
+    ((text, counts),) = held_out.texts([document], TOKENIZER, [16, 48], CONFIG)
+    assert TOKENIZER.decode(text[1:]) == "q" * 42 + "ANSWER"
+    cut = held_out.pieces(text, counts, 16, bos=1)
+    assert [TOKENIZER.decode(piece.targets[piece.asked]) for piece in cut] == ["", "", "ANSWER"]
 
 
 @pytest.mark.parametrize("mesh_config", [MeshConfig(), MeshConfig(data=2, context=2)])
@@ -52,7 +60,7 @@ def test_the_loss_is_that_of_the_logits(mesh_config):
     params = training.init_state(config, mesh)["params"]
     measure = held_out.HeldOut(config, mesh, stages, DOCUMENTS, TOKENIZER, said.append)
     halved = jax.tree.map(lambda x: x / 2, params)
-    texts = held_out.texts(DOCUMENTS, TOKENIZER, [16, 48], config)
+    texts = [text for text, _ in held_out.texts(DOCUMENTS, TOKENIZER, [16, 48], config)]
     for stage in stages:
         losses = measure(stage, params), measure(stage, halved), measure(stage, params)
         assert losses[0] == losses[2] != losses[1]

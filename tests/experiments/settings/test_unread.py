@@ -33,6 +33,10 @@ def config_of(*overrides) -> Config:
         (["model.rope.factor=4"], "model.rope.factor=4.0 has no effect: model.rope.scaling is 'none'; 'linear', 'ntk'"),
         (["model.rope.scaling=linear", "model.rope.beta_fast=16"], "rope.scaling is 'linear'; 'yarn' reads it"),
         (["stages[1].rope.long_factors=(1.0,2.0)"], "stages[1].rope.long_factors=(1.0, 2.0) has no effect"),
+        (
+            ["data.records=messages", "data.text_field=a"],
+            "data.text_field='a' has no effect: data.records is 'messages'",
+        ),
         (["model.lora.alpha=32"], "model.lora.alpha=32.0 has no effect: model.lora.rank is 0; 16 works"),
         (["model.experts=8"], "model.experts=8 has no effect: model.feed_forward is 'gated'; 'gpt_oss' and 'llama4'"),
     ],
@@ -48,6 +52,7 @@ def test_what_has_no_effect(overrides, says):
     [
         [],
         ["batch_tokens=16384"],
+        ["data.text_field=a"],
         ["stages[0].batch_tokens=4096", "batch_tokens=4096"],
         ["model.rope.factor=4", "stages[2].rope.scaling=yarn", "stages[2].rope.original_length=512"],
         ["model.rope.original_length=512"],

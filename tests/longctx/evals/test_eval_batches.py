@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from longctx.data.sources import Document
 from longctx.evals import batches
 from longctx.evals.batches import LongDocument, Piece, Prediction
 
@@ -115,5 +116,8 @@ def test_every_byte_is_of_one_token(byte_tokenizer):
     spans = np.array([[1, 3], [4, 6], [4, 6], [6, 7]])
     document = LongDocument(np.arange(6, dtype=np.int32), spans, b"0123456789")
     assert document.bytes.tolist() == [3, 3, 0, 4, 0] and document.of_text.tolist() == [True] * 4 + [False]
-    made = batches.long_document(byte_tokenizer, b"abc", "a")
+    made = batches.long_document(byte_tokenizer, Document("a", b"abc"))
+    assert made.counts is None
+    parts = batches.long_document(byte_tokenizer, Document("a", b"abc", asked=((1, 2),)))
+    assert parts.counts.tolist() == [False, True, False, False] and parts.ids.tolist() == made.ids.tolist()
     assert made.ids.tolist() == [BOS, 97, 98, 99, EOS] and made.bytes.tolist() == [1, 1, 1, 0]

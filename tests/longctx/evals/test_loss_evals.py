@@ -104,7 +104,7 @@ def test_bits_per_byte_are_of_the_text_whatever_the_tokenizer(tmp_path):
     """A model that spends a bit on each byte: a token of three bytes costs three. The end marker is free to cost."""
     tokenizer = tokenizers.load(tiny.write(tmp_path, tiny.byte_level("<s>", "</s>")))
     text = b"x 12 y" * 200
-    long = batches.long_document(tokenizer, text, "a")
+    long = batches.long_document(tokenizer, Document("a", text))
     assert long.bytes.sum() == len(text) and set(long.bytes[:-1].tolist()) == {1, 3} and long.bytes[-1] == 0
     threes = {int(token) for token, size in zip(long.ids[1:], long.bytes, strict=True) if size == 3}
 

@@ -80,7 +80,7 @@ def test_a_window_holds_the_text_as_it_is(byte_tokenizer):
     text = bytes(range(40))
     run(EvalConfig(windows="rolling"), (16,), [text], byte_tokenizer, lambda b: seen.append(b) or by_context(b))
     (batch,) = seen
-    ids = long_document(byte_tokenizer, text, "a").ids
+    ids = long_document(byte_tokenizer, Document("a", text)).ids
     np.testing.assert_array_equal(batch["tokens"], [ids[:16], ids[16:32], ids[25:41]])
     np.testing.assert_array_equal(batch["targets"], [ids[1:17], ids[17:33], ids[26:42]])
     np.testing.assert_array_equal(batch["weights"].sum(axis=1), [16, 16, 9])
