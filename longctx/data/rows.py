@@ -23,14 +23,16 @@ class TokenTable:
     """All documents one after another, each as BOS tokens EOS where text was tokenised.
 
     ids: the smallest unsigned type that holds the vocabulary; starts i64[documents + 1]: document d is
-    ids[starts[d]:starts[d + 1]], at least two tokens. names: of each document. counts: bool, of each token whether it
-    counts in the loss where it is predicted; None where all do.
+    ids[starts[d]:starts[d + 1]], at least two tokens. names, texts: of each document, or none at all; a text is empty
+    where the document came as tokens. counts: bool, of each token whether it counts in the loss where it is predicted;
+    None where all do.
     """
 
     ids: np.ndarray
     starts: np.ndarray
     names: Sequence[str] = ()
     counts: np.ndarray | None = None
+    texts: Sequence[bytes] = ()
 
     @property
     def inputs(self) -> np.ndarray:
@@ -46,7 +48,8 @@ class TokenTable:
 
 def tokenize(documents: Sequence[Document], tokenizer: Tokenizer) -> TokenTable:
     """The table of the documents, in order. Raises UserError for a document that the tokenizer cannot take."""
-    return table(encoded(documents, tokenizer), tokenizer, [document.name for document in documents])
+    made = table(encoded(documents, tokenizer), tokenizer, [document.name for document in documents])
+    return dataclasses.replace(made, texts=[document.text for document in documents])
 
 
 def encoded(documents: Sequence[Document], tokenizer: Tokenizer) -> Iterator[Encoded]:
@@ -137,11 +140,10 @@ class PackedRows:
     def work(self, reaches: Reaches, rows: np.ndarray) -> np.ndarray:
         """f64 [rows]: pairs of tokens that attention takes in each of the given rows, over layers as Layout.owner knows
         them."""
-        counts, _, piece = self._pieces(rows)
-        first, length = np.cumsum(counts) - counts, self.packing.length[piece]
-        if self.packing.joined:
-            return work_of(np.add.reduceat(length, first), reaches)
-        return np.add.reduceat(work_of(length, reaches), first)
+        counts, piece, new = self._pieces(rows)
+        heads = np.flatnonzero(new)
+        work = work_of(np.add.reduceat(self.packing.length[piece], heads), reaches)
+        return np.add.reduceat(work, np.searchsorted(heads, np.cumsum(counts) - counts))
 
     def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The given rows as a batch: arrays [B, T], int32 but for the weights, which are float32.
@@ -150,17 +152,18 @@ class PackedRows:
         targets    the token after each of them in its document: EOS after the last. The shift is done here, once, so a
                    later permutation of the columns may treat all arrays alike, and a cut document loses no target
         weights    1, and 0 on padding and for targets that do not count
-        positions  0, 1, ... from the start of each piece, or of the row where its pieces are joined; 0 on padding
-        segments   1, 2, ... for the pieces of a row, or 1 where they are joined; 0 on padding
+        positions  0, 1, ... from the start of each group of pieces; 0 on padding
+        segments   1, 2, ... for the groups of a row; 0 on padding
         """
         packing, rows = self.packing, np.asarray(rows)
-        counts, segment, piece = self._pieces(rows)
+        counts, piece, new = self._pieces(rows)
         length, column = packing.length[piece], packing.column[piece]
         offset = ragged_arange(length)
         place = np.repeat(np.repeat(np.arange(len(rows)) * packing.capacity, counts) + column, length) + offset
         source = np.repeat(self.table.starts[packing.document[piece]] + packing.start[piece], length) + offset
-        if packing.joined:
-            segment, offset = np.zeros_like(segment), np.repeat(column, length) + offset
+        groups, firsts = np.cumsum(new), np.cumsum(counts) - counts
+        segment = groups - np.repeat(groups[firsts], counts) + 1
+        begun = column - column[np.flatnonzero(new)][groups - 1]  # tokens of the group before each piece
 
         def spread(values, fill, dtype):
             out = np.full(len(rows) * packing.capacity, fill, dtype)  # the flattened batch
@@ -171,13 +174,14 @@ class PackedRows:
             "tokens": spread(self.table.ids[source], self.pad, np.int32),
             "targets": spread(self.table.ids[source + 1], self.pad, np.int32),
             "weights": spread(1 if self.table.counts is None else self.table.counts[source + 1], 0, np.float32),
-            "positions": spread(offset, 0, np.int32),
-            "segments": spread(np.repeat(segment + 1, length), 0, np.int32),
+            "positions": spread(np.repeat(begun, length) + offset, 0, np.int32),
+            "segments": spread(np.repeat(segment, length), 0, np.int32),
         }
 
     def _pieces(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(pieces in each of the rows, the number of each piece in its row, its number in the packing)."""
+        """(pieces in each of the rows, the number of each in the packing, whether it is the first of a group)."""
         first = self.packing.row_start[rows]
         counts = self.packing.row_start[rows + 1] - first
         number = ragged_arange(counts)
-        return counts, number, np.repeat(first, counts) + number
+        piece, group = np.repeat(first, counts) + number, self.packing.group
+        return counts, piece, (number == 0) | (group[piece] != group[piece - 1])
