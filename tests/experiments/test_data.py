@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from experiments import data
+from longctx.data import rows
+from longctx.data.packing.api import COMPARED, PACKINGS
 from longctx.data.tokenizers import ByteTokenizer
 from longctx.errors import UserError
 from tests.helpers import ROOT
@@ -32,6 +34,14 @@ def test_a_config_is_shown_and_nothing_is_trained(tmp_path, text, capsys):
     assert "(this run: concat_and_cut)" in said and "count in the loss" in said and "with words" in said
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["data.png"]
     assert (tmp_path / "out" / "data.png").stat().st_size > 10_000
+
+
+def test_packings_that_compare_much_text_are_tried_for_their_own_run_only(monkeypatch):
+    text = rows.table([(np.arange(30), None)] * 4, ByteTokenizer())
+    tried = lambda own: {name for name, *cells in data.packed(text, [16, 32], 0, own) if "slow" not in cells[1]}
+    assert tried("best_fit") == PACKINGS.keys()
+    monkeypatch.setattr(data, "MOST_COMPARED", 200)
+    assert tried("best_fit") == PACKINGS.keys() - COMPARED and tried("nextlong") == PACKINGS.keys() - {"in_context"}
 
 
 def test_a_row_as_text_shows_what_counts():

@@ -20,7 +20,8 @@ from longctx.data.packing.packing import Packing, Text, check, full_rows
 
 NEIGHBOURS = 10
 Same = Callable[[int, int], bool]  # (number of a document, another one) -> whether they are nearly the same
-HEAD, SAME = 100, 0.85  # near duplicates: Jaccard index of the 3-grams of the first HEAD tokens, and cosine, >= SAME
+HEAD, SAME = 100, 0.85  # near duplicates: the Jaccard index of the 3-grams of the first HEAD tokens is at least SAME,
+ALIKE = 0.7  # and the cosine at least this, which leaves room for the noise of features
 
 
 def pack(text: Text, capacity: int, rng: np.random.Generator) -> Packing:
@@ -75,6 +76,6 @@ def _near_duplicates(made: np.ndarray, ids: np.ndarray, first: np.ndarray, lengt
     def same(one: int, other: int) -> bool:
         a, b = grams(one), grams(other)
         alike = bool(a and b) and len(a & b) >= SAME * len(a | b)
-        return alike and float(made[one] @ made[other]) >= SAME * similarity.SCALE**2
+        return alike and float(made[one] @ made[other]) >= ALIKE * similarity.SCALE**2
 
     return same

@@ -20,7 +20,8 @@ def pack(lengths: np.ndarray, capacity: int, rng: np.random.Generator) -> Packin
     """
     whole = concat_and_cut.pack(lengths, capacity, rng)
     begin = np.cumsum(whole.length) - whole.length
-    piece, offset, length, _ = cut(whole.length, np.unique(begin + whole.length * np.arange(PARTS)[:, None] // PARTS))
+    places = begin[:, None] + whole.length[:, None] * np.arange(PARTS) // PARTS
+    piece, offset, length, _ = cut(whole.length, places.ravel())
     row = np.repeat(np.arange(whole.rows), np.diff(whole.row_start))[piece]
     turn = np.argsort(ragged_arange(np.bincount(piece)), kind="stable")
     document, start = whole.document[piece], whole.start[piece] + offset

@@ -7,6 +7,8 @@ of a model's embeddings; a chunk is used once, as a negative or in its own docum
 at its turn; every token's target is the next one of its own document.
 """
 
+import itertools
+
 import numpy as np
 
 from longctx.data.packing import similarity
@@ -42,8 +44,8 @@ def pack(text: Text, capacity: int, rng: np.random.Generator) -> Packing:
 def extended(document: np.ndarray, length: np.ndarray, neighbours: np.ndarray, begun: int, capacity: int) -> np.ndarray:
     """The order of chunks, each of them once. begun: tokens that lie in rows before them."""
     order, used, sizes = [], [False] * len(document), length.tolist()
-    ends = np.flatnonzero(np.diff(document, append=-1)) + 1
-    for first, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
+    bounds = [*np.flatnonzero(np.diff(document, prepend=-1)).tolist(), len(document)]
+    for first, end in itertools.pairwise(bounds):
         own = [chunk for chunk in range(first, end) if not used[chunk]]
         if not own:
             continue

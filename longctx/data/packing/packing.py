@@ -109,11 +109,12 @@ def in_rows(capacity: int, document, start, length, row, left_out: int = 0, grou
 def cut(lengths: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Pieces that lie one after another, cut where one ends and at the places `at`.
 
-    lengths: all at least 1; at: ascending, from 0 on, all below the sum. Returns of each part, in order, the piece it
-    is of, where it starts in there, its length, and which of `at` it lies behind.
+    lengths: all at least 1; at: ascending, 0 the first, all below the sum; repeated ones cut once. Returns of each
+    part, in order, the piece it is of, where it starts in there, its length, and which of `at` it lies behind.
     """
     begin = np.cumsum(lengths) - lengths
-    first = np.union1d(begin, at).astype(np.int64)
+    first = np.sort(np.concatenate([begin, at]).astype(np.int64), kind="stable")  # of two sorted runs: linear
+    first = first[np.diff(first, prepend=-1) > 0]
     piece = np.searchsorted(begin, first, side="right") - 1
     part = np.searchsorted(at, first, side="right") - 1
     return piece, first - begin[piece], np.diff(first, append=np.sum(lengths)), part

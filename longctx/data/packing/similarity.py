@@ -22,24 +22,24 @@ BLOCK_TOKENS, BLOCK_PIECES = 1 << 20, 512  # what is worked on at a time
 def features(ids: np.ndarray, first: np.ndarray, length: np.ndarray) -> np.ndarray:
     """f32 [pieces, 2^DIMENSIONS]: whole numbers, of pieces ids[first:first + length]; at most MOST of them.
 
-    The product of two is SCALE^2 times their cosine, about: the projection adds noise of 2^(-DIMENSIONS / 2). N-grams
-    of a single piece, which are like nothing, count as little as those of all; a piece of nothing else is 0.
+    The product of two is SCALE^2 times their cosine, about: the projection adds noise of 2^(-DIMENSIONS / 2) at most.
     """
     length = np.minimum(length, READ)
     blocks = list(_counted(ids, first, length))
     documents = sum((np.bincount(bucket, minlength=1 << BUCKETS) for _, bucket, _ in blocks), np.zeros(1 << BUCKETS))
-    shared = documents > 1
-    rarity = np.where(shared, np.log(len(first) / np.where(shared, documents, 1)), 0)
+    rarity = np.log(max(len(first), 1) / np.maximum(documents, 1))
+    shared = rarity * (documents > 1)  # what a single piece has is part of its length, and of no product
     mixed = np.arange(1, (1 << BUCKETS) + 1, dtype=np.uint64) * HASH
     place = (mixed >> np.uint64(64 - DIMENSIONS)).astype(np.int64)
     sign = (mixed >> np.uint64(63 - DIMENSIONS) & np.uint64(1)).astype(np.float64) * 2 - 1
-    made = np.zeros((len(first), 1 << DIMENSIONS))
+    made, norm = np.zeros((len(first), 1 << DIMENSIONS)), np.zeros((len(first), 1))
     for piece, bucket, count in blocks:
-        low, high = piece[0], piece[-1] + 1
-        weight = sign[bucket] * rarity[bucket] * (1 + np.log(count))
+        low, pieces, often = piece[0], piece[-1] + 1 - piece[0], 1 + np.log(count)
         where = (piece - low) * made.shape[1] + place[bucket]
-        made[low:high] = np.bincount(where, weight, (high - low) * made.shape[1]).reshape(high - low, -1)
-    norm = np.linalg.norm(made, axis=1, keepdims=True)
+        weight = sign[bucket] * shared[bucket] * often
+        made[low : low + pieces] = np.bincount(where, weight, pieces * made.shape[1]).reshape(pieces, -1)
+        norm[low : low + pieces, 0] = np.sqrt(np.bincount(piece - low, (rarity[bucket] * often) ** 2))
+    norm = np.maximum(norm, np.linalg.norm(made, axis=1, keepdims=True))  # the projection may make one longer
     return np.rint(made * (SCALE / np.where(norm > 0, norm, 1))).astype(np.float32)
 
 

@@ -23,7 +23,7 @@ def pack(lengths: np.ndarray, capacity: int, rng: np.random.Generator) -> Packin
     whole = concat_and_cut.pack(lengths, capacity, rng)
     begin, cuts = np.cumsum(whole.length) - whole.length, rng.integers(0, MOST_PARTS, len(whole.length))
     within = rng.random(cuts.sum()) * np.repeat(whole.length, cuts)  # two at one place, or one at 0, cut once
-    places = np.union1d(begin, np.repeat(begin, cuts) + within.astype(np.int64))
+    places = np.sort(np.repeat(begin, cuts) + within.astype(np.int64))
     piece, offset, length, _ = cut(whole.length, places)
     row = np.repeat(np.arange(whole.rows), np.diff(whole.row_start))[piece]
     key = rng.random(len(piece))
