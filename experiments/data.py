@@ -20,7 +20,7 @@ from longctx.data.mixture import Mixture
 from longctx.data.packing.api import COMPARED, PACKINGS
 
 ROWS, SHOWN = 3, 400  # rows that are shown as text, and characters of each
-MOST_COMPARED = 20_000_000  # tokens: packings that compare all of them take up to ten seconds for so many
+MOST_COMPARED = 10_000_000  # tokens: packings that compare all of them take up to ten seconds for so many
 
 
 def fed(stage: Stage, names: tuple[str, ...], mixture: Mixture) -> list[tuple]:

@@ -11,7 +11,7 @@ the next one of its own document.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -42,16 +42,21 @@ def walk(text: Text, documents: np.ndarray) -> np.ndarray:
     """The given documents in the order of the walk, without near duplicates."""
     first, length = text.starts[documents], text.inputs[documents]
     made = similarity.features(text.ids, first, length)
-    neighbours, degrees = _graph(*similarity.nearest(made, NEIGHBOURS))
-    same, path, left = _near_duplicates(made, text.ids, first, length), [], np.ones(len(documents), bool)
+    graph = _graph(*similarity.nearest(made, NEIGHBOURS))
+    return documents[np.array(path(*graph, _near_duplicates(made, text.ids, first, length)), np.int64)]
+
+
+def path(neighbours: Sequence[np.ndarray], degrees: np.ndarray, same: Same) -> list[int]:
+    """The numbers of documents in the order of the walk. neighbours: of each, most similar first; degrees: how many."""
+    order, left = [], np.ones(len(degrees), bool)
     for start in np.argsort(degrees, kind="stable").tolist():
         candidates = iter([start])
         while (at := next((one for one in candidates if left[one]), None)) is not None:
             left[at] = False
-            if not path or not same(path[-1], at):
-                path.append(at)
+            if not order or not same(order[-1], at):
+                order.append(at)
                 candidates = iter(neighbours[at].tolist())
-    return documents[np.array(path, np.int64)]
+    return order
 
 
 def _graph(found: np.ndarray, alike: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:

@@ -1,7 +1,7 @@
 """How alike pieces of tokens are: TF-IDF of hashed n-grams, and for each piece those that are most like it.
 
 Weights are projected to a fixed number of dimensions and rounded to whole numbers so small that every product of two is
-exact in float32, in whatever order a machine adds: all hosts of a run find the same neighbours.
+exact in float32, in whatever order a machine adds: the hosts of a run find the same neighbours, on other CPUs too.
 """
 
 from collections.abc import Iterator

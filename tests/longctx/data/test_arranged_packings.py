@@ -100,6 +100,10 @@ def test_a_walk_begins_where_neighbours_are_fewest_and_goes_to_the_most_similar(
     alike = np.array([[5, 3], [5, 4], [4, 3], [2, 0]])
     neighbours, degrees = in_context._graph(found, alike)
     assert [one.tolist() for one in neighbours] == [[1, 2], [0, 2], [1, 0, 3], [2]] and degrees.tolist() == [2, 2, 3, 1]
+    assert in_context.path(neighbours, degrees, lambda one, other: False) == [3, 2, 1, 0]
+    assert in_context.path(neighbours, degrees, lambda one, other: {one, other} == {1, 2}) == [3, 2, 0]
+    apart = np.array([[1], [0], [-1]]), np.array([[5], [5], [0]])
+    assert in_context.path(*in_context._graph(*apart), lambda one, other: False) == [2, 0, 1], "and starts again"
 
 
 def test_near_duplicates_are_left_out_and_counted():
