@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longctx.data import rows, sources
-from longctx.data.packing import concat_and_cut, in_context, interleave, repository, similarity, untie_the_knots
+from longctx.data.packing import (
+    concat_and_cut,
+    in_context,
+    interleave,
+    nextlong,
+    repository,
+    similarity,
+    untie_the_knots,
+)
 from longctx.data.packing.api import PACKINGS
 from longctx.data.packing.packing import cut
 from longctx.data.sources import Document
@@ -147,6 +155,12 @@ def test_parts_keep_the_order_of_their_document_and_rows_hold_what_is_cut(case, 
             assert turns == sorted(turns), "every first part, then every second one, ..."
 
 
+def test_turns_are_equally_long():
+    parts = interleave.pack(np.array([8, 8, 3]), 19, np.random.default_rng(0))
+    in_turn = lambda d: parts.length[parts.document == d].tolist()
+    assert in_turn(0) == in_turn(1) == [2, 2, 2, 2] and in_turn(2) == [1, 1, 1]
+
+
 def test_knots_are_tied_at_places_from_all_of_a_document():
     parts = untie_the_knots.pack(np.full(4000, 50), 200, np.random.default_rng(0))
     pieces = np.bincount(np.unique(np.stack([rows_of(parts), parts.document]), axis=1)[1])
@@ -168,14 +182,21 @@ def test_chunks_are_followed_by_the_most_similar_ones_of_others():
     assert others.mean() > 0.8 and (topic[1:] == topic[:-1])[others].mean() > 0.6, "by chance a sixth of them"
 
 
-def test_a_document_as_long_as_a_row_gets_no_negatives():
-    long, short = Document("long", bytes(range(97, 107)) * 205), topics(40)
-    for seed in range(3):
-        _, packing = packed("nextlong", [long, *short], 2051, seed)
-        row = rows_of(packing)[packing.document == 0]
-        assert len(row) and row[-1] - row[0] <= 1
-    _, packing = packed("nextlong", [long], 2051)
-    assert packing.document.tolist() == [0] * len(packing.document) and packing.rows == 1
+@pytest.mark.parametrize(
+    "begun, capacity, order",
+    [
+        (0, 8, [0, 1, 2, 3, 4]),  # the document fills its row
+        (0, 16, [0, 3, 1, 2, 4]),  # room for one behind each chunk
+        (0, 12, [0, 3, 1, 2, 4]),  # room for one in all
+        (4, 12, [0, 1, 2, 3, 4]),  # none, where so much of the row is filled
+        (2, 13, [0, 1, 2, 3, 4]),  # room for less than a chunk
+        (0, 400, [0, 3, 2, 1, 4]),  # room for more than there are
+    ],
+)
+def test_negatives_fill_the_row_that_a_document_ends_in(begun, capacity, order):
+    neighbours = np.array([[3, 2], [3, 2], [1, 0], [0, 1], [-1, -1]])
+    document, length = np.array([0, 0, 1, 1, 2]), np.full(5, 4)
+    assert nextlong.extended(document, length, neighbours, begun, capacity).tolist() == order
 
 
 FILES = {
@@ -213,6 +234,25 @@ def test_files_stand_behind_what_they_import():
         or of("one/") == []
     )
     assert of("two/") == ["two/README", "two/first.py"]
+
+
+@pytest.mark.parametrize(
+    "statement, found",
+    [
+        (b"import r.a, top as t, other.b  # r.c", ["r/a", "top"]),
+        (b"from r import (\n    a,  # the first\n    p as d,\n)\nx = 1", ["r", "r/a", "r/p"]),
+        (b"from . import c", ["r/p", "r/p/c"]),
+        (b"from .. import a, c", ["r", "r/a"]),
+        (b"from .a import x", []),
+        (b"    from ..a import x", ["r/a"]),
+        (b"import c", ["r/p/c"]),
+        (b"what is\nimport or not\nimportant = c", []),
+        (b"\xff\xfe from here\nfrom r.a import \xff", ["r/a"]),
+    ],
+)
+def test_what_a_statement_imports(statement, found):
+    files = {"r", "r/a", "r/p", "r/p/c", "r/p/q/a", "top"}
+    assert repository.imported("r/p/x.py", statement, files) == found
 
 
 def test_a_long_chain_of_imports_is_followed():
@@ -277,7 +317,7 @@ def test_other_tokens_of_a_document_change_no_other_one(name):
 
 
 def test_the_library_in_an_order():
-    """Tests of a module stand beside it, and rows of packages are few."""
+    """A module and its tests stand side by side, and few files are nearly others."""
     found = sources.load(sources.DataConfig()).train
     table = rows.tokenize(found, TOKENIZER)
     order = in_context.walk(table, np.arange(len(found)))
