@@ -67,6 +67,11 @@ def test_features_are_cosines_and_whole():
     assert abs(cosines[~same].mean()) < 0.1
 
 
+def test_pieces_that_share_nothing_are_like_nothing():
+    made = similarity.features(np.arange(60, dtype=np.uint16), np.arange(0, 60, 20), np.full(3, 20))
+    assert not (made @ made.T).any()
+
+
 def test_blocks_of_pieces_change_no_feature(monkeypatch):
     table = rows.tokenize(topics(), TOKENIZER)
     whole = similarity.features(table.ids, table.starts[:-1], table.inputs)
@@ -253,6 +258,12 @@ def test_files_stand_behind_what_they_import():
 def test_what_a_statement_imports(statement, found):
     files = {"r", "r/a", "r/p", "r/p/c", "r/p/q/a", "top"}
     assert repository.imported("r/p/x.py", statement, files) == found
+
+
+def test_files_without_imports_stand_folder_by_folder():
+    names = ["r/a/z.txt", "r/a-b/y.txt", "r/z.txt", "r/a/b/x.txt", "r/a/README.txt", "r/readme"]
+    order = [names[i] for i in repository.in_order(names, [b""] * len(names))]
+    assert order == ["r/readme", "r/z.txt", "r/a/README.txt", "r/a/z.txt", "r/a/b/x.txt", "r/a-b/y.txt"]
 
 
 def test_a_long_chain_of_imports_is_followed():
