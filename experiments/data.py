@@ -19,11 +19,12 @@ from longctx.data import pipeline, texts
 from longctx.data.curriculum import Stage
 from longctx.data.generated import api as generated
 from longctx.data.mixture import Mixture
-from longctx.data.packing.api import PACKINGS
+from longctx.data.packing.api import COMPARED, PACKINGS
 from longctx.data.texts import Text
 from longctx.data.too_long import TOO_LONG
 
 ROWS, SHOWN = 3, 400  # rows that are shown as text, and characters of each
+MOST_COMPARED = 10_000_000  # tokens: packings that compare all of them take up to ten seconds for so many
 
 
 def described(name: str, text: Text) -> tuple:
@@ -56,14 +57,18 @@ def fed(stage: Stage, names: tuple[str, ...], mixture: Mixture) -> list[tuple]:
 def packed(name: str, text: Text, lengths: list[int], seed: int, long: str = "cut") -> list[tuple]:
     """A line for each way of packing a source: padding at each length, and the share of it that is left out.
 
-    long: what becomes of longer documents before, see longctx.data.too_long.
+    long: what becomes of longer documents before, see longctx.data.too_long. Ways that are not the source's own, and
+    that take long for so much text, are left out, as a line says.
     """
     tables, lines = [TOO_LONG[long](text.table, length)[0] for length in lengths], []
+    tokens = int(text.table.inputs.sum())
     for way, pack in PACKINGS.items():
+        if way in COMPARED and way != text.packing and tokens * len(lengths) > MOST_COMPARED:
+            lines.append((name, way, *("not tried: slow" for _ in lengths)))
+            continue
         found = [pack(one, length, np.random.default_rng(seed)) for one, length in zip(tables, lengths, strict=True)]
-        share = lambda packing: packing.left_out / max(int(text.table.inputs.sum()), 1)
         chosen = way + (" *" if way == text.packing else "")
-        lines.append((name, chosen, *(f"{one.waste:.2%} / {share(one):.2%}" for one in found)))
+        lines.append((name, chosen, *(f"{one.waste:.2%} / {one.left_out / max(tokens, 1):.2%}" for one in found)))
     return lines
 
 

@@ -25,8 +25,9 @@ class TokenTable:
 
     ids: the smallest unsigned type that holds the vocabulary, perhaps memory-mapped; starts, inputs i64[documents]:
     document d is ids[starts[d]:starts[d] + inputs[d] + 1], at least two tokens, of which the last is only predicted.
-    names: of each document. counts: bool, of each token whether it counts in the loss where it is predicted; None where
-    all do. checksum: of all ids and counts; None where it is not known yet.
+    names, texts: of each document, or none at all; a text is empty where the document came as tokens. counts: bool, of
+    each token whether it counts in the loss where it is predicted; None where all do. checksum: of all ids and counts;
+    None where it is not known yet.
     """
 
     ids: np.ndarray
@@ -34,6 +35,7 @@ class TokenTable:
     inputs: np.ndarray
     names: Sequence[str] = ()
     counts: np.ndarray | None = None
+    texts: Sequence[bytes] = ()
     checksum: int | None = None
 
     @functools.cached_property
@@ -47,9 +49,14 @@ class TokenTable:
 
     def chosen(self, documents: np.ndarray) -> "TokenTable":
         """The table of some of the documents, by their numbers; the tokens are not copied."""
-        names = [self.names[i] for i in documents] if self.names else ()
+        some = lambda values: [values[int(i)] for i in documents] if len(values) else ()
         return dataclasses.replace(
-            self, starts=self.starts[documents], inputs=self.inputs[documents], names=names, checksum=self._known()
+            self,
+            starts=self.starts[documents],
+            inputs=self.inputs[documents],
+            names=some(self.names),
+            texts=some(self.texts),
+            checksum=self._known(),
         )
 
     def _known(self) -> int:
@@ -58,7 +65,8 @@ class TokenTable:
 
 def tokenize(documents: Sequence[Document], tokenizer: Tokenizer) -> TokenTable:
     """The table of the documents, in order. Raises UserError for a document that the tokenizer cannot take."""
-    return table(encoded(documents, tokenizer), tokenizer, [document.name for document in documents])
+    made = table(encoded(documents, tokenizer), tokenizer, [document.name for document in documents])
+    return dataclasses.replace(made, texts=[document.text for document in documents])
 
 
 def encoded(documents: Sequence[Document], tokenizer: Tokenizer) -> Iterator[Encoded]:
@@ -170,11 +178,10 @@ class PackedRows:
     def work(self, reaches: Reaches, rows: np.ndarray) -> np.ndarray:
         """f64 [rows]: pairs of tokens that attention takes in each of the given rows, over layers as Layout.owner knows
         them."""
-        counts, _, piece = self._pieces(rows)
-        first, length = np.cumsum(counts) - counts, self.packing.length[piece]
-        if self.packing.joined:
-            return work_of(np.add.reduceat(length, first), reaches)
-        return np.add.reduceat(work_of(length, reaches), first)
+        counts, piece, new = self._pieces(rows)
+        heads = np.flatnonzero(new)
+        work = work_of(np.add.reduceat(self.packing.length[piece], heads), reaches)
+        return np.add.reduceat(work, np.searchsorted(heads, np.cumsum(counts) - counts))
 
     def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The given rows as a batch: arrays [B, T], int32 but for the weights, which are float32.
@@ -183,17 +190,18 @@ class PackedRows:
         targets    the token after each of them in its document: EOS after the last. The shift is done here, once, so a
                    later permutation of the columns may treat all arrays alike, and a cut document loses no target
         weights    1, and 0 on padding and for targets that do not count
-        positions  0, 1, ... from the start of each piece, or of the row where its pieces are joined; 0 on padding
-        segments   1, 2, ... for the pieces of a row, or 1 where they are joined; 0 on padding
+        positions  0, 1, ... from the start of each group of pieces; 0 on padding
+        segments   1, 2, ... for the groups of a row; 0 on padding
         """
         packing, rows = self.packing, np.asarray(rows)
-        counts, segment, piece = self._pieces(rows)
+        counts, piece, new = self._pieces(rows)
         length, column = packing.length[piece], packing.column[piece]
         offset = ragged_arange(length)
         place = np.repeat(np.repeat(np.arange(len(rows)) * packing.capacity, counts) + column, length) + offset
         source = np.repeat(self.table.starts[packing.document[piece]] + packing.start[piece], length) + offset
-        if packing.joined:
-            segment, offset = np.zeros_like(segment), np.repeat(column, length) + offset
+        groups, firsts = np.cumsum(new), np.cumsum(counts) - counts
+        segment = groups - np.repeat(groups[firsts], counts) + 1
+        begun = column - column[np.flatnonzero(new)][groups - 1]  # tokens of the group before each piece
 
         def spread(values, fill, dtype):
             out = np.full(len(rows) * packing.capacity, fill, dtype)  # the flattened batch
@@ -204,13 +212,14 @@ class PackedRows:
             "tokens": spread(self.table.ids[source], self.pad, np.int32),
             "targets": spread(self.table.ids[source + 1], self.pad, np.int32),
             "weights": spread(1 if self.table.counts is None else self.table.counts[source + 1], 0, np.float32),
-            "positions": spread(offset, 0, np.int32),
-            "segments": spread(np.repeat(segment + 1, length), 0, np.int32),
+            "positions": spread(np.repeat(begun, length) + offset, 0, np.int32),
+            "segments": spread(np.repeat(segment, length), 0, np.int32),
         }
 
     def _pieces(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(pieces in each of the rows, the number of each piece in its row, its number in the packing)."""
+        """(pieces in each of the rows, the number of each in the packing, whether it is the first of a group)."""
         first = self.packing.row_start[rows]
         counts = self.packing.row_start[rows + 1] - first
         number = ragged_arange(counts)
-        return counts, number, np.repeat(first, counts) + number
+        piece, group = np.repeat(first, counts) + number, self.packing.group
+        return counts, piece, (number == 0) | (group[piece] != group[piece - 1])

@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 
 from experiments import data
+from longctx.data import rows
+from longctx.data.packing.api import COMPARED, PACKINGS
+from longctx.data.texts import Text
 from longctx.data.tokenizers import ByteTokenizer
 from longctx.errors import UserError
 from tests.helpers import ROOT
@@ -60,6 +63,18 @@ def test_sources_are_told_apart(tmp_path, capsys):
         ("2", "256", "web"): 160,
     }
     assert "left out by shortest=50" in said
+
+
+def test_packings_that_compare_much_text_are_tried_for_their_own_run_only(monkeypatch):
+    table = rows.table([(np.arange(30), None)] * 4, ByteTokenizer())
+
+    def tried(own):
+        lines = data.packed("text", Text([], table, own), [16, 32], 0)
+        return {way.removesuffix(" *") for _, way, *cells in lines if "slow" not in cells[1]}
+
+    assert tried("best_fit") == PACKINGS.keys()
+    monkeypatch.setattr(data, "MOST_COMPARED", 200)
+    assert tried("best_fit") == PACKINGS.keys() - COMPARED and tried("nextlong") == PACKINGS.keys() - {"in_context"}
 
 
 def test_a_row_as_text_shows_what_counts():

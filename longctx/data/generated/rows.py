@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from longctx.data.generated.task import Generated, log_uniform
-from longctx.data.packing.packing import Packing
+from longctx.data.packing.packing import in_rows
 from longctx.data.rows import PackedRows, framed, table, work_of
 from longctx.data.sources import Document
 from longctx.data.tokenizers import Tokenizer
@@ -57,11 +57,8 @@ class GeneratedRows:
         """The given rows as a batch: the arrays that PackedRows.gather documents."""
         made = [self._documents(number) for number in rows]
         text = table(((framed(ids, self.tokenizer), None) for row in made for ids in row), self.tokenizer)
-        row_start = np.cumsum([0, *map(len, made)])
-        end = np.cumsum(text.inputs)
-        column = end - text.inputs - np.repeat(np.concatenate([[0], end])[row_start[:-1]], np.diff(row_start))
-        everything = np.arange(row_start[-1])
-        packing = Packing(self.length, everything, np.zeros_like(everything), text.inputs, column, row_start)
+        row, everything = np.repeat(np.arange(len(made)), [*map(len, made)]), np.arange(len(text.inputs))
+        packing = in_rows(self.length, everything, np.zeros_like(everything), text.inputs, row)
         return PackedRows(text, packing, self.tokenizer.pad).gather(np.arange(len(made)))
 
     def _documents(self, number: int) -> list[np.ndarray]:

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from longctx.data.packing.packing import Packing, check, in_rows
-from longctx.ragged import ragged_arange
+from longctx.data.packing.packing import Packing, check, full_rows
 
 
 def pack(lengths: np.ndarray, capacity: int, rng: np.random.Generator) -> Packing:
@@ -13,11 +12,4 @@ def pack(lengths: np.ndarray, capacity: int, rng: np.random.Generator) -> Packin
     """
     lengths = check(lengths, capacity)
     order = rng.permutation(len(lengths))
-    end = np.cumsum(lengths[order])
-    begin = end - lengths[order]  # in the stream of all tokens
-    first, last = begin // capacity, (end - 1) // capacity
-    pieces = last - first + 1
-    row = np.repeat(first, pieces) + ragged_arange(pieces)
-    from_ = np.maximum(np.repeat(begin, pieces), row * capacity)
-    to = np.minimum(np.repeat(end, pieces), (row + 1) * capacity)
-    return in_rows(capacity, np.repeat(order, pieces), from_ - np.repeat(begin, pieces), to - from_, row)
+    return full_rows(capacity, order, np.zeros_like(order), lengths[order])

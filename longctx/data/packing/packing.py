@@ -33,7 +33,12 @@ class Text(Protocol):
 
     @property
     def names(self) -> Sequence[str]:
-        """The name of each document: its path below data.path."""
+        """The name of each document: its path below data.path. None at all where documents have no names."""
+        ...
+
+    @property
+    def texts(self) -> Sequence[bytes]:
+        """The text of each document, empty where it came as tokens. None at all where there are no texts."""
         ...
 
 
@@ -44,8 +49,9 @@ class Packing:
     document i64[P]: index of the document      column    i64[P]: where the piece starts in its row
     start    i64[P]: where it starts in there   row_start i64[R + 1]: row r holds the pieces from row_start[r] up to
     length   i64[P]                                       row_start[r + 1]
-    left_out: tokens that lie in no row. joined: the pieces of a row are one document to the model, in which each sees
-    those before it and positions go on; else every piece is a document of its own
+    group    i64[P]: pieces of one group in a row, which stand together, are one document to the model: each sees those
+                     before it, and positions go on. Numbers differ wherever groups do, between rows too
+    left_out: tokens that lie in no row
     """
 
     capacity: int
@@ -54,8 +60,8 @@ class Packing:
     length: np.ndarray
     column: np.ndarray
     row_start: np.ndarray
+    group: np.ndarray
     left_out: int = 0
-    joined: bool = False
 
     @property
     def rows(self) -> int:
@@ -82,18 +88,43 @@ def by_lengths(pack: PackLengths) -> Pack:
     return of_text
 
 
-def in_rows(capacity: int, document, start, length, row, left_out: int = 0, joined: bool = False) -> Packing:
+def in_rows(capacity: int, document, start, length, row, left_out: int = 0, group=None) -> Packing:
     """The Packing of pieces given in any order, each with its row, from which no number below the largest is missing.
 
-    In a row the pieces lie in the order in which they are given, one directly after the other.
+    In a row the pieces lie in the order in which they are given, one directly after the other. group: None, every piece
+    is a document of its own; the array of rows, all pieces of a row are one.
     """
     order = np.argsort(row, kind="stable")
-    document, start, length, row = (np.asarray(x, np.int64)[order] for x in (document, start, length, row))
+    group = np.arange(len(order)) if group is None else group
+    document, start, length, row, group = (
+        np.asarray(x, np.int64)[order] for x in (document, start, length, row, group)
+    )
     pieces = np.bincount(row)
     row_start = np.concatenate([[0], np.cumsum(pieces)])
     end = np.cumsum(length) - length
     column = end - np.repeat(end[row_start[:-1]], pieces)
-    return Packing(capacity, document, start, length, column, row_start, left_out, joined)
+    return Packing(capacity, document, start, length, column, row_start, group, left_out)
+
+
+def cut(lengths: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Pieces that lie one after another, cut where one ends and at the places `at`.
+
+    lengths: all at least 1; at: ascending, 0 the first, all below the sum; repeated ones cut once. Returns of each
+    part, in order, the piece it is of, where it starts in there, its length, and which of `at` it lies behind.
+    """
+    begin = np.cumsum(lengths) - lengths
+    first = np.sort(np.concatenate([begin, at]).astype(np.int64), kind="stable")  # of two sorted runs: linear
+    first = first[np.diff(first, prepend=-1) > 0]
+    piece = np.searchsorted(begin, first, side="right") - 1
+    part = np.searchsorted(at, first, side="right") - 1
+    return piece, first - begin[piece], np.diff(first, append=np.sum(lengths)), part
+
+
+def full_rows(capacity: int, document, start, length, left_out: int = 0, joined: bool = False) -> Packing:
+    """The Packing of pieces in their order, cut wherever a row is full. joined: the pieces of a row are one document to
+    the model."""
+    piece, offset, length, row = cut(length, np.arange(0, np.sum(length), capacity))
+    return in_rows(capacity, document[piece], start[piece] + offset, length, row, left_out, row if joined else None)
 
 
 def check(lengths: np.ndarray, capacity: int) -> np.ndarray:

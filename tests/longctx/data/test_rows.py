@@ -112,18 +112,28 @@ def test_what_does_not_count_has_no_weight():
     assert everything.fingerprint != table.fingerprint
 
 
-def test_pieces_of_a_joined_row_are_one_document():
-    table = rows.tokenize([Document(str(i), bytes([i]) * n) for i, n in enumerate((5, 9, 2))], TOKENIZER)
-    apart = pack(table.inputs, 12)
-    batch, other = (
-        rows.PackedRows(table, packing, TOKENIZER.pad).gather(np.arange(apart.rows))
-        for packing in (dataclasses.replace(apart, joined=True), apart)
-    )
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=12), st.integers(1, 24), st.data())
+def test_pieces_of_a_group_are_one_document(lengths, capacity, data):
+    """Other pieces lie as they do apart; segments count groups, and positions go on within one."""
+    table = rows.tokenize([Document(str(i), bytes([i]) * n) for i, n in enumerate(lengths)], TOKENIZER)
+    apart = pack(table.inputs, capacity)
+    begins = np.array(data.draw(st.lists(st.booleans(), min_size=len(apart.group), max_size=len(apart.group))))
+    begins[apart.row_start[:-1]] = True
+    made = rows.PackedRows(table, dataclasses.replace(apart, group=7 * np.cumsum(begins)), TOKENIZER.pad)
+    chosen = np.array(data.draw(st.lists(st.integers(0, apart.rows - 1), min_size=1, max_size=4)))
+    batch, other = (r.gather(chosen) for r in (made, rows.PackedRows(table, apart, TOKENIZER.pad)))
     for name in ("tokens", "targets", "weights"):
         np.testing.assert_array_equal(batch[name], other[name])
-    filled = other["segments"] > 0
-    np.testing.assert_array_equal(batch["segments"], filled)
-    np.testing.assert_array_equal(batch["positions"], np.where(filled, np.arange(12), 0))
-    joined = rows.PackedRows(table, dataclasses.replace(apart, joined=True), TOKENIZER.pad)
-    seen = np.where(filled, batch["positions"] + 1, 0).sum(1)
-    np.testing.assert_array_equal(joined.work(((None, 1),), np.arange(apart.rows)), seen)
+    work = np.zeros(len(chosen))
+    for number, row in enumerate(chosen):
+        segment = position = 0
+        segments, positions = np.zeros(capacity, int), np.zeros(capacity, int)
+        for piece in range(apart.row_start[row], apart.row_start[row + 1]):
+            if begins[piece]:
+                segment, position = segment + 1, 0
+            for i in range(apart.length[piece]):
+                segments[apart.column[piece] + i], positions[apart.column[piece] + i] = segment, position
+                position, work[number] = position + 1, work[number] + position + 1
+        np.testing.assert_array_equal(batch["segments"][number], segments)
+        np.testing.assert_array_equal(batch["positions"][number], positions)
+    np.testing.assert_array_equal(made.work(((None, 1),), chosen), work)
