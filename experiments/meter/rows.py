@@ -58,7 +58,8 @@ def of_lengths(config: Config, stage: Stage, lengths: str) -> Iterator[Batch]:
     Raises UserError for data that cannot be read.
     """
     if lengths == DATA:
-        corpus, tokenizer = sources.load(config.data), tokenizers.of(config.data)
+        tokenizer = tokenizers.of(config.data)
+        corpus = sources.load(config.data, tokenizer)
         for line in corpus.notes:
             print(line, file=sys.stderr, flush=True)
         return of_text(config, stage, rows.tokenize(corpus.train, tokenizer), corpus, tokenizer)
