@@ -81,13 +81,14 @@ class _Zstd(io.RawIOBase):
 
 
 class _Joined:
-    """A file with a few bytes behind it."""
+    """A file with a few bytes behind it, which come with its last ones: a piece that begins with a frame would be taken
+    for one where the piece before it breaks off in the head of another."""
 
     def __init__(self, file: BinaryIO, end: bytes):
-        self._file, self._end = file, end
+        self._file, self._end, self._next = file, end, file.read(PIECE)
 
     def read(self, size: int = -1) -> bytes:
-        piece = self._file.read(size)
-        if not piece:
-            piece, self._end = self._end, b""
+        piece, self._next = self._next, self._file.read(PIECE) if self._next else b""
+        if not self._next:
+            piece, self._end = piece + self._end, b""
         return piece
