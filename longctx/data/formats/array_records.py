@@ -1,5 +1,6 @@
 """Records of ArrayRecord files, by the package that grain brings."""
 
+import contextlib
 from collections.abc import Iterator
 
 from longctx.data import remote
@@ -20,8 +21,7 @@ def records(file: Metered, reading: Reading) -> Iterator[Part]:
     reader = module.ArrayRecordReader(file.path, IN_TURN)
     try:
         if not reader.ok():
-            yield Part(0, bad="is not a whole ArrayRecord file (it has no footer)")
-            return
+            reader.close()  # raises the reason
         for start in range(0, reader.num_records(), RECORDS):
             found = reader.read(start, min(start + RECORDS, reader.num_records()))
             for number, record in enumerate(found, start + 1):
@@ -30,7 +30,8 @@ def records(file: Metered, reading: Reading) -> Iterator[Part]:
     except (RuntimeError, IndexError) as error:  # what the package raises
         yield Part(0, bad=f"is not a whole ArrayRecord file ({str(error).split(';')[0]})")
     finally:
-        reader.close()
+        with contextlib.suppress(RuntimeError):
+            reader.close()
 
 
 def _part(number: int, record: bytes, reading: Reading) -> Part:

@@ -47,7 +47,7 @@ def documents(file: Metered, reading: Reading) -> Iterator[Part]:
                 f"{ends[odd[0]]:,} of {path!r}, which has {size:,}: they are no pair, or one of them is not whole."
             )
         flat = mapped(ids, index.dtype, 0, size // index.dtype.itemsize)
-        yield from _documents(index, flat, ids, reading)
+        yield from _documents(index, flat, file, reading)
 
 
 def parsed(data: bytes, path: str) -> Index:
