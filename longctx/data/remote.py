@@ -1,7 +1,6 @@
 """Files at addresses such as gs://bucket/folder, through fsspec. Free of jax and grain."""
 
 import importlib.util
-import os
 import posixpath
 import re
 from collections import Counter
@@ -22,7 +21,7 @@ def is_address(path: str) -> bool:
 
 def check(path: str) -> None:
     """Raises UserError for an address of a kind that is not known, or whose package is not installed."""
-    scheme = cast(re.Match, _SCHEME.match(path))[1]
+    scheme = _scheme(path)
     if scheme not in DRIVERS:
         raise UserError(
             f"data.path={path!r} is an address of {scheme}://, and only gs://, s3:// and files and folders of this "
@@ -59,10 +58,11 @@ def found(root: str, skip: frozenset[str]) -> tuple[list[File], Counter[str], bo
         raise
     except Exception as error:  # as above
         raise _cannot(root, error) from error
+    scheme = _scheme(root)
     if not infos:
         raise UserError(f"data.path={root!r} does not exist, or is an empty folder.")
     if set(infos) == {inside}:
-        return [_file(system, posixpath.basename(inside), infos[inside])], Counter(), False
+        return [_file(scheme, posixpath.basename(inside), infos[inside])], Counter(), False
     files, passed_over = [], set()
     for path in sorted(infos):
         name = posixpath.relpath(path, inside)
@@ -71,13 +71,17 @@ def found(root: str, skip: frozenset[str]) -> tuple[list[File], Counter[str], bo
         if out:
             passed_over.add("/".join(folders[:out]))
         else:
-            files.append(_file(system, name, infos[path]))
-    return files, Counter(os.path.basename(folder) for folder in passed_over), True
+            files.append(_file(scheme, name, infos[path]))
+    return files, Counter(posixpath.basename(folder) for folder in sorted(passed_over)), True
 
 
-def _file(system: Any, name: str, info: dict[str, Any]) -> File:
-    path = system.unstrip_protocol(info["name"])
+def _file(scheme: str, name: str, info: dict[str, Any]) -> File:
+    path = f"{scheme}://{info['name'].lstrip('/')}"
     return File(name, path, int(info.get("size") or 0), path)
+
+
+def _scheme(path: str) -> str:
+    return cast(re.Match, _SCHEME.match(path))[1]
 
 
 def _system(path: str) -> Any:
@@ -85,7 +89,7 @@ def _system(path: str) -> Any:
     check(path)
     import fsspec
 
-    return fsspec.filesystem(cast(re.Match, _SCHEME.match(path))[1])
+    return fsspec.filesystem(_scheme(path))
 
 
 def _cannot(path: str, error: Exception) -> UserError:

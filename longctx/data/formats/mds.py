@@ -6,6 +6,7 @@ byte for that, one without a shape with a byte (dimensions << 2 | log2 of the by
 """
 
 import json
+import math
 import posixpath
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
@@ -143,9 +144,11 @@ def _cells(shard: Shard, file: Metered) -> Iterator[dict[str, bytes]]:
             if offsets[0] < 4 * (count + 2) or (np.diff(offsets) < 0).any():
                 raise wrong("its samples do not lie one after another")
             _exactly(content, int(offsets[0]) - 4 * (count + 2))  # what the shard says of itself
-            for number, size in enumerate(np.diff(offsets), start=1):
-                file.take(int(size))
-                yield _split(_exactly(content, int(size)), shard.columns, lambda n=number: wrong(f"sample {n} is cut"))
+            for number, size in enumerate(np.diff(offsets).tolist(), start=1):
+                file.take(size)
+                yield _split(_exactly(content, size), shard.columns, lambda n=number: wrong(f"sample {n} is cut"))
+            if content.read(1):  # which also compares the checksum of what is compressed
+                raise wrong("it goes on behind its last sample")
         except (*opening.BROKEN, ValueError) as error:
             if isinstance(error, UserError):
                 raise
@@ -231,18 +234,31 @@ def _array(cell: bytes, column: Column, path: str, reading: Reading) -> np.ndarr
     kind, _, rest = column.encoding.partition(":")
     name, _, shape = rest.partition(":")
     if kind == "bytes":
-        dtype, at = token_dtype(path, reading), 0
+        dtype, at, count = token_dtype(path, reading), 0, None
     elif kind == ARRAY and (not name or name in TYPES):
-        name, at = (name, 0) if name else (CODES.get(cell[0], "") if cell else "", 1)
+        start = 0 if name else 1
+        name = name or CODES.get(next(iter(cell), 0), "")
         if not name:
             raise Bad(f"has no whole numbers in the column {column.name!r}")
         dtype = np.dtype(name).newbyteorder("<")
-        at += 0 if shape else 1 + (cell[at] >> 2 << (cell[at] & 3)) if at < len(cell) else 0
+        at, count = (start, None) if shape else _shape(cell, start)
     else:
         raise UserError(
             f"data.path: {path!r} has the column {column.name!r} in {column.encoding!r}; ids are read in 'bytes' and "
             "in 'ndarray' of whole numbers."
         )
-    if (len(cell) - at) % dtype.itemsize or at > len(cell):
-        raise Bad(f"has {len(cell) - at} bytes in the column {column.name!r}, no multiple of {dtype.itemsize}")
-    return np.frombuffer(cell, dtype, offset=at) if at < len(cell) else np.zeros(0, dtype)
+    size = max(len(cell) - at, 0)
+    if size % dtype.itemsize or count not in (None, size // dtype.itemsize):
+        said = f"not {count} numbers" if count is not None else "no whole number"
+        raise Bad(f"has {size} bytes in the column {column.name!r}, {said} of {dtype.itemsize}")
+    return np.frombuffer(cell[at:], dtype)
+
+
+def _shape(cell: bytes, start: int) -> tuple[int, int]:
+    """(the byte behind a shape that begins at byte `start`, how many numbers an array of it has)."""
+    if start >= len(cell):
+        return start, 1  # what follows is not there either
+    dimensions, width = cell[start] >> 2, 1 << (cell[start] & 3)
+    end = start + 1 + dimensions * width
+    sizes = (int.from_bytes(cell[at : at + width], "little") for at in range(start + 1, end, width))
+    return end, math.prod(sizes)

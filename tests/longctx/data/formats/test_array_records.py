@@ -23,7 +23,15 @@ def test_more_records_than_are_read_at_a_time(tmp_path, options):
 
 
 def test_what_is_an_object_is_a_record(tmp_path):
-    records = [json.dumps({"body": "a"}).encode(), b'{"body"', b'["body"]', b"5", b'{"x": 1}', b'{"body": 1, "body": 2}', b""]
+    records = [
+        json.dumps({"body": "a"}).encode(),
+        b'{"body"',
+        b'["body"]',
+        b"5",
+        b'{"x": 1}',
+        b'{"body": 1, "body": 2}',
+        b"",
+    ]
     path = write(tmp_path / "a.arrayrecord", records)
     expected = {"a.arrayrecord:1": b"a", **{f"a.arrayrecord:{i}": records[i - 1] for i in (2, 3, 4)}}
     assert texts(path, bad="skip", text_field="body") == expected

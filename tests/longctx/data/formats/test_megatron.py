@@ -24,7 +24,9 @@ def write(folder, documents, dtype="u2", backwards=False, name="a"):
     head = megatron.MAGIC + np.array([1], "<u8").tobytes() + bytes([CODES[dtype]])
     head += np.array([len(sequences), len(entries)], "<u8").tobytes()
     pointers = pointers.astype("<i8") * np.dtype(dtype).itemsize
-    (folder / f"{name}.idx").write_bytes(head + lengths.tobytes() + pointers.tobytes() + entries.astype("<i8").tobytes())
+    (folder / f"{name}.idx").write_bytes(
+        head + lengths.tobytes() + pointers.tobytes() + entries.astype("<i8").tobytes()
+    )
     (folder / f"{name}.bin").write_bytes(np.array(flat, f"<{dtype}").tobytes())
     return folder / f"{name}.idx"
 
@@ -85,7 +87,9 @@ def test_an_index_of_another_file(tmp_path, data):
     path = write(tmp_path, DOCUMENTS)
     path.write_bytes(patched(98, data)(path.read_bytes()))
     text = message(path)
-    assert f"{str(path)!r} has sequence 5 at bytes" in text and f"{str(path.with_suffix('.bin'))!r}, which has 22" in text
+    assert (
+        f"{str(path)!r} has sequence 5 at bytes" in text and f"{str(path.with_suffix('.bin'))!r}, which has 22" in text
+    )
 
 
 def test_a_bin_that_is_cut_or_missing(tmp_path):

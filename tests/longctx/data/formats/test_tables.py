@@ -48,7 +48,9 @@ def test_a_row_without_text_is_bad_and_the_others_are_read(tmp_path):
     assert "row 2 of 'a.parquet' has text that is not UTF-8 at byte 0" in said and "row 3 of 'a.parquet' has no" in said
 
 
-@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())])
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
+)
 def test_every_type_of_text(tmp_path, kind):
     column = pa.array(["a", "b", "a"], pa.string())
     column = column.dictionary_encode() if pa.types.is_dictionary(kind) else column.cast(kind)

@@ -80,14 +80,15 @@ def test_ids_that_the_tokenizer_does_not_have(tmp_path, first, at):
     stream[[at, at + 1]] = first, 65_535
     np.save(tmp_path / "a.npy", stream)
     text = message(tmp_path, bad="skip")
-    assert f"{str(tmp_path / 'a.npy')!r} has token {first} at {at:,} (from 0), and data.tokenizer='bytes' has 259" in text
+    assert (
+        f"{str(tmp_path / 'a.npy')!r} has token {first} at {at:,} (from 0), and data.tokenizer='bytes' has 259" in text
+    )
     np.save(tmp_path / "a.npy", np.array([3, -1]))
     assert "has token -1 at 1 (from 0)" in message(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "array, reason",
-    [(np.ones(3), "float64 [3]"), (np.ones((2, 2, 2), int), "[2, 2, 2]"), (np.array(5), "int64 []")],
+    "array, reason", [(np.ones(3), "float64 [3]"), (np.ones((2, 2, 2), int), "[2, 2, 2]"), (np.array(5), "int64 []")]
 )
 def test_arrays_that_are_no_ids(tmp_path, array, reason):
     np.save(tmp_path / "a.npy", array)
@@ -119,7 +120,9 @@ def test_bytes_of_ids_are_counted(tmp_path):
 
 
 def test_what_is_held_out_has_a_text_and_tasks_that_read_texts_have_all(tmp_path):
-    np.save(tmp_path / "a.npy", np.array([[BOS, *b"document", 48 + i, EOS] for i in range(9)] + [[BOS] * 11], np.uint16))
+    np.save(
+        tmp_path / "a.npy", np.array([[BOS, *b"document", 48 + i, EOS] for i in range(9)] + [[BOS] * 11], np.uint16)
+    )
     for generated in ((), ("passkey(0.5)",)):
         corpus = load(tmp_path, holdout=0.5, generated=generated)
         assert corpus.train and corpus.held_out
