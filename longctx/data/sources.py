@@ -343,9 +343,11 @@ def _documents(
             why = part.bad or (why_not_utf8(part.content.text) if is_text and not any_bytes else "")
             if why and config.bad == "stop":
                 works = "" if part.bad else "data.tokenizer='bytes' takes any bytes, and "
+                kind = formats.extension(file.name)
+                files = f", and data.ignore=({kind!r},) all such files" if part.bad and not part.line else ""
                 raise UserError(
                     f"data.path: {_where(file.path, part)} {why}; {works}data.bad='skip' leaves out and "
-                    "counts what is bad."
+                    f"counts what is bad{files}."
                 )
             if why:
                 left.add_bad(f"{_where(file.name, part)} {why}")

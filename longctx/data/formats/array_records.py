@@ -17,7 +17,7 @@ def records(file: Metered, reading: Reading) -> Iterator[Part]:
     """Each record, a text, or a record of the form where it is an object in JSON."""
     if remote.is_address(file.path):
         raise UserError(f"data.path: {file.path!r} is an ArrayRecord, which is read from this machine only; copy it.")
-    module = needed("array_record.python.array_record_module", "array_record", file.path)
+    module = needed("array_record.python.array_record_module", "array_record", file.path, "array_record")
     reader = module.ArrayRecordReader(file.path, IN_TURN)
     try:
         if not reader.ok():

@@ -7,6 +7,7 @@ To add one: a file here with the function, and a line in FORMATS of api.py.
 """
 
 import importlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
@@ -101,11 +102,17 @@ class Format(NamedTuple):
     whole: bool = True
 
 
-def needed(module: str, package: str, path: str) -> ModuleType:
-    """A module of a package of the extra "data". Raises UserError, naming the file that needs it, without it."""
+def unusable(path: str, what: str) -> UserError:
+    """The error for a file that is of no use as it is; what: the end of a sentence about it."""
+    end = os.path.splitext(path)[1].lower()
+    return UserError(f"data.path: {path!r} {what}; data.ignore=({end!r},) leaves such files of a folder out.")
+
+
+def needed(module: str, package: str, path: str, install: str = "'longctx[data]'") -> ModuleType:
+    """A module of a package. Raises UserError, naming the file that needs it and what to install, without it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise UserError(
-            f"data.path: {path!r} needs {package}, which is not installed: pip install 'longctx[data]'."
+            f"data.path: {path!r} needs {package}, which is not installed: pip install {install}."
         ) from error

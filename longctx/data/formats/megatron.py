@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from longctx.data.formats import opening
-from longctx.data.formats.format import Metered, Part, Reading
+from longctx.data.formats.format import Metered, Part, Reading, unusable
 from longctx.data.formats.tokens import checked, mapped
 from longctx.errors import UserError
 
@@ -35,7 +35,7 @@ def documents(file: Metered, reading: Reading) -> Iterator[Part]:
     try:
         raw = opening.opened(path)
     except FileNotFoundError as error:
-        raise UserError(f"data.path: {file.path!r} has no {path!r} beside it, which holds its ids.") from error
+        raise unusable(file.path, f"has no {path!r} beside it, which holds its ids") from error
     with raw:
         ids = Metered(raw, file.take, path)
         size = ids.size
@@ -52,7 +52,7 @@ def documents(file: Metered, reading: Reading) -> Iterator[Part]:
 
 def parsed(data: bytes, path: str) -> Index:
     """The index in the bytes of a .idx. Raises UserError for what is none."""
-    wrong = lambda what: UserError(f"data.path: {path!r} is not an index of Megatron-LM: {what}.")
+    wrong = lambda what: unusable(path, f"is not an index of Megatron-LM: {what}")
     if len(data) < HEAD or not data.startswith(MAGIC):
         raise wrong(f"it does not begin with {MAGIC!r} and {HEAD - len(MAGIC)} bytes more")
     version, code = int.from_bytes(data[9:17], "little"), data[17]

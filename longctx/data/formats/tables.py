@@ -6,9 +6,8 @@ Only the columns that the form of records reads are taken, a few rows at a time.
 from collections.abc import Iterator
 from typing import Any
 
-from longctx.data.formats.format import Metered, Part, Reading, needed
+from longctx.data.formats.format import Metered, Part, Reading, needed, unusable
 from longctx.data.records.record import Bad
-from longctx.errors import UserError
 
 ROWS = 256  # that are in memory at a time; of Arrow's formats at least one of its batches is
 IPC_FILE = b"ARROW1"  # what a file begins with, and a stream does not
@@ -48,9 +47,7 @@ def _columns(names: list[str], path: str, reading: Reading) -> list[str]:
     found = [name for name in reading.form.fields if name in names]
     if not found:
         wanted = " or ".join(map(repr, reading.form.fields))
-        raise UserError(
-            f"data.path: {path!r} has no column {wanted}; the columns there: {', '.join(map(repr, names)) or 'none'}."
-        )
+        raise unusable(path, f"has no column {wanted}; the columns there: {', '.join(map(repr, names)) or 'none'}")
     return found
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from longctx.data import remote
-from longctx.data.formats.format import PIECE, Metered, Part, Reading
+from longctx.data.formats.format import PIECE, Metered, Part, Reading, unusable
 from longctx.data.tokenizers import Tokenizer
 from longctx.errors import UserError
 
@@ -79,7 +79,7 @@ def token_dtype(path: str, reading: Reading) -> np.dtype[Any]:
     if reading.token_dtype not in TYPES:
         raise UserError(
             f"data.token_dtype={reading.token_dtype!r} does not say of which type the ids in {path!r} are; 'uint16' or "
-            f"'uint32' would, or another of {', '.join(TYPES)}."
+            f"'uint32' would, or another of {', '.join(TYPES)}; data.ignore=('.bin',) leaves such files out."
         )
     return np.dtype(reading.token_dtype).newbyteorder("<")
 
@@ -103,11 +103,10 @@ def _array(file: Metered) -> np.ndarray:
             ids = np.load(file.path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"data.path: {file.path!r} is not a whole .npy file of numbers ({reason}).") from error
+        raise unusable(file.path, f"is not a whole .npy file of numbers ({reason})") from error
     if not isinstance(ids, np.ndarray) or ids.dtype.kind not in "iu" or ids.ndim not in (1, 2):
         what = f"{ids.dtype} {list(ids.shape)}" if isinstance(ids, np.ndarray) else "several arrays"
-        raise UserError(
-            f"data.path: {file.path!r} holds {what}; token ids are whole numbers, in one dimension or a row for each "
-            "document."
+        raise unusable(
+            file.path, f"holds {what}; token ids are whole numbers, in one dimension or a row for each document"
         )
     return ids

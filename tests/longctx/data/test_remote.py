@@ -11,6 +11,7 @@ from longctx.data import remote
 from longctx.errors import UserError
 from tests.longctx.data.formats import writers
 from tests.longctx.data.formats.helpers import ids, load, message, note, texts
+from tests.longctx.data.formats.writers import megatron
 
 
 @pytest.fixture
@@ -54,8 +55,11 @@ def test_formats(bucket, tmp_path, name):
 def test_token_files(bucket, tmp_path):
     np.save(tmp_path / "a.npy", np.arange(9))
     bucket("a.npy", (tmp_path / "a.npy").read_bytes())
+    for file in megatron(tmp_path, [[[1, 2]], [[3], [4]]], name="c"), tmp_path / "c.bin":
+        bucket(file.name, file.read_bytes())
     bucket("b.bin", np.arange(9, dtype="<u2").tobytes())
-    assert ids("memory://bucket", token_dtype="uint16") == {"a.npy:1": [*range(9)], "b.bin:1": [*range(9)]}
+    pairs = {"c.idx:1": [1, 2], "c.idx:2": [3, 4]}
+    assert ids("memory://bucket", token_dtype="uint16") == {"a.npy:1": [*range(9)], "b.bin:1": [*range(9)], **pairs}
 
 
 def test_what_cannot_be_read(bucket):

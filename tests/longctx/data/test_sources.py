@@ -341,6 +341,7 @@ from longctx.config import Config, DataConfig, StageConfig
 from longctx.data import curriculum, sources, tokenizers
 curriculum.plan(Config(stages=(StageConfig(steps=1),)))
 assert sources.load(DataConfig()).train and tokenizers.load("bytes")
-print([name for name in ("jax", "grain", "tokenizers") if name in sys.modules])"""
+names = "jax", "grain", "tokenizers", "pyarrow", "zstandard", "array_record", "fsspec"
+print([name for name in names if name in sys.modules])"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr

@@ -74,6 +74,13 @@ def test_bad_files(tmp_path, data, reason):
     assert reason in note(tmp_path)
 
 
+def test_a_file_of_settings_may_be_ignored(tmp_path):
+    write(tmp_path, "{}", "config.json")
+    (tmp_path / "b.txt").write_text("good")
+    assert "data.ignore=('.json',) all such files" in message(tmp_path)
+    assert texts(tmp_path, ignore=(".json",)) == {"b.txt": b"good"}
+
+
 def test_an_empty_list_holds_no_text(tmp_path):
     assert "holds no text" in message(write(tmp_path, "[]"))
     assert "holds no text" in message(write(tmp_path, " \n"))

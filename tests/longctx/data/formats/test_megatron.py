@@ -1,40 +1,19 @@
 """Megatron's pairs of .idx and .bin, and what makes them none."""
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longctx.data.formats import megatron
 from tests.longctx.data.formats.helpers import ids, load, message
+from tests.longctx.data.formats.writers import MEGATRON_CODES, megatron
 
 DOCUMENTS = [[[1, 2, 3], [4, 257]], [[5, 257]], [], [[6], [7], [8, 257]]]  # sequences of each
-CODES = {"u1": 1, "i1": 2, "i2": 3, "i4": 4, "i8": 5, "u2": 8}
-
-
-def write(folder, documents, dtype="u2", backwards=False, name="a"):
-    sequences = [sequence for document in documents for sequence in document]
-    lengths = np.array([*map(len, sequences)], "<i4")
-    if backwards:  # sequences need not lie in their order
-        pointers = (np.cumsum(lengths[::-1]) - lengths[::-1])[::-1]
-        flat = [token for sequence in sequences[::-1] for token in sequence]
-    else:
-        pointers, flat = np.cumsum(lengths) - lengths, [token for sequence in sequences for token in sequence]
-    entries = np.cumsum([0, *map(len, documents)])
-    head = megatron.MAGIC + np.array([1], "<u8").tobytes() + bytes([CODES[dtype]])
-    head += np.array([len(sequences), len(entries)], "<u8").tobytes()
-    pointers = pointers.astype("<i8") * np.dtype(dtype).itemsize
-    (folder / f"{name}.idx").write_bytes(
-        head + lengths.tobytes() + pointers.tobytes() + entries.astype("<i8").tobytes()
-    )
-    (folder / f"{name}.bin").write_bytes(np.array(flat, f"<{dtype}").tobytes())
-    return folder / f"{name}.idx"
 
 
 @pytest.mark.parametrize("backwards", [False, True])
 @pytest.mark.parametrize("dtype", ["u2", "i2", "i4", "i8"])
 def test_documents_are_joined_of_their_sequences(tmp_path, dtype, backwards):
-    path = write(tmp_path, DOCUMENTS, dtype, backwards)
+    path = megatron(tmp_path, DOCUMENTS, dtype, backwards)
     expected = {f"a.idx:{i}": sum(DOCUMENTS[i - 1], []) for i in (1, 2, 4)}
     for source in (path, path.with_suffix(".bin"), tmp_path):
         assert ids(source) == expected
@@ -47,10 +26,10 @@ def test_documents_are_joined_of_their_sequences(tmp_path, dtype, backwards):
         lambda documents: any(sum(map(len, document)) > 1 for document in documents)
     ),
     st.booleans(),
-    st.sampled_from([*CODES]),
+    st.sampled_from([*MEGATRON_CODES]),
 )
 def test_documents_in_are_documents_out(tmp_path_factory, documents, backwards, dtype):
-    path = write(tmp_path_factory.mktemp("megatron"), documents, dtype, backwards)
+    path = megatron(tmp_path_factory.mktemp("megatron"), documents, dtype, backwards)
     joined = [sum(document, []) for document in documents]
     assert [*ids(path).values()] == [document for document in joined if len(document) > 1]
 
@@ -76,7 +55,7 @@ def patched(at, data):
     ],
 )
 def test_an_index_that_is_none(tmp_path, damage, reason):
-    path = write(tmp_path, DOCUMENTS)
+    path = megatron(tmp_path, DOCUMENTS)
     path.write_bytes(damage(path.read_bytes()))
     text = message(path, bad="skip")
     assert f"{str(path)!r} is not an index of Megatron-LM" in text and reason in text
@@ -84,7 +63,7 @@ def test_an_index_that_is_none(tmp_path, damage, reason):
 
 @pytest.mark.parametrize("data", [b"\xff" * 8, b"\1", b"\x14"], ids=["below 0", "between ids", "beyond the end"])
 def test_an_index_of_another_file(tmp_path, data):
-    path = write(tmp_path, DOCUMENTS)
+    path = megatron(tmp_path, DOCUMENTS)
     path.write_bytes(patched(98, data)(path.read_bytes()))
     text = message(path)
     assert (
@@ -93,7 +72,7 @@ def test_an_index_of_another_file(tmp_path, data):
 
 
 def test_a_bin_that_is_cut_or_missing(tmp_path):
-    path = write(tmp_path, DOCUMENTS)
+    path = megatron(tmp_path, DOCUMENTS)
     other = path.with_suffix(".bin")
     other.write_bytes(other.read_bytes()[:-1])
     assert "which has 21: they are no pair, or one of them is not whole" in message(path)
@@ -103,5 +82,5 @@ def test_a_bin_that_is_cut_or_missing(tmp_path):
 
 
 def test_an_id_beyond_the_vocabulary_is_named_with_its_document(tmp_path):
-    path = write(tmp_path, [[[1, 2]], [[3], [4, 300]]])
+    path = megatron(tmp_path, [[[1, 2]], [[3], [4, 300]]])
     assert f"document 2 of {str(path)!r} has token 300 at 2 (from 0)" in message(path)

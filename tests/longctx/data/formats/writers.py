@@ -11,6 +11,8 @@ import pyarrow.parquet
 import zstandard
 from array_record.python.array_record_module import ArrayRecordWriter
 
+MEGATRON_CODES = {"u1": 1, "i1": 2, "i2": 3, "i4": 4, "i8": 5, "u2": 8}
+
 
 def lines(texts) -> bytes:
     return "".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(texts)).encode()
@@ -74,6 +76,26 @@ def mds_of_texts(compressed):
         mds(path, {"id": "int", "text": "str"}, samples, [8, None], compressed)
 
     return write
+
+
+def megatron(folder, documents, dtype="u2", backwards=False, name="a"):
+    """The .idx of a pair. documents: the sequences of each."""
+    sequences = [sequence for document in documents for sequence in document]
+    lengths = np.array([*map(len, sequences)], "<i4")
+    if backwards:  # sequences need not lie in their order
+        pointers = (np.cumsum(lengths[::-1]) - lengths[::-1])[::-1]
+        flat = [token for sequence in sequences[::-1] for token in sequence]
+    else:
+        pointers, flat = np.cumsum(lengths) - lengths, [token for sequence in sequences for token in sequence]
+    entries = np.cumsum([0, *map(len, documents)])
+    head = b"MMIDIDX\x00\x00" + np.array([1], "<u8").tobytes() + bytes([MEGATRON_CODES[dtype]])
+    head += np.array([len(sequences), len(entries)], "<u8").tobytes()
+    pointers = pointers.astype("<i8") * np.dtype(dtype).itemsize
+    (folder / f"{name}.idx").write_bytes(
+        head + lengths.tobytes() + pointers.tobytes() + entries.astype("<i8").tobytes()
+    )
+    (folder / f"{name}.bin").write_bytes(np.array(flat, f"<{dtype}").tobytes())
+    return folder / f"{name}.idx"
 
 
 def data(make):
