@@ -16,7 +16,8 @@ EXTRAS = {
     ],
     "gguf": ["gguf>=0.17"],
     "ruler": ["wonderwords>=3"],  # the words of RULER's own prompts
-    "data": ["pyarrow>=17"],
+    # formats of text: Parquet and Arrow, zstd, addresses (whose own packages, gcsfs or s3fs, are named where they miss)
+    "data": ["pyarrow>=17", "zstandard>=0.22", "fsspec>=2024.6"],
     # tasks of lm-evaluation-harness; without torch
     "evals": ["lm_eval>=0.4.13"],
     "serve": ["starlette>=0.40", "uvicorn>=0.30"],
@@ -27,6 +28,8 @@ EXTRAS = {
         "starlette>=0.40",
         "uvicorn>=0.30",
         "wonderwords>=3",
+        "zstandard>=0.22",
+        "fsspec>=2024.6",
         "pytest>=8",
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.5",

@@ -193,7 +193,8 @@ class SourceConfig:
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """The source of the text, and its conversion to tokens."""
-    path: str = "stdlib"                # .txt .md .py .jsonl (also .gz) file or folder; "stdlib": Python's own library;
+    path: str = "stdlib"                # file or folder, or gs://, s3://: text, code, JSON, Parquet, Arrow, FASTA, ids,
+                                        #   ... (formats: longctx/data/formats/api.py); "stdlib": Python's own library;
                                         #   "pydoc": its reference, prose; must be set to train a model of init_from
     ignore: tuple[str, ...] = ()        # endings of files in that folder that are left out, e.g. (".json", ".parquet")
     bad: str = "stop"                   # a document that cannot be used is an error, before the first step; "skip": it
@@ -202,6 +203,7 @@ class DataConfig:
     tokenizer: str = "bytes"            # "bytes", or a local tokenizer.json
     bos: str = ""                       # the token that starts documents; "": as the files beside it say (data/
     eos: str = ""                       #   special_tokens.py), and the one that ends them
+    token_dtype: str = ""               # type of the ids in bare .bin files and in "bytes" of Mosaic's, e.g. "uint16"
     records: str = "text"               # what makes a document of a line of .jsonl, a name in longctx.data.records.api
                                         #   FORMS: "messages", "completion", "preference" count answers alone
     text_field: str = "text"            # of records "text": the field that holds the document

@@ -60,7 +60,7 @@ def of_lengths(config: Config, stage: Stage, lengths: str) -> Iterator[Batch]:
     """
     if lengths == DATA:
         tokenizer = tokenizers.of(config.data)
-        corpora = texts.load(config.data)
+        corpora = texts.load(config.data, tokenizer)
         read = texts.tokenize(corpora, config.data, tokenizer)
         for line in corpora.notes + read.notes:
             print(line, file=sys.stderr, flush=True)

@@ -127,7 +127,7 @@ def check_extend_given(config: Settings, trained: int) -> tuple[tokenizers.Token
     tokenizer = tokenizers.of(config.data)
     tokenizers.check_vocabulary(tokenizer, config.model.vocab_size)
     reads_text = not {*comparison.READS_TEXT}.isdisjoint(config.extend.tasks)
-    return tokenizer, texts.load(config.data).held_out if reads_text else ()
+    return tokenizer, texts.load(config.data, tokenizer).held_out if reads_text else ()
 
 
 def _load_data(config: Config, stages, workdir) -> tuple[texts.Corpora, tokenizers.Tokenizer]:
@@ -138,7 +138,7 @@ def _load_data(config: Config, stages, workdir) -> tuple[texts.Corpora, tokenize
     tokenizer = tokenizers.of(data)
     tokenizers.check_vocabulary(tokenizer, config.model.vocab_size)
     pipeline.check(config.data, stages, tokenizer)
-    return texts.load(data), tokenizer
+    return texts.load(data, tokenizer), tokenizer
 
 
 def _check_workdir(config: Config, workdir: pathlib.Path) -> bool:

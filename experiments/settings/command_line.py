@@ -27,7 +27,7 @@ USAGE = """python -m experiments.COMMAND --config FILE[:arg=value,...] [--config
   --workdir DIR           the folder that keeps everything of a run; default runs/NAME, with the config's name
   --print-config          prints all settings as a command line takes them, and does nothing"""
 
-PATHS = "init_from", "data.path", "data.tokenizer"  # settings that name a file or a folder
+PATHS = "init_from", "data.tokenizer"  # settings that name a file or a folder of this machine
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
 _PATH = re.compile(r"[A-Za-z_]\w*(\[-?\d+\])*(\.[A-Za-z_]\w*(\[-?\d+\])*)*")
 _PART = re.compile(r"\w+|\[-?\d+\]")

@@ -4,26 +4,23 @@ import heapq
 import os
 import stat
 from collections import Counter
+from collections.abc import Hashable
 from typing import NamedTuple
 
 from longctx.errors import UserError
 
 
 class File(NamedTuple):
-    """A file: its name below the folder, its path, and what the system says of it.
+    """A file: its name below the folder, its path, its bytes, and a key that all names of one file share.
 
-    stat: None, with the reason in `missing`, for a link that leads nowhere.
+    missing: why it cannot be read, such as a link that leads nowhere, which has no identity.
     """
 
     name: str
     path: str
-    stat: os.stat_result | None
+    size: int = 0
+    identity: Hashable = None
     missing: str = ""
-
-    @property
-    def identity(self) -> tuple[int, int] | None:
-        """A key that all names of one file share; None for a link that leads nowhere."""
-        return self.stat and (self.stat.st_dev, self.stat.st_ino)
 
 
 def walk(root: str, skip: frozenset[str]) -> tuple[list[File], Counter[str]]:
@@ -52,19 +49,19 @@ def walk(root: str, skip: frozenset[str]) -> tuple[list[File], Counter[str]]:
 
 
 def file(path: str, name: str) -> File:
-    """The file at a path."""
+    """The file at a path. What is no file has a reason: opening a pipe would wait for ever."""
     try:
-        return File(name, path, os.stat(path))
+        found = os.stat(path)
     except OSError as error:
-        return File(name, path, None, error.strerror)
+        return File(name, path, missing=error.strerror or str(error))
+    missing = "" if stat.S_ISREG(found.st_mode) else "it is not a regular file"
+    return File(name, path, found.st_size, (found.st_dev, found.st_ino), missing)
 
 
 def require_readable(one: File) -> None:
-    """Raises UserError for a link that leads nowhere, and for what is no file: opening a pipe would wait for ever."""
-    if one.stat is None:
+    """Raises UserError for a file that cannot be read."""
+    if one.missing:
         raise UserError(f"data.path: {one.path!r} cannot be read: {one.missing}.")
-    if not stat.S_ISREG(one.stat.st_mode):
-        raise UserError(f"data.path: {one.path!r} cannot be read: it is not a regular file.")
 
 
 def _entries(folder: str) -> tuple[list[os.DirEntry], tuple[int, int]]:

@@ -8,22 +8,29 @@ import math
 import os
 import sysconfig
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from longctx.config import DataConfig
-from longctx.data import folders, readers
+from longctx.data import folders, remote, tokenizers
+from longctx.data.formats import api as formats
+from longctx.data.formats import opening
+from longctx.data.formats.companions import companions
+from longctx.data.formats.format import Part, Reading
+from longctx.data.formats.text import is_empty, why_not_utf8
 from longctx.data.records import api as records
+from longctx.data.tokenizers import Tokenizer
 from longctx.errors import UserError, unknown_name
 from longctx.memory.sizes import free_memory, readable
 
-# Files that hold data, and that no reader is there for: beside text they may be what was meant to be trained on.
+# Files that hold data, and that no reader is there for: beside text they may be what was meant to be trained on. So may
+# files whose format is known, but not compressed.
 UNREAD = frozenset(
     """
-    .parquet .arrow .feather .orc .avro .json .ndjson .csv .tsv .xlsx .msgpack .pkl .pickle .npy .npz .bin .idx .h5
-    .hdf5 .mds .tfrecord .array_record .db .sqlite .warc .gz .zst .xz .bz2 .lz4 .zip .tar .tgz .7z .rar""".split()
+    .orc .avro .csv .tsv .xlsx .msgpack .pkl .pickle .npz .h5 .hdf5 .tfrecord .db .sqlite .warc
+    .gz .zst .zstd .xz .bz2 .lz4 .zip .tar .tgz .7z .rar""".split()
 )
 SKIP = frozenset({"__pycache__"})
 # Parts of the standard library that are not code: help texts, character tables, and what others installed into it.
@@ -39,12 +46,13 @@ KINDS = 8  # extensions that a note names
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """One text: its name (the path below data.path; for .jsonl with :line) and its bytes, never empty.
+    """One text: its name (the path below data.path; of several in a file with :line, :row, ...) and its bytes, never
+    empty.
 
-    What is tokenised already has `ids` instead, int [at least two], with all special tokens that the model is to see,
-    and an empty text. Some of it may not count in the loss: `counts` bool, of each id; of a text `asked`, the parts
-    that count, each (first byte, byte after the last); None: all of it. special: the text of a special token is that
-    token, as in what a chat template writes.
+    What is tokenised already has `ids` instead, int [at least two], with all special tokens that the model is to see.
+    Its text is empty, or decoded from them where something reads it: see `load`. Some of it may not count in the loss:
+    `counts` bool, of each id; of a text `asked`, the parts that count, each (first byte, byte after the last); None:
+    all of it. special: the text of a special token is that token, as in what a chat template writes.
     """
 
     name: str
@@ -127,8 +135,9 @@ class Budget:
         )
 
     def price(self, files: list[folders.File]) -> None:
-        """Raises UserError if the files are too many bytes as they are, before any is read."""
-        self._require(sum(file.stat.st_size for file in files), f"in {_plural(len(files), 'file')}")
+        """Raises UserError if the files that are read whole are too many bytes as they are, before any is read."""
+        whole = [file for file in files if (found := formats.format_of(file.name)) and found.whole]
+        self._require(sum(file.size for file in whole), f"in {_plural(len(whole), 'file')}")
 
     def take(self, path: str, size: int) -> None:
         """Raises UserError if the bytes that were read and `size` more, of the file at `path`, are too many."""
@@ -144,36 +153,51 @@ class Budget:
             )
 
 
-def load(config: DataConfig) -> Corpus:
+def load(config: DataConfig, tokenizer: Tokenizer | None = None) -> Corpus:
     """Reads config.path and splits its documents by the md5 of their names: equal names fall on the same side anywhere.
 
     "stdlib" is the library of the running Python: its .py files in UTF-8, without installed packages and tables;
     "pydoc" the prose that comes with it, the reference of the language, in long documents. (A folder of that name is
-    "./stdlib".) Any other path is a file, or a folder that is searched recursively, links followed. A source of a
-    single document is cut in two: its last `holdout` share is held out.
+    "./stdlib".) Any other path is a file, or a folder that is searched recursively, links followed, or an address of
+    such as longctx.data.remote.DRIVERS knows. A source of a single document is cut in two: its last `holdout` share is
+    held out.
+
+    tokenizer: of files of token ids; None: the one that config names, loaded if there are such files. Held-out
+    documents that are ids are decoded, since evaluations read text, and with config.generated, whose tasks do too, all
+    are: once, here.
 
     Left out and counted in `notes`: hidden files and folders, files with an extension that no reader knows or that
-    config.ignore ends with, other names of a file, empty documents, and with config.bad="skip" bad ones.
+    config.ignore ends with, files that only describe others, other names of a file, empty documents (of ids: those of
+    fewer than two), and with config.bad="skip" bad ones.
 
     Raises UserError for a path that is missing, holds no text or cannot be read; for files in UNREAD that config.ignore
-    does not name; for a bad document (see longctx.data.readers; with a tokenizer.json also one that is not UTF-8) if
-    config.bad="stop"; for more text than config.max_bytes, or than fits into memory; and for a holdout without a split
+    does not name; for a bad document (see longctx.data.formats; with a tokenizer.json also one that is not UTF-8) if
+    config.bad="stop"; for token ids that the tokenizer does not have; for a table without the column of the text; for
+    more text than config.max_bytes, or than fits into memory; and for a holdout without a split
     (NoSplit).
     """
     _check(config)
-    left = LeftOut()
+    left, given = LeftOut(), functools.cache(lambda: tokenizer or tokenizers.of(config))
     if config.path in LIBRARY:
         root = sysconfig.get_path("stdlib")
         documents = list(LIBRARY[config.path](root, config, left))
     else:
-        root = os.path.abspath(os.path.expanduser(config.path))
-        documents = list(_documents(_files(root, config, left), config, config.tokenizer == "bytes", left))
+        address = remote.is_address(config.path)
+        root = config.path if address else os.path.abspath(os.path.expanduser(config.path))
+        documents = list(_documents(_files(root, config, left), config, config.tokenizer == "bytes", left, given))
     note = f"left out of data.path={config.path!r}: {left}" if str(left) else ""
     if not documents:
         raise UserError(
             f"data.path={config.path!r} holds no text: there is no document in {root!r}{f' ({note})' if note else ''}."
         )
-    return Corpus(root, *_split(documents, config.holdout), (note,) if note else ())
+    train, held_out = _split(documents, config.holdout)
+    texts = lambda some: tuple(document if document.ids is None else _decoded(document, given()) for document in some)
+    return Corpus(root, texts(train) if config.generated else train, texts(held_out), (note,) if note else ())
+
+
+def _decoded(document: Document, tokenizer: Tokenizer) -> Document:
+    """A document that is ids, with its text: a space where that is empty, since nothing that reads texts expects so."""
+    return dataclasses.replace(document, text=tokenizer.decode(document.ids).encode() or b" ")
 
 
 def _code(root: str, config: DataConfig, left: LeftOut) -> Iterator[Document]:
@@ -222,30 +246,50 @@ def _check(config: DataConfig) -> None:
 
 def _files(root: str, config: DataConfig, left: LeftOut) -> list[folders.File]:
     """The files to be read, each once, by name."""
+    found, is_folder = _found(root, config, left)
+    together, describing = companions(file.name for file in found) if is_folder else (frozenset(), frozenset())
+    given = lambda file: not _is_hidden(file) and not _ends_with(file.name.lower(), config.ignore)
+    wanted = lambda file: not is_folder or given(file)
+    chosen = {}
+    for file in found:
+        if wanted(file) and formats.format_of(file.name) and file.name not in together | describing:
+            folders.require_readable(file)
+            left.names += file.identity in chosen
+            chosen.setdefault(file.identity, file)
+    others = [file for file in found if file.identity not in chosen and file.name not in together]
+    unread = [file for file in others if wanted(file) and _is_unread(file.name) and file.name not in describing]
+    left.files = _by_kind(others)
+    _require_text(root, config.path, is_folder, list(chosen.values()), unread, left)
+    return sorted(chosen.values(), key=lambda file: file.name)
+
+
+def _found(root: str, config: DataConfig, left: LeftOut) -> tuple[list[folders.File], bool]:
+    """(all files at a path and below, whether it is a folder)."""
+    if remote.is_address(root):
+        found, left.folders, is_folder = remote.found(root, SKIP)
+        return found, is_folder
     if not config.path or not os.path.exists(root):
         raise UserError(f"data.path={config.path!r} does not exist: there is no {root!r}.{_near(Path(root))}")
     if os.path.isdir(root):
         found, left.folders = folders.walk(root, SKIP)
-        wanted = lambda file: not _is_hidden(file) and not _ends_with(file.name.lower(), config.ignore)
-    else:
-        found, wanted = [folders.file(root, os.path.basename(root))], lambda file: True
-    chosen = {}
-    for file in found:
-        if wanted(file) and readers.extension(file.name) in readers.READERS:
-            folders.require_readable(file)
-            left.names += file.identity in chosen
-            chosen.setdefault(file.identity, file)
-    others = [file for file in found if file.identity not in chosen]
-    unread = [file for file in others if wanted(file) and readers.extension(file.name) in UNREAD]
-    left.files = _by_kind(others)
-    _require_text(root, config.path, list(chosen.values()), unread, left)
-    return sorted(chosen.values(), key=lambda file: file.name)
+        return found, True
+    index = f"{root[:-4]}.idx"  # Megatron's, which says what the documents in a .bin are
+    path = index if root.lower().endswith(".bin") and os.path.exists(index) else root
+    return [folders.file(path, os.path.basename(path))], False
 
 
-def _require_text(root: str, path: str, chosen: list, unread: list[folders.File], left: LeftOut) -> None:
+def _is_unread(name: str) -> bool:
+    """Whether a file holds data that cannot be read as it is."""
+    kind = formats.extension(name)
+    return kind in UNREAD or kind in formats.FORMATS and not formats.format_of(name)
+
+
+def _require_text(
+    root: str, path: str, is_folder: bool, chosen: list, unread: list[folders.File], left: LeftOut
+) -> None:
     """Raises UserError where there is no file to read, or one that may be what was meant."""
-    known = f"Known are {' '.join(readers.READERS)}, each also with .gz."
-    if not chosen and not os.path.isdir(root):
+    known = formats.KNOWN
+    if not chosen and not is_folder:
         raise UserError(f"data.path={path!r} has an unknown extension. {known}")
     if unread:
         kinds = _by_kind(unread)
@@ -259,9 +303,9 @@ def _require_text(root: str, path: str, chosen: list, unread: list[folders.File]
 
 
 def _ends_with(name: str, endings: tuple[str, ...]) -> bool:
-    """Whether a name has one of the extensions, of a compressed file before its .gz."""
+    """Whether a name has one of the extensions, of a compressed file before its .gz or .zst."""
     endings = tuple(ending.lower() for ending in endings)
-    return name.endswith(endings) or name.removesuffix(".gz").endswith(endings)
+    return name.endswith(endings) or opening.without_kind(name).endswith(endings)
 
 
 def _is_hidden(file: folders.File) -> bool:
@@ -271,7 +315,7 @@ def _is_hidden(file: folders.File) -> bool:
 def _by_kind(files: list[folders.File]) -> Counter[str]:
     """The number of files with each extension, in words."""
     return Counter(
-        "hidden" if _is_hidden(file) else readers.extension(file.name) or "without extension" for file in files
+        "hidden" if _is_hidden(file) else formats.extension(file.name) or "without extension" for file in files
     )
 
 
@@ -283,29 +327,47 @@ def _near(root: Path) -> str:
     return f" Did you mean {str(root.parent / near[0])!r}?" if near else ""
 
 
-def _documents(files: list[folders.File], config: DataConfig, any_bytes: bool, left: LeftOut) -> Iterator[Document]:
-    budget, form = Budget.of(config), records.form_of(config)
+def _documents(
+    files: list[folders.File],
+    config: DataConfig,
+    any_bytes: bool,
+    left: LeftOut,
+    tokenizer: Callable[[], Tokenizer] | None = None,
+) -> Iterator[Document]:
+    budget = Budget.of(config)
+    reading = Reading(records.form_of(config), config.token_dtype, tokenizer or (lambda: tokenizers.of(config)))
     budget.price(files)
     for file in files:
-        for part in readers.parts(file.path, form, functools.partial(budget.take, file.path)):
-            why = part.bad or ("" if any_bytes else readers.why_not_utf8(part.content.text))
+        for part in formats.parts(file.path, reading, functools.partial(budget.take, file.path)):
+            is_text = part.ids is None and not part.bad
+            why = part.bad or (why_not_utf8(part.content.text) if is_text and not any_bytes else "")
             if why and config.bad == "stop":
                 works = "" if part.bad else "data.tokenizer='bytes' takes any bytes, and "
+                kind = formats.extension(file.name)
+                files = f", and data.ignore=({kind!r},) all such files" if part.bad and not part.line else ""
                 raise UserError(
                     f"data.path: {_where(file.path, part)} {why}; {works}data.bad='skip' leaves out and "
-                    "counts what is bad."
+                    f"counts what is bad{files}."
                 )
             if why:
                 left.add_bad(f"{_where(file.name, part)} {why}")
-            elif readers.is_empty(part.content.text):
+            elif len(part.ids) < 2 if part.ids is not None else is_empty(part.content.text):
                 left.empty += 1
             else:
-                name = f"{file.name}:{part.line}" if part.line else file.name
-                yield Document(name, part.content.text, asked=part.content.asked, special=part.content.special)
+                yield _document(file.name, part)
 
 
-def _where(path: str, part: readers.Part) -> str:
-    return f"line {part.line} of {path!r}" if part.line else repr(path)
+def _document(name: str, part: Part) -> Document:
+    """The document of a part of the file with this name."""
+    within, content = part.name or (str(part.line) if part.line else ""), part.content
+    return Document(
+        f"{name}:{within}" if within else name, content.text, part.ids, part.counts, content.asked, content.special
+    )
+
+
+def _where(path: str, part: Part) -> str:
+    found = formats.format_of(path)
+    return f"{found.unit if found else 'part'} {part.line} of {path!r}" if part.line else repr(path)
 
 
 def _counted(counts: Counter[str], what: str) -> str:
@@ -344,15 +406,25 @@ def _place(name: str) -> float:
 
 
 def _cut(document: Document, holdout: float) -> tuple[tuple[Document], tuple[Document]]:
-    text = document.text
     if document.asked is not None or document.special:
         raise NoSplit(
             f"data.path holds a single document, {document.name!r}, with parts that count, which is not cut in two; "
             "another one is needed for evaluation, or data.holdout=1.0 holds it out."
         )
-    if len(text) < 2:
-        raise UserError("data.path holds a single byte of text; training and evaluation need at least one each.")
-    at = min(max(round(len(text) * (1 - holdout)), 1), len(text) - 1)
-    while at > 1 and text[at] & 0xC0 == 0x80:  # inside a UTF-8 character
+    text, ids = document.text, document.ids
+    size, least, what = (len(text), 1, "byte of text") if ids is None else (len(ids), 2, "document of token ids")
+    if size < 2 * least:
+        short = "" if ids is None else f", of {size}"
+        raise UserError(f"data.path holds a single {what}{short}; training and evaluation need at least {least} each.")
+    at = min(max(round(size * (1 - holdout)), least), size - least)
+    while ids is None and at > 1 and text[at] & 0xC0 == 0x80:  # inside a UTF-8 character
         at -= 1
-    return (Document(f"{document.name} (start)", text[:at]),), (Document(f"{document.name} (end)", text[at:]),)
+    return (_piece(document, "start", slice(at)),), (_piece(document, "end", slice(at, None)),)
+
+
+def _piece(document: Document, name: str, where: slice) -> Document:
+    """A piece of a document, of its bytes or of its ids."""
+    name, ids, counts = f"{document.name} ({name})", document.ids, document.counts
+    if ids is None:
+        return Document(name, document.text[where])
+    return dataclasses.replace(document, name=name, ids=ids[where], counts=None if counts is None else counts[where])

@@ -58,9 +58,9 @@ class Corpora:
         return tuple(itertools.chain.from_iterable(corpus.notes for corpus in self.of.values()))
 
 
-def load(config: DataConfig) -> Corpora:
-    """Reads every source. Raises UserError as sources.load does."""
-    return Corpora({name: sources.load(own) for name, own in named(config).items()})
+def load(config: DataConfig, tokenizer: Tokenizer | None = None) -> Corpora:
+    """Reads every source. Raises UserError as sources.load does; tokenizer: see there."""
+    return Corpora({name: sources.load(own, tokenizer) for name, own in named(config).items()})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -109,7 +109,6 @@ def test_an_address_is_not_a_folder(main, argv, field, capsys):
     "argv, field",
     [
         (["--workdir=gs://bucket/run"], "--workdir='gs://bucket/run'"),
-        (["--config.data.path=https://host/text"], "data.path='https://host/text'"),
         (["--config.data.tokenizer=hf://org/name"], "data.tokenizer='hf://org/name'"),
         (["--config.init_from=s3://bucket/model"], "init_from='s3://bucket/model'"),
         (["--config=gs://bucket/file.py"], "--config='gs://bucket/file.py'"),

@@ -10,7 +10,9 @@ import tracemalloc
 import pytest
 
 from longctx.config import DataConfig
-from longctx.data import readers, sources
+from longctx.data import sources
+from longctx.data.formats import api as formats
+from longctx.data.formats import opening
 from longctx.errors import UserError
 
 
@@ -228,11 +230,11 @@ def test_jsonl_is_utf8(tmp_path):
     assert b"".join(found.values()) == b"good"
 
 
-@pytest.mark.parametrize("name", ["a/train.parquet", "train.jsonl.zst", "data.json", "x.csv.gz", "words.gz", "ids.BIN"])
+@pytest.mark.parametrize("name", ["a/train.orc", "train.jsonl.xz", "t.parquet.zst", "x.csv.gz", "words.gz", "ids.NPZ"])
 def test_data_that_nobody_can_read_is_not_left_out_unasked(tmp_path, name):
     write(tmp_path / "README.md", "what it is " * 9)
     write(tmp_path / name, "data")
-    kind = readers.extension(name)
+    kind = formats.extension(name)
     text = message(tmp_path)
     assert f"1 file (1 {kind})" in text and repr(name) in text and f"data.ignore=({kind!r},) leaves" in text
     corpus = sources.load(config(tmp_path, ignore=(kind.upper(),) if kind != ".gz" else (".txt", kind)))
@@ -281,7 +283,7 @@ def test_more_text_than_memory_is_refused_before_it_is_read(tmp_path, monkeypatc
         assert "holds 4.2 MB or more" in text and "at most 4.0 MB" in text and "20.0 MB of memory are free" in text
     write(tmp_path / "b.txt", b"1" * 900_000)
     assert "1.4 MB in 3 files" in message(tmp_path, max_bytes=500_000)
-    monkeypatch.setattr(readers, "open", None, raising=False)  # nothing is read
+    monkeypatch.setattr(opening, "open", None, raising=False)  # nothing is read
     assert "0.9 MB in 1 file, and at most 0.5 MB can be read: data.max_bytes=500000" in message(
         tmp_path / "b.txt", max_bytes=500_000
     )
@@ -301,7 +303,7 @@ def test_unreadable_files(tmp_path, monkeypatch):
     def refuse(path, mode):
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(readers, "open", refuse, raising=False)  # file modes do not stop root
+    monkeypatch.setattr(opening, "open", refuse, raising=False)  # file modes do not stop root
     assert repr(str(path)) in message(tmp_path) and "Permission denied" in message(tmp_path)
 
 
@@ -339,6 +341,7 @@ from longctx.config import Config, DataConfig, StageConfig
 from longctx.data import curriculum, sources, tokenizers
 curriculum.plan(Config(stages=(StageConfig(steps=1),)))
 assert sources.load(DataConfig()).train and tokenizers.load("bytes")
-print([name for name in ("jax", "grain", "tokenizers") if name in sys.modules])"""
+names = "jax", "grain", "tokenizers", "pyarrow", "zstandard", "array_record", "fsspec"
+print([name for name in names if name in sys.modules])"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr
