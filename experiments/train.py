@@ -66,9 +66,8 @@ def main(argv) -> None:
         records.write_records(config, workdir, mesh)  # no earlier: a run that is here holds its checkpoints' lock
         restored = checkpoints.restore_latest(training.abstract_state(config, mesh))
         state = restored.state if restored else training.init_state(config, mesh, start_from(config, mesh))
-        documents = corpora.train + held_out
-        special = any(document.special for document in documents)
-        dropped = tokenizers.losses(tokenizer, [document.text for document in documents], special)
+        special = any(document.special for document in corpora.read)
+        dropped = tokenizers.losses(tokenizer, [document.text for document in corpora.read], special)
         line = records.describe(config, mesh, state, text, held_out)
         said = *notes, *corpora.notes, *text.notes, *dropped, *checkpoints.notes
         print(line, *said, sep="\n", flush=True)

@@ -6,8 +6,8 @@ import numpy as np
 
 from longctx.config import Config
 from longctx.data.curriculum import Stage
+from longctx.data.document import Document
 from longctx.data.packing.best_fit import pack
-from longctx.data.sources import Document
 from longctx.data.tokenizers import Tokenizer
 from longctx.errors import UserError
 from longctx.evals import batches

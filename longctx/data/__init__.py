@@ -12,7 +12,7 @@ from pallas_kernels import lazy
 NAMES = {
     "BatchStream": "longctx.data.pipeline:BatchStream",
     "Corpus": "longctx.data.sources:Corpus",
-    "Document": "longctx.data.sources:Document",
+    "Document": "longctx.data.document:Document",
     "PackedRows": "longctx.data.rows:PackedRows",
     "Stage": "longctx.data.curriculum:Stage",
     "load": "longctx.data.sources:load",

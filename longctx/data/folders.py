@@ -7,13 +7,15 @@ from collections import Counter
 from collections.abc import Hashable
 from typing import NamedTuple
 
+from longctx.data.span import Span
 from longctx.errors import UserError
 
 
 class File(NamedTuple):
     """A file: its name below the folder, its path, its bytes, and a key that all names of one file share.
 
-    missing: why it cannot be read, such as a link that leads nowhere, which has no identity.
+    missing: why it cannot be read, such as a link that leads nowhere, which has no identity. modified: when, in ns; 0
+    where it is not known. span: the part of it that is meant, None for all.
     """
 
     name: str
@@ -21,6 +23,8 @@ class File(NamedTuple):
     size: int = 0
     identity: Hashable = None
     missing: str = ""
+    modified: int = 0
+    span: Span | None = None
 
 
 def walk(root: str, skip: frozenset[str]) -> tuple[list[File], Counter[str]]:
@@ -55,13 +59,22 @@ def file(path: str, name: str) -> File:
     except OSError as error:
         return File(name, path, missing=error.strerror or str(error))
     missing = "" if stat.S_ISREG(found.st_mode) else "it is not a regular file"
-    return File(name, path, found.st_size, (found.st_dev, found.st_ino), missing)
+    return File(name, path, found.st_size, (found.st_dev, found.st_ino), missing, found.st_mtime_ns)
 
 
 def require_readable(one: File) -> None:
     """Raises UserError for a file that cannot be read."""
     if one.missing:
         raise UserError(f"data.path: {one.path!r} cannot be read: {one.missing}.")
+
+
+def require_unchanged(one: File) -> None:
+    """Raises UserError for a file that is not as it was when it was found."""
+    if one.modified and (now := file(one.path, one.name)) != one._replace(span=None):
+        raise UserError(
+            f"data.path: {one.path!r} changed while it was read, from {one.size:,} bytes to {now.size:,}; start again "
+            "once it is finished."
+        )
 
 
 def _entries(folder: str) -> tuple[list[os.DirEntry], tuple[int, int]]:

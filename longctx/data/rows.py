@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from longctx.data.document import Document
 from longctx.data.packing.packing import Packing
-from longctx.data.sources import Document
 from longctx.data.tokenizers import Tokenizer
 from longctx.layouts import Reaches
 from longctx.layouts.balanced import pairs

@@ -4,9 +4,10 @@
     tokens.bin    the ids of all documents, one after another
     counts.bin    a byte for each id, whether it counts in the loss; absent where all do
     ends.npy      i64[documents]: where each document ends in them
-    names.txt     the name of each document, with newlines in between; name_ends.npy i64[documents]: its bytes
+    names.txt     the name of each document, with newlines in between; name_ends.npy i64[documents]: where each ends
+    places.npy    f64[documents]: longctx.data.document.place of each name, by which documents are held out
 
-Memory is taken by ends.npy, 8 bytes a document; everything else is read where it is asked for. Free of jax and grain.
+Memory is taken by 16 bytes a document; everything else is read where it is asked for. Free of jax and grain.
 """
 
 import contextlib
@@ -21,19 +22,14 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from longctx.data.document import place
 from longctx.data.rows import TokenTable
 from longctx.data.tokenizers import Tokenizer
 from longctx.errors import UserError
 from longctx.json_files import read_object
 
-STORE, TOKENS, COUNTS, ENDS, NAMES, NAME_ENDS = (
-    "store.json",
-    "tokens.bin",
-    "counts.bin",
-    "ends.npy",
-    "names.txt",
-    "name_ends.npy",
-)
+STORE, TOKENS, COUNTS, NAMES = "store.json", "tokens.bin", "counts.bin", "names.txt"
+ENDS, NAME_ENDS, PLACES = "ends.npy", "name_ends.npy", "places.npy"
 VERSION = 1
 PIECE = 1 << 20
 
@@ -49,9 +45,10 @@ class Part(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Store:
-    """An open store. notes: lines for people about what was left out when it was made."""
+    """An open store. places: f64[documents], see document.place. notes: lines for people about what was left out."""
 
     table: TokenTable
+    places: np.ndarray
     notes: tuple[str, ...]
 
 
@@ -96,7 +93,7 @@ class _Writer(contextlib.ExitStack):
         self._tokens, self._counts, self._names = (
             self.enter_context(open(folder / name, "wb")) for name in (TOKENS, COUNTS, NAMES)
         )
-        self._ends, self._name_ends = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        self._ends, self._name_ends, self._places = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0)]
         self._total, self._total_names, self._of_ids, self._of_counts, self._has_counts = 0, 0, 0, 0, False
 
     def add(self, part: Part) -> None:
@@ -116,6 +113,7 @@ class _Writer(contextlib.ExitStack):
         self._names.write(b"".join(lines))
         self._name_ends.append(self._total_names + np.cumsum([len(line) for line in lines], dtype=np.int64))
         self._total_names += sum(map(len, lines))
+        self._places.append(np.array([place(name) for name in part.names], float))
 
     def finish(self) -> dict:
         """What store.json says of the files, which are closed."""
@@ -124,6 +122,7 @@ class _Writer(contextlib.ExitStack):
         ends = np.concatenate(self._ends)
         np.save(self._folder / ENDS, ends)
         np.save(self._folder / NAME_ENDS, np.concatenate(self._name_ends))
+        np.save(self._folder / PLACES, np.concatenate(self._places))
         return {
             "dtype": str(self._dtype),
             "tokens": self._total,
@@ -163,8 +162,8 @@ def open_store(folder, tokenizer: Tokenizer) -> Store:
     if len(ends) != content["documents"] or (len(ends) and ends[-1] != tokens):
         raise UserError(f"{folder / ENDS} is not the file that was written with {folder / STORE}; make the store anew.")
     starts = np.concatenate([[0], ends]).astype(np.int64)[:-1]
-    table = TokenTable(ids, starts, ends - starts - 1, Names(folder), counts, content["checksum"])
-    return Store(table, tuple(content["notes"]))
+    table = TokenTable(ids, starts, ends - starts - 1, Names(folder), counts, checksum=content["checksum"])
+    return Store(table, np.load(folder / PLACES), tuple(content["notes"]))
 
 
 def _said(of: dict) -> str:

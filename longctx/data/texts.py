@@ -10,7 +10,8 @@ import numpy as np
 
 from longctx.config import DataConfig, SourceConfig
 from longctx.data import rows, sources
-from longctx.data.sources import Corpus, Document
+from longctx.data.document import Document
+from longctx.data.sources import Corpus
 from longctx.data.tokenizers import Tokenizer
 from longctx.errors import UserError
 
@@ -37,25 +38,48 @@ class Corpora:
     of: Mapping[str, Corpus]
 
     @property
-    def train(self) -> tuple[Document, ...]:
+    def train(self) -> Sequence[Document]:
         """The training documents of all sources."""
-        return tuple(itertools.chain.from_iterable(corpus.train for corpus in self.of.values()))
+        return Joined({name: corpus.train for name, corpus in self.of.items()})
 
     @property
-    def held_out(self) -> tuple[Document, ...]:
+    def held_out(self) -> Sequence[Document]:
         """The held-out documents of all sources; of several, named "source/document"."""
-        if len(self.of) == 1:
-            return next(iter(self.of.values())).held_out
-        return tuple(
-            dataclasses.replace(document, name=f"{name}/{document.name}")
-            for name, corpus in self.of.items()
-            for document in corpus.held_out
-        )
+        return Joined({name: corpus.held_out for name, corpus in self.of.items()})
+
+    @property
+    def read(self) -> list[Document]:
+        """All documents but those of stores, whose texts no tokenizer reads again."""
+        corpora = [corpus for corpus in self.of.values() if corpus.table is None]
+        return [document for corpus in corpora for side in (corpus.train, corpus.held_out) for document in side]
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Lines for people about what was found and left out."""
         return tuple(itertools.chain.from_iterable(corpus.notes for corpus in self.of.values()))
+
+
+class Joined(Sequence[Document]):
+    """The documents of several sources one after another; of more than one, named "source/document"."""
+
+    def __init__(self, of: Mapping[str, Sequence[Document]]):
+        self._names, self._sides = [*of], [*of.values()]
+        self._ends = np.cumsum([len(side) for side in self._sides])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        source = int(np.searchsorted(self._ends, index, side="right"))
+        document = self._sides[source][index - int(self._ends[source]) + len(self._sides[source])]
+        if len(self._names) == 1:
+            return document
+        return dataclasses.replace(document, name=f"{self._names[source]}/{document.name}")
 
 
 def load(config: DataConfig, tokenizer: Tokenizer | None = None) -> Corpora:
@@ -88,8 +112,7 @@ class Texts:
     @functools.cached_property
     def documents(self) -> Sequence[Document]:
         """The training documents of all sources."""
-        texts = [*self.of.values()]
-        return texts[0].documents if len(texts) == 1 else [d for text in texts for d in text.documents]
+        return Joined({name: text.documents for name, text in self.of.items()})
 
     @property
     def tokens(self) -> int:
@@ -109,8 +132,9 @@ def tokenize(corpora: Corpora, config: DataConfig, tokenizer: Tokenizer) -> Text
     """
     texts, notes = {}, []
     for name, own in named(config).items():
-        documents = corpora.of[name].train
-        text = Text(documents, rows.tokenize(documents, tokenizer), own.packing)
+        corpus = corpora.of[name]
+        table = rows.tokenize(corpus.train, tokenizer) if corpus.table is None else corpus.table
+        text = Text(corpus.train, table, own.packing)
         texts[name], said = _of_lengths(text, own)
         notes += [f"{own.path}: {said}"] if said else []
     return Texts(texts, tuple(notes))

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from longctx.data.document import Document
 from longctx.data.rows import spelled
-from longctx.data.sources import Document
 from longctx.memory.sizes import readable
 
 BATCH_TOKENS = 16384  # a batch holds at most about this many tokens: long rows come alone, short ones together

@@ -29,7 +29,7 @@ class Task(NamedTuple):
                    [B, T] in natural order: tokens, targets, positions, segments (int32; segment 0 is padding) and
                    weights (float32, 1 on targets that are asked for). B is at most batches.rows_at(T); the predictor
                    pads it to few shapes (longctx.evals.predictor).
-        documents  sequence of held-out longctx.data.sources.Document, with `.name` and `.text` in bytes.
+        documents  sequence of held-out longctx.data.document.Document, with `.name` and `.text` in bytes.
         tokenizer  longctx.data.tokenizers.Tokenizer: encode, encode_with_spans, bos, eos, pad.
         config     longctx.config.EvalConfig.
         lengths    context lengths in tokens.

@@ -41,6 +41,7 @@ def test_answers_are_what_is_shown_to_count(tmp_path, given, capsys):
         data.main(["data", RECIPE, *given, "--config.data.too_long=midle"])
 
 
+@pytest.mark.slow
 def test_a_recipe_trains_on_conversations(tiny, tmp_path, given):
     small = ["--config.model.layers=1", "--config.log.trackers=()", "--config.checkpoint.every_steps=2"]
     done = tiny.python("-m", "experiments.train", RECIPE, *given, *small, f"--workdir={tmp_path / 'run'}")

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePath
 
+from longctx.data import remote
 from longctx.data.formats import array_records, fasta, json_records, mds, megatron, opening, tables, text, tokens
 from longctx.data.formats.format import Format, Metered, Part, Reading
+from longctx.data.span import Span
 from longctx.errors import UserError
 
 TEXT = Format(text.whole)
@@ -50,16 +52,24 @@ def format_of(name: str) -> Format | None:
     return found if found is None or found.streamed or not opening.kind(name) else None
 
 
-def parts(path: str, reading: Reading, take: Callable[[int], None]) -> Iterator[Part]:
+def cuts(name: str) -> bool:
+    """Whether a file may be read in parts, see longctx.data.span: it has lines, and is not compressed."""
+    return FORMATS.get(extension(name)) is LINES and not opening.kind(name) and not remote.is_address(name)
+
+
+def parts(path: str, reading: Reading, take: Callable[[int], None], span: Span | None = None) -> Iterator[Part]:
     """The documents of a file that has a format, in their order, decompressed if its name says so.
 
-    take: see Metered. Raises UserError for a file that the system does not let be read, and as its reader does.
+    take: see Metered. span: a part of a file of lines that is not compressed, see longctx.data.span. Raises UserError
+    for a file that the system does not let be read, and as its reader does.
     """
     found = format_of(path)
     assert found, path
     try:
         with opening.opened(path) as file:
-            yield from found.read(Metered(opening.decompressed(file, path), take, path), reading)
+            whole = opening.decompressed(file, path) if span is None else opening.part(file, span)
+            first = span.first_line if span else 1
+            yield from found.read(Metered(whole, take, path, first), reading)
     except opening.BROKEN as error:
         yield Part(0, bad=f"is not a whole {opening.kind(path)} file ({error})")
     except OSError as error:

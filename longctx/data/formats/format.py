@@ -28,7 +28,7 @@ class Part(NamedTuple):
 
     bad: what is wrong with it, as the end of a sentence about it; "" for a document that can be used. name: what
     stands behind the name of the file in that of the document, "" for the number. ids, counts: of what is tokenised
-    already, see longctx.data.sources.Document.
+    already, see longctx.data.document.Document.
     """
 
     line: int
@@ -53,10 +53,11 @@ class Metered:
     a few megabytes of gzip can hold many gigabytes.
 
     raw: the file as it is, for formats that are read at several places; what is used of it is for them to `take`.
+    first_line: the number of the first line, of what may be a part of a file.
     """
 
-    def __init__(self, raw: BinaryIO, take: Callable[[int], None], path: str):
-        self.raw, self.take, self.path = raw, take, path
+    def __init__(self, raw: BinaryIO, take: Callable[[int], None], path: str, first_line: int = 1):
+        self.raw, self.take, self.path, self.first_line = raw, take, path, first_line
 
     @property
     def size(self) -> int:

@@ -22,8 +22,7 @@ def lines(file: Metered, reading: Reading) -> Iterator[Part]:
 
     A key that comes twice makes a line bad, and so does half of a surrogate pair. Numbers may have any length.
     """
-    found = enumerate(file.lines(), start=1)
-    for number, line in found:
+    for number, line in enumerate(file.lines(), start=file.first_line):
         if number == 1:
             if encoding := wide_encoding(line):
                 yield _not_utf8(file.path, encoding)

@@ -7,6 +7,7 @@ from typing import BinaryIO, cast
 
 from longctx.data import remote
 from longctx.data.formats.format import PIECE, needed
+from longctx.data.span import Span
 
 MOST_WINDOW = 1 << 31  # bytes that zstd may look back: as far as `zstd --ultra --long=31` does
 # a frame of zstd behind the last one of a file, see _Zstd
@@ -44,6 +45,29 @@ def decompressed(file: BinaryIO, path: str) -> BinaryIO:
     if kind(path) == "gzip":
         return cast(BinaryIO, gzip.GzipFile(fileobj=file))
     return cast(BinaryIO, io.BufferedReader(_Zstd(file, path), PIECE)) if kind(path) == "zstd" else file
+
+
+def part(file: BinaryIO, span: Span) -> BinaryIO:
+    """Some lines of an opened file, as a file of their own."""
+    return cast(BinaryIO, io.BufferedReader(_Part(file, span), PIECE))
+
+
+class _Part(io.RawIOBase):
+    """The bytes of a span."""
+
+    def __init__(self, file: BinaryIO, span: Span):
+        self._file, self._left = file, span.end - span.start
+        file.seek(span.start)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer, /) -> int:
+        room = memoryview(buffer).cast("B")
+        piece = self._file.read(min(len(room), self._left))
+        room[: len(piece)] = piece
+        self._left -= len(piece)
+        return len(piece)
 
 
 class _Zstd(io.RawIOBase):

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from longctx.data.document import Document
 from longctx.data.generated.task import Generated, log_uniform
-from longctx.data.sources import Document
 from longctx.data.tokenizers import Tokenizer
 
 SHORTEST, LONGEST = 24, 512  # tokens of a document

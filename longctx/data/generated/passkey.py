@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from longctx.data.document import Document
 from longctx.data.generated.task import Generated, log_uniform
-from longctx.data.sources import Document
 from longctx.data.tokenizers import Tokenizer
 
 TASK = "There is an important info hidden inside a lot of irrelevant text. Find it: you will be asked for it.\n"

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from longctx.data.document import Document
 from longctx.data.generated.task import Generated, log_uniform
 from longctx.data.packing.packing import in_rows
 from longctx.data.rows import PackedRows, framed, table, work_of
-from longctx.data.sources import Document
 from longctx.data.tokenizers import Tokenizer
 from longctx.layouts import Reaches
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from longctx.data.sources import Document
+from longctx.data.document import Document
 from longctx.data.tokenizers import Tokenizer
 
 

@@ -16,7 +16,7 @@ class Bad(Exception):
 
 
 class Content(NamedTuple):
-    """The text of a record, in UTF-8. asked, special: see longctx.data.sources.Document."""
+    """The text of a record, in UTF-8. asked, special: see longctx.data.document.Document."""
 
     text: bytes
     asked: tuple[tuple[int, int], ...] | None = None

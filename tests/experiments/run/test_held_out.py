@@ -10,7 +10,7 @@ from experiments.run import held_out
 from longctx import meshes, training
 from longctx.config import AttentionConfig, Config, EvalConfig, MemoryConfig, MeshConfig, ModelConfig, StageConfig
 from longctx.data.curriculum import plan
-from longctx.data.sources import Document
+from longctx.data.document import Document
 from longctx.data.tokenizers import ByteTokenizer
 from longctx.errors import UserError
 from longctx.model import functional

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longctx.data import rows, sources
+from longctx.data.document import Document
 from longctx.data.packing import (
     concat_and_cut,
     in_context,
@@ -17,7 +18,6 @@ from longctx.data.packing import (
 )
 from longctx.data.packing.api import PACKINGS
 from longctx.data.packing.packing import cut
-from longctx.data.sources import Document
 from longctx.data.tokenizers import ByteTokenizer
 
 TOKENIZER = ByteTokenizer()

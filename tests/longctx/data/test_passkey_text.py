@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from longctx.data import tokenizers
+from longctx.data.document import Document
 from longctx.data.generated import passkey
 from longctx.data.generated.task import log_uniform
-from longctx.data.sources import Document
 
 
 @pytest.mark.parametrize("length", [400, 1000, 8192, 100_000])

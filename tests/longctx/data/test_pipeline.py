@@ -7,8 +7,8 @@ import pytest
 from longctx import layouts
 from longctx.config import Config, DataConfig, StageConfig
 from longctx.data import curriculum, mixture, pipeline, rows, texts, tokenizers
+from longctx.data.document import Document
 from longctx.data.packing.api import PACKINGS
-from longctx.data.sources import Document
 from longctx.errors import UserError
 
 TOKENIZER = tokenizers.ByteTokenizer()

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longctx.data import rows, tokenizers
+from longctx.data.document import Document
 from longctx.data.packing.best_fit import pack
-from longctx.data.sources import Document
 
 TOKENIZER = tokenizers.ByteTokenizer()
 

@@ -10,7 +10,7 @@ import tracemalloc
 import pytest
 
 from longctx.config import DataConfig
-from longctx.data import sources
+from longctx.data import left_out, reading, sources
 from longctx.data.formats import api as formats
 from longctx.data.formats import opening
 from longctx.errors import UserError
@@ -193,7 +193,7 @@ def test_bad_documents_are_left_out_and_counted(tmp_path):
     assert set(texts(corpus)) == {f"a.jsonl:{len(BAD_LINES) + 1} ({part})" for part in ("start", "end")}
     (note,) = corpus.notes
     assert f"{len(BAD_LINES) + 2} bad documents (line 1 of 'a.jsonl' is not JSON" in note
-    assert note.endswith(f"; and {len(BAD_LINES) + 2 - sources.SHOWN} more)") and len(note) < 500
+    assert note.endswith(f"; and {len(BAD_LINES) + 2 - left_out.SHOWN} more)") and len(note) < 500
     assert "'latin.txt' is not UTF-8" not in note and "b'caf" not in note
     text = message(tmp_path / "latin.txt", tokenizer="tokenizer.json")
     assert "latin.txt' is not UTF-8 at byte 3 (0xe9)" in text and "data.tokenizer='bytes' takes any" in text
@@ -273,7 +273,7 @@ def test_links_are_followed_and_each_file_is_read_once(tmp_path):
 
 def test_more_text_than_memory_is_refused_before_it_is_read(tmp_path, monkeypatch):
     """A few kilobytes of gzip that hold 60 MB, as one document and as one line, take no more memory than they may."""
-    monkeypatch.setattr(sources, "free_memory", lambda: 5 * 4_000_000)
+    monkeypatch.setattr(reading, "free_memory", lambda: 5 * 4_000_000)
     for name in ("a.txt.gz", "a.jsonl.gz"):
         path = write(tmp_path / name, gzip.compress(b"1" * 60_000_000, 1))
         tracemalloc.start()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longctx.data import rows, store, tokenizers
-from longctx.data.sources import Document
+from longctx.data.document import Document, place
 from longctx.errors import UserError
 from tests.longctx.data import tiny_tokenizers as tiny
 
@@ -47,7 +47,7 @@ def test_what_is_written_is_read(tmp_path_factory, groups):
     if whole.counts is not None:
         np.testing.assert_array_equal(found.table.counts, whole.counts)
     assert list(found.table.names) == found.table.names.all() == [document.name for document in everything]
-    assert found.notes == ("a note",)
+    assert found.notes == ("a note",) and found.places.tolist() == [place(document.name) for document in everything]
 
 
 def test_the_fingerprint_sees_what_is_in_it(tmp_path):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from longctx.data import tokenizers
+from longctx.data.document import Document
 from longctx.data.rows import tokenize
-from longctx.data.sources import Document
 from longctx.errors import UserError
 from tests.longctx.data import tiny_tokenizers as tiny
 

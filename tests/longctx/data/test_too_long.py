@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from longctx.config import Config, DataConfig, StageConfig
 from longctx.data import curriculum, pipeline, rows, texts, too_long
-from longctx.data.sources import Document
+from longctx.data.document import Document
 from longctx.data.tokenizers import ByteTokenizer
 from longctx.errors import UserError
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from longctx.data.sources import Document
+from longctx.data.document import Document
 from longctx.data.tokenizers import ByteTokenizer
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longctx.data.sources import Document
+from longctx.data.document import Document
 from longctx.evals import batches
 from longctx.evals.batches import LongDocument, Piece, Prediction
 

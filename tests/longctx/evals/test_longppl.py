@@ -7,7 +7,7 @@ import pytest
 
 from longctx.config import EvalConfig
 from longctx.data import tokenizers
-from longctx.data.sources import Document
+from longctx.data.document import Document
 from longctx.errors import UserError
 from longctx.evals import api, batches, key_tokens
 from longctx.evals.batches import Prediction

@@ -8,7 +8,7 @@ import pytest
 
 from longctx.config import EvalConfig
 from longctx.data import tokenizers
-from longctx.data.sources import Document
+from longctx.data.document import Document
 from longctx.evals import batches
 from longctx.evals.batches import Prediction
 from longctx.evals.tasks import by_position, context_gain

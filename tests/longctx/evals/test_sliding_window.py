@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longctx.config import EvalConfig
-from longctx.data.sources import Document
+from longctx.data.document import Document
 from longctx.errors import UserError
 from longctx.evals import api
 from longctx.evals.batches import Prediction, long_document

@@ -11,7 +11,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longctx.data import sources
+from longctx.data import reading
 from longctx.data.formats import opening
 from tests.longctx.data.formats.helpers import message, note, texts
 
@@ -75,7 +75,7 @@ def test_lines_before_the_break_are_documents(tmp_path):
 
 @pytest.mark.parametrize("compress", [zstandard.compress, gzip.compress])
 def test_kilobytes_that_hold_much_are_refused(tmp_path, monkeypatch, compress):
-    monkeypatch.setattr(sources, "free_memory", lambda: 5 * 4_000_000)
+    monkeypatch.setattr(reading, "free_memory", lambda: 5 * 4_000_000)
     path = tmp_path / ("a.txt.zst" if compress is zstandard.compress else "a.txt.gz")
     path.write_bytes(compress(b"1" * 60_000_000))
     tracemalloc.start()
