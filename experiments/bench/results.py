@@ -138,13 +138,14 @@ def generalised(content: dict) -> Table:
 
 
 def claimed(content: dict) -> Table:
-    """The % of questions answered right, of all draws and of each: tasks by length."""
+    """The % of questions answered right, of all draws and of each: tasks by length; - where none was asked."""
     records = content["records"]
     lengths, tasks = (list(dict.fromkeys(record[name] for record in records)) for name in ("length", "task"))
 
     def cell(**of) -> str:
         draws = " / ".join(f"{100 * share(records, draw=draw, **of):.0f}" for draw in range(DRAWS))
-        return f"{100 * share(records, **of):.0f} ({draws})"
+        whole = share(records, **of)
+        return "-" if np.isnan(whole) else f"{100 * whole:.0f} ({draws})"
 
     lines = [[task, *(cell(task=task, length=length) for length in lengths)] for task in tasks]
     return ["task", *(f"{length:,}" for length in lengths)], lines

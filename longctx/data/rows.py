@@ -12,6 +12,7 @@ import numpy as np
 from longctx.data.document import Document
 from longctx.data.packing.packing import Packing
 from longctx.data.tokenizers import Tokenizer
+from longctx.data.views import Some
 from longctx.layouts import Reaches
 from longctx.layouts.balanced import pairs
 from longctx.ragged import ragged_arange
@@ -49,7 +50,7 @@ class TokenTable:
 
     def chosen(self, documents: np.ndarray) -> "TokenTable":
         """The table of some of the documents, by their numbers; the tokens are not copied."""
-        some = lambda values: [values[int(i)] for i in documents] if len(values) else ()
+        some = lambda values: Some(values, documents) if len(values) else ()
         return dataclasses.replace(
             self,
             starts=self.starts[documents],

@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -198,8 +198,7 @@ class Names(Sequence):
             file.seek(start)
             return file.read(int(self._ends[index]) - start - 1).decode("utf-8", "surrogateescape")
 
-    def all(self) -> list[str]:
-        """All names at once."""
+    def __iter__(self) -> Iterator[str]:
         text, ends = (self._folder / NAMES).read_bytes(), self._ends.tolist()
         pieces = (text[start : end - 1] for start, end in zip([0, *ends], ends, strict=False))
-        return [piece.decode("utf-8", "surrogateescape") for piece in pieces]
+        return (piece.decode("utf-8", "surrogateescape") for piece in pieces)

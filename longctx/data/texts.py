@@ -13,6 +13,7 @@ from longctx.data import rows, sources
 from longctx.data.document import Document
 from longctx.data.sources import Corpus
 from longctx.data.tokenizers import Tokenizer
+from longctx.data.views import Some
 from longctx.errors import UserError
 
 TEXT = "text"  # the name of the one source of data.path
@@ -154,19 +155,4 @@ def _of_lengths(text: Text, config: DataConfig) -> tuple[Text, str]:
         )
     chosen = np.flatnonzero(keep)
     said = f"left out by {limits}: {len(keep) - len(chosen):,} documents of {lengths[~keep].sum():,} tokens"
-    return dataclasses.replace(text, documents=_Some(text.documents, chosen), table=text.table.chosen(chosen)), said
-
-
-class _Some(Sequence):
-    """Some documents of others, by their numbers."""
-
-    def __init__(self, documents: Sequence[Document], numbers: np.ndarray):
-        self._documents, self._numbers = documents, numbers
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return _Some(self._documents, self._numbers[index])
-        return self._documents[int(self._numbers[index])]
+    return dataclasses.replace(text, documents=Some(text.documents, chosen), table=text.table.chosen(chosen)), said

@@ -46,7 +46,11 @@ def test_what_is_written_is_read(tmp_path_factory, groups):
     assert (found.table.counts is None) == (whole.counts is None)
     if whole.counts is not None:
         np.testing.assert_array_equal(found.table.counts, whole.counts)
-    assert list(found.table.names) == found.table.names.all() == [document.name for document in everything]
+    names = [document.name for document in everything]
+    assert list(found.table.names) == [found.table.names[i] for i in range(len(names))] == names
+    few, most = np.arange(len(names))[::3], np.arange(len(names))[1:]
+    for numbers in (few, most):
+        assert list(found.table.chosen(numbers).names) == [names[i] for i in numbers]
     assert found.notes == ("a note",) and found.places.tolist() == [place(document.name) for document in everything]
 
 

@@ -1,0 +1,29 @@
+"""Parts of sequences whose items are made when they are asked for. Free of jax."""
+
+from collections.abc import Iterator, Sequence
+from typing import Generic, TypeVar
+
+import numpy as np
+
+Item = TypeVar("Item")
+
+
+class Some(Sequence[Item], Generic[Item]):
+    """Some items of a sequence, by their numbers."""
+
+    def __init__(self, whole: Sequence[Item], numbers: np.ndarray):
+        self._whole, self._numbers = whole, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return Some(self._whole, self._numbers[index])
+        return self._whole[int(self._numbers[index])]
+
+    def __iter__(self) -> Iterator[Item]:
+        if 2 * len(self) < len(self._whole):
+            return (self._whole[int(number)] for number in self._numbers)
+        whole = list(self._whole)  # all at once, where that is faster than one by one
+        return (whole[number] for number in self._numbers.tolist())
