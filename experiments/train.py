@@ -63,13 +63,16 @@ def main(argv) -> None:
 
     # ---- state: fresh, or the newest sound checkpoint ---------------------------------------------------------------
     with Checkpointer(workdir / configs.CHECKPOINTS, config.checkpoint.keep) as checkpoints, StopRequest() as stop:
-        records.write_records(config, workdir, mesh)  # no earlier: a run that is here holds its checkpoints' lock
+        left_out = *corpora.notes, *text.notes
+        records.write_records(
+            config, workdir, mesh, left_out
+        )  # no earlier: a run that is here holds its checkpoints' lock
         restored = checkpoints.restore_latest(training.abstract_state(config, mesh))
         state = restored.state if restored else training.init_state(config, mesh, start_from(config, mesh))
         special = any(document.special for document in corpora.read)
         dropped = tokenizers.losses(tokenizer, [document.text for document in corpora.read], special)
         line = records.describe(config, mesh, state, text, held_out)
-        said = *notes, *corpora.notes, *text.notes, *dropped, *checkpoints.notes
+        said = *notes, *left_out, *dropped, *checkpoints.notes
         print(line, *said, sep="\n", flush=True)
 
         # ---- stages -------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import platform
 import shutil
+from collections.abc import Sequence
 
 import jax
 
@@ -20,12 +21,16 @@ from longctx.hf import folder, text
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def write_records(config: Config, workdir, mesh) -> None:
-    """workdir/config.json and workdir/versions.json, by process 0."""
+def write_records(config: Config, workdir, mesh, left_out: Sequence[str] = ()) -> None:
+    """workdir/config.json and workdir/versions.json, by process 0.
+
+    left_out: lines about documents that the run does not read, which config.json repeats.
+    """
     if jax.process_index():
         return
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    content = dataclasses.asdict(config) | ({"left_out": list(left_out)} if left_out else {})
+    (workdir / "config.json").write_text(json.dumps(content, indent=2) + "\n")
     (workdir / "versions.json").write_text(json.dumps(versions(mesh), indent=2) + "\n")
     if configs.stored(workdir) is None:
         keep_sources(config, workdir)
