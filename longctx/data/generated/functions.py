@@ -36,13 +36,13 @@ class Functions(Series):
         inputs, true = rng.integers(2**bits, size=count), np.flatnonzero(values[f])
         inputs = np.where(rng.random(count) < TRUE_SHARE, true[rng.integers(len(true), size=count)], inputs)
         inputs[-1] = inputs[int(rng.integers(count - 1))]  # an answer that is known in any case
-        agrees = np.ones(len(values), bool)
+        agree = np.arange(len(values))  # the functions that agree with the examples so far
         writer.say(TASK.format(WIDTH, bits))
         for x in inputs.tolist():
-            said, column = values[:, x][agrees], values[:, x]
+            said = values[agree, x]
             writer.say(f"{x:0{bits}b}")
-            (writer.answer if said.all() or not said.any() else writer.say)(f" {int(column[f])}\n")
-            agrees &= column == column[f]
+            (writer.answer if said.all() or not said.any() else writer.say)(f" {int(values[f, x])}\n")
+            agree = agree[said == values[f, x]]
         writer.say("\n")
 
     def solve(self, before: str, documents: Sequence[Document]) -> str:

@@ -86,6 +86,18 @@ def test_a_text_has_its_size_and_its_solver_is_right(documents, name, seed, shar
     assert inside == sorted(inside) and inside[-1:] <= [len(written.text)]
 
 
+@pytest.mark.slow
+@every
+def test_solvers_are_right_in_many_texts(documents, name):
+    kind = task(name)
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        size = int(rng.integers(kind.smallest, (kind.lengths(BYTES)[1] or LONGEST) + 1))
+        written = kind.write(rng, size, documents)
+        assert size - max(kind.smallest, size // 8) <= len(written.text) <= size
+        assert wrong(kind, written, documents) == []
+
+
 @every
 @drawn
 @hypothesis.given(seed=st.integers(0, 2**32), share=st.floats(0, 1))
