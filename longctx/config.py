@@ -222,7 +222,9 @@ class DataConfig:
     loss_weights: str = "tokens"        # what a document counts in the loss, of longctx.data.loss_weights.LOSS_WEIGHTS:
                                         #   "tokens", "sequences" (all the same), "documents(0.5)" in between
     generated: tuple[str, ...] = ()     # tasks that are made, each with its share of the training tokens, for longctx.
-                                        #   data.generated.api.parse: ("passkey(0.5)", "copying(0.2)")
+                                        #   data.generated.api.parse: ("passkey(0.5)", "copying(0.2)"); its
+                                        #   GENERATED has the names
+    generated_loss: str = "all"         # what counts of these in the loss, of LOSSES there: "all" tokens, or "answers"
     prefetch: int = 8                   # batches read ahead
 
 

@@ -48,6 +48,8 @@ def _of_run(config: Config) -> Iterator[tuple]:
     forms = {source.records or config.data.records for source in config.data.mix} or {config.data.records}
     if "text" not in forms and config.data.text_field != DataConfig.text_field:
         yield "data.text_field", config.data.text_field, f"data.records is {config.data.records!r}; 'text' reads it"
+    if config.data.generated_loss != DataConfig.generated_loss and not config.data.generated:
+        yield "data.generated_loss", config.data.generated_loss, "data.generated is empty; ('retrieval(0.1)',) works"
     for name in _changed(config.model.lora, LoraConfig(), () if config.model.lora.rank else ADAPTERS):
         yield f"model.lora.{name}", getattr(config.model.lora, name), "model.lora.rank is 0; 16 works"
 

@@ -33,7 +33,7 @@ TOKEN_BYTES = 20  # of a batch: what PackedRows.gather makes
 
 def check(config: DataConfig, stages: Sequence[Stage], tokenizer: Tokenizer) -> None:
     """Raises UserError for a data.packing, data.too_long, data.loss_weights, data.prefetch, an entry of data.generated
-    or data.mix, or a window that cannot work in these stages."""
+    or data.mix, a data.generated_loss, or a window that cannot work in these stages."""
     mix.check(config, stages)
     too_long.check(config.too_long)
     for own in named(config).values():
@@ -41,6 +41,7 @@ def check(config: DataConfig, stages: Sequence[Stage], tokenizer: Tokenizer) -> 
     loss_weights.parse(config.loss_weights)
     windows.check(stages)
     _check_prefetch(config.prefetch, max(stage.batch_tokens for stage in stages) * TOKEN_BYTES)
+    generated.answers_alone(config.generated_loss)
     generated.check(config.generated, stages, tokenizer)
 
 
@@ -74,7 +75,13 @@ def stage_rows(texts: Texts, tokenizer: Tokenizer, stage: Stage, config: DataCon
         packed = [Repeated(*of) for of in zip(packed, counts, seeds, strict=True)]
     made = (
         GeneratedRows(
-            task, tokenizer, texts.documents, stage.seq_len, round(task.share * total), _entropy(seed, stage, name)
+            task,
+            tokenizer,
+            texts.documents,
+            stage.seq_len,
+            round(task.share * total),
+            _entropy(seed, stage, name),
+            generated.answers_alone(config.generated_loss),
         )
         for name, task in tasks.items()
     )

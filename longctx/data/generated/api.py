@@ -9,14 +9,38 @@ from collections.abc import Sequence
 from longctx.config import DataConfig
 from longctx.data import texts
 from longctx.data.curriculum import Stage
+from longctx.data.generated.classes import Classes
 from longctx.data.generated.copying import Copying
+from longctx.data.generated.fill_in_the_middle import FillInTheMiddle
+from longctx.data.generated.functions import Functions
+from longctx.data.generated.key_value import KeyValue
+from longctx.data.generated.paragraphs import Keywords, Paragraphs
 from longctx.data.generated.passkey import Passkey
+from longctx.data.generated.repetitions import Repetitions
+from longctx.data.generated.retrieval import Retrieval
+from longctx.data.generated.sorting import Sorting
 from longctx.data.generated.task import Generated
+from longctx.data.generated.traces import Traces
 from longctx.data.tokenizers import Tokenizer
-from longctx.errors import UserError
+from longctx.errors import UserError, unknown_name
 from longctx.parsing import parse_call
 
-GENERATED: dict[str, type[Generated]] = {"passkey": Passkey, "copying": Copying}
+GENERATED: dict[str, type[Generated]] = {
+    "passkey": Passkey,
+    "copying": Copying,
+    "retrieval": Retrieval,
+    "key_value": KeyValue,
+    "fill_in_the_middle": FillInTheMiddle,
+    "paragraphs": Paragraphs,
+    "keywords": Keywords,
+    "traces": Traces,
+    "classes": Classes,
+    "functions": Functions,
+    "sorting": Sorting,
+    "repetitions": Repetitions,
+}
+
+LOSSES: dict[str, bool] = {"all": False, "answers": True}  # by name: whether the answers alone count
 
 
 def parse(entries: Sequence[str]) -> dict[str, Generated]:
@@ -34,6 +58,18 @@ def parse(entries: Sequence[str]) -> dict[str, Generated]:
                 f"{field}={text!r} must be a share above 0 and below 1; {name}(0.1) is a tenth of the tokens."
             )
     return tasks
+
+
+def answers_alone(name: str) -> bool:
+    """Whether the tokens of answers alone count in the loss of generated documents, as data.generated_loss says.
+
+    "all" is the default: a problem is text like any other, and its form is learnt with it. "answers" is for tasks whose
+    problems are noise, such as UUIDs, which cost capacity and hide the answers in the mean; the shares of the tasks in
+    the rows stay, so that the same number of rows has fewer tokens that count. Raises UserError for another name.
+    """
+    if name not in LOSSES:
+        raise unknown_name("data.generated_loss", name, LOSSES)
+    return LOSSES[name]
 
 
 def source_names(config: DataConfig) -> tuple[str, ...]:

@@ -1,12 +1,14 @@
 """Passkey retrieval: a number hidden in filler, asked for at the end (Mohtashami & Jaggi 2023; Chen et al. 2023)."""
 
 import functools
+import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from longctx.data.document import Document
-from longctx.data.generated.task import Generated, log_uniform
+from longctx.data.generated.task import Generated, Made, encoded, log_uniform
+from longctx.data.generated.writing import Writer, Written, excerpt, whole
 from longctx.data.tokenizers import Tokenizer
 
 TASK = "There is an important info hidden inside a lot of irrelevant text. Find it: you will be asked for it.\n"
@@ -29,7 +31,7 @@ def prompt(rng: np.random.Generator, length_bytes: int, depth: float, filler: st
     filler_bytes = filler.encode()
     filled = (filler_bytes * (room // len(filler_bytes) + 1))[:room]
     at = round(depth * room)
-    return TASK + _whole(filled[:at]) + needle + _whole(filled[at:]) + QUESTION, answer
+    return TASK + whole(filled[:at]) + needle + whole(filled[at:]) + QUESTION, answer
 
 
 def shortest(tokenizer: Tokenizer) -> int:
@@ -47,6 +49,8 @@ class Passkey(Generated):
     documents of the run.
     """
 
+    smallest = len(NEEDLE + QUESTION)
+
     def lengths(self, tokenizer: Tokenizer) -> tuple[int, int | None]:
         """(fewest, most) tokens of a document: a needle and a question."""
         return int(len(NEEDLE + QUESTION) / _bytes_per_token(tokenizer)), None
@@ -57,11 +61,19 @@ class Passkey(Generated):
 
     def document(
         self, rng: np.random.Generator, tokenizer: Tokenizer, tokens: int, documents: Sequence[Document]
-    ) -> np.ndarray:
-        """See Generated.document."""
-        size = int(max(len(NEEDLE + QUESTION), tokens * _bytes_per_token(tokenizer)))
-        filler = _excerpt(rng, documents, size) if rng.random() < 0.5 else GRASS * (size // len(GRASS) + 1)
-        return tokenizer.encode(_asked_often(rng, size, filler.encode()).encode())[:tokens]
+    ) -> Made:
+        """See Generated.document; the text may be cut anywhere."""
+        size = int(max(self.smallest, tokens * _bytes_per_token(tokenizer)))
+        return encoded(self.write(rng, size, documents), tokenizer).cut(tokens)
+
+    def write(self, rng: np.random.Generator, size: int, documents: Sequence[Document]) -> Written:
+        """See Generated.write."""
+        filler = excerpt(rng, documents, size) if rng.random() < 0.5 else GRASS * (size // len(GRASS) + 1)
+        return _asked_often(rng, size, filler.encode())
+
+    def solve(self, before: str, documents: Sequence[Document]) -> str:
+        """See Generated.solve: the number that is to be remembered."""
+        return " " + re.findall(r"The pass key is (\d+)\. Remember it", before)[0]
 
 
 @functools.lru_cache(maxsize=8)
@@ -70,37 +82,27 @@ def _bytes_per_token(tokenizer: Tokenizer) -> float:
     return len(sample) / len(tokenizer.encode(sample))
 
 
-def _asked_often(rng: np.random.Generator, size: int, filler: bytes) -> str:
+def _asked_often(rng: np.random.Generator, size: int, filler: bytes) -> Written:
     """A needle, then the question or its last words with the answer, time and again; `size` bytes with the filler."""
     number = int(rng.integers(1, LARGEST + 1))
-    text = TASK.encode() if size > 2 * len(TASK + NEEDLE) and rng.random() < 0.5 else b""
-    statement = NEEDLE.format(number=number).encode()
+    writer, used = Writer(size), 0  # used: of the size, with the halves of characters that are not written
+    if size > 2 * len(TASK + NEEDLE) and rng.random() < 0.5:
+        writer.say(TASK)
+        used = len(TASK)
+    statement, answer = NEEDLE.format(number=number), ""
     one_more = len(f"{QUESTION} {number}")
-    room = size - len(text + statement)
+    room = size - used - len(statement)
     gap = int(rng.random() * (room - one_more + 1))
     while True:
-        text += filler[len(text) : len(text) + gap] + statement
-        room = size - len(text)
+        writer.say(whole(filler[used : used + gap]) + statement)
+        if answer:
+            writer.answer(answer)
+        used += gap + len(statement + answer)
+        room = size - used
         if room < one_more:
-            return _whole(text)
-        statement = f"{QUESTION if rng.random() < 0.5 else REMINDER} {number}".encode()
-        room -= len(statement)
+            return writer.written()
+        statement, answer = QUESTION if rng.random() < 0.5 else REMINDER, f" {number}"
+        room -= len(statement + answer)
         gap = min(room, log_uniform(rng, 1, size)) if rng.random() < 0.5 else 0
         if room - gap < one_more:
             gap = room  # the last answer ends the text
-
-
-def _excerpt(rng: np.random.Generator, documents: Sequence[Document], size: int) -> str:
-    """At least `size` bytes out of random places of random documents."""
-    parts, have = [], 0
-    while have < size:
-        text = documents[int(rng.integers(len(documents)))].text
-        start = int(rng.integers(len(text)))
-        parts.append(text[start : start + size - have])
-        have += len(parts[-1])
-    return _whole(b" ".join(parts))
-
-
-def _whole(text: bytes) -> str:
-    """Drops what is not UTF-8, such as the halves of a character that a cut left."""
-    return text.decode("utf-8", "ignore")

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from longctx.data.document import Document
-from longctx.data.generated.task import Generated, log_uniform
+from longctx.data.generated.task import Generated, Made, log_uniform
 from longctx.data.packing.packing import in_rows
-from longctx.data.rows import PackedRows, framed, table, work_of
+from longctx.data.rows import Encoded, PackedRows, framed, table, work_of
 from longctx.data.tokenizers import Tokenizer
 from longctx.layouts import Reaches
 
@@ -23,7 +23,8 @@ class GeneratedRows:
     A row is a function of (seed, length, its number, the documents): the lengths of its documents are drawn first, each
     log-uniform up to the room that is left, and the last one fills the row.
 
-    seed: numbers that a numpy SeedSequence takes. documents: the text that the run trains on.
+    seed: numbers that a numpy SeedSequence takes. documents: the text that the run trains on. answers_alone: whether
+    only the tokens of the answers count in the loss.
     """
 
     task: Generated
@@ -32,6 +33,7 @@ class GeneratedRows:
     length: int
     count: int
     seed: tuple[int, ...]
+    answers_alone: bool = False
     left_out = 0
 
     def __len__(self) -> int:
@@ -40,7 +42,8 @@ class GeneratedRows:
     @property
     def fingerprint(self) -> int:
         """A checksum of the task, the seed and the number of rows: of the documents, PackedRows has one."""
-        return zlib.crc32(repr((self.task, self.seed, self.length, self.count)).encode())
+        made_from = (self.task, self.seed, self.length, self.count, *("answers",) * self.answers_alone)
+        return zlib.crc32(repr(made_from).encode())
 
     @property
     def waste(self) -> float:
@@ -56,15 +59,20 @@ class GeneratedRows:
     def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The given rows as a batch: the arrays that PackedRows.gather documents."""
         made = [self._documents(number) for number in rows]
-        text = table(((framed(ids, self.tokenizer), None) for row in made for ids in row), self.tokenizer)
+        text = table((self._encoded(one) for row in made for one in row), self.tokenizer)
         row, everything = np.repeat(np.arange(len(made)), [*map(len, made)]), np.arange(len(text.inputs))
         packing = in_rows(self.length, everything, np.zeros_like(everything), text.inputs, row)
         return PackedRows(text, packing, self.tokenizer.pad).gather(np.arange(len(made)))
 
-    def _documents(self, number: int) -> list[np.ndarray]:
+    def _encoded(self, made: Made) -> Encoded:
+        """A document with its start and end, and what counts of it; its end does where the last token does."""
+        counts = np.concatenate([[False], made.counts, [made.counts[-1:].any()]]) if self.answers_alone else None
+        return framed(made.ids, self.tokenizer), counts
+
+    def _documents(self, number: int) -> list[Made]:
         rng = self._rng(number)
         lengths = self._lengths(rng)
-        make = lambda tokens: self.task.document(rng, self.tokenizer, tokens, self.documents)[:tokens]
+        make = lambda tokens: self.task.document(rng, self.tokenizer, tokens, self.documents)
         return [make(length - 1) for length in lengths]  # 1: the start token
 
     def _lengths(self, rng: np.random.Generator) -> list[int]:

@@ -6,7 +6,7 @@ from longctx.data.tokenizers import ByteTokenizer
 
 
 def document(seed, tokens):
-    return copying.Copying(0.1).document(np.random.default_rng(seed), ByteTokenizer(), tokens, documents=[])
+    return copying.Copying(0.1).document(np.random.default_rng(seed), ByteTokenizer(), tokens, documents=[]).ids
 
 
 @pytest.mark.parametrize("tokens", [copying.SHORTEST, 63, copying.LONGEST])

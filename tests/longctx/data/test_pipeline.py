@@ -262,6 +262,25 @@ def test_a_row_of_a_mixture_is_one_of_its_sources(mixed):
     assert 0 <= together.waste < 0.02
 
 
+def test_answers_alone_count_in_what_is_generated_and_all_of_the_text():
+    text = of([Document(str(i), b"x = 1\n" * 2000) for i in range(40)])
+    rows = {
+        loss: pipeline.stage_rows(
+            text, TOKENIZER, stage(seq_len=1024), DataConfig(generated=("passkey(0.25)",), generated_loss=loss)
+        )
+        for loss in ("all", "answers")
+    }
+    assert rows["all"].fingerprint != rows["answers"].fingerprint
+    for source, (every, some) in enumerate(zip(*(rows[loss].sources for loss in rows), strict=True)):
+        every, some = (one.gather(np.arange(len(one))) for one in (every, some))
+        np.testing.assert_array_equal(every["tokens"], some["tokens"])
+        counted = bytes(some["targets"][some["weights"] > 0].astype(np.uint16).clip(max=255).astype(np.uint8))
+        if source:
+            assert set(counted) <= set(b" 0123456789\xff") and some["weights"].sum() > 100
+        else:
+            np.testing.assert_array_equal(every["weights"], some["weights"])
+
+
 def test_generated_rows_are_made_from_seed_stage_and_number(mixed):
     made = lambda **kwargs: mixed(**kwargs).sources[2].gather(np.array([1]))["tokens"]
     np.testing.assert_array_equal(made(), made())
@@ -282,6 +301,7 @@ def test_generated_rows_are_made_from_seed_stage_and_number(mixed):
         ({"generated": ("copying(0.5)", "copying(0.1)")}, "data.generated[1]='copying(0.1)' names copying again"),
         ({"generated": ("copyin(0.5)",)}, "data.generated[0]='copyin' is not known. Did you mean 'copying'?"),
         ({"generated": ("copying",)}, "data.generated[0]='copying' must be copying(share: float)"),
+        ({"generated_loss": "answer"}, "data.generated_loss='answer' is not known. Did you mean 'answers'?"),
         ({"prefetch": -1}, "data.prefetch=-1"),
         ({"prefetch": 10**9}, "data.prefetch=1000000000 must be at least 0 and at most 1,024"),
     ],
