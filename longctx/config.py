@@ -185,6 +185,8 @@ class SourceConfig:
     cap: float = 0.0                    # epochs at most over the run: what is above goes to the others; 0: no cap
     shortest: int = 0                   # tokens; documents of fewer are left out and counted
     longest: int = 0                    # tokens; documents of more are left out and counted; 0: none
+    scores: str = ""                    # as data.scores, and data.keep
+    keep: float = 1.0
     packing: str = ""
     records: str = ""
     text_field: str = ""
@@ -209,6 +211,8 @@ class DataConfig:
     text_field: str = "text"            # of records "text": the field that holds the document
     shortest: int = 0                   # tokens; training documents of fewer are left out and counted
     longest: int = 0                    # tokens; training documents of more are left out and counted; 0: none
+    scores: str = ""                    # file of scores that experiments.select wrote: the training documents with the
+    keep: float = 1.0                   #   best ones are kept, so many that they hold this share of the tokens
     mix: tuple[SourceConfig, ...] = ()  # several sources in place of path, see experiments.settings.source
     mix_temperature: float = 0.0        # of the mix: shares are also multiplied by tokens^(1/temperature) of each
                                         #   source; 0: they are not, 1: as the sources are, 2: by the root

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from longctx.config import DataConfig
+from longctx.data import selecting
 from longctx.data.curriculum import Stage
 from longctx.errors import UserError
 from longctx.parsing import parse_call
@@ -25,9 +26,11 @@ def check(config: DataConfig, stages: Sequence[Stage]) -> None:
             raise UserError(f"{field}.name={source.name!r} must be letters, digits and _, and no other source's name.")
         if not source.path:
             raise UserError(f"{field}.path is empty; source {source.name} needs a file or folder.")
+        selecting.check(field, source.scores, source.keep)
         for name in ("share", "cap", "shortest", "longest"):
             if not getattr(source, name) >= 0:
                 raise UserError(f"{field}.{name}={getattr(source, name)} must be at least 0.")
+    selecting.check("data", config.scores, config.keep)
     if not config.mix:
         _check_alone(config, stages)
     for stage in stages:

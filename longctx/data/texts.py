@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from longctx.config import DataConfig, SourceConfig
-from longctx.data import rows, sources
+from longctx.data import rows, selecting, sources
 from longctx.data.document import Document
 from longctx.data.sources import Corpus
 from longctx.data.tokenizers import Tokenizer
@@ -28,8 +28,8 @@ def named(config: DataConfig) -> dict[str, DataConfig]:
 
 def _alone(config: DataConfig, source: SourceConfig) -> DataConfig:
     own = {name: getattr(source, name) for name in ("path", "packing", "records", "text_field")}
-    limits = {"shortest": source.shortest, "longest": source.longest}
-    return dataclasses.replace(config, mix=(), **{name: value for name, value in own.items() if value}, **limits)
+    chosen = {name: getattr(source, name) for name in ("shortest", "longest", "scores", "keep")}
+    return dataclasses.replace(config, mix=(), **{name: value for name, value in own.items() if value}, **chosen)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,8 +136,9 @@ def tokenize(corpora: Corpora, config: DataConfig, tokenizer: Tokenizer) -> Text
         corpus = corpora.of[name]
         table = rows.tokenize(corpus.train, tokenizer) if corpus.table is None else corpus.table
         text = Text(corpus.train, table, own.packing)
-        texts[name], said = _of_lengths(text, own)
-        notes += [f"{own.path}: {said}"] if said else []
+        text, of_lengths = _of_lengths(text, own)
+        texts[name], of_scores = _of_scores(text, own)
+        notes += [f"{own.path}: {said}" for said in (of_lengths, of_scores) if said]
     return Texts(texts, tuple(notes))
 
 
@@ -153,6 +154,19 @@ def _of_lengths(text: Text, config: DataConfig) -> tuple[Text, str]:
             f"data.path={config.path!r}: {limits} leave out all {len(keep):,} documents, of {lengths.min():,} to "
             f"{lengths.max():,} tokens."
         )
-    chosen = np.flatnonzero(keep)
-    said = f"left out by {limits}: {len(keep) - len(chosen):,} documents of {lengths[~keep].sum():,} tokens"
+    return _only(text, keep, limits)
+
+
+def _of_scores(text: Text, config: DataConfig) -> tuple[Text, str]:
+    """(the documents with the best scores, a sentence about the others)."""
+    if config.keep == 1:
+        return text, ""
+    keep = selecting.kept(text.table.names, text.table.inputs, config)
+    return _only(text, keep, f"keep={config.keep:g} of {config.scores!r}")
+
+
+def _only(text: Text, keep: np.ndarray, why: str) -> tuple[Text, str]:
+    """(some documents, a sentence about the others)."""
+    lengths, chosen = text.table.inputs, np.flatnonzero(keep)
+    said = f"left out by {why}: {len(keep) - len(chosen):,} documents of {lengths[~keep].sum():,} tokens"
     return dataclasses.replace(text, documents=Some(text.documents, chosen), table=text.table.chosen(chosen)), said
