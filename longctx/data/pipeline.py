@@ -72,6 +72,11 @@ def stage_rows(texts: Texts, tokenizer: Tokenizer, stage: Stage, config: DataCon
     if config.mix:
         tokens = [int(rows.table.inputs.sum()) for rows in packed]
         counts = [round(share * read * total) for share in mix.shares(config, stage, tokens)]
+        if not any(counts):
+            raise UserError(
+                f"stages[{stage.index}]: its {total} rows are too few for {len(packed)} sources in data.mix, whose "
+                "shares are less than half a row each; more steps or a larger batch_tokens work."
+            )
         seeds = [_entropy(seed, stage, f"pass {name}") for name in texts.of]
         packed = [Repeated(*of) for of in zip(packed, counts, seeds, strict=True)]
     made = (
