@@ -11,8 +11,8 @@ data.path, unmixed.
 
 Published (arXiv 2410.02660 and princeton-nlp/ProLong): bases of RoPE, the mixture of each stage, 4M and 8M tokens a
 step, 5000 and 2500 steps, rates of 1e-5 and 5e-6, each down to a tenth along a cosine; documents do not see each other,
-and Adam's moments stay. Chosen here: of code and books, documents shorter than 64K are left out, and those of 512K are told
-by their length out of the same folders, which are read twice. The warm-up is 500 steps of both stages, where it is
+and Adam's moments stay. Chosen here: of code and books, documents shorter than 64K are left out, and those of 512K are
+told by their length out of the same folders, which are read twice. The warm-up is 500 steps of both stages, where it is
 published as a tenth of each.
 
 Arguments: model, a name of experiments.settings.models (Llama 3 8B); data; budget, the share of the steps that is

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from experiments import train
+from experiments.run import checks as of_runs
 from experiments.settings import checks
 from experiments.settings import config as configs
 from longctx.data import mix
@@ -124,14 +125,13 @@ def test_sources_lie_below_the_folder():
 def test_arguments_that_cannot_be(name, words):
     with pytest.raises(UserError, match=words) as error:
         config = parsed(name)
-        from experiments.run import checks as of_runs
-
         of_runs.check(config)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", slow(*RECIPES))
-def test_two_steps(name, tmp_path):
+def test_two_steps(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.report.write", lambda *args: None)  # seconds of pictures, tested elsewhere
     said = [f"--config.{what}" for what in ("eval.tasks=()", "log.trackers=()", *SMALLER)]
     file = ROOT / "configs/recipes" / f"{name}.py"
     train.main(["train", f"--config={file}:smoke", *said, f"--workdir={tmp_path}"])
