@@ -29,7 +29,7 @@ def get_config(arg: str = ""):
     config = defaults()
     config.name = "dataset-decomposition"
     order = f"{args.order}({2 if args.smoke else args.cycles})"
-    recipes.fill(config, args, [recipes.phase(2**13, STEPS, 2**19, 1e5, order=order)], smoke_length=512)
+    recipes.fill(config, args, [recipes.phase(2**13, STEPS, 2**19, 1e5, order=order)], warmup=5000, smoke_length=512)
     config.data.packing = "decomposition"
-    config.optim.update(learning_rate=3e-3, final_fraction=0.01, warmup_steps=5000, weight_decay=0.033)
+    config.optim.update(learning_rate=3e-3, final_fraction=0.01, weight_decay=0.033)
     return config

@@ -27,7 +27,7 @@ def get_config(arg: str = ""):
     phases = [recipes.phase(length, 2500, 2**18) for length in LENGTHS]
     if args.one_shape:
         phases = [recipes.phase(LENGTHS[-1], 2500 * len(LENGTHS), 2**18, order="grow_length")]
-    recipes.fill(config, args, phases, smoke_length=512 if args.one_shape else 128)
+    recipes.fill(config, args, phases, warmup=500, smoke_length=512 if args.one_shape else 128)
     config.data.packing = "decomposition" if args.one_shape else "concat_and_cut"
-    config.optim.update(learning_rate=6e-4, warmup_steps=500)
+    config.optim.learning_rate = 6e-4
     return config

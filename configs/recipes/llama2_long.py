@@ -32,6 +32,6 @@ def get_config(arg: str = ""):
     config.name = "llama2-long"
     short = round(args.late * STEPS)
     phases = [recipes.phase(2**12, short, 2**22, 1e4)] if short else []
-    recipes.fill(config, args, [*phases, recipes.phase(args.length, STEPS - short, 2**22, 5e5)])
-    config.optim.update(learning_rate=2e-5, warmup_steps=2000)
+    recipes.fill(config, args, [*phases, recipes.phase(args.length, STEPS - short, 2**22, 5e5)], warmup=2000)
+    config.optim.learning_rate = 2e-5
     return config

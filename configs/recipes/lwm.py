@@ -41,6 +41,6 @@ def get_config(arg: str = ""):
         dict(name=name, path="", shortest=shortest, longest=longest)
         for name, (_, _, _, shortest, longest, _) in STAGES.items()
     ]
-    recipes.fill(config, args, phases, sources)
-    config.optim.update(learning_rate=4e-5, schedule="constant", warmup_steps=100)
+    recipes.fill(config, args, phases, sources, warmup=100)
+    config.optim.update(learning_rate=4e-5, schedule="constant")
     return config

@@ -42,6 +42,6 @@ def get_config(arg: str = ""):
             dict(name=name, path=name, share=0.3, shortest=2**16),
             dict(name=f"{name}_512k", path=name, share=0.0, shortest=2**19),
         ]
-    recipes.fill(config, args, phases, sources)
-    config.optim.update(learning_rate=1e-5, warmup_steps=500)
+    recipes.fill(config, args, phases, sources, warmup=500)
+    config.optim.learning_rate = 1e-5
     return config

@@ -34,6 +34,6 @@ def get_config(arg: str = ""):
     config.name = "qwen2.5-1m"
     phases = [recipes.phase(length, 1000, 2**22, theta) for length, theta in THETAS.items() if length >= args.first]
     sources = [dict(name="long", path="long", share=0.75), dict(name="short", path="short", share=0.25)]
-    recipes.fill(config, args, phases, sources)
-    config.optim.update(learning_rate=1e-5, warmup_steps=100)
+    recipes.fill(config, args, phases, sources, warmup=100)
+    config.optim.learning_rate = 1e-5
     return config

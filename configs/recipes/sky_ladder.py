@@ -28,7 +28,7 @@ def get_config(arg: str = ""):
     config.name = "sky-ladder"
     share = args.rate * (LENGTH - START) / STEPS
     window = f"{args.form}({START}, {share:.4f}, {START})"
-    recipes.fill(config, args, [recipes.phase(LENGTH, STEPS, 2**20, 1e4, window=window)])
+    recipes.fill(config, args, [recipes.phase(LENGTH, STEPS, 2**20, 1e4, window=window)], warmup=2000)
     config.data.packing = "concat_and_cut"
-    config.optim.update(learning_rate=4e-4, warmup_steps=2000)
+    config.optim.learning_rate = 4e-4
     return config

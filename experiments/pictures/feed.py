@@ -48,7 +48,7 @@ def feed(config, stages, batch: dict[str, np.ndarray], buckets: Sequence[np.ndar
         right.step(steps, shown, where="post", color=PALETTE[2], label="window")
     ticks = {*lengths.tolist(), *_buckets(right, stages, buckets)}
     if len(right.get_lines()) > 1:
-        right.legend(loc="lower right")
+        right.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)  # above: dots may lie anywhere
     right.set(xlabel="step", ylabel="tokens of a row", yscale="log")
     right.set_yticks(sorted(ticks), [count(tick) for tick in sorted(ticks)])
     right.minorticks_off()
@@ -67,5 +67,5 @@ def _buckets(axes, stages, buckets: Sequence[np.ndarray | None]) -> set[int]:
         return set()
     steps = np.concatenate([first + np.arange(len(tokens)) for first, tokens in ordered])
     tokens = np.concatenate([tokens for _, tokens in ordered])
-    axes.plot(steps, tokens, ".", color=PALETTE[1], markersize=3, label="documents from")
+    axes.plot(steps, tokens, ".", color=PALETTE[1], markersize=3, label="longest documents, from")
     return set(tokens.tolist())

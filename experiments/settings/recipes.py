@@ -19,17 +19,20 @@ def phase(seq_len: int, steps: int, batch_tokens: int, theta: float = 0.0, **fie
     return dict(seq_len=seq_len, steps=steps, batch_tokens=batch_tokens) | own | fields
 
 
-def fill(config, args, phases: Sequence[dict], sources: Sequence[dict] = (), smoke_length: int = 128) -> None:
+def fill(
+    config, args, phases: Sequence[dict], sources: Sequence[dict] = (), *, warmup: int, smoke_length: int = 128
+) -> None:
     """Sets up `config` to train a model of experiments.settings.models through stages, all its weights.
 
     A step's rows go through the model in as many parts as have one row of the longest stage on each device.
 
     Args:
       args: what the recipe was called with: ARGUMENTS, and `model`. data: the folder of the text, where data.path stays
-        unless it is given; budget: how much of the published steps is taken; fsdp: devices that hold rows of their own,
-        each over as many devices as context; smoke: two steps of the last stage, tiny.
+        unless it is given; budget: how much of the published steps and of the warm-up is taken; fsdp: devices that hold
+        rows of their own, each over as many devices as context; smoke: two steps of the last stage, tiny.
       phases: what `phase` makes, in order.
       sources: fields of SourceConfig, the path below the folder.
+      warmup: published steps of it.
       smoke_length: tokens of a row of the smoke run.
 
     Raises UserError for an unknown model.
@@ -37,6 +40,7 @@ def fill(config, args, phases: Sequence[dict], sources: Sequence[dict] = (), smo
     longest = phases[-1]["seq_len"]
     models.fill(config, args.model, length=longest, smoke=args.smoke, context=args.context)
     config.model.remat = "attention"
+    config.optim.warmup_steps = max(1, round(args.budget * warmup))
     if args.smoke:
         length = smoke_length * args.context
         config.batch_tokens = SMOKE_ROWS * length

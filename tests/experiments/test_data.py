@@ -84,7 +84,7 @@ def test_an_order_is_shown_as_steps_of_each_length(tmp_path, capsys, monkeypatch
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     header = lines.index(next(line for line in lines if line[:2] == ["stage", "documents"]))
     of = [line for line in lines[header + 1 : header + 7] if line[:1] == ["1"]]
-    dots = next(line for line in drawn["axes"].get_lines() if line.get_label() == "documents from")
+    dots = next(line for line in drawn["axes"].get_lines() if line.get_label() == "longest documents, from")
     lengths, counts = np.unique(dots.get_ydata(), return_counts=True)
     steps = {int(line[1]): int(line[3]) for line in of}
     assert len(lengths) > 1

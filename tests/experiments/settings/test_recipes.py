@@ -66,6 +66,7 @@ def test_steps_and_rates():
     assert [s.steps for s in checks.check_settings(parsed("lwm"))] == [1200, 3000, 3000, 720, 450]
     rates = {name: parsed(name).optim.learning_rate for name in RECIPES}
     assert rates["lwm"] == 4e-5 and rates["prolong"] == 1e-5 and rates["sky_ladder"] == 4e-4
+    assert [parsed("llama2_long", more).optim.warmup_steps for more in ("", "budget=0.01")] == [2000, 20]
     assert parsed("sky_ladder").stages[0].window == "linear(32, 0.6528, 32)"
     assert parsed("dataset_decomposition").stages[0].order == "grow_p2(8)"
 
