@@ -3,9 +3,10 @@
     python -m experiments.data --config FILE [--config.field=value ...] [--workdir DIR]
 
 Reads and tokenises the text as experiments.train would. Prints documents and tokens; for each stage and source the
-rows, the tokens that a run is fed and how often it sees them; what every way of packing (data.packing) would waste; and
-the first rows of the run as text, with what does not count in the loss in brackets. Saves data.png in --workdir: which
-tokens of a row see which, and the schedule over the steps.
+rows, the tokens that a run is fed and how often it sees them; where stages[i].order is set, the steps of each length of
+documents; what every way of packing (data.packing) would waste; and the first rows of the run as text, with what does
+not count in the loss in brackets. Saves data.png in --workdir: which tokens of a row see which, and the schedule over
+the steps.
 """
 
 import itertools
@@ -15,7 +16,7 @@ import numpy as np
 from experiments.run import checks, command
 from experiments.settings import config as configs
 from experiments.settings import console, places
-from longctx.data import pipeline, texts
+from longctx.data import orders, pipeline, texts
 from longctx.data.curriculum import Stage
 from longctx.data.generated import api as generated
 from longctx.data.mixture import Mixture
@@ -51,6 +52,17 @@ def fed(stage: Stage, names: tuple[str, ...], mixture: Mixture) -> list[tuple]:
                 f"{source.left_out:,}",
             )
         )
+    return lines
+
+
+def in_order(stage: Stage, ordered: orders.Ordered) -> list[tuple]:
+    """A line for each length of documents of a stage that has an order: its rows, its steps and when they are."""
+    lines = []
+    for bucket, (members, power) in enumerate(zip(ordered.members, ordered.powers.tolist(), strict=True)):
+        at = stage.first_step + np.flatnonzero(ordered.buckets == bucket)
+        when = [f"{value:,.0f}" for value in np.quantile(at, (0, 0.5, 1))] if len(at) else ["-"] * 3
+        epochs = len(at) * ordered.batch / len(members)
+        lines.append((stage.index + 1, f"{2**power:,}", f"{len(members):,}", f"{len(at):,}", f"{epochs:.3g}", *when))
     return lines
 
 
@@ -110,6 +122,10 @@ def main(argv) -> None:
     lines = [line for stage, made in zip(stages, of, strict=True) for line in fed(stage, names, made)]
     columns = "stage", "length", "source", "rows", "tokens fed", "epochs", "padding", "left out"
     print("", console.table(columns, lines), sep="\n")
+    order = [pipeline.ordered(made, stage, config.seed) for made, stage in zip(of, stages, strict=True)]
+    if lines := [line for stage, one in zip(stages, order, strict=True) if one for line in in_order(stage, one)]:
+        columns = "stage", "documents from", "rows", "steps", "epochs", "first step", "median", "last"
+        print("", console.table(columns, lines), sep="\n")
     lengths = sorted({stage.seq_len for stage in stages})
     long = config.data.too_long
     print("\npadding / text left out, by packing and length (*: of this run)\n")
@@ -129,7 +145,7 @@ def main(argv) -> None:
     from experiments.pictures import feed
 
     workdir.mkdir(parents=True, exist_ok=True)
-    feed.feed(config, stages, first).savefig(workdir / "data.png", dpi=200)
+    feed.feed(config, stages, first, [one and one.tokens for one in order]).savefig(workdir / "data.png", dpi=200)
     print(f"\nsaved: {workdir / 'data.png'}")
 
 

@@ -248,6 +248,8 @@ class StageConfig:
                                         #   others are left out; (): as data.mix has them
     window: str = "none"                # documents are cut shorter at first, as longctx.data.windows says:
                                         #   "linear(32, 0.6)", from 32 tokens on, whole after 60% of the steps
+    order: str = "shuffled"             # of its rows, or a name in longctx.data.orders.ORDERS: "grow_p2(8)", steps of
+                                        #   short documents likelier first, eight times over
 
 
 @dataclasses.dataclass(frozen=True)

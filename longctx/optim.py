@@ -1,5 +1,6 @@
 """AdamW with a schedule per run and a treatment per stage, global-norm clipping, and a guard on what it gives."""
 
+import dataclasses
 import functools
 
 import jax
@@ -52,7 +53,14 @@ def rewarmed(schedule, stage, config: OptimConfig):
     return lambda step: schedule(step) * jnp.clip((step - stage.first_step) / steps, 0.0, 1.0)
 
 
-LR_TREATMENTS = {"continue": continued, "rewarm": rewarmed}
+def restarted(schedule, stage, config: OptimConfig):
+    """The schedule of a run of the steps of the stage alone, its warm-up a quarter of them at most."""
+    own = dataclasses.replace(config, warmup_steps=min(config.warmup_steps, stage.steps // 4))
+    of_stage = SCHEDULES[config.schedule](own, stage.steps)
+    return lambda step: of_stage(step - stage.first_step)
+
+
+LR_TREATMENTS = {"continue": continued, "rewarm": rewarmed, "restart": restarted}
 
 
 def learning_rate(config: OptimConfig, stages):

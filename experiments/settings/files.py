@@ -143,7 +143,7 @@ def _no_file(name: str) -> UserError:
     by_stem = {file.stem: file for file in files}
     near = difflib.get_close_matches(path.stem, by_stem, n=1)
     hint = f" Did you mean {by_stem[near[0]]}?" if near else ""
-    listed = ", ".join(str(file) for file in by_stem.values() if configs in file.parents)
+    listed = ", ".join(str(file.relative_to(configs)) for file in by_stem.values() if configs in file.parents)
     problem = "is not a Python file" if path.exists() else "does not exist"
     return UserError(f"--config {name} {problem}.{hint} In configs/: {listed or 'nothing'}.")
 

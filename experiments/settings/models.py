@@ -13,6 +13,10 @@ MODELS = {
                        qkv_bias=True),
     "smollm2_135m": dict(layers=30, d_model=576, mlp_dim=1536, heads=9, kv_heads=3, head_dim=64, vocab_size=49152,
                          tied_head=True),
+    "tinyllama_1b": dict(layers=22, d_model=2048, mlp_dim=5632, heads=32, kv_heads=4, head_dim=64, vocab_size=32000),
+    # but for its norms of queries and keys, which have the mean taken out, over all heads at once
+    "openlm_1b": dict(layers=24, d_model=2048, mlp_dim=5632, heads=16, kv_heads=16, head_dim=128, vocab_size=50432,
+                      norm="layer", qk_norm="rms"),
 }
 # changes to any of them for a smoke run, in which two steps on simulated devices take seconds
 SMOKE = dict(layers=2, d_model=64, mlp_dim=128, head_dim=8, vocab_size=512)
@@ -24,7 +28,11 @@ def fill(config, model: str, length: int, smoke: bool, context: int, context_out
     Args:
       smoke: make the model and the row tiny, and run two steps on simulated devices.
       context, context_outer: the mesh axes over which the row is sharded.
+
+    Raises UserError for an unknown model.
     """
+    if model not in MODELS:
+        raise unknown_name("model", model, MODELS)
     devices = context_outer * context
     length, steps = (128 * devices, 2) if smoke else (length, 1000)
     config.model.update(**MODELS[model] | (SMOKE if smoke else {}))
@@ -48,8 +56,6 @@ def fill_for_tuning(config, args, length: int) -> None:
     args: of the recipe: model, lora (the rank of the adapters, 0 for all weights), fsdp (rows a step), context, steps,
     smoke. Raises UserError for an unknown model.
     """
-    if args.model not in MODELS:
-        raise unknown_name("model", args.model, MODELS)
     fill(config, args.model, length=length, smoke=args.smoke, context=args.context)
     config.model.remat = "attention"
     if args.lora:

@@ -25,6 +25,7 @@ class Stage:
     augment: str = "none"
     augment_length: int = 0
     window: str = "none"
+    order: str = "shuffled"
     mix: tuple[str, ...] = ()
     part: float = 1.0
 
@@ -60,6 +61,7 @@ def plan(config: Config) -> tuple[Stage, ...]:
                 stage.augment,
                 stage.augment_length,
                 stage.window,
+                stage.order,
                 stage.mix,
             )
         )

@@ -14,13 +14,16 @@ from longctx.layouts import Reaches
 class Rows(Protocol):
     """Rows of tokens by number. gather: a batch of them, of the arrays that PackedRows.gather documents.
 
-    fingerprint: a checksum of what they are made from.
+    fingerprint: a checksum of what they are made from. longest: i64, the tokens of the longest document in each of the
+    given rows.
     """
 
     def __len__(self) -> int: ...
 
     @property
     def fingerprint(self) -> int: ...
+
+    def longest(self, rows: np.ndarray) -> np.ndarray: ...
 
     def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]: ...
 
@@ -79,6 +82,10 @@ class Repeated:
         """f64 [rows]: the work of the given rows."""
         return self.rows.work(reaches, self._numbers(rows))
 
+    def longest(self, rows: np.ndarray) -> np.ndarray:
+        """i64 [rows]: the tokens of the longest document in each of the given rows."""
+        return self.rows.longest(self._numbers(rows))
+
     def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The given rows as a batch."""
         return self.rows.gather(self._numbers(rows))
@@ -131,6 +138,13 @@ class Mixture:
         found = np.empty(len(rows))
         for source, at, numbers in self._by_source(rows):
             found[at] = source.work(reaches, numbers)
+        return found
+
+    def longest(self, rows: np.ndarray) -> np.ndarray:
+        """i64 [rows]: the tokens of the longest document in each of the given rows."""
+        found = np.empty(len(rows), np.int64)
+        for source, at, numbers in self._by_source(rows):
+            found[at] = source.longest(numbers)
         return found
 
     def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,8 +1,9 @@
 """The input pipeline: the rows of a stage, and the endless stream of batches over them.
 
 Batch k of a stage is a function of (seed, stage, k) and the text alone: row numbers are shuffled globally, once per
-epoch, and only then does each process cut its share out of the batch. So the number of processes, the prefetching and
-any restart leave the global batches as they are, and the state of the stream is one number.
+epoch, or ordered as stages[i].order says, and only then does each process cut its share out of the batch. So the number
+of processes, the prefetching and any restart leave the global batches as they are, and the state of the stream is one
+number.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from longctx.config import DataConfig
-from longctx.data import loss_weights, mix, too_long, windows
+from longctx.data import loss_weights, mix, orders, too_long, windows
 from longctx.data.curriculum import Stage
 from longctx.data.dealing import finish_together
 from longctx.data.generated import api as generated
@@ -33,13 +34,14 @@ TOKEN_BYTES = 20  # of a batch: what PackedRows.gather makes
 
 def check(config: DataConfig, stages: Sequence[Stage], tokenizer: Tokenizer) -> None:
     """Raises UserError for a data.packing, data.too_long, data.loss_weights, data.prefetch, an entry of data.generated
-    or data.mix, a data.generated_loss, or a window that cannot work in these stages."""
+    or data.mix, a data.generated_loss, or a window or an order that cannot work in these stages."""
     mix.check(config, stages)
     too_long.check(config.too_long)
     for own in named(config).values():
         packing.check(own.packing)
     loss_weights.parse(config.loss_weights)
     windows.check(stages)
+    orders.check(stages)
     _check_prefetch(config.prefetch, max(stage.batch_tokens for stage in stages) * TOKEN_BYTES)
     generated.answers_alone(config.generated_loss)
     generated.check(config.generated, stages, tokenizer)
@@ -71,6 +73,11 @@ def stage_rows(texts: Texts, tokenizer: Tokenizer, stage: Stage, config: DataCon
     if config.mix:
         tokens = [int(rows.table.inputs.sum()) for rows in packed]
         counts = [round(share * read * total) for share in mix.shares(config, stage, tokens)]
+        if not any(counts):
+            raise UserError(
+                f"stages[{stage.index}]: its {total} rows are too few for {len(packed)} sources in data.mix, whose "
+                "shares are less than half a row each; more steps or a larger batch_tokens work."
+            )
         seeds = [_entropy(seed, stage, f"pass {name}") for name in texts.of]
         packed = [Repeated(*of) for of in zip(packed, counts, seeds, strict=True)]
     made = (
@@ -109,6 +116,11 @@ def _packed(name: str, text: Text, tokenizer: Tokenizer, stage: Stage, config: D
 def dealt(rows: TextRows, reaches: Reaches, ranks: int) -> Callable[[np.ndarray], np.ndarray]:
     """The order for BatchStream in which data-parallel ranks get rows that take attention about equally long."""
     return lambda numbers: finish_together(numbers, rows.work(reaches, numbers), ranks) if ranks > 1 else numbers
+
+
+def ordered(rows: Rows, stage: Stage, seed: int = 0) -> orders.Ordered | None:
+    """What BatchStream feeds at each step of a stage by stage.order; None where all rows are shuffled."""
+    return orders.ordered(rows, stage, _entropy(seed, stage, "order"))
 
 
 class BatchStream:
@@ -151,9 +163,7 @@ class BatchStream:
             return transform(batch) if transform else batch
 
         self._stage, self._text = stage, rows.fingerprint
-        shuffle_seed = int(np.random.SeedSequence(_entropy(seed, stage, "shuffle")).generate_state(1)[0])
-        numbers = grain.MapDataset.range(len(rows)).shuffle(seed=shuffle_seed).repeat()  # reshuffled every epoch
-        batches = numbers.batch(stage.batch_size, drop_remainder=True)  # else len() overflows at B = 1
+        batches = _batches(rows, stage, seed)
         options = grain.ReadOptions(num_threads=min(prefetch, THREADS), prefetch_buffer_size=prefetch)
         self._iterator = iter(batches.map_with_index(materialise).to_iter_dataset(options))
 
@@ -180,6 +190,18 @@ class BatchStream:
     def close(self) -> None:
         """Stops reading ahead. The stream cannot be used after that."""
         self._iterator.close()
+
+
+def _batches(rows: Rows, stage: Stage, seed: int):
+    """The endless grain dataset of the row numbers of each step."""
+    import grain
+
+    fed = ordered(rows, stage, seed)
+    if fed:
+        return grain.MapDataset.range(stage.steps).repeat().map_with_index(lambda step, _: fed.rows(step))
+    shuffle_seed = int(np.random.SeedSequence(_entropy(seed, stage, "shuffle")).generate_state(1)[0])
+    numbers = grain.MapDataset.range(len(rows)).shuffle(seed=shuffle_seed).repeat()  # reshuffled every epoch
+    return numbers.batch(stage.batch_size, drop_remainder=True)  # else len() overflows at B = 1
 
 
 def _entropy(seed: int, stage: Stage, purpose: str) -> tuple[int, ...]:

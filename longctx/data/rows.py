@@ -179,10 +179,12 @@ class PackedRows:
     def work(self, reaches: Reaches, rows: np.ndarray) -> np.ndarray:
         """f64 [rows]: pairs of tokens that attention takes in each of the given rows, over layers as Layout.owner knows
         them."""
-        counts, piece, new = self._pieces(rows)
-        heads = np.flatnonzero(new)
-        work = work_of(np.add.reduceat(self.packing.length[piece], heads), reaches)
-        return np.add.reduceat(work, np.searchsorted(heads, np.cumsum(counts) - counts))
+        lengths, first = self._documents(rows)
+        return np.add.reduceat(work_of(lengths, reaches), first)
+
+    def longest(self, rows: np.ndarray) -> np.ndarray:
+        """i64 [rows]: the tokens of the longest document in each of the given rows."""
+        return np.maximum.reduceat(*self._documents(rows))
 
     def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The given rows as a batch: arrays [B, T], int32 but for the weights, which are float32.
@@ -216,6 +218,12 @@ class PackedRows:
             "positions": spread(np.repeat(begun, length) + offset, 0, np.int32),
             "segments": spread(np.repeat(segment, length), 0, np.int32),
         }
+
+    def _documents(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(the tokens of each document of the rows, the number of the first one of each row)."""
+        counts, piece, new = self._pieces(rows)
+        heads = np.flatnonzero(new)
+        return np.add.reduceat(self.packing.length[piece], heads), np.searchsorted(heads, np.cumsum(counts) - counts)
 
     def _pieces(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(pieces in each of the rows, the number of each in the packing, whether it is the first of a group)."""

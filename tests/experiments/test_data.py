@@ -1,9 +1,12 @@
 """experiments.data: what it counts, and what it shows of the rows of a run."""
 
+import types
+
 import numpy as np
 import pytest
 
 from experiments import data
+from experiments.pictures import feed
 from longctx.data import rows
 from longctx.data.packing.api import COMPARED, PACKINGS
 from longctx.data.texts import Text
@@ -63,6 +66,31 @@ def test_sources_are_told_apart(tmp_path, capsys):
         ("2", "256", "web"): 160,
     }
     assert "left out by shortest=50" in said
+
+
+def test_an_order_is_shown_as_steps_of_each_length(tmp_path, capsys, monkeypatch):
+    (tmp_path / "text").mkdir()
+    for i, words in enumerate([30, 60, 120, 250] * 40):
+        (tmp_path / "text" / f"{i}.txt").write_text("w" * words)
+    drawn = {}
+
+    def feed_and_keep(*args):
+        drawn["axes"] = (figure := feed.feed(*args)).axes[1]
+        return figure
+
+    monkeypatch.setattr("experiments.pictures.feed", types.SimpleNamespace(feed=feed_and_keep))
+    changed = [f"--config.data.path={tmp_path / 'text'}", "--config.stages[0].order=grow_p100(2)"]
+    data.main(["data", SMOKE, f"--workdir={tmp_path / 'out'}", *changed])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    header = lines.index(next(line for line in lines if line[:2] == ["stage", "documents"]))
+    of = [line for line in lines[header + 1 : header + 7] if line[:1] == ["1"]]
+    dots = next(line for line in drawn["axes"].get_lines() if line.get_label() == "longest documents, from")
+    lengths, counts = np.unique(dots.get_ydata(), return_counts=True)
+    steps = {int(line[1]): int(line[3]) for line in of}
+    assert len(lengths) > 1
+    assert {n: count for n, count in steps.items() if count} == dict(zip(lengths, counts, strict=True))
+    medians = [int(line[6]) for line in of if line[6] != "-"]
+    assert medians == sorted(medians)
 
 
 def test_packings_that_compare_much_text_are_tried_for_their_own_run_only(monkeypatch):

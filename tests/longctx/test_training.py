@@ -249,3 +249,20 @@ def test_learning_rate_over_stages():
     assert float(rate(90)) == pytest.approx(0.5 * float(plain(91)))
     assert float(rate(50)) == pytest.approx(0.5 * float(plain(51)) / 12)  # a quarter of 50 steps
     assert float(rate(0)) > 0
+
+
+@pytest.mark.parametrize("schedule", optim.SCHEDULES)
+def test_a_stage_that_restarts_has_the_schedule_of_a_run_of_its_own(schedule):
+    settings = OptimConfig(warmup_steps=20, schedule=schedule)
+    some = (
+        StageConfig(seq_len=32, steps=100, lr="restart"),
+        StageConfig(seq_len=64, steps=40, lr="restart", lr_scale=0.5),
+    )
+    stages = curriculum.plan(dataclasses.replace(CONFIG, optim=settings, stages=some))
+    rate = optim.learning_rate(settings, stages)
+    first = optim.SCHEDULES[schedule](settings, 100)
+    second = optim.SCHEDULES[schedule](dataclasses.replace(settings, warmup_steps=10), 40)  # a quarter of 40 steps
+    for step in (0, 10, 50, 99):
+        assert float(rate(step)) == pytest.approx(float(first(step + 1)))
+    for step in (0, 9, 25, 39):
+        assert float(rate(100 + step)) == pytest.approx(0.5 * float(second(step + 1)))

@@ -78,6 +78,10 @@ class RecallRows:
         """A checksum of what the rows are made from."""
         return hash(self)
 
+    def longest(self, rows: np.ndarray) -> np.ndarray:
+        """i64 [rows]: the tokens of the one document of each of the given rows."""
+        return np.full(len(rows), self.length)
+
     def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """A batch of the rows with these numbers, of the arrays that PackedRows.gather documents: each row is one
         document, and weights are 1 where the target is the value that was asked for, 0 elsewhere."""

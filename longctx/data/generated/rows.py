@@ -56,6 +56,10 @@ class GeneratedRows:
         """f64 [rows]: PackedRows.work of the given rows, were every document as long as it was drawn."""
         return np.array([work_of(np.array(self._lengths(self._rng(n))), reaches).sum() for n in rows], float)
 
+    def longest(self, rows: np.ndarray) -> np.ndarray:
+        """i64 [rows]: the tokens of the longest document that was drawn for each of the given rows."""
+        return np.array([max(self._lengths(self._rng(number))) for number in rows], np.int64)
+
     def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The given rows as a batch: the arrays that PackedRows.gather documents."""
         made = [self._documents(number) for number in rows]

@@ -92,6 +92,13 @@ def test_batches_do_not_depend_on_processes_or_restarts(folder):
             share.close()
 
 
+def test_a_stage_of_too_few_rows_for_its_sources_is_one_line(folder):
+    (stage,) = stages(1, rows=1)
+    with pytest.raises(UserError, match=r"stages\[0\]: its 1 rows are too few for 3 sources") as error:
+        mixed(config(folder, (1, 1, 1)), stage)
+    assert "\n" not in str(error.value)
+
+
 def test_a_stage_may_have_shares_of_its_own(folder):
     first, second = stages(50, 50, mix=("code(0.25)", "books(0.75)"))
     shares = mix.shares(config(folder), first, [4000, 9000, 2000])
