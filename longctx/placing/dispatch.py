@@ -10,7 +10,7 @@ from longctx.errors import UserError
 from longctx.layouts import CAUSAL
 from longctx.layouts.balanced import plan as owners
 from longctx.placing.cost import Cost, pairs
-from longctx.placing.placement import PADDING, Draft, Placement
+from longctx.placing.placement import PADDING, Draft, Placement, measure
 
 WIDTH = 256  # of chunks, as in the layout balanced(256); less where shards are smaller
 
@@ -20,24 +20,29 @@ def plan(lengths: np.ndarray, ranks: int, cost: Cost) -> Placement:
     each row over the group's ranks by the layout balanced(256) (longctx.layouts.balanced.plan).
 
     Tokens, their linear layers and their queries lie on one rank; keys are received by need, as the strategy `dispatch`
-    does. Of the meshes whose shards fit, the one with the fewest places, then the one with the most groups.
+    does. Of the meshes (data-parallel groups x context shards) whose shards fit, the one that takes least time.
     """
-    rows = _rows(lengths, cost)
+    rows = packed(lengths, cost)
     fits = [
-        (-(-len(rows) // groups) * cost.row * groups // ranks, -groups)
+        groups
         for groups in range(1, ranks + 1)
         if ranks % groups == 0 and cost.row % (shards := ranks // groups) == 0 and cost.row // shards <= cost.capacity
     ]
     if not fits:
         raise _refused(ranks, cost)
-    groups = -min(fits)[1]
-    shards, turns = ranks // groups, -(-len(rows) // groups)
-    rows += [np.zeros(0, np.int64)] * (turns * groups - len(rows))
-    work = np.array([pairs(lengths[row]).sum() for row in rows])
-    group, draft, turn = deal(work, groups), Draft(ranks), [0] * groups
+    found = [on_mesh(rows, lengths, groups, ranks // groups, cost.row) for groups in reversed(fits)]
+    return min(found, key=lambda placement: measure(placement, cost).seconds)
+
+
+def on_mesh(rows: list[np.ndarray], lengths: np.ndarray, groups: int, shards: int, row: int) -> Placement:
+    """The Placement of rows, given by their documents, on a mesh of data-parallel groups of context shards."""
+    turns = -(-len(rows) // groups)
+    rows = [*rows, *[np.zeros(0, np.int64)] * (turns * groups - len(rows))]
+    work = np.array([pairs(lengths[documents]).sum() for documents in rows])
+    group, draft, turn = deal(work, groups), Draft(groups * shards), [0] * groups
     for number in np.argsort(-work, kind="stable"):
         at = group[number]
-        _lay_out(draft, [rows[number]], lengths, at * shards + np.arange(shards), turn[at], cost.row)
+        _lay_out(draft, [rows[number]], lengths, at * shards + np.arange(shards), turn[at], row)
         turn[at] += 1
     return draft.done(turns)
 
@@ -45,7 +50,7 @@ def plan(lengths: np.ndarray, ranks: int, cost: Cost) -> Placement:
 def across_rows(lengths: np.ndarray, ranks: int, cost: Cost) -> Placement:
     """The layout balanced(256) of all rows of a step as one row, over all ranks. Planned only: the training step
     moves nothing from one row of a batch to another."""
-    rows = _rows(lengths, cost)
+    rows = packed(lengths, cost)
     fits = [
         (-(-len(rows) // together) * together * cost.row // ranks, -together)
         for together in range(1, len(rows) + 1)
@@ -62,8 +67,8 @@ def across_rows(lengths: np.ndarray, ranks: int, cost: Cost) -> Placement:
     return draft.done(turns, together=ranks > 1)
 
 
-def _rows(lengths, cost):
-    """The documents of each row."""
+def packed(lengths: np.ndarray, cost: Cost) -> list[np.ndarray]:
+    """The documents of each row. Raises UserError for one that is longer than a row."""
     if lengths.max() > cost.row:
         raise UserError(f"row={cost.row} tokens is less than a document of {lengths.max()}; row={lengths.max()} works.")
     packing = best_fit.pack(lengths, cost.row)

@@ -14,7 +14,19 @@ from longctx.data.dealing import deal
 from longctx.data.packing import best_fit
 from longctx.errors import UserError
 from longctx.layouts import lay_out
-from longctx.placing import SCHEMES, batches, bins, distca, exhaustive, flexsp, flexsp_greedy, measure, place
+from longctx.placing import (
+    SCHEMES,
+    batches,
+    bins,
+    broken,
+    dispatch,
+    distca,
+    exhaustive,
+    flexsp,
+    flexsp_greedy,
+    measure,
+    place,
+)
 from longctx.placing.cost import degrees, of_model
 from longctx.placing.placement import Draft, groups
 from tests.longctx.placing.helpers import COST, received
@@ -166,12 +178,11 @@ def test_dispatch_is_the_layout_of_the_code(scheme, shards):
 
 def test_rows_are_dealt_to_the_groups_of_a_mesh():
     """16 rows of one document each in 4 steps of 4 groups of 2 ranks, as longctx.data.dealing deals them."""
-    lengths, cost = np.arange(49, 65), dataclasses.replace(COST, row=64, capacity=32)
-    placement = place("dispatch", lengths, 8, cost)
-    assert placement.steps == 4
-    order = np.argsort(-lengths, kind="stable")  # of rows, which are packed longest first
-    wanted = deal(lengths[order] * (lengths[order] + 1) / 2, 4)
-    first = [placement.homes.rank[placement.homes.document == document].min() // 2 for document in order]
+    lengths = np.arange(49, 65)
+    placement = dispatch.on_mesh([np.array([document]) for document in range(16)], lengths, 4, 2, 64)
+    assert placement.steps == 4 and broken(placement, lengths, 32) is None
+    wanted = deal(lengths * (lengths + 1) / 2, 4)
+    first = [placement.homes.rank[placement.homes.document == document].min() // 2 for document in range(16)]
     assert first == wanted.tolist()
 
 
