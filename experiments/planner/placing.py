@@ -27,7 +27,8 @@ COLUMNS = {  # a column's head -> how it reads a record
 LEGEND = """attention, linear, both: work of the busiest rank / mean, summed over steps that all ranks end together;
 with sending: time / that of even work, where nothing that is sent is hidden; GB: received by all ranks in a step of
 training, most by one; ms: time to plan, on one core. flexsp, bytescale and wlb need a program for each group of ranks,
-which no static program of all devices (SPMD) is; they and distca are simulated. dispatch is what longctx does."""
+which no static program of all devices (SPMD) is; they, distca and zeppelin are simulated. dispatch
+is what longctx does."""
 ASSUMPTIONS = (
     "linear layers, attention's forward and its backward run at {matmul:.0%}, {forward:.0%} and {backward:.0%} of "
     "{tflops:.0f} TFLOP/s",

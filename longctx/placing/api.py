@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from longctx.errors import unknown_name
-from longctx.placing import bytescale, dispatch, distca, flexsp, flexsp_greedy, homogeneous, wlb
+from longctx.placing import bytescale, dispatch, distca, flexsp, flexsp_greedy, homogeneous, wlb, zeppelin
 from longctx.placing.cost import Cost, check
 from longctx.placing.placement import Placement
 
@@ -22,6 +22,7 @@ SCHEMES: Mapping[str, Plan] = {
     "bytescale": bytescale.plan,
     "wlb": wlb.plan,
     "distca": distca.plan,
+    "zeppelin": zeppelin.plan,
     "dispatch": dispatch.plan,
     "dispatch_rows": dispatch.across_rows,
 }

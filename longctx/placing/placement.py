@@ -60,23 +60,29 @@ class Draft:
     def spread(self, document: int, length: int, rank: int, degree: int, step: int, cost: Cost) -> None:
         """Adds a document over the `degree` ranks from `rank` on: its attention by heads or as a zigzag ring's."""
         members, edge = rank + np.arange(degree), length * np.arange(degree + 1) // degree
-        tokens = np.diff(edge)
         if cost.by_heads(degree):
             self.home(document, edge[:-1], edge[1:], members, step)
             self.attend(document, 0, length, members, step, degree)
         else:
-            early, late = tokens - tokens // 2, tokens // 2
-            first = np.concatenate([np.cumsum(early) - early, length - np.cumsum(late)])
-            runs = document, first, first + np.concatenate([early, late]), np.tile(members, 2), step
-            self.home(*runs)
-            self.attend(*runs)
-        self.home(PADDING, 0, cost.slots(np.array([length]), degree)[0] - tokens, members, step)
+            first, end, member = zigzag(length, degree)
+            self.home(document, first, end, rank + member, step)
+            self.attend(document, first, end, rank + member, step)
+        self.home(PADDING, 0, cost.slots(np.array([length]), degree)[0] - np.diff(edge), members, step)
 
     def done(self, steps: int, together: bool = False) -> Placement:
         """The Placement of what was added."""
         runs = [np.concatenate(parts, axis=1).astype(np.int64) for parts in (self._homes, self._attention)]
         homes, attention = (Runs(*x[:, x[2] > x[1]]) for x in runs)
         return Placement(self.ranks, steps, homes, attention, together)
+
+
+def zigzag(length: int, degree: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(first, end, member) i64 [2 * degree] each: an early and a late run for each of so many members, which have equal
+    tokens up to one, and nearly equal pairs."""
+    tokens = np.diff(length * np.arange(degree + 1) // degree)
+    early, late = tokens - tokens // 2, tokens // 2
+    first = np.concatenate([np.cumsum(early) - early, length - np.cumsum(late)])
+    return first, first + np.concatenate([early, late]), np.tile(np.arange(degree), 2)
 
 
 def groups(batches: list, lengths: np.ndarray, ranks: int, cost: Cost) -> Placement:

@@ -148,6 +148,22 @@ def test_distca_keeps_its_tolerance(seed):
     assert found.attention <= 1 + distca.TOLERANCE and found.linear < 1.01
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_zeppelin_evens_tokens_and_keeps_zones(seed):
+    """A document's attention is on one rank, from 79 tokens on over those of a node (2 ranks), the longest's on all;
+    tokens are even."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.lognormal(4, 1.5, 60).astype(np.int64) + 1
+    placement = place("zeppelin", lengths, 8, dataclasses.replace(COST, capacity=1 << 16, key_bytes=400.0))
+    zones = [placement.attention.rank[placement.attention.document == d] for d in range(60)]
+    assert {len(set(zone)) for zone in zones} == {1, 2, 8}
+    assert all((len(set(zone)) > 1) == (length >= 79) for zone, length in zip(zones, lengths, strict=True))
+    assert all(len(set(zone // 2)) == 1 for zone in zones if len(set(zone)) == 2)
+    real = placement.homes.document >= 0
+    tokens = np.bincount(placement.homes.rank[real], (placement.homes.end - placement.homes.first)[real], 8)
+    assert tokens.max() == -(-lengths.sum() // 8)
+
+
 def test_bytescale_takes_as_many_ranks_as_a_document_needs():
     placement = place("bytescale", [256, 64, 64, 64, 64], 8, dataclasses.replace(COST, pair=1e-6))
     ranks = [len(np.unique(placement.homes.rank[placement.homes.document == d])) for d in range(5)]
