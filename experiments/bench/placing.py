@@ -159,10 +159,9 @@ def main(argv=None) -> int:
         of_meshes += meshes(kind, *size)
     small, large = searched(), [r for kind in args.lengths if kind in KINDS for r in timed(kind, args.ranks)]
     checked = targets(records, small, large, of_meshes)
-    print(comparison.table(records, lengths=lambda r: r["kind"]) + "\n" + comparison.LEGEND)
-    columns = {"lengths": lambda r: r["kind"], "rows at a time x shards": lambda r: r["mesh"]}
-    columns |= {name: comparison.COLUMNS[name] for name in ("attention", "both", "with sending", "GB")}
-    print("\ndispatch by mesh:\n" + console.table(columns, [[cell(r) for cell in columns.values()] for r in of_meshes]))
+    print(comparison.table(records, "kind", "scheme") + "\n" + comparison.LEGEND)
+    print("\ndispatch by mesh, rows at a time x context shards:")
+    print(comparison.table(of_meshes, "kind", "mesh", columns=("attention", "both", "with sending", "GB")))
     for title, of in (("beside the best groups of all", small), (f"{SEQUENCES} documents in a step", large)):
         number = lambda x: console.number(x) if isinstance(x, float) else x
         print(f"\n{title}:\n" + console.table(list(of[0]) if of else (), [[*map(number, r.values())] for r in of]))

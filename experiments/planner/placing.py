@@ -13,16 +13,16 @@ from longctx.placing.api import OURS, PLANNED
 from longctx.placing.cost import of_model
 
 MARKS = {OURS: " (ours)", PLANNED: " (ours, planned only)"}
-COLUMNS = {  # a column's head -> how it reads a record
-    "attention": lambda r: f"{r['attention']:.3f}",
-    "linear": lambda r: f"{r['linear']:.3f}",
-    "both": lambda r: f"{r['both']:.3f}",
-    "with sending": lambda r: f"{r['with_sending']:.3f}",
-    "GB": lambda r: console.number(r["bytes"] / 1e9),
-    "most GB": lambda r: console.number(r["bytes_most"] / 1e9),
-    "padding %": lambda r: f"{100 * r['padding']:.2f}",
-    "steps": lambda r: f"{r['steps']:.3g}",
-    "ms": lambda r: console.number(r["planning_ms"]),
+COLUMNS = {  # a column's head -> (field of a record, how many of its units a unit of the field is, format)
+    "attention": ("attention", 1, ".3f"),
+    "linear": ("linear", 1, ".3f"),
+    "both": ("both", 1, ".3f"),
+    "with sending": ("with_sending", 1, ".3f"),
+    "GB": ("bytes", 1e-9, ""),
+    "most GB": ("bytes_most", 1e-9, ""),
+    "padding %": ("padding", 100, ".2f"),
+    "steps": ("steps", 1, ".3g"),
+    "ms": ("planning_ms", 1, ""),
 }
 LEGEND = """attention, linear, both: work of the busiest rank / mean, summed over steps that all ranks end together;
 with sending: time / that of even work, where nothing that is sent is hidden; GB: received by all ranks in a step of
@@ -68,7 +68,16 @@ def measured(placement: placing.Placement, lengths: np.ndarray, cost: placing.Co
     return dataclasses.asdict(found) | {"with_sending": found.seconds / found.ideal}
 
 
-def table(records: list[dict], **more) -> str:
-    """The table of `compared`'s records, see LEGEND. more: columns before those of COLUMNS."""
-    columns = more | {"scheme": lambda r: r["scheme"] + MARKS.get(r["scheme"], "")} | COLUMNS
-    return console.table(columns, [[cell(r) for cell in columns.values()] for r in records])
+def table(records: list[dict], *before: str, columns: Iterable[str] = COLUMNS) -> str:
+    """The table of records as `compared` makes them, see LEGEND. before: fields that stand before the columns."""
+    lines = [
+        [str(r[name]) + (MARKS.get(r[name], "") if name == "scheme" else "") for name in before]
+        + [_cell(r, *COLUMNS[column]) for column in columns]
+        for r in records
+    ]
+    return console.table((*before, *columns), lines)
+
+
+def _cell(record, field, factor, form):
+    value = factor * record[field]
+    return f"{value:{form}}" if form else console.number(value)

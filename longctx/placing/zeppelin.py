@@ -22,11 +22,11 @@ def plan(lengths: np.ndarray, ranks: int, cost: Cost) -> Placement:
         steps += 1
     for step in range(steps):
         documents = np.flatnonzero(owner == step)
-        runs = _zoned(documents, lengths[documents], ranks, cost)
-        draft.attend(*(runs[i] for i in range(4)), step)
-        homes = _remapped(runs, ranks, _node(ranks, cost))
-        draft.home(*(homes[i] for i in range(4)), step)
-        held = np.bincount(homes[3], homes[2] - homes[1], ranks).astype(np.int64)
+        document, first, end, rank = runs = _zoned(documents, lengths[documents], ranks, cost)
+        draft.attend(document, first, end, rank, step)
+        document, first, end, rank = _remapped(runs, ranks, _node(ranks, cost))
+        draft.home(document, first, end, rank, step)
+        held = np.bincount(rank, end - first, ranks).astype(np.int64)
         draft.home(PADDING, 0, held.max() - held, np.arange(ranks), step)
     return draft.done(steps, together=ranks > 1)
 
