@@ -76,6 +76,7 @@ setup(
         "ml-collections>=1.1.0",
         "absl-py>=2.1",
         "numpy>=2.0",
+        "scipy>=1.14",  # comes with jax; its integer programs plan placements
         "tokenizers>=0.21",
         "matplotlib>=3.9",
         "rich>=13.7",

@@ -174,6 +174,26 @@ def beyond(content: dict) -> Table:
     ]
 
 
+def placed(key: str, *before: str):
+    """A function (content) -> Table of the records under `key`: what follows from placements, after other columns."""
+
+    def of(content: dict) -> Table:
+        ratios = {name.replace("_", " "): name for name in ("attention", "linear", "both", "with_sending")}
+        columns = [*before, *ratios, "GB", "most GB", "padding %", "steps"]
+        lines = [
+            [record[name] for name in before]
+            + [f"{record[name]:.3f}" for name in ratios.values()]
+            + [record["bytes"] / 1e9, record["bytes_most"] / 1e9, f"{100 * record['padding']:.2f}", record["steps"]]
+            for record in content[key]
+        ]
+        if "planning_ms" in content[key][0]:
+            columns.append("ms")
+            lines = [[*line, record["planning_ms"]] for line, record in zip(lines, content[key], strict=True)]
+        return columns, lines
+
+    return of
+
+
 TPU = columns_of(
     "results", chip="chip", op="case.op", mask="case.mask", tokens="length", **{"predicted TFLOP/s": "tflops"}
 )
@@ -226,6 +246,10 @@ WINDOWED = columns_of("windowed", lengths="kind", shards="shards", together="tog
 RANKS = columns_of(
     "ranks", lengths="kind", ranks="ranks", **{"as drawn": "drawn", "dealt": "dealt", "largest row": "largest"}
 )
+SEARCHED = columns_of("searched", solver="solver", draws="draws", mean="mean", worst="worst")
+TIMED = columns_of(
+    "timed", lengths="kind", documents="documents", solver="solver", ms="ms", **{"time / bound": "over_least"}
+)
 # by the name that a page gives
 TABLES = {
     "targets": targets,
@@ -248,6 +272,10 @@ TABLES = {
     "generalised": generalised,
     "asking": ASKING,
     "claimed": claimed,
+    "placed": placed("records", "kind", "scheme"),
+    "meshes": placed("meshes", "kind", "mesh"),
+    "searched": SEARCHED,
+    "timed": TIMED,
 }
 
 
