@@ -7,6 +7,7 @@ import pytest
 
 from longctx.config import DataConfig
 from longctx.data import chat, loss_weights, rows, sources, tokenizers
+from longctx.data.document import Document
 from longctx.data.packing.best_fit import pack
 from longctx.data.records import api as records
 from longctx.data.records.record import Bad
@@ -69,7 +70,7 @@ def content(record, form="messages", tokenizer="bytes"):
 def counted(record, form="messages", tokenizer="bytes") -> list[str]:
     """The text of each run of tokens that count, with the names of special tokens."""
     found, how = content(record, form, tokenizer), tokenizers.load(tokenizer)
-    table = rows.tokenize([sources.Document("a", found.text, asked=found.asked, special=found.special)], how)
+    table = rows.tokenize([Document("a", found.text, asked=found.asked, special=found.special)], how)
     edges = np.flatnonzero(np.diff(table.counts, prepend=False, append=False))
     runs = [table.ids[first:end] for first, end in zip(edges[::2], edges[1::2], strict=True)]
     return [b"".join(how.spelling(int(token)) for token in run).decode() for run in runs]
@@ -97,7 +98,7 @@ def test_answers_and_the_tokens_that_end_them_count(tmp_path, template, eos, end
 def test_special_tokens_of_the_template_are_tokens_and_none_is_doubled(tmp_path):
     where = folder(tmp_path, LLAMA3, "<|eot|>")
     found, how = content({"messages": TURNS[:3]}, tokenizer=where), tokenizers.load(where)
-    table = rows.tokenize([sources.Document("a", found.text, asked=found.asked, special=True)], how)
+    table = rows.tokenize([Document("a", found.text, asked=found.asked, special=True)], how)
     ids = table.ids.tolist()
     assert ids[0] == how.bos and ids.count(how.bos) == 1
     assert ids[-1] == how.eos and ids.count(how.eos) == 3  # one for each message
@@ -287,7 +288,7 @@ def test_packed_rows_weigh_answers_as_rows_of_one_document_do(tmp_path, weights)
     """So that the gradient of a packed batch is that of its documents alone."""
     where = folder(tmp_path, CHATML)
     how, found = tokenizers.load(where), [content({"messages": TURNS[:n]}, tokenizer=where) for n in (3, 6, 7)]
-    documents = [sources.Document(str(i), one.text, asked=one.asked, special=True) for i, one in enumerate(found)]
+    documents = [Document(str(i), one.text, asked=one.asked, special=True) for i, one in enumerate(found)]
     exponent = loss_weights.parse(weights).exponent
 
     def of(table, capacity):

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from longctx.config import Config, DataConfig, RecallConfig, StageConfig
 from longctx.data import curriculum, orders, pipeline, rows, texts, tokenizers
+from longctx.data.document import Document
 from longctx.data.generated.recall import RecallRows
-from longctx.data.sources import Document
 from longctx.errors import UserError
 
 TOKENIZER = tokenizers.ByteTokenizer()
