@@ -16,6 +16,7 @@ TASKS = '''
 import numpy as np
 
 from longctx.data.generated.task import Generated
+from longctx.data.generated.writing import Writer
 from longctx.evals import batches, drawing
 from longctx.evals.task import Task
 
@@ -23,11 +24,19 @@ from longctx.evals.task import Task
 class Counting(Generated):
     """The alphabet, over and over."""
 
+    smallest = 8
+
     def lengths(self, tokenizer):
         return 8, 8
 
-    def document(self, rng, tokenizer, tokens, documents):
-        return tokenizer.encode(b"abcdefgh")
+    def write(self, rng, size, documents):
+        writer = Writer(size)
+        writer.say("abcd")
+        writer.answer("efgh")
+        return writer.written()
+
+    def solve(self, before, documents):
+        return "efgh"
 
 
 def run(predictor, documents, tokenizer, config, lengths, seed):

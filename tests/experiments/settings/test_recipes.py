@@ -133,7 +133,9 @@ def test_arguments_that_cannot_be(name, words):
 @pytest.mark.parametrize("name", slow(*RECIPES))
 def test_two_steps(name, tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.report.write", lambda *args: None)  # seconds of pictures, tested elsewhere
-    said = [f"--config.{what}" for what in ("eval.tasks=()", "log.trackers=()", *SMALLER)]
+    # the devices of this process are simulated already
+    changed = "eval.tasks=()", "log.trackers=()", "mesh.simulate=0", *SMALLER
+    said = [f"--config.{what}" for what in changed]
     file = ROOT / "configs/recipes" / f"{name}.py"
     train.main(["train", f"--config={file}:smoke", *said, f"--workdir={tmp_path}"])
     losses = [record["loss"] for record in steps(tmp_path)]
