@@ -7,11 +7,12 @@ import pytest
 
 from experiments import select
 from longctx.errors import UserError
+from tests.helpers import slow
 
 GIVEN = ["--length=60", "--short=12"]
 
 
-@pytest.mark.parametrize("score", ["context", "gap"])
+@pytest.mark.parametrize("score", ["context", *slow("gap")])
 def test_documents_are_scored_once(folder, text, tmp_path, capsys, score):
     out = tmp_path / "scores.jsonl"
     (text / "short.txt").write_text("w1 w2")

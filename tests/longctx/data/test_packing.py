@@ -12,6 +12,7 @@ from longctx.data.packing.best_fit import pack
 from longctx.data.packing.decomposition import SHORTEST
 from longctx.data.rows import TokenTable
 from longctx.ragged import ragged_arange
+from tests.helpers import slow
 
 lengths_and_capacity = st.tuples(st.lists(st.integers(1, 60), max_size=60), st.integers(1, 40))
 
@@ -157,7 +158,7 @@ def test_the_standard_library_packs_tightly(record_property):
 
 
 @pytest.mark.parametrize("name", sorted(PACKINGS.keys() - COMPARED))
-@pytest.mark.parametrize("capacity", [2048, 1 << 20])
+@pytest.mark.parametrize("capacity", [2048, *slow(1 << 20)])
 def test_a_hundred_thousand_documents_take_seconds(name, capacity):
     lengths = np.random.default_rng(0).lognormal(7, 1.8, 100_000).astype(np.int64) + 1
     text, start = text_of(lengths, ids=np.zeros(0)), time.process_time()  # none of these looks at a token
@@ -167,7 +168,7 @@ def test_a_hundred_thousand_documents_take_seconds(name, capacity):
     assert packing.waste < {"none": 1, "decomposition": 0.02}.get(name, 0.01)
 
 
-@pytest.mark.parametrize("name", sorted(COMPARED))
+@pytest.mark.parametrize("name", slow(*sorted(COMPARED)))
 def test_twenty_thousand_documents_are_compared_in_seconds(name):
     lengths = np.random.default_rng(0).lognormal(4, 1, 20_000).astype(np.int64) + 1
     text, start = text_of(lengths), time.perf_counter()
