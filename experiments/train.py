@@ -69,8 +69,9 @@ def main(argv) -> None:
         )  # no earlier: a run that is here holds its checkpoints' lock
         restored = checkpoints.restore_latest(training.abstract_state(config, mesh))
         state = restored.state if restored else training.init_state(config, mesh, start_from(config, mesh))
-        special = any(document.special for document in corpora.read)
-        dropped = tokenizers.losses(tokenizer, [document.text for document in corpora.read], special)
+        read = corpora.read
+        special = any(document.special for document in read)
+        dropped = tokenizers.losses(tokenizer, [document.text for document in read], special)
         line = records.describe(config, mesh, state, text, held_out)
         said = *notes, *left_out, *dropped, *checkpoints.notes
         print(line, *said, sep="\n", flush=True)

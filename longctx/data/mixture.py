@@ -1,12 +1,12 @@
 """Rows of several sources, numbered one source after another."""
 
 import dataclasses
-import functools
 import zlib
 from typing import Protocol
 
 import numpy as np
 
+from longctx.data import passes
 from longctx.data.loss_weights import weighted
 from longctx.layouts import Reaches
 
@@ -91,17 +91,7 @@ class Repeated:
         return self.rows.gather(self._numbers(rows))
 
     def _numbers(self, rows: np.ndarray) -> np.ndarray:
-        passes, at = np.divmod(np.asarray(rows), len(self.rows))
-        found = np.empty(len(at), np.int64)
-        for number in np.unique(passes):
-            found[passes == number] = _order(self.seed, int(number), len(self.rows))[at[passes == number]]
-        return found
-
-
-@functools.lru_cache(maxsize=8)
-def _order(seed: tuple[int, ...], number: int, count: int) -> np.ndarray:
-    """The order in which a pass takes the rows."""
-    return np.random.default_rng(np.random.SeedSequence([*seed, number])).permutation(count)
+        return passes.taken(rows, len(self.rows), self.seed)
 
 
 @dataclasses.dataclass(frozen=True)

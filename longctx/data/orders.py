@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from longctx.data import passes
 from longctx.errors import UserError
 from longctx.parsing import parse_call
 
@@ -152,18 +153,9 @@ class Ordered:
         again, step = divmod(int(step), len(self.buckets))
         bucket = int(self.buckets[step])
         nth = int(self.nth[step]) + again * int((self.buckets == bucket).sum() if again else 0)
-        passes, places = np.divmod(nth * self.batch + np.arange(self.batch), len(self.members[bucket]))
-        found = np.empty(self.batch, np.int64)
-        for number in np.unique(passes):
-            of = (*self.seed, bucket, int(number))
-            found[passes == number] = _shuffled(of, len(self.members[bucket]))[places[passes == number]]
-        return self.members[bucket][found]
-
-
-@functools.lru_cache(maxsize=64)
-def _shuffled(seed: tuple[int, ...], count: int) -> np.ndarray:
-    """The order in which a pass takes the rows of a bucket."""
-    return np.random.default_rng(np.random.SeedSequence(seed)).permutation(count)
+        members = self.members[bucket]
+        places = nth * self.batch + np.arange(self.batch)
+        return members[passes.taken(places, len(members), (*self.seed, bucket))]
 
 
 def ordered(rows: "Rows", stage: "Stage", seed: tuple[int, ...]) -> Ordered | None:

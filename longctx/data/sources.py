@@ -14,6 +14,7 @@ from longctx.data.document import Document, place
 from longctx.data.left_out import LeftOut
 from longctx.data.rows import TokenTable
 from longctx.data.tokenizers import Tokenizer
+from longctx.data.views import Lazy
 from longctx.errors import UserError, unknown_name
 
 # Parts of the standard library that are not code: help texts, character tables, and what others installed into it.
@@ -185,7 +186,7 @@ def _stored(root: str, config: DataConfig, tokenizer: Tokenizer) -> Corpus:
     return Corpus(root, train, held, opened.notes, sides[0])
 
 
-class Decoded(Sequence[Document]):
+class Decoded(Lazy[Document]):
     """The documents of a table of tokens, each with its text, which is decoded when it is asked for."""
 
     def __init__(self, table: TokenTable, tokenizer: Tokenizer):
@@ -194,9 +195,7 @@ class Decoded(Sequence[Document]):
     def __len__(self) -> int:
         return len(self._table.inputs)
 
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def item(self, index: int) -> Document:
         start = self._table.starts[index]
         tokens = slice(start, start + self._table.inputs[index] + 1)
         counts = None if self._table.counts is None else np.asarray(self._table.counts[tokens])

@@ -25,6 +25,7 @@ import numpy as np
 from longctx.data.document import place
 from longctx.data.rows import TokenTable
 from longctx.data.tokenizers import Tokenizer
+from longctx.data.views import Lazy
 from longctx.errors import UserError
 from longctx.json_files import read_object
 
@@ -181,7 +182,7 @@ def _mapped(path: Path, dtype: np.dtype, count: int) -> np.ndarray:
     return np.memmap(path, dtype, "r", shape=(count,)) if count else np.zeros(0, dtype)
 
 
-class Names(Sequence):
+class Names(Lazy[str]):
     """The names of the documents of a store, each read when it is asked for."""
 
     def __init__(self, folder: Path):
@@ -190,9 +191,7 @@ class Names(Sequence):
     def __len__(self) -> int:
         return len(self._ends)
 
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def item(self, index: int) -> str:
         start = int(self._ends[index - 1]) if index else 0
         with open(self._folder / NAMES, "rb") as file:
             file.seek(start)

@@ -13,7 +13,7 @@ from longctx.data import rows, selecting, sources
 from longctx.data.document import Document
 from longctx.data.sources import Corpus
 from longctx.data.tokenizers import Tokenizer
-from longctx.data.views import Some
+from longctx.data.views import Lazy, Some
 from longctx.errors import UserError
 
 TEXT = "text"  # the name of the one source of data.path
@@ -60,7 +60,7 @@ class Corpora:
         return tuple(itertools.chain.from_iterable(corpus.notes for corpus in self.of.values()))
 
 
-class Joined(Sequence[Document]):
+class Joined(Lazy[Document]):
     """The documents of several sources one after another; of more than one, named "source/document"."""
 
     def __init__(self, of: Mapping[str, Sequence[Document]]):
@@ -70,12 +70,7 @@ class Joined(Sequence[Document]):
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        index %= len(self)
+    def item(self, index: int) -> Document:
         source = int(np.searchsorted(self._ends, index, side="right"))
         document = self._sides[source][index - int(self._ends[source]) + len(self._sides[source])]
         if len(self._names) == 1:

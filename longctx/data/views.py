@@ -8,7 +8,22 @@ import numpy as np
 Item = TypeVar("Item")
 
 
-class Some(Sequence[Item], Generic[Item]):
+class Lazy(Sequence[Item], Generic[Item]):
+    """A sequence whose items are made by `item`, with an index from 0 on; a slice is a list."""
+
+    def item(self, index: int) -> Item:
+        """The item at an index below the length."""
+        raise NotImplementedError
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self.item(int(index) % len(self))
+
+
+class Some(Lazy[Item]):
     """Some items of a sequence, by their numbers."""
 
     def __init__(self, whole: Sequence[Item], numbers: np.ndarray):
@@ -17,9 +32,7 @@ class Some(Sequence[Item], Generic[Item]):
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return Some(self._whole, self._numbers[index])
+    def item(self, index: int) -> Item:
         return self._whole[int(self._numbers[index])]
 
     def __iter__(self) -> Iterator[Item]:

@@ -12,6 +12,7 @@ from longctx.placing.placement import Placement, groups
 CLOSE = 1.02  # a plan so near to what no plan can beat is not improved
 MORE = 2  # numbers of steps that are tried, from the first that works
 Groups = list[tuple[int, np.ndarray]]  # (ranks, documents) of a step
+Place = Callable[[np.ndarray, int], np.ndarray | None]  # (places of documents, bins) -> the bin of each, or None
 Solve = Callable[[np.ndarray, int, Cost], Groups | None]
 
 
@@ -34,6 +35,21 @@ def plan(lengths: np.ndarray, ranks: int, cost: Cost, solve: Solve) -> Placement
             f"a capacity of {int(cost.slots(lengths, degrees(ranks)[-1]).sum())} holds all of them."
         )
     return groups(best[0], lengths, ranks, cost)
+
+
+def of_one_size(lengths: np.ndarray, ranks: int, cost: Cost, place: Place) -> Placement:
+    """The Placement by groups of one size, the power of two by which the batch takes least time."""
+    found = []
+    for degree in degrees(ranks):
+        slots, count = cost.slots(lengths, degree), ranks // degree
+        if slots.max() > cost.capacity:
+            continue  # a document does not fit on a group
+        owner, _ = bins.in_fewest(
+            lambda steps, slots=slots, count=count: place(slots, steps * count), slots, count, cost
+        )
+        found.append(bins.dealt(owner, cost.seconds(lengths, degree), count, degree))
+    batches, _ = min(found, key=lambda x: x[1])
+    return groups(batches, lengths, ranks, cost)
 
 
 def _solved(lengths, ranks, cost, solve, steps):

@@ -1,5 +1,7 @@
 """Documents into bins with room for so many tokens: what the schemes have in common."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from longctx.placing.cost import Cost
@@ -46,6 +48,14 @@ def least_work(work: np.ndarray, slots: np.ndarray, bins: int, room: int) -> np.
 def fewest(slots: np.ndarray, groups: int, cost: Cost) -> int:
     """The number of steps below which the tokens do not fit on so many groups."""
     return max(1, -(-int(slots.sum()) // (groups * cost.capacity)))
+
+
+def in_fewest(place: Callable[[int], np.ndarray | None], slots: np.ndarray, groups: int, cost: Cost):
+    """(the bin of each document, steps) of the fewest steps by which `place`, steps -> bins or None, has bins."""
+    steps = fewest(slots, groups, cost)
+    while (owner := place(steps)) is None:
+        steps += 1
+    return owner, steps
 
 
 def dealt(owner: np.ndarray, seconds: np.ndarray, groups: int, degree: int) -> tuple[list, float]:

@@ -18,9 +18,8 @@ def plan(lengths: np.ndarray, ranks: int, cost: Cost) -> Placement:
     ranks are filled up; here that goes on until none is more than TOLERANCE above the mean.
     """
     draft = Draft(ranks)
-    steps = bins.fewest(lengths, ranks, cost)
-    while (owner := bins.least_work(lengths, lengths, steps, ranks * cost.capacity)) is None:
-        steps += 1
+    by_tokens = lambda steps: bins.least_work(lengths, lengths, steps, ranks * cost.capacity)
+    owner, steps = bins.in_fewest(by_tokens, lengths, ranks, cost)
     for step in range(steps):
         documents = np.flatnonzero(owner == step)
         document, first, end, rank = runs = _cut(documents, lengths[documents], ranks)
