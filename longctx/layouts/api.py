@@ -17,13 +17,14 @@ blocks, width 1 has every shard compute several times as many of them.
 import dataclasses
 import numbers
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 from jaxtyping import Integer, Shaped
 
 from longctx.config import Config
+from longctx.data.curriculum import Stage
 from longctx.errors import UserError, unknown_name
 from longctx.layouts.balanced import Balanced
 from longctx.layouts.simple import Contiguous, Layout, PerDocument, Reaches, Striped, Zigzag
@@ -110,17 +111,18 @@ def check(name: str, length: int, shards: int) -> None:
         )
 
 
-def check_stages(config: Config) -> None:
+def check_stages(config: Config, stages: Sequence[Stage]) -> None:
     """Raises UserError where attention.layout is unknown, or the rows of a stage do not divide for it on the mesh.
 
     The lengths of evaluations need not divide: their rows are padded.
     """
     parse(config.attention.layout)
-    for i, stage in enumerate(config.stages):
+    for stage in stages:
         try:
-            check(config.attention.layout, stage.seq_len, config.mesh.context_shards)
+            check(config.attention.layout, stage.shape[1], config.mesh.context_shards)
         except UserError as error:
-            raise UserError(f"stages[{i}].{error}") from error
+            joined = f" (joined, {stage.joined} x {stage.seq_len})" if stage.joined > 1 else ""
+            raise UserError(f"stages[{stage.index}].{error}{joined}") from error
 
 
 def permutation(
