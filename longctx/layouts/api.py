@@ -24,7 +24,6 @@ import numpy as np
 from jaxtyping import Integer, Shaped
 
 from longctx.config import Config
-from longctx.data.curriculum import Stage
 from longctx.errors import UserError, unknown_name
 from longctx.layouts.balanced import Balanced
 from longctx.layouts.simple import Contiguous, Layout, PerDocument, Reaches, Striped, Zigzag
@@ -111,18 +110,19 @@ def check(name: str, length: int, shards: int) -> None:
         )
 
 
-def check_stages(config: Config, stages: Sequence[Stage]) -> None:
+def check_stages(config: Config, lengths: Sequence[int]) -> None:
     """Raises UserError where attention.layout is unknown, or the rows of a stage do not divide for it on the mesh.
 
-    The lengths of evaluations need not divide: their rows are padded.
+    The lengths of evaluations need not divide: their rows are padded. lengths: tokens of a row of each stage, joined
+    where attention.across_rows does so.
     """
     parse(config.attention.layout)
-    for stage in stages:
+    for i, (stage, length) in enumerate(zip(config.stages, lengths, strict=True)):
         try:
-            check(config.attention.layout, stage.shape[1], config.mesh.context_shards)
+            check(config.attention.layout, length, config.mesh.context_shards)
         except UserError as error:
-            joined = f" (joined, {stage.joined} x {stage.seq_len})" if stage.joined > 1 else ""
-            raise UserError(f"stages[{stage.index}].{error}{joined}") from error
+            joined = f" (joined, {length // stage.seq_len} x {stage.seq_len})" if length > stage.seq_len else ""
+            raise UserError(f"stages[{i}].{error}{joined}") from error
 
 
 def permutation(

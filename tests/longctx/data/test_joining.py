@@ -163,7 +163,7 @@ def test_what_cannot_be_joined():
 
     config = across(MeshConfig(context=24), layout="contiguous")
     with pytest.raises(UserError, match=r"stages\[0\].seq_len=128 must divide by 24 .* \(joined, 4 x 32\)"):
-        layouts.check_stages(config, curriculum.plan(config))
+        layouts.check_stages(config, [stage.shape[1] for stage in curriculum.plan(config)])
     stage = StageConfig(seq_len=32, steps=1, augment="pose", augment_length=64)
     with pytest.raises(UserError, match="augment='pose' draws for each row, and attention.across_rows joins rows"):
         checks.check_augmentations(dataclasses.replace(across(), stages=(stage,)))
