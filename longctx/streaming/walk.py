@@ -154,8 +154,9 @@ class Walk:
 
     def _by_source(self, nll, batch) -> dict:
         """The sums of the sources in a chunk, where they are told apart."""
-        told_apart = self.sources is not None
-        return {"by_source": by_source(nll, batch["weights"], self.sources, batch.get("rows"))} if told_apart else {}
+        if self.sources is None:
+            return {}
+        return {"by_source": by_source(nll, batch["weights"], self.sources, batch.get("rows"))}
 
     def backward(self, blocks, stream: Stream, dy: Stack, sums, done, take):
         """(blocks, done, gradients of the parameters but the blocks'), float32 and sharded as the parameters are.
