@@ -131,6 +131,7 @@ def test_continues_on_another_mesh(tiny, finished, tmp_path):
     assert_same_losses(workdir, finished)
 
 
+@pytest.mark.slow
 def test_a_finished_run_has_nothing_left_to_train(tiny, finished, tmp_path):
     workdir = rewound(finished, tmp_path / "run", STEPS)
     output = ended_well(tiny.train(workdir))

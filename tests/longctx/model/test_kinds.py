@@ -45,7 +45,7 @@ MIXED = dataclasses.replace(
 )
 
 
-@pytest.mark.parametrize("preset", ["Gemma 3", *slow(*(preset for preset in PRESETS if preset != "Gemma 3"))])
+@pytest.mark.parametrize("preset", ["SmolLM3", *slow(*(preset for preset in PRESETS if preset != "SmolLM3"))])
 def test_published_patterns(preset):
     config, data = PRESETS[preset], batch(B=2)
     mesh, graph, params = setup(config, MeshConfig())
