@@ -227,6 +227,7 @@ def test_generate_goes_on_from_a_prompt_on_any_mesh(tiny, run, tmp_path):
 # ---- what stops a run
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run(tiny, tmp_path):
     done = tiny.train(
         tmp_path, "optim.learning_rate=1e30", "optim.clip_norm=0", "optim.max_bad_steps=3", "checkpoint.every_steps=1"

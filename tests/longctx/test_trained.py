@@ -90,9 +90,11 @@ def test_an_adapted_model_starts_as_the_model_bit_for_bit_and_merges_to_1e_6(con
         np.testing.assert_array_equal(np.asarray(adapted(params, rows)), want)
 
         part = trained.part(config, params)
-        drawn = lambda x: x + 0.03 * jax.random.normal(jax.random.key(1), x.shape, out_sharding=x.sharding.spec)
-        params = paths.joined(params, jax.tree.map(drawn, part))
-        got, merged = adapted(params, rows), base(lora.merged(params, config.model), rows)
+        spec = lambda x: jax.typeof(x).sharding.spec
+        drawn = lambda x: x + 0.03 * jax.random.normal(jax.random.key(1), x.shape, out_sharding=spec(x))
+        params = jax.jit(lambda params, part: paths.joined(params, jax.tree.map(drawn, part)))(params, part)
+        merged = jax.jit(lora.merged, static_argnums=1)(params, config.model)
+        got, merged = adapted(params, rows), base(merged, rows)
         assert abs(np.asarray(got) - want).max() > 0.1
         largest = abs(np.asarray(got)).max()
         np.testing.assert_allclose(np.asarray(merged) / largest, np.asarray(got) / largest, rtol=0, atol=1e-6)

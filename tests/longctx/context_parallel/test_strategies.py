@@ -24,7 +24,7 @@ SHARDED_HEADS = ("ulysses", "usp")
 QUICK = ["ring", "ulysses", "double_ring", "dispatch"]  # of each kind one
 
 
-@pytest.mark.parametrize("strategy", ["ring", *slow(*(name for name in STRATEGIES if name != "ring"))])
+@pytest.mark.parametrize("strategy", slow(*STRATEGIES))
 def test_what_a_strategy_can_do_is_what_the_docs_say(strategy):
     cells = capabilities.row(strategy)
     assert capabilities.line(strategy, cells) in capabilities.PAGE.read_text().splitlines(), (
@@ -63,7 +63,7 @@ def test_fewer_tokens_than_shards():
 
 
 @pytest.mark.canary
-@pytest.mark.parametrize("strategy", ["ring", "ulysses", "dispatch"])
+@pytest.mark.parametrize("strategy", ["ring", "ulysses", *slow("dispatch")])
 def test_all_mesh_axes_at_once(strategy):
     info = packed(1, 4, 32)
     check(
@@ -180,7 +180,7 @@ def test_keys_that_must_be_far_away_may_be_in_any_block(strategy, outer, layout)
 # ---- where public implementations fail
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [*QUICK, *slow(*(name for name in STRATEGIES if name not in QUICK))])
 def test_rows_and_shards_that_see_nothing(strategy):
     """A document, two shards of padding, and queries of which no key is near: no NaN, no gradient."""
     segments = jnp.array([[1] * 12 + [0] * 36 + [2] * 16], jnp.int32)

@@ -104,7 +104,7 @@ def test_any_kinds(kinds, seed):
         for table, name in ((POSITIONS, kind.position), (MASKS, kind.mask), (QUERY_SCALES, kind.query_scale))
     ]
     with jax.set_mesh(mesh):
-        params = functional.init(config, attention, jax.random.key(seed))
+        params = jax.jit(lambda: functional.init(config, attention, jax.random.key(seed)))()
         if "bias_table" in params:
             params["bias_table"] += np.random.default_rng(seed).standard_normal((4, 32), np.float32)
         graph = functional.graph(config, attention)

@@ -19,6 +19,7 @@ from tests.helpers import (
     assert_close,
     compiled_for_tpu,
     input_types,
+    later,
     mask_cases,
     nightly,
     one_document,
@@ -45,6 +46,10 @@ class TestTpuDecode(KernelCases):
     @pytest.mark.parametrize("mask, dtype", mask_cases(("sinks", "bfloat16")))
     def test_masks(self, mask, dtype):
         super().test_masks(mask, dtype)
+
+    @pytest.mark.parametrize("shape", later(shapes, "mqa", "gqa"))
+    def test_shapes(self, shape):
+        super().test_shapes(shape)
 
 
 @pytest.mark.parametrize(
