@@ -22,7 +22,7 @@ from tests.helpers import ROOT, nightly, slow
 
 MODEL = ModelConfig(layers=2, d_model=64, mlp_dim=64, heads=8, kv_heads=2, head_dim=8, vocab_size=64)
 QUICK = ("ulysses",)
-SLOW = "all_gather", "token_ring", "usp"
+SLOW = ("usp",)
 BOUNDED = "local", "dispatch"  # nothing is sent; what is depends on the batch
 
 

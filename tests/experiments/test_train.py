@@ -140,8 +140,9 @@ def test_the_losses_of_a_mixture_are_logged_by_source(tiny, tmp_path):
 @pytest.mark.parametrize(
     "overrides, shape",
     [
-        *slow((["mesh.context=4"], "context 4"), (["mesh.fsdp=2", "mesh.tensor=2"], "fsdp 2, tensor 2")),
+        *slow((["mesh.fsdp=2", "mesh.tensor=2"], "fsdp 2, tensor 2")),
         *nightly(
+            (["mesh.context=4"], "context 4"),
             (["mesh.context=4", "attention.strategy=all_gather", "attention.layout=striped"], "context 4"),
             (["mesh.data=2", "mesh.context=2", "attention.layout=contiguous"], "data 2, context 2"),
             (["mesh.context_outer=2", "mesh.context=2", "attention.strategy=usp"], "context_outer 2, context 2"),
