@@ -77,7 +77,8 @@ def all_logits(config, mesh, batch, rope):
     params = training.init_state(config, mesh)["params"]
     with jax.set_mesh(mesh):
         graph = functional.graph(config.model, config.attention)
-        return np.asarray(functional.logits(graph, params, meshes.put_batch(batch, mesh), rope), np.float64)
+        logits = jax.jit(lambda params, batch: functional.logits(graph, params, batch, rope))
+        return np.asarray(logits(params, meshes.put_batch(batch, mesh)), np.float64)
 
 
 def test_a_model_writes_what_its_predictions_say():

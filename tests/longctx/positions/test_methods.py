@@ -238,7 +238,7 @@ def test_three_parts_under_every_strategy(strategy):
     assert_close(got, dense("dca(12, 4)"), "float32", 200, strategy)
 
 
-@pytest.mark.parametrize("text", ["rope", "nope", "alibi", "t5"])
+@pytest.mark.parametrize("text", ["alibi", "t5", *slow("rope", "nope")])
 def test_methods_of_one_part_by_a_ring_are_those_of_one_device(text):
     kind = dataclasses.replace(CAUSAL, position=text)
     table = jnp.asarray(np.random.default_rng(0).standard_normal((2, 32)), jnp.float32) if text == "t5" else None

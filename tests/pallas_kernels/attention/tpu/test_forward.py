@@ -96,8 +96,7 @@ def test_blocks_are_whole_tiles(lengths, block, want):
 @pytest.mark.parametrize(
     "strategy, layout, shards",
     [
-        ("ulysses", "contiguous", 2),
-        *slow(("ring", "zigzag", 2)),
+        *slow(("ulysses", "contiguous", 2), ("ring", "zigzag", 2)),
         *nightly(("ring", "zigzag", 4), ("ring", "zigzag", 8)),
     ],
 )
