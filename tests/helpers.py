@@ -80,14 +80,14 @@ def later(cases, *named: str) -> list:
     return [*(case for case in cases if case not in named), *slow(*(case for case in cases if case in named))]
 
 
-def mask_cases(*halved: tuple[str, str]) -> list:
+def mask_cases(*halved: tuple[str, str], rest=nightly) -> list:
     """Cases (mask, dtype) of KernelCases.test_masks: each of QUICK_MASKS in one dtype, float32 but for some `halved`;
-    with the slow tier all in float32; with the nightly one all in both."""
+    with the slow tier all in float32; with the nightly one, or already with that of `rest`, all in both."""
     in_half = [name for name, _ in halved]
     single = [(name, "float32") for name in MASKS]
     first = [(name, dtype) for name, dtype in single if name in QUICK_MASKS and name not in in_half]
-    rest = [(name, "bfloat16") for name in MASKS if (name, "bfloat16") not in halved]
-    return [*first, *halved, *slow(*(case for case in single if case not in first)), *nightly(*rest)]
+    others = [(name, "bfloat16") for name in MASKS if (name, "bfloat16") not in halved]
+    return [*first, *halved, *slow(*(case for case in single if case not in first)), *rest(*others)]
 
 
 def compiled_for_tpu(worker: str, *arguments: str, timeout: float) -> list[str]:

@@ -113,7 +113,7 @@ def test_metrics_mark_the_start_of_each_stage(run):
     assert all(stage["compile_s"] > 0 and 0 <= stage["waste"] < 0.5 for stage in stages)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_stage_has_its_own_rope(tiny, run, tmp_path):
     ended_well(tiny.train(tmp_path, "stages[1].rope.theta=10"))
     got, want = losses(tmp_path), losses(run[0])
@@ -121,7 +121,7 @@ def test_a_stage_has_its_own_rope(tiny, run, tmp_path):
     assert all(abs(a[1] - b[1]) > 1e-5 for a, b in zip(got[BOUNDARY:], want[BOUNDARY:], strict=True))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_losses_of_a_mixture_are_logged_by_source(tiny, tmp_path):
     ended_well(tiny.train(tmp_path, "data.generated=('copying(0.4)',)", "log.every_steps=4"))
     records, names = steps(tmp_path), {"loss/text", "loss/copying"}
@@ -178,6 +178,7 @@ def evals(workdir):
     return json.loads((workdir / "evals.json").read_text())
 
 
+@pytest.mark.slow
 def test_evaluate(tiny, run, tmp_path):
     workdir = rewound(run[0], tmp_path / "run", STEPS)
     ended_well(tiny.evaluate(workdir))
@@ -186,7 +187,7 @@ def test_evaluate(tiny, run, tmp_path):
     assert losses(workdir) == losses(run[0]) and saved_steps(workdir) == saved_steps(run[0])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_evaluate_with_another_rope(tiny, run, tmp_path):
     workdir = rewound(run[0], tmp_path / "run", STEPS)
     rope = ["model.rope.scaling=linear", "model.rope.factor=2"]
@@ -270,7 +271,7 @@ runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_full_disk_while_saving(tiny, run, tmp_path):
     workdir = rewound(run[0], tmp_path / "run", 8)
     sound = saved_state(workdir)

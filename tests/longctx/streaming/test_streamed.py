@@ -134,9 +134,9 @@ def test_all_mesh_axes_all_on_the_hosts_and_all_that_a_model_may_have():
         *slow(
             (PLAIN, MeshConfig(context=2), streamed(8), "zigzag", "ulysses"),
             (PLAIN, MeshConfig(fsdp=2, context=4), streamed(16), "per_document", "dispatch"),
-            (FAR_AWAY, MeshConfig(context=2), streamed(8, 2), "contiguous", "double_ring"),
         ),
         *nightly(
+            (FAR_AWAY, MeshConfig(context=2), streamed(8, 2), "contiguous", "double_ring"),
             (RICH_PAIR, MeshConfig(context=4), streamed(8), "zigzag", "ulysses"),
             (RICH_PAIR, MeshConfig(fsdp=2, context_outer=2, context=2), streamed(16, 4), "striped(4)", "usp"),
             (PLAIN, MeshConfig(data=2, context=2), streamed(32), "contiguous", "all_gather"),
@@ -172,10 +172,10 @@ ENDS = dataclasses.replace(PLAIN, lora=dataclasses.replace(LORA, targets=("mlp.d
     "model, trains, memory, mesh",
     [
         *slow(
-            (ADAPTED, (), streamed(16, clip="delayed"), ONE),
-            (ADAPTED, ("norm.scale", "*mlp_norm*"), streamed(8, 2, offload=host.NAMES), MeshConfig(fsdp=2, tensor=2)),
+            (ADAPTED, ("norm.scale", "*mlp_norm*"), streamed(8, 2, offload=host.NAMES), MeshConfig(fsdp=2, tensor=2))
         ),
         *nightly(
+            (ADAPTED, (), streamed(16, clip="delayed"), ONE),
             (PLAIN, ("head",), streamed(8), ONE),
             (RICH_PAIR, ("embedding.table", "bias_table"), streamed(16, clip="exact_twice"), MeshConfig(context=2)),
             (RICH_PAIR, ("blocks.1.*",), streamed(8), ONE),

@@ -15,6 +15,8 @@ from pallas_kernels.masks import Causal, TokenInfo
 from pallas_kernels.testing import BIASES, MASKS, SHAPES, KernelCases, Sizes, seen_dlse
 from tests.helpers import assert_close, later, mask_cases, packed, problem, results, slow
 
+HALVED = ("sinks", "bfloat16"), ("packed_prefix_window", "bfloat16")
+
 
 class TestReference(KernelCases):
     """By itself in float64; the rest is said by its autodiff, below."""
@@ -29,7 +31,7 @@ class TestChunked(KernelCases):
     kernel = "chunked"
     cuts = (2, *slow(5))
 
-    @pytest.mark.parametrize("mask, dtype", mask_cases(("sinks", "bfloat16"), ("packed_prefix_window", "bfloat16")))
+    @pytest.mark.parametrize("mask, dtype", mask_cases(*HALVED, rest=slow))
     def test_masks(self, mask, dtype):
         super().test_masks(mask, dtype)
 
@@ -55,7 +57,7 @@ class TestDecode(KernelCases):
     }
     test_blocks_of_its_own_choice = test_empty_blocks_are_not_visited = None  # it has no blocks
 
-    @pytest.mark.parametrize("mask, dtype", mask_cases(("sinks", "bfloat16"), ("packed_prefix_window", "bfloat16")))
+    @pytest.mark.parametrize("mask, dtype", mask_cases(*HALVED))
     def test_masks(self, mask, dtype):
         super().test_masks(mask, dtype)
 
