@@ -143,9 +143,12 @@ def table(documents: Iterable[Encoded], tokenizer: Tokenizer, names: Sequence[st
     return TokenTable(np.concatenate(parts), ends[:-1], np.diff(ends) - 1, names, marks)
 
 
-def work_of(lengths: np.ndarray, reaches: Reaches) -> np.ndarray:
+def work_of(lengths: np.ndarray, reaches: Reaches, window: int | None = None) -> np.ndarray:
     """f64: the pairs of tokens that attention takes in documents of these lengths, over layers as Layout.owner knows
-    them."""
+    them. window: tokens after which documents are cut, again and again; None where they are whole."""
+    if window is not None:
+        windows, rest = np.divmod(lengths, window)
+        return windows * work_of(np.array(window), reaches) + work_of(rest, reaches)
     return sum(layers * pairs(lengths, reach) for reach, layers in reaches)
 
 
@@ -176,11 +179,10 @@ class PackedRows:
         """The tokens of the text that are in no row."""
         return self.packing.left_out + self.dropped
 
-    def work(self, reaches: Reaches, rows: np.ndarray) -> np.ndarray:
-        """f64 [rows]: pairs of tokens that attention takes in each of the given rows, over layers as Layout.owner knows
-        them."""
+    def work(self, reaches: Reaches, rows: np.ndarray, window: int | None = None) -> np.ndarray:
+        """f64 [rows]: pairs of tokens that attention takes in each of the given rows, see work_of."""
         lengths, first = self._documents(rows)
-        return np.add.reduceat(work_of(lengths, reaches), first)
+        return np.add.reduceat(work_of(lengths, reaches, window), first)
 
     def longest(self, rows: np.ndarray) -> np.ndarray:
         """i64 [rows]: the tokens of the longest document in each of the given rows."""
