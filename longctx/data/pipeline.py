@@ -40,7 +40,7 @@ def check(config: DataConfig, stages: Sequence[Stage], tokenizer: Tokenizer) -> 
     mix.check(config, stages)
     too_long.check(config.too_long)
     for own in named(config).values():
-        packing.check(own.packing)
+        packing.parse(own.packing)
     loss_weights.parse(config.loss_weights)
     windows.check(stages)
     orders.check(stages)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from longctx.data.document import Document
+from longctx.data.packing.embeddings import Embeddings
 from longctx.data.packing.packing import Packing
 from longctx.data.tokenizers import Tokenizer
 from longctx.data.views import Some
@@ -28,7 +29,7 @@ class TokenTable:
     document d is ids[starts[d]:starts[d] + inputs[d] + 1], at least two tokens, of which the last is only predicted.
     names, texts: of each document, or none at all; a text is empty where the document came as tokens. counts: bool, of
     each token whether it counts in the loss where it is predicted; None where all do. checksum: of all ids and counts;
-    None where it is not known yet.
+    None where it is not known yet. embeddings: vectors of the documents, for packings that compare them.
     """
 
     ids: np.ndarray
@@ -38,10 +39,17 @@ class TokenTable:
     counts: np.ndarray | None = None
     texts: Sequence[bytes] = ()
     checksum: int | None = None
+    embeddings: Embeddings | None = None
 
     @functools.cached_property
     def fingerprint(self) -> int:
         """A checksum of the whole table."""
+        of_tokens = self._of_tokens()
+        return (
+            of_tokens if self.embeddings is None else zlib.crc32(f"{self.embeddings.fingerprint}".encode(), of_tokens)
+        )
+
+    def _of_tokens(self) -> int:
         ends = self.starts + self.inputs + 1
         if self.checksum is not None:
             return zlib.crc32(ends, zlib.crc32(self.starts, self.checksum))
@@ -57,11 +65,9 @@ class TokenTable:
             inputs=self.inputs[documents],
             names=some(self.names),
             texts=some(self.texts),
-            checksum=self._known(),
+            checksum=self._of_tokens() if self.checksum is None else self.checksum,
+            embeddings=self.embeddings and self.embeddings.chosen(documents),
         )
-
-    def _known(self) -> int:
-        return self.fingerprint if self.checksum is None else self.checksum
 
 
 def tokenize(documents: Sequence[Document], tokenizer: Tokenizer) -> TokenTable:

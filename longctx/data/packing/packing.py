@@ -12,6 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
+from longctx.data.packing.embeddings import Embeddings
+
 
 class Text(Protocol):
     """What a way to pack is told of the documents: longctx.data.rows.TokenTable has it."""
@@ -39,6 +41,11 @@ class Text(Protocol):
     @property
     def texts(self) -> Sequence[bytes]:
         """The text of each document, empty where it came as tokens. None at all where there are no texts."""
+        ...
+
+    @property
+    def embeddings(self) -> Embeddings | None:
+        """Vectors of the documents by which they are compared; None where their tokens tell."""
         ...
 
 
