@@ -26,7 +26,7 @@ class Embeddings:
     @functools.cached_property
     def fingerprint(self) -> int:
         """A checksum of the rows that are meant."""
-        whole = zlib.crc32(memoryview(np.ascontiguousarray(self.array)).cast("B"))
+        whole = zlib.crc32(np.ascontiguousarray(self.array).data.cast("B"))
         return whole if self.numbers is None else zlib.crc32(self.numbers.astype(np.int64).tobytes(), whole)
 
     def chosen(self, documents: np.ndarray) -> "Embeddings":
