@@ -112,7 +112,7 @@ def _packed(name: str, text: Text, tokenizer: Tokenizer, stage: Stage, config: D
             f"data.packing={text.packing!r} leaves out all {found.left_out:,} tokens of the text: its documents are "
             "too short for it. data.packing='best_fit' takes all."
         )
-    return PackedRows(table, found, tokenizer.pad, dropped.tokens)
+    return PackedRows(table, found, tokenizer.pad, dropped)
 
 
 def dealt(rows: TextRows, reaches: Reaches, ranks: int) -> Arrange:

@@ -16,7 +16,7 @@ from longctx.data.tokenizers import Tokenizer
 from longctx.data.views import Some
 from longctx.layouts import Reaches
 from longctx.layouts.balanced import pairs
-from longctx.ragged import ragged_arange
+from longctx.ragged import ragged_arange, within
 
 Encoded = tuple[np.ndarray, np.ndarray | None]  # all ids of a document; which count in the loss, None for all
 
@@ -25,11 +25,12 @@ Encoded = tuple[np.ndarray, np.ndarray | None]  # all ids of a document; which c
 class TokenTable:
     """All documents one after another, each as BOS tokens EOS where text was tokenised.
 
-    ids: the smallest unsigned type that holds the vocabulary, perhaps memory-mapped; starts, inputs i64[documents]:
-    document d is ids[starts[d]:starts[d] + inputs[d] + 1], at least two tokens, of which the last is only predicted.
-    names, texts: of each document, or none at all; a text is empty where the document came as tokens. counts: bool, of
-    each token whether it counts in the loss where it is predicted; None where all do. checksum: of all ids and counts;
-    None where it is not known yet. embeddings: vectors of the documents, for packings that compare them.
+    ids: the smallest unsigned type that holds the vocabulary, perhaps memory-mapped, or views.Chained; starts, inputs
+    i64[documents]: document d is ids[starts[d]:starts[d] + inputs[d] + 1], at least two tokens, of which the last is
+    only predicted. names, texts: of each document, or none at all; a text is empty where the document came as tokens.
+    counts: bool, of each token whether it counts in the loss where it is predicted; None where all do. checksum: of all
+    ids and counts; None where it is not known yet. embeddings: vectors of the documents, for packings that compare
+    them.
     """
 
     ids: np.ndarray
@@ -127,9 +128,7 @@ def spelled(document: Document, tokenizer: Tokenizer) -> Spelled:
     ids, spans = framed(ids[inside], tokenizer), spans[inside]
     if document.asked is None:
         return Spelled(ids, spans, None)
-    bytes_count = np.zeros(len(document.text) + 1, bool)
-    for first, end in document.asked:
-        bytes_count[first:end] = True
+    bytes_count = within(document.asked, len(document.text) + 1)
     end_counts = bytes_count[len(document.text) - 1] and (ended or not closed)
     return Spelled(ids, spans, np.concatenate([[False], bytes_count[spans[:, 0]], [end_counts]]))
 
@@ -158,14 +157,21 @@ def work_of(lengths: np.ndarray, reaches: Reaches, window: int | None = None) ->
     return sum(layers * pairs(lengths, reach) for reach, layers in reaches)
 
 
+class Dropped(NamedTuple):
+    """What is in no row: documents as a whole, and tokens of these and of documents that are shortened."""
+
+    documents: int = 0
+    tokens: int = 0
+
+
 @dataclasses.dataclass(frozen=True)
 class PackedRows:
-    """The rows of a packing of a table's inputs. dropped: tokens that data.too_long took out of it before."""
+    """The rows of a packing of a table's inputs. dropped: what data.too_long took out of it before."""
 
     table: TokenTable
     packing: Packing
     pad: int
-    dropped: int = 0
+    dropped: Dropped = Dropped()
 
     def __len__(self) -> int:
         return self.packing.rows
@@ -183,7 +189,7 @@ class PackedRows:
     @property
     def left_out(self) -> int:
         """The tokens of the text that are in no row."""
-        return self.packing.left_out + self.dropped
+        return self.packing.left_out + self.dropped.tokens
 
     def work(self, reaches: Reaches, rows: np.ndarray, window: int | None = None) -> np.ndarray:
         """f64 [rows]: pairs of tokens that attention takes in each of the given rows, see work_of."""
