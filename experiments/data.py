@@ -10,6 +10,7 @@ the steps.
 """
 
 import itertools
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -19,10 +20,10 @@ from experiments.settings import console, places
 from longctx.data import orders, pipeline, texts
 from longctx.data.curriculum import Stage
 from longctx.data.generated import api as generated
-from longctx.data.mixture import Mixture
+from longctx.data.mixture import Mixture, Repeated
 from longctx.data.packing.api import COMPARED, PACKINGS
+from longctx.data.rows import PackedRows, TokenTable
 from longctx.data.texts import Text
-from longctx.data.too_long import TOO_LONG
 
 ROWS, SHOWN = 3, 400  # rows that are shown as text, and characters of each
 MOST_COMPARED = 10_000_000  # tokens: packings that compare all of them take up to ten seconds for so many
@@ -66,22 +67,27 @@ def in_order(stage: Stage, ordered: orders.Ordered) -> list[tuple]:
     return lines
 
 
-def packed(name: str, text: Text, lengths: list[int], seed: int, long: str = "cut") -> list[tuple]:
+def packed(name: str, text: Text, tables: Mapping[int, TokenTable], seed: int) -> list[tuple]:
     """A line for each way of packing a source: padding at each length, and the share of it that is left out.
 
-    long: what becomes of longer documents before, see longctx.data.too_long. Ways that are not the source's own, and
-    that take long for so much text, are left out, as a line says.
+    tables: at each length, the documents after data.too_long. Ways that are not the source's own, and that take long
+    for so much text, are left out, as a line says.
     """
-    tables, lines = [TOO_LONG[long](text.table, length)[0] for length in lengths], []
-    tokens = int(text.table.inputs.sum())
+    tokens, lines = int(text.table.inputs.sum()), []
     for way, pack in PACKINGS.items():
-        if way in COMPARED and way != text.packing and tokens * len(lengths) > MOST_COMPARED:
-            lines.append((name, way, *("not tried: slow" for _ in lengths)))
+        if way in COMPARED and way != text.packing and tokens * len(tables) > MOST_COMPARED:
+            lines.append((name, way, *("not tried: slow" for _ in tables)))
             continue
-        found = [pack(one, length, np.random.default_rng(seed)) for one, length in zip(tables, lengths, strict=True)]
+        found = [pack(table, length, np.random.default_rng(seed)) for length, table in tables.items()]
         chosen = way + (" *" if way == text.packing else "")
         lines.append((name, chosen, *(f"{one.waste:.2%} / {one.left_out / max(tokens, 1):.2%}" for one in found)))
     return lines
+
+
+def of_text(mixture: Mixture) -> list[PackedRows]:
+    """The rows of each source of text, before they are repeated."""
+    sources = (source.rows if isinstance(source, Repeated) else source for source in mixture.sources)
+    return [source for source in sources if isinstance(source, PackedRows)]
 
 
 def as_text(row: dict[str, np.ndarray], tokenizer) -> str:
@@ -126,18 +132,20 @@ def main(argv) -> None:
     if lines := [line for stage, one in zip(stages, order, strict=True) if one for line in in_order(stage, one)]:
         columns = "stage", "documents from", "rows", "steps", "epochs", "first step", "median", "last"
         print("", console.table(columns, lines), sep="\n")
-    lengths = sorted({stage.seq_len for stage in stages})
-    long = config.data.too_long
+    by_length = {stage.seq_len: of_text(made) for stage, made in zip(stages, of, strict=True)}
+    lengths = sorted(by_length)
     print("\npadding / text left out, by packing and length (*: of this run)\n")
     columns = "source", "packing", *(f"{length:,}" for length in lengths)
-    lines = [line for name, one in text.of.items() for line in packed(name, one, lengths, config.seed, long)]
+    lines = []
+    for i, (name, one) in enumerate(text.of.items()):
+        lines += packed(name, one, {length: by_length[length][i].table for length in lengths}, config.seed)
     print(console.table(columns, lines))
-    for name, length in itertools.product(text.of, lengths):
-        dropped = TOO_LONG[long](text.of[name].table, length)[1]
+    for (i, name), length in itertools.product(enumerate(text.of), lengths):
+        dropped = by_length[length][i].dropped
         if dropped.tokens:
             print(
-                f"\ndata.too_long={long!r}, {name} at {length:,}: {dropped.documents:,} documents left out, "
-                f"{dropped.tokens:,} tokens of them and of those that are shortened"
+                f"\ndata.too_long={config.data.too_long!r}, {name} at {length:,}: {dropped.documents:,} documents "
+                f"left out, {dropped.tokens:,} tokens of them and of those that are shortened"
             )
     first = next(pipeline.BatchStream(of[0], stages[0], config.seed, prefetch=0))
     show_rows(first, tokenizer)

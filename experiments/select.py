@@ -29,7 +29,9 @@ def arguments(argv):
     parser = console.Parser(__doc__)
     parser.add_argument("--checkpoint", required=True, metavar="MODEL", help="the model that reads")
     parser.add_argument("--against", metavar="MODEL", help="a second one, for --score gap")
-    parser.add_argument("--score", default="context", metavar="NAME", help="context, pairs, gap (default: %(default)s)")
+    parser.add_argument(
+        "--score", default="context", metavar="NAME", help="context, pairs, gap, awareness (default: %(default)s)"
+    )
     parser.add_argument("--length", type=int, default=4096, metavar="N", help="tokens read (default: %(default)s)")
     parser.add_argument("--short", type=int, default=512, metavar="N", help="of a short context (default: %(default)s)")
     parser.add_argument("--out", required=True, metavar="FILE.jsonl", help="the scores")

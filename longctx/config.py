@@ -221,7 +221,8 @@ class DataConfig:
     most_epochs: float = 0.0            # of a source of the mix over the run: more is an error; 0: any number
     holdout: float = 0.1                # share of documents kept for evaluation, chosen by a hash of their file name;
                                         #   1: all of them, for a model that is not trained on them
-    packing: str = "best_fit"           # how documents lie in rows, a name in longctx.data.packing.api.PACKINGS
+    packing: str = "best_fit"           # how documents lie in rows, a name in longctx.data.packing.api.PACKINGS;
+                                        #   "in_context(FILE.npy)": by embeddings, a row for each training document
     too_long: str = "cut"               # documents longer than a row, a name in longctx.data.too_long.TOO_LONG: "cut"
                                         #   into pieces; without what does not count in the "middle", or at the "start",
                                         #   as far as needed; "skip": left out

@@ -194,6 +194,32 @@ def placed(key: str, *before: str):
     return of
 
 
+def packed(content: dict) -> Table:
+    """Seconds, peak memory and padding of every way to pack, by the number of documents."""
+    return pivoted([r | {"documents": f"{r['documents']:,}"} for r in content["records"]], *PACKED, planned)
+
+
+def packed_rows(content: dict) -> Table:
+    """Seconds, peak memory and padding of best_fit, by the tokens of a row."""
+    return pivoted([r | {"row": f"{r['row']:,}"} for r in content["by_rows"]], ("lengths", "documents"), "row", planned)
+
+
+def planned(record: dict) -> str:
+    """A measurement of packing as a cell."""
+    return " / ".join(
+        f"{record[key]:{form}}" for key, form in (("seconds", ".1f"), ("gigabytes", ".1f"), ("padding", ".2g"))
+    )
+
+
+PACKED = ("lengths", "packing"), "documents"
+COMPARED = columns_of(
+    "compared",
+    lengths="lengths",
+    packing="packing",
+    documents="documents",
+    tokens="tokens",
+    **{"s": "seconds", "peak GB": "gigabytes", "padding %": "padding"},
+)
 TPU = columns_of(
     "results", chip="chip", op="case.op", mask="case.mask", tokens="length", **{"predicted TFLOP/s": "tflops"}
 )
@@ -279,6 +305,9 @@ TABLES = {
     "meshes": placed("meshes", "kind", "mesh"),
     "searched": SEARCHED,
     "timed": TIMED,
+    "packed": packed,
+    "packed_rows": packed_rows,
+    "compared": COMPARED,
 }
 
 

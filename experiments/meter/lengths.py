@@ -1,4 +1,4 @@
-"""Rows of documents with drawn lengths, distributed like web pages, code, or mixtures for long contexts."""
+"""Rows of documents, and whole corpora, with drawn lengths: like web pages, code, or mixtures for long contexts."""
 
 import time
 
@@ -9,6 +9,7 @@ from longctx.data.dealing import deal
 from longctx.ragged import ragged_arange
 
 LONG = 65536
+LONGEST = 1 << 20  # tokens of a document of a corpus
 # the share of documents that makes 0.6 of the tokens those of long ones, beside web pages of 735 tokens
 LONG_SHARE = 0.6 / 0.4 * 2 * 735 / LONG
 HEAP = "heap(512)"
@@ -57,3 +58,23 @@ def laid_out(batch: dict, layout: str, shards: int, reaches=layouts.CAUSAL) -> t
     spent = 1e3 * (time.process_time() - start)
     order = np.argsort(owner.astype(np.int16), axis=1, kind="stable")
     return {name: layouts.permute(x, order) for name, x in batch.items()}, spent
+
+
+def corpus(kind: str, count: int, seed: int = 0) -> np.ndarray:
+    """i64 [count]: tokens of documents of a CORPORA kind, each at least 1 and at most LONGEST."""
+    rng = np.random.default_rng(seed)
+    return np.clip(CORPORA[kind](rng, count), 1, LONGEST).astype(np.int64)
+
+
+def lognormal(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Lengths whose logarithm is normal: median 1,097, mean 2,253."""
+    return rng.lognormal(7.0, 1.2, count)
+
+
+def heavy(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Lengths of web pages, of which one in fifty is long: 4,096 and more, with the tail of a power law."""
+    pages = rng.lognormal(6.6, 1.2, count)
+    return np.where(rng.random(count) < 0.02, 4096 * (1 + rng.pareto(1.1, count)), pages)
+
+
+CORPORA = {"log-normal": lognormal, "web, long tail": heavy}

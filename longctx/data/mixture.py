@@ -32,7 +32,7 @@ class TextRows(Rows, Protocol):
     """Rows of documents. waste: the share of all slots that is padding. left_out: tokens that are in no row.
 
     work: f64, the pairs of tokens that attention takes in each of the given rows, over layers as Layout.owner knows
-    them.
+    them; window: tokens after which longctx.data.windows cuts documents, None where they are whole.
     """
 
     @property
@@ -41,7 +41,7 @@ class TextRows(Rows, Protocol):
     @property
     def left_out(self) -> int: ...
 
-    def work(self, reaches: Reaches, rows: np.ndarray) -> np.ndarray: ...
+    def work(self, reaches: Reaches, rows: np.ndarray, window: int | None = None) -> np.ndarray: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +78,9 @@ class Repeated:
         """How often each row is read."""
         return self.count / len(self.rows)
 
-    def work(self, reaches: Reaches, rows: np.ndarray) -> np.ndarray:
+    def work(self, reaches: Reaches, rows: np.ndarray, window: int | None = None) -> np.ndarray:
         """f64 [rows]: the work of the given rows."""
-        return self.rows.work(reaches, self._numbers(rows))
+        return self.rows.work(reaches, self._numbers(rows), window)
 
     def longest(self, rows: np.ndarray) -> np.ndarray:
         """i64 [rows]: the tokens of the longest document in each of the given rows."""
@@ -123,11 +123,11 @@ class Mixture:
         """The tokens that are in no row of their source."""
         return sum(source.left_out for source in self.sources)
 
-    def work(self, reaches: Reaches, rows: np.ndarray) -> np.ndarray:
+    def work(self, reaches: Reaches, rows: np.ndarray, window: int | None = None) -> np.ndarray:
         """f64 [rows]: the work of the given rows, as their sources tell it."""
         found = np.empty(len(rows))
         for source, at, numbers in self._by_source(rows):
-            found[at] = source.work(reaches, numbers)
+            found[at] = source.work(reaches, numbers, window)
         return found
 
     def longest(self, rows: np.ndarray) -> np.ndarray:

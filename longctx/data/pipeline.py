@@ -26,6 +26,8 @@ from longctx.layouts import Reaches
 from longctx.memory.sizes import free_memory, readable
 
 Batch = dict[str, np.ndarray]
+# (numbers of a batch's rows, tokens of the window at its step or None) -> the numbers in another order
+Arrange = Callable[[np.ndarray, int | None], np.ndarray]
 
 THREADS = 4  # a batch takes milliseconds: more threads would only take cores from the model
 MOST_PREFETCH = 1024  # batches, all of which are begun before the first is there
@@ -38,7 +40,7 @@ def check(config: DataConfig, stages: Sequence[Stage], tokenizer: Tokenizer) -> 
     mix.check(config, stages)
     too_long.check(config.too_long)
     for own in named(config).values():
-        packing.check(own.packing)
+        packing.parse(own.packing)
     loss_weights.parse(config.loss_weights)
     windows.check(stages)
     orders.check(stages)
@@ -110,12 +112,16 @@ def _packed(name: str, text: Text, tokenizer: Tokenizer, stage: Stage, config: D
             f"data.packing={text.packing!r} leaves out all {found.left_out:,} tokens of the text: its documents are "
             "too short for it. data.packing='best_fit' takes all."
         )
-    return PackedRows(table, found, tokenizer.pad, dropped.tokens)
+    return PackedRows(table, found, tokenizer.pad, dropped)
 
 
-def dealt(rows: TextRows, reaches: Reaches, ranks: int) -> Callable[[np.ndarray], np.ndarray]:
+def dealt(rows: TextRows, reaches: Reaches, ranks: int) -> Arrange:
     """The order for BatchStream in which data-parallel ranks get rows that take attention about equally long."""
-    return lambda numbers: finish_together(numbers, rows.work(reaches, numbers), ranks) if ranks > 1 else numbers
+
+    def arrange(numbers: np.ndarray, window: int | None) -> np.ndarray:
+        return finish_together(numbers, rows.work(reaches, numbers, window), ranks) if ranks > 1 else numbers
+
+    return arrange
 
 
 def ordered(rows: Rows, stage: Stage, seed: int = 0) -> orders.Ordered | None:
@@ -130,7 +136,7 @@ class BatchStream:
     batch of B rows. (Processes that hold the same rows, such as those along the context axis, share one p; `transform`
     then cuts out their columns.) `transform` maps a batch to what the iterator returns: the place for a layout's
     permutation. It must be a function of the batch alone. `arrange` puts the numbers of a whole batch's rows into the
-    order in which processes and devices share them.
+    order in which processes and devices share them, and knows where documents are cut at that step.
 
     get_state() is small and made for JSON; it describes the batch that comes next, whatever was prefetched.
     """
@@ -145,7 +151,7 @@ class BatchStream:
         process_index: int = 0,
         process_count: int = 1,
         transform: Callable[[Batch], Batch] | None = None,
-        arrange: Callable[[np.ndarray], np.ndarray] | None = None,
+        arrange: Arrange | None = None,
     ):
         import grain
 
@@ -157,9 +163,9 @@ class BatchStream:
         window = windows.parse(stage.window)
 
         def materialise(step: int, numbers: np.ndarray) -> Batch:
-            batch = rows.gather((arrange(numbers) if arrange else numbers)[own_rows])
-            if window:
-                batch = windows.cut(batch, window.at(step, stage.steps, stage.seq_len))
+            tokens = window.at(step, stage.steps, stage.seq_len) if window else None
+            batch = rows.gather((arrange(numbers, tokens) if arrange else numbers)[own_rows])
+            batch = windows.cut(batch, tokens) if tokens else batch
             return transform(batch) if transform else batch
 
         self._stage, self._text = stage, rows.fingerprint

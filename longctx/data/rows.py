@@ -10,12 +10,13 @@ from typing import NamedTuple
 import numpy as np
 
 from longctx.data.document import Document
+from longctx.data.packing.embeddings import Embeddings
 from longctx.data.packing.packing import Packing
 from longctx.data.tokenizers import Tokenizer
 from longctx.data.views import Some
 from longctx.layouts import Reaches
 from longctx.layouts.balanced import pairs
-from longctx.ragged import ragged_arange
+from longctx.ragged import ragged_arange, within
 
 Encoded = tuple[np.ndarray, np.ndarray | None]  # all ids of a document; which count in the loss, None for all
 
@@ -24,11 +25,12 @@ Encoded = tuple[np.ndarray, np.ndarray | None]  # all ids of a document; which c
 class TokenTable:
     """All documents one after another, each as BOS tokens EOS where text was tokenised.
 
-    ids: the smallest unsigned type that holds the vocabulary, perhaps memory-mapped; starts, inputs i64[documents]:
-    document d is ids[starts[d]:starts[d] + inputs[d] + 1], at least two tokens, of which the last is only predicted.
-    names, texts: of each document, or none at all; a text is empty where the document came as tokens. counts: bool, of
-    each token whether it counts in the loss where it is predicted; None where all do. checksum: of all ids and counts;
-    None where it is not known yet.
+    ids: the smallest unsigned type that holds the vocabulary, perhaps memory-mapped, or views.Chained; starts, inputs
+    i64[documents]: document d is ids[starts[d]:starts[d] + inputs[d] + 1], at least two tokens, of which the last is
+    only predicted. names, texts: of each document, or none at all; a text is empty where the document came as tokens.
+    counts: bool, of each token whether it counts in the loss where it is predicted; None where all do. checksum: of all
+    ids and counts; None where it is not known yet. embeddings: vectors of the documents, for packings that compare
+    them.
     """
 
     ids: np.ndarray
@@ -38,10 +40,17 @@ class TokenTable:
     counts: np.ndarray | None = None
     texts: Sequence[bytes] = ()
     checksum: int | None = None
+    embeddings: Embeddings | None = None
 
     @functools.cached_property
     def fingerprint(self) -> int:
         """A checksum of the whole table."""
+        of_tokens = self._of_tokens()
+        return (
+            of_tokens if self.embeddings is None else zlib.crc32(f"{self.embeddings.fingerprint}".encode(), of_tokens)
+        )
+
+    def _of_tokens(self) -> int:
         ends = self.starts + self.inputs + 1
         if self.checksum is not None:
             return zlib.crc32(ends, zlib.crc32(self.starts, self.checksum))
@@ -57,11 +66,9 @@ class TokenTable:
             inputs=self.inputs[documents],
             names=some(self.names),
             texts=some(self.texts),
-            checksum=self._known(),
+            checksum=self._of_tokens() if self.checksum is None else self.checksum,
+            embeddings=self.embeddings and self.embeddings.chosen(documents),
         )
-
-    def _known(self) -> int:
-        return self.fingerprint if self.checksum is None else self.checksum
 
 
 def tokenize(documents: Sequence[Document], tokenizer: Tokenizer) -> TokenTable:
@@ -121,9 +128,7 @@ def spelled(document: Document, tokenizer: Tokenizer) -> Spelled:
     ids, spans = framed(ids[inside], tokenizer), spans[inside]
     if document.asked is None:
         return Spelled(ids, spans, None)
-    bytes_count = np.zeros(len(document.text) + 1, bool)
-    for first, end in document.asked:
-        bytes_count[first:end] = True
+    bytes_count = within(document.asked, len(document.text) + 1)
     end_counts = bytes_count[len(document.text) - 1] and (ended or not closed)
     return Spelled(ids, spans, np.concatenate([[False], bytes_count[spans[:, 0]], [end_counts]]))
 
@@ -143,20 +148,30 @@ def table(documents: Iterable[Encoded], tokenizer: Tokenizer, names: Sequence[st
     return TokenTable(np.concatenate(parts), ends[:-1], np.diff(ends) - 1, names, marks)
 
 
-def work_of(lengths: np.ndarray, reaches: Reaches) -> np.ndarray:
+def work_of(lengths: np.ndarray, reaches: Reaches, window: int | None = None) -> np.ndarray:
     """f64: the pairs of tokens that attention takes in documents of these lengths, over layers as Layout.owner knows
-    them."""
+    them. window: tokens after which documents are cut, again and again; None where they are whole."""
+    if window is not None:
+        windows, rest = np.divmod(lengths, window)
+        return windows * work_of(np.array(window), reaches) + work_of(rest, reaches)
     return sum(layers * pairs(lengths, reach) for reach, layers in reaches)
+
+
+class Dropped(NamedTuple):
+    """What is in no row: documents as a whole, and tokens of these and of documents that are shortened."""
+
+    documents: int = 0
+    tokens: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class PackedRows:
-    """The rows of a packing of a table's inputs. dropped: tokens that data.too_long took out of it before."""
+    """The rows of a packing of a table's inputs. dropped: what data.too_long took out of it before."""
 
     table: TokenTable
     packing: Packing
     pad: int
-    dropped: int = 0
+    dropped: Dropped = Dropped()
 
     def __len__(self) -> int:
         return self.packing.rows
@@ -174,13 +189,12 @@ class PackedRows:
     @property
     def left_out(self) -> int:
         """The tokens of the text that are in no row."""
-        return self.packing.left_out + self.dropped
+        return self.packing.left_out + self.dropped.tokens
 
-    def work(self, reaches: Reaches, rows: np.ndarray) -> np.ndarray:
-        """f64 [rows]: pairs of tokens that attention takes in each of the given rows, over layers as Layout.owner knows
-        them."""
+    def work(self, reaches: Reaches, rows: np.ndarray, window: int | None = None) -> np.ndarray:
+        """f64 [rows]: pairs of tokens that attention takes in each of the given rows, see work_of."""
         lengths, first = self._documents(rows)
-        return np.add.reduceat(work_of(lengths, reaches), first)
+        return np.add.reduceat(work_of(lengths, reaches, window), first)
 
     def longest(self, rows: np.ndarray) -> np.ndarray:
         """i64 [rows]: the tokens of the longest document in each of the given rows."""

@@ -17,6 +17,11 @@ def check(field: str, scores: str, keep: float) -> None:
         raise UserError(f"{field}.keep={keep} must be above 0 and at most 1; 0.5 keeps the better half of the tokens.")
     if keep < 1 and not scores:
         raise UserError(f"{field}.keep={keep} has no effect: {field}.scores is empty; experiments.select writes them.")
+    if scores and keep == 1:
+        raise UserError(
+            f"{field}.scores={scores!r} has no effect: {field}.keep=1 keeps all documents; 0.5 keeps the better half "
+            "of the tokens."
+        )
 
 
 def read(path: str) -> dict[str, float]:

@@ -55,8 +55,9 @@ def load(config: DataConfig, tokenizer: Tokenizer | None = None) -> Corpus:
     a single document is cut in two: its last `holdout` share is held out.
 
     tokenizer: of files of token ids; None: the one that config names, loaded if there are such files. Held-out
-    documents that are ids are decoded, since evaluations read text, and with config.generated, whose tasks do too, all
-    are: once, here.
+    documents that are ids are decoded, since questions are asked about text, and with config.generated, whose tasks
+    read text too, all are: once, here. Special tokens, such as those of a chat template, are not in that text, whose
+    readers would take their names for words; losses are of the ids themselves (longctx.evals.batches.long_document).
 
     Left out and counted in `notes`: hidden files and folders, files with an extension that no reader knows or that
     config.ignore ends with, files that only describe others, other names of a file, empty documents (of ids: those of

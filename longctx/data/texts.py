@@ -11,6 +11,7 @@ import numpy as np
 from longctx.config import DataConfig, SourceConfig
 from longctx.data import rows, selecting, sources
 from longctx.data.document import Document
+from longctx.data.packing import api as packing
 from longctx.data.sources import Corpus
 from longctx.data.tokenizers import Tokenizer
 from longctx.data.views import Lazy, Some
@@ -85,7 +86,7 @@ def load(config: DataConfig, tokenizer: Tokenizer | None = None) -> Corpora:
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """A source, tokenised: its training documents, the table of their tokens, and a name of data.packing."""
+    """A source, tokenised: its training documents, the table of their tokens, and a name in PACKINGS."""
 
     documents: Sequence[Document]
     table: rows.TokenTable
@@ -130,7 +131,10 @@ def tokenize(corpora: Corpora, config: DataConfig, tokenizer: Tokenizer) -> Text
     for name, own in named(config).items():
         corpus = corpora.of[name]
         table = rows.tokenize(corpus.train, tokenizer) if corpus.table is None else corpus.table
-        text = Text(corpus.train, table, own.packing)
+        way, embeddings = packing.parse(own.packing)
+        if embeddings is not None:
+            embeddings.require(len(table.inputs))
+        text = Text(corpus.train, dataclasses.replace(table, embeddings=embeddings), way)
         text, of_lengths = _of_lengths(text, own)
         texts[name], of_scores = _of_scores(text, own)
         notes += [f"{own.path}: {said}" for said in (of_lengths, of_scores) if said]

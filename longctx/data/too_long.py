@@ -7,21 +7,14 @@ documents stay in order. The ways that shorten documents keep the first token of
 import dataclasses
 import zlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import cast
 
 import numpy as np
 
-from longctx.data.rows import TokenTable
+from longctx.data.rows import Dropped, TokenTable
+from longctx.data.views import Chained
 from longctx.errors import unknown_name
 from longctx.ragged import ragged_arange
-
-
-class Dropped(NamedTuple):
-    """What is in no row: documents as a whole, and tokens of these and of documents that are shortened."""
-
-    documents: int = 0
-    tokens: int = 0
-
 
 Shorten = Callable[[np.ndarray, int], np.ndarray]  # which tokens of a document must stay, how many go -> which stay
 
@@ -100,16 +93,22 @@ def _without_start(needed: np.ndarray, excess: int) -> np.ndarray:
 
 
 def _replaced(table: TokenTable, places: np.ndarray, kept: list[tuple[np.ndarray, np.ndarray]]) -> TokenTable:
-    """The table with other (tokens, which of them count) in some places. They lie behind all others in the arrays."""
+    """The table with other (tokens, which of them count) in some places. They lie behind all others in the arrays, of
+    which nothing is copied: those of a store stay on the disk."""
     ids, counts = (np.concatenate(arrays) for arrays in zip(*kept, strict=True))
     sizes = np.array([len(one) for one, _ in kept])
     starts, inputs = table.starts.copy(), table.inputs.copy()
     starts[places], inputs[places] = len(table.ids) + np.cumsum(sizes) - sizes, sizes - 1
     return dataclasses.replace(
         table,
-        ids=np.concatenate([table.ids, ids]),
+        ids=_behind(table.ids, ids),
         starts=starts,
         inputs=inputs,
-        counts=None if table.counts is None else np.concatenate([table.counts, counts]),
+        counts=None if table.counts is None else _behind(table.counts, counts),
         checksum=zlib.crc32(ids.tobytes() + np.packbits(counts).tobytes(), table.checksum or 0),
     )
+
+
+def _behind(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Two arrays as one, to who only takes slices and places of it, as readers of a TokenTable do."""
+    return cast(np.ndarray, Chained(first, second))

@@ -40,3 +40,24 @@ class Some(Lazy[Item]):
             return (self._whole[int(number)] for number in self._numbers)
         whole = list(self._whole)  # all at once, where that is faster than one by one
         return (whole[number] for number in self._numbers.tolist())
+
+
+class Chained:
+    """Two arrays of one dimension, one behind the other, of which nothing is copied but what is asked for."""
+
+    def __init__(self, first: np.ndarray, second: np.ndarray):
+        self._first, self._second = first, second
+        self.dtype = np.result_type(first, second)
+
+    def __len__(self) -> int:
+        return len(self._first) + len(self._second)
+
+    def __getitem__(self, places: slice | np.ndarray) -> np.ndarray:
+        """The values at a slice, or at an array of places from 0 on."""
+        if isinstance(places, slice):
+            places = np.arange(*places.indices(len(self)))
+        behind = places >= len(self._first)
+        found = np.empty(places.shape, self.dtype)
+        found[~behind] = self._first[places[~behind]]
+        found[behind] = self._second[places[behind] - len(self._first)]
+        return found

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from longctx.data.document import Document
-from longctx.data.rows import spelled
+from longctx.data.rows import framed, spelled
 from longctx.memory.sizes import readable
 
 BATCH_TOKENS = 16384  # a batch holds at most about this many tokens: long rows come alone, short ones together
@@ -97,10 +97,11 @@ def long_documents(documents: Sequence, tokenizer, lengths: Sequence[int], count
     scanned = 0
     for index in np.random.default_rng(seed).permutation(len(documents)):
         document = documents[int(index)]
-        if len(document.text) + 1 < min(lengths):  # a token holds at least one byte
+        size = len(document.text if document.ids is None else document.ids)
+        if size + 1 < min(lengths):  # a token holds at least one byte
             continue
         found.append(long_document(tokenizer, document))
-        scanned += len(document.text)
+        scanned += size
         if sum(document.targets >= max(lengths) for document in found) == count or scanned > SCAN_BYTES:
             break
     found.sort(key=lambda document: -sum(document.targets >= length for length in lengths))  # stable
@@ -108,9 +109,31 @@ def long_documents(documents: Sequence, tokenizer, lengths: Sequence[int], count
 
 
 def long_document(tokenizer, document: Document) -> LongDocument:
-    """A text with its markers. Raises UserError with its name for text that the tokenizer does not take."""
+    """A document with its markers. Raises UserError with its name for text that the tokenizer does not take.
+
+    What is tokenised already stays as it is, with what counts of it and with the special tokens inside, such as those
+    of a chat template: its text here is what its tokens spell, special ones by name. An end marker that is missing is
+    added, and does not count.
+    """
+    if document.ids is not None:
+        return _of_ids(tokenizer, document.ids, document.counts)
     ids, spans, counts = spelled(document, tokenizer)
     return LongDocument(ids.astype(np.int32), spans, document.text, None if counts is None else counts[1:])
+
+
+def _of_ids(tokenizer, ids: np.ndarray, counts: np.ndarray | None) -> LongDocument:
+    """A document of ids, which may begin and end with its markers."""
+    begun, ended = bool(ids[0] == tokenizer.bos), len(ids) > 1 and bool(ids[-1] == tokenizer.eos)
+    inside = slice(int(begun), len(ids) - ended)
+    known, of = np.unique(ids[inside], return_inverse=True)
+    spellings = [tokenizer.spelling(int(token)) for token in known]
+    ends = np.cumsum(np.array([*map(len, spellings)], np.int64)[of])
+    text = b"".join(spellings[i] for i in of.tolist())
+    if counts is not None or not ended:
+        counts = np.ones(len(ids), bool) if counts is None else counts
+        counts = np.append(counts[inside], ended and counts[-1])
+    spans = np.stack([np.append(0, ends)[:-1], ends], axis=1)
+    return LongDocument(framed(ids[inside], tokenizer).astype(np.int32), spans, text, counts)
 
 
 def windows(document: LongDocument, length: int, bos: int, rng: np.random.Generator) -> list[Piece]:

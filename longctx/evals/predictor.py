@@ -12,7 +12,8 @@ from flax import nnx
 from longctx import layouts, meshes
 from longctx.config import Config, RopeConfig
 from longctx.errors import as_user_error
-from longctx.evals import branches
+from longctx.evals import attended, branches
+from longctx.evals.attended import Attended
 from longctx.evals.batches import Prediction, rows_at
 from longctx.generation import api as generation
 from longctx.loss import nll_of_parts, of_weighted
@@ -54,6 +55,7 @@ class Model:
         tokens; None where tokens see later ones.
       graph, params: see model.functional; on `mesh`.
       rope: how positions are rotated.
+      attends: see attended.reader.
     """
 
     read: Callable[..., Prediction]
@@ -62,6 +64,11 @@ class Model:
     params: dict
     mesh: jax.sharding.Mesh
     rope: RopeConfig
+    attends: Attended
+
+    def attended(self, batch: dict[str, np.ndarray], parts: np.ndarray, count: int) -> np.ndarray:
+        """f64 [B, count]: the share of attention on each part of a row, see attended.reader."""
+        return self.attends(self.params, batch, parts, count)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Prediction:
         """The predictions of a batch of rows."""
@@ -119,7 +126,8 @@ def predictor(config: Config, mesh, params, rope: RopeConfig, computed=rows_comp
     of_branches = functools.cache(lambda: reader(_with_branches(config), mesh, rope, computed))
     branched = lambda batch, length: of_branches()(params, batch, length)
     ahead = any(resolve(kind)[1].reach()[0] < 0 for kind in config.model.kinds)
-    return Model(reader(config, mesh, rope, computed), None if ahead else branched, graph, params, mesh, rope)
+    read, attends = reader(config, mesh, rope, computed), attended.reader(graph, config, mesh, rope)
+    return Model(read, None if ahead else branched, graph, params, mesh, rope, attends)
 
 
 def _with_branches(config: Config) -> Config:

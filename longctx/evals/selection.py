@@ -1,18 +1,17 @@
 """Scores of documents by what a long context is worth in them, by name, to choose training data by.
 
 Every score is a mean over targets that count in a training loss, so of instruction data it is of the answers. A
-document too short for a score has NaN. What the published methods have besides is not computed: of GATEAU the attention
-that answers pay to their text, of ProLong the specificity of a dependency among all segments.
+document too short for a score has NaN. Of ProLong the specificity of a dependency among all segments is not computed.
 To add one: a function here and a line in SCORES.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from longctx.evals import batches
-from longctx.evals.batches import LongDocument, Piece, Predictor
+from longctx.evals.batches import LongDocument, Piece, Prediction, Predictor
 
 PAIRS = 24  # of segments that are compared in a document
 
@@ -26,6 +25,14 @@ class Plan(NamedTuple):
     bos: int
     pad: int
     seed: int = 0
+
+
+class Model(Protocol):
+    """A predictor that also tells what it attends to, see longctx.evals.predictor.Model."""
+
+    def __call__(self, batch: dict[str, np.ndarray], /) -> Prediction: ...
+
+    def attended(self, batch: dict[str, np.ndarray], parts: np.ndarray, count: int) -> np.ndarray: ...
 
 
 def context(predictors: Sequence[Predictor], document: LongDocument, plan: Plan) -> float:
@@ -77,6 +84,40 @@ def pairs(predictors: Sequence[Predictor], document: LongDocument, plan: Plan) -
     return float(np.mean((losses[:, 0] - losses[:, 1]) / losses[:, 0] * far))
 
 
+def awareness(predictors: Sequence[Model], document: LongDocument, plan: Plan) -> float:
+    """The share of attention on the segments that matter, above that of attention that is even: the two quantities of
+    GATEAU's contextual awareness measurement (arXiv 2410.15633).
+
+    Asked for are the last targets that count, within plan.short tokens; these and as many tokens before them are their
+    own text. What is before that is cut into segments of plan.short. A segment matters by softmax(-loss) of the targets
+    behind it and their own text alone. Attention is the mean over heads and layers when all of the text is read, of
+    what falls on segments at all; the first token, on which much rests whatever is read, is of none. The score is the
+    sum of products less 1 / segments: 0 where all segments matter alike, or get alike. What differs from the
+    publication: it looks for documents that are hard, and so for attention that misses what matters.
+    """
+    counting = _counting(document, 0, plan)
+    end = int(counting[-1]) + 1 if len(counting) else 0
+    first = end - 2 * plan.short  # of their own text
+    segments = first // plan.short
+    if segments < 2:
+        return np.nan
+    asked = counting[counting >= end - plan.short]
+    whole, own = Piece(document.ids[:end], document.ids[1 : end + 1], asked), document.ids[first : end + 1]
+    rows = []
+    for segment in range(segments):
+        ids = document.ids[segment * plan.short : (segment + 1) * plan.short]
+        inputs, targets = np.append(ids, own[:-1]), np.append(np.append(ids[1:], own[0]), own[1:])
+        rows.append([Piece(inputs, targets, asked - first + plan.short)])
+    found = batches.score(predictors[0], rows, 3 * plan.short, plan.pad)
+    losses = np.array([one[0].nll[row[0].asked].mean() for one, row in zip(found, rows, strict=True)])
+    parts = np.full((1, plan.length), -1)
+    parts[0, : segments * plan.short] = np.arange(segments * plan.short) // plan.short
+    parts[0, 0] = -1
+    attended = predictors[0].attended(batches.batch([[whole]], plan.length, plan.pad), parts, segments)[0]
+    weights = np.exp(losses.min() - losses)
+    return float(attended / max(attended.sum(), 1e-30) @ (weights / weights.sum()) - 1 / segments)
+
+
 def _pair(document: LongDocument, i, j, plan: Plan) -> list[Piece]:
     """Segment j alone, and behind segment i; nothing where no target of it counts."""
     start, size = j * plan.short, plan.short
@@ -87,8 +128,8 @@ def _pair(document: LongDocument, i, j, plan: Plan) -> list[Piece]:
     return [alone, Piece(inputs, targets, asked + size)] if len(asked) else []
 
 
-Score = Callable[[Sequence[Predictor], LongDocument, Plan], float]
-SCORES: dict[str, Score] = {"context": context, "pairs": pairs, "gap": gap}
+Score = Callable[[Sequence[Any], LongDocument, Plan], float]
+SCORES: dict[str, Score] = {"context": context, "pairs": pairs, "gap": gap, "awareness": awareness}
 MODELS = {"gap": 2}  # that a score asks, where it is more than one
 
 

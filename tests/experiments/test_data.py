@@ -97,7 +97,7 @@ def test_packings_that_compare_much_text_are_tried_for_their_own_run_only(monkey
     table = rows.table([(np.arange(30), None)] * 4, ByteTokenizer())
 
     def tried(own):
-        lines = data.packed("text", Text([], table, own), [16, 32], 0)
+        lines = data.packed("text", Text([], table, own), {16: table, 32: table}, 0)
         return {way.removesuffix(" *") for _, way, *cells in lines if "slow" not in cells[1]}
 
     assert tried("best_fit") == PACKINGS.keys()

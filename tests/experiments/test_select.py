@@ -12,7 +12,7 @@ from tests.helpers import slow
 GIVEN = ["--length=60", "--short=12"]
 
 
-@pytest.mark.parametrize("score", ["context", *slow("gap")])
+@pytest.mark.parametrize("score", ["context", "awareness", *slow("gap")])
 def test_documents_are_scored_once(folder, text, tmp_path, capsys, score):
     out = tmp_path / "scores.jsonl"
     (text / "short.txt").write_text("w1 w2")

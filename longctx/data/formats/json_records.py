@@ -8,6 +8,7 @@ import reprlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from longctx.data.formats import tokens
 from longctx.data.formats.format import Metered, Part, Reading
 from longctx.data.formats.text import is_empty, why_not_utf8, wide_encoding
 from longctx.data.records.record import Bad
@@ -18,7 +19,7 @@ class NotJson(Bad):
 
 
 def lines(file: Metered, reading: Reading) -> Iterator[Part]:
-    """Each line as a JSON object in UTF-8 (RFC 8259), a record of the form. Blank lines are none.
+    """Each line as a JSON object in UTF-8 (RFC 8259), a record of the form or of ids. Blank lines are none.
 
     A key that comes twice makes a line bad, and so does half of a surrogate pair. Numbers may have any length.
     """
@@ -29,7 +30,7 @@ def lines(file: Metered, reading: Reading) -> Iterator[Part]:
                 return
             line = line.removeprefix(codecs.BOM_UTF8)
         if not is_empty(line):
-            yield _part(number, line, reading)
+            yield _part(number, line, file.path, reading)
 
 
 def values(file: Metered, reading: Reading) -> Iterator[Part]:
@@ -47,10 +48,10 @@ def values(file: Metered, reading: Reading) -> Iterator[Part]:
     second = next(((number, line) for number, line in found if not is_empty(line)), None)
     if second and _is_object(first[1]):
         rest = itertools.chain([first, second], found)
-        yield from (_part(number, line, reading) for number, line in rest if not is_empty(line))
+        yield from (_part(number, line, file.path, reading) for number, line in rest if not is_empty(line))
     else:
         rest = (line for _, line in itertools.chain([second] if second else [], found))
-        yield from _of_one(b"".join([first[1], *rest]), reading)
+        yield from _of_one(b"".join([first[1], *rest]), file.path, reading)
 
 
 def decoded(text: bytes) -> Any:
@@ -65,25 +66,27 @@ def decoded(text: bytes) -> Any:
         raise NotJson("is JSON nested deeper than Python reads it") from error
 
 
-def _part(number: int, line: bytes, reading: Reading) -> Part:
+def _part(number: int, line: bytes, path: str, reading: Reading) -> Part:
     """The document of a line."""
     try:
-        return _of_record(number, decoded(line), reading, "every line")
+        return _of_record(number, decoded(line), reading, "every line", f"line {number} of {path!r}")
     except Bad as why:
         return Part(number, bad=str(why))
 
 
-def _of_record(number: int, record: Any, reading: Reading, what: str) -> Part:
-    """The document of a value, which must be an object."""
+def _of_record(number: int, record: Any, reading: Reading, what: str, where: str) -> Part:
+    """The document of a value, which must be an object: of the form, or of ids. what, where: it, in words."""
     try:
         if not isinstance(record, dict):
             raise Bad(f"is a JSON {type(record).__name__}; {what} must be one object")
+        if tokens.are_in(record, reading):
+            return tokens.of_record(number, record, where, reading)
         return Part(number, reading.form.content(record))
     except Bad as why:
         return Part(number, bad=str(why))
 
 
-def _of_one(text: bytes, reading: Reading) -> Iterator[Part]:
+def _of_one(text: bytes, path: str, reading: Reading) -> Iterator[Part]:
     """The documents of a file that is one value."""
     try:
         value = decoded(text) if text else []
@@ -91,9 +94,10 @@ def _of_one(text: bytes, reading: Reading) -> Iterator[Part]:
         yield Part(0, bad=str(why))
         return
     if isinstance(value, list):
-        yield from (_of_record(i, record, reading, "every item") for i, record in enumerate(value, start=1))
+        for i, record in enumerate(value, start=1):
+            yield _of_record(i, record, reading, "every item", f"item {i} of {path!r}")
     else:
-        yield _of_record(0, value, reading, "a file that is no list of objects")
+        yield _of_record(0, value, reading, "a file that is no list of objects", repr(path))
 
 
 def _is_object(line: bytes) -> bool:

@@ -13,16 +13,16 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from longctx.data.formats import opening
+from longctx.data.formats import opening, tokens
 from longctx.data.formats.format import PIECE, Metered, Part, Reading
 from longctx.data.formats.json_records import decoded, values
-from longctx.data.formats.tokens import TYPES, checked, token_dtype
+from longctx.data.formats.tokens import MASK, TYPES, checked, token_dtype
 from longctx.data.records.record import Bad
 from longctx.errors import UserError
 
 INDEX = "index.json"
-IDS = ("input_ids", "tokens")  # columns that hold ids
-MASK = "mask"  # the column that is 0 for ids that do not count
+IDS = (tokens.IDS, "tokens")  # columns that hold ids
+RANGES = "indices"  # ProLong's column: the (first id, id after the last) of each document of a sample
 ARRAY = "ndarray"
 # the types of arrays by the byte in front of them: bits, + 1 for signed
 CODES = {np.dtype(name).itemsize * 8 + name.startswith("int"): name for name in TYPES}
@@ -120,7 +120,7 @@ def _samples(shards: list[Shard], file: Metered, reading: Reading) -> Iterator[P
             if fields or ids is None:
                 yield _of_record(number, sample, fields, file.path, reading)
             else:
-                yield _of_ids(number, sample, ids, shard, file.path, reading)
+                yield from _of_ids(number, sample, ids, shard, file.path, reading)
 
 
 def _cells(shard: Shard, file: Metered) -> Iterator[dict[str, bytes]]:
@@ -215,18 +215,37 @@ def _value(cell: bytes, column: Column, path: str) -> Any:
         raise Bad(f"has no {column.encoding} in the column {column.name!r} ({error})") from error
 
 
-def _of_ids(number: int, sample: dict[str, bytes], column: Column, shard: Shard, path: str, reading: Reading) -> Part:
+def _of_ids(
+    number: int, sample: dict[str, bytes], column: Column, shard: Shard, path: str, reading: Reading
+) -> Iterator[Part]:
+    """The documents of a sample of ids: all of it, or each of its ranges."""
     where, tokenizer = f"sample {number} of {path!r}", reading.tokenizer()
-    mask = next((one for one in shard.columns if one.name == MASK), None)
+    named = {one.name: one for one in shard.columns}
     try:
         ids = _array(sample[column.name], column, path, reading)
-        counts = None if mask is None else _array(sample[MASK], mask, path, reading) != 0
+        counts = _array(sample[MASK], named[MASK], path, reading) != 0 if MASK in named else None
+        if counts is not None and len(counts) != len(ids):
+            raise Bad(f"has {len(ids)} ids and {len(counts)} values in the column {MASK!r}")
+        ranges = _ranges(_array(sample[RANGES], named[RANGES], path, reading), len(ids)) if RANGES in named else None
     except Bad as why:
-        return Part(number, bad=str(why))
-    if counts is not None and len(counts) != len(ids):
-        return Part(number, bad=f"has {len(ids)} ids and {len(counts)} values in the column {MASK!r}")
+        yield Part(number, bad=str(why))
+        return
     kept = np.min_scalar_type(tokenizer.vocab_size - 1)  # ids are often written in 8 bytes each
-    return Part(number, ids=checked(ids, tokenizer, where).astype(kept), counts=counts)
+    ids = checked(ids, tokenizer, where).astype(kept)
+    if ranges is None:
+        yield Part(number, ids=ids, counts=counts)
+        return
+    for i, (first, end) in enumerate(ranges.tolist(), start=1):
+        of_range = None if counts is None else counts[first:end]
+        yield Part(number, name=f"{number}:{i}", ids=ids[first:end], counts=of_range)
+
+
+def _ranges(numbers: np.ndarray, size: int) -> np.ndarray:
+    """The ranges of documents [ranges, 2] in so many ids. Raises Bad for what are none."""
+    ranges = numbers.astype(np.int64)
+    if len(ranges) % 2 or (np.diff(ranges) < 0).any() or (len(ranges) and not 0 <= ranges[0] <= ranges[-1] <= size):
+        raise Bad(f"has no ranges of its {size} ids, one behind the other, in the column {RANGES!r}")
+    return ranges.reshape(-1, 2)
 
 
 def _array(cell: bytes, column: Column, path: str, reading: Reading) -> np.ndarray:

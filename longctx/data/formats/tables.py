@@ -1,11 +1,12 @@
 """Rows of tables, each a record: Parquet, and Arrow's files and streams (Feather, folders of save_to_disk), by pyarrow.
 
-Only the columns that the form of records reads are taken, a few rows at a time.
+Only the columns that the form of records reads are taken, or where there is none those of ids, a few rows at a time.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
+from longctx.data.formats import tokens
 from longctx.data.formats.format import Metered, Part, Reading, needed, unusable
 from longctx.data.records.record import Bad
 
@@ -43,10 +44,12 @@ def arrow(file: Metered, reading: Reading) -> Iterator[Part]:
 
 
 def _columns(names: list[str], path: str, reading: Reading) -> list[str]:
-    """The columns that the form reads. Raises UserError where none of them is there: some may be missing."""
+    """The columns that the form reads, or those of ids. Raises UserError where none is there: some may be missing."""
     found = [name for name in reading.form.fields if name in names]
+    if tokens.are_in(names, reading):
+        found = [name for name in (tokens.IDS, tokens.MASK) if name in names]
     if not found:
-        wanted = " or ".join(map(repr, reading.form.fields))
+        wanted = " or ".join(map(repr, (*reading.form.fields, tokens.IDS)))
         raise unusable(path, f"has no column {wanted}; the columns there: {', '.join(map(repr, names)) or 'none'}")
     return found
 
@@ -62,16 +65,18 @@ def _parts(batches: Iterator[Any], file: Metered, reading: Reading, what: str) -
             columns = dict(zip(batch.schema.names, batch.columns, strict=True))
             for i in range(batch.num_rows):
                 row += 1
-                yield _part(row, columns, i, reading)
+                yield _part(row, columns, i, file.path, reading)
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno:  # of the system; pyarrow's own have no number
             raise
         yield Part(0, bad=f"is not {what} ({' '.join(str(error).split())[:200]})")
 
 
-def _part(row: int, columns: dict[str, Any], i: int, reading: Reading) -> Part:
+def _part(row: int, columns: dict[str, Any], i: int, path: str, reading: Reading) -> Part:
     try:
         record = {name: column[i].as_py() for name, column in columns.items()}
+        if tokens.are_in(record, reading):
+            return tokens.of_record(row, record, f"row {row} of {path!r}", reading)
         return Part(row, reading.form.content(record))
     except UnicodeDecodeError as error:
         return Part(row, bad=f"has text that is not UTF-8 at byte {error.start}")

@@ -1,16 +1,19 @@
-"""Documents that are token ids already: NumPy's .npy, and raw .bin of nanoGPT and llm.c."""
+"""Documents that are token ids already: NumPy's .npy, raw .bin of nanoGPT and llm.c, and columns of records."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from longctx.data import remote
 from longctx.data.formats.format import PIECE, Metered, Part, Reading, unusable
+from longctx.data.records.record import Bad
 from longctx.data.tokenizers import Tokenizer
 from longctx.errors import UserError
 
 TYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64")
+IDS = "input_ids"  # the field of a record that holds ids; "tokens" often holds words
+MASK = "mask"  # the field that is 0 for ids that do not count
 HEADER = 256  # i32 in front of the ids in llm.c's files: magic, version, number of ids
 # llm.c's (magic, version) of files, and the type of their ids
 LLM_C = {(20240520, 1): "uint16", (20240801, 7): "uint32"}
@@ -72,6 +75,33 @@ def checked(ids: np.ndarray, tokenizer: Tokenizer, where: str) -> np.ndarray:
                 "from works."
             )
     return ids
+
+
+def are_in(names: Collection[str], reading: Reading) -> bool:
+    """Whether a record with these fields is one of ids: it has some, and none that the form of records reads."""
+    return IDS in names and not any(name in names for name in reading.form.fields)
+
+
+def of_record(number: int, record: Mapping[str, Any], where: str, reading: Reading) -> Part:
+    """The document of a record of ids. where: what it is, in words. Raises Bad, and UserError as `checked`."""
+    ids = _whole(record, IDS)
+    counts = None if record.get(MASK) is None else _whole(record, MASK) != 0
+    if counts is not None and len(counts) != len(ids):
+        raise Bad(f"has {len(ids)} ids and {len(counts)} values in {MASK!r}")
+    tokenizer = reading.tokenizer()
+    kept = np.min_scalar_type(tokenizer.vocab_size - 1)
+    return Part(number, ids=checked(ids, tokenizer, where).astype(kept), counts=counts)
+
+
+def _whole(record: Mapping[str, Any], field: str) -> np.ndarray:
+    """The list of whole numbers in a field, int64. JSON's are read as floats, exact up to 2^53. Raises Bad."""
+    try:
+        found = np.asarray(record[field], np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise Bad(f"has no list of numbers in {field!r}") from error
+    if found.ndim != 1 or not (np.abs(found) < 2**53).all() or (found != np.rint(found)).any():
+        raise Bad(f"has no list of whole numbers in {field!r}")
+    return found.astype(np.int64)
 
 
 def token_dtype(path: str, reading: Reading) -> np.dtype[Any]:

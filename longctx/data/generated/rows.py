@@ -52,9 +52,10 @@ class GeneratedRows:
         filled = sum(sum(self._lengths(self._rng(number))) for number in first)
         return 1 - filled / (len(first) * self.length) if first else 0.0
 
-    def work(self, reaches: Reaches, rows: np.ndarray) -> np.ndarray:
+    def work(self, reaches: Reaches, rows: np.ndarray, window: int | None = None) -> np.ndarray:
         """f64 [rows]: PackedRows.work of the given rows, were every document as long as it was drawn."""
-        return np.array([work_of(np.array(self._lengths(self._rng(n))), reaches).sum() for n in rows], float)
+        lengths = (np.array(self._lengths(self._rng(number))) for number in rows)
+        return np.array([work_of(of_row, reaches, window).sum() for of_row in lengths], float)
 
     def longest(self, rows: np.ndarray) -> np.ndarray:
         """i64 [rows]: the tokens of the longest document that was drawn for each of the given rows."""

@@ -9,6 +9,7 @@ import numpy as np
 from longctx.data.document import Document
 from longctx.data.generated.writing import Writer, Written
 from longctx.data.tokenizers import Tokenizer
+from longctx.ragged import within
 
 ADDED = 8  # tokens beyond one a byte that a tokenizer may add, such as one for a space before the text
 MARGINS = 0.99, 0.98, 0.97, 0.95, 0.92, 0.88  # of the size that would be right if bytes per token stayed the same
@@ -28,10 +29,7 @@ class Made(NamedTuple):
     @property
     def counts(self) -> np.ndarray:
         """Whether the first byte of each token belongs to an answer: bool [n]."""
-        inside = np.zeros(len(self.written.text) + 1, bool)
-        for first, end in self.written.answers:
-            inside[first:end] = True
-        return inside[self.spans[:, 0]]
+        return within(self.written.answers, len(self.written.text) + 1)[self.spans[:, 0]]
 
     def cut(self, tokens: int) -> "Made":
         """The document with at most so many tokens, the first ones."""

@@ -5,9 +5,9 @@ goes on to the most similar one that it has not been at; where there is none, it
 order of the walk, cut wherever a row is full, and those of a row are one document to the model.
 
 A document that is nearly the one before it in the walk is left out and counted. What differs from the published code:
-features are TF-IDF of hashed n-grams instead of a model's embeddings; near duplicates are told by the first HEAD tokens
-instead of characters, and by their features too, so that a common licence leaves no file out; every token's target is
-the next one of its own document.
+features are TF-IDF of hashed n-grams, unless a file has a model's embeddings (embeddings.py); near duplicates are told
+by the first HEAD tokens instead of characters, and by their features too, so that a common licence leaves no file out;
+every token's target is the next one of its own document.
 """
 
 import functools
@@ -41,7 +41,8 @@ def pack(text: Text, capacity: int, rng: np.random.Generator) -> Packing:
 def walk(text: Text, documents: np.ndarray) -> np.ndarray:
     """The given documents in the order of the walk, without near duplicates."""
     first, length = text.starts[documents], text.inputs[documents]
-    made = similarity.features(text.ids, first, length)
+    given = text.embeddings
+    made = given.features(documents) if given else similarity.features(text.ids, first, length)
     graph = _graph(*similarity.nearest(made, NEIGHBOURS))
     return documents[np.array(path(*graph, _near_duplicates(made, text.ids, first, length)), np.int64)]
 

@@ -12,6 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
+from longctx.data.packing.embeddings import Embeddings
+
 
 class Text(Protocol):
     """What a way to pack is told of the documents: longctx.data.rows.TokenTable has it."""
@@ -39,6 +41,11 @@ class Text(Protocol):
     @property
     def texts(self) -> Sequence[bytes]:
         """The text of each document, empty where it came as tokens. None at all where there are no texts."""
+        ...
+
+    @property
+    def embeddings(self) -> Embeddings | None:
+        """Vectors of the documents by which they are compared; None where their tokens tell."""
         ...
 
 
@@ -94,15 +101,16 @@ def in_rows(capacity: int, document, start, length, row, left_out: int = 0, grou
     In a row the pieces lie in the order in which they are given, one directly after the other. group: None, every piece
     is a document of its own; the array of rows, all pieces of a row are one.
     """
-    order = np.argsort(row, kind="stable")
-    group = np.arange(len(order)) if group is None else group
-    document, start, length, row, group = (
-        np.asarray(x, np.int64)[order] for x in (document, start, length, row, group)
-    )
+    group = np.arange(len(row)) if group is None else group
+    document, start, length, group = (np.asarray(x, np.int64) for x in (document, start, length, group))
     pieces = np.bincount(row)
+    if (row[1:] < row[:-1]).any():  # of tens of millions of pieces each copy is hundreds of megabytes
+        order = np.argsort(row, kind="stable")
+        document, start, length, group = document[order], start[order], length[order], group[order]
     row_start = np.concatenate([[0], np.cumsum(pieces)])
-    end = np.cumsum(length) - length
-    column = end - np.repeat(end[row_start[:-1]], pieces)
+    column = np.cumsum(length)
+    column -= length
+    column -= np.repeat(column[row_start[:-1]], pieces)
     return Packing(capacity, document, start, length, column, row_start, group, left_out)
 
 
@@ -113,8 +121,9 @@ def cut(lengths: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
     part, in order, the piece it is of, where it starts in there, its length, and which of `at` it lies behind.
     """
     begin = np.cumsum(lengths) - lengths
-    first = np.sort(np.concatenate([begin, at]).astype(np.int64), kind="stable")  # of two sorted runs: linear
-    first = first[np.diff(first, prepend=-1) > 0]
+    first = np.concatenate([begin, at]).astype(np.int64, copy=False)
+    first.sort(kind="stable")  # two sorted runs: linear
+    first = first[np.concatenate([[True], first[1:] > first[:-1]])[: len(first)]]
     piece = np.searchsorted(begin, first, side="right") - 1
     part = np.searchsorted(at, first, side="right") - 1
     return piece, first - begin[piece], np.diff(first, append=np.sum(lengths)), part

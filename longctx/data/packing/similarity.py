@@ -39,8 +39,12 @@ def features(ids: np.ndarray, first: np.ndarray, length: np.ndarray) -> np.ndarr
         weight = sign[bucket] * shared[bucket] * often
         made[low : low + pieces] = np.bincount(where, weight, pieces * made.shape[1]).reshape(pieces, -1)
         norm[low : low + pieces, 0] = np.sqrt(np.bincount(piece - low, (rarity[bucket] * often) ** 2))
-    norm = np.maximum(norm, np.linalg.norm(made, axis=1, keepdims=True))  # the projection may make one longer
-    return np.rint(made * (SCALE / np.where(norm > 0, norm, 1))).astype(np.float32)
+    return scaled(made, np.maximum(norm, np.linalg.norm(made, axis=1, keepdims=True)))  # some are made longer
+
+
+def scaled(vectors: np.ndarray, norm: np.ndarray) -> np.ndarray:
+    """f32: vectors [pieces, d] of the given lengths [pieces, 1] as whole numbers of length SCALE, about; 0 stays 0."""
+    return np.rint(vectors * (SCALE / np.where(norm > 0, norm, 1))).astype(np.float32)
 
 
 def _counted(ids: np.ndarray, first: np.ndarray, length: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:

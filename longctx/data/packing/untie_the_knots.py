@@ -24,11 +24,11 @@ def pack(lengths: np.ndarray, capacity: int, rng: np.random.Generator) -> Packin
     begin, cuts = np.cumsum(whole.length) - whole.length, rng.integers(0, MOST_PARTS, len(whole.length))
     within = rng.random(cuts.sum()) * np.repeat(whole.length, cuts)  # two at one place, or one at 0, cut once
     places = np.sort(np.repeat(begin, cuts) + within.astype(np.int64))
-    piece, offset, length, _ = cut(whole.length, places)
+    piece, start, length = cut(whole.length, places)[:3]
     row = np.repeat(np.arange(whole.rows), np.diff(whole.row_start))[piece]
     key = rng.random(len(piece))
     key = key[np.lexsort((key, piece))]  # parts are in order of pieces, and so of rising keys in each
     key[np.flatnonzero(np.diff(row, append=-1))] = 1
-    turn = np.argsort(key, kind="stable")
-    document, start = whole.document[piece], whole.start[piece] + offset
-    return in_rows(capacity, document[turn], start[turn], length[turn], row[turn], group=row[turn])
+    turn = np.lexsort((key, row))  # rows stay in order
+    start += whole.start[piece]
+    return in_rows(capacity, whole.document[piece[turn]], start[turn], length[turn], row, group=row)

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.meter.lengths import CORPORA, corpus
 from longctx.config import DataConfig
 from longctx.data import sources
 from longctx.data.packing.api import COMPARED, PACKINGS
@@ -166,6 +167,14 @@ def test_a_hundred_thousand_documents_take_seconds(name, capacity):
     assert time.process_time() - start < 5
     assert packing.length.sum() + packing.left_out == lengths.sum()
     assert packing.waste < {"none": 1, "decomposition": 0.02}.get(name, 0.01)
+
+
+@pytest.mark.parametrize("capacity", slow(4096, 131_072))
+@pytest.mark.parametrize("kind", CORPORA)
+def test_a_million_documents_leave_less_than_a_thousandth_of_padding(kind, capacity):
+    documents = corpus(kind, 1_000_000)
+    packing = pack(documents, capacity)
+    assert packing.length.sum() == documents.sum() and packing.waste < 0.001
 
 
 @pytest.mark.parametrize("name", slow(*sorted(COMPARED)))

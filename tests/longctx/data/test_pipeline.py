@@ -6,7 +6,7 @@ import pytest
 
 from longctx import layouts
 from longctx.config import Config, DataConfig, StageConfig
-from longctx.data import curriculum, mixture, pipeline, rows, texts, tokenizers
+from longctx.data import curriculum, mixture, pipeline, rows, texts, tokenizers, windows
 from longctx.data.document import Document
 from longctx.data.packing.api import PACKINGS
 from longctx.errors import UserError
@@ -65,6 +65,22 @@ def assert_same(got, expected):
         assert one.keys() == other.keys()
         for name in one:
             np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_ranks_finish_together_under_a_window(streams):
+    """At each step rows are dealt by the work of the documents that the window of that step leaves: a row of one long
+    document, which takes most of all, takes less than others once it is cut."""
+    ranks, batch = 4, 16
+    rows_of, fed = packed(batch=batch), stage(batch=batch, window="linear(2, 1.0)")
+    arrange = pipeline.dealt(rows_of, layouts.CAUSAL, ranks)
+    dealt = streams(packing=rows_of, batch=batch, window=fed.window, arrange=arrange)
+    differ = 0
+    for step, made in enumerate(take(dealt, fed.steps)):
+        work = np.where(made["segments"] > 0, made["positions"] + 1, 0).sum(axis=1)
+        assert np.ptp(work.reshape(ranks, -1).sum(axis=1)) <= work.max()
+        numbers, window = len(rows_of) - batch + np.arange(batch), int(windows.table(fed)[step])
+        differ += (arrange(numbers, window) != arrange(numbers, None)).any()
+    assert differ >= fed.steps // 2
 
 
 def keys(batches) -> list[bytes]:
@@ -259,6 +275,10 @@ def test_a_row_of_a_mixture_is_one_of_its_sources(mixed):
             np.testing.assert_array_equal(array[i], parts[source][name][row])
     work = np.where(whole["segments"] > 0, whole["positions"] + 1, 0).sum(axis=1)
     np.testing.assert_array_equal(together.work(((None, 1),), numbers), work)
+    cut = windows.cut(whole, 100)
+    np.testing.assert_array_equal(
+        together.work(((None, 1),), numbers, 100), np.where(cut["segments"] > 0, cut["positions"] + 1, 0).sum(axis=1)
+    )
     assert 0 <= together.waste < 0.02
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longctx.data import rows, tokenizers
+from longctx.data import rows, tokenizers, windows
 from longctx.data.document import Document
 from longctx.data.packing.best_fit import pack
 
@@ -74,6 +74,16 @@ def test_work_of_rows_is_the_pairs_that_see_each_other():
     both = (2 * seen + 3 * np.minimum(seen, 4)).sum(axis=1)
     chosen = np.array([2, 0, 2])
     np.testing.assert_array_equal(packing.work(((None, 2), (4, 3)), chosen), both[chosen])
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=12), st.integers(1, 20), st.sampled_from([None, 1, 4]))
+def test_work_under_a_window_is_that_of_the_documents_it_cuts(lengths, window, reach):
+    packing = packed([bytes([i]) * n for i, n in enumerate(lengths)], 16)
+    numbers = np.arange(len(packing))
+    batch = windows.cut(packing.gather(numbers), window)
+    seen = np.where(batch["segments"] > 0, np.minimum(batch["positions"] + 1, reach or 16), 0)
+    np.testing.assert_array_equal(packing.work(((reach, 3),), numbers, window), 3 * seen.sum(axis=1))
+    np.testing.assert_array_equal(packing.work(((reach, 3),), numbers, 16), packing.work(((reach, 3),), numbers))
 
 
 def test_a_text_read_back():

@@ -53,6 +53,7 @@ def test_sources_of_a_mixture_have_their_own(config):
         ({"keep": 0.0}, "data.keep=0.0 must be above 0 and at most 1"),
         ({"keep": 1.5}, "data.keep=1.5 must be above 0"),
         ({"scores": ""}, "data.keep=0.5 has no effect: data.scores is empty"),
+        ({"keep": 1.0}, "data.scores='.*' has no effect: data.keep=1 keeps all documents; 0.5 keeps the better half"),
     ],
 )
 def test_settings_that_cannot_be(config, fields, reason):

@@ -28,6 +28,7 @@ from longctx.data import (
 )
 from longctx.data.left_out import LeftOut
 from longctx.errors import UserError
+from longctx.evals.batches import long_document
 from tests.longctx.data import tiny_tokenizers as tiny
 
 UNIT = 600  # bytes
@@ -86,6 +87,30 @@ def test_a_store_is_what_is_read_into_memory(config, tmp_path, kind):
     for one, other in zip(*batches, strict=True):
         for name, array in one.items():
             np.testing.assert_array_equal(array, other[name])
+
+
+def test_held_out_conversations_of_a_store_keep_their_template_and_what_counts(tmp_path):
+    """The loss of a held-out document of a store is that of the document that was tokenised."""
+    template = "{% for m in messages %}{{ '<|im_start|>' + m.role + ' ' + m.content + '<|im_end|>' }}{% endfor %}"
+    template += "{{ '<|im_start|>assistant ' if add_generation_prompt }}"
+    with_turns = tiny.byte_level("<s>", "</s>", "<|im_start|>", "<|im_end|>")
+    says = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": template}
+    name = tiny.write(tmp_path / "tokenizer", with_turns, tokenizer_config=says)
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Good \u00fc day"}]
+    (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    config = DataConfig(path=str(tmp_path / "chat.jsonl"), tokenizer=name, records="messages", holdout=1.0)
+    stored(config, tmp_path / "store")
+    tokenizer = tokenizers.of(config)
+    (want,), (got,) = (
+        sources.load(dataclasses.replace(config, path=path)).held_out for path in (config.path, str(tmp_path / "store"))
+    )
+    assert got.text == b"user Hiassistant Good \xc3\xbc day"
+    one, other = (long_document(tokenizer, document) for document in (want, got))
+    assert one.text == other.text and one.text.startswith(b"<|im_start|>user Hi<|im_end|><|im_start|>assistant Good")
+    np.testing.assert_array_equal(one.ids, other.ids)
+    np.testing.assert_array_equal(one.counts, other.counts)
+    np.testing.assert_array_equal(one.ends[[0, 3, -3, -1]], other.ends[[0, 3, -3, -1]])
+    assert other.counts is not None and other.counts.sum() == len(b"Good \xc3\xbc day") + 1
 
 
 def test_several_processes_and_interruptions_change_nothing(config, tmp_path):

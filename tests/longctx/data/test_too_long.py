@@ -1,5 +1,7 @@
 """Documents longer than a row: what data.too_long takes out of them, and what it never does."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from longctx.config import Config, DataConfig, StageConfig
 from longctx.data import curriculum, pipeline, rows, texts, too_long
 from longctx.data.document import Document
 from longctx.data.tokenizers import ByteTokenizer
+from longctx.data.views import Chained
 from longctx.errors import UserError
 
 TOKENIZER = ByteTokenizer()
@@ -56,6 +59,37 @@ def test_laws(name, counts, capacity, plain):
             assert len(rest) == capacity + 1 and set(needed) <= set(rest) <= set(whole) and rest == sorted(rest)
     if len(before) == len(after) and not dropped.tokens:
         assert made is table
+
+
+def test_the_tokens_of_a_store_stay_on_the_disk(tmp_path):
+    """Of the arrays that were there no part is read but what is shortened, and rows are those of arrays in memory."""
+    counts = [np.arange(20) > 15, np.zeros(3, bool), np.arange(30) % 7 == 3]
+    table = table_of(counts)
+    for array in (table.ids, table.counts):
+        array.tofile(tmp_path / array.dtype.name)
+    mapped = {
+        name: np.memmap(tmp_path / array.dtype.name, array.dtype, "r")
+        for name, array in (("ids", table.ids), ("counts", table.counts))
+    }
+    stored = dataclasses.replace(table, **mapped, checksum=7)
+    for name in ("middle", "start"):
+        made, _ = too_long.TOO_LONG[name](stored, 9)
+        assert isinstance(made.ids, Chained) and made.ids._first is mapped["ids"]
+        assert isinstance(made.counts, Chained) and made.counts._first is mapped["counts"]
+        assert documents(made) == documents(too_long.TOO_LONG[name](table, 9)[0])
+        assert (made.ids.dtype, made.counts.dtype) == (np.uint16, bool)
+
+
+@given(st.lists(st.integers(0, 9), max_size=6), st.lists(st.integers(0, 9), max_size=6), st.data())
+def test_chained_arrays_are_one_behind_the_other(first, second, data):
+    one, other = np.array(first, np.uint8), np.array(second, np.uint8)
+    whole, chained = np.concatenate([one, other]), Chained(one, other)
+    cut = data.draw(st.slices(len(whole)))
+    np.testing.assert_array_equal(chained[cut], whole[cut])
+    assert len(chained) == len(whole) and chained.dtype == np.uint8
+    if len(whole):
+        places = np.array(data.draw(st.lists(st.integers(0, len(whole) - 1), max_size=9)), np.int64)
+        np.testing.assert_array_equal(chained[places], whole[places])
 
 
 def test_what_is_taken_out():

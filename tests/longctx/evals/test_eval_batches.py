@@ -5,11 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from longctx.data import tokenizers
 from longctx.data.document import Document
+from longctx.data.rows import encoded
 from longctx.evals import batches
 from longctx.evals.batches import LongDocument, Piece, Prediction
 
-BOS, EOS, PAD = 256, 257, 258
+TOKENIZER = tokenizers.ByteTokenizer()
+BOS, EOS, PAD = TOKENIZER.bos, TOKENIZER.eos, TOKENIZER.pad
 
 
 def echo(batch):
@@ -54,6 +57,28 @@ def test_weights_are_where_a_piece_asks():
     first, second = (Piece(ids, ids + 1, np.array(asked)) for asked in ([-2, -1], [0, 3]))
     weights = batches.batch([[first, Piece(ids, ids), second]], 16, PAD)["weights"]
     np.testing.assert_array_equal(weights, [[0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 0, 0]])
+
+
+@given(st.binary(min_size=1, max_size=30), st.none() | st.tuples(st.integers(0, 30), st.integers(0, 30)))
+def test_a_document_of_ids_is_the_document_that_they_were_made_of(text, asked):
+    document = Document("a", text, asked=asked and (tuple(sorted(asked)),))
+    want = batches.long_document(TOKENIZER, document)
+    ids, counts = next(encoded([document], TOKENIZER))
+    got = batches.long_document(TOKENIZER, Document("a", b"another text", ids=ids, counts=counts))
+    for one, other in zip(got, want, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_an_end_that_a_document_of_ids_has_not_is_added_and_does_not_count():
+    got = batches.long_document(TOKENIZER, Document("a", ids=np.array([104, 105])))
+    assert got.ids.tolist() == [BOS, 104, 105, EOS] and got.text == b"hi" and got.spans.tolist() == [[0, 1], [1, 2]]
+    assert got.counts is not None and got.counts.tolist() == [True, True, False]
+    counts = np.array([True, False, True])
+    got = batches.long_document(TOKENIZER, Document("a", ids=np.array([BOS, 104, 105]), counts=counts))
+    assert got.ids.tolist() == [BOS, 104, 105, EOS]
+    assert got.counts is not None and got.counts.tolist() == [False, True, False]
+    (found,) = batches.long_documents([Document("a", ids=np.array([104, 105]))], TOKENIZER, (3, 4), 1, 0)[3]
+    assert found.targets == 3 and not batches.long_documents([Document("a", ids=counts * 1)], TOKENIZER, (9,), 1, 0)[9]
 
 
 @pytest.mark.parametrize("wrong", ["nll", "top"])

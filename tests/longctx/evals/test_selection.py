@@ -30,6 +30,19 @@ def reader(reach=10**9):
                     seen[key] = i, int(batch["targets"][row, at[i]])
         return Prediction(nll, nll < 1)
 
+    def attended(batch, parts, count):
+        """All attention of a target that is known on what told it; of others even."""
+        known, found = predict(batch), np.zeros((len(parts), count))
+        for row in range(len(parts)):
+            for at in np.flatnonzero(batch["weights"][row]):
+                tokens = batch["tokens"][row, : at + 1].tolist()
+                told = [i for i in range(3, at) if tokens[i - 3 : i + 1] == tokens[-4:]]
+                for seen in told[-1:] if known.top[row, at] else range(at + 1):
+                    part = parts[row, seen]
+                    found[row, part] += (part >= 0) / (1 if known.top[row, at] else at + 1)
+        return found
+
+    predict.attended = attended
     return predict
 
 
@@ -42,10 +55,21 @@ def documents() -> dict[str, LongDocument]:
     return {name: long_document(TOKENIZER, Document(name, text)) for name, text in texts.items()}
 
 
-@pytest.mark.parametrize("name", ["context", "pairs"])
+@pytest.mark.parametrize("name", ["context", "pairs", "awareness"])
 def test_planted_dependencies_come_first(name):
     scores = {key: SCORES[name]([reader()], document, PLAN) for key, document in documents().items()}
     assert scores["far"] > 5 * max(abs(scores["none"]), abs(scores["near"]), 1e-3)
+
+
+def test_attention_that_misses_what_matters_is_worth_less():
+    """All attention on the one segment that matters is worth all but an even share; on another, less than nothing."""
+    document, scores = documents()["far"], {}
+    document = document._replace(counts=(np.arange(document.targets) >= 400) & (np.arange(document.targets) < 460))
+    for segment in range(5):
+        model = reader()
+        model.attended = lambda batch, parts, count, segment=segment: np.eye(count)[segment : segment + 1]
+        scores[segment] = selection.awareness([model], document, PLAN)
+    assert scores[0] > 0.7 and all(-0.2 <= scores[segment] < -0.1 for segment in range(1, 5))
 
 
 def test_the_gap_of_two_models_is_what_the_second_cannot_reach():

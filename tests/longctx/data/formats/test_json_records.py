@@ -5,7 +5,7 @@ import json
 import pytest
 
 from longctx.data.formats import json_records
-from tests.longctx.data.formats.helpers import message, note, texts
+from tests.longctx.data.formats.helpers import load, message, note, texts
 
 RECORD = {"text": "a text", "n": 10**20}
 
@@ -89,3 +89,22 @@ def test_an_empty_list_holds_no_text(tmp_path):
 def test_ndjson_is_utf8(tmp_path):
     path = write(tmp_path, '{"text": "a"}'.encode("utf-16"), "a.ndjson")
     assert "is UTF-16-LE; .ndjson must be UTF-8" in message(path)
+
+
+def test_records_of_ids_are_documents(tmp_path):
+    lines = [
+        {"input_ids": [1, 2, 258], "mask": [0, 1, 1]},
+        {"text": "a text", "input_ids": [1, 2]},
+        {"input_ids": [7, 8]},
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "b.json").write_text(json.dumps(lines[2:]))
+    found = {one.name: one for one in load(tmp_path).held_out}
+    assert found["a.jsonl:1"].ids.tolist() == [1, 2, 258] and found["a.jsonl:1"].counts.tolist() == [False, True, True]
+    assert found["a.jsonl:2"].ids is None and found["a.jsonl:2"].text == b"a text"
+    assert found["a.jsonl:3"].ids.tolist() == found["b.json:1"].ids.tolist() == [7, 8]
+    for wrong in ("x", [1.5, 2], [[1, 2]], [1, "2b"], [1e300, 1], {"a": 1}):
+        (tmp_path / "a.jsonl").write_text(json.dumps({"input_ids": wrong}) + "\n")
+        assert "line 1 of" in message(tmp_path) and "has no list of" in message(tmp_path)
+    (tmp_path / "a.jsonl").write_text('{"input_ids": [1, 2]}\n{"input_ids": [0, 300]}\n')
+    assert f"line 2 of {str(tmp_path / 'a.jsonl')!r} has token 300 at 1 (from 0)" in message(tmp_path)

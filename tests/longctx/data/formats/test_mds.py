@@ -196,3 +196,22 @@ def test_ids_beyond_the_vocabulary_and_bytes_without_a_type(tmp_path):
     text = message(of_ids(tmp_path, [[1, 2], [3, 4, 300]]))
     assert f"sample 2 of {str(tmp_path / 'index.json')!r} has token 300 at 2 (from 0)" in text
     assert "data.token_dtype=''" in message(write(tmp_path, {"tokens": "bytes"}, [[bytes(8)]]))
+
+
+def test_ranges_of_a_sample_are_documents(tmp_path):
+    """ProLong's samples hold several documents each; what is in no range is padding."""
+    columns = {"input_ids": "ndarray:uint32", "indices": "ndarray", "mask": "ndarray:uint8"}
+
+    def write_ranges(*ranges):
+        samples = [
+            [array([1, 2, 3, 4, 5, 6], "uint32", False), array(one, "int64"), array([0, 1, 0, 1, 1, 1], "uint8", False)]
+            for one in ranges
+        ]
+        return write(tmp_path, columns, samples)
+
+    path = write_ranges([[0, 2], [2, 5]], [[0, 6]])
+    assert ids(path) == {"index.json:1:1": [1, 2], "index.json:1:2": [3, 4, 5], "index.json:2:1": [1, 2, 3, 4, 5, 6]}
+    assert [one.counts.tolist() for one in load(path).held_out][:2] == [[False, True], [False, True, True]]
+    for wrong in ([[0, 7]], [[2, 0]], [[0, 3], [2, 4]], [0, 2, 3], [[-1, 2]]):
+        said = message(write_ranges(wrong))
+        assert "item 1 of" in said and "no ranges of its 6 ids, one behind the other, in the column 'indices'" in said

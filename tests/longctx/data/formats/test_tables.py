@@ -19,7 +19,7 @@ def test_a_missing_column_is_one_error_with_those_there(tmp_path, name):
     path = write(tmp_path, name, ["a", "b"])
     for bad in ("stop", "skip"):
         text = message(path, text_field="body", bad=bad)
-        assert f"{str(path)!r} has no column 'body'; the columns there: 'id', 'text'" in text
+        assert f"{str(path)!r} has no column 'body' or 'input_ids'; the columns there: 'id', 'text'" in text
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -46,6 +46,31 @@ def test_a_row_without_text_is_bad_and_the_others_are_read(tmp_path):
     said = note(tmp_path)
     assert "1 empty document, 2 bad documents" in said
     assert "row 2 of 'a.parquet' has text that is not UTF-8 at byte 0" in said and "row 3 of 'a.parquet' has no" in said
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.feather"])
+def test_rows_of_ids_are_documents(tmp_path, name):
+    """Whole numbers of any type are taken as they are, without those that a mask has 0 for; nothing else is."""
+    rows = [[1, 2, 258], [3], [4, 5], None]
+    masks = [[0, 1, 1], [1], None, None]
+
+    def written(rows, masks, kind):
+        columns = {"input_ids": pa.array(rows, pa.list_(kind)), "mask": pa.array(masks, pa.list_(pa.uint8()))}
+        table = pa.table(columns | {"labels": pa.array([1] * len(rows))})
+        write_table = pa.parquet.write_table if name.endswith("parquet") else pa.feather.write_feather
+        write_table(table, str(tmp_path / name))
+
+    for kind in (pa.int64(), pa.int32(), pa.uint16()):
+        written(rows, masks, kind)
+        found = load(tmp_path, bad="skip").held_out
+        assert {one.name: one.ids.tolist() for one in found} == {f"{name}:1": [1, 2, 258], f"{name}:3": [4, 5]}
+        assert found[0].counts.tolist() == [False, True, True] and found[1].counts is None
+    assert "1 empty document, 1 bad document (row 4 of" in note(tmp_path) and "no list of" in note(tmp_path)
+    written([[1, 2], [3, 4, 259, -1]], [None, None], pa.int64())
+    said = message(tmp_path, bad="skip")
+    assert f"row 2 of {str(tmp_path / name)!r} has token 259 at 2 (from 0), and data.tokenizer='bytes' has 259" in said
+    written([[1, 2]], [[1]], pa.int64())
+    assert "row 1 of" in message(tmp_path) and "has 2 ids and 1 values in 'mask'" in message(tmp_path)
 
 
 @pytest.mark.parametrize(
