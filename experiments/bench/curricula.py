@@ -20,10 +20,11 @@ import numpy as np
 from experiments.bench.harness import curricula as study
 from experiments.bench.harness import options, record
 from experiments.bench.harness.curricula import ARMS, Size
+from experiments.bench.harness.curricula_tables import contrasts, learned, taken
 from experiments.pictures import curricula as figures
+from experiments.pictures.curricula import BASE
 from experiments.settings import console, places
 from longctx.errors import UserError
-
 
 OPTIONS = {
     "length": "tokens of a row",
@@ -42,7 +43,7 @@ class Bench:
         from experiments.run import processes
         from longctx.data import curriculum, texts, tokenizers
 
-        self.size, self.config = size, study.settings(ARMS[study.BASE], size)
+        self.size, self.config = size, study.settings(ARMS[BASE], size)
         self.mesh, self.tokenizer = processes.start(self.config.mesh), tokenizers.load(self.config.data.tokenizer)
         corpora = texts.load(self.config.data)
         self.text = texts.tokenize(corpora, self.config.data, self.tokenizer)
@@ -77,7 +78,9 @@ class Bench:
         from experiments.run import batches
         from longctx.data import pipeline
 
-        rows = pipeline.stage_rows(self.text, self.tokenizer, stage, config.data, config.seed)
+        of = {name: dataclasses.replace(one, packing=arm.packing) for name, one in self.text.of.items()}
+        text = dataclasses.replace(self.text, of=of)
+        rows = pipeline.stage_rows(text, self.tokenizer, stage, config.data, config.seed)
         return batches.of_rows(config, self.mesh, study.Joined(rows) if arm.joined else rows, stage)
 
     @functools.cached_property
@@ -104,12 +107,12 @@ def measure(bench: Bench, name: str, seed: int) -> dict:
 
     arm, start = ARMS[name], time.monotonic()
     config = study.settings(arm, bench.size, seed)
-    state, counted, last = training.init_state(config, bench.mesh), study.tally(config), {}
+    state, counted, metrics = training.init_state(config, bench.mesh), study.tally(config), []
     for stage in curriculum.plan(config):
         stream, step = bench.stream(arm, config, stage), bench.step(stage.seq_len)
         numbers, waits = range(stage.first_step, stage.end_step), functools.partial(_is_last, stage.end_step)
-        for taken in loop.take(step, counted.through(stream), state, bench.mesh, numbers, waits):
-            state, last = taken.state, taken.metrics[-1] if taken.metrics else last
+        for step_taken in loop.take(step, counted.through(stream), state, bench.mesh, numbers, waits):
+            state, metrics = step_taken.state, step_taken.metrics or metrics
         stream.close()
     nll = bench.losses(state["params"])
     print(f"{name}, seed {seed}: {nll.mean():.4f} nats, {time.monotonic() - start:.0f} s", flush=True)
@@ -119,8 +122,8 @@ def measure(bench: Bench, name: str, seed: int) -> dict:
         "seed": seed,
         "mean": round(float(nll.mean()), 5),
         "loss": [round(value, 5) for value in study.by_bin(nll, bench.size.length)],
-        "last_step_loss": round(float(last["loss"]), 5),
-        "skipped": int(last["skipped"]),
+        "last_step_loss": round(float(metrics[-1]["loss"]), 5),
+        "skipped": int(metrics[-1]["skipped"]),
         "fed": fed | {"slots": bench.size.steps * bench.size.batch_tokens},
         "flops": study.flops(config, bench.mesh, counted),
     }
@@ -175,7 +178,7 @@ def _milliseconds(seconds: np.ndarray) -> list[float]:
     return [round(1e3 * float(value), 2) for value in seconds]
 
 
-def _found(path: str | None, size: Size) -> dict:
+def found_before(path: str | None, size: Size) -> dict:
     """What an earlier start has written; raises UserError where it was of another size."""
     content = {"benchmark": "curricula", "environment": record.environment(), "size": dataclasses.asdict(size)}
     content |= {"edges": study.edges(size.length), "records": [], "times": []}
@@ -190,7 +193,7 @@ def _found(path: str | None, size: Size) -> dict:
 
 def parser():
     """The options of the command."""
-    result, own = options.parser(__doc__, out=None), Size()
+    result, own = options.parser(__doc__ or "", out=None), Size()
     result.add_argument("--arms", default=",".join(ARMS), help="with commas (default: %(default)s)")
     result.add_argument("--seeds", type=int, default=3, help="trainings of each (default: %(default)s)")
     for field, words in OPTIONS.items():
@@ -208,7 +211,7 @@ def main(argv: list[str] | None = None) -> int:
     names = console.names("--arms", args.arms, ARMS)
     shared = {field.name for field in dataclasses.fields(Size)} & vars(args).keys()
     size = Size(**{name: getattr(args, name) for name in shared})
-    content = _found(args.out, size)
+    content = found_before(args.out, size)
     bench = Bench(size)
     done = {(one["arm"], one["seed"]) for one in content["records"]}
     for seed in range(args.seeds):  # a run that is stopped has fewer seeds of all arms
@@ -219,8 +222,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.timed and {one["arm"] for one in content["times"]} != set(names):
         content["times"] = timed(bench, names, args.timed, 3)
         record.write(args.out, content)
-    columns, rows = study.compared(content)
-    print(console.table(columns, rows))
+    for of in (taken, contrasts, learned):
+        print(console.table(*of(content)), end="\n\n" if of is not learned else "\n")
     if args.picture:
         figures.curricula(content).savefig(pathlib.Path(args.picture), dpi=200)
     return 0

@@ -15,7 +15,7 @@ import sys
 
 import numpy as np
 
-from experiments.bench.harness import options
+from experiments.bench.harness import curricula_tables, options
 from experiments.pictures.claims import DRAWS, share
 from experiments.settings.console import Parser, number
 from longctx.errors import UserError, unknown_name
@@ -272,6 +272,10 @@ TABLES = {
     "generalised": generalised,
     "asking": ASKING,
     "claimed": claimed,
+    "learned": curricula_tables.learned,
+    "taken": curricula_tables.taken,
+    "positioned": curricula_tables.positioned,
+    "contrasts": curricula_tables.contrasts,
     "placed": placed("records", "kind", "scheme"),
     "meshes": placed("meshes", "kind", "mesh"),
     "searched": SEARCHED,

@@ -1,22 +1,21 @@
-"""The arms of experiments.bench.curricula, what a training of one takes in FLOPs, and what its losses say.
+"""The arms of experiments.bench.curricula, and what a training of one takes in FLOPs.
 
 An arm is a way to feed equally many tokens of the same text: which rows documents lie in, in which order, and how long.
 """
 
 import dataclasses
 import functools
-import math
 
 import numpy as np
 
-from experiments.settings import defaults, layer, stage
+from experiments.pictures.curricula import BASE
 from experiments.settings import config as configs
+from experiments.settings import defaults, layer, stage
 from experiments.settings.tree import Settings
+from longctx.data.mixture import Rows
 from longctx.errors import UserError
 
-BASE = "concat_and_cut"  # what every other arm is compared with
 FIRST_EDGE = 16  # tokens: positions below are one bin of the loss
-STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # 97.5% quantiles of Student's t, by how many values there are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,13 +97,19 @@ def settings(arm: Arm, size: Size, seed: int = 0) -> Settings:
 class Joined:
     """Rows (longctx.data.mixture.Rows) each of which is one document to the model."""
 
-    rows: object
+    rows: Rows
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getattr__(self, name: str):
-        return getattr(self.rows, name)
+    @property
+    def fingerprint(self) -> int:
+        """A checksum of what the rows are made from."""
+        return self.rows.fingerprint
+
+    def longest(self, rows: np.ndarray) -> np.ndarray:
+        """i64 [rows]: the tokens of the longest document in each of the given rows."""
+        return self.rows.longest(rows)
 
     def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The given rows as a batch."""
@@ -135,7 +140,7 @@ class Tally:
     tokens: int = 0
 
     def add(self, batch: dict[str, np.ndarray]) -> None:
-        """Counts a batch. Positions must count from 0 in every segment, and a row must hold each once."""
+        """Counts a batch, in which positions count from 0 in every segment."""
         positions, filled = batch["positions"].astype(np.int64), batch["segments"] > 0
         for mask, reach, layers in self.kinds:
             seen = positions + 1 if reach is None else np.minimum(positions + 1, reach)
@@ -223,82 +228,3 @@ def edges(length: int) -> list[int]:
 def by_bin(nll: np.ndarray, length: int) -> list[float]:
     """Mean losses in the bins of positions; nll: [rows, length]."""
     return [float(nll[:, a:b].mean()) for a, b in zip(edges(length), edges(length)[1:], strict=False)]
-
-
-def values(records: list[dict], arm: str, read) -> dict[int, np.ndarray]:
-    """What read(record) gives, of every seed of an arm."""
-    return {record["seed"]: np.asarray(read(record), float) for record in records if record["arm"] == arm}
-
-
-def interval(found) -> tuple[np.ndarray, np.ndarray]:
-    """(mean, half of its 95% interval by Student's t) of independent values along the first axis; NaN for one."""
-    found = np.asarray(found, float)
-    count = len(found)
-    if count not in STUDENT:
-        return found.mean(0), np.full(found.shape[1:], math.nan)
-    return found.mean(0), STUDENT[count] * found.std(0, ddof=1) / math.sqrt(count)
-
-
-def differences(records: list[dict], arm: str, read, base: str = BASE) -> np.ndarray:
-    """What read(record) gives of an arm, less that of another from the same seed: [seeds, ...]."""
-    ours, theirs = values(records, arm, read), values(records, base, read)
-    return np.array([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())])
-
-
-def names(records: list[dict]) -> list[str]:
-    """The arms of records, in the order of ARMS."""
-    present = {record["arm"] for record in records}
-    return [name for name in ARMS if name in present]
-
-
-def compared(content: dict) -> tuple[list[str], list[list]]:
-    """A table of arms: held-out loss, what is gained or lost against BASE, FLOPs, seconds of the steps."""
-    records, lines = content["records"], []
-    seconds = {one["arm"]: one["seconds"] for one in content["times"]}
-    for name in names(records):
-        found = values(records, name, mean_loss).values()
-        mean, spread = np.mean([*found]), np.std([*found], ddof=1) if len(found) > 1 else math.nan
-        all_of_it, attention, computed = (
-            np.mean([*values(records, name, functools.partial(needed, kind=kind)).values()]) / 1e12
-            for kind in ("needed", "attention", "computed")
-        )
-        less = "" if name == BASE else signed(*interval(differences(records, name, mean_loss)))
-        cells = [name, f"{mean:.3f} ± {spread:.3f}", less, f"{all_of_it:.2f}", f"{attention:.2f}", f"{computed:.2f}"]
-        lines.append([*cells, f"{seconds[name]:.1f}" if name in seconds else "-"])
-    columns = ["arm", "held-out loss", f"less {BASE}", "TFLOP", "of these attention", "TFLOP computed", "s"]
-    return columns, lines
-
-
-def positioned(content: dict) -> tuple[list[str], list[list]]:
-    """A table of arms: held-out loss by position of BASE, and what the others have less."""
-    records, bounds = content["records"], content["edges"]
-    columns = ["arm", *(f"{a:,} to {b:,}" for a, b in zip(bounds, bounds[1:], strict=False))]
-    lines = []
-    for name in names(records):
-        if name == BASE:
-            cells = [f"{loss:.3f}" for loss in np.mean([*values(records, name, losses).values()], 0)]
-        else:
-            cells = list(map(signed, *interval(differences(records, name, losses))))
-        lines.append([name, *cells])
-    return columns, lines
-
-
-def signed(mean: float, half: float) -> str:
-    """A difference with half of its interval; in bold where that leaves out 0."""
-    text = f"{mean:+.3f} ± {half:.3f}"
-    return f"**{text}**" if abs(mean) > half else text
-
-
-def mean_loss(record: dict) -> float:
-    """The held-out loss of a training, in nats per byte."""
-    return record["mean"]
-
-
-def losses(record: dict) -> list[float]:
-    """The held-out loss in every bin of positions."""
-    return record["loss"]
-
-
-def needed(record: dict, kind: str = "needed") -> float:
-    """FLOPs of a training; kind: a name that `flops` gives."""
-    return record["flops"][kind]
