@@ -9,17 +9,20 @@ parameters read longer rows by every position method, first unchanged and then a
     python -m experiments.extend --config configs/recall.py:smoke           # all of it in seconds; learns nothing
     python -m experiments.extend --config configs/recall.py --config.extend.methods="('none', 'yarn', 'dca')"
 
-Arguments: seed=N, smoke.
+Arguments: seed=N, steps=N (at 32 tokens; what is not rotary needs ten times as many), smoke.
 """
 
 from experiments.settings import arguments, defaults, stage
 
 
 def get_config(arg: str = ""):
-    args = arguments(arg, seed=0, smoke=False)
+    args = arguments(arg, seed=0, steps=300, smoke=False)
     config = defaults()
     config.name, config.seed = "recall", args.seed
-    config.stages = (stage(seq_len=32, steps=300, batch_tokens=2048), stage(seq_len=256, steps=300, batch_tokens=4096))
+    config.stages = (
+        stage(seq_len=32, steps=args.steps, batch_tokens=2048),
+        stage(seq_len=256, steps=300, batch_tokens=4096),
+    )
     # without qkv_bias or qk_norm 500 steps at 32 tokens did not get far beyond guessing among the values that were seen
     config.model.update(
         vocab_size=64,

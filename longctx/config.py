@@ -151,6 +151,8 @@ class AttentionConfig:
     strategy: str = "ring"              # a name in longctx.context_parallel.api.STRATEGIES; one shard is always local
     layout: str = "zigzag"              # for longctx.layouts.parse, e.g. "per_document(256)" for packed rows
     kv_grads_dtype: str = "float32"     # in which dK and dV travel; bfloat16 halves their bytes and rounds at each hop
+    across_rows: bool = False           # in training, rows that a data-parallel rank takes at a time are one over its
+                                        #   context shards: a long document's attention is on all of them
 
 
 @dataclasses.dataclass(frozen=True)

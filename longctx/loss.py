@@ -85,16 +85,24 @@ def mean_over_tokens(
 
 
 def by_source(
-    nll: Float[AnyArray, "B T"], weights: Float[AnyArray, "B T"], sources: Bool[AnyArray, "B sources"]
+    nll: Float[AnyArray, "B T"],
+    weights: Float[AnyArray, "B T"],
+    sources: Bool[AnyArray, "B *rows sources"],
+    rows: Integer[AnyArray, "B T"] | None = None,
 ) -> Float[Array, "2 sources"]:
     """Sums over the rows of each source, of all shards: of nll * weights, and of the weights.
 
     The first divided by the second is the mean loss of a source; summed over the sources, that of mean_over_tokens.
-    sources: whether a row is of a source. A row that is not finite spoils its own source only.
+    sources: whether a row is of a source. A row that is not finite spoils its own source only. Where rows are joined
+    (data.joining), sources [B, rows, sources], and of which of them each token is.
     """
     _require_one_shape("nll", nll, "weights", weights)
-    rows = jnp.stack([(nll * weights).sum(1), weights.sum(1)])  # 2B
-    return jnp.where(sources, rows[:, :, None], 0.0).sum(1)
+    if rows is None:
+        sums = jnp.stack([(nll * weights).sum(1), weights.sum(1)])  # 2B
+    else:
+        of_row = lambda x: [jnp.where(rows == row, x, 0.0).sum(1) for row in range(sources.shape[1])]
+        sums = jnp.stack([jnp.stack(of_row(x), 1) for x in (nll * weights, weights)])  # 2B rows
+    return jnp.where(sources, sums[..., None], 0.0).sum(range(1, sums.ndim))
 
 
 def _require_one_shape(name: str, x: AnyArray, other_name: str, other: AnyArray) -> None:

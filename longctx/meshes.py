@@ -205,7 +205,7 @@ def data_shard(mesh: jax.sharding.Mesh) -> tuple[int, int]:
 def put_batch(batch: dict, mesh: jax.sharding.Mesh) -> dict:
     """The rows of this process's data_shard, as numpy arrays, made global arrays [B, T] cut by TOKENS.
 
-    "sources" [B, sources], which data.mixture makes, is cut by rows only.
+    "sources" [B, ..., sources], which data.mixture makes, is cut by rows only.
     """
     return _global_arrays(batch, mesh, data_shard(mesh)[1])
 

@@ -89,19 +89,20 @@ def on_host(config: Config, kind: str, path, x) -> bool:
     return kind in config.memory.offload and BLOCKS in path and host.may_leave(x)
 
 
-def autodiff(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: dict):
+def autodiff(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: dict, length: int | None):
     """One AdamW step whose gradients come from jax.grad: (params, moments, losses, gradient norm, good).
 
-    Every entry of BACKWARDS has these arguments and results. rate: the learning rate. losses: "loss", the mean, and of
-    a mixture whose batches have sources "by_source", as loss.by_source has it. good: whether the loss, the norm
-    and the updated parameters are finite. Where the loss or the norm is not, parameters and moments stay as they were
-    (streaming/step.py says which of them stay when layers are updated one by one).
+    Every entry of BACKWARDS has these arguments and results. rate: the learning rate. length: see train_step. losses:
+    "loss", the mean, and of a mixture whose batches have sources "by_source", as loss.by_source has it. good: whether
+    the loss, the norm and the updated parameters are finite. Where the loss or the norm is not, parameters and moments
+    stay as they were (streaming/step.py says which of them stay when layers are updated one by one).
     """
 
     def losses(part, batch=batch, total=None):
         params = paths.joined(state["params"], part)
-        nll, weights = functional.nll(graph, params, batch, rope), batch["weights"]
-        sums = {"by_source": loss.by_source(nll, weights, batch["sources"])} if "sources" in batch else {}
+        nll, weights = functional.nll(graph, params, batch, rope, length), batch["weights"]
+        told_apart, of = "sources" in batch, (batch.get("sources"), batch.get("rows"))
+        sums = {"by_source": loss.by_source(nll, weights, *of)} if told_apart else {}
         return loss.mean_over_tokens(nll, weights, total), sums
 
     decays = functional.decays(graph, state["params"])
@@ -135,7 +136,7 @@ def _accumulated(gradients, part, batch: dict, count: int):
         return jax.tree.map(jnp.add, sums, gradients(part, rows, total)), None
 
     rows = jax.tree.map(parts, batch)
-    by_source = {"by_source": jnp.zeros((2, batch["sources"].shape[1]))} if "sources" in batch else {}
+    by_source = {"by_source": jnp.zeros((2, batch["sources"].shape[-1]))} if "sources" in batch else {}
     none = (jnp.zeros(()), by_source), jax.tree.map(jnp.zeros_like, part)
     return jax.lax.scan(add, none, rows)[0]
 
@@ -197,7 +198,7 @@ def check(config: Config) -> None:
     trained.check(config)
 
 
-def train_step(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: dict):
+def train_step(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: dict, length: int | None = None):
     """One step of AdamW on the weighted mean loss of a batch, to be traced under a mesh; `compile_step` is of a run.
 
         step = jax.jit(lc.train_step, static_argnums=(0, 1, 2, 3), donate_argnums=4)
@@ -213,7 +214,8 @@ def train_step(graph, config: Config, rate, rope: RopeConfig, state: dict, batch
       rope: how the positions of this batch are rotated, such as config.model.rope.
       state: of init_state.
       batch: tokens, targets, positions and segments, int32 [B, T], and weights, float32 [B, T]; see meshes.put_batch.
-        Perhaps sources, bool [B, sources]: of which sources a row is.
+        Perhaps sources, bool [B, sources]: of which sources a row is; see data.joining where rows are joined.
+      length: of a row in tokens, as RoPE's scalings take it; default T, which is more where rows are joined.
 
     Returns:
       (state, metrics): metrics are float32 or int32 scalars: loss (nats per token), grad_norm, learning_rate, weight
@@ -221,7 +223,9 @@ def train_step(graph, config: Config, rate, rope: RopeConfig, state: dict, batch
       loss.by_source.
     """
     lr = rate(state["step"])
-    params, moments, losses, norm, good = BACKWARDS[config.memory.backward](graph, config, lr, rope, state, batch)
+    params, moments, losses, norm, good = BACKWARDS[config.memory.backward](
+        graph, config, lr, rope, state, batch, length
+    )
     bad = 1 - good.astype(jnp.int32)
     means = {"ema": trained.averaged(config, state["ema"], params, good)} if config.optim.ema else {}
     state = means | {
@@ -276,7 +280,7 @@ def trace_step(config: Config, rate, stage, mesh, sources: int = 0) -> jax.stage
         def step(state, batch):
             key = jax.random.fold_in(jax.random.key(config.seed), state["step"])
             batch = augment.augmented(batch, key, stage.augment, stage.augment_length)
-            return train_step(graph, config, rate, stage.rope, state, batch)
+            return train_step(graph, config, rate, stage.rope, state, batch, stage.seq_len)
 
         args = abstract_state(config, mesh), abstract_batch(stage, mesh, sources)
         options = OPTIONS.get(mesh.devices.flat[0].platform)
@@ -285,7 +289,7 @@ def trace_step(config: Config, rate, stage, mesh, sources: int = 0) -> jax.stage
 
 def abstract_batch(stage, mesh, sources: int = 0) -> dict:
     """Shapes, dtypes and shardings of a batch [B, T] of a data.curriculum.Stage. sources: see compile_step."""
-    shape, sharding = (stage.batch_size, stage.seq_len), NamedSharding(mesh, meshes.TOKENS)
+    shape, sharding = stage.shape, NamedSharding(mesh, meshes.TOKENS)
     names = {
         "tokens": jnp.int32,
         "targets": jnp.int32,
@@ -295,6 +299,8 @@ def abstract_batch(stage, mesh, sources: int = 0) -> dict:
     }
     batch = {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, dtype in names.items()}
     if sources:
-        rows = NamedSharding(mesh, P(meshes.BATCH))
-        batch["sources"] = jax.ShapeDtypeStruct((stage.batch_size, sources), jnp.bool_, sharding=rows)
+        of_rows = shape[0], *([stage.joined] if stage.joined > 1 else []), sources
+        batch["sources"] = jax.ShapeDtypeStruct(of_rows, jnp.bool_, sharding=NamedSharding(mesh, P(meshes.BATCH)))
+    if sources and stage.joined > 1:
+        batch["rows"] = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding)
     return batch

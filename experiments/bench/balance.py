@@ -83,7 +83,7 @@ def windowed(kind: str, shards: int, tokens: int) -> dict:
 
 
 def ranks(kind: str, count: int) -> dict:
-    """Work of the busiest of `count` data-parallel ranks / the mean, for rows as drawn and as dealt.
+    """Work of the busiest of `count` ranks / the mean, for rows as drawn, as dealt and, laid out as one, as joined.
 
     Each rank has RANK_ROWS rows of RANK_TOKENS tokens.
     """
@@ -95,8 +95,15 @@ def ranks(kind: str, count: int) -> dict:
         "ranks": count,
         "drawn": load(np.arange(len(work)) // RANK_ROWS),
         "dealt": load(deal(work, count)),
+        "joined": _joined(np.concatenate(lengths), count),
         "largest": float(work.max() / work.mean() / RANK_ROWS),
     }
+
+
+def _joined(lengths: np.ndarray, shards: int) -> float:
+    """Work of the busiest shard / the mean, of all documents as one row in the layout OURS."""
+    batch, _ = laid_out(row(lengths), OURS, shards)
+    return balance.most(balance.work(**batch, shards=shards, reach=None).sum(axis=1))
 
 
 def library(shards: int, tokens: int) -> list[dict]:
@@ -159,8 +166,11 @@ def windowed_table(records: list[dict]) -> str:
 def ranks_table(records: list[dict]) -> str:
     """The table of `ranks`' records."""
     return console.table(
-        ("lengths", "ranks", "as drawn", "dealt", "largest row"),
-        [(r["kind"], r["ranks"], *(f"{r[name]:.3f}" for name in ("drawn", "dealt", "largest"))) for r in records],
+        ("lengths", "ranks", "as drawn", "dealt", "joined", "largest row"),
+        [
+            (r["kind"], r["ranks"], *(f"{r[name]:.3f}" for name in ("drawn", "dealt", "joined", "largest")))
+            for r in records
+        ],
     )
 
 

@@ -31,7 +31,6 @@ from longctx.placing.distca import TOLERANCE
 STDLIB = "stdlib"
 MODEL, CHIP = "llama3_8b", "h100"
 FILLED = 0.99  # of the rows: whole documents leave a little
-ROOM = 2  # tokens that a rank has room for / those that it has on average
 DRAWS, SMALL = 3, 30  # batches of each kind; small ones that are searched exhaustively
 SEQUENCES, SMALL_RANKS = 512, 4
 SOLVERS = {"flexsp": flexsp.solve, "flexsp_greedy": flexsp_greedy.solve, "HiGHS alone": flexsp.program}
@@ -57,9 +56,9 @@ def library() -> np.ndarray:
 
 
 def cost(ranks: int, rows: int, tokens: int) -> placing.Cost:
-    """The Cost of MODEL on CHIP, with ROOM for the tokens of the batch."""
+    """The Cost of MODEL on CHIP, with comparison.ROOM for the tokens of the batch."""
     model = types.SimpleNamespace(**MODELS[MODEL])
-    return comparison.cost(model, CHIPS[CHIP], max(1, ROOM * rows * tokens // ranks), tokens)
+    return comparison.cost(model, CHIPS[CHIP], max(1, comparison.ROOM * rows * tokens // ranks), tokens)
 
 
 def compare(kind: str, ranks: int, rows: int, tokens: int) -> list[dict]:

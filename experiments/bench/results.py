@@ -244,7 +244,10 @@ ASKING = columns_of(
 )
 WINDOWED = columns_of("windowed", lengths="kind", shards="shards", together="together", window="window", full="full")
 RANKS = columns_of(
-    "ranks", lengths="kind", ranks="ranks", **{"as drawn": "drawn", "dealt": "dealt", "largest row": "largest"}
+    "ranks",
+    lengths="kind",
+    ranks="ranks",
+    **{"as drawn": "drawn", "dealt": "dealt", "joined": "joined", "largest row": "largest"},
 )
 SEARCHED = columns_of("searched", solver="solver", draws="draws", mean="mean", worst="worst")
 TIMED = columns_of(

@@ -24,6 +24,7 @@ def attention(config: Config, stage: Stage) -> dict[str, tuple[Sent, ...]]:
     send once what several parts need.
     """
     model, mesh, plan = config.model, config.mesh, context_parallel.plan_of(config)
+    rows, tokens = stage.shape
     groups, kinds, total = config.memory.head_groups, config.model.kinds, Cost()
     for i, kind in enumerate(kinds):
         method, mask, _ = view.resolve(kind)
@@ -32,8 +33,8 @@ def attention(config: Config, stage: Stage) -> dict[str, tuple[Sent, ...]]:
             call = Call(
                 plan,
                 mask & part.mask,
-                stage.batch_size // (mesh.data * mesh.fsdp),
-                -(-stage.seq_len // mesh.context_shards),
+                rows // (mesh.data * mesh.fsdp),
+                -(-tokens // mesh.context_shards),
                 model.head_dim,
                 model.dtype,
                 len(parts) > 1,

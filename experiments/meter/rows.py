@@ -16,6 +16,7 @@ from longctx.balance import Balance
 from longctx.config import Config
 from longctx.data import pipeline, texts, tokenizers
 from longctx.data.curriculum import Stage
+from longctx.data.joining import joined
 from longctx.data.pipeline import Batch
 from longctx.data.texts import Texts
 from longctx.errors import unknown_name
@@ -39,11 +40,11 @@ def measured(config: Config, stage: Stage, batches: Iterable[Batch]) -> Balance 
         return None
     ranks, shards = config.mesh.data * config.mesh.fsdp, config.mesh.context_shards
     reaches, balances = view.reaches(config.model), []
-    block = math.gcd(stage.seq_len // shards, max(256, 2 ** math.ceil(math.log2(stage.seq_len / _BLOCKS))))
+    length = stage.shape[1]
+    block = math.gcd(length // shards, max(256, 2 ** math.ceil(math.log2(length / _BLOCKS))))
     for batch in itertools.islice(batches, BATCHES):
-        laid = layouts.lay_out(
-            {name: batch[name] for name in ("positions", "segments")}, config.attention.layout, shards, reaches
-        )
+        batch = joined({name: batch[name] for name in ("positions", "segments")}, stage.joined)
+        laid = layouts.lay_out(batch, config.attention.layout, shards, reaches)
         for positions, segments in zip(
             *(np.split(laid[name], ranks) for name in ("positions", "segments")), strict=True
         ):

@@ -80,7 +80,9 @@ def settle(config: Config, target: Target, batches: Callable[[Stage], Iterator[B
         )
     stage, chip = max(stages, key=lambda stage: stage.seq_len), target.chip or CHIPS[ASSUMED]
     platform = target.platform if target.chip else "cuda"
-    candidates, refused = _candidates(config, stage, dataclasses.replace(target, chip=chip, platform=platform), batches)
+    candidates, refused = _candidates(
+        config, stages, stage, dataclasses.replace(target, chip=chip, platform=platform), batches
+    )
     if not candidates:
         raise UserError(next(iter(refused.values())))
     best, why = _choose(candidates)
@@ -117,11 +119,11 @@ def _best_layouts(candidates) -> list[Candidate]:
     return sorted(fastest.values(), key=seconds)
 
 
-def _candidates(config, stage, target, batches) -> tuple[list[Candidate], dict[str, str]]:
+def _candidates(config, stages, stage, target, batches) -> tuple[list[Candidate], dict[str, str]]:
     """(the candidates that work, {strategy: reason} for strategies that work under no layout)."""
     attention, candidates, refused = config.attention, [], {}
     sample = list(itertools.islice(batches(stage), rows.BATCHES))
-    for layout in _layouts(config) if attention.layout == configs.AUTO else [attention.layout]:
+    for layout in _layouts(config, stages) if attention.layout == configs.AUTO else [attention.layout]:
         balance = None
         for strategy in _strategies(config) if attention.strategy == configs.AUTO else [attention.strategy]:
             variant = configs.with_attention(config, strategy=strategy, layout=layout)
@@ -143,10 +145,10 @@ def _strategies(config) -> list[str]:
     return [name for name, kind in STRATEGIES.items() if kind.waits is not None and kind.levels <= levels]
 
 
-def _layouts(config) -> list[str]:
+def _layouts(config, stages) -> list[str]:
     """LAYOUTS with the widest stripes that divide the rows of every stage."""
     shards = config.mesh.context_shards
-    fits = lambda width: all(stage.seq_len % (shards * width) == 0 for stage in config.stages)
+    fits = lambda width: all(stage.shape[1] % (shards * width) == 0 for stage in stages)
     width = next((width for width in _WIDTHS if fits(width)), 1)
     return [layout.format(width) for layout in LAYOUTS]
 
@@ -154,10 +156,10 @@ def _layouts(config) -> list[str]:
 def _check_memory(config, stage, target) -> None:
     """Raises UserError where all_gather would hold too much: keys and values of all shards, with their gradients."""
     model, attention = config.model, config.attention
-    rows = stage.batch_size // (config.mesh.data * config.mesh.fsdp)
+    tokens = stage.batch_tokens // (config.mesh.data * config.mesh.fsdp)
     heads = model.kv_heads // config.mesh.tensor // config.memory.head_groups
     width = WIDTHS[model.dtype] + WIDTHS[attention.kv_grads_dtype]
-    size = 2 * rows * stage.seq_len * heads * model.head_dim * width
+    size = 2 * tokens * heads * model.head_dim * width
     if attention.strategy == "all_gather" and size > _GATHERED * target.chip.memory:
         raise UserError(f"holds {size / GIB:.1f} GiB of keys and their gradients")
 

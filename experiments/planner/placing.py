@@ -2,17 +2,22 @@
 
 import dataclasses
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
 from experiments.hardware.targets import Chip
 from experiments.settings import console
 from longctx import placing
-from longctx.placing.api import OURS, PLANNED
+from longctx.config import Config
+from longctx.errors import UserError
+from longctx.placing import dispatch
+from longctx.placing.api import OURS
 from longctx.placing.cost import of_model
 
-MARKS = {OURS: " (ours)", PLANNED: " (ours, planned only)"}
+MARKS = dict.fromkeys(OURS, " (ours)")
+CONFIG = "as configured"
+ROOM = 2  # tokens that a rank has room for / those that it has on average
 COLUMNS = {  # a column's head -> (field of a record, how many of its units a unit of the field is, format)
     "attention": ("attention", 1, ".3f"),
     "linear": ("linear", 1, ".3f"),
@@ -28,7 +33,7 @@ LEGEND = """attention, linear, both: work of the busiest rank / mean, summed ove
 with sending: time / that of even work, where nothing that is sent is hidden; GB: received by all ranks in a step of
 training, most by one; ms: time to plan, on one core. flexsp, bytescale and wlb need a program for each group of ranks,
 which no static program of all devices (SPMD) is; they, distca and zeppelin are simulated. dispatch
-is what longctx does."""
+is what longctx does on the best mesh, dispatch_rows with attention.across_rows, both by the layout balanced(256)."""
 ASSUMPTIONS = (
     "linear layers, attention's forward and its backward run at {matmul:.0%}, {forward:.0%} and {backward:.0%} of "
     "{tflops:.0f} TFLOP/s",
@@ -51,13 +56,51 @@ def assumptions(chip: Chip) -> list[str]:
 
 def compared(schemes: Iterable[str], lengths: np.ndarray, ranks: int, cost: placing.Cost) -> list[dict]:
     """A record per scheme: its Measures and the time to plan. Raises UserError for documents that do not fit."""
-    records = []
-    for scheme in schemes:
-        start = time.process_time()
-        placement = placing.place(scheme, lengths, ranks, cost)
-        spent = 1e3 * (time.process_time() - start)
-        records.append({"scheme": scheme} | measured(placement, lengths, cost) | {"planning_ms": spent})
-    return records
+    return [
+        _record(name, lambda name=name: placing.place(name, lengths, ranks, cost), lengths, cost) for name in schemes
+    ]
+
+
+def of_batch(config: Config, chip: Chip, batch: Mapping[str, np.ndarray]) -> tuple[list[dict], dict[str, str]]:
+    """(records, {scheme: reason} of those that cannot place) of the documents of a config's batch, before it is laid
+    out; the first record is of its own mesh, by the layout balanced(256) and keys sent by need.
+
+    Raises UserError for a mesh with tensor parallelism, whose ranks are groups of devices.
+    """
+    model, mesh, records, refused = config.model, config.mesh, [], {}
+    if mesh.tensor > 1:
+        raise UserError(f"--placing compares ranks of one device, and mesh.tensor={mesh.tensor}; 1 works.")
+    if model.experts:
+        model = dataclasses.replace(model, mlp_dim=model.experts_per_token * model.expert_mlp_dim)
+    of_row = [np.bincount(row)[1:] for row in batch["segments"]]
+    lengths, ranks = np.concatenate(of_row), mesh.devices
+    rows = np.split(np.arange(len(lengths)), np.cumsum([len(of) for of in of_row])[:-1])
+    price = cost(model, chip, ROOM * -(-batch["segments"].size // ranks), batch["segments"].shape[1])
+    makes = {CONFIG: lambda: _as_configured(config, rows, lengths, price)}
+    for name in placing.SCHEMES:
+        given = {"rows": rows} if name in OURS else {}
+        makes[name] = lambda name=name, given=given: placing.SCHEMES[name](lengths, ranks, price, **given)
+    for name, make in makes.items():
+        try:
+            records.append(_record(name, make, lengths, price))
+        except UserError as error:
+            refused[name] = str(error)
+    return records, refused
+
+
+def _as_configured(config: Config, rows: dispatch.Rows, lengths: np.ndarray, price: placing.Cost) -> placing.Placement:
+    """The Placement on the mesh of a config."""
+    mesh, shards = config.mesh, config.mesh.context_shards
+    if config.attention.across_rows and mesh.devices == shards:
+        return dispatch.across_rows(lengths, shards, price, rows)
+    return dispatch.on_mesh(rows, lengths, mesh.devices // shards, shards, price.row)
+
+
+def _record(name: str, make: Callable[[], placing.Placement], lengths: np.ndarray, cost: placing.Cost) -> dict:
+    start = time.process_time()
+    placement = make()
+    spent = 1e3 * (time.process_time() - start)
+    return {"scheme": name} | measured(placement, lengths, cost) | {"planning_ms": spent}
 
 
 def measured(placement: placing.Placement, lengths: np.ndarray, cost: placing.Cost) -> dict:

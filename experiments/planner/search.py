@@ -52,7 +52,9 @@ def longest(config: Config, target: Target, report) -> Plan:
 def with_length(config: Config, length: int) -> Config:
     """The config with a single stage, whose rows have `length` tokens."""
     stage = dataclasses.replace(config.stages[-1], seq_len=length, batch_tokens=0)
-    return dataclasses.replace(config, stages=(stage,), batch_tokens=length * config.mesh.data * config.mesh.fsdp)
+    alone = dataclasses.replace(config.attention, across_rows=False)
+    rows = config.mesh.data * config.mesh.fsdp * config.memory.grad_accumulation
+    return dataclasses.replace(config, stages=(stage,), attention=alone, batch_tokens=length * rows)
 
 
 def variants(config: Config, what: str) -> dict[str, Config]:

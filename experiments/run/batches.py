@@ -7,6 +7,7 @@ from longctx.config import Config
 from longctx.data import pipeline
 from longctx.data.curriculum import Stage
 from longctx.data.generated import api as generated
+from longctx.data.joining import joined
 from longctx.data.mixture import TextRows
 from longctx.data.texts import Texts
 from longctx.data.tokenizers import Tokenizer
@@ -23,17 +24,20 @@ def of_rows(config: Config, mesh, rows, stage: Stage, arrange=None) -> pipeline.
         prefetch=config.data.prefetch,
         process_index=shard,
         process_count=shards,
-        transform=functools.partial(_laid_out, config),
+        transform=functools.partial(laid_out, config, stage.joined),
         arrange=arrange,
     )
 
 
-def _laid_out(config: Config, batch: pipeline.Batch) -> pipeline.Batch:
-    """The batch in the order of the layout; the sources of its rows stay, where there are several."""
-    sources = batch.pop("sources", None)
+def laid_out(config: Config, count: int, batch: pipeline.Batch) -> pipeline.Batch:
+    """The batch, its rows joined `count` at a time, in the order of the layout; the sources of its rows stay, where
+    there are several."""
+    if not told_apart(config):
+        batch.pop("sources", None)
+    batch = joined(batch, count)
+    sources = {name: batch.pop(name) for name in ("sources",) if name in batch}
     layout, shards = config.attention.layout, config.mesh.context_shards
-    laid = layouts.lay_out(batch, layout, shards, reaches(config.model))
-    return laid | ({"sources": sources} if sources is not None and told_apart(config) else {})
+    return layouts.lay_out(batch, layout, shards, reaches(config.model)) | sources
 
 
 def told_apart(config: Config) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ def check_settings(config: Config) -> tuple[curriculum.Stage, ...]:
     cuts.check_config(config)
     positions.check(config)
     stages = curriculum.plan(config)
-    layouts.check_stages(config)
+    layouts.check_stages(config, [stage.shape[1] for stage in stages])
 
     from longctx import optim, training
     from longctx.context_parallel import checks as context_parallel

@@ -11,7 +11,7 @@ from longctx.errors import UserError
 class Stage:
     """A resolved stage: `steps` steps from first_step of the run on, each of batch_size rows of seq_len tokens.
 
-    part: its part of all tokens of the run.
+    part: its part of all tokens of the run. joined: how many rows are one row to the mesh, see attention.across_rows.
     """
 
     index: int
@@ -28,6 +28,12 @@ class Stage:
     order: str = "shuffled"
     mix: tuple[str, ...] = ()
     part: float = 1.0
+    joined: int = 1
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, tokens of each) of the arrays of a batch."""
+        return self.batch_size // self.joined, self.seq_len * self.joined
 
     @property
     def batch_tokens(self) -> int:
@@ -44,6 +50,7 @@ def plan(config: Config) -> tuple[Stage, ...]:
     if not config.stages:
         raise UserError("stages=() is empty; a run needs at least one, such as StageConfig(seq_len=512, steps=100).")
     stages, first = [], 0
+    parallel = config.mesh.data * config.mesh.fsdp * config.memory.grad_accumulation
     for index, stage in enumerate(config.stages):
         batch_size = _batch_size(config, index, stage)
         steps = _steps(index, stage, batch_size * stage.seq_len)
@@ -63,9 +70,16 @@ def plan(config: Config) -> tuple[Stage, ...]:
                 stage.window,
                 stage.order,
                 stage.mix,
+                joined=batch_size // parallel if config.attention.across_rows else 1,
             )
         )
         first += steps
+    if config.attention.across_rows and all(stage.joined == 1 for stage in stages):
+        raise UserError(
+            f"attention.across_rows: mesh.data={config.mesh.data} x mesh.fsdp={config.mesh.fsdp} ranks take one of the "
+            f"{stages[-1].batch_size} rows of a step at a time, so there are none to join; mesh.context_outer in place "
+            "of mesh.data lets them."
+        )
     total = sum(stage.steps * stage.batch_tokens for stage in stages)
     return tuple(dataclasses.replace(stage, part=stage.steps * stage.batch_tokens / total) for stage in stages)
 

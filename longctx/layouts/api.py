@@ -17,7 +17,7 @@ blocks, width 1 has every shard compute several times as many of them.
 import dataclasses
 import numbers
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
@@ -110,17 +110,19 @@ def check(name: str, length: int, shards: int) -> None:
         )
 
 
-def check_stages(config: Config) -> None:
+def check_stages(config: Config, lengths: Sequence[int]) -> None:
     """Raises UserError where attention.layout is unknown, or the rows of a stage do not divide for it on the mesh.
 
-    The lengths of evaluations need not divide: their rows are padded.
+    The lengths of evaluations need not divide: their rows are padded. lengths: tokens of a row of each stage, joined
+    where attention.across_rows does so.
     """
     parse(config.attention.layout)
-    for i, stage in enumerate(config.stages):
+    for i, (stage, length) in enumerate(zip(config.stages, lengths, strict=True)):
         try:
-            check(config.attention.layout, stage.seq_len, config.mesh.context_shards)
+            check(config.attention.layout, length, config.mesh.context_shards)
         except UserError as error:
-            raise UserError(f"stages[{i}].{error}") from error
+            joined = f" (joined, {length // stage.seq_len} x {stage.seq_len})" if length > stage.seq_len else ""
+            raise UserError(f"stages[{i}].{error}{joined}") from error
 
 
 def permutation(

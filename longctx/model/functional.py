@@ -77,12 +77,14 @@ def hidden(
     return model, model(batch["tokens"], info, rope, batch.get("stretch"), length)
 
 
-def nll(graph: nnx.GraphDef, params: dict, batch: Batch, rope: RopeConfig | None = None) -> Float[Array, "B T"]:
+def nll(
+    graph: nnx.GraphDef, params: dict, batch: Batch, rope: RopeConfig | None = None, length: int | None = None
+) -> Float[Array, "B T"]:
     """Negative log-likelihood of each target in nats, float32 [B, T]; the logits never exist as one array.
 
     With memory.loss_tiles, tokens without weight get 0.
     """
-    _, x = hidden(graph, params, batch, rope)
+    _, x = hidden(graph, params, batch, rope, length)
     # the backward reduces the head's gradient to its shards before it begins with the layers
     name = "head" if "head" in params else "embedding"
     x, head = jax.lax.optimization_barrier((x, params[name]))

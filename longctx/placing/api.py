@@ -26,7 +26,7 @@ SCHEMES: Mapping[str, Plan] = {
     "dispatch": dispatch.plan,
     "dispatch_rows": dispatch.across_rows,
 }
-OURS, PLANNED = "dispatch", "dispatch_rows"
+OURS = "dispatch", "dispatch_rows"  # what training does, with attention.across_rows the latter
 
 
 def place(scheme: str, lengths: Sequence[int] | np.ndarray, ranks: int, cost: Cost) -> Placement:

@@ -15,14 +15,17 @@ from longctx.placing.placement import PADDING, Draft, Placement, measure
 WIDTH = 256  # of chunks, as in the layout balanced(256); less where shards are smaller
 
 
-def plan(lengths: np.ndarray, ranks: int, cost: Cost) -> Placement:
-    """Rows by data.packing="best_fit", dealt to data-parallel groups (longctx.data.dealing) that take turns over steps,
-    each row over the group's ranks by the layout balanced(256) (longctx.layouts.balanced.plan).
+Rows = list[np.ndarray]  # the documents of each
+
+
+def plan(lengths: np.ndarray, ranks: int, cost: Cost, rows: Rows | None = None) -> Placement:
+    """Rows by data.packing="best_fit", unless they are given, dealt to data-parallel groups (longctx.data.dealing) that
+    take turns over steps, each row over the group's ranks by the layout balanced(256) (longctx.layouts.balanced.plan).
 
     Tokens, their linear layers and their queries lie on one rank; keys are received by need, as the strategy `dispatch`
     does. Of the meshes (data-parallel groups x context shards) whose shards fit, the one that takes least time.
     """
-    rows = packed(lengths, cost)
+    rows = rows or packed(lengths, cost)
     fits = [
         groups
         for groups in range(1, ranks + 1)
@@ -34,7 +37,7 @@ def plan(lengths: np.ndarray, ranks: int, cost: Cost) -> Placement:
     return min(found, key=lambda placement: measure(placement, cost).seconds)
 
 
-def on_mesh(rows: list[np.ndarray], lengths: np.ndarray, groups: int, shards: int, row: int) -> Placement:
+def on_mesh(rows: Rows, lengths: np.ndarray, groups: int, shards: int, row: int) -> Placement:
     """The Placement of rows, given by their documents, on a mesh of data-parallel groups of context shards."""
     turns = -(-len(rows) // groups)
     rows = [*rows, *[np.zeros(0, np.int64)] * (turns * groups - len(rows))]
@@ -47,10 +50,10 @@ def on_mesh(rows: list[np.ndarray], lengths: np.ndarray, groups: int, shards: in
     return draft.done(turns)
 
 
-def across_rows(lengths: np.ndarray, ranks: int, cost: Cost) -> Placement:
-    """The layout balanced(256) of all rows of a step as one row, over all ranks. Planned only: the training step
-    moves nothing from one row of a batch to another."""
-    rows = packed(lengths, cost)
+def across_rows(lengths: np.ndarray, ranks: int, cost: Cost, rows: Rows | None = None) -> Placement:
+    """The layout balanced(256) of all rows of a step as one row, over all ranks, as with attention.across_rows: of as
+    many rows at a time as leave fewest padded."""
+    rows = rows or packed(lengths, cost)
     fits = [
         (-(-len(rows) // together) * together * cost.row // ranks, -together)
         for together in range(1, len(rows) + 1)
@@ -60,15 +63,15 @@ def across_rows(lengths: np.ndarray, ranks: int, cost: Cost) -> Placement:
         raise _refused(ranks, cost)
     together, draft = -min(fits)[1], Draft(ranks)
     turns = -(-len(rows) // together)
-    rows += [np.zeros(0, np.int64)] * (turns * together - len(rows))
+    rows = [*rows, *[np.zeros(0, np.int64)] * (turns * together - len(rows))]
     for turn in range(turns):
         of_turn = rows[turn * together : (turn + 1) * together]
         _lay_out(draft, of_turn, lengths, np.arange(ranks), turn, cost.row)
     return draft.done(turns, together=ranks > 1)
 
 
-def packed(lengths: np.ndarray, cost: Cost) -> list[np.ndarray]:
-    """The documents of each row. Raises UserError for one that is longer than a row."""
+def packed(lengths: np.ndarray, cost: Cost) -> Rows:
+    """The rows of data.packing="best_fit". Raises UserError for one that is longer than a row."""
     if lengths.max() > cost.row:
         raise UserError(f"row={cost.row} tokens is less than a document of {lengths.max()}; row={lengths.max()} works.")
     packing = best_fit.pack(lengths, cost.row)

@@ -45,6 +45,11 @@ def check_augmentations(config: Config) -> None:
                 f"stages[{i}].augment_length={stage.augment_length} must be the length to train for, "
                 f"at least stages[{i}].seq_len={stage.seq_len}, for augment={stage.augment!r}."
             )
+        if stage.augment != "none" and config.attention.across_rows:
+            raise UserError(
+                f"stages[{i}].augment={stage.augment!r} draws for each row, and attention.across_rows joins rows; "
+                "leave one of them out."
+            )
         if stage.augment == "clex" and (rope.scaling, rope.original_length) != ("clex", stage.seq_len):
             raise UserError(
                 f"stages[{i}].augment='clex' needs rope.scaling='clex' and rope.original_length="

@@ -122,12 +122,12 @@ def delayed(way, optimizer, blocks, moments, stream, last_norm):
 CLIPS = {"exact": exact, "exact_twice": exact_twice, "delayed": delayed}
 
 
-def streamed(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: dict):
+def streamed(graph, config: Config, rate, rope: RopeConfig, state: dict, batch: dict, length: int | None):
     """(params, moments, losses, gradient norm, good) after one step, as training.autodiff gives them.
 
     The parameters and moments of state["params"]["blocks"] are updated in place.
     """
-    way = walk(graph, config, rope, state["params"], batch)
+    way = walk(graph, config, rope, state["params"], batch, length)
     clip = CLIPS[config.memory.clip_mode] if config.optim.clip_norm else delayed  # which waits for nothing
     optimizer = Optimizer(config, rate, trained.part(config, functional.decays(graph, state["params"])))
     return updated(

@@ -74,7 +74,7 @@ class Walk:
       params: as they were before the step; of their blocks only the shapes are used.
       specs: a tree of the PartitionSpecs that the weights state (model.linear.WeightInfo).
       batch: the chunks of the rows, [n, B, c] each.
-      sources: bool [B, sources], where the losses of the rows' sources are told apart.
+      sources: see loss.by_source, where the losses of the rows' sources are told apart.
       layers: one for each kind.
     """
 
@@ -135,7 +135,7 @@ class Walk:
             def weighted(part, x):
                 model = self._model(paths.joined(gathered, part))
                 nll = token_loss(model.to_head(x), model.head_weight(), batch["targets"], model.config.logit_soft_cap)
-                return (nll * batch["weights"]).sum(), self._by_source(nll, batch["weights"])
+                return (nll * batch["weights"]).sum(), self._by_source(nll, batch)
 
             x = stream.inputs.read(self.slots * self.chunks + i)
             part, pull, apart = jax.vjp(weighted, paths.alike(gathered, params), x, has_aux=True)
@@ -145,16 +145,18 @@ class Walk:
 
         none = {
             "loss": jnp.float32(0),
-            **jax.tree.map(jnp.zeros_like, self._by_source(*[self.batch["weights"][0]] * 2)),
+            **jax.tree.map(jnp.zeros_like, self._by_source(self.batch["weights"][0], self._chunk(0))),
         }
         like = jax.eval_shape(stream.inputs.read, 0)
         carry = none, host.zeros(self.chunks, like, self._on_host("dy")), layerwise.no_sums(params)
         losses, dy, sums = jax.lax.fori_loop(0, self.chunks, chunk, carry)
         return losses | {"loss": losses["loss"] * share}, dy, sums
 
-    def _by_source(self, nll, weights) -> dict:
+    def _by_source(self, nll, batch) -> dict:
         """The sums of the sources in a chunk, where they are told apart."""
-        return {} if self.sources is None else {"by_source": by_source(nll, weights, self.sources)}
+        if self.sources is None:
+            return {}
+        return {"by_source": by_source(nll, batch["weights"], self.sources, batch.get("rows"))}
 
     def backward(self, blocks, stream: Stream, dy: Stack, sums, done, take):
         """(blocks, done, gradients of the parameters but the blocks'), float32 and sharded as the parameters are.
@@ -293,11 +295,11 @@ def _completed(block, weights: dict, part: dict):
     return block(paths.joined(weights, part))
 
 
-def walk(graph, config: Config, rope: RopeConfig, params: dict, batch: dict) -> Walk:
-    """The Walk of one batch (data.rows and positions.augment say what it holds)."""
+def walk(graph, config: Config, rope: RopeConfig, params: dict, batch: dict, length: int | None = None) -> Walk:
+    """The Walk of one batch (data.rows and positions.augment say what it holds). length: see training.train_step."""
     batch = dict(batch)
     stretch, sources = batch.pop("stretch", None), batch.pop("sources", None)
-    length = batch["tokens"].shape[1]
+    length = length or batch["tokens"].shape[1]
     chunks = jax.tree.map(functools.partial(_in_chunks, size=config.memory.chunk_tokens), batch)
     info = TokenInfo(chunks["positions"], chunks["segments"])
 

@@ -59,7 +59,7 @@ def _batch(config, stage, mesh):
 
     from longctx import training
 
-    shape = stage.batch_size, stage.seq_len
+    shape = stage.shape
     tokens = jax.random.randint(jax.random.key(0), shape, 0, config.model.vocab_size, jnp.int32)
     batch = {
         "tokens": tokens,
