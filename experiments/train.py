@@ -87,8 +87,10 @@ def main(argv) -> None:
                 config, mesh, stages, streams, checkpoints, restored, metrics, bar, stop, started, noted, watched
             )
             loop.continue_from()
-            for stage in stages:
-                if int(state["step"]) < stage.end_step and not stop.asked:
+            to_go = [stage for stage in stages if int(state["step"]) < stage.end_step]
+            loop.compile(to_go)
+            for stage in to_go:
+                if not stop.asked:
                     state = loop.train(stage, state)
         stop.first = "the checkpoint is written"
         checkpoints.wait()

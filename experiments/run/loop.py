@@ -1,9 +1,10 @@
 """Training, step by step: the one loop over the batches of a stage, and around it logging, saving and the guard."""
 
+import collections
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -76,6 +77,8 @@ class Loop:
 
     def __post_init__(self):
         self._sources, self._rates = batches.told_apart(self.config), None
+        self._steps = {}  # stage.program -> its compiled step
+        self._compile_s = collections.Counter()  # by the stage for which a program was compiled
 
     def continue_from(self) -> None:
         """Says where a restored run goes on. Raises UserError where its text is not what it was trained on.
@@ -91,28 +94,40 @@ class Loop:
             stream.set_state(restored.data)
             stream.close()
 
+    def compile(self, stages: Sequence[Stage]) -> None:
+        """Compiles the steps of the stages before the first of them begins, so that what does not compile or fit stops
+        the run now and not days later. Programs that several stages share are compiled once. A stop that is asked for
+        leaves the rest out."""
+        rate = optim.learning_rate(self.config.optim, self.stages)
+        for stage in stages:
+            if self.stop.asked or stage.program in self._steps:
+                continue
+            self.stop.first = f"the step of stage {stage.index + 1} is compiled"
+            self.bar.note(f"compiling stage {stage.index + 1} of {len(self.stages)} (length {stage.seq_len:,}) ...")
+            start = time.monotonic()
+            self._steps[stage.program] = training.compile_step(self.config, rate, stage, self.mesh, len(self._sources))
+            self._compile_s[stage.index] = round(time.monotonic() - start, 2)
+
     def train(self, stage: Stage, state: dict) -> dict:
-        """Train from the step that `state` is at to the end of the stage, or to the step at which a stop was asked for.
+        """Train a compiled stage from the step that `state` is at to its end, or to the step at which a stop was asked
+        for.
 
         Returns the state. Raises UserError after optim.max_bad_steps non-finite steps in a row.
         """
-        self.stop.first = f"the step of stage {stage.index + 1} is compiled, taken once and saved"
-        where = f"stage {stage.index + 1} of {len(self.stages)} (length {stage.seq_len:,})"
-        self.bar.note(f"compiling {where} ...")
-        compiling, rate = time.monotonic(), optim.learning_rate(self.config.optim, self.stages)
-        step = training.compile_step(self.config, rate, stage, self.mesh, len(self._sources))
-        compile_s = round(time.monotonic() - compiling, 2)
         stream, rows = self.streams(stage)
         if self.restored and self.restored.step > stage.first_step:
             stream.set_state(self.restored.data)
-        self._begin(stage, compile_s, rows)
+        self._begin(stage, rows)
         self._rates = rates.of_stage(self.config, self.mesh, stage)
-        state = self.run(stage, step, stream, state)
+        state = self.run(stage, self._steps[stage.program], stream, state)
         stream.close()
+        if all(stage.program != later.program for later in self.stages[stage.index + 1 :]):
+            del self._steps[stage.program]  # a program takes memory of the device
         return state
 
-    def _begin(self, stage: Stage, compile_s: float, rows: TextRows) -> None:
+    def _begin(self, stage: Stage, rows: TextRows) -> None:
         """Records and says that a stage begins."""
+        compile_s = self._compile_s[stage.index]
         record = {"stage": stage.index, "seq_len": stage.seq_len, "batch_size": stage.batch_size}
         self.metrics.stage(record | {"step": stage.first_step, "compile_s": compile_s, "waste": rows.waste})
         self.bar.note(

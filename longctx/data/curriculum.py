@@ -36,6 +36,11 @@ class Stage:
         return self.batch_size // self.joined, self.seq_len * self.joined
 
     @property
+    def program(self) -> tuple:
+        """What the compiled step of a run depends on: stages with the same share one."""
+        return self.shape, self.seq_len, self.rope, self.augment, self.augment_length
+
+    @property
     def batch_tokens(self) -> int:
         return self.batch_size * self.seq_len
 

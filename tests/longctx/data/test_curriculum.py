@@ -84,3 +84,16 @@ def test_stages_that_cannot_run(fields, reason):
 
 def test_no_stages():
     assert "stages=()" in message(Config(stages=()))
+
+
+def test_stages_share_a_program_that_differ_in_what_is_fed_only():
+    """Steps, windows, orders and learning rates are no part of a compiled step; lengths, RoPE and augmentations are."""
+    alike = StageConfig(seq_len=64, steps=3), StageConfig(seq_len=64, steps=5, window="linear(8, 0.5)", lr_scale=0.1)
+    unlike = [
+        StageConfig(seq_len=128, steps=3),
+        StageConfig(seq_len=64, steps=3, batch_tokens=64),
+        StageConfig(seq_len=64, steps=3, rope=RopeConfig(theta=1e6)),
+        StageConfig(seq_len=64, steps=3, augment="pose", augment_length=256),
+    ]
+    programs = [stage.program for stage in curriculum.plan(Config(batch_tokens=128, stages=(*alike, *unlike)))]
+    assert programs[0] == programs[1] and len(set(programs)) == 1 + len(unlike)
