@@ -75,12 +75,19 @@ def fast_compile() -> dict[str, str]:
     }
 
 
-def mask_cases(*halved: tuple[str, str]) -> list:
-    """Cases (mask, dtype) of KernelCases.test_masks: in float32, the slow tier all; some `halved`, nightly all."""
+def later(cases, *named: str) -> list:
+    """The cases of a parametrize, of which the slow tier alone runs those that are named."""
+    return [*(case for case in cases if case not in named), *slow(*(case for case in cases if case in named))]
+
+
+def mask_cases(*halved: tuple[str, str], rest=nightly) -> list:
+    """Cases (mask, dtype) of KernelCases.test_masks: each of QUICK_MASKS in one dtype, float32 but for some `halved`;
+    with the slow tier all in float32; with the nightly one, or already with that of `rest`, all in both."""
+    in_half = [name for name, _ in halved]
     single = [(name, "float32") for name in MASKS]
-    first = [case for case in single if case[0] in QUICK_MASKS]
-    rest = [(name, "bfloat16") for name in MASKS if (name, "bfloat16") not in halved]
-    return [*first, *halved, *slow(*(case for case in single if case not in first)), *nightly(*rest)]
+    first = [(name, dtype) for name, dtype in single if name in QUICK_MASKS and name not in in_half]
+    others = [(name, "bfloat16") for name in MASKS if (name, "bfloat16") not in halved]
+    return [*first, *halved, *slow(*(case for case in single if case not in first)), *rest(*others)]
 
 
 def compiled_for_tpu(worker: str, *arguments: str, timeout: float) -> list[str]:

@@ -233,6 +233,7 @@ def test_the_example_of_the_docstring_runs_and_is_exact():
     assert python(code + CHECK, **fast_compile()) == "checked\n"
 
 
+@pytest.mark.slow
 def test_the_example_of_the_readme_runs_and_is_exact():
     """Its names are those of the docstring's: q, k, v, mask and out, under a mesh."""
     code = example((house.ROOT / "README.md").read_text())
@@ -268,7 +269,8 @@ def test_the_rest_of_the_face_in_a_few_lines():
     for sizes in ({}, {"context": 2, "tensor": 2}):
         with jax.set_mesh(lc.mesh(**sizes)) as _:
             attention = lc.AttentionConfig(layout="contiguous")
-            graph, params = lc.graph(config, attention), lc.init(config, attention, jax.random.key(0))
+            graph = lc.graph(config, attention)
+            params = jax.jit(lc.init, static_argnums=(0, 1))(config, attention, jax.random.key(0))
             placed = lc.meshes.put_batch(batch, jax.sharding.get_mesh())
             logits = jax.jit(lc.logits, static_argnums=0)(graph, params, placed)
             nll = jax.jit(lc.nll, static_argnums=0)(graph, params, placed)

@@ -11,7 +11,7 @@ import sys
 import jupytext
 import pytest
 
-from tests.helpers import ROOT, nightly
+from tests.helpers import ROOT, nightly, slow
 
 SCRIPTS = sorted((ROOT / "colab").glob("*.py"))
 QUICK = "rope_scaling"
@@ -30,7 +30,7 @@ def test_a_notebook_is_what_its_script_says(script):
     assert not any(cell.get("outputs") for cell in held.cells)
 
 
-@pytest.mark.parametrize("name", [QUICK, *nightly(*(path.stem for path in SCRIPTS if path.stem != QUICK))])
+@pytest.mark.parametrize("name", [*slow(QUICK), *nightly(*(path.stem for path in SCRIPTS if path.stem != QUICK))])
 def test_a_notebook_runs_and_draws(name, tmp_path):
     """In a process of its own, outside of colab/; nbmake writes what it showed into the copy."""
     notebook = shutil.copy(ROOT / "colab" / f"{name}.ipynb", tmp_path)

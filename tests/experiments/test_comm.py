@@ -21,8 +21,7 @@ from longctx.errors import UserError
 from tests.helpers import ROOT, nightly, slow
 
 MODEL = ModelConfig(layers=2, d_model=64, mlp_dim=64, heads=8, kv_heads=2, head_dim=8, vocab_size=64)
-QUICK = ("ulysses",)
-SLOW = "all_gather", "token_ring", "usp"
+BEFORE_NIGHTLY = ("ulysses",)
 BOUNDED = "local", "dispatch"  # nothing is sent; what is depends on the batch
 
 
@@ -47,7 +46,7 @@ def simulated(count: int) -> Target:
 
 @pytest.mark.parametrize(
     "strategy",
-    [*QUICK, *slow(*SLOW), *nightly(*(name for name in STRATEGIES if name not in (*QUICK, *SLOW, *BOUNDED)))],
+    [*slow(*BEFORE_NIGHTLY), *nightly(*(name for name in STRATEGIES if name not in (*BEFORE_NIGHTLY, *BOUNDED)))],
 )
 def test_a_compiled_step_sends_what_the_closed_forms_say(strategy):
     """By attention the very numbers, in as many steps; of weights beside a few scalars."""

@@ -255,6 +255,7 @@ def test_all_of_it_in_miniature(tmp_path):
     assert other.returncode == 2 and "seed: 3 (there) != 4 (now)" in other.stderr and other.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_model_that_is_given_is_measured_on_a_text(tmp_path, folder, text, capsys, monkeypatch):
     """In rows that are all computed for something. Its tokenizer has no digits, so no passkeys can be asked for."""
     computed = []

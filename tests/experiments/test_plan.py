@@ -185,7 +185,7 @@ def test_a_step_for_a_tpu_slice(tmp_path):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @NEEDS_CUDA_COMPILER
 def test_what_is_as_long_as_a_row_is_on_the_hosts(tmp_path):
     """4M tokens on 8 GPUs, so long that what the model itself takes is small."""

@@ -120,6 +120,18 @@ class Page(html.parser.HTMLParser):
 
 @pytest.fixture
 def run(tmp_path):
+    return described(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The workdir of such a run, and its report, for tests that only look."""
+    workdir = described(tmp_path_factory.mktemp("written"))
+    return workdir, report.write(workdir)
+
+
+def described(tmp_path):
+    """A folder with all that a run leaves behind."""
     fill(tmp_path)
     (tmp_path / "evals.json").write_text(json.dumps(evals()))
     (tmp_path / "config.json").write_text(
@@ -131,8 +143,8 @@ def run(tmp_path):
     return tmp_path
 
 
-def test_a_whole_report(run):
-    path = report.write(run)
+def test_a_whole_report(written):
+    run, path = written
     page = Page(path)
     assert path == run / "report.html" and path.stat().st_size < 1_500_000
     pictures = [attrs for tag, attrs in page.tags if tag == "svg"]
@@ -155,8 +167,9 @@ def test_a_whole_report(run):
         assert (run / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_nothing_is_fetched_and_ids_are_unique(run):
-    page = Page(report.write(run))
+def test_nothing_is_fetched_and_ids_are_unique(written):
+    run, path = written
+    page = Page(path)
     links = [attrs[key] for _, attrs in page.tags for key in ("src", "href", "xlink:href") if key in attrs]
     assert all(link.startswith(("#", "data:")) for link in links)
     assert not re.search(r"@import|url\((?!#)", (run / "report.html").read_text())
@@ -166,8 +179,8 @@ def test_nothing_is_fetched_and_ids_are_unique(run):
     assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
 
 
-def test_neutral_colours_follow_the_page(run):
-    text = report.write(run).read_text()
+def test_neutral_colours_follow_the_page(written):
+    text = written[1].read_text()
     svg = "".join(re.findall(r"<svg.*?</svg>", text, re.DOTALL))
     assert not any(colour in svg for colour in drawing.THEME)
     for variable in drawing.THEME.values():

@@ -99,7 +99,8 @@ def asked(line: str, **ask) -> dict:
         return json.load(answer)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_starts_answers_and_stops(folder, number):
     command = Command(f"--config.init_from={folder}", "--rows", "2", "--name", "mine")
     try:

@@ -113,7 +113,7 @@ def test_metrics_mark_the_start_of_each_stage(run):
     assert all(stage["compile_s"] > 0 and 0 <= stage["waste"] < 0.5 for stage in stages)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_stage_has_its_own_rope(tiny, run, tmp_path):
     ended_well(tiny.train(tmp_path, "stages[1].rope.theta=10"))
     got, want = losses(tmp_path), losses(run[0])
@@ -121,7 +121,7 @@ def test_a_stage_has_its_own_rope(tiny, run, tmp_path):
     assert all(abs(a[1] - b[1]) > 1e-5 for a, b in zip(got[BOUNDARY:], want[BOUNDARY:], strict=True))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_losses_of_a_mixture_are_logged_by_source(tiny, tmp_path):
     ended_well(tiny.train(tmp_path, "data.generated=('copying(0.4)',)", "log.every_steps=4"))
     records, names = steps(tmp_path), {"loss/text", "loss/copying"}
@@ -140,8 +140,9 @@ def test_the_losses_of_a_mixture_are_logged_by_source(tiny, tmp_path):
 @pytest.mark.parametrize(
     "overrides, shape",
     [
-        *slow((["mesh.context=4"], "context 4"), (["mesh.fsdp=2", "mesh.tensor=2"], "fsdp 2, tensor 2")),
+        *slow((["mesh.fsdp=2", "mesh.tensor=2"], "fsdp 2, tensor 2")),
         *nightly(
+            (["mesh.context=4"], "context 4"),
             (["mesh.context=4", "attention.strategy=all_gather", "attention.layout=striped"], "context 4"),
             (["mesh.data=2", "mesh.context=2", "attention.layout=contiguous"], "data 2, context 2"),
             (["mesh.context_outer=2", "mesh.context=2", "attention.strategy=usp"], "context_outer 2, context 2"),
@@ -177,22 +178,29 @@ def evals(workdir):
     return json.loads((workdir / "evals.json").read_text())
 
 
+@pytest.mark.slow
 def test_evaluate(tiny, run, tmp_path):
     workdir = rewound(run[0], tmp_path / "run", STEPS)
     ended_well(tiny.evaluate(workdir))
     assert evals(workdir) == evals(run[0])  # the RoPE is that of the last stage
     assert (workdir / "report.html").exists()
-    ended_well(tiny.evaluate(workdir, "eval.tasks=('by_position',)", "eval.lengths=(128,)"))
-    assert evals(workdir).keys() == {"by_position"} and evals(workdir)["by_position"] != evals(run[0])["by_position"]
     assert losses(workdir) == losses(run[0]) and saved_steps(workdir) == saved_steps(run[0])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_evaluate_with_another_rope(tiny, run, tmp_path):
     workdir = rewound(run[0], tmp_path / "run", STEPS)
     rope = ["model.rope.scaling=linear", "model.rope.factor=2"]
     ended_well(tiny.evaluate(workdir, *rope, "eval.tasks=('by_position',)"))
     assert evals(workdir)["by_position"] != evals(run[0])["by_position"]
+
+
+@pytest.mark.slow
+def test_evaluate_one_task_at_another_length(tiny, run, tmp_path):
+    workdir = rewound(run[0], tmp_path / "run", STEPS)
+    ended_well(tiny.evaluate(workdir, "eval.tasks=('by_position',)", "eval.lengths=(128,)"))
+    assert evals(workdir).keys() == {"by_position"} and evals(workdir)["by_position"] != evals(run[0])["by_position"]
+    assert losses(workdir) == losses(run[0]) and saved_steps(workdir) == saved_steps(run[0])
 
 
 # ---- generation
@@ -221,6 +229,7 @@ def test_generate_goes_on_from_a_prompt_on_any_mesh(tiny, run, tmp_path):
 # ---- what stops a run
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run(tiny, tmp_path):
     done = tiny.train(
         tmp_path, "optim.learning_rate=1e30", "optim.clip_norm=0", "optim.max_bad_steps=3", "checkpoint.every_steps=1"
@@ -236,7 +245,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny, tmp_path):
     "overrides, parts",
     [
         (["mesh.data=2"], ["needs 2 devices", "there are 1", "--config.mesh.simulate=2"]),
-        (["data.path=/no/such/folder"], ["data.path='/no/such/folder'", "does not exist"]),
+        *slow((["data.path=/no/such/folder"], ["data.path='/no/such/folder'", "does not exist"])),
     ],
 )
 def test_bad_input_leaves_no_trace(tiny, overrides, parts, tmp_path):
@@ -262,7 +271,7 @@ runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_full_disk_while_saving(tiny, run, tmp_path):
     workdir = rewound(run[0], tmp_path / "run", 8)
     sound = saved_state(workdir)
@@ -289,7 +298,7 @@ EVALUATED = "quickstart.py", "recipes/sft_long.py"  # at their end; how that goe
 
 
 @pytest.mark.parametrize(
-    "name", [*slow(*EVALUATED), *nightly(*(name for name in CONFIG_FILES if name not in EVALUATED))]
+    "name", [*slow("quickstart.py"), *nightly(*(name for name in CONFIG_FILES if name != "quickstart.py"))]
 )
 def test_every_config_has_a_whole_smoke_run(tiny, name, tmp_path):
     given = [f"--config={ROOT / 'configs' / name}:smoke", *([] if name in EVALUATED else ["--config.eval.tasks=()"])]

@@ -85,7 +85,7 @@ def test_explicit_gathers_give_the_gradients_of_one_device(gradient):
 def gradients(mesh, of_mesh):
     """As numpy arrays, of parameters that do not depend on the mesh."""
     with jax.set_mesh(mesh):
-        params = functional.init(MODEL, AttentionConfig(), jax.random.key(0))
+        params = jax.jit(lambda: functional.init(MODEL, AttentionConfig(), jax.random.key(0)))()
         return jax.tree.map(np.asarray, of_mesh(mesh)(params, meshes.put_batch(batch(), mesh)))
 
 

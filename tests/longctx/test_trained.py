@@ -73,24 +73,28 @@ def moved(config, steps: int = 3):
     return {path for path in old if old[path].tobytes() != new[path].tobytes()}, before, state
 
 
-def test_an_adapted_model_starts_as_the_model_bit_for_bit_and_merges_to_1e_6():
-    """On eight devices, of two kinds of layers, with experts and without, and of the embedding and the head."""
-    with jax.set_mesh(meshes.make(CUT.mesh)):
-        make = lambda model: jax.jit(lambda: functional.init(model, CUT.attention, jax.random.key(0)))()
-        plain, params = make(MODEL), make(CUT.model)
+@pytest.mark.parametrize("config", [CONFIG, *slow(CUT)], ids=["one", "eight"])
+def test_an_adapted_model_starts_as_the_model_bit_for_bit_and_merges_to_1e_6(config):
+    """Of two kinds of layers, with experts and without, and of the embedding and the head."""
+    mesh = meshes.make(config.mesh)
+    with jax.set_mesh(mesh):
+        make = lambda model: jax.jit(lambda: functional.init(model, config.attention, jax.random.key(0)))()
+        plain, params = make(MODEL), make(config.model)
         assert {path: x.shape for path, x in leaves(plain).items()} == {
             path: x.shape for path, x in leaves(lora.without(params)).items()
         }
-        logits = lambda model: jax.jit(functools.partial(functional.logits, functional.graph(model, CUT.attention)))
-        rows = batch(meshes.make(CUT.mesh))
-        base, adapted = logits(MODEL), logits(CUT.model)
+        logits = lambda model: jax.jit(functools.partial(functional.logits, functional.graph(model, config.attention)))
+        rows = batch(mesh)
+        base, adapted = logits(MODEL), logits(config.model)
         want = np.asarray(base(plain, rows))
         np.testing.assert_array_equal(np.asarray(adapted(params, rows)), want)
 
-        part = trained.part(CUT, params)
-        drawn = lambda x: x + 0.03 * jax.random.normal(jax.random.key(1), x.shape, out_sharding=x.sharding.spec)
-        params = paths.joined(params, jax.tree.map(drawn, part))
-        got, merged = adapted(params, rows), base(lora.merged(params, CUT.model), rows)
+        part = trained.part(config, params)
+        spec = lambda x: jax.typeof(x).sharding.spec
+        drawn = lambda x: x + 0.03 * jax.random.normal(jax.random.key(1), x.shape, out_sharding=spec(x))
+        params = jax.jit(lambda params, part: paths.joined(params, jax.tree.map(drawn, part)))(params, part)
+        merged = jax.jit(lora.merged, static_argnums=1)(params, config.model)
+        got, merged = adapted(params, rows), base(merged, rows)
         assert abs(np.asarray(got) - want).max() > 0.1
         largest = abs(np.asarray(got)).max()
         np.testing.assert_allclose(np.asarray(merged) / largest, np.asarray(got) / largest, rtol=0, atol=1e-6)

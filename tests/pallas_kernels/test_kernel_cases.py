@@ -80,6 +80,7 @@ MISTAKES = {  # name -> what stands in the kernel, what stands there instead, th
     "rounded_parts": ("spec.result_dtype(x.q)", "x.q.dtype", "test_dtypes_of_results"),
     "takes_all": ("unsupported(x) or", "None or", "test_what_no_kernel_takes_is_refused"),
 }
+PLAIN_PYTEST = {"COLUMNS": "200", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 LINE = re.compile(r"^test_(\w+)\.py::TestToy::(\S+) (PASSED|FAILED|ERROR|SKIPPED \(.*?\))", re.MULTILINE)
 
 
@@ -98,7 +99,7 @@ def outcomes(tmp_path_factory) -> dict[str, dict[str, str]]:
         text=True,
         capture_output=True,
         timeout=280,
-        env=like_a_person() | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | fast_compile(),
+        env=like_a_person() | PLAIN_PYTEST | {"PYTHONPATH": str(ROOT)} | fast_compile(),
     )
     found = collections.defaultdict(dict)
     for module, test, outcome in LINE.findall(done.stdout):

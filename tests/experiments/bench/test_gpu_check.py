@@ -18,7 +18,7 @@ from experiments.bench.harness import gpu_asking, gpu_cases, gpu_decode, options
 from experiments.bench.harness.gpu_cases import PEER, Answers, Case
 from pallas_kernels import gpu_chips
 from pallas_kernels.attention import api
-from tests.helpers import ROOT
+from tests.helpers import ROOT, slow
 
 # what the GPU's machine need not have; flax and optax bring others, which may be imported
 ABSENT = (
@@ -178,7 +178,7 @@ def test_no_gpu_is_one_line(tmp_path, capsys, monkeypatch):
     "case",
     [
         Case("right", "chunked", mask="packed", length=70, head_dim=16, kv_heads=2, dtype="float32"),
-        Case("right", "chunked", mask="sinks", length=130, head_dim=8, pieces=2, soft_cap=3.0, kv_heads=2),
+        *slow(Case("right", "chunked", mask="sinks", length=130, head_dim=8, pieces=2, soft_cap=3.0, kv_heads=2)),
         Case("right", "reference", mask="window", length=120, head_dim=8, dtype="float16"),
         Case("cross_entropy", "chunked", length=70),
         Case("decode", "chunked", rows=3, length=70, head_dim=16, kv_heads=2, queries=3, soft_cap=5.0),
@@ -240,9 +240,8 @@ def test_useful_work():
     "case",
     [
         Case("right", "chunked", mask="packed", length=64, head_dim=8, pieces=2),
-        Case("cross_entropy", "chunked", length=64),
-        Case("time", "chunked", "backward", rows=1, length=64),
         Case("decode", "chunked", rows=2, length=64, head_dim=8, queries=2),
+        *slow(Case("cross_entropy", "chunked", length=64), Case("time", "chunked", "backward", rows=1, length=64)),
     ],
     ids=lambda case: case.name,
 )

@@ -4,7 +4,7 @@ import pytest
 
 from experiments.hardware import gpu_schedule
 from pallas_kernels.gpu_chips import CHIPS
-from tests.helpers import NEEDS_CUDA_COMPILER, compiled_for_gpu
+from tests.helpers import NEEDS_CUDA_COMPILER, compiled_for_gpu, slow
 
 pytestmark = NEEDS_CUDA_COMPILER
 
@@ -84,7 +84,7 @@ def test_what_the_assembler_refuses_is_said(tmp_path):
         gpu_schedule.read(tmp_path, CHIPS["h200"])
 
 
-@pytest.mark.parametrize("chip, target", [("a100", "sm_80"), ("b200", "sm_100a")])
+@pytest.mark.parametrize("chip, target", [("b200", "sm_100a"), *slow(("a100", "sm_80"))])
 def test_a_program_of_xla(chip, target):
     kernels, _ = compiled_for_gpu(chip, "tests.experiments.hardware.compile_for_gpu", timeout=100)
     assert {kernel.target for kernel in kernels} == {target}

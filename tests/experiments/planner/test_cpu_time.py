@@ -15,7 +15,7 @@ from experiments.planner.work import work
 from longctx import meshes, optim, training
 from longctx.config import Config, MeshConfig, ModelConfig, StageConfig
 from longctx.data import curriculum
-from tests.helpers import ROOT
+from tests.helpers import ROOT, slow
 
 TINY = ModelConfig(layers=3, d_model=32, mlp_dim=64, heads=4, kv_heads=2, head_dim=8, vocab_size=64, dtype="float32")
 
@@ -35,7 +35,7 @@ class Prices:
         return 3.0, 7.0
 
 
-@pytest.mark.parametrize("remat", ["none", "attention"])
+@pytest.mark.parametrize("remat", ["attention", *slow("none")])
 def test_products_are_those_of_the_closed_form_and_attention_is_apart(remat):
     """In rows so long that the loss has chunks, whose logits are computed again."""
     T, rows, stage = 1024, 2, StageConfig(seq_len=1024, steps=1)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from experiments.run import compile_cache
-from tests.helpers import ROOT
+from tests.helpers import ROOT, slow
 
 PROGRAM = """
 import jax
@@ -41,7 +41,7 @@ def test_a_second_start_compiles_nothing(tmp_path):
     assert again == number and hits >= 1
 
 
-@pytest.mark.parametrize("environment", [{compile_cache.OFF: "0"}, {"JAX_COMPILATION_CACHE_DIR": "elsewhere"}])
+@pytest.mark.parametrize("environment", [{compile_cache.OFF: "0"}, *slow({"JAX_COMPILATION_CACHE_DIR": "elsewhere"})])
 def test_the_environment_can_say_no(tmp_path, environment):
     if "JAX_COMPILATION_CACHE_DIR" in environment:
         environment = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "elsewhere")}

@@ -14,6 +14,7 @@ from longctx.data.document import Document
 from longctx.data.tokenizers import ByteTokenizer
 from longctx.errors import UserError
 from longctx.model import functional
+from tests.helpers import slow
 
 CONFIG = Config(
     model=ModelConfig(layers=1, d_model=16, mlp_dim=32, heads=2, kv_heads=2, head_dim=8, dtype="float32"),
@@ -53,7 +54,7 @@ def test_of_a_document_with_parts_that_count_these_are_measured():
     assert [TOKENIZER.decode(piece.targets[piece.asked]) for piece in cut] == ["", "", "ANSWER"]
 
 
-@pytest.mark.parametrize("mesh_config", [MeshConfig(), MeshConfig(data=2, context=2)])
+@pytest.mark.parametrize("mesh_config", [MeshConfig(), *slow(MeshConfig(data=2, context=2))])
 def test_the_loss_is_that_of_the_logits(mesh_config):
     config = dataclasses.replace(CONFIG, mesh=mesh_config, attention=AttentionConfig(layout="zigzag"))
     stages, mesh, said = plan(config), meshes.make(mesh_config), []

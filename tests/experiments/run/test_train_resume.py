@@ -13,8 +13,9 @@ from experiments.run.loop import Loop
 from experiments.settings import config as configs
 from longctx import meshes
 from longctx.checkpoints import manifest
-from longctx.config import CheckpointConfig, Config, LogConfig, StageConfig
+from longctx.config import CheckpointConfig, Config, LogConfig, OptimConfig, StageConfig
 from longctx.data.curriculum import plan
+from longctx.errors import UserError
 from tests.experiments.train_helpers import (
     BOUNDARY,
     STEPS,
@@ -131,6 +132,7 @@ def test_continues_on_another_mesh(tiny, finished, tmp_path):
     assert_same_losses(workdir, finished)
 
 
+@pytest.mark.slow
 def test_a_finished_run_has_nothing_left_to_train(tiny, finished, tmp_path):
     workdir = rewound(finished, tmp_path / "run", STEPS)
     output = ended_well(tiny.train(workdir))
@@ -217,6 +219,13 @@ SAVED = Config(
 def test_steps_that_are_skipped_cost_no_checkpoint(bad, saved, replacing):
     saves, _ = saves_of(SAVED, AskedAtLook(99), bad)
     assert (saves, saves.replacing) == (saved, replacing)
+
+
+def test_too_many_steps_that_are_skipped_in_a_row_stop_the_run():
+    config = dataclasses.replace(SAVED, optim=OptimConfig(max_bad_steps=3))
+    assert saves_of(config, AskedAtLook(99), bad=(2, 3, 5, 6))[1] == 12
+    with pytest.raises(UserError, match="optim.max_bad_steps=3"):
+        saves_of(config, AskedAtLook(99), bad=(5, 6, 7))
 
 
 def test_the_first_good_step_and_then_minutes_make_a_checkpoint(monkeypatch):

@@ -15,6 +15,7 @@ from tests.experiments.run.test_init_from import folder as folder
 from tests.experiments.run.test_init_from import of_bytes
 from tests.experiments.train_helpers import assert_same_run, ended_well, refusal, rewound, saved_state, saved_steps
 
+pytestmark = pytest.mark.slow  # of one run; each part of it alone is in the main tier
 LORA = ["model.lora.rank=2", "model.lora.targets=('attention.w*','mlp.up')", "model.dtype=float32"]
 HOW = [*LORA, "optim.ema=0.5", "stages[0].steps=3", "stages[1].steps=3", "checkpoint.every_steps=2"]
 IDS = np.arange(32).reshape(2, 16)
@@ -29,7 +30,6 @@ def run(tiny, folder, tmp_path_factory):
     return workdir, said
 
 
-@pytest.mark.slow
 def test_a_run_of_adapters_continues_bit_for_bit_and_no_other_continues_it(tiny, run, tmp_path):
     workdir, said = run
     again = rewound(workdir, tmp_path / "again", 4)

@@ -14,7 +14,7 @@ from experiments.settings import config as configs
 from longctx.checkpoints import manifest
 from longctx.config import LayerConfig, MemoryConfig, ModelConfig
 from longctx.errors import UserError
-from tests.helpers import ROOT
+from tests.helpers import ROOT, slow
 
 QUICKSTART = str(ROOT / "configs" / "quickstart.py")
 PLAIN = str(ROOT / "tests" / "golden" / "three_stages.py")
@@ -392,10 +392,12 @@ def run_command(tmp_path, *argv):
     "argv, part",
     [
         (["--config.modle.layers=2"], "Did you mean model.layers?"),
-        (["--config.model.layers=two"], "model.layers='two'"),
-        (["--config.attention.strategy=rign"], "Did you mean 'ring'?"),
         (["--config.data.path=nowhere"], "data.path='nowhere'"),
         (["--workdir", "other"], "model.layers: 2 (checkpoint) != 4 (now)"),
+        *slow(
+            (["--config.model.layers=two"], "model.layers='two'"),
+            (["--config.attention.strategy=rign"], "Did you mean 'ring'?"),
+        ),
     ],
 )
 def test_a_command_says_it_in_one_line_quickly_and_changes_nothing(argv, part, tmp_path):

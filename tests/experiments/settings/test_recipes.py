@@ -10,7 +10,7 @@ from experiments.settings import config as configs
 from longctx.data import mix
 from longctx.errors import UserError
 from tests.experiments.train_helpers import steps
-from tests.helpers import ROOT, slow
+from tests.helpers import ROOT, nightly, slow
 
 K, M = 2**10, 2**20
 # tokens of a row, rows of a step, base of RoPE and scale of the rate of each stage
@@ -130,7 +130,11 @@ def test_arguments_that_cannot_be(name, words):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", slow(*RECIPES))
+# in the slow tier: of a mixture in two stages, of rows of several lengths, under a window that grows
+STEPPED = "prolong", "dataset_decomposition", "sky_ladder"
+
+
+@pytest.mark.parametrize("name", [*slow(*STEPPED), *nightly(*(name for name in RECIPES if name not in STEPPED))])
 def test_two_steps(name, tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.report.write", lambda *args: None)  # seconds of pictures, tested elsewhere
     # the devices of this process are simulated already

@@ -1,10 +1,13 @@
 """The closed forms of what strategies send, against the collectives of their jaxprs: equal to the byte."""
 
+import itertools
+
 import pytest
 
 from longctx.context_parallel import api, cost
 from longctx.context_parallel.plan import CallPlan
 from pallas_kernels import masks
+from tests.helpers import nightly
 from tests.longctx.context_parallel.test_traffic import MIB, C, H, N, n, traffic
 
 TWO_LEVELS = [name for name, strategy in api.STRATEGIES.items() if strategy.levels == 2]
@@ -28,8 +31,14 @@ def test_every_strategy_has_a_cost():
         assert (sent(found.forward + found.exchange) > 0) == (name != "local"), name
 
 
-@pytest.mark.parametrize("mask, layout, K", CASES)
-@pytest.mark.parametrize("strategy", STRATEGIES)
+def every_strategy_and_every_case() -> list:
+    """One case of each strategy, in turn; the nightly tier takes the rest."""
+    first = [(name, *case) for name, case in zip(STRATEGIES, itertools.cycle(CASES), strict=False)]
+    rest = [(name, *case) for name in STRATEGIES for case in CASES if (name, *case) not in first]
+    return [*first, *nightly(*rest)]
+
+
+@pytest.mark.parametrize("strategy, mask, layout, K", every_strategy_and_every_case())
 def test_what_is_sent(strategy, mask, layout, K):
     asked = dict(mask=mask, layout=layout, outer=2 if strategy in TWO_LEVELS else 1)
     if strategy == "lightseq":  # causal masks over contiguous rows alone
@@ -44,7 +53,7 @@ def test_dispatch_sends_at_most_what_may_be_seen():
     assert sent(all_keys.backward) == sent(near.backward) * (C - 1)
 
 
-@pytest.mark.parametrize("strategy", ["ring", "all_gather", "usp", "lightseq"])
+@pytest.mark.parametrize("strategy", ["ring", "usp", *nightly("all_gather", "lightseq")])
 def test_gradients_in_float32(strategy):
     outer = 2 if strategy in TWO_LEVELS else 1
     found = closed(strategy, 8, outer=outer, kv_grads_dtype="float32")

@@ -21,10 +21,10 @@ from tests.longctx.context_parallel.cut import attend, check, run
 STRATEGIES = [name for name in api.STRATEGIES if name != "local"]
 ANY_LAYOUT = [name for name in STRATEGIES if name != "lightseq"]
 SHARDED_HEADS = ("ulysses", "usp")
-QUICK = ["ring", "ulysses"]
+QUICK = ["ring", "ulysses", "double_ring", "dispatch"]  # of each kind one
 
 
-@pytest.mark.parametrize("strategy", [*QUICK, *slow(*(name for name in STRATEGIES if name not in QUICK))])
+@pytest.mark.parametrize("strategy", slow(*STRATEGIES))
 def test_what_a_strategy_can_do_is_what_the_docs_say(strategy):
     cells = capabilities.row(strategy)
     assert capabilities.line(strategy, cells) in capabilities.PAGE.read_text().splitlines(), (
@@ -52,7 +52,7 @@ def test_any_combination(data):
 
 
 @pytest.mark.canary
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [*QUICK, *slow(*(name for name in STRATEGIES if name not in QUICK))])
 def test_lengths_that_do_not_divide_are_padded_inside(strategy):
     shards, length = {"ulysses": (4, 61), "usp": (4, 61)}.get(strategy, (3, 50))
     check(problem(B=1, T=length), "causal", MeshConfig(context=shards), strategy=strategy)
@@ -63,7 +63,7 @@ def test_fewer_tokens_than_shards():
 
 
 @pytest.mark.canary
-@pytest.mark.parametrize("strategy", ["ring", "ulysses", "dispatch"])
+@pytest.mark.parametrize("strategy", ["ring", "ulysses", *slow("dispatch")])
 def test_all_mesh_axes_at_once(strategy):
     info = packed(1, 4, 32)
     check(
@@ -76,7 +76,11 @@ def test_all_mesh_axes_at_once(strategy):
 
 
 @pytest.mark.parametrize(
-    "strategy, kernel", [*((strategy, "reference") for strategy in STRATEGIES), ("ring", "chunked")]
+    "strategy, kernel",
+    [
+        *((strategy, "reference") for strategy in QUICK),
+        *slow(*((strategy, "reference") for strategy in STRATEGIES if strategy not in QUICK), ("ring", "chunked")),
+    ],
 )
 def test_a_learned_bias_gets_its_gradient_from_every_shard(strategy, kernel):
     """T5's params, sharded over the heads, over packed documents."""
@@ -176,7 +180,7 @@ def test_keys_that_must_be_far_away_may_be_in_any_block(strategy, outer, layout)
 # ---- where public implementations fail
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [*QUICK, *slow(*(name for name in STRATEGIES if name not in QUICK))])
 def test_rows_and_shards_that_see_nothing(strategy):
     """A document, two shards of padding, and queries of which no key is near: no NaN, no gradient."""
     segments = jnp.array([[1] * 12 + [0] * 36 + [2] * 16], jnp.int32)
@@ -207,7 +211,7 @@ def test_bfloat16_error_does_not_grow_with_the_number_of_shards(strategy, most):
         assert all(e <= 1.25 * e1 + 1e-4 for e, e1 in zip(errors[shards], errors[1], strict=True)), errors
 
 
-@pytest.mark.parametrize("strategy", ["ring", "lightseq", "all_gather", "dispatch"])
+@pytest.mark.parametrize("strategy", ["ring", "dispatch", *slow("lightseq", "all_gather")])
 def test_gradients_that_travel_in_bfloat16_are_only_rounded(strategy):
     p = problem(B=1, T=64)
     got = run(p, masks.Causal(), MeshConfig(context=4), strategy=strategy, kv_grads_dtype="bfloat16")

@@ -11,6 +11,7 @@ from longctx.config import MeshConfig
 from longctx.context_parallel import api, collectives, dispatch
 from longctx.memory.remat import checkpointed
 from pallas_kernels import masks
+from tests.helpers import nightly, slow
 from tests.longctx.context_parallel.cut import attend
 from tests.longctx.context_parallel.traffic import sent_bytes
 
@@ -42,9 +43,14 @@ def block(heads, bytes_each=2):
     return n * heads * H * bytes_each / MIB
 
 
-@pytest.mark.parametrize("K", [32, 8])
 @pytest.mark.parametrize(
-    "strategy, layout, outer", [("ring", "zigzag", 1), ("bidirectional_ring", "zigzag", 1), ("double_ring", None, 2)]
+    "strategy, layout, outer, K",
+    [
+        ("ring", "zigzag", 1, 32),
+        ("bidirectional_ring", "zigzag", 1, 8),
+        ("double_ring", None, 2, 8),
+        *nightly(("ring", "zigzag", 1, 8), ("bidirectional_ring", "zigzag", 1, 32), ("double_ring", None, 2, 32)),
+    ],
 )
 def test_rings(strategy, layout, outer, K):
     """C-1 hops of K and V either way; C-1 of dK and dV, for a block's own share is added at home."""
@@ -78,7 +84,7 @@ def test_ulysses(K):
     assert backward == share * (2 * block(N) + 2 * block(K) + 2 * rows)
 
 
-@pytest.mark.parametrize("kv_grads_dtype, bytes_each", [("bfloat16", 2), ("float32", 4)])
+@pytest.mark.parametrize("kv_grads_dtype, bytes_each", [("bfloat16", 2), *slow(("float32", 4))])
 def test_dispatch(kv_grads_dtype, bytes_each, monkeypatch):
     """A round is of K and V or, back home, of dK and dV; before the first, ranges of blocks and counts of them travel.
 

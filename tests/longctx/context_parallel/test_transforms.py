@@ -11,7 +11,7 @@ from longctx.context_parallel import api
 from longctx.memory.remat import checkpointed
 from pallas_kernels import masks
 from pallas_kernels.attention.spec import AttentionSpec
-from tests.helpers import assert_close, packed, problem, slow, truth
+from tests.helpers import assert_close, nightly, packed, problem, slow, truth
 from tests.longctx.context_parallel.cut import attend
 from tests.longctx.context_parallel.traffic import sent_bytes
 
@@ -29,7 +29,7 @@ def test_without_a_mesh_and_eagerly():
     assert_close((out, lse), truth(p, AttentionSpec(masks.Causal()))[:2], "float32", 40)
 
 
-@pytest.mark.parametrize("strategy", slow("all_gather", "ring", "ulysses"))
+@pytest.mark.parametrize("strategy", [*slow("ring"), *nightly("all_gather", "ulysses")])
 def test_eagerly_as_under_jit(strategy):
     p, mesh = problem(B=1, T=8, H=8), meshes.make(MeshConfig(context=2))
     with jax.set_mesh(mesh):
@@ -41,7 +41,7 @@ def test_eagerly_as_under_jit(strategy):
     assert_close((eager, grads), (jitted, jitted_grads), "float32", 32)
 
 
-@pytest.mark.parametrize("strategy", ["ring", *slow("ulysses", "dispatch")])
+@pytest.mark.parametrize("strategy", ["ring", *slow("ulysses"), *nightly("dispatch")])
 def test_scan_and_remat(strategy):
     """Two layers of out = attend(out), against the same without devices and without jax.checkpoint."""
     p, mesh = problem(B=1, T=32, N=4, K=4, H=8), meshes.make(MESH)

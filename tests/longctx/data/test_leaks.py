@@ -24,7 +24,7 @@ def compiled():
     mesh = meshes.make(MeshConfig())
     with jax.set_mesh(mesh):
         graph = functional.graph(MODEL, AttentionConfig())
-        params = functional.init(MODEL, AttentionConfig(), jax.random.key(0))
+        params = jax.jit(lambda: functional.init(MODEL, AttentionConfig(), jax.random.key(0)))()
     return mesh, jax.jit(lambda batch: functional.nll(graph, params, batch))
 
 

@@ -10,7 +10,7 @@ from longctx.config import AttentionConfig, Config, LayerConfig, MeshConfig, Mod
 from longctx.evals import batches, branches
 from longctx.evals.batches import Piece, Prediction
 from longctx.evals.predictor import predictor
-from tests.helpers import slow
+from tests.helpers import nightly, slow
 
 MODEL = ModelConfig(vocab_size=32, layers=1, d_model=16, mlp_dim=32, heads=2, kv_heads=1, head_dim=8, dtype="float32")
 LENGTH = 48
@@ -29,9 +29,8 @@ def texts(*sizes, seed=0, asked=3):
     "position, mask, shards, strategy, layout",
     [
         ("rope", "causal & (window(9) | sinks(2))", 4, "ring", "contiguous"),
-        *slow(
-            ("dca(16, 4)", "causal", 1, "ring", "zigzag"),
-            ("rope", "causal", 2, "dispatch", "zigzag"),
+        *slow(("dca(16, 4)", "causal", 1, "ring", "zigzag"), ("rope", "causal", 2, "dispatch", "zigzag")),
+        *nightly(
             ("alibi", "causal", 1, "ring", "zigzag"),
             ("self_extend(3, 8)", "causal & window(20)", 4, "ring", "striped(4)"),
             ("rope", "causal & window(9)", 4, "all_gather", "contiguous"),

@@ -11,7 +11,7 @@ from longctx.config import LayerConfig, MeshConfig, RopeConfig
 from longctx.errors import UserError
 from longctx.generation import cache as caching
 from pallas_kernels import masks
-from tests.helpers import assert_close, slow
+from tests.helpers import assert_close, later, nightly, slow
 from tests.longctx.generation.helpers import LENGTH, ONE, TINY, cached, uncached
 
 WIDTH = 8  # the most tokens read at once; also more than some windows hold
@@ -86,7 +86,7 @@ def check(config, reading, mesh_config=ONE, length=None):
     return cache
 
 
-@pytest.mark.parametrize("name", [*(name for name in MODELS if name != "clex"), *slow("clex")])
+@pytest.mark.parametrize("name", later(MODELS, "clex", "bounded memory"))
 def test_any_reading_gives_the_logits_of_the_uncached_model(name):
     @settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
     @given(readings())
@@ -109,10 +109,9 @@ def whole(seed=0, chunk=WIDTH, B=2):
         ("plain, window, window with sinks", MeshConfig(context=4)),
         ("biases", MeshConfig(data=2, context=2, tensor=2)),
         *slow(
-            ("rotations by region", MeshConfig(context_outer=2, context=2)),
-            ("bounded memory", MeshConfig(context=4)),
-            ("Llama 4", MeshConfig(fsdp=2, context=2)),
+            ("rotations by region", MeshConfig(context_outer=2, context=2)), ("Llama 4", MeshConfig(fsdp=2, context=2))
         ),
+        *nightly(("bounded memory", MeshConfig(context=4))),
     ],
 )
 def test_a_cache_cut_over_a_mesh(name, mesh_config):

@@ -2,13 +2,14 @@
 
 import pytest
 
-from tests.helpers import NEEDS_TPU_COMPILER, compiled_for_tpu
+from tests.helpers import NEEDS_TPU_COMPILER, compiled_for_tpu, nightly, slow
 
 
 @NEEDS_TPU_COMPILER
-@pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("arguments, kernels", [(("v5e", "auto", "128"), 1), (("v6e", "tpu_decode", "256"), 2)])
+@pytest.mark.parametrize(
+    "arguments, kernels", [*slow((("v6e", "tpu_decode", "256"), 2)), *nightly((("v5e", "auto", "128"), 1))]
+)
 def test_a_step_copies_no_keys(arguments, kernels):
     """One kernel in the loop over layers, by name another for the new token's own key."""
     found, temporary, of_layer = map(

@@ -70,7 +70,7 @@ def test_short_prompts_are_read_in_a_short_chunk(monkeypatch, longest, chunk, wi
     same(list(got), by_hand(TINY, prompts, 4))
 
 
-@pytest.mark.parametrize("mesh_config", [ONE, MeshConfig(context=4), MeshConfig(data=2, context=2)])
+@pytest.mark.parametrize("mesh_config", [ONE, MeshConfig(data=2, context=2), *slow(MeshConfig(context=4))])
 def test_greedy_tokens_are_those_of_the_uncached_model_on_any_mesh(mesh_config):
     """Three rows on two data shards: one is added, and dropped again."""
     got = generate(mesh_config=mesh_config)

@@ -73,6 +73,7 @@ def test_an_answer_that_is_broken_off_stays_in_the_row():
         assert list(session.stream(longer, Request(max_new_tokens=5, chunk=CHUNK))) == anew(TINY, longer, 5)
 
 
+@pytest.mark.slow
 def test_on_a_mesh_and_to_a_stop_token():
     mesh_config = MeshConfig(data=2, context=2)
     mesh, graph, params = setup(RING, mesh_config)

@@ -1,5 +1,6 @@
 """GGUF files: the model and the tokenizer that are in them, and files that are refused."""
 
+import itertools
 import json
 import pathlib
 
@@ -19,6 +20,7 @@ from longctx.errors import UserError
 from longctx.hf import sources
 from longctx.hf.gguf import file, header, quantized
 from longctx.hf.gguf.tokenizer import Kind
+from tests.helpers import nightly
 from tests.longctx.hf import tiny
 from tests.longctx.hf.gguf_files import content_of, write
 
@@ -57,13 +59,21 @@ def assert_same_model(got: hf.Model, want: hf.Model) -> None:
     jax.tree.map(np.testing.assert_array_equal, got.params, want.params)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16], ids=lambda dtype: np.dtype(dtype).name)
-@pytest.mark.parametrize("name", MODELS)
+def every_model_in_one_dtype() -> list:
+    """(model, dtype) of each model, dtypes in turn; the nightly tier takes the rest."""
+    dtypes = "float32", "float16", "bfloat16"
+    first = list(zip(MODELS, itertools.cycle(dtypes), strict=False))
+    return [*first, *nightly(*(case for case in itertools.product(MODELS, dtypes) if case not in first))]
+
+
+@pytest.mark.parametrize("name, dtype", every_model_in_one_dtype())
 def test_a_file_is_the_model_of_its_folder(tmp_path, name, dtype):
     """Every weight, bit for bit, and every setting. (1 + w) - 1 keeps w where it has few bits."""
     values = {tensor: np.round(value * 64) / 64 for tensor, value in tiny.tensors(name).items()}
-    values = {tensor: value.astype(dtype) for tensor, value in values.items()}
-    content = content_of(name, **MODELS[name]) | {"torch_dtype": np.dtype(dtype).name}
+    values = {
+        tensor: value.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype) for tensor, value in values.items()
+    }
+    content = content_of(name, **MODELS[name]) | {"torch_dtype": dtype}
     path = write(tmp_path / f"{name}.gguf", content, values)
     assert_same_model(hf.load(path), hf.load(folder_of(tmp_path, name, content, values)))
 

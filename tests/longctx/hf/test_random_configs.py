@@ -50,11 +50,11 @@ def test_nothing_is_refused_that_could_be_computed():
 
 
 def _cases() -> list:
-    """One of each model_type in the quick tier."""
+    """One of each model_type in the main tier, the others in the nightly one."""
     kinds = {i: FILES[i]["config"]["model_type"] for i in computed()}
     quick = {kind: i for i, kind in reversed(kinds.items())}
     return [
-        pytest.param(i, id=f"{kind}-{i}", marks=() if quick[kind] == i else pytest.mark.slow)
+        pytest.param(i, id=f"{kind}-{i}", marks=() if quick[kind] == i else pytest.mark.nightly)
         for i, kind in kinds.items()
     ]
 

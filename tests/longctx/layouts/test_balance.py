@@ -1,7 +1,9 @@
 """The meters of layouts, against counting every pair of tokens and of blocks."""
 
 import dataclasses
+import functools
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,6 +22,13 @@ C, BLOCK = 4, 2
 
 def mask_of(reach):
     return masks.Causal() & masks.Segments() & (masks.Full() if reach is None else masks.Window(reach))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def relations(mask, tokens):
+    """What blocks of tokens are to one another."""
+    ranges = masks.block_ranges(tokens, BLOCK)
+    return masks.relation(mask, ranges, ranges)
 
 
 def laid_out(data, name):
@@ -43,8 +52,8 @@ def test_work_is_the_pairs_that_see_each_other(name, reach, data):
 @given(st.sampled_from(NAMES), st.sampled_from([None, 1, 3, 20]), st.data())
 def test_tiles_are_the_blocks_that_a_kernel_does_not_skip(name, reach, data):
     moved = laid_out(data, name)
-    ranges = masks.block_ranges(masks.TokenInfo(moved["positions"], moved["segments"]), BLOCK)
-    touched = np.asarray(masks.relation(mask_of(reach), ranges, ranges)) != masks.EMPTY
+    tokens = masks.TokenInfo(moved["positions"], moved["segments"])
+    touched = np.asarray(relations(mask_of(reach), tokens)) != masks.EMPTY
     by_shard = touched.reshape(2, C, -1, C, touched.shape[1] // C)
     computed, needed = balance.tiles(**moved, shards=C, reach=reach, block=BLOCK)
     np.testing.assert_array_equal(computed, by_shard.sum((0, 2, 4)))

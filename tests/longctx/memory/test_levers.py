@@ -36,8 +36,8 @@ MIXTURE = dataclasses.replace(
 @pytest.mark.parametrize(
     "model, mesh",
     [
-        *slow((SHARES, MeshConfig(context=2)), (RICH, MeshConfig(fsdp=2, context=2, tensor=2))),
-        *nightly((MIXTURE, MeshConfig(context=4))),
+        *slow((RICH, MeshConfig(fsdp=2, context=2, tensor=2))),
+        *nightly((SHARES, MeshConfig(context=2)), (MIXTURE, MeshConfig(context=4))),
     ],
 )
 def test_all_at_once(model, mesh):
@@ -47,8 +47,9 @@ def test_all_at_once(model, mesh):
 @pytest.mark.parametrize(
     "offload, mesh",
     [
-        *slow((("params", "moments"), MeshConfig(fsdp=4)), (("grads",), MeshConfig(context=4))),
+        *slow((("params", "moments"), MeshConfig(fsdp=4))),
         *nightly(
+            (("grads",), MeshConfig(context=4)),
             (("params",), MeshConfig()),
             (("grads", "moments"), MeshConfig()),
             (("params", "grads"), MeshConfig(tensor=2)),

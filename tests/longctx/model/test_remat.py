@@ -12,7 +12,7 @@ from longctx.config import AttentionConfig, LayerConfig, MemoryConfig, MeshConfi
 from longctx.errors import UserError
 from longctx.memory import remat
 from longctx.model import functional
-from tests.helpers import slow
+from tests.helpers import nightly, slow
 from tests.longctx.model.test_transformer import TINY, batch
 
 MODEL = dataclasses.replace(TINY, pattern=(LayerConfig(), LayerConfig(feed_forward="plain")))
@@ -51,7 +51,7 @@ def _flops(eqn) -> int:
     return eqn.params.get("length", 1) * sum(matmuls(getattr(value, "jaxpr", value)) for value in inner)
 
 
-@pytest.mark.parametrize("keep, offload", [(0.25, 0.5), *slow((0.5, 0), (0, 0.5), (1, 0), (0, 1))])
+@pytest.mark.parametrize("keep, offload", [(0.25, 0.5), *slow((0.5, 0), (0, 0.5)), *nightly((1, 0), (0, 1))])
 def test_shares_of_the_tokens_are_kept_moved_and_recomputed(keep, offload):
     """Beside "offload_attention": 4 bytes of each number on the device or the host, and 2 D FLOPs fewer."""
     before, kept_before = spent("offload_attention")

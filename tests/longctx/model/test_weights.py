@@ -1,6 +1,7 @@
 """What weights state where they are made: their PartitionSpec and whether they decay; and who finds it again."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -118,8 +119,8 @@ def test_norms_and_biases_are_not_decayed(name):
     ones = jax.tree.map(lambda x: np.ones(x.shape, np.float32), params)
     decays = jax.tree.map(lambda info: info.decay, infos)
     config = OptimConfig(weight_decay=0.5)
-    grads, start = jax.tree.map(np.zeros_like, ones), optim.start(config, ones)
-    updates, _ = optim.optimizer(config, decays).update(grads, start, ones)
+    grads, start = jax.tree.map(np.zeros_like, ones), jax.jit(functools.partial(optim.start, config))(ones)
+    updates, _ = jax.jit(optim.optimizer(config, decays).update)(grads, start, ones)
     for path, update in jax.tree_util.tree_leaves_with_path(updates):
         np.testing.assert_array_equal(update, -0.5 if path[-1].key in DECAYED else 0.0, err_msg=str(path))
 

@@ -9,7 +9,7 @@ import pytest
 from longctx import layouts, meshes
 from longctx.config import MeshConfig
 from longctx.positions import augment
-from tests.helpers import packed
+from tests.helpers import packed, slow
 
 T, TARGET = 32, 160  # target = 5 T
 REAL = [name for name in augment.AUGMENTATIONS if name != "none"]
@@ -68,9 +68,8 @@ def test_documents_rows_and_steps_draw_for_themselves(name):
 @pytest.mark.parametrize(
     "config, layout",
     [
-        (MeshConfig(context=4), "zigzag"),
-        (MeshConfig(data=2, context=2), "striped"),
         (MeshConfig(fsdp=2, context=2), "per_document(4)"),
+        *slow((MeshConfig(context=4), "zigzag"), (MeshConfig(data=2, context=2), "striped")),
     ],
 )
 @pytest.mark.parametrize("name", REAL)

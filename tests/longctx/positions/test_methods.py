@@ -197,8 +197,14 @@ def dense(text: str):
         return jax.tree.map(np.asarray, [*result, *pull((dout, jnp.where(jnp.isfinite(result[1]), dlse, 0.0)))])
 
 
-@pytest.mark.parametrize("config, layout", [(MeshConfig(), "contiguous"), (MeshConfig(context=4), "zigzag")])
-@pytest.mark.parametrize("text", METHODS)
+@pytest.mark.parametrize(
+    "text, config, layout",
+    [
+        *((text, MeshConfig(context=4), "zigzag") for text in METHODS),
+        (METHODS[0], MeshConfig(), "contiguous"),
+        *slow(*((text, MeshConfig(), "contiguous") for text in METHODS[1:])),
+    ],
+)
 def test_values_and_gradients_are_those_of_the_dense_definition(text, config, layout):
     """Packed documents, on one device and by a ring over four."""
     kind = dataclasses.replace(CAUSAL, position=text)
@@ -232,7 +238,7 @@ def test_three_parts_under_every_strategy(strategy):
     assert_close(got, dense("dca(12, 4)"), "float32", 200, strategy)
 
 
-@pytest.mark.parametrize("text", ["rope", "nope", "alibi", "t5"])
+@pytest.mark.parametrize("text", ["alibi", "t5", *slow("rope", "nope")])
 def test_methods_of_one_part_by_a_ring_are_those_of_one_device(text):
     kind = dataclasses.replace(CAUSAL, position=text)
     table = jnp.asarray(np.random.default_rng(0).standard_normal((2, 32)), jnp.float32) if text == "t5" else None

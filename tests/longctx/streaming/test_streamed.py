@@ -102,8 +102,7 @@ def test_by_a_ring_over_stripes():
     assert_as_autodiff(run_of(PLAIN, MeshConfig(context=4), streamed(16, keep_attention=True), "striped(4)"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("clip", ["exact", "delayed"])
+@pytest.mark.parametrize("clip", [*slow("exact"), *nightly("delayed")])
 def test_without_clipping(clip):
     config = run_of(PLAIN, memory=streamed(16, clip=clip))
     assert_as_autodiff(dataclasses.replace(config, optim=dataclasses.replace(CLIPPED, clip_norm=0.0)))
@@ -133,11 +132,12 @@ def test_all_mesh_axes_all_on_the_hosts_and_all_that_a_model_may_have():
     "model, mesh, memory, layout, strategy",
     [
         *slow(
-            (RICH_PAIR, MeshConfig(context=4), streamed(8), "zigzag", "ulysses"),
+            (PLAIN, MeshConfig(context=2), streamed(8), "zigzag", "ulysses"),
             (PLAIN, MeshConfig(fsdp=2, context=4), streamed(16), "per_document", "dispatch"),
-            (FAR_AWAY, MeshConfig(context=2), streamed(8, 2), "contiguous", "double_ring"),
         ),
         *nightly(
+            (FAR_AWAY, MeshConfig(context=2), streamed(8, 2), "contiguous", "double_ring"),
+            (RICH_PAIR, MeshConfig(context=4), streamed(8), "zigzag", "ulysses"),
             (RICH_PAIR, MeshConfig(fsdp=2, context_outer=2, context=2), streamed(16, 4), "striped(4)", "usp"),
             (PLAIN, MeshConfig(data=2, context=2), streamed(32), "contiguous", "all_gather"),
             (PLAIN, MeshConfig(context=2), streamed(8), "striped(2)", "token_ring"),
@@ -172,11 +172,11 @@ ENDS = dataclasses.replace(PLAIN, lora=dataclasses.replace(LORA, targets=("mlp.d
     "model, trains, memory, mesh",
     [
         *slow(
-            (ADAPTED, (), streamed(16, clip="delayed"), ONE),
-            (ADAPTED, ("norm.scale", "*mlp_norm*"), streamed(8, 2, offload=host.NAMES), MeshConfig(fsdp=2, tensor=2)),
-            (PLAIN, ("head",), streamed(8), ONE),
+            (ADAPTED, ("norm.scale", "*mlp_norm*"), streamed(8, 2, offload=host.NAMES), MeshConfig(fsdp=2, tensor=2))
         ),
         *nightly(
+            (ADAPTED, (), streamed(16, clip="delayed"), ONE),
+            (PLAIN, ("head",), streamed(8), ONE),
             (RICH_PAIR, ("embedding.table", "bias_table"), streamed(16, clip="exact_twice"), MeshConfig(context=2)),
             (RICH_PAIR, ("blocks.1.*",), streamed(8), ONE),
             (ENDS, (), streamed(8), MeshConfig(fsdp=2, tensor=2)),
@@ -209,7 +209,7 @@ def test_delayed_clipping_is_by_the_norm_of_the_step_before():
 
 
 @pytest.mark.parametrize(
-    "memory, rows", [(streamed(16, clip="delayed"), 2), *slow((streamed(8, every=2, clip="exact_twice"), B))]
+    "memory, rows", [(streamed(16, clip="delayed"), 2), *nightly((streamed(8, every=2, clip="exact_twice"), B))]
 )
 def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(memory, rows):
     good, bad, again = steps(run_of(PLAIN, memory=memory, rows=rows), (1.0, np.nan, 1.0), rows)
@@ -221,7 +221,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(memory, rows
 
 
 @pytest.mark.parametrize(
-    "memory, rows", [*slow((streamed(8, every=2, clip="exact_twice"), B)), (streamed(16, clip="delayed"), 2)]
+    "memory, rows", [(streamed(16, clip="delayed"), 2), *nightly((streamed(8, every=2, clip="exact_twice"), B))]
 )
 def test_an_update_that_is_not_finite_leaves_a_finite_state_and_is_counted(memory, rows):
     """An update of one layer that is not finite: the layer stays as it is, with all that is updated after it."""

@@ -12,8 +12,10 @@ from pallas_kernels.attention import api, chunked, decode, reference
 from pallas_kernels.attention.pair import Inputs, Pair, merge, neutral, row_stats
 from pallas_kernels.attention.spec import AttentionSpec
 from pallas_kernels.masks import Causal, TokenInfo
-from pallas_kernels.testing import BIASES, MASKS, KernelCases, Sizes, seen_dlse
-from tests.helpers import assert_close, packed, problem, results, slow
+from pallas_kernels.testing import BIASES, MASKS, SHAPES, KernelCases, Sizes, seen_dlse
+from tests.helpers import assert_close, later, mask_cases, packed, problem, results, slow
+
+HALVED = ("sinks", "bfloat16"), ("packed_prefix_window", "bfloat16")
 
 
 class TestReference(KernelCases):
@@ -28,6 +30,14 @@ class TestReference(KernelCases):
 class TestChunked(KernelCases):
     kernel = "chunked"
     cuts = (2, *slow(5))
+
+    @pytest.mark.parametrize("mask, dtype", mask_cases(*HALVED, rest=slow))
+    def test_masks(self, mask, dtype):
+        super().test_masks(mask, dtype)
+
+    @pytest.mark.parametrize("shape", later(SHAPES, "mha", "gqa", "few_queries"))
+    def test_shapes(self, shape):
+        super().test_shapes(shape)
 
     @pytest.mark.parametrize("dtype", ["float32", *slow("bfloat16")])
     def test_biases(self, bias, dtype):
@@ -46,6 +56,10 @@ class TestDecode(KernelCases):
         "long": dict(T=2, S=700, B=1),
     }
     test_blocks_of_its_own_choice = test_empty_blocks_are_not_visited = None  # it has no blocks
+
+    @pytest.mark.parametrize("mask, dtype", mask_cases(*HALVED))
+    def test_masks(self, mask, dtype):
+        super().test_masks(mask, dtype)
 
     @pytest.mark.parametrize("dtype", ["float32", *slow("bfloat16")])
     def test_biases(self, bias, dtype):
@@ -109,17 +123,17 @@ def test_what_inputs_have_room_for_is_refused_until_somebody_takes_it(implementa
 
 def test_vmap_and_remat_and_scan():
     p, spec = problem(B=2), AttentionSpec(Causal(), block=16)
-    attend = lambda q: api.attention(p.inputs()._replace(q=q), spec).out
-    mapped = jax.vmap(lambda x: api.attention(x, spec).out)(jax.tree.map(lambda a: a[:, None], p.inputs()))
+    attend = jax.jit(lambda q: api.attention(p.inputs()._replace(q=q), spec).out)
+    mapped = jax.jit(jax.vmap(lambda x: api.attention(x, spec).out))(jax.tree.map(lambda a: a[:, None], p.inputs()))
     assert_close(mapped[:, 0], attend(p.q), "float32", 50)
     body = jax.checkpoint(lambda q, _: (attend(q), None))
-    g = jax.grad(lambda q: jax.lax.scan(body, q, None, length=2)[0].sum())(p.q)
-    assert_close(g, jax.grad(lambda q: attend(attend(q)).sum())(p.q), "float32", 50)
+    g = jax.jit(jax.grad(lambda q: jax.lax.scan(body, q, None, length=2)[0].sum()))(p.q)
+    assert_close(g, jax.jit(jax.grad(lambda q: attend(attend(q)).sum()))(p.q), "float32", 50)
 
 
 def test_merge_with_nothing_changes_nothing():
     p = problem(T=8)
-    pair, nothing = reference.forward(p.inputs(), AttentionSpec()), neutral(p.q)
-    assert_close(merge(pair, nothing), pair, "float32", 1)
-    out, lse = merge(nothing, nothing)
+    pair, nothing = jax.jit(lambda x: (reference.forward(x, AttentionSpec()), neutral(x.q)))(p.inputs())
+    assert_close(jax.jit(merge)(pair, nothing), pair, "float32", 1)
+    out, lse = jax.jit(merge)(nothing, nothing)
     assert not np.asarray(out).any() and np.isneginf(lse).all()

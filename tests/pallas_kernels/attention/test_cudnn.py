@@ -129,10 +129,17 @@ def test_whatever_tokens_look_like(mask, here):
     T, rng, spec = 8, np.random.default_rng(1), AttentionSpec(masks.parse(mask), partial=True)
     p = problem(T=T, B=2, N=2, K=1, dtype="bfloat16")
     implementation, taken = api.IMPLEMENTATIONS["cudnn"], set()
+    matches = jax.jit(lambda *infos: gpu_cudnn._matches(spec.mask, *infos))
     both = [
         jax.jit(lambda x, stats, of=of: (of.forward(x, spec), of.backward(x, spec, stats)))
         for of in (implementation, reference)
     ]
+
+    @jax.jit
+    def finite_stats(pair):
+        stats = row_stats(pair, (p.dout, p.dlse))
+        return stats._replace(delta=jnp.where(jnp.isfinite(stats.lse), stats.delta, 0.0))
+
     for _ in range(200):
         sides = [_some_tokens(rng, T) for _ in range(4)]
         sides[rng.integers(0, 2)] = sides[0]  # often the same in both rows
@@ -141,10 +148,9 @@ def test_whatever_tokens_look_like(mask, here):
         infos = tuple(
             TokenInfo(*(jnp.array(x, jnp.int32) for x in zip(*side, strict=True))) for side in (sides[:2], sides[2:])
         )
-        taken.add([*map(bool, gpu_cudnn._matches(spec.mask, *infos)), True].index(True))
+        taken.add([*map(bool, matches(*infos)), True].index(True))
         x = p._replace(q_info=infos[0], k_info=infos[1]).inputs()
-        stats = row_stats(both[1](x, RowStats(p.dout, p.dlse, p.dlse))[0], (p.dout, p.dlse))
-        stats = stats._replace(delta=jnp.where(jnp.isfinite(stats.lse), stats.delta, 0.0))
+        stats = finite_stats(both[1](x, RowStats(p.dout, p.dlse, p.dlse))[0])
         got, want = (f(x, stats) for f in both)
         assert_close(got, want, "bfloat16", T, str(infos))
     assert taken >= {0, 2, 5} | ({1} if "causal" in mask else set())
@@ -154,8 +160,8 @@ def test_whatever_tokens_look_like(mask, here):
     "strategy, shards, layout",
     [
         ("ring", 4, "zigzag"),
-        ("ring", 4, "contiguous"),
-        *slow(("token_ring", 4, "zigzag"), ("ulysses", 2, "contiguous"), ("ring", 8, "zigzag")),
+        *slow(("ring", 4, "contiguous"), ("ulysses", 2, "contiguous")),
+        *nightly(("token_ring", 4, "zigzag"), ("ring", 8, "zigzag")),
     ],
 )
 def test_every_hop_over_one_document_is_cudnns(strategy, shards, layout, here):
@@ -165,7 +171,7 @@ def test_every_hop_over_one_document_is_cudnns(strategy, shards, layout, here):
     cut.check(p, "causal", MeshConfig(context=shards), layout, strategy=strategy, kernel="cudnn", terms=64)
 
 
-@pytest.mark.parametrize("layout", slow("zigzag", "contiguous", "striped"))
+@pytest.mark.parametrize("layout", [*slow("zigzag"), *nightly("contiguous", "striped")])
 def test_a_ring_over_packed_documents(layout, here):
     info = packed(2, 1, 64, mean=40)
     p = problem(B=1, T=64, N=4, K=2, dtype="bfloat16", infos=(info, info))
@@ -195,14 +201,13 @@ def test_rounded_parts_add_up(here):
 
     @jax.jit
     def summed(p):
-        pair, dq = None, 0.0
-        split = zip(*(jnp.split(x, 8, 1) for x in (p.k, p.v)), strict=True)
-        parts = [Inputs(p.q, k, v, p.q_info, p.q_info) for k, v in split]
-        for x in parts:
-            pair = module.forward(x, spec, pair)
-        for x in parts:
-            dq = dq + module.backward(x, spec, row_stats(pair, (p.dout, p.dlse))).dq
-        return *pair, dq
+        parts = tuple(jnp.stack(jnp.split(x, 8, 1)) for x in (p.k, p.v))
+        of = lambda part: Inputs(p.q, *part, p.q_info, p.q_info)
+        pair = module.forward(of(x[0] for x in parts), spec)
+        rest = tuple(x[1:] for x in parts)
+        pair, _ = jax.lax.scan(lambda pair, part: (module.forward(of(part), spec, pair), None), pair, rest)
+        stats = row_stats(pair, (p.dout, p.dlse))
+        return *pair, jax.lax.map(lambda part: module.backward(of(part), spec, stats).dq, parts).sum(0)
 
     assert_close(summed(p), truth(p, spec)[:3], "bfloat16", 512)
 

@@ -1,5 +1,6 @@
 """What only the backward TPU kernel has to show: its sums of dq in HBM, its strips and its tiles."""
 
+import jax
 import jax.numpy as jnp
 import pytest
 from jax.experimental import pallas as pl
@@ -18,8 +19,12 @@ TILED = Blocks(256, 256, 128, 128)  # pairs of two strips, and of four tiles
 
 
 def check(p, spec, blocks, terms):
-    stats = row_stats(reference.forward(p.inputs(), spec), (p.dout, p.dlse))
-    got = tpu_backward.grads(p.inputs(), spec, stats, blocks)
+    @jax.jit
+    def grads(p):
+        stats = row_stats(reference.forward(p.inputs(), spec), (p.dout, p.dlse))
+        return tpu_backward.grads(p.inputs(), spec, stats, blocks)
+
+    got = grads(p)
     assert_close(got, truth(p, spec)[2:], p.q.dtype, terms)
 
 
@@ -59,7 +64,7 @@ def test_dq_is_summed_in_memory(shape, mask, blocks):
 
 @pytest.mark.parametrize(
     "dtype, mask, start",
-    [("float32", Causal(), 0), ("bfloat16", Causal() & Window(300), 0), ("float32", Causal(), 130)],
+    [("bfloat16", Causal() & Window(300), 0), ("float32", Causal(), 130), *slow(("float32", Causal(), 0))],
 )
 def test_tiles_of_a_pair(dtype, mask, start):
     infos = one_document(1, 600, start), one_document(1, 600)
