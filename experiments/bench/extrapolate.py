@@ -15,6 +15,7 @@ import time
 import numpy as np
 
 from experiments.bench.harness import options, record
+from experiments.bench.harness.positions import method_and_mask
 from experiments.pictures import extrapolating as figures
 from experiments.settings import config as configs
 from experiments.settings import console, defaults, places, stage
@@ -27,12 +28,11 @@ LAST = 128  # targets of each document that are read
 
 
 def settings(position: str, seed: int, steps: int):
-    """The Settings of a model with a position method, perhaps with a sliding window."""
-    method, _, window = position.partition(", window ")
-    config = defaults()
+    """The Settings of a model with a position method, perhaps with a sliding window, see harness.positions."""
+    config, (method, mask) = defaults(), method_and_mask(position)
     config.name, config.seed, config.batch_tokens = "extrapolate", seed, 2048
     config.stages = (stage(seq_len=TRAINED, steps=steps),)
-    config.model.update(position=method, mask=f"causal & window({window})" if window else "causal")
+    config.model.update(position=method, mask=mask)
     config.model.update(layers=3, d_model=64, mlp_dim=176, heads=4, kv_heads=4, head_dim=16)
     config.model.update(qk_norm="rms", dtype="float32", remat="none")
     config.optim.update(learning_rate=5e-3, warmup_steps=max(1, steps // 16))
@@ -84,7 +84,7 @@ def measure(position: str, seed: int, steps: int, documents: int) -> dict:
 
 
 def rows(records: list[dict]) -> list[list[str]]:
-    """Of each position method the loss at every length, by seed."""
+    """The losses of each position method at every length, by seed."""
     return [
         [
             position,
