@@ -14,6 +14,7 @@ import time
 import numpy as np
 
 from experiments.bench.harness import options, record
+from experiments.bench.harness.positions import method_and_mask
 from experiments.pictures import generalising as figures
 from experiments.settings import config as configs
 from experiments.settings import console, places
@@ -25,10 +26,9 @@ DEPTHS = 8
 
 def settings(position: str, seed: int, file: str):
     """The Settings of a model with a position method, perhaps with a sliding window."""
-    method, _, window = position.partition(", window ")
-    changed = [f"--config.model.position={method}"]
+    method, mask = method_and_mask(position)
+    changed = [f"--config.model.position={method}", f"--config.model.mask={mask}"]
     file += f"{',' if ':' in file else ':'}seed={seed}"
-    changed += [f"--config.model.mask=causal & window({window})"] if window else []
     return configs.from_command_line(["command", f"--config={file}", *changed])[0]
 
 

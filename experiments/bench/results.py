@@ -15,7 +15,8 @@ import sys
 
 import numpy as np
 
-from experiments.bench.harness import options
+from experiments.bench import extrapolate
+from experiments.bench.harness import curricula_tables, options
 from experiments.pictures.claims import DRAWS, share
 from experiments.settings.console import Parser, number
 from longctx.errors import UserError, unknown_name
@@ -135,6 +136,12 @@ def generalised(content: dict) -> Table:
         of = [np.sum(r["right"], 1) / np.sum(r["asked"], 1) for r in records if r["position"] == position]
         lines.append([position, *(" / ".join(f"{100 * share:.0f}" for share in column) for column in np.transpose(of))])
     return ["position, by seed", *(f"{length:,}" for length in records[0]["lengths"])], lines
+
+
+def extrapolated(content: dict) -> Table:
+    """The loss of every seed's model: position methods by the tokens that are read."""
+    records = content["records"]
+    return ["position, nats by seed", *(f"{length:,}" for length in records[0]["lengths"])], extrapolate.rows(records)
 
 
 def claimed(content: dict) -> Table:
@@ -299,8 +306,13 @@ TABLES = {
     "losses": extended("loss", lambda value, counts: value and f"{value:.3f}"),
     "beyond": beyond,
     "generalised": generalised,
+    "extrapolated": extrapolated,
     "asking": ASKING,
     "claimed": claimed,
+    "learned": curricula_tables.learned,
+    "taken": curricula_tables.taken,
+    "positioned": curricula_tables.positioned,
+    "contrasts": curricula_tables.contrasts,
     "placed": placed("records", "kind", "scheme"),
     "meshes": placed("meshes", "kind", "mesh"),
     "searched": SEARCHED,
