@@ -186,7 +186,7 @@ def test_results_of_another_size_are_not_mixed(tmp_path):
 def test_every_arm_is_trained_read_and_timed_once(tmp_path, capsys, monkeypatch):
     out, picture = tmp_path / "found.json", tmp_path / "found.png"
     given = ["--length=64", "--short=16", "--steps=4", "--batch-tokens=128", "--windows=4", "--width=32"]
-    given += ["--timed=2", f"--out={out}", f"--picture={picture}"]
+    given += ["--timed=2", "--rounds=2", f"--out={out}", f"--picture={picture}"]
     arms = "concat_and_cut", "no borders", "decomposition grow_p2", "skyladder", "switch at 40%"
     assert command.main([*given, "--seeds=1", f"--arms={','.join(arms[:-1])}"]) == 0
     assert command.main([*given, "--seeds=1", f"--arms={','.join(arms)}"]) == 0
