@@ -93,10 +93,10 @@ def _by_flops(axes, records: list[dict], looks: dict) -> None:
 
 
 def _by_position(axes, content: dict, looks: dict) -> None:
-    edges = np.array(content["edges"], float)
-    centre = np.sqrt(np.maximum(edges[:-1], edges[1] / 2) * edges[1:])
+    edges = np.array(content["edges"][1:], float)  # the very first tokens would set the scale
+    centre = np.sqrt(edges[:-1] * edges[1:])
     for number, (name, of) in enumerate(looks.items()):
-        found = differences(content["records"], name, losses)
+        found = differences(content["records"], name, losses)[:, 1:]
         spread = found.std(0, ddof=1) if len(found) > 1 else np.zeros(found.shape[1])
         place = centre * 1.06 ** (number - len(looks) / 2)
         axes.errorbar(place, found.mean(0), spread, label=name, capsize=2, linewidth=1.3, **of)
