@@ -193,7 +193,7 @@ def found_before(path: str | None, size: Size) -> dict:
 
 def parser():
     """The options of the command."""
-    result, own = options.parser(__doc__ or "", out=None), Size()
+    result, own = options.parser(__doc__ or "", out=None, rounds=12), Size()
     result.add_argument("--arms", default=",".join(ARMS), help="with commas (default: %(default)s)")
     result.add_argument("--seeds", type=int, default=3, help="trainings of each (default: %(default)s)")
     for field, words in OPTIONS.items():
@@ -220,7 +220,7 @@ def main(argv: list[str] | None = None) -> int:
                 content["records"].append(measure(bench, name, seed))
                 record.write(args.out, content)
     if args.timed and {one["arm"] for one in content["times"]} != set(names):
-        content["times"] = timed(bench, names, args.timed, 3)
+        content["times"] = timed(bench, names, args.timed, args.rounds)
         record.write(args.out, content)
     for of in (taken, contrasts, learned):
         print(console.table(*of(content)), end="\n\n" if of is not learned else "\n")

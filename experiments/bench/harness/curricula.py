@@ -46,6 +46,7 @@ ARMS = {
     "switch at 40%": Arm(short=0.4),
     "switch at 80%": Arm(short=0.8),
     "short alone": Arm(short=1.0),
+    "cut at 128": Arm(window="linear(128, 1, 1024)"),  # a window that stays: as short, and as few documents in a step
 }
 
 

@@ -14,6 +14,8 @@ PAIRS = (  # the first minus the second
     ("decomposition grow_p2", "decomposition uniform"),
     ("switch at 80%", "switch at 20%"),
     ("switch at 80%", "short alone"),
+    ("short alone", "cut at 128"),
+    ("cut at 128", BASE),
     ("skyladder", BASE),
 )
 
