@@ -21,6 +21,7 @@ from longctx.balance import Balance
 from longctx.config import Config
 from longctx.context_parallel.api import STRATEGIES
 from longctx.context_parallel.cost import PERMUTE, WIDTHS, Sent
+from longctx.data import curriculum
 from longctx.data.curriculum import Stage
 from longctx.data.pipeline import Batch
 from longctx.errors import UserError
@@ -80,9 +81,7 @@ def settle(config: Config, target: Target, batches: Callable[[Stage], Iterator[B
         )
     stage, chip = max(stages, key=lambda stage: stage.seq_len), target.chip or CHIPS[ASSUMED]
     platform = target.platform if target.chip else "cuda"
-    candidates, refused = _candidates(
-        config, stages, stage, dataclasses.replace(target, chip=chip, platform=platform), batches
-    )
+    candidates, refused = _candidates(config, stage, dataclasses.replace(target, chip=chip, platform=platform), batches)
     if not candidates:
         raise UserError(next(iter(refused.values())))
     best, why = _choose(candidates)
@@ -119,11 +118,11 @@ def _best_layouts(candidates) -> list[Candidate]:
     return sorted(fastest.values(), key=seconds)
 
 
-def _candidates(config, stages, stage, target, batches) -> tuple[list[Candidate], dict[str, str]]:
+def _candidates(config, stage, target, batches) -> tuple[list[Candidate], dict[str, str]]:
     """(the candidates that work, {strategy: reason} for strategies that work under no layout)."""
     attention, candidates, refused = config.attention, [], {}
     sample = list(itertools.islice(batches(stage), rows.BATCHES))
-    for layout in _layouts(config, stages) if attention.layout == configs.AUTO else [attention.layout]:
+    for layout in _layouts(config) if attention.layout == configs.AUTO else [attention.layout]:
         balance = None
         for strategy in _strategies(config) if attention.strategy == configs.AUTO else [attention.strategy]:
             variant = configs.with_attention(config, strategy=strategy, layout=layout)
@@ -145,10 +144,10 @@ def _strategies(config) -> list[str]:
     return [name for name, kind in STRATEGIES.items() if kind.waits is not None and kind.levels <= levels]
 
 
-def _layouts(config, stages) -> list[str]:
+def _layouts(config) -> list[str]:
     """LAYOUTS with the widest stripes that divide the rows of every stage."""
     shards = config.mesh.context_shards
-    fits = lambda width: all(stage.shape[1] % (shards * width) == 0 for stage in stages)
+    fits = lambda width: all(stage.shape[1] % (shards * width) == 0 for stage in curriculum.plan(config))
     width = next((width for width in _WIDTHS if fits(width)), 1)
     return [layout.format(width) for layout in LAYOUTS]
 

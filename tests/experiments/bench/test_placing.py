@@ -24,7 +24,7 @@ def test_command(tmp_path, capsys, monkeypatch):
     assert all(r["with_sending"] >= r["both"] - 1e-9 and r["planning_ms"] > 0 for r in said["records"])
     assert {r["mesh"] for r in said["meshes"]} == {"1 x 4", "2 x 2"}
     assert all(r["worst"] >= r["mean"] >= 1 - 1e-9 for r in said["searched"])
-    assert "planned only" in printed and "simulated" in printed and "assumed" in printed
+    assert "attention.across_rows" in printed and "simulated" in printed and "assumed" in printed
     for name in ("placed", "meshes", "searched", "timed", "targets"):
         columns, rows = results.table(said, name)
         assert rows and all(len(row) == len(columns) for row in rows)
