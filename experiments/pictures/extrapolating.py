@@ -28,6 +28,6 @@ def extrapolating(records: list[dict]):
         length_axis(part.xaxis, lengths)
         part.set(xlabel="tokens read")
     axes[0].set(ylabel="loss of the last targets (nats)")
-    axes[0].legend()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
     axes[1].set(ylabel="change from the trained length (nats)")
     return figure
