@@ -62,7 +62,8 @@ def main(argv) -> None:
     streams = functools.partial(batches.of_text, config, mesh, text, tokenizer)  # of a stage
 
     # ---- state: fresh, or the newest sound checkpoint ---------------------------------------------------------------
-    with Checkpointer(workdir / configs.CHECKPOINTS, config.checkpoint.keep) as checkpoints, StopRequest() as stop:
+    folder, keep = workdir / configs.CHECKPOINTS, config.checkpoint
+    with Checkpointer(folder, keep.keep, keep.keep_every) as checkpoints, StopRequest() as stop:
         left_out = *corpora.notes, *text.notes
         records.write_records(
             config, workdir, mesh, left_out
