@@ -54,7 +54,7 @@ def main(argv) -> None:
     price.check(configs.stand_in(config), mesh, checked.stages, evaluate.certain_lengths(config))
 
     # ---- data -------------------------------------------------------------------------------------------------------
-    corpora, tokenizer, stages = checked
+    corpora, tokenizer, stages, changed = checked
     held_out = corpora.held_out
     text = texts.tokenize(corpora, config.data, tokenizer)
     processes.check_same(text.fingerprint, f"data.path={config.data.path!r} holds other text on another host.")
@@ -74,7 +74,7 @@ def main(argv) -> None:
         special = any(document.special for document in read)
         dropped = tokenizers.losses(tokenizer, [document.text for document in read], special)
         line = records.describe(config, mesh, state, text, held_out)
-        said = *notes, *left_out, *dropped, *checkpoints.notes
+        said = *notes, *changed, *left_out, *dropped, *checkpoints.notes
         print(line, *said, sep="\n", flush=True)
 
         # ---- stages -------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pathlib
 from typing import NamedTuple
 
 from experiments.planner import price
-from experiments.run import comparison, held_out, metrics, trackers
+from experiments.run import comparison, continuing, held_out, metrics, trackers
 from experiments.settings import bounds, places, unread
 from experiments.settings import config as configs
 from experiments.settings.checks import check_settings
@@ -24,11 +24,15 @@ RECALL = "recall"  # the task of a model that experiments.extend trains itself
 
 
 class Checked(NamedTuple):
-    """The data and the curriculum that a check has loaded, so that nobody has to read them twice."""
+    """The data and the curriculum that a check has loaded, so that nobody has to read them twice.
+
+    notes: lines about the stages of a run to continue that are not as they were.
+    """
 
     corpora: texts.Corpora
     tokenizer: tokenizers.Tokenizer
     stages: tuple[curriculum.Stage, ...]
+    notes: tuple[str, ...] = ()
 
 
 def check(config: Config, workdir=None) -> Checked:
@@ -46,17 +50,18 @@ def check(config: Config, workdir=None) -> Checked:
     try:
         corpora, tokenizer = _load_data(config, stages, workdir)
     except sources.NoSplit as error:
-        if workdir is not None and _check_workdir(config, pathlib.Path(workdir)):
+        if workdir is not None and _check_workdir(config, pathlib.Path(workdir)) is not None:
             raise UserError(
                 f"data.path={config.data.path!r}: not the text that the run in --workdir={str(workdir)!r} "
                 f"was trained on, which could be split ({str(error).rstrip('.')}); bring the old files "
                 "back, or start in a new --workdir."
             ) from error
         raise
+    changed = None
     if workdir is not None:
-        _check_workdir(config, pathlib.Path(workdir))
+        changed = _check_workdir(config, pathlib.Path(workdir))
         require_text(config, corpora)
-    return Checked(corpora, tokenizer, stages)
+    return Checked(corpora, tokenizer, stages, tuple(changed or ()))
 
 
 def require_text(config: Config, corpora: texts.Corpora) -> None:
@@ -141,15 +146,14 @@ def _load_data(config: Config, stages, workdir) -> tuple[texts.Corpora, tokenize
     return texts.load(data, tokenizer), tokenizer
 
 
-def _check_workdir(config: Config, workdir: pathlib.Path) -> bool:
-    """Whether the workdir holds a run to continue, which then is this one."""
-    stored = configs.stored(workdir)
-    if stored is None:
+def _check_workdir(config: Config, workdir: pathlib.Path) -> list[str] | None:
+    """Lines about what changed in a run to continue, which then is this one; None where the workdir holds none."""
+    newest = identity.newest(workdir / configs.CHECKPOINTS)
+    if newest is None:
         metrics.check_start(workdir, config.checkpoint.start_over)
-        return False
+        return None
     try:
-        before = configs.from_config_dict(stored)  # fields that are newer than it have their defaults
-        identity.check_same_run(dataclasses.asdict(before), dataclasses.asdict(config))
+        before = configs.from_config_dict(newest.meta["config"])  # fields that are newer than it have their defaults
+        return continuing.check(before, config, newest.step)
     except UserError as error:
         raise UserError(f"--workdir={str(workdir)!r}: {error} Or delete it to start again.") from error
-    return True
