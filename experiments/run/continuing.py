@@ -6,12 +6,63 @@ neither the meaning of the state nor the order of the data (longctx/checkpoints/
 """
 
 import dataclasses
+import pathlib
+from typing import NamedTuple
 
-from longctx.checkpoints import identity
+from longctx.checkpoints import identity, manifest
 from longctx.config import Config
 from longctx.data import curriculum
 from longctx.data.curriculum import Stage
 from longctx.errors import UserError
+
+NEVER = "never"
+
+
+class Resume(NamedTuple):
+    """The checkpoint that a run is to continue from. step: the step; None: the newest sound one. never: none."""
+
+    step: int | None = None
+    never: bool = False
+
+
+NEWEST = Resume()  # where nothing is asked for
+
+
+def asked(argv: list[str]) -> tuple[Resume, list[str]]:
+    """(what --resume asks for, the other arguments) of a command line. Raises UserError for a value that is none."""
+    words, rest, resume = iter(argv), [], NEWEST
+    for word in words:
+        name, given, value = word.partition("=")
+        if name != "--resume":
+            rest.append(word)
+            continue
+        value = value if given else next(words, "")
+        if value != NEVER and not (value.isascii() and value.isdecimal()):
+            raise UserError(
+                f"--resume={value!r} must be a step of experiments.checkpoints, such as 120, or {NEVER!r}, which "
+                "starts over; without it a run continues from its newest sound checkpoint."
+            )
+        resume = Resume(never=True) if value == NEVER else Resume(int(value))
+    return resume, rest
+
+
+def sealed(directory: pathlib.Path, resume: Resume) -> manifest.Manifest | None:
+    """The manifest of the checkpoint that a run is to continue from, its files unread; None where there is none.
+
+    Raises UserError for a step that is not there, or whose manifest cannot be read.
+    """
+    if resume.never:
+        return None
+    if resume.step is None:
+        return identity.newest(directory)
+    steps = manifest.steps(directory)
+    if resume.step not in steps:
+        there = f"there are {', '.join(map(str, steps))}" if steps else "there are none"
+        raise UserError(f"--resume={resume.step} is no step in {directory}; {there}.")
+    found, problem = manifest.examined(directory / str(resume.step), manifest.read)
+    if found is None:
+        raise UserError(f"--resume={resume.step} in {directory} is damaged ({problem}); continue from another step.")
+    return found
 
 
 def check(before: Config, now: Config, step: int) -> list[str]:

@@ -78,6 +78,14 @@ class Checkpointer:
         self._lock = directories.take_lock(self.directory) if self._primary else None
         self.notes += [f"step {step}: an unfinished save was removed" for step in self._remove_leftovers()]
 
+    def go_back(self, step: int | None) -> None:
+        """Sets aside all steps that are later than one to continue from, or all there are for None; notes say so.
+
+        Call it before `restore_latest`. Raises UserError where that step is not sound.
+        """
+        if self._primary:
+            self.notes += directories.go_back(self.directory, step)
+
     def restore_latest(self, abstract_state) -> Restored | None:
         """The newest sound checkpoint, placed as `abstract_state` (ShapeDtypeStructs with shardings) says.
 

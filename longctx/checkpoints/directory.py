@@ -20,7 +20,8 @@ from longctx.errors import UserError
 TEMPORARY = ".orbax-checkpoint-tmp"
 DELETING = "deleting-"
 DAMAGED = "damaged-"
-_ASIDE = re.compile(rf"{DAMAGED}(\d+)(-\d+)?")
+ASIDE = "aside-"
+_ASIDE = re.compile(rf"(?:{DAMAGED}|{ASIDE}|{ASIDE}{DAMAGED})(\d+)(-\d+)?")
 
 
 class Found(NamedTuple):
@@ -100,16 +101,37 @@ def set_aside(directory: pathlib.Path, step: int, problem: str, instead: str) ->
 
     Raises UserError where it cannot be renamed.
     """
-    name = f"{DAMAGED}{step:08d}"
-    earlier = sum(1 for _ in directory.glob(f"{name}*"))
-    to = directory / (f"{name}-{earlier + 1}" if earlier else name)
-    try:
-        (directory / str(step)).rename(to)
-    except OSError as error:
-        raise UserError(
-            f"The checkpoint {directory / str(step)} is damaged ({problem}) and cannot be set aside: {error.strerror}."
-        ) from error
+    to = _renamed(directory / str(step), f"{DAMAGED}{step:08d}", f"is damaged ({problem}) and ")
     return f"step {step} is damaged ({problem}); it is now {to.name}, and {instead}"
+
+
+def go_back(directory: pathlib.Path, step: int | None) -> list[str]:
+    """Sets aside what the next start is not to continue from; returns a line that names it, if there is any.
+
+    step: the one to continue from, which is verified first; None: none of them, and damaged ones do not matter then.
+
+    Raises UserError, and changes nothing, where that step is not sound; and where a folder cannot be renamed.
+    """
+    later = [other for other in manifest.steps(directory) if step is None or other > step]
+    if step is not None and (problem := manifest.examined(directory / str(step), manifest.verify)[1]):
+        raise UserError(f"Step {step} in {directory} is damaged ({problem}); continue from another one.")
+    moved = [_renamed(directory / str(other), f"{ASIDE}{other:08d}") for other in later]
+    for path, _ in aside(directory) if step is None else ():
+        if path.name.startswith(DAMAGED):
+            moved.append(_renamed(path, f"{ASIDE}{path.name}"))
+    return [f"set aside: {', '.join(path.name for path in moved)}"] if moved else []
+
+
+def _renamed(path: pathlib.Path, name: str, what: str = "") -> pathlib.Path:
+    """The new path of a folder that is renamed, with a number where there is one of that name.
+
+    what: for the error, what is wrong with it. Raises UserError.
+    """
+    earlier = sum(1 for _ in path.parent.glob(f"{name}*"))
+    try:
+        return path.rename(path.with_name(f"{name}-{earlier + 1}" if earlier else name))
+    except OSError as error:
+        raise UserError(f"The checkpoint {path} {what}cannot be set aside: {error.strerror}.") from error
 
 
 def delete(path: pathlib.Path) -> None:

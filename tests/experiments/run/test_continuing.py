@@ -118,6 +118,65 @@ def test_mixed_sources_keep_the_steps_of_their_stage_and_with_a_cap_those_of_the
         continuing.check(of(FIRST, data=capped), of(FIRST, SECOND, data=capped), 40)
 
 
+# ---- --resume
+
+
+@pytest.mark.parametrize(
+    "words, found",
+    [
+        ([], continuing.NEWEST),
+        (["--resume", "120"], continuing.Resume(120)),
+        (["--resume=never"], continuing.Resume(never=True)),
+    ],
+)
+def test_resume_is_taken_out_of_the_command_line(words, found):
+    assert continuing.asked(["train", *words, "--config", "a.py"]) == (found, ["train", "--config", "a.py"])
+
+
+@pytest.mark.parametrize("value", ["", "-1", "newest", "1.5", "\u0661"])
+def test_what_resume_does_not_take_is_refused(value):
+    with pytest.raises(UserError, match=f"^--resume={value!r} must be a step .*'never'"):
+        continuing.asked(["train", "--resume", value])
+
+
+def saved(directory, step: int, config) -> None:
+    (directory / str(step) / "state").mkdir(parents=True)
+    meta = {"config": dataclasses.asdict(config), "stage": 0}
+    manifest.write(directory / str(step), manifest.Manifest(step, {}, {}, None, meta))
+
+
+def test_a_step_to_go_back_to_must_be_there(tmp_path):
+    with pytest.raises(UserError, match=r"--resume=7 is no step in .*; there are none\."):
+        continuing.sealed(tmp_path, continuing.Resume(7))
+    for step in (10, 20):
+        saved(tmp_path, step, BEFORE)
+    assert continuing.sealed(tmp_path, continuing.NEWEST).step == 20
+    assert continuing.sealed(tmp_path, continuing.Resume(10)).step == 10
+    assert continuing.sealed(tmp_path, continuing.Resume(never=True)) is None
+    (tmp_path / "10" / manifest.NAME).write_text("{")
+    for step, message in ((7, "there are 20, 10"), (10, r"is damaged \(MANIFEST.json cannot be read")):
+        with pytest.raises(UserError, match=f"--resume={step} .*{message}"):
+            continuing.sealed(tmp_path, continuing.Resume(step))
+
+
+def test_a_start_is_checked_against_the_step_that_it_goes_back_to(tmp_path):
+    settings = lambda *more: configs.from_command_line(["command", *FILE, *more])[0]
+    config, other = settings(), "--config.seed=7"
+    saved(tmp_path / configs.CHECKPOINTS, 10, config)
+    saved(tmp_path / configs.CHECKPOINTS, 20, settings(other))
+    with pytest.raises(UserError, match="seed: 7 .checkpoint. != 0 .now..*--resume=never, to start again"):
+        checks.check(config, tmp_path)
+    assert checks.check(config, tmp_path, continuing.Resume(10)).notes == ()
+    assert checks.check(settings("--config.seed=8"), tmp_path, continuing.Resume(never=True)).stages
+
+
+def test_starting_over_needs_the_folder_that_the_run_began_from(tmp_path):
+    config = dataclasses.replace(configs.from_command_line(["command", *FILE])[0], init_from=str(tmp_path / "gone"))
+    saved(tmp_path / configs.CHECKPOINTS, 10, config)
+    with pytest.raises(UserError, match="init_from='.*gone' does not exist"):
+        checks.check(config, tmp_path, continuing.Resume(never=True))
+
+
 def test_the_check_of_a_start_gives_the_lines_and_names_the_workdir(tmp_path):
     config = configs.from_command_line(["command", *FILE])[0]
     last = len(config.stages) - 1
@@ -145,3 +204,11 @@ def test_a_lengthened_run_is_the_run_of_that_length(tmp_path):
     assert saved_steps(tmp_path / "run")[0] == STEPS
     assert_same_bits(saved_state(tmp_path / "run"), saved_state(tmp_path / "whole"))
     assert "a new stages[2] may have" in refusal(tiny.train(tmp_path / "run", *same_rate, "batch_tokens=512"))
+
+    back = ended_well(tiny.python(*tiny.command(tmp_path / "run", *same_rate), "--resume", "12"))
+    assert "\nset aside: aside-00000020, aside-00000016, aside-00000015\n" in back and "continuing at step 12" in back
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    short = ("stages[0].steps=2", "stages[1].steps=1", "seed=1")
+    over = ended_well(tiny.python(*tiny.command(tmp_path / "run", *short), "--resume", "never"))
+    assert "continuing" not in over and "metrics.jsonl of an earlier start is now metrics-1.jsonl" in over
+    assert [step for step, *_ in losses(tmp_path / "run")] == [1, 2, 3] and saved_steps(tmp_path / "run") == [3, 2, 1]

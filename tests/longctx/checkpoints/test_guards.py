@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from longctx.checkpoints import manifest
+from longctx.checkpoints import directory, manifest
 from longctx.checkpoints.checkpointer import Checkpointer, abstract, load_latest
 from longctx.errors import UserError
-from tests.longctx.checkpoints.test_checkpointer import assert_same, make_state, names, save_steps
+from tests.longctx.checkpoints.test_checkpointer import assert_same, flip, largest_file, make_state, names, save_steps
 
 
 @pytest.fixture
@@ -57,8 +57,8 @@ def test_a_save_that_takes_the_place_of_none_deletes_none(saved):
 # ---- steps that are kept for good
 
 
-def kept_for_good(directory):
-    return [step for step in sorted(manifest.steps(directory)) if manifest.is_for_good(directory / str(step))]
+def kept_for_good(path):
+    return [step for step in sorted(manifest.steps(path)) if manifest.is_for_good(path / str(step))]
 
 
 def test_every_third_saved_step_is_kept_for_good_also_over_restarts(tmp_path):
@@ -102,6 +102,48 @@ def test_a_manifest_of_before_steps_were_kept_for_good_is_read(saved):
 def test_fewer_than_none_are_refused(saved):
     with pytest.raises(UserError, match="checkpoint.keep_every=-1 must be at least 0"):
         Checkpointer(saved, keep_every=-1)
+
+
+# ---- another step to continue from
+
+
+def test_going_back_sets_later_steps_aside_and_the_run_goes_on_there(saved):
+    with Checkpointer(saved) as checkpoints:
+        checkpoints.go_back(10)
+        found = checkpoints.restore_latest(abstract(make_state(0)))
+        assert found.step == 10 and found.notes == ("set aside: aside-00000020",)
+        checkpoints.save(20, make_state(20), {}, {})
+        checkpoints.wait()
+        checkpoints.go_back(20)
+        assert names(saved) == ["10", "20", "LOCK", "aside-00000020"]
+        checkpoints.go_back(10)
+    assert names(saved) == ["10", "LOCK", "aside-00000020", "aside-00000020-2"]
+    assert [(entry.step, entry.state) for entry in directory.found(saved)] == [
+        (20, "set aside"),
+        (20, "set aside"),
+        (10, "sound"),
+    ]
+
+
+def test_going_back_to_a_damaged_step_changes_nothing(saved):
+    flip(largest_file(saved / "10"))
+    with Checkpointer(saved) as checkpoints, pytest.raises(UserError, match=r"Step 10 in .* is damaged \(state/"):
+        checkpoints.go_back(10)
+    assert names(saved) == ["10", "20", "LOCK"]
+
+
+def test_starting_over_sets_everything_aside_also_what_is_damaged(saved):
+    (saved / "10").rename(saved / "damaged-00000010")
+    flip(largest_file(saved / "20"))
+    with Checkpointer(saved) as checkpoints:
+        checkpoints.go_back(None)
+        assert checkpoints.notes == ["set aside: aside-00000020, aside-damaged-00000010"]
+        assert checkpoints.restore_latest(abstract(make_state(0))) is None
+    with Checkpointer(saved) as checkpoints:  # nor does the next start stop there
+        assert checkpoints.restore_latest(abstract(make_state(0))) is None
+        checkpoints.go_back(None)
+        assert not checkpoints.notes
+    assert [entry.path.name for entry in directory.found(saved)] == ["aside-00000020", "aside-damaged-00000010"]
 
 
 # ---- what others do to the directory meanwhile
