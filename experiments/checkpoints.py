@@ -5,10 +5,10 @@
     python -m experiments.checkpoints WORKDIR --repair             # sets damage aside, as the next start would
     python -m experiments.checkpoints WORKDIR --prune 3 --dry-run  # what keeping the newest three would free
 
-The table looks at the sizes of files, --verify at their checksums. --repair also looks at the steps that the next start
-would not come to, and deletes no more than that: what a crash left of an unfinished save. --prune keeps the newest
-sound steps and those kept for good (checkpoint.keep_every); it deletes the older ones and what was set aside. Damaged
-steps that are not set aside yet stay. A workdir that a run is using is refused.
+The table looks at the sizes of files, --verify at their checksums. --repair also looks at steps that the next start
+would not come to; all that it deletes is what a crash left of an unfinished save. --prune keeps the newest sound steps
+and those kept for good (checkpoint.keep_every); it deletes older ones and what was set aside. Damaged steps that are
+not set aside yet stay. A workdir that a run is using is refused.
 """
 
 import argparse

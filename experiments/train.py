@@ -68,7 +68,8 @@ def main(argv) -> None:
 
     # ---- state: fresh, or the newest sound checkpoint ---------------------------------------------------------------
     folder, keep = workdir / configs.CHECKPOINTS, config.checkpoint
-    with Checkpointer(folder, keep.keep, keep.keep_every) as checkpoints, StopRequest() as stop:
+    again = "the same command" if resume == continuing.NEWEST else "the same command, without --resume,"
+    with Checkpointer(folder, keep.keep, keep.keep_every) as checkpoints, StopRequest(again) as stop:
         if resume != continuing.NEWEST:
             checkpoints.go_back(resume.step)
         left_out = *corpora.notes, *text.notes
@@ -103,9 +104,7 @@ def main(argv) -> None:
         stop.first = "the checkpoint is written"
         checkpoints.wait()
         if int(state["step"]) < stages[-1].end_step:
-            again = "" if resume == continuing.NEWEST else ", without --resume,"
-            line = f"stopped at step {int(state['step'])}, with all of it saved; the same command{again} continues"
-            print(line, flush=True)
+            print(f"stopped at step {int(state['step'])}, with all of it saved; {again} continues", flush=True)
             return
         stop.leave_at_once()
 
