@@ -116,7 +116,7 @@ def spelled(ids: np.ndarray, tokenizer) -> str:
 def main(argv) -> None:
     config, workdir, _ = configs.for_training(argv)
     places.check_folder("--workdir", workdir)
-    corpora, tokenizer, stages = checks.check(configs.stand_in(config))
+    corpora, tokenizer, stages, _ = checks.check(configs.stand_in(config))
     checks.require_text(config, corpora)
     text = texts.tokenize(corpora, config.data, tokenizer)
     print(*corpora.notes, *text.notes, sep="\n")

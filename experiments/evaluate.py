@@ -93,7 +93,7 @@ def main(argv) -> None:
     if models.named(argv) is not None:
         return of_model(argv)
     config, workdir = configs.from_workdir(argv)
-    corpora, tokenizer, _ = checks.check(config)
+    corpora, tokenizer, *_ = checks.check(config)
 
     from experiments.planner import price
     from experiments.run.records import load_params
@@ -179,7 +179,7 @@ def of_model(argv: list[str]) -> None:
     if configs.stored(workdir) is not None:
         raise UserError(f"--workdir={workdir} is the folder of a training run: name another one for this model.")
     config = _measured(named.config)
-    corpora, tokenizer, _ = checks.check(config)
+    corpora, tokenizer, *_ = checks.check(config)
 
     from experiments.planner import price
     from experiments.run.records import write_records

@@ -1,16 +1,20 @@
 """Train a long-context language model.
 
-    python -m experiments.train --config FILE[:arg=value,...] [--config.x=y ...] [--workdir DIR]
+    python -m experiments.train --config FILE[:arg=value,...] [--config.x=y ...] [--workdir DIR] [--resume STEP|never]
 
-The same command continues a run that was stopped, however it was stopped. The workdir holds config.json, versions.json,
-metrics.jsonl, tensorboard/ and what else log.trackers keep there, checkpoints/, init_from/ and tokenizer/ (config.json
-and tokenizer of the folders of those settings, which may go then), and at the end evals.json, figures/ and report.html.
+The same command continues a run that was stopped, however it was stopped. --resume STEP goes back to that step of
+experiments.checkpoints and sets later ones aside; --resume never sets all aside and starts over. Either does so at each
+start, so leave it out to continue.
+
+The workdir holds config.json, versions.json, metrics.jsonl, tensorboard/ and what else log.trackers keep there,
+checkpoints/, init_from/ and tokenizer/ (config.json and tokenizer of the folders of those settings, which may go then),
+and at the end evals.json, figures/ and report.html.
 """
 
 import functools
 import time
 
-from experiments.run import checks, command, processes
+from experiments.run import checks, command, continuing, processes
 from experiments.settings import config as configs
 from longctx.config import Config
 
@@ -31,8 +35,9 @@ def start_from(config: Config, mesh) -> dict | None:
 
 def main(argv) -> None:
     started = time.monotonic()
+    resume, argv = continuing.asked(argv)
     config, workdir, notes = configs.for_training(argv)
-    checked = checks.check(configs.stand_in(config), workdir)
+    checked = checks.check(configs.stand_in(config), workdir, resume)
 
     # ---- what takes seconds to import waits until the settings are known to be good ---------------------------------
     import jax
@@ -54,7 +59,7 @@ def main(argv) -> None:
     price.check(configs.stand_in(config), mesh, checked.stages, evaluate.certain_lengths(config))
 
     # ---- data -------------------------------------------------------------------------------------------------------
-    corpora, tokenizer, stages = checked
+    corpora, tokenizer, stages, changed = checked
     held_out = corpora.held_out
     text = texts.tokenize(corpora, config.data, tokenizer)
     processes.check_same(text.fingerprint, f"data.path={config.data.path!r} holds other text on another host.")
@@ -62,7 +67,11 @@ def main(argv) -> None:
     streams = functools.partial(batches.of_text, config, mesh, text, tokenizer)  # of a stage
 
     # ---- state: fresh, or the newest sound checkpoint ---------------------------------------------------------------
-    with Checkpointer(workdir / configs.CHECKPOINTS, config.checkpoint.keep) as checkpoints, StopRequest() as stop:
+    folder, keep = workdir / configs.CHECKPOINTS, config.checkpoint
+    again = "the same command" if resume == continuing.NEWEST else "the same command, without --resume,"
+    with Checkpointer(folder, keep.keep, keep.keep_every) as checkpoints, StopRequest(again) as stop:
+        if resume != continuing.NEWEST:
+            checkpoints.go_back(resume.step)
         left_out = *corpora.notes, *text.notes
         records.write_records(
             config, workdir, mesh, left_out
@@ -73,7 +82,7 @@ def main(argv) -> None:
         special = any(document.special for document in read)
         dropped = tokenizers.losses(tokenizer, [document.text for document in read], special)
         line = records.describe(config, mesh, state, text, held_out)
-        said = *notes, *left_out, *dropped, *checkpoints.notes
+        said = *notes, *changed, *left_out, *dropped, *checkpoints.notes
         print(line, *said, sep="\n", flush=True)
 
         # ---- stages -------------------------------------------------------------------------------------------------
@@ -95,7 +104,7 @@ def main(argv) -> None:
         stop.first = "the checkpoint is written"
         checkpoints.wait()
         if int(state["step"]) < stages[-1].end_step:
-            print(f"stopped at step {int(state['step'])}, with all of it saved; the same command continues", flush=True)
+            print(f"stopped at step {int(state['step'])}, with all of it saved; {again} continues", flush=True)
             return
         stop.leave_at_once()
 

@@ -285,6 +285,7 @@ class CheckpointConfig:
     every_steps: int = 100
     every_minutes: float = 10.0         # and once the last one is so old, looked at when a step is logged; 0 = never
     keep: int = 2                       # the newest; while steps are skipped none is deleted
+    keep_every: int = 0                 # every how many-th saved step is kept for good beside them; 0 = none
     start_over: bool = False            # start from step 0 where steps are logged but no checkpoint is there
 
 

@@ -8,12 +8,11 @@ import pathlib
 from typing import NamedTuple
 
 from experiments.planner import price
-from experiments.run import comparison, held_out, metrics, trackers
+from experiments.run import comparison, continuing, held_out, metrics, trackers
 from experiments.settings import bounds, places, unread
 from experiments.settings import config as configs
 from experiments.settings.checks import check_settings
 from experiments.settings.tree import Settings
-from longctx.checkpoints import identity
 from longctx.config import Config, StageConfig
 from longctx.data import curriculum, pipeline, sources, texts, tokenizers
 from longctx.data.generated import recall
@@ -24,17 +23,22 @@ RECALL = "recall"  # the task of a model that experiments.extend trains itself
 
 
 class Checked(NamedTuple):
-    """The data and the curriculum that a check has loaded, so that nobody has to read them twice."""
+    """The data and the curriculum that a check has loaded, so that nobody has to read them twice.
+
+    notes: lines about the stages of a run to continue that are not as they were.
+    """
 
     corpora: texts.Corpora
     tokenizer: tokenizers.Tokenizer
     stages: tuple[curriculum.Stage, ...]
+    notes: tuple[str, ...] = ()
 
 
-def check(config: Config, workdir=None) -> Checked:
+def check(config: Config, workdir=None, resume: continuing.Resume = continuing.NEWEST) -> Checked:
     """Raises UserError for the first thing that cannot work; takes 1 to 2 s, most of it the import of jax.
 
-    workdir: where the run would put its checkpoints; any that are there must be those of the same run.
+    workdir: where the run would put its checkpoints; any that are there must be those of the same run,
+    unless it is never to continue from them (resume).
     """
     stages = check_settings(config)
     unread.check(config)
@@ -44,19 +48,20 @@ def check(config: Config, workdir=None) -> Checked:
         places.check_folder("--workdir", workdir)
         price.check_rows(config, stages)
     try:
-        corpora, tokenizer = _load_data(config, stages, workdir)
+        corpora, tokenizer = _load_data(config, stages, None if resume.never else workdir)
     except sources.NoSplit as error:
-        if workdir is not None and _check_workdir(config, pathlib.Path(workdir)):
+        if workdir is not None and _check_workdir(config, pathlib.Path(workdir), resume) is not None:
             raise UserError(
                 f"data.path={config.data.path!r}: not the text that the run in --workdir={str(workdir)!r} "
                 f"was trained on, which could be split ({str(error).rstrip('.')}); bring the old files "
                 "back, or start in a new --workdir."
             ) from error
         raise
+    changed = None
     if workdir is not None:
-        _check_workdir(config, pathlib.Path(workdir))
+        changed = _check_workdir(config, pathlib.Path(workdir), resume)
         require_text(config, corpora)
-    return Checked(corpora, tokenizer, stages)
+    return Checked(corpora, tokenizer, stages, tuple(changed or ()))
 
 
 def require_text(config: Config, corpora: texts.Corpora) -> None:
@@ -141,15 +146,21 @@ def _load_data(config: Config, stages, workdir) -> tuple[texts.Corpora, tokenize
     return texts.load(data, tokenizer), tokenizer
 
 
-def _check_workdir(config: Config, workdir: pathlib.Path) -> bool:
-    """Whether the workdir holds a run to continue, which then is this one."""
-    stored = configs.stored(workdir)
+def _check_workdir(config: Config, workdir: pathlib.Path, resume: continuing.Resume) -> list[str] | None:
+    """Lines about what changed in a run to continue, which then is this one; None where there is none to continue."""
+    stored = continuing.sealed(workdir / configs.CHECKPOINTS, resume)
     if stored is None:
-        metrics.check_start(workdir, config.checkpoint.start_over)
-        return False
+        metrics.check_start(workdir, config.checkpoint.start_over or resume.never)
+        if resume.never and config.init_from:  # the run's copy of it goes with its checkpoints
+            from longctx.hf import sources as hub
+
+            hub.folder(config.init_from, "init_from")
+        return None
     try:
-        before = configs.from_config_dict(stored)  # fields that are newer than it have their defaults
-        identity.check_same_run(dataclasses.asdict(before), dataclasses.asdict(config))
+        before = configs.from_config_dict(stored.meta["config"])  # fields that are newer than it have their defaults
+        return continuing.check(before, config, stored.step)
     except UserError as error:
-        raise UserError(f"--workdir={str(workdir)!r}: {error} Or delete it to start again.") from error
-    return True
+        raise UserError(
+            f"--workdir={str(workdir)!r}: {error} Or delete it, or set its checkpoints aside by "
+            f"--resume={continuing.NEVER}, to start again."
+        ) from error

@@ -24,10 +24,12 @@ class StopRequest:
 
     Once there is nothing left to save, `leave_at_once()`: a signal then, or one before, ends the process with exit
     code 0.
+
+    again: the command that goes on, in words.
     """
 
-    def __init__(self):
-        self.asked = False
+    def __init__(self, again: str = "the same command"):
+        self.asked, self._again = False, again
         self.first = "the run is set up; there is no new step to save yet"
         self._at_once = False
         self._several = jax.process_count() > 1
@@ -76,7 +78,7 @@ class StopRequest:
             self.asked = True
 
     def _leave(self):
-        print("stopped after training, which is saved; the same command goes on from there", flush=True)
+        print(f"stopped after training, which is saved; {self._again} goes on from there", flush=True)
         processes.end(0)
 
     def __exit__(self, *_):

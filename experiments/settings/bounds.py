@@ -50,6 +50,7 @@ AT_LEAST = {
     "checkpoint.every_steps": 1,
     "checkpoint.every_minutes": 0,
     "checkpoint.keep": 1,
+    "checkpoint.keep_every": 0,
     "log.every_steps": 1,
     "eval.documents": 1,
     "eval.depths": 1,

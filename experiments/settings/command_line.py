@@ -25,6 +25,7 @@ USAGE = """python -m experiments.COMMAND --config FILE[:arg=value,...] [--config
   --config.init_from=DIR  a Hugging Face model to start from (folder, .gguf, id in the hub's cache); it needs no
                           --config FILE
   --workdir DIR           the folder that keeps everything of a run; default runs/NAME, with the config's name
+  --resume STEP|never     of experiments.train: goes back to that checkpoint, or starts over; later ones are set aside
   --print-config          prints all settings as a command line takes them, and does nothing"""
 
 PATHS = "init_from", "data.tokenizer"  # settings that name a file or a folder of this machine

@@ -11,6 +11,7 @@ A mistake becomes one line, "error: ...", on stderr and exit code 2, like a long
 import argparse
 import contextlib
 import difflib
+import functools
 import pathlib
 import re
 import sys
@@ -133,27 +134,29 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 @contextlib.contextmanager
-def phase(what: str, stream=None):
+def phase(what: str, stream=None, size: int = 0):
     """A context that reports the phase `what` of a command, and at its end the seconds that it took.
 
-    On stderr by default, since people parse stdout. On a terminal the seconds are also counted while it lasts.
+    On stderr by default, since people parse stdout. On a terminal the seconds are also counted while it lasts; and
+    bytes, of `size` in all where that is known, as the function that the context gives is told how many more are done.
     """
     stream, started = stream or sys.stderr, time.monotonic()
+    progress, advance = contextlib.nullcontext(), int
     if stream.isatty():
         from rich.console import Console
-        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
         progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
+            *((BarColumn(), DownloadColumn()) if size else ()),
             TimeElapsedColumn(),
             console=Console(file=stream),
             transient=True,
         )
-        progress.add_task(what, total=None)
+        advance = functools.partial(progress.advance, progress.add_task(what, total=size or None))
     else:
-        progress = contextlib.nullcontext()
         print(f"{what} ...", file=stream, flush=True)
     with progress:
-        yield
+        yield advance
     print(f"{what}: {time.monotonic() - started:.1f} s", file=stream, flush=True)

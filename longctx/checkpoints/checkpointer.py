@@ -6,18 +6,12 @@
             checkpoints.poll()                                   # an asynchronous failure surfaces here
             checkpoints.save(step, state, data, meta)
 
-A directory holds
-
-    LOCK                  held by the one run that writes here; the kernel releases it however that run ends
-    120/                  a step: state/ (orbax), MANIFEST.json (longctx/checkpoints/manifest.py)
-    damaged-00000120/     a step that failed verification, set aside
-    *.orbax-checkpoint-tmp, deleting-*     left by a crash; removed at the next start
-
-A step gets its manifest before orbax renames it into place, so a kill at any moment leaves either a sealed step or a
-left-over. Older steps are deleted only after a newer one is sealed, and a state that is not finite is never saved.
-SIGKILL, full disks, damaged files and directories that vanish are tested on a local disk. Of several processes, which
-must all see the directory, process 0 alone locks, verifies, seals and deletes, and what is wrong with the directory is
-its error alone. Not tested: power cuts and network file systems.
+What a directory holds is in longctx/checkpoints/directory.py. A step gets its manifest before orbax renames it into
+place, so a kill at any moment leaves either a sealed step or a left-over. Older steps are deleted only after a newer
+one is sealed, and a state that is not finite is never saved. SIGKILL, full disks, damaged files and directories that
+vanish are tested on a local disk. Of several processes, which must all see the directory, process 0 alone locks,
+verifies, seals and deletes, and what is wrong with the directory is its error alone. Not tested: power cuts and network
+file systems.
 """
 
 import json
@@ -31,14 +25,12 @@ import jax
 import numpy as np
 
 from longctx import locks
+from longctx.checkpoints import directory as directories
 from longctx.checkpoints import manifest
 from longctx.errors import UserError
 from longctx.memory import host
 from longctx.memory.sizes import readable
 
-_ORBAX_TEMPORARY = ".orbax-checkpoint-tmp"
-_DELETING = "deleting-"
-_DAMAGED = "damaged-"
 # What tensorstore (ValueError), orbax and the file system (OSError) raise. Errors of the computation whose result is
 # being saved are jax.errors.JaxRuntimeError and pass through untouched.
 _STORAGE_ERRORS = (ValueError, OSError)
@@ -64,23 +56,35 @@ class Checkpointer:
     Args:
       directory: created if need be.
       keep: how many sealed steps stay (one more during a save).
+      keep_every: the how many-th saved step is kept for good, as its manifest says; 0: none.
 
     Raises:
       UserError: where the directory is in use or unusable, or a save fails.
     """
 
-    def __init__(self, directory, keep: int = 2):
+    def __init__(self, directory, keep: int = 2, keep_every: int = 0):
         if keep < 1:
             raise UserError(f"checkpoint.keep={keep} would keep nothing; it must be at least 1.")
-        self.directory = _local_path(directory)
+        if keep_every < 0:
+            raise UserError(f"checkpoint.keep_every={keep_every} must be at least 0; 10 keeps every tenth saved step.")
+        self.directory = directories.local(directory)
         self.notes: list[str] = []
-        self._keep = keep
+        self._keep, self._keep_every = keep, keep_every
+        self._since = 0  # saves since the last one that is kept for good
         self._primary = jax.process_index() == 0
         self._manager = None  # orbax's CheckpointManager, made for the first save
         self._pending: manifest.Manifest | None = None  # the save in flight
         self._deletes = True  # and whether it takes the place of older ones
-        self._lock = _take_lock(self.directory) if self._primary else None
+        self._lock = directories.take_lock(self.directory) if self._primary else None
         self.notes += [f"step {step}: an unfinished save was removed" for step in self._remove_leftovers()]
+
+    def go_back(self, step: int | None) -> None:
+        """Sets aside all steps that are later than one to continue from, or all there are for None; notes say so.
+
+        Call it before `restore_latest`. Raises UserError where that step is not sound.
+        """
+        if self._primary:
+            self.notes += directories.go_back(self.directory, step)
 
     def restore_latest(self, abstract_state) -> Restored | None:
         """The newest sound checkpoint, placed as `abstract_state` (ShapeDtypeStructs with shardings) says.
@@ -91,12 +95,13 @@ class Checkpointer:
         """
         sound, damaged = _newest_sound(self.directory)
         if sound is None:
-            if damaged or any(self.directory.glob(f"{_DAMAGED}*")):
-                raise _no_sound_step(self.directory, damaged)
+            if damaged or any(self.directory.glob(f"{directories.DAMAGED}*")):
+                raise directories.no_sound_step(self.directory, damaged)
             return None
         for step, problem in damaged:
             self._set_aside(step, problem, f"step {sound.step} is used")
         state = _read_state(self.directory, sound, abstract_state, whole=True)
+        self._since = sound.since
         return Restored(sound.step, state, sound.data, sound.meta, tuple(self.notes))
 
     def save(self, step: int, state, data, meta, in_place_of_older: bool = True) -> None:
@@ -118,7 +123,8 @@ class Checkpointer:
         _require_space(self.directory, step, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
         self._manager = self._manager or self._make_manager()
         self._manager.reload()  # it remembers what is in the directory
-        self._pending = manifest.Manifest(step, {}, _describe(state), data, meta)
+        for_good = 0 < self._keep_every <= self._since + 1
+        self._pending = manifest.Manifest(step, {}, _describe(state), data, meta, 0 if for_good else self._since + 1)
         self._deletes = in_place_of_older
         try:
             self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)), force=True)
@@ -142,12 +148,13 @@ class Checkpointer:
             raise self._failure(OSError(str(problem))) from problem
         except _STORAGE_ERRORS as error:
             raise self._failure(error) from error
-        step, self._pending = self._pending.step, None
+        step, self._since, self._pending = self._pending.step, self._pending.since, None
         if self._primary:
             manifest.sync_directory(self.directory)
             sealed = [other for other in manifest.steps(self.directory) if other <= step]  # a later one is no step yet
             for old in sealed[self._keep :] if self._deletes else ():
-                self._delete(old)
+                if not manifest.is_for_good(self.directory / str(old)):
+                    self._delete(old)
 
     def close(self) -> None:
         """Waits for the save in flight and releases the directory. Raises UserError if that save failed."""
@@ -186,7 +193,7 @@ class Checkpointer:
     def _seal(self) -> None:
         """Runs in orbax's thread on process 0: all processes have written, and the step has not got its name yet."""
         step = str(self._pending.step)
-        staged = self.directory / (step + _ORBAX_TEMPORARY)
+        staged = self.directory / (step + directories.TEMPORARY)
         manifest.write(staged if staged.exists() else self.directory / step, self._pending)
 
     def _failure(self, error: Exception) -> UserError:
@@ -210,7 +217,7 @@ class Checkpointer:
             raise _gone(self.directory, step)
         if not locks.is_at(self._lock, self.directory):
             self._lock.close()
-            self._lock = _take_lock(self.directory)
+            self._lock = directories.take_lock(self.directory)
         if not (self.directory / str(step)).exists():
             return False
         try:
@@ -221,36 +228,17 @@ class Checkpointer:
         return True
 
     def _remove_leftovers(self) -> list[int]:
-        """Removes the left-overs of crashed saves and deletions; returns the steps whose saves were unfinished."""
-        if not self._primary:
-            return []
-        leftovers = [p for p in self.directory.iterdir() if _ORBAX_TEMPORARY in p.name or p.name.startswith(_DELETING)]
-        for path in leftovers:
-            shutil.rmtree(path, ignore_errors=True)
-        steps = [path.name.partition(_ORBAX_TEMPORARY)[0] for path in leftovers]
-        return sorted(int(step) for step in steps if step.isdecimal())
+        """directory.remove_leftovers, by process 0."""
+        return directories.remove_leftovers(self.directory) if self._primary else []
 
     def _delete(self, step: int) -> None:
-        # First a rename: a kill half-way must not leave a step with files missing.
         try:
-            doomed = (self.directory / str(step)).rename(self.directory / f"{_DELETING}{step:08d}")
+            directories.delete(self.directory / str(step))
         except OSError as error:
             self.notes.append(f"step {step} could not be deleted: {error.strerror}")
-        else:
-            shutil.rmtree(doomed, ignore_errors=True)
 
     def _set_aside(self, step: int, problem: str, instead: str) -> None:
-        name = f"{_DAMAGED}{step:08d}"
-        earlier = sum(1 for _ in self.directory.glob(f"{name}*"))
-        aside = self.directory / (f"{name}-{earlier + 1}" if earlier else name)
-        try:
-            (self.directory / str(step)).rename(aside)
-        except OSError as error:
-            raise UserError(
-                f"The checkpoint {self.directory / str(step)} is damaged ({problem}) and cannot be set "
-                f"aside: {error.strerror}."
-            ) from error
-        self.notes.append(f"step {step} is damaged ({problem}); it is now {aside.name}, and {instead}")
+        self.notes.append(directories.set_aside(self.directory, step, problem, instead))
 
 
 def load_latest(directory, abstract_state) -> Restored:
@@ -258,10 +246,10 @@ def load_latest(directory, abstract_state) -> Restored:
 
     `abstract_state` may be a part of what was saved, such as {"params": ...}. Raises UserError where no step is sound.
     """
-    directory = _local_path(directory)
+    directory = directories.local(directory)
     sound, damaged = _newest_sound(directory)
     if sound is None:
-        raise _no_sound_step(directory, damaged)
+        raise directories.no_sound_step(directory, damaged)
     notes = tuple(f"step {step} is damaged ({problem}); step {sound.step} is used" for step, problem in damaged)
     state = _read_state(directory, sound, abstract_state, whole=False)
     return Restored(sound.step, state, sound.data, sound.meta, notes)
@@ -361,27 +349,6 @@ def _gone(directory: pathlib.Path, step: int) -> UserError:
         f"The checkpoint of step {step} could not be written: {directory} was removed, or its disk "
         "unmounted, while the run was using it. Bring it back, or choose another --workdir."
     )
-
-
-def _no_sound_step(directory: pathlib.Path, damaged: list[tuple[int, str]]) -> UserError:
-    problems = "; ".join(f"step {step}: {problem}" for step, problem in damaged)
-    if not problems and not any(directory.glob(f"{_DAMAGED}*")):
-        return UserError(f"There is no checkpoint in {directory}.")
-    return UserError(
-        f"No checkpoint in {directory} is sound ({problems or f'only {_DAMAGED}* are left'}). Bring one "
-        "back, or choose another --workdir to start afresh."
-    )
-
-
-def _local_path(directory) -> pathlib.Path:
-    if "://" in str(directory):
-        raise UserError(f"The checkpoint directory {directory} must be on a mounted file system (for locks).")
-    return pathlib.Path(directory).absolute()
-
-
-def _take_lock(directory: pathlib.Path):
-    """The lock of a directory, see locks.take."""
-    return locks.take(directory, f"The checkpoint directory {directory}", "stop it, or choose another --workdir")
 
 
 def from_process_0(number: int) -> int:

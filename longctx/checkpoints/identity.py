@@ -32,14 +32,20 @@ _SHOWN = 5
 
 
 def peek(directory) -> dict | None:
-    """The `meta` of the newest readable step in a checkpoint directory; None where there is none.
+    """The `meta` of the newest readable step in a checkpoint directory; None where there is none. See `newest`."""
+    found = newest(directory)
+    return None if found is None else found.meta
+
+
+def newest(directory) -> manifest.Manifest | None:
+    """The manifest of the newest readable step in a checkpoint directory; None where there is none.
 
     Reads one small file and does not verify the arrays: Checkpointer.restore_latest does, and may go further back.
     """
     directory = pathlib.Path(directory)
     for step in manifest.steps(directory):
         try:
-            return manifest.read(directory / str(step)).meta
+            return manifest.read(directory / str(step))
         except (manifest.Damaged, OSError):
             continue
     return None

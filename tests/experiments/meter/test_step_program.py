@@ -96,3 +96,14 @@ def test_a_phase_on_a_terminal_leaves_one_line():
     with console.phase("compiling [bold]", stream):
         pass
     assert re.search(r"\x1b\[2Kcompiling \[bold\]: \d\.\d s\n$", stream.getvalue()) and "..." not in stream.getvalue()
+
+
+def test_a_phase_of_known_size_shows_how_much_is_done():
+    stream = Terminal()
+    with console.phase("reading", stream, size=4_000_000) as passed:
+        passed(1_000_000)
+        passed(3_000_000)
+    assert "4.0/4.0 MB" in stream.getvalue()
+    with console.phase("reading", plain := io.StringIO(), size=7) as passed:
+        passed(7)
+    assert re.fullmatch(r"reading \.\.\.\nreading: \d\.\d s\n", plain.getvalue())

@@ -1,6 +1,7 @@
 """States that a save refuses, steps that it never replaces, and changes that others make to the directory meanwhile."""
 
 import fcntl
+import json
 import os
 import shutil
 
@@ -8,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from longctx.checkpoints import manifest
+from longctx.checkpoints import directory, manifest
 from longctx.checkpoints.checkpointer import Checkpointer, abstract, load_latest
 from longctx.errors import UserError
-from tests.longctx.checkpoints.test_checkpointer import assert_same, make_state, names, save_steps
+from tests.longctx.checkpoints.test_checkpointer import assert_same, flip, largest_file, make_state, names, save_steps
 
 
 @pytest.fixture
@@ -51,6 +52,98 @@ def test_a_save_that_takes_the_place_of_none_deletes_none(saved):
         assert names(saved) == ["10", "20", "30", "LOCK"]
         checkpoints.save(40, make_state(40), {}, {})
     assert names(saved) == ["40", "LOCK"]
+
+
+# ---- steps that are kept for good
+
+
+def kept_for_good(path):
+    return [step for step in sorted(manifest.steps(path)) if manifest.is_for_good(path / str(step))]
+
+
+def test_every_third_saved_step_is_kept_for_good_also_over_restarts(tmp_path):
+    for steps in ((1, 10), (20, 25), (30, 40), (50, 60)):  # the third, the sixth
+        with Checkpointer(tmp_path, keep=1, keep_every=3) as checkpoints:
+            checkpoints.restore_latest(abstract(make_state(0)))
+            for step in steps:
+                checkpoints.save(step, make_state(step), {}, {})
+    assert names(tmp_path) == ["20", "40", "60", "LOCK"] and kept_for_good(tmp_path) == [20, 40]
+    save_steps(tmp_path, 70, keep=1)  # without keep_every what is kept stays so
+    assert names(tmp_path) == ["20", "40", "70", "LOCK"]
+    (tmp_path / "20" / manifest.NAME).write_text("{")  # it may be one of them
+    save_steps(tmp_path, 80, keep=1)
+    assert names(tmp_path) == ["20", "40", "80", "LOCK"]
+
+
+def test_a_failed_save_does_not_count(saved, monkeypatch):
+    with Checkpointer(saved, keep=1, keep_every=2) as checkpoints:
+        checkpoints.save(30, make_state(30), {}, {})
+        checkpoints.wait()
+        with monkeypatch.context() as patch:
+            patch.setattr(manifest, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+            checkpoints.save(40, make_state(40), {}, {})
+            with pytest.raises(UserError, match="step 40 could not be written"):
+                checkpoints.wait()
+        checkpoints.save(50, make_state(50), {}, {})
+        checkpoints.save(60, make_state(60), {}, {})
+    assert names(saved) == ["50", "60", "LOCK"] and kept_for_good(saved) == [50]
+
+
+def test_a_manifest_of_before_steps_were_kept_for_good_is_read(saved):
+    body = manifest.read(saved / "20")._asdict()
+    del body["since"]
+    (saved / "20" / manifest.NAME).write_text(json.dumps({"sha256": manifest._digest(body), "body": body}))
+    with Checkpointer(saved, keep=1, keep_every=2) as checkpoints:
+        assert checkpoints.restore_latest(abstract(make_state(0))).step == 20
+        checkpoints.save(30, make_state(30), {}, {})
+    assert names(saved) == ["30", "LOCK"] and kept_for_good(saved) == [30]
+
+
+def test_fewer_than_none_are_refused(saved):
+    with pytest.raises(UserError, match="checkpoint.keep_every=-1 must be at least 0"):
+        Checkpointer(saved, keep_every=-1)
+
+
+# ---- another step to continue from
+
+
+def test_going_back_sets_later_steps_aside_and_the_run_goes_on_there(saved):
+    with Checkpointer(saved) as checkpoints:
+        checkpoints.go_back(10)
+        found = checkpoints.restore_latest(abstract(make_state(0)))
+        assert found.step == 10 and found.notes == ("set aside: aside-00000020",)
+        checkpoints.save(20, make_state(20), {}, {})
+        checkpoints.wait()
+        checkpoints.go_back(20)
+        assert names(saved) == ["10", "20", "LOCK", "aside-00000020"]
+        checkpoints.go_back(10)
+    assert names(saved) == ["10", "LOCK", "aside-00000020", "aside-00000020-2"]
+    assert [(entry.step, entry.state) for entry in directory.found(saved)] == [
+        (20, "set aside"),
+        (20, "set aside"),
+        (10, "sound"),
+    ]
+
+
+def test_going_back_to_a_damaged_step_changes_nothing(saved):
+    flip(largest_file(saved / "10"))
+    with Checkpointer(saved) as checkpoints, pytest.raises(UserError, match=r"Step 10 in .* is damaged \(state/"):
+        checkpoints.go_back(10)
+    assert names(saved) == ["10", "20", "LOCK"]
+
+
+def test_starting_over_sets_everything_aside_also_what_is_damaged(saved):
+    (saved / "10").rename(saved / "damaged-00000010")
+    flip(largest_file(saved / "20"))
+    with Checkpointer(saved) as checkpoints:
+        checkpoints.go_back(None)
+        assert checkpoints.notes == ["set aside: aside-00000020, aside-damaged-00000010"]
+        assert checkpoints.restore_latest(abstract(make_state(0))) is None
+    with Checkpointer(saved) as checkpoints:  # nor does the next start stop there
+        assert checkpoints.restore_latest(abstract(make_state(0))) is None
+        checkpoints.go_back(None)
+        assert not checkpoints.notes
+    assert [entry.path.name for entry in directory.found(saved)] == ["aside-00000020", "aside-damaged-00000010"]
 
 
 # ---- what others do to the directory meanwhile
