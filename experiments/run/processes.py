@@ -8,8 +8,8 @@ import os
 import pathlib
 import sys
 
-from experiments.run import compile_cache
-from experiments.settings.environment import count, number
+from experiments.run import compile_cache, joining
+from experiments.settings.environment import count
 from longctx import locks
 from longctx.config import MeshConfig
 from longctx.errors import UserError
@@ -31,7 +31,7 @@ def start(config: MeshConfig):
     if processes == 1:  # of several, some would find a program that others compile
         compile_cache.use()
     else:
-        _join()
+        joining.join()
         sys.excepthook = _report_and_end
     if config.simulate:
         meshes.simulate(config.simulate, processes)
@@ -76,25 +76,6 @@ def end(code: int) -> None:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
-
-
-def _join() -> None:
-    import jax
-
-    tasks, nodes = os.environ.get("SLURM_STEP_NUM_TASKS"), os.environ.get("SLURM_STEP_NUM_NODES")
-    one_per_node = tasks is not None and tasks == nodes  # jax would give each task of SLURM one GPU
-    try:
-        jax.distributed.initialize(
-            num_processes=number("JAX_NUM_PROCESSES", 1),
-            process_id=number("JAX_PROCESS_ID", 0),
-            local_device_ids=[] if one_per_node else None,
-        )
-    except ValueError as error:
-        raise UserError(
-            f"there are {count()} processes, but jax cannot tell how they find each other: {error} Give "
-            "each JAX_COORDINATOR_ADDRESS=HOST:PORT (of process 0), JAX_NUM_PROCESSES and "
-            "JAX_PROCESS_ID."
-        ) from error
 
 
 def _report_and_end(kind, error, traceback) -> None:
