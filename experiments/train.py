@@ -8,6 +8,7 @@ and tokenizer of the folders of those settings, which may go then), and at the e
 """
 
 import functools
+import sys
 import time
 
 from experiments.run import checks, command, processes
@@ -96,7 +97,7 @@ def main(argv) -> None:
         checkpoints.wait()
         if int(state["step"]) < stages[-1].end_step:
             print(f"stopped at step {int(state['step'])}, with all of it saved; the same command continues", flush=True)
-            return
+            sys.exit(processes.stopped_code())
         stop.leave_at_once()
 
         # ---- evaluation and report ----------------------------------------------------------------------------------

@@ -9,10 +9,12 @@ import pathlib
 import sys
 
 from experiments.run import compile_cache, joining
-from experiments.settings.environment import count
+from experiments.settings.environment import count, number
 from longctx import locks
 from longctx.config import MeshConfig
 from longctx.errors import UserError
+
+STOPPED = "LONGCTX_STOPPED_CODE"
 
 
 def start(config: MeshConfig):
@@ -27,6 +29,7 @@ def start(config: MeshConfig):
 
     from longctx import meshes
 
+    stopped_code()  # while a mistake in it costs nothing
     processes = count()
     if processes == 1:  # of several, some would find a program that others compile
         compile_cache.use()
@@ -76,6 +79,14 @@ def end(code: int) -> None:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def stopped_code() -> int:
+    """The exit code of a run that was asked to stop and has: STOPPED in the environment, or 0.
+
+    What starts a run again until it is done gives another than 0, to tell it from one that is.
+    """
+    return number(STOPPED, 0) or 0
 
 
 def _report_and_end(kind, error, traceback) -> None:
