@@ -2,7 +2,7 @@
 
 import re
 
-from experiments.launching import slices, storage
+from experiments.launching import packages, slices, storage
 from experiments.launching.launcher import Launcher, Plan, dumped, name_option, storage_option, written
 from longctx.errors import UserError
 
@@ -53,6 +53,6 @@ def task(options, train) -> dict:
         "resources": resources
         | {"use_spot": options.spot, "job_recovery": {"max_restarts_on_errors": options.restarts}},
         **({"file_mounts": mounts} if mounts else {}),
-        "setup": "\n".join(["set -e", *setup, f"pip install -q -e '.[{platform},data]'", ""]),
-        "run": f"{train.line(platform)}\n",
+        "setup": "\n".join(["set -e", *setup, packages.install(platform), ""]),
+        "run": f". {packages.ENVIRONMENT}/bin/activate\n{train.line(platform)}\n",
     }

@@ -4,6 +4,7 @@ import dataclasses
 import re
 import shlex
 
+from experiments.launching import packages
 from longctx.errors import UserError
 
 MOUNT = "/mnt/longctx"
@@ -25,8 +26,8 @@ class Storage:
             owned = "sudo chown $(id -u) "
             return f"mountpoint -q {MOUNT} || {{ sudo mkdir -p {MOUNT} && {owned}{MOUNT} && {mount}; }}"
         export = shlex.quote(f"{self.host}:{self.path}")
-        install = "sudo apt-get install -y -q nfs-common"
-        return f"mountpoint -q {MOUNT} || {{ {install} && sudo mkdir -p {MOUNT} && sudo mount {export} {MOUNT}; }}"
+        mount = f"sudo mkdir -p {MOUNT} && sudo mount {export} {MOUNT}"
+        return f"mountpoint -q {MOUNT} || {{ {packages.apt('nfs-common')} && {mount}; }}"
 
     @property
     def volume(self) -> dict:

@@ -3,11 +3,13 @@
 import pathlib
 import shlex
 
-from experiments.launching import slices, storage
+from experiments.launching import packages, slices, storage
 from experiments.launching.launcher import Launcher, Plan, slice_options, storage_option, written
 
 BODY = pathlib.Path(__file__).with_name("tpu.sh")
 CAPACITY = {"on-demand": (), "spot": ("--spot",), "reserved": ("--reserved",)}
+
+_EXPANDED = "# shellcheck disable=SC2016,SC2088 # what stands in single quotes is for the shells of the hosts"
 
 
 class Tpu(Launcher):
@@ -49,6 +51,7 @@ def script(options, train) -> str:
         "name": options.name,
         "mounting": storage.parse(options.storage).mounting,
         "setup": options.setup,
+        "packages": packages.install("tpu"),
         "train": train.line("tpu"),
         "restarts": str(options.restarts),
         "keep": "yes" if options.keep else "no",
@@ -56,7 +59,7 @@ def script(options, train) -> str:
     lists = {"where": _where(options), "nodes": nodes, "request": request}
     lines = [f"{key}={shlex.quote(value)}" for key, value in values.items()]
     lines += [f"{key}=({shlex.join(words)})" for key, words in lists.items()]
-    return "\n".join(["#!/usr/bin/env bash", *lines, "", BODY.read_text()])
+    return "\n".join(["#!/usr/bin/env bash", _EXPANDED, *lines, "", BODY.read_text()])
 
 
 def _where(options) -> list[str]:

@@ -1,5 +1,5 @@
-# A run on Cloud TPU slices, from the request to the end. Above stand: name, mounting, setup, train, restarts, keep,
-# where (zone and project), nodes (of the slices), request (options of the queued resource).
+# A run on Cloud TPU slices, from the request to the end. Above stand: name, mounting, setup, packages, train, restarts,
+# keep, where (zone and project), nodes (of the slices), request (options of the queued resource).
 set -euo pipefail
 
 tpus() { gcloud compute tpus "$@" "${where[@]}"; }
@@ -51,7 +51,7 @@ install() { # what was committed here, its packages, and the shared disk
     tpus tpu-vm scp "$archive" "$node:longctx.tar.gz" --worker=all --quiet || return 1
   done
   everywhere "set -e; mkdir -p longctx; tar -xzf longctx.tar.gz -C longctx; $mounting; $setup
-    sudo apt-get install -y -q python3-venv; python3 -m venv env; cd longctx; ../env/bin/pip install -q -e '.[tpu,data]'"
+    cd longctx; $packages"
 }
 
 start() { # on all hosts, without waiting. What ran before is ended first, so that no two write; in a command of its

@@ -70,7 +70,7 @@ def test_a_task_of_skypilot(capsys, monkeypatch):
     assert command == ["sky", "jobs", "launch", "--name", "run1", "--yes", "runs/launch/run1.yaml"]
     assert made["num_nodes"] == 2 and made["resources"]["accelerators"] == "H100:8" and made["resources"]["use_spot"]
     assert made["file_mounts"] == {"/mnt/longctx": {"source": "gs://bucket", "mode": "MOUNT"}}
-    assert "'.[gpu,data]'" in made["setup"] and made["run"].count("\n") == 1
+    assert "'.[gpu,data]'" in made["setup"] and made["run"].count("\n") == 2
     slice_of_tpus = ["skypilot", "--name", "r", "--type", "v5e-16", "--storage", "h:/e"]
     made = yaml.safe_load(dry(capsys, monkeypatch, slice_of_tpus, config(16))[0]["runs/launch/r.yaml"])
     assert made["resources"]["accelerators"] == "tpu-v5litepod-16" and "mount h:/e" in made["setup"]

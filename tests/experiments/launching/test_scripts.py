@@ -47,7 +47,9 @@ def text(capsys, monkeypatch, argv, devices) -> str:
 
 
 @pytest.mark.skipif(not SHELLCHECK, reason="shellcheck is not installed: pip install -e '.[test]'")
-@pytest.mark.parametrize("argv, devices", [(TPU, 64), ([*TPU, "--slices", "2"], 128), (SLURM, 16)], ids=str)
+@pytest.mark.parametrize(
+    "argv, devices", [(TPU, 64), ([*TPU[:-1], "gs://bucket", "--slices", "2"], 128), (SLURM, 16)], ids=str
+)
 def test_shellcheck_has_nothing_to_say(argv, devices, capsys, monkeypatch, tmp_path):
     (tmp_path / "script.sh").write_text(text(capsys, monkeypatch, argv, devices))
     done = subprocess.run([SHELLCHECK, tmp_path / "script.sh"], capture_output=True, text=True)
