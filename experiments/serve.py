@@ -65,7 +65,7 @@ def check(options, named: str | None) -> None:
         raise UserError(f"--port={options.port} must be from 0, any free one, to 65535.")
     extras.need("serving", extras.missing("starlette", "uvicorn"))
     if count() > 1:
-        raise UserError("a server is one process; start one for each host, without JAX_NUM_PROCESSES.")
+        raise UserError("a server is one process; start one for each host, with JAX_NUM_PROCESSES=1.")
 
 
 def bound(host: str, port: int) -> socket.socket:

@@ -12,6 +12,7 @@ and at the end evals.json, figures/ and report.html.
 """
 
 import functools
+import sys
 import time
 
 from experiments.run import checks, command, continuing, processes
@@ -105,7 +106,7 @@ def main(argv) -> None:
         checkpoints.wait()
         if int(state["step"]) < stages[-1].end_step:
             print(f"stopped at step {int(state['step'])}, with all of it saved; {again} continues", flush=True)
-            return
+            sys.exit(processes.stopped_code())
         stop.leave_at_once()
 
         # ---- evaluation and report ----------------------------------------------------------------------------------

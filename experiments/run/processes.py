@@ -8,11 +8,13 @@ import os
 import pathlib
 import sys
 
-from experiments.run import compile_cache
+from experiments.run import compile_cache, joining
 from experiments.settings.environment import count, number
 from longctx import locks
 from longctx.config import MeshConfig
 from longctx.errors import UserError
+
+STOPPED = "LONGCTX_STOPPED_CODE"
 
 
 def start(config: MeshConfig):
@@ -27,11 +29,12 @@ def start(config: MeshConfig):
 
     from longctx import meshes
 
+    stopped_code()  # while a mistake in it costs nothing
     processes = count()
     if processes == 1:  # of several, some would find a program that others compile
         compile_cache.use()
     else:
-        _join()
+        joining.join()
         sys.excepthook = _report_and_end
     if config.simulate:
         meshes.simulate(config.simulate, processes)
@@ -78,23 +81,12 @@ def end(code: int) -> None:
     sys.exit(code)
 
 
-def _join() -> None:
-    import jax
+def stopped_code() -> int:
+    """The exit code of a run that was asked to stop and has: STOPPED in the environment, or 0.
 
-    tasks, nodes = os.environ.get("SLURM_STEP_NUM_TASKS"), os.environ.get("SLURM_STEP_NUM_NODES")
-    one_per_node = tasks is not None and tasks == nodes  # jax would give each task of SLURM one GPU
-    try:
-        jax.distributed.initialize(
-            num_processes=number("JAX_NUM_PROCESSES", 1),
-            process_id=number("JAX_PROCESS_ID", 0),
-            local_device_ids=[] if one_per_node else None,
-        )
-    except ValueError as error:
-        raise UserError(
-            f"there are {count()} processes, but jax cannot tell how they find each other: {error} Give "
-            "each JAX_COORDINATOR_ADDRESS=HOST:PORT (of process 0), JAX_NUM_PROCESSES and "
-            "JAX_PROCESS_ID."
-        ) from error
+    What starts a run again until it is done gives another than 0, to tell it from one that is.
+    """
+    return number(STOPPED, 0) or 0
 
 
 def _report_and_end(kind, error, traceback) -> None:

@@ -22,8 +22,8 @@ class StopRequest:
     gives it to the main one only when a compilation or a step on the device is over. (Of several processes SIGTERM
     goes to jax alone, and process 0 says it at the step that was found.)
 
-    Once there is nothing left to save, `leave_at_once()`: a signal then, or one before, ends the process with exit
-    code 0.
+    Once there is nothing left to save, `leave_at_once()`: a signal then, or one before, ends the process with
+    processes.stopped_code().
 
     again: the command that goes on, in words.
     """
@@ -79,7 +79,7 @@ class StopRequest:
 
     def _leave(self):
         print(f"stopped after training, which is saved; {self._again} goes on from there", flush=True)
-        processes.end(0)
+        processes.end(processes.stopped_code())
 
     def __exit__(self, *_):
         signal.set_wakeup_fd(self._wakeup_before)

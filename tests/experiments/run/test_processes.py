@@ -159,3 +159,12 @@ def test_what_cannot_be_started_leaves_no_trace(tiny, number, message, tmp_path,
     monkeypatch.setenv("JAX_NUM_PROCESSES", number)
     assert re.search(message, refusal(tiny.train(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
+
+
+def test_the_exit_code_of_a_run_that_was_stopped(monkeypatch):
+    assert processes.stopped_code() == 0
+    monkeypatch.setenv(processes.STOPPED, "75")
+    assert processes.stopped_code() == 75
+    monkeypatch.setenv(processes.STOPPED, "later")
+    with pytest.raises(UserError, match="LONGCTX_STOPPED_CODE=later in the environment must be a whole number"):
+        processes.stopped_code()
