@@ -3,9 +3,9 @@
 import dataclasses
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -374,9 +374,11 @@ command.run(main)
 
 
 def run_command(tmp_path, *argv):
+    """(the finished process, seconds of the processor that it took: those of a clock would be of other work too)."""
+    spent = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
     (tmp_path / "command.py").write_text(SCRIPT)
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    started = time.monotonic()
+    before = spent()
     done = subprocess.run(
         [sys.executable, tmp_path / "command.py", *argv],
         cwd=tmp_path,
@@ -385,7 +387,7 @@ def run_command(tmp_path, *argv):
         capture_output=True,
         text=True,
     )
-    return done, time.monotonic() - started
+    return done, spent() - before
 
 
 @pytest.mark.parametrize(
@@ -407,7 +409,7 @@ def test_a_command_says_it_in_one_line_quickly_and_changes_nothing(argv, part, t
     done, seconds = run_command(tmp_path, *FILE, *argv)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and part in done.stderr
-    assert seconds < 10  # under 3 on an idle machine
+    assert seconds < 10  # 2 to 4 where it was measured
     assert sorted(tmp_path.rglob("*")) == sorted([*before, tmp_path / "command.py"])
 
 
