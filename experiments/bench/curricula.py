@@ -11,6 +11,7 @@ are of steps alone, of batches of all arms in turn.
 import dataclasses
 import functools
 import json
+import operator
 import pathlib
 import sys
 import time
@@ -18,7 +19,7 @@ import time
 import numpy as np
 
 from experiments.bench.harness import curricula as study
-from experiments.bench.harness import options, record
+from experiments.bench.harness import cuts, options, record
 from experiments.bench.harness.curricula import ARMS, Size
 from experiments.bench.harness.curricula_tables import contrasts, learned, taken
 from experiments.pictures import curricula as figures
@@ -54,13 +55,11 @@ class Bench:
         """A cut of each of some documents at a place that is drawn, as rows of longctx.evals.batches.score."""
         from longctx.evals import batches
 
-        size, rng = self.size, np.random.default_rng(0)
-        of = batches.long_documents(documents, self.tokenizer, (size.length,), size.windows, 0)[size.length]
-        if not of:
-            raise UserError(f"no held-out document has {size.length} tokens; a shorter --length works.")
-        ends = [int(rng.integers(size.length, document.targets + 1)) for document in of]
-        cut = functools.partial(batches.last_tokens, context=size.length, bos=self.tokenizer.bos)
-        return [[cut(document.ids, end)] for document, end in zip(of, ends, strict=True)]
+        length = self.size.length
+        found = cuts.drawn(documents, self.tokenizer, length, self.size.windows)
+        if not found:
+            raise UserError(f"no held-out document has {length} tokens; a shorter --length works.")
+        return [[batches.last_tokens(document.ids, end, length, self.tokenizer.bos)] for document, end in found]
 
     def step(self, length: int):
         """The compiled step for rows of a length: the schedule is that of all steps, whatever the stages are."""
@@ -110,7 +109,7 @@ def measure(bench: Bench, name: str, seed: int) -> dict:
     state, counted, metrics = training.init_state(config, bench.mesh), study.tally(config), []
     for stage in curriculum.plan(config):
         stream, step = bench.stream(arm, config, stage), bench.step(stage.seq_len)
-        numbers, waits = range(stage.first_step, stage.end_step), functools.partial(_is_last, stage.end_step)
+        numbers, waits = range(stage.first_step, stage.end_step), functools.partial(operator.eq, stage.end_step)
         for step_taken in loop.take(step, counted.through(stream), state, bench.mesh, numbers, waits):
             state, metrics = step_taken.state, step_taken.metrics or metrics
         stream.close()
@@ -127,10 +126,6 @@ def measure(bench: Bench, name: str, seed: int) -> dict:
         "fed": fed | {"slots": bench.size.steps * bench.size.batch_tokens},
         "flops": study.flops(config, bench.mesh, counted),
     }
-
-
-def _is_last(end: int, step: int) -> bool:
-    return step == end
 
 
 def sampled(bench: Bench, name: str, count: int) -> list:

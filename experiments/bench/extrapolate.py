@@ -14,11 +14,12 @@ import time
 
 import numpy as np
 
-from experiments.bench.harness import options, record
+from experiments.bench.harness import cuts, options, record
 from experiments.bench.harness.positions import method_and_mask
 from experiments.pictures import extrapolating as figures
 from experiments.settings import config as configs
 from experiments.settings import console, defaults, places, stage
+from longctx.config import DataConfig
 from longctx.errors import UserError
 
 POSITIONS = "rope", "nope", "alibi", "t5", "rope, window 64"
@@ -41,34 +42,38 @@ def settings(position: str, seed: int, steps: int):
 
 def ends(documents, tokenizer, longest: int, count: int) -> list:
     """(document, place of the target after its last one) of some documents, cut at a drawn place from `longest` on."""
-    from longctx.evals import batches
-
-    rng = np.random.default_rng(0)
-    of = batches.long_documents(documents, tokenizer, (longest,), count, 0)[longest]
-    if not of:
+    found = cuts.drawn(documents, tokenizer, longest, count)
+    if not found:
         raise UserError(f"no held-out document has {longest} tokens.")
-    return [(document, int(rng.integers(longest, document.targets + 1))) for document in of]
+    return found
+
+
+@functools.cache
+def library():
+    """(tokenizer, held-out documents, tokenised text) that all trainings share."""
+    from longctx.data import texts, tokenizers
+
+    data = DataConfig()
+    tokenizer, corpora = tokenizers.load(data.tokenizer), texts.load(data)
+    return tokenizer, corpora.held_out, texts.tokenize(corpora, data, tokenizer)
 
 
 def measure(position: str, seed: int, steps: int, documents: int) -> dict:
     """The record of one training: the loss of the last targets by the tokens that are read, in nats."""
     from experiments.run import alone, batches, processes
-    from longctx.data import texts, tokenizers
     from longctx.evals import batches as pieces
     from longctx.evals import predictor
 
     print(f"{position}, seed {seed}", flush=True)
     config, start = settings(position, seed, steps), time.monotonic()
-    mesh, tokenizer = processes.start(config.mesh), tokenizers.load(config.data.tokenizer)
-    corpora = texts.load(config.data)
-    text = texts.tokenize(corpora, config.data, tokenizer)
+    mesh, (tokenizer, held_out, text) = processes.start(config.mesh), library()
     stream = lambda stage: batches.of_text(config, mesh, text, tokenizer, stage)[0]
     params, went = alone.trained(config, mesh, stream)
     read = functools.partial(predictor.reader(config, mesh, config.model.rope), params)
-    cuts = ends(corpora.held_out, tokenizer, TRAINED * TIMES[-1], documents)
+    read_of = ends(held_out, tokenizer, TRAINED * TIMES[-1], documents)
     found = []
     for length in (TRAINED * times for times in TIMES):
-        rows = [[pieces.last_tokens(document.ids, end, length, tokenizer.bos)] for document, end in cuts]
+        rows = [[pieces.last_tokens(document.ids, end, length, tokenizer.bos)] for document, end in read_of]
         of_rows = pieces.score(read, rows, length, tokenizer.pad)
         found.append(round(float(np.mean([row.nll[-LAST:].mean() for (row,) in of_rows])), 4))
     return {
@@ -76,7 +81,7 @@ def measure(position: str, seed: int, steps: int, documents: int) -> dict:
         "seed": seed,
         "lengths": [TRAINED * times for times in TIMES],
         "loss": found,
-        "documents": len(cuts),
+        "documents": len(read_of),
         "steps": went["steps"],
         "last_batch": round(went["loss"], 4),
         "seconds": round(time.monotonic() - start, 1),
